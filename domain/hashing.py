@@ -1,0 +1,100 @@
+"""Computes MIP-004's hashes, by which a purchaser and a service prove what went in and came out.
+
+MIP-004 ("A Hashing Standard for Input and Output Data Integrity") hashes the UTF-8 bytes of
+`identifier_from_purchaser + ";" + payload` with SHA-256, in lowercase hexadecimal. The functions
+here differ in what the payload is. The text sets no limit on the identifier; one that holds a
+semicolon can share its pre-image with another pair, so a service had better refuse it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+JsonValue: TypeAlias = (
+    "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+)
+
+
+class UnhashableInputError(ValueError):
+    """The value has no canonical form, so no two parties could agree on its hash."""
+
+
+def input_hash(identifier_from_purchaser: str, input_data: JsonValue) -> str:
+    """Return the hash of a job's input (MIP-004, "Input Hash").
+
+    The payload is the canonical JSON of RFC 8785: keys in the order of their UTF-16 code units,
+    numbers as ECMAScript writes them. MIP-004's sample code and the services built on it use
+    `canonicaljson`, which differs on floats such as 1.0 and 1e-6, on keys beyond the BMP and on
+    large integers; for text and small integers both agree.
+
+    Args:
+        identifier_from_purchaser: as in MIP-003's `start_job`.
+        input_data: MIP-003's `input_data`: an object, or a list of key and value pairs.
+
+    Returns:
+        64 lowercase hexadecimal digits.
+
+    Raises:
+        UnhashableInputError: for what RFC 8785 cannot represent: NaN, infinities, integers of
+            2**53 and beyond, keys that are no strings, lone surrogates, types that JSON lacks.
+    """
+    return _hash(identifier_from_purchaser, _canonical_json(input_data))
+
+
+def output_hash(identifier_from_purchaser: str, output: str) -> str:
+    """Return the hash of a job's result by the text of MIP-004: the payload is the raw string.
+
+    A later revision of MIP-004 calls this form deprecated and puts the input hashes in front of
+    the identifier; services in use have not followed. See also `output_hash_as_deployed`.
+
+    Returns:
+        64 lowercase hexadecimal digits.
+
+    Raises:
+        UnhashableInputError: a lone surrogate, which UTF-8 cannot represent.
+    """
+    return _hash(identifier_from_purchaser, _utf8(output))
+
+
+def output_hash_as_deployed(identifier_from_purchaser: str, output: str) -> str:
+    r"""Return the hash of a job's result as deployed Masumi software computes it.
+
+    There the payload is the string as JSON escapes it, without its quotes: a line break counts as
+    the two characters `\n`. For a result without quotes, backslashes and control characters this
+    is `output_hash`.
+
+    Returns:
+        64 lowercase hexadecimal digits.
+
+    Raises:
+        UnhashableInputError: a lone surrogate, which UTF-8 cannot represent.
+    """
+    escaped = json.dumps(output, ensure_ascii=False)[1:-1]
+    return _hash(identifier_from_purchaser, _utf8(escaped))
+
+
+def _hash(identifier_from_purchaser: str, payload: bytes) -> str:
+    return hashlib.sha256(_utf8(identifier_from_purchaser) + b";" + payload).hexdigest()
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UnhashableInputError(
+            f"a lone surrogate at character {error.start} has no UTF-8 form"
+        ) from error
+
+
+def _canonical_json(value: JsonValue) -> bytes:
+    import rfc8785  # noqa: PLC0415 - most of what imports this module hashes nothing
+
+    try:
+        return rfc8785.dumps(value)
+    except RecursionError as error:
+        raise UnhashableInputError("the input is nested too deeply") from error
+    except UnicodeEncodeError as error:  # from a key: rfc8785 sorts before it checks
+        raise UnhashableInputError("a lone surrogate in a key has no UTF-8 form") from error
+    except ValueError as error:  # its CanonicalizationError and all below it
+        raise UnhashableInputError(f"RFC 8785 cannot represent the input: {error}") from error

@@ -1,0 +1,157 @@
+"""TG/1 on the wire: the envelopes around commands and results, and their bytes both ways."""
+
+from typing import Any, Final
+
+import msgspec
+
+from domain.commands import AnyCommand, Claim, Time, Uint, Wait, in_utc
+from domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
+from domain.results import AnyResult, ErrorResult, Result, error_of
+
+PROTOCOL_VERSION: Final = 1
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What a DEALER sends, in one frame: commands, to be executed in order."""
+
+    v: int
+    session: Uint
+    seq: Uint
+    acked: Uint
+    commands: list[AnyCommand]
+    valid_until: Time | None = None
+
+    def __post_init__(self) -> None:
+        """Take the time in UTC, as all times are."""
+        if self.valid_until is not None:
+            self.valid_until = in_utc(self.valid_until)
+
+
+class Reply(msgspec.Struct, tag_field="type", tag="reply", gc=False):
+    """The results of a request's commands, in their order."""
+
+    v: int
+    seq: int
+    results: list[AnyResult]
+
+
+class Refused(msgspec.Struct, tag_field="type", tag="refused", gc=False):
+    """The answer to a message that was not accepted: nothing of it was applied."""
+
+    v: int
+    seq: int | None
+    error: ErrorResult
+
+
+class _Envelope(msgspec.Struct):
+    v: Any = None
+    seq: Any = None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder = msgspec.msgpack.Decoder(Request)
+_envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
+_answer_decoder = msgspec.msgpack.Decoder(Reply | Refused)
+_MAY_PARK = frozenset({Wait, Claim})
+# ValueError: text that is no UTF-8, and a timestamp that rounds up to the year 10000.
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the one frame of a request."""
+    return _encoder.encode(request)
+
+
+def encode_command(command: AnyCommand) -> bytes:
+    """Return a command's share of a request's frame; its length is what it adds to it."""
+    return _encoder.encode(command)
+
+
+def decode_request(frame: bytes) -> Request:
+    """Read a request strictly.
+
+    Raises:
+        UnsupportedVersionError: it speaks another version than 1.
+        MalformedError: it is no request; the message says where it goes wrong.
+
+    """
+    try:
+        request = _request_decoder.decode(frame)
+    except _UNREADABLE as fault:
+        version = read_envelope(frame)[0]
+        if version not in (None, PROTOCOL_VERSION):
+            raise _unsupported(version) from None
+        raise MalformedError(f"not a TG/1 request: {fault!s:.500}") from None
+    if request.v != PROTOCOL_VERSION:
+        raise _unsupported(request.v)
+    if len(request.commands) > 1 and _parks(request.commands):
+        raise MalformedError("a wait, or a claim with wait_ms, must be alone in its message")
+    return request
+
+
+def _parks(commands: list[AnyCommand]) -> bool:
+    if _MAY_PARK.isdisjoint(map(type, commands)):  # the common case, at the speed of C
+        return False
+    return any(command.parks for command in commands)
+
+
+def read_envelope(frame: bytes) -> tuple[int | None, int | None]:
+    """Return `v` and `seq` of a request, read leniently: None for what is not there or no uint."""
+    try:
+        envelope = _envelope_decoder.decode(frame)
+    except _UNREADABLE:
+        return None, None
+    return _uint(envelope.v), _uint(envelope.seq)
+
+
+def _uint(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def _unsupported(version: int | None) -> UnsupportedVersionError:
+    return UnsupportedVersionError(
+        f"this broker speaks version {PROTOCOL_VERSION} of the protocol, not {version}"
+    )
+
+
+def encode_refused(seq: int | None, refusal: Refusal) -> bytes:
+    """Return the frame that refuses a whole message."""
+    return _encoder.encode(Refused(PROTOCOL_VERSION, seq, error_of(refusal)))
+
+
+def decode_answer(frame: bytes) -> Reply | Refused:
+    """Read what a broker sent; unknown fields are ignored. Raises MalformedError."""
+    try:
+        answer: Reply | Refused = _answer_decoder.decode(frame)
+    except _UNREADABLE as fault:
+        raise MalformedError(f"not a TG/1 reply: {fault}") from None
+    return answer
+
+
+class ReplyWriter:
+    """Writes a reply result by result, so that it is known at each how much room is left."""
+
+    def __init__(self, seq: int, results: int, limit_bytes: int) -> None:
+        """Begin the reply to request `seq`, with `results` results and `limit_bytes` in all."""
+        self._buffer = bytearray(_encoder.encode(Reply(PROTOCOL_VERSION, seq, [])))
+        self._buffer[-1:] = _array_header(results)
+        self._limit_bytes = limit_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """How many bytes the results to come may take."""
+        return self._limit_bytes - len(self._buffer)
+
+    def add(self, result: Result) -> None:
+        """Write the next result."""
+        _encoder.encode_into(result, self._buffer, -1)
+
+    def frame(self) -> bytes:
+        """Return the finished reply."""
+        return bytes(self._buffer)
+
+
+def _array_header(length: int) -> bytes:
+    if length < 16:  # noqa: PLR2004 - MessagePack's fixarray ends here
+        return bytes([0x90 | length])
+    return b"\xdc" + length.to_bytes(2, "big")

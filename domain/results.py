@@ -1,0 +1,136 @@
+"""The results of TG/1: what the broker answers to a command, and how refusals travel."""
+
+from datetime import datetime
+from typing import Any, TypedDict
+
+import msgspec
+
+from domain.exceptions import REFUSALS, Refusal
+from domain.status import JobStatus
+
+
+class JobFields(TypedDict):
+    """A job on the wire: all fields of `domain.models.Job`, nil where absent."""
+
+    job_id: str
+    status: JobStatus
+    input_hash: str
+    blockchain_identifier: str
+    created_at: datetime
+    updated_at: datetime
+    result: str | None
+    error: str | None
+    version: int
+    input: str | None
+    identifier_from_purchaser: str | None
+    pay_by_time: datetime | None
+    submit_result_time: datetime | None
+    input_schema: str | None
+    provided_input: str | None
+
+
+class Result(msgspec.Struct, tag_field="type", gc=False):
+    """The base of all results. A reader ignores fields that it does not know."""
+
+
+class HelloResult(Result, tag="hello"):
+    """Who answers. `remembers` says whether a repeated request happens once."""
+
+    protocol: int
+    server: str
+    boot_id: str
+    session: int | None
+    remembers: bool
+    role: str
+    limits: dict[str, int]
+
+
+class JobResult(Result, tag="job"):
+    """One job as it is now."""
+
+    job: JobFields
+
+
+class CountResult(Result, tag="count"):
+    """How many jobs there are, and since when the oldest of each status has been in it."""
+
+    total: int
+    by_status: dict[str, int]
+    oldest: dict[str, datetime | None]
+
+
+class JobsResult(Result, tag="jobs"):
+    """A page of jobs; `next` continues it, and is nil at the end."""
+
+    jobs: list[JobFields]
+    next: str | None
+
+
+class Grant(msgspec.Struct, gc=False):
+    """A job and the token of the lease on it."""
+
+    job: JobFields
+    lease: int
+
+
+class LeasesResult(Result, tag="leases"):
+    """What a claim got; empty if nothing came in time."""
+
+    leases: list[Grant]
+
+
+class LeaseResult(Result, tag="lease"):
+    """A lease that was extended: it ends `lease_ms` from now."""
+
+    job_id: str
+    lease: int
+    lease_ms: int
+
+
+class OkResult(Result, tag="ok"):
+    """Done, and nothing to say."""
+
+
+class ErrorResult(Result, tag="error", omit_defaults=True):
+    """A refusal; the optional fields are what the caller needs next."""
+
+    code: str
+    message: str
+    retryable: bool
+    job_id: str | None = None
+    status: str | None = None
+    target: str | None = None
+    version: int | None = None
+    allowed: list[str] | None = None
+    limit: int | None = None
+
+
+AnyResult = (
+    HelloResult
+    | JobResult
+    | CountResult
+    | JobsResult
+    | LeasesResult
+    | LeaseResult
+    | OkResult
+    | ErrorResult
+)
+
+_DETAILS = ("job_id", "status", "target", "version", "allowed", "limit")
+
+
+def error_of(refusal: Refusal) -> ErrorResult:
+    """Put a refusal in its wire form."""
+    details: dict[str, Any] = {name: getattr(refusal, name) for name in _DETAILS}
+    return ErrorResult(refusal.code, refusal.message, refusal.retryable, **details)
+
+
+def refusal_of(error: ErrorResult) -> Refusal:
+    """Take a refusal from its wire form: the class of its code, or `Refusal` for an unknown one."""
+    details: dict[str, Any] = {name: getattr(error, name) for name in _DETAILS}
+    known = REFUSALS.get(error.code)
+    if known is not None:
+        return known.rebuilt(error.message, details)
+    return Refusal.rebuilt(
+        error.message, {**details, "code": error.code, "retryable": error.retryable}
+    )

@@ -1,0 +1,36 @@
+"""The state machine of a job: its statuses, and the one judge of every change between them."""
+
+from enum import StrEnum
+from typing import Final
+
+from domain.exceptions import InvalidStateTransitionError
+
+
+class JobStatus(StrEnum):
+    """The five job statuses of MIP-003."""
+
+    AWAITING_PAYMENT = "awaiting_payment"
+    AWAITING_INPUT = "awaiting_input"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+LEGAL_TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
+    JobStatus.AWAITING_PAYMENT: frozenset({JobStatus.RUNNING, JobStatus.FAILED}),
+    JobStatus.AWAITING_INPUT: frozenset({JobStatus.RUNNING, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.AWAITING_INPUT}),
+    JobStatus.COMPLETED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+}
+
+TERMINAL: Final = frozenset(status for status, targets in LEGAL_TRANSITIONS.items() if not targets)
+
+
+def validate_transition(current: JobStatus, target: JobStatus) -> None:
+    """Return if a job may go from `current` to `target`, else InvalidStateTransitionError."""
+    legal = LEGAL_TRANSITIONS[current]
+    if target not in legal:
+        raise InvalidStateTransitionError(
+            current.value, target.value, allowed=sorted(status.value for status in legal)
+        )

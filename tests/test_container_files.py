@@ -1,0 +1,99 @@
+"""The container files are valid by their own standards, and say what the documentation promises.
+
+No container engine is needed: a schema checks the one, a linter the other.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+COMPOSE = ROOT / "docker-compose.yml"
+DOCKERFILE = ROOT / "Dockerfile"
+SERVICES = YAML(typ="safe").load(COMPOSE.read_text())["services"]
+
+
+def run(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [BIN / tool, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def check_compose(path: Path) -> subprocess.CompletedProcess[str]:
+    return run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", path)
+
+
+def check_dockerfile(path: Path) -> subprocess.CompletedProcess[str]:
+    return run("hadolint", "--no-color", path)
+
+
+def test_the_compose_file_follows_the_compose_specification() -> None:
+    outcome = check_compose(COMPOSE)
+    assert outcome.returncode == 0, outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("mem_limit: 4g", "memory_limit: 4g"),
+        ("replicas: 2", "replicas: [2]"),
+        ("condition: service_healthy", "condition: service_happy"),
+        ("read_only: true", "read_only: [yes]"),
+    ],
+)
+def test_a_wrong_compose_file_is_found_out(tmp_path: Path, right: str, wrong: str) -> None:
+    text = COMPOSE.read_text()
+    assert right in text
+    broken = tmp_path / "docker-compose.yml"
+    broken.write_text(text.replace(right, wrong))
+    assert check_compose(broken).returncode == 1
+
+
+def test_the_dockerfile_has_no_complaints() -> None:
+    outcome = check_dockerfile(DOCKERFILE)
+    assert outcome.returncode == 0, outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "rule"),
+    [
+        ("FROM python:3.13-slim-bookworm AS build", "FROM python AS build", "DL3006"),
+        ("USER 10001", "USER root", "DL3002"),
+        ("WORKDIR /source", "WORKDIR source", "DL3000"),
+        ('CMD ["tollgate", "broker"', 'CMD tollgate "broker"', "DL3025"),
+    ],
+)
+def test_a_wrong_dockerfile_is_found_out(tmp_path: Path, right: str, wrong: str, rule: str) -> None:
+    text = DOCKERFILE.read_text()
+    assert right in text
+    broken = tmp_path / "Dockerfile"
+    broken.write_text(text.replace(right, wrong))
+    outcome = check_dockerfile(broken)
+    assert outcome.returncode == 1
+    assert rule in outcome.stdout
+
+
+@pytest.mark.parametrize("name", ["broker", "worker"])
+def test_a_service_may_do_no_more_than_it_must(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert service["ulimits"]["nofile"]["hard"] >= service["ulimits"]["nofile"]["soft"]
+    assert service["restart"] == "unless-stopped"
+
+
+def test_worker_and_broker_meet_at_one_socket() -> None:
+    broker, worker = SERVICES["broker"], SERVICES["worker"]
+    endpoint = "ipc:///run/tollgate/broker.sock"
+    assert broker["command"] == ["tollgate", "broker", "--bind", endpoint]
+    assert worker["environment"]["TOLLGATE_ENDPOINT"] == endpoint
+    assert worker["depends_on"] == {"broker": {"condition": "service_healthy"}}
+    assert broker["healthcheck"]["test"] == ["CMD", "tollgate", "ping"]
+    assert broker["volumes"] == ["run:/run/tollgate"]
+    assert worker["volumes"] == ["run:/run/tollgate:ro"]
+    assert f"TOLLGATE_ENDPOINT={endpoint}" in DOCKERFILE.read_text()
