@@ -1,0 +1,1 @@
+"""The ROUTER process: it owns the jobs, and decides."""

@@ -1,0 +1,183 @@
+"""The composition root: picks endpoints, clock, ids and limits, and runs the broker."""
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import click
+import structlog
+
+from broker.compactor import Compactor
+from broker.endpoint import Endpoint, EndpointError
+from broker.engine import Engine
+from broker.journal import Journal, JournalError
+from broker.journal.file import FileJournal
+from broker.journal.none import NoJournal
+from broker.journal.recovery import Observer
+from broker.log import configure
+from broker.pipeline import Pipeline
+from broker.replay import replay
+from broker.server import Server
+from broker.settings import Settings, SettingsError, load
+from broker.state import State
+
+DEFAULTS: Final = {"bind": "in your runtime directory", "data_dir": "in your state directory"}
+PROGRESS_S: Final = 1.0
+"""How often a long replay says how far it has come."""
+SESSIONS_A_MILLISECOND: Final = 1_024
+"""Session numbers set aside for each millisecond: more than can be opened in it."""
+
+log = structlog.get_logger("tollgate.broker")
+
+EPILOG = """
+Every option can also be set in the environment, as TOLLGATE_BROKER_ and its name in capitals, or
+in a TOML file given with --config.
+
+\b
+Example:
+  python -m broker --bind ipc:///run/user/1000/tollgate/broker.sock --jobs 100000
+"""
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting."""
+    for name, field in reversed(Settings.model_fields.items()):
+        many = name == "bind"
+        option = f"--{name.replace('_', '-')}"
+        if field.annotation is bool:
+            command = click.option(option, is_flag=True, help=field.description)(command)
+            continue
+        default = DEFAULTS.get(name, field.default)
+        command = click.option(
+            option,
+            type=int if field.annotation is int else str,
+            multiple=many,
+            metavar="URL" if many else None,
+            help=f"{field.description} [default: {default}]",
+        )(command)
+    return command
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@_options
+def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for every setting
+    """Run the tollgate broker until SIGTERM or SIGINT."""
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    if "bind" in given:
+        given["bind"] = list(given["bind"])
+    try:
+        settings = load(given, config)
+        configure(settings.log_level)
+        run(settings)
+    except SettingsError as fault:
+        sys.exit(_complain(fault, 2))
+    except (EndpointError, JournalError) as fault:
+        sys.exit(_complain(fault, 1))
+
+
+def run(settings: Settings) -> None:
+    """Serve with these settings until a signal comes. Raises EndpointError or JournalError."""
+    limits = settings.limits()
+    with ExitStack() as stack:
+        journal = _journal(settings)
+        stack.callback(journal.close)
+        for url in settings.bind:
+            stack.enter_context(Endpoint(url))
+        state = _restored(journal)
+        engine = Engine(
+            limits,
+            new_id=lambda: str(uuid4()),
+            server=_version(),
+            boot_id=str(uuid4()),
+            state=state,
+        )
+        on_disk = journal if isinstance(journal, FileJournal) else None
+        compactor = Compactor(on_disk, settings.data_dir)
+        stack.callback(compactor.close)
+        server = Server(Pipeline(engine), journal, compactor, settings, _stop_fd())
+        stack.callback(server.close)
+        server.bind(settings.bind)
+        gc.freeze()  # what was replayed stays: nothing in it for the collector to find
+        log.info("ready", bind=settings.bind, jobs=state.jobs.count(), pid=os.getpid())
+        server.run()
+    log.info("left", dropped=dict(server.dropped))
+
+
+def _journal(settings: Settings) -> Journal:
+    if settings.in_memory:
+        log.warning("jobs are kept in memory only: they end with this process")
+        return NoJournal()
+    log.info("journal", directory=str(settings.data_dir), fsync=settings.fsync)
+    return FileJournal(
+        settings.data_dir, settings.fsync, settings.segment_bytes, observer=ReplayLog()
+    )
+
+
+def _restored(journal: Journal) -> State:
+    """Return the state that the journal has kept, with its leases running anew."""
+    state = State()
+    records = replay(journal.replay(), state)
+    if records == 0 and state.ledger.last_session == 0:
+        # Nothing is known of earlier runs: begin with numbers that none of them can have given.
+        state.ledger.last_session = time.time_ns() // 1_000_000 * SESSIONS_A_MILLISECOND
+    state.leases.restart(time.monotonic_ns() // 1_000_000)
+    return state
+
+
+class ReplayLog(Observer):
+    """Says in the log how far a long replay has come, and what it met."""
+
+    def __init__(self) -> None:
+        self._next_s = time.monotonic() + PROGRESS_S
+
+    def progress(self, done_bytes: int, total_bytes: int) -> None:
+        """Report now and then."""
+        if time.monotonic() >= self._next_s:
+            self._next_s += PROGRESS_S
+            percent = 100 * done_bytes // max(1, total_bytes)
+            log.info("replaying", percent=percent, done_bytes=done_bytes, total_bytes=total_bytes)
+
+    def torn(self, file: Path, offset: int, length: int) -> None:
+        """Report a write that was never finished, nor acknowledged."""
+        log.warning("torn write cut off", file=str(file), offset=offset, bytes=length)
+
+    def passed_over(self, file: Path, reason: str) -> None:
+        """Report a damaged snapshot that was not needed."""
+        log.error("damaged snapshot passed over", file=str(file), reason=reason)
+
+
+def _stop_fd() -> int:
+    """Return a file descriptor that becomes readable at SIGTERM or SIGINT."""
+    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def stop(*_: object) -> None:
+        os.write(write_fd, b"s")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return read_fd
+
+
+def _version() -> str:
+    try:
+        return f"tollgate {version('tollgate')}"
+    except PackageNotFoundError:
+        return "tollgate"
+
+
+def _complain(fault: Exception, exit_code: int) -> int:
+    click.echo(f"tollgate broker: {fault}", err=True)
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

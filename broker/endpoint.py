@@ -1,0 +1,72 @@
+"""An ipc endpoint held by one broker alone: its directory, its lock, its socket file."""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+IPC_PATH_BYTES_MAX: Final = 107
+"""The longest path that a unix socket can have."""
+
+
+class EndpointError(Exception):
+    """The endpoint cannot be had; the message is one line that says what to do."""
+
+
+class Endpoint:
+    """Holds an `ipc://` endpoint from `with` on: nobody else can take it, nor is it anybody's.
+
+    libzmq binds over a living socket without a word, so a lock beside the socket file says who
+    is there. The lock is the kernel's: it goes with the process, however that ends.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.path = Path(url.removeprefix("ipc://"))
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        """Take the endpoint. Raises EndpointError."""
+        if len(os.fsencode(self.path)) > IPC_PATH_BYTES_MAX:
+            raise EndpointError(
+                f"{self.url}: the path is longer than {IPC_PATH_BYTES_MAX} bytes; bind elsewhere"
+            )
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_path = self.path.with_name(self.path.name + ".lock")
+            self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._clear()
+        except BlockingIOError:
+            self._close()
+            raise EndpointError(
+                f"{self.url}: another broker is listening there; stop it or bind elsewhere"
+            ) from None
+        except OSError as fault:
+            self._close()
+            raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the endpoint back."""
+        self.path.unlink(missing_ok=True)
+        self._close()
+
+    def _clear(self) -> None:
+        """Remove a dead broker's socket (a living one would hold the lock), and nothing else."""
+        if self.path.is_socket():
+            self.path.unlink()
+        elif os.path.lexists(self.path):
+            self._close()
+            raise EndpointError(f"{self.url}: there is a file that is no socket; bind elsewhere")
+
+    def _close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)  # and with it the lock; the file stays, to be locked again
+            self._lock = None

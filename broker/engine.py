@@ -1,0 +1,273 @@
+"""One command in, one result out: where each command goes, and what happens by itself in time."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from itertools import islice
+from typing import Final
+
+from broker.desk import Answer, Desk, Turn
+from broker.events import (
+    AnyEvent,
+    JobPruned,
+    JobTransitioned,
+    LeaseLapsed,
+    LeaseReleased,
+    SessionEvicted,
+    SessionOpened,
+)
+from broker.handlers import HANDLERS, Handler
+from broker.lending import LENDING, serve_claim, time_out
+from broker.limits import Limits
+from broker.outcomes import AnyOutcome, result_again
+from broker.records import Record
+from broker.retention import Retention
+from broker.sizes import RESULT_BYTES, check_texts, command_bytes, job_bytes_max, result_bytes_max
+from broker.state import State
+from broker.timers import Instant, milliseconds
+from domain.commands import Claim, Command, Get, Hello, List
+from domain.exceptions import (
+    DrainingError,
+    InternalError,
+    JobNotFoundError,
+    MalformedError,
+    Refusal,
+    ReplyFullError,
+    StorageFullError,
+)
+from domain.messages import PROTOCOL_VERSION, Request
+from domain.models import Job
+from domain.results import HelloResult, JobResult, Result, error_of
+from domain.status import JobStatus
+
+DUE_MAX: Final = 1_000
+"""How many deadlines of a kind are decided at once; what is left comes with the next call."""
+
+
+class Engine:
+    """Decides commands in order. Has no clock: whoever calls says what time it is.
+
+    `server` and `boot_id` are what `hello` tells: the version, and a name for this run.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        new_id: Callable[[], str],
+        server: str,
+        boot_id: str,
+        state: State | None = None,
+    ) -> None:
+        self.limits = limits
+        self._desk = Desk(limits, new_id, state or State())
+        self._server = server
+        self._boot_id = boot_id
+        self._room_always_enough = result_bytes_max(limits)
+        self._grace = timedelta(milliseconds=limits.payment_grace_ms)
+        self._retention = Retention(limits.keep_finished_ms, limits.max_finished)
+        self._handlers: dict[type[Command], Handler] = {**HANDLERS, **LENDING, Hello: self._hello}
+
+    def execute(self, command: Command, turn: Turn) -> Result | None:
+        """Decide one command; None if it was parked. Raises a Refusal, with nothing changed.
+
+        Any other error is a fault of ours: InternalError if nothing had happened yet, itself if
+        something had, and then the broker must stop.
+        """
+        events = len(self._desk.events)
+        try:
+            self._check(command, turn)
+            return self._handlers[type(command)](self._desk, command, turn)
+        except Refusal:
+            raise
+        except Exception as fault:
+            if self._desk.applying or len(self._desk.events) != events:
+                raise
+            raise InternalError(f"{type(fault).__name__}: {fault!s:.200}") from fault
+
+    def check(self, request: Request) -> None:
+        """Raise the Refusal of a request whose session does not allow it."""
+        if request.session:
+            self._desk.state.ledger.check(request.session, request.seq, request.acked)
+
+    def recall(self, request: Request) -> list[AnyOutcome] | None:
+        """Return what the request's commands that change things came to the first time, if so.
+
+        Raises MalformedError if it was another request then.
+        """
+        if not request.session:
+            return None
+        outcomes = self._desk.state.ledger.recall(request.session, request.seq)
+        changing = sum(command.changes for command in request.commands)
+        if outcomes is not None and len(outcomes) != changing:
+            raise MalformedError(f"request {request.seq} of this session was another one before")
+        return outcomes
+
+    def repeat(self, outcome: AnyOutcome, room_bytes: int) -> Result:
+        """Build a result anew, if it still fits."""
+        result = result_again(outcome, self._desk.state.jobs.find)
+        if room_bytes < self._room_always_enough and isinstance(result, JobResult):
+            job = self._desk.state.jobs.get(result.job["job_id"])
+            if job_bytes_max(job) > room_bytes:
+                return error_of(ReplyFullError("the result would not fit in this reply"))
+        return result
+
+    def make_room(self, request: Request, now: Instant) -> None:
+        """Forget the sessions least recently used, if this request's outcomes need their place."""
+        ledger = self._desk.state.ledger
+        needed = len(request.commands) + len(self._desk.waiters)  # a parked claim has a place too
+        while ledger.outcomes + needed > self.limits.outcomes:
+            oldest = ledger.least_recent(but=request.session)
+            if oldest is None:
+                break
+            self._desk.record(SessionEvicted(oldest), now)
+
+    def remember(self, record: Record) -> None:
+        """Keep what a message came to."""
+        self._desk.state.remember(record)
+
+    def forgets(self, request: Request) -> bool:
+        """Return whether a request that only acknowledges lets something be forgotten."""
+        return (
+            request.session > 0
+            and not request.commands
+            and self._desk.state.ledger.forgets(request.session, request.acked)
+        )
+
+    def serve_claim(self, now: Instant) -> Answer | None:
+        """Grant one parked claim what has become free; None if nobody waits for what there is."""
+        return serve_claim(self._desk, now, self.limits.reply_bytes)
+
+    def tick(self, now: Instant) -> None:
+        """Decide what time has brought: lapsed leases, passed deadlines, old jobs to forget."""
+        desk, state = self._desk, self._desk.state
+        for job_id, token in islice(state.leases.lapsed(now.mono_ms), DUE_MAX):
+            desk.record(LeaseLapsed(job_id, token), now)
+            if state.leases.lapses(job_id) >= self.limits.lapses:
+                self._fail_worn_out(job_id, now)
+        for job_id in islice(state.unpaid.due(now.wall - self._grace), DUE_MAX):
+            self._fail(job_id, "not paid by pay_by_time", now)
+        for job_id in islice(state.unfinished.due(now.wall), DUE_MAX):
+            self._fail(job_id, "not finished by submit_result_time", now)
+        for job_id in islice(self._retention.over(state.jobs, now), DUE_MAX):
+            desk.record(JobPruned(job_id), now)
+
+    def time_out(self, now: Instant) -> None:
+        """Answer the parked commands whose time is over."""
+        for parked in islice(self._desk.waiters.due(now.mono_ms), DUE_MAX):
+            time_out(self._desk, parked)
+
+    def release(self, grants: Sequence[tuple[str, int]], now: Instant) -> None:
+        """End leases, by job and token, whose holders cannot have heard of them."""
+        for job_id, token in grants:
+            try:
+                self._desk.record(LeaseReleased(job_id, token), now)
+            except Refusal:
+                continue  # over already, by a deadline or by its time
+
+    def drain(self) -> None:
+        """Answer all parked commands: nobody will be there to do so later."""
+        for parked in self._desk.waiters.everybody():
+            self._desk.waiters.remove(parked)
+            refusal = DrainingError("the broker is about to leave")
+            self._desk.answers.append(Answer(parked.ticket, error_of(refusal)))
+
+    def due_in_ms(self, now: Instant, *, writable: bool = True) -> int | None:
+        """Return how long nothing will happen by itself; None for ever, 0 if something is due.
+
+        Without room to write, nothing happens but the end of a wait.
+        """
+        desk, state = self._desk, self._desk.state
+        waits: list[int] = []
+        if (due_ms := desk.waiters.next_due_ms()) is not None:
+            waits.append(due_ms - now.mono_ms)
+        if writable:
+            if (end_ms := state.leases.next_end_ms()) is not None:
+                waits.append(end_ms - now.mono_ms)
+            if (when := state.unpaid.next()) is not None:
+                waits.append(milliseconds(when - now.wall + self._grace))  # the sum may be no date
+            if (when := state.unfinished.next()) is not None:
+                waits.append(milliseconds(when - now.wall))
+            if (due_in_ms := self._retention.due_in_ms(state.jobs, now)) is not None:
+                waits.append(due_in_ms)
+        return max(0, min(waits)) if waits else None
+
+    @property
+    def parked(self) -> int:
+        """How many commands wait for their answer."""
+        return len(self._desk.waiters)
+
+    @property
+    def event_count(self) -> int:
+        """How many events there are since they were last taken."""
+        return len(self._desk.events)
+
+    def take_events(self) -> list[AnyEvent]:
+        """Return what has happened since the last call."""
+        return self._desk.take_events()
+
+    def take_answers(self) -> list[Answer]:
+        """Return what parked commands were answered since the last call."""
+        return self._desk.take_answers()
+
+    def _fail_worn_out(self, job_id: str, now: Instant) -> None:
+        if self._desk.state.jobs.status(job_id) is JobStatus.RUNNING:
+            self._fail(job_id, f"the lease lapsed {self.limits.lapses} times", now)
+
+    def _fail(self, job_id: str, reason: str, now: Instant) -> None:
+        job = self._desk.state.jobs.get(job_id)
+        at = max(now.wall, job.updated_at)
+        event = JobTransitioned(job_id, job.version, JobStatus.FAILED, at, error=reason)
+        self._desk.record(event, now)
+
+    def _check(self, command: Command, turn: Turn) -> None:
+        """Raise the Refusal of a command that there is no room for: here, on disk, in the reply."""
+        if command.changes and not turn.writable:
+            raise _storage_full()
+        check_texts(command, self.limits)
+        if turn.room_bytes < self._room_always_enough:
+            self._check_room(command, turn.room_bytes)
+
+    def _check_room(self, command: Command, room_bytes: int) -> None:
+        """Refuse a command whose result may not fit, while it has not been executed."""
+        needed = RESULT_BYTES
+        if not isinstance(command, Claim | List):  # these two fit themselves to the room
+            job = self._shown_by(command)
+            needed = (job_bytes_max(job) if job else RESULT_BYTES) + command_bytes(command)
+        if needed > room_bytes:
+            raise ReplyFullError("the result would not fit in this reply")
+
+    def _shown_by(self, command: Command) -> Job | None:
+        jobs = self._desk.state.jobs
+        try:
+            if isinstance(command, Get) and command.blockchain_identifier is not None:
+                return jobs.get_by_payment(command.blockchain_identifier)
+        except JobNotFoundError:
+            return None
+        job_id = getattr(command, "job_id", None)
+        return jobs.find(job_id) if job_id else None
+
+    def _hello(self, desk: Desk, command: Hello, turn: Turn) -> HelloResult:
+        session = self._open_session(desk, turn) if command.open_session else None
+        return HelloResult(
+            protocol=PROTOCOL_VERSION,
+            server=self._server,
+            boot_id=self._boot_id,
+            session=session,
+            remembers=True,
+            role="admin",
+            limits={name: getattr(self.limits, name) for name in self.limits.__struct_fields__},
+        )
+
+    def _open_session(self, desk: Desk, turn: Turn) -> int:
+        if not turn.writable:
+            raise _storage_full()
+        ledger = desk.state.ledger
+        while len(ledger) >= self.limits.sessions and (oldest := ledger.least_recent()):
+            desk.record(SessionEvicted(oldest), turn.now)
+        number = ledger.last_session + 1
+        desk.record(SessionOpened(number), turn.now)
+        return number
+
+
+def _storage_full() -> StorageFullError:
+    return StorageFullError("the disk has no room for what this command would change")

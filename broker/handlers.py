@@ -1,0 +1,194 @@
+"""What each command about jobs does: look, decide, record an event."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final
+
+from broker.desk import Desk, Turn, job_result
+from broker.events import JobCreated, JobTransitioned
+from broker.sizes import RESULT_BYTES, job_bytes_max
+from domain.commands import Cancel, Command, Count, Create, Get, List, ProvideInput, Transition
+from domain.exceptions import (
+    InvalidStateTransitionError,
+    JobConflictError,
+    Refusal,
+    ReplyFullError,
+    RepositoryFullError,
+    VersionConflictError,
+)
+from domain.models import Job
+from domain.results import CountResult, JobResult, JobsResult, Result
+from domain.status import LEGAL_TRANSITIONS, JobStatus
+
+Handler = Callable[[Desk, Any, Turn], Result | None]
+"""Decides one command. Raises a Refusal; returns None for a command that it has parked."""
+
+
+def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
+    """Store a job; a second time with the same id and fields, show it as it is now."""
+    if command.job_id is not None:
+        known = desk.state.jobs.find(command.job_id)
+        if known is not None:
+            return _created_before(command, known)
+    if desk.state.jobs.count() >= desk.limits.jobs:
+        raise RepositoryFullError(
+            f"{desk.limits.jobs} jobs are stored already", limit=desk.limits.jobs
+        )
+    now = turn.now.wall
+    event = JobCreated(
+        command.job_id or desk.new_id(),
+        now,
+        command.input_hash,
+        command.input,
+        command.identifier_from_purchaser,
+        command.blockchain_identifier,
+        command.pay_by_time or now + timedelta(milliseconds=desk.limits.pay_within_ms),
+        command.submit_result_time,
+    )
+    return desk.moved(event, turn.now)
+
+
+def _created_before(command: Create, job: Job) -> JobResult:
+    for field in command.__struct_fields__:
+        supplied = getattr(command, field)
+        if supplied is not None and supplied != getattr(job, field):
+            raise JobConflictError(
+                f"there is a job {job.job_id} already, with another {field}",
+                job_id=job.job_id,
+                status=job.status.value,
+                version=job.version,
+            )
+    return job_result(job)
+
+
+def get(desk: Desk, command: Get, _: Turn) -> JobResult:
+    """Show a job."""
+    jobs = desk.state.jobs
+    if command.job_id is not None:
+        return job_result(jobs.get(command.job_id))
+    return job_result(jobs.get_by_payment(command.blockchain_identifier or ""))
+
+
+def transition(desk: Desk, command: Transition, turn: Turn) -> JobResult:
+    """Move a job, for whoever holds its lease, or for anybody while nobody does."""
+    job = desk.state.jobs.get(command.job_id)
+    _check_version(job, command.expected_version)
+    try:
+        desk.state.leases.check(job.job_id, command.lease)
+    except Refusal as refusal:
+        raise _about(job, refusal) from None
+    event = JobTransitioned(
+        job.job_id,
+        job.version,
+        command.target,
+        max(turn.now.wall, job.updated_at),
+        command.result,
+        command.error,
+        command.input_schema,
+    )
+    return _move(desk, job, event, turn)
+
+
+def provide_input(desk: Desk, command: ProvideInput, turn: Turn) -> JobResult:
+    """Answer what a job asks for; a lease on it does not stand in the purchaser's way."""
+    job = desk.state.jobs.get(command.job_id)
+    _check_version(job, command.expected_version)
+    if job.status is not JobStatus.AWAITING_INPUT:
+        raise _wrong_status(job, JobStatus.RUNNING, "only a job in awaiting_input takes input")
+    event = JobTransitioned(
+        job.job_id,
+        job.version,
+        JobStatus.RUNNING,
+        max(turn.now.wall, job.updated_at),
+        provided_input=command.input,
+    )
+    return _move(desk, job, event, turn)
+
+
+def cancel(desk: Desk, command: Cancel, turn: Turn) -> JobResult:
+    """Fail an unpaid job; a lease on it does not stand in the purchaser's way."""
+    job = desk.state.jobs.get(command.job_id)
+    _check_version(job, command.expected_version)
+    if job.status is not JobStatus.AWAITING_PAYMENT:
+        raise _wrong_status(job, JobStatus.FAILED, "only an unpaid job can be cancelled")
+    event = JobTransitioned(
+        job.job_id,
+        job.version,
+        JobStatus.FAILED,
+        max(turn.now.wall, job.updated_at),
+        error="cancelled",
+    )
+    return _move(desk, job, event, turn)
+
+
+def _move(desk: Desk, job: Job, event: JobTransitioned, turn: Turn) -> JobResult:
+    try:
+        return desk.moved(event, turn.now)
+    except InvalidStateTransitionError as refusal:
+        raise _about(job, refusal) from None
+
+
+def _check_version(job: Job, expected_version: int | None) -> None:
+    if expected_version is not None and expected_version != job.version:
+        raise _about(
+            job,
+            VersionConflictError(
+                f"job {job.job_id} is at version {job.version}, not {expected_version}"
+            ),
+        )
+
+
+def _wrong_status(job: Job, target: JobStatus, message: str) -> Refusal:
+    allowed = sorted(status.value for status in LEGAL_TRANSITIONS[job.status])
+    details: dict[str, object] = {"target": target.value, "allowed": allowed}
+    return _about(job, InvalidStateTransitionError.rebuilt(message, details))
+
+
+def _about(job: Job, refusal: Refusal) -> Refusal:
+    """Say in a refusal how the job stands, so that the caller need not ask."""
+    refusal.job_id, refusal.status, refusal.version = job.job_id, job.status.value, job.version
+    return refusal
+
+
+def count(desk: Desk, command: Count, _: Turn) -> CountResult:
+    """Count jobs by status, and say since when the oldest of each has been there."""
+    jobs = desk.state.jobs
+    asked = [command.status] if command.status else list(JobStatus)
+    by_status = {status.value: jobs.count(status) for status in asked}
+    oldest = {status: jobs.oldest(status) for status in asked}
+    return CountResult(
+        total=sum(by_status.values()),
+        by_status=by_status,
+        oldest={status.value: job.updated_at if job else None for status, job in oldest.items()},
+    )
+
+
+def list_jobs(desk: Desk, command: List, turn: Turn) -> JobsResult:
+    """Show a page of jobs: as many as there are, as were asked for, and as fit."""
+    after = -1 if command.after is None else int(command.after)
+    jobs, cursors = desk.state.jobs.page(after, command.limit, command.status)
+    room_bytes = turn.room_bytes - RESULT_BYTES
+    for place, job in enumerate(jobs):
+        room_bytes -= job_bytes_max(job)
+        if room_bytes < 0:
+            if place == 0:
+                raise ReplyFullError("the next job would not fit in this reply")
+            del jobs[place:], cursors[place:]
+            return JobsResult([_fields(job) for job in jobs], str(cursors[-1]))
+    more = str(cursors[-1]) if len(cursors) > len(jobs) else None
+    return JobsResult([_fields(job) for job in jobs], more)
+
+
+def _fields(job: Job) -> Any:  # noqa: ANN401 - the dict is JobFields by construction
+    return vars(job)
+
+
+HANDLERS: Final[dict[type[Command], Handler]] = {
+    Create: create,
+    Get: get,
+    Transition: transition,
+    ProvideInput: provide_input,
+    Cancel: cancel,
+    Count: count,
+    List: list_jobs,
+}

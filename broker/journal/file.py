@@ -1,0 +1,157 @@
+"""The journal in files: numbered segments in a data directory that one process holds."""
+
+from __future__ import annotations
+
+import errno
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from broker.journal.errors import JournalError, JournalFailedError
+from broker.journal.files import Files
+from broker.journal.fsync import parse_fsync
+from broker.journal.lock import take_lock
+from broker.journal.record import worst_stored_bytes
+from broker.journal.recovery import Observer, Replay
+from broker.journal.segment import ClosedSegment, closed_segments
+from broker.journal.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from broker.journal import Entry
+
+SEGMENT_BYTES: Final = 64 * 1024 * 1024
+
+# EFBIG is how a limit on the size of files says that there is no room.
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_REPLAYED: Final = "replay the journal to its end first"
+_CLOSED: Final = "the journal is closed"
+
+
+class FileJournal:
+    """Implements the port `Journal` on a directory; see there for the order of calls.
+
+    `fsync` is a policy as `parse_fsync` reads it. A segment has `segment_bytes`, more if one batch
+    needs more. `files` and `clock` (monotonic seconds) can be replaced in tests. The directory is
+    made if missing, and locked from construction to `close`: JournalLockedError if another process
+    has it. A child made by fork shares the lock, so make children by other means.
+    """
+
+    def __init__(  # noqa: PLR0913 (what there is to configure, each with its default)
+        self,
+        directory: Path,
+        fsync: str = "always",
+        segment_bytes: int = SEGMENT_BYTES,
+        *,
+        files: Files | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
+    ) -> None:
+        self._policy = parse_fsync(fsync)
+        self._directory = directory
+        self._files = files or Files()
+        self._clock = clock
+        self._observer = observer
+        self._synced_at = clock()
+        self._replay_began = False
+        # Why the journal may not be used now, None while it may.
+        self._refusal: str | None = _NOT_REPLAYED
+        self._failure: str | None = None
+        self._lock: int | None = take_lock(self._files, directory)
+        self._writer = Writer(self._files, directory, segment_bytes)
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the last record appended, 0 for none."""
+        return self._writer.sequence
+
+    @property
+    def durable(self) -> int:
+        """Sequence of the last record known to be on the disk, 0 for none."""
+        return self._writer.durable
+
+    def replay(self) -> Iterator[Entry]:
+        """Yield what is stored, then make it durable: from then on the journal may be used."""
+        if self._replay_began or self._lock is None:
+            raise JournalError("a journal is replayed once, before anything else")
+        self._replay_began = True
+        replay = Replay(self._directory, self._files, observer=self._observer)
+        with self._stopping_on_failure("read"):
+            yield from replay
+            self._writer.resume(replay)
+        self._refusal = None
+
+    def room(self, worst_bytes: int, records: int = 1) -> bool:
+        """Reserve room for the largest form that such a batch can take on the disk."""
+        self._check()
+        try:
+            self._writer.reserve(worst_stored_bytes(worst_bytes, records))
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                return False
+            raise self._failed("reserve room in", error) from error
+        return True
+
+    def append(self, payloads: Sequence[bytes]) -> None:
+        """Write the batch, all of it in one segment."""
+        self._check()
+        if payloads:
+            with self._stopping_on_failure("append to"):
+                self._writer.append(payloads)
+
+    def sync(self) -> None:
+        """Sync if the policy says that it is time; to be called when idle too, for interval:MS."""
+        self._check()
+        now = self._clock()
+        if self._policy.is_due(now - self._synced_at):
+            with self._stopping_on_failure("sync"):
+                self._writer.sync()
+            self._synced_at = now
+
+    def close(self) -> None:
+        """Sync unless the policy is never, and unlock. After a failure it syncs nothing."""
+        if self._lock is None:
+            return
+        try:
+            if self._refusal is None and self._policy.interval_ms is not None:
+                with self._stopping_on_failure("sync"):
+                    self._writer.sync()
+        finally:
+            self._refusal = self._refusal or _CLOSED
+            self._writer.close()
+            self._files.close(self._lock)
+            self._lock = None
+
+    def close_segment(self) -> None:
+        """Close the current segment and go on in a new one, so that it can be compacted."""
+        self._check()
+        with self._stopping_on_failure("append to"):
+            self._writer.begin_segment()
+
+    def closed_segments(self) -> list[ClosedSegment]:
+        """List the segments that will not change any more, oldest first."""
+        self._check()
+        return closed_segments(self._files, self._directory)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise JournalFailedError(self._failure)
+        if self._refusal is not None:
+            raise JournalError(self._refusal)
+
+    @contextmanager
+    def _stopping_on_failure(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._failed(doing, error) from error
+
+    def _failed(self, doing: str, error: OSError) -> JournalFailedError:
+        self._failure = self._refusal = (
+            f"could not {doing} the journal in {self._directory}: {error.strerror or error}."
+            " Nothing after this is acknowledged, and the broker must stop; a restart recovers"
+            " what is on the disk"
+        )
+        return JournalFailedError(self._failure)

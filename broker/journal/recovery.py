@@ -1,0 +1,170 @@
+"""Reading a data directory from the newest valid snapshot to the last sound record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from broker.journal import SNAPSHOT_CHUNK, Entry
+from broker.journal.errors import JournalDamagedError
+from broker.journal.files import Files
+from broker.journal.layout import listing, segment_name, snapshot_name
+from broker.journal.segment import SegmentReader, read_header
+from broker.journal.snapshot import read_snapshot, verify_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_FILES: Final = Files()
+_PROGRESS_BYTES = 1 << 20
+
+
+class Observer:
+    """Told what a replay meets; this one keeps it to itself. Override what is of interest."""
+
+    def progress(self, done_bytes: int, total_bytes: int) -> None:
+        """So much of the journal has been read; called about once a MiB."""
+
+    def torn(self, file: Path, offset: int, length: int) -> None:
+        """A torn write of `length` bytes stands at `offset`; it is no record, and not replayed."""
+
+    def passed_over(self, file: Path, reason: str) -> None:
+        """This snapshot is damaged; an older one and all the records since take its place."""
+
+
+class Replay:
+    """The entries of a data directory, in order; to be iterated over once.
+
+    With `through`, only the closed segments up to that number, which needs no lock and disturbs no
+    writer. With `is_live`, a writer may be at work in the last segment, so what is no sound record
+    there is where the journal ends for now.
+
+    Iteration raises JournalDamagedError or JournalVersionError. At its end `sequence` and `chain`
+    are those of the last record, and `last` is the last segment, None if there is none.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        files: Files = _FILES,
+        *,
+        through: int | None = None,
+        is_live: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
+        self.sequence = 0
+        self.chain = 0
+        self.last: SegmentReader | None = None
+        self._directory = directory
+        self._files = files
+        self._through = through
+        self._is_live = is_live
+        self._observer = observer or Observer()
+        self._done_bytes = 0
+        self._total_bytes = 0
+        self._report_at = _PROGRESS_BYTES
+        self._passed_over: JournalDamagedError | None = None
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield the snapshot's chunks, then the records after it."""
+        found = listing(self._files.names(self._directory))
+        snapshot = self._newest_valid(found.snapshots)
+        segments = self._segments_after(found.segments)
+        paths = [self._directory / segment_name(number) for number in segments]
+        to_read = paths if snapshot is None else [snapshot, *paths]
+        self._total_bytes = sum(map(self._files.size, to_read))
+        if snapshot is not None:
+            yield from self._chunks(snapshot)
+        for number, path in zip(segments, paths, strict=True):
+            yield from self._records(path, is_last=number == found.segments[-1])
+        if found.snapshots and self.sequence < found.snapshots[-1]:
+            raise self._not_continued(self._directory, "the records at its end are missing")
+
+    def _newest_valid(self, snapshots: list[int]) -> Path | None:
+        for sequence in reversed(snapshots):
+            path = self._directory / snapshot_name(sequence)
+            try:
+                info = verify_snapshot(path, self._files)
+            except JournalDamagedError as error:
+                self._passed_over = self._passed_over or error
+                self._observer.passed_over(path, error.reason)
+            else:
+                self.sequence, self.chain = info.sequence, info.chain
+                return path
+        return None
+
+    def _segments_after(self, numbers: list[int]) -> list[int]:
+        """Return the numbers of the segments that go on where the snapshot ends."""
+        for place, number in reversed(list(enumerate(numbers))):
+            path = self._directory / segment_name(number)
+            header = read_header(self._files, path)
+            if header.sequence == self.sequence + 1:
+                wanted = numbers[place:]
+                return [n for n in wanted if self._through is None or n <= self._through]
+            if header.sequence <= self.sequence or place == 0:
+                reason = f"no segment begins with record {self.sequence + 1}"
+                raise self._not_continued(path, reason)
+        if self.sequence > 0:
+            reason = f"the segment that begins with record {self.sequence + 1} is missing"
+            raise self._not_continued(self._directory, reason)
+        return []
+
+    def _not_continued(self, file: Path, reason: str) -> JournalDamagedError:
+        """Blame the newest snapshot, if that one had to be passed over."""
+        error = self._passed_over
+        if error is None:
+            return JournalDamagedError(file, 0, reason)
+        return JournalDamagedError(
+            error.file, error.offset, f"{error.reason}, and without this snapshot {reason}"
+        )
+
+    def _chunks(self, path: Path) -> Iterator[Entry]:
+        done_bytes = 0
+        for payload in read_snapshot(path, self._files):
+            done_bytes += len(payload)
+            self._report(done_bytes)
+            yield Entry(self.sequence, SNAPSHOT_CHUNK, payload)
+        self._done_bytes = self._files.size(path)
+
+    def _records(self, path: Path, *, is_last: bool) -> Iterator[Entry]:
+        reader = self._follow(path)
+        for entry in reader:
+            self._report(self._done_bytes + reader.end)
+            yield entry
+        self.sequence, self.chain, self.last = reader.sequence, reader.chain, reader
+        if reader.end < reader.used and not (is_last and self._is_live):
+            self._judge(reader, is_last=is_last)
+        self._done_bytes += len(reader.data)
+        self._report(self._done_bytes)
+
+    def _report(self, done_bytes: int) -> None:
+        if done_bytes >= self._report_at or done_bytes == self._total_bytes:
+            self._report_at = done_bytes + _PROGRESS_BYTES
+            self._observer.progress(done_bytes, self._total_bytes)
+
+    def _follow(self, path: Path) -> SegmentReader:
+        """Open the segment, if it is the one that comes next."""
+        reader = SegmentReader(path, self._files.read(path))
+        if path.name != segment_name(reader.number):
+            raise JournalDamagedError(path, 0, f"it is segment {reader.number}")
+        if self.last is not None and reader.number != self.last.number + 1:
+            reason = f"segment {self.last.number + 1}, which comes before it, is missing"
+            raise JournalDamagedError(path, 0, reason)
+        if (reader.sequence, reader.chain) != (self.sequence, self.chain):
+            reason = f"it does not follow record {self.sequence}, the last one before it"
+            raise JournalDamagedError(path, 0, reason)
+        return reader
+
+    def _judge(self, reader: SegmentReader, *, is_last: bool) -> None:
+        reason = reader.why_damaged(is_last=is_last)
+        if reason is not None:
+            raise JournalDamagedError(reader.path, reader.end, reason)
+        self._observer.torn(reader.path, reader.end, reader.used - reader.end)
+
+
+def read(directory: Path, through: int, files: Files = _FILES) -> Replay:
+    """Read the newest snapshot and the closed segments after it, up to number `through`.
+
+    Needs no lock and tolerates a live writer, so another process can fold closed segments.
+    """
+    return Replay(directory, files, through=through)

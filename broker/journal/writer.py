@@ -1,0 +1,162 @@
+"""Writing: batches go to the end of the newest segment, and a full one is followed by the next."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from broker.journal import RECORD
+from broker.journal.layout import SPARE, TEMPORARY
+from broker.journal.record import (
+    END,
+    FILE_HEADER_BYTES,
+    FRAME_BYTES,
+    encode_head,
+    stored_form,
+)
+from broker.journal.segment import Spare, make_spare, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from broker.journal.files import Files
+    from broker.journal.recovery import Replay
+
+
+class Writer:
+    """Appends records behind what a replay has read. Every method raises OSError.
+
+    `sequence` is that of the last record written, `durable` that of the last one known to be on the
+    disk. `sync` may run on a thread of its own.
+    """
+
+    def __init__(self, files: Files, directory: Path, segment_bytes: int) -> None:
+        self.sequence = 0
+        self.durable = 0
+        self._files = files
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._chain = 0
+        # The current segment; number 0 is none at all, as in an empty directory, and has no room.
+        self._descriptor = -1
+        self._number = 0
+        self._seed = 0
+        self._offset = 0
+        self._size = 0
+        self._spare: Spare | None = None
+        # Held while the current segment is synced, and while another one takes its place.
+        self._segment_lock = Lock()
+
+    def resume(self, replay: Replay) -> None:
+        """Begin behind the last record that was read, and make sure that it is all on the disk.
+
+        What was read may have come from memory alone: the process before this one may have been
+        killed before it synced, or have stopped because a sync failed. After a failed sync the
+        kernel takes the data for written, so a sync alone would do nothing. Therefore what no
+        record proves to be on the disk is written again. The torn rest behind it becomes zeroes, so
+        that nothing of it can ever be taken for a record.
+        """
+        for name in self._files.names(self._directory):
+            if name.endswith(TEMPORARY):
+                self._files.unlink(self._directory / name)
+        self._files.sync_directory(self._directory)
+        self.sequence = self.durable = replay.sequence
+        self._chain = replay.chain
+        last = replay.last
+        if last is None:
+            return
+        self._descriptor = self._files.open(last.path)
+        unproven = last.data[last.unproven : last.end] + bytes(last.used - last.end)
+        self._files.write(self._descriptor, unproven, last.unproven)
+        self._number, self._seed = last.number, last.seed
+        self._offset, self._size = last.end, len(last.data)
+        try:
+            # A restored copy may have lost its preallocation.
+            self._files.allocate(self._descriptor, self._size)
+        except OSError:
+            self._size = self._offset
+        self._files.sync_data(self._descriptor)
+
+    def reserve(self, stored_bytes: int) -> None:
+        """Take disk space for that much more, if the current segment has too little."""
+        if self._offset + stored_bytes > self._size:
+            self._prepare_spare(stored_bytes)
+
+    def append(self, payloads: Sequence[bytes]) -> None:
+        """Write one record for each payload, all of them in one segment and by one write."""
+        stored = [stored_form(payload) for payload in payloads]
+        size = sum(map(len, stored)) + FRAME_BYTES * len(stored)
+        if self._offset + size > self._size:
+            self.begin_segment(size)
+        sequence, chain, durable = self.sequence, self._chain, self.durable
+        parts: list[bytes] = []
+        for each in stored:
+            sequence += 1
+            head, chain = encode_head(
+                each,
+                seed=self._seed,
+                previous=chain,
+                sequence=sequence,
+                durable=durable,
+                kind=RECORD,
+            )
+            parts += (head, each, END)
+        self._files.write(self._descriptor, b"".join(parts), self._offset)
+        self._offset += size
+        self._chain = chain
+        self.sequence = sequence
+
+    def sync(self) -> None:
+        """Return once all that was appended before this call is on the disk."""
+        with self._segment_lock:
+            written = self.sequence
+            if written > self.durable:
+                self._files.sync_data(self._descriptor)
+                self.durable = written
+
+    def begin_segment(self, stored_bytes: int = 0) -> None:
+        """Sync the current segment to its end, and go on in a new one with room for that much.
+
+        So it is under every fsync policy: only the last segment can be torn.
+        """
+        spare = self._prepare_spare(stored_bytes)
+        self.sync()
+        number = self._number + 1
+        seed = publish(
+            self._files,
+            self._directory,
+            spare,
+            number=number,
+            sequence=self.sequence + 1,
+            chain=self._chain,
+        )
+        with self._segment_lock:
+            self._close_current()
+            self._descriptor, self._size = spare
+        self._spare = None
+        self._number, self._seed, self._offset = number, seed, FILE_HEADER_BYTES
+
+    def close(self) -> None:
+        """Let go of the files, without a sync."""
+        with self._segment_lock:
+            self._close_current()
+        if self._spare is not None:
+            self._files.close(self._spare.descriptor)
+            self._files.unlink(self._directory / SPARE)
+            self._spare = None
+
+    def _prepare_spare(self, stored_bytes: int) -> Spare:
+        needed = FILE_HEADER_BYTES + stored_bytes
+        if self._spare is not None and self._spare.size < needed:
+            self._files.close(self._spare.descriptor)
+            self._spare = None
+        if self._spare is None:
+            size = max(self._segment_bytes, needed)
+            self._spare = make_spare(self._files, self._directory, size)
+        return self._spare
+
+    def _close_current(self) -> None:
+        if self._descriptor >= 0:
+            self._files.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,106 @@
+"""The memory of requests: what each session was answered, so that a repeat happens once."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from broker.outcomes import AnyOutcome
+from domain.exceptions import OverloadedError, SessionEvictedError, StaleRequestError
+
+WINDOW: Final = 64
+"""How many requests of a session may be under way: none of their outcomes is forgotten."""
+
+
+class Session(msgspec.Struct):
+    """What is remembered of a session: `acked`, and the outcomes of requests since, by `seq`."""
+
+    acked: int = 0
+    outcomes: dict[int, list[AnyOutcome]] = msgspec.field(default_factory=dict)
+
+
+class Ledger:
+    """The sessions, least recently used first, in the order of the log.
+
+    A number is given once. Forgetting is told to the ledger (`evict`), never decided by it, so
+    that a replay under other limits forgets the same.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: OrderedDict[int, Session] = OrderedDict()
+        self.last_session = 0
+        self.outcomes = 0
+        """How many outcomes are remembered in all."""
+
+    def __len__(self) -> int:
+        """Return how many sessions there are."""
+        return len(self._sessions)
+
+    def open(self, number: int) -> None:
+        """Let a session begin. Raises SessionEvictedError for a number that is not new."""
+        if number <= self.last_session:
+            raise SessionEvictedError(f"session {number} was given before")
+        self.last_session = number
+        self._sessions[number] = Session()
+
+    def check(self, number: int, seq: int, acked: int) -> None:
+        """Return if a request may be decided, or answered again.
+
+        Raises SessionEvictedError, StaleRequestError or OverloadedError.
+        """
+        session = self._find(number)
+        acked = max(acked, session.acked)
+        if seq <= acked:
+            raise StaleRequestError(f"request {seq} was acknowledged: all up to {acked} were")
+        if seq > acked + WINDOW:
+            raise OverloadedError(
+                f"request {seq} is more than {WINDOW} beyond {acked}, the last acknowledged",
+                limit=WINDOW,
+            )
+
+    def recall(self, number: int, seq: int) -> list[AnyOutcome] | None:
+        """Return the outcomes of a request's commands that change things; None if it is new."""
+        return self._find(number).outcomes.get(seq)
+
+    def forgets(self, number: int, acked: int) -> bool:
+        """Return whether acknowledging all up to `acked` lets something be forgotten."""
+        session = self._find(number)
+        return acked > session.acked and bool(session.outcomes)
+
+    def remember(self, number: int, seq: int, acked: int, outcomes: Sequence[AnyOutcome]) -> None:
+        """Keep a request's outcomes, and forget those acknowledged. Raises SessionEvictedError."""
+        session = self._find(number)
+        self._sessions.move_to_end(number)
+        if acked > session.acked:
+            session.acked = acked
+            for old in [old for old in session.outcomes if old <= acked]:
+                self.outcomes -= len(session.outcomes.pop(old))
+        if outcomes and seq > session.acked:
+            session.outcomes[seq] = list(outcomes)
+            self.outcomes += len(outcomes)
+
+    def evict(self, number: int) -> None:
+        """Forget a session for ever. Raises SessionEvictedError if it is gone already."""
+        session = self._find(number)
+        self.outcomes -= sum(map(len, session.outcomes.values()))
+        del self._sessions[number]
+
+    def least_recent(self, but: int = 0) -> int | None:
+        """Return the session, but for one, that has gone unused for longest."""
+        return next((number for number in self._sessions if number != but), None)
+
+    def sessions(self) -> Iterator[tuple[int, Session]]:
+        """Yield what is remembered, least recently used first."""
+        yield from self._sessions.items()
+
+    def restore(self, number: int, session: Session) -> None:
+        """Put a session back as the most recently used."""
+        self._sessions[number] = session
+        self.outcomes += sum(map(len, session.outcomes.values()))
+
+    def _find(self, number: int) -> Session:
+        session = self._sessions.get(number)
+        if session is None:
+            raise SessionEvictedError(f"nothing is known of session {number} (any more)")
+        return session

@@ -1,0 +1,109 @@
+"""What the commands about leases do, and those that wait: claim, touch, release, wait."""
+
+from typing import Final
+
+from broker.desk import Answer, Desk, Turn, job_result
+from broker.events import LeaseGranted, LeaseReleased
+from broker.handlers import Handler
+from broker.sizes import RESULT_BYTES, job_bytes_max
+from broker.timers import Instant
+from broker.waiters import Parked
+from domain.commands import Claim, Command, Release, Touch, Wait
+from domain.exceptions import ReplyFullError, WaitTimeoutError
+from domain.models import Job
+from domain.results import (
+    Grant,
+    JobResult,
+    LeaseResult,
+    LeasesResult,
+    OkResult,
+    Result,
+    error_of,
+)
+
+
+def claim(desk: Desk, command: Claim, turn: Turn) -> LeasesResult | None:
+    """Grant leases on the oldest free jobs; park the claim if there are none."""
+    granted = grant(desk, command, turn.now, turn.room_bytes)
+    if granted.leases or not command.wait_ms:
+        return granted
+    desk.waiters.park(turn.ticket, command, turn.now.mono_ms + command.wait_ms)
+    return None
+
+
+def grant(desk: Desk, command: Claim, now: Instant, room_bytes: int) -> LeasesResult:
+    """Grant a claim what there is for it now, as far as it fits in `room_bytes`."""
+    grants: list[Grant] = []
+    room_bytes -= RESULT_BYTES
+    while len(grants) < command.limit:
+        job = desk.state.jobs.first_free(command.status)
+        if job is None:
+            break
+        room_bytes -= job_bytes_max(job)
+        if room_bytes < 0:
+            if not grants:
+                raise ReplyFullError("the next job would not fit in this reply")
+            break
+        token = desk.state.leases.next_token
+        desk.record(LeaseGranted(job.job_id, token, command.lease_ms), now)
+        grants.append(Grant(vars(job), token))  # type: ignore[arg-type]  # a Job's fields
+    return LeasesResult(grants)
+
+
+def touch(desk: Desk, command: Touch, turn: Turn) -> LeaseResult:
+    """Extend a lease. No event: after a restart the lease runs as it was granted."""
+    job = desk.state.jobs.get(command.job_id)
+    desk.state.leases.touch(job.job_id, command.lease, command.lease_ms, turn.now.mono_ms)
+    return LeaseResult(job.job_id, command.lease, command.lease_ms)
+
+
+def release(desk: Desk, command: Release, turn: Turn) -> OkResult:
+    """End a lease unused; the job may be claimed again."""
+    job = desk.state.jobs.get(command.job_id)
+    desk.record(LeaseReleased(job.job_id, command.lease), turn.now)
+    return OkResult()
+
+
+def wait(desk: Desk, command: Wait, turn: Turn) -> JobResult | None:
+    """Show the first job that is where it is waited for; park the wait if none is."""
+    awaited = command.awaited
+    jobs: list[Job] = [desk.state.jobs.get(job_id) for job_id in command.job_ids]
+    for job in jobs:
+        if job.status in awaited:
+            return job_result(job)
+    if not command.timeout_ms:
+        raise _timed_out()
+    desk.waiters.park(turn.ticket, command, turn.now.mono_ms + command.timeout_ms)
+    return None
+
+
+def serve_claim(desk: Desk, now: Instant, room_bytes: int) -> Answer | None:
+    """Grant one parked claim what there is for it, first come first served."""
+    for status in desk.waiters.claims():
+        parked = desk.waiters.first_claim(status)
+        if parked is None or desk.state.jobs.first_free(status) is None:
+            continue
+        result = grant(desk, parked.command, now, room_bytes)  # type: ignore[arg-type]  # a claim
+        desk.waiters.remove(parked)
+        return Answer(parked.ticket, result)
+    return None
+
+
+def time_out(desk: Desk, parked: Parked) -> None:
+    """Answer a parked command whose time is over: a claim gets nothing, a wait an error."""
+    waited = isinstance(parked.command, Wait)
+    desk.waiters.remove(parked)
+    result: Result = error_of(_timed_out()) if waited else LeasesResult([])
+    desk.answers.append(Answer(parked.ticket, result))
+
+
+def _timed_out() -> WaitTimeoutError:
+    return WaitTimeoutError("none of the jobs came to a status waited for in time")
+
+
+LENDING: Final[dict[type[Command], Handler]] = {
+    Claim: claim,
+    Touch: touch,
+    Release: release,
+    Wait: wait,
+}

@@ -1,0 +1,119 @@
+"""What a command came to, in few bytes: enough to answer it again, not the answer itself."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from broker.events import AnyEvent, JobCreated, JobTransitioned
+from domain.exceptions import REFUSALS, JobNotFoundError, Refusal
+from domain.models import Job
+from domain.results import (
+    ErrorResult,
+    Grant,
+    JobResult,
+    LeasesResult,
+    OkResult,
+    Result,
+    error_of,
+)
+from domain.status import TERMINAL, JobStatus
+
+
+class Outcome(msgspec.Struct, tag_field="o", array_like=True, gc=False):
+    """The base of all outcomes."""
+
+
+class JobOutcome(Outcome, tag=1):
+    """A job, as it was then: what has not changed since is read from the job itself."""
+
+    job_id: str
+    version: int
+    status: JobStatus
+    at: datetime
+
+
+class LeasesOutcome(Outcome, tag=2):
+    """Jobs and the tokens granted on them."""
+
+    leases: list[tuple[str, int]]
+
+
+class DoneOutcome(Outcome, tag=3):
+    """Done, with nothing to say."""
+
+
+class RefusedOutcome(Outcome, tag=4):
+    """A refusal: its code, and what it told."""
+
+    code: str
+    job_id: str | None = None
+    status: str | None = None
+    target: str | None = None
+    version: int | None = None
+    limit: int | None = None
+
+
+AnyOutcome = JobOutcome | LeasesOutcome | DoneOutcome | RefusedOutcome
+
+
+def outcome_of(result: Result) -> AnyOutcome:
+    """Return what is to be remembered of a result."""
+    if type(result) is JobResult:
+        job = result.job
+        return JobOutcome(job["job_id"], job["version"], job["status"], job["updated_at"])
+    if type(result) is ErrorResult:
+        return RefusedOutcome(
+            result.code, result.job_id, result.status, result.target, result.version, result.limit
+        )
+    if type(result) is LeasesResult:
+        return LeasesOutcome([(grant.job["job_id"], grant.lease) for grant in result.leases])
+    return DoneOutcome()
+
+
+def outcome_of_event(event: AnyEvent) -> JobOutcome:
+    """Return what is to be remembered of a command that created or moved a job by `event`."""
+    if type(event) is JobCreated:
+        return JobOutcome(event.job_id, 1, JobStatus.AWAITING_PAYMENT, event.at)
+    if type(event) is JobTransitioned:
+        return JobOutcome(event.job_id, event.version + 1, event.target, event.at)
+    raise TypeError(f"{type(event).__name__} creates and moves no job")
+
+
+def result_again(outcome: AnyOutcome, find: Callable[[str], Job | None]) -> Result:
+    """Build the result anew from what was remembered of it and from the jobs as `find` has them."""
+    if type(outcome) is JobOutcome:
+        job = find(outcome.job_id)
+        if job is None:  # pruned since
+            return error_of(JobNotFoundError(outcome.job_id))
+        return JobResult(_as_it_was(outcome, job))  # type: ignore[arg-type]  # a Job's fields
+    if type(outcome) is LeasesOutcome:
+        return LeasesResult(
+            [
+                Grant(vars(job), token)  # type: ignore[arg-type]  # a Job's fields
+                for job_id, token in outcome.leases
+                if (job := find(job_id)) is not None
+            ]
+        )
+    if type(outcome) is RefusedOutcome:
+        refusal = REFUSALS[outcome.code]
+        details = {name: getattr(outcome, name) for name in _REFUSED_DETAILS}
+        return error_of(refusal.rebuilt(_said_again(refusal), details))
+    return OkResult()
+
+
+def _as_it_was(outcome: JobOutcome, job: Job) -> dict[str, object]:
+    fields = dict(vars(job))
+    if job.version != outcome.version:
+        fields.update(version=outcome.version, status=outcome.status, updated_at=outcome.at)
+        if outcome.status not in TERMINAL:
+            fields.update(result=None, error=None)
+    return fields
+
+
+def _said_again(refusal: type[Refusal]) -> str:
+    return f"as answered before: {(refusal.__doc__ or '').splitlines()[0]}"
+
+
+_REFUSED_DETAILS: Final = ("job_id", "status", "target", "version", "limit")

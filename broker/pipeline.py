@@ -1,0 +1,275 @@
+"""A batch of frames in, what to write down and what to send out: the page to read first.
+
+    bytes ──▶ command ──▶ decision ──▶ event ──▶ record ─ ─ ▶ journal, sync
+                                         └──▶ result ──▶ reply ─ ─ ▶ bytes
+
+The pipeline does neither of the two things on the right. It hands back the records and the
+replies, and whoever runs it (`server`) sends no reply of a batch before all its records are safe.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from broker.desk import Turn
+from broker.engine import Engine
+from broker.outcomes import AnyOutcome, LeasesOutcome, outcome_of
+from broker.records import Record
+from broker.sizes import RESULT_BYTES
+from broker.timers import Instant
+from broker.waiters import Ticket
+from domain.commands import AnyCommand
+from domain.exceptions import (
+    DrainingError,
+    ExpiredError,
+    MalformedError,
+    Refusal,
+    ReplyFullError,
+    TooLargeError,
+)
+from domain.messages import (
+    ReplyWriter,
+    Request,
+    decode_request,
+    encode_refused,
+    read_envelope,
+)
+from domain.results import ErrorResult, JobResult, LeasesResult, Result, error_of
+
+TICK_BYTES_MAX: Final = 2 * 1024 * 1024
+"""More than the records of what time brings at once take: a few thousand short events."""
+COMMAND_BYTES_MIN: Final = 13
+"""The shortest command, a map with its type, takes this much of a frame."""
+CLAIM_BYTES_MIN: Final = 50
+"""The shortest claim."""
+EVENT_BYTES_MAX: Final = 512
+"""More than an event and its outcome take beside the texts that came in."""
+GRANTS_MAX: Final = 1_000
+"""How many leases one claim can be granted: TG/1's bound on its `limit`."""
+GRANT_BYTES_MAX: Final = 128
+"""More than a granted lease takes, as an event and in an outcome."""
+NOTHING_GRANTED: Final = LeasesOutcome([])
+"""A claim that got nothing has changed nothing: a repeat of it is a claim like any other."""
+
+
+class Arrival(NamedTuple):
+    """A message as the socket gave it: whose it is, and its frames."""
+
+    peer: bytes
+    frames: Sequence[bytes]
+
+
+class Reply(NamedTuple):
+    """A frame for a peer. If it cannot be sent, `grants` (job and token) are to be taken back."""
+
+    peer: bytes
+    frame: bytes
+    grants: Sequence[tuple[str, int]] = ()
+
+
+class Outcome(NamedTuple):
+    """What a batch comes to: first the records are made safe, then the replies are sent."""
+
+    records: list[Record]
+    replies: list[Reply]
+
+
+class Pipeline:
+    """Turns batches into outcomes, in order, over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._limits = engine.limits
+        self._draining = False
+        self._outcome = Outcome([], [])
+
+    def run(
+        self,
+        batch: Sequence[Arrival],
+        now: Instant,
+        undelivered: Sequence[tuple[str, int]] = (),
+        *,
+        writable: bool = True,
+    ) -> Outcome:
+        """Decide a batch at `now`, after what time has brought by then.
+
+        `undelivered` are grants of earlier replies that could not be sent. Without `writable`
+        there is no room for records: nothing changes, and what would change something is refused.
+        """
+        self._engine.time_out(now)
+        if writable:
+            self._engine.release(undelivered, now)
+            self._engine.tick(now)
+        self._settle(now, writable=writable)
+        for arrival in batch:
+            self._answer(arrival, now, writable=writable)
+        outcome, self._outcome = self._outcome, Outcome([], [])
+        return outcome
+
+    def drain(self) -> Outcome:
+        """Wake all who are parked; from now on refuse all that comes in."""
+        self._draining = True
+        self._engine.drain()
+        self._answer_parked()
+        outcome, self._outcome = self._outcome, Outcome([], [])
+        return outcome
+
+    def due_in_ms(self, now: Instant, *, writable: bool = True) -> int | None:
+        """Return how long `run` has nothing to do without a message; None for ever."""
+        return self._engine.due_in_ms(now, writable=writable)
+
+    def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
+        """Return bounds on the records of a batch, before it is decided: their bytes, their number.
+
+        They hold whatever the batch says: a frame has only so many commands, a reply only so many
+        grants, and each parked claim that is served makes a record of its own.
+        """
+        limits = self._limits
+        size = TICK_BYTES_MAX
+        for arrival in batch:
+            frame_bytes = sum(map(len, arrival.frames))
+            commands = min(limits.commands, 1 + frame_bytes // COMMAND_BYTES_MIN)
+            claims = 1 + frame_bytes // CLAIM_BYTES_MIN
+            grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
+            size += 2 * frame_bytes + commands * EVENT_BYTES_MAX + grants * GRANT_BYTES_MAX
+        return size, 2 * (1 + len(batch)) + self._engine.parked
+
+    def _answer(self, arrival: Arrival, now: Instant, *, writable: bool) -> None:
+        try:
+            request = self._accept(arrival, now)
+            remembered = self._engine.recall(request)
+        except Refusal as refusal:
+            self._refuse(arrival, refusal)
+            return
+        ticket = Ticket(arrival.peer, request.session, request.seq)
+        turn = Turn(ticket, now, self._limits.reply_bytes, writable)
+        if remembered is not None:
+            self._repeat(request, remembered, turn)
+        elif len(request.commands) == 1 and request.commands[0].parks:
+            self._execute_parking(request, arrival, turn)
+        else:
+            self._execute(request, turn)
+        self._settle(now, writable=writable)
+
+    def _accept(self, arrival: Arrival, now: Instant) -> Request:
+        """Return the request in a message, or raise why it is not taken, in TG/1's order."""
+        if len(arrival.frames) != 1:
+            raise MalformedError(
+                f"a request is one frame, this was {len(arrival.frames)}; send it from a DEALER"
+            )
+        frame = arrival.frames[0]
+        request = decode_request(frame)
+        if len(frame) > self._limits.request_bytes:
+            limit = self._limits.request_bytes
+            raise TooLargeError(f"the request holds more than {limit} bytes", limit=limit)
+        if len(request.commands) > self._limits.commands:
+            limit = self._limits.commands
+            raise TooLargeError(f"the request holds more than {limit} commands", limit=limit)
+        if request.valid_until is not None and request.valid_until < now.wall:
+            raise ExpiredError("the request came after its valid_until")
+        self._engine.check(request)
+        if self._draining:
+            raise DrainingError("the broker is about to leave")
+        return request
+
+    def _execute(self, request: Request, turn: Turn) -> None:
+        """Decide the commands of a new request, write them down, and answer."""
+        writer = ReplyWriter(request.seq, len(request.commands), self._limits.reply_bytes)
+        grants: list[tuple[str, int]] = []
+        outcomes: list[int | AnyOutcome] = []
+        full: Refusal | None = None
+        if request.session and turn.writable:
+            self._engine.make_room(request, turn.now)
+        for command in request.commands:
+            place = self._engine.event_count
+            turn.room_bytes = writer.room_bytes
+            result = self._decide(command, turn) if full is None else error_of(full)
+            if type(result) is ErrorResult and result.code == ReplyFullError.code:
+                full = full or ReplyFullError(result.message)
+            if type(result) is LeasesResult:
+                grants += _grants(result)
+            if request.session and command.changes:
+                moved = self._engine.event_count > place and type(result) is JobResult
+                outcomes.append(place if moved else outcome_of(result))
+            writer.add(result)
+        if turn.writable:
+            self._write_down(request, outcomes)
+        self._send(Reply(turn.ticket.peer, writer.frame(), grants))
+
+    def _decide(self, command: AnyCommand, turn: Turn) -> Result:
+        try:
+            result = self._engine.execute(command, turn)
+        except Refusal as refusal:
+            return error_of(refusal)
+        if result is None:
+            raise TypeError("a command among others was parked")
+        return result
+
+    def _repeat(self, request: Request, remembered: Sequence[AnyOutcome], turn: Turn) -> None:
+        """Answer as the first time what has changed something then, and the rest as it is now."""
+        writer = ReplyWriter(request.seq, len(request.commands), self._limits.reply_bytes)
+        outcomes = iter(remembered)
+        for command in request.commands:
+            turn.room_bytes = writer.room_bytes
+            if command.changes:
+                writer.add(self._engine.repeat(next(outcomes), turn.room_bytes))
+            else:
+                writer.add(self._decide(command, turn))
+        self._write_down(request, [])
+        self._send(Reply(turn.ticket.peer, writer.frame()))
+
+    def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
+        try:
+            result = self._engine.execute(request.commands[0], turn)
+        except Refusal as refusal:
+            if refusal.refuses_message:
+                self._refuse(arrival, refusal)
+                return
+            result = error_of(refusal)
+        if result is not None:
+            self._answer_alone(turn.ticket, result)
+
+    def _settle(self, now: Instant, *, writable: bool) -> None:
+        """Write down what has happened, and answer whoever was parked until it did."""
+        events = self._engine.take_events()
+        if events:
+            self._outcome.records.append(Record(events))
+        self._answer_parked()
+        while writable and (answer := self._engine.serve_claim(now)) is not None:
+            self._answer_alone(answer.ticket, answer.result)
+
+    def _answer_parked(self) -> None:
+        for answer in self._engine.take_answers():
+            self._answer_alone(answer.ticket, answer.result)
+
+    def _answer_alone(self, ticket: Ticket, result: Result) -> None:
+        """Answer a command that stands alone in its message, and write down what it did."""
+        events = self._engine.take_events()
+        if events:
+            outcomes: list[int | AnyOutcome] = [outcome_of(result)] if ticket.session else []
+            self._record(Record(events, ticket.session, ticket.seq, 0, outcomes))
+        writer = ReplyWriter(ticket.seq, 1, self._limits.reply_bytes)
+        writer.add(result)
+        grants = _grants(result) if isinstance(result, LeasesResult) else ()
+        self._send(Reply(ticket.peer, writer.frame(), grants))
+
+    def _write_down(self, request: Request, outcomes: list[int | AnyOutcome]) -> None:
+        """Make one record of a message, unless there is nothing in it that must be kept."""
+        events = self._engine.take_events()
+        kept = any(outcome != NOTHING_GRANTED for outcome in outcomes)
+        if events or kept or self._engine.forgets(request):
+            self._record(Record(events, request.session, request.seq, request.acked, outcomes))
+
+    def _record(self, record: Record) -> None:
+        self._engine.remember(record)
+        self._outcome.records.append(record)
+
+    def _refuse(self, arrival: Arrival, refusal: Refusal) -> None:
+        seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
+        self._send(Reply(arrival.peer, encode_refused(seq, refusal)))
+
+    def _send(self, reply: Reply) -> None:
+        self._outcome.replies.append(reply)
+
+
+def _grants(result: LeasesResult) -> list[tuple[str, int]]:
+    return [(grant.job["job_id"], grant.lease) for grant in result.leases]

@@ -1,0 +1,43 @@
+"""What one message, or the clock, has made happen, in one piece: what the journal holds."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from broker.events import AnyEvent
+from broker.outcomes import AnyOutcome, outcome_of_event
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The events of a message, its identity, and the outcomes of its commands, errors included.
+
+    `session` is 0 where nothing is remembered. An outcome that is a number is that of the command
+    which created or moved a job by the event of that place, so that most cost one byte.
+    """
+
+    events: list[AnyEvent]
+    session: int = 0
+    seq: int = 0
+    acked: int = 0
+    outcomes: list[int | AnyOutcome] = []
+
+    def full_outcomes(self) -> list[AnyOutcome]:
+        """Return the outcomes, those given by their place written out."""
+        return [
+            outcome_of_event(self.events[outcome]) if isinstance(outcome, int) else outcome
+            for outcome in self.outcomes
+        ]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Record)
+
+
+def encode_records(records: Sequence[Record]) -> list[bytes]:
+    """Return the payloads of records."""
+    return [_encoder.encode(record) for record in records]
+
+
+def decode_record(payload: bytes | memoryview) -> Record:
+    """Read a record's payload. Raises msgspec.ValidationError or DecodeError."""
+    return _decoder.decode(payload)

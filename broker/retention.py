@@ -1,0 +1,52 @@
+"""Which finished jobs are forgotten, and when it is wiser not to forget any."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
+
+from broker.repository import InMemoryJobRepository
+from broker.timers import Instant, milliseconds
+
+CALM_MS: Final = 60_000
+"""How long after the wall clock was set nothing is forgotten for its age."""
+STEP_MS: Final = 1_000
+"""By how much the two clocks must disagree for one of them to have been set."""
+
+
+class Retention:
+    """Keeps finished jobs for `keep_ms`, and `keep_max` of them at most."""
+
+    def __init__(self, keep_ms: int, keep_max: int) -> None:
+        self._keep = timedelta(milliseconds=keep_ms)
+        self._keep_max = keep_max
+        self._last: Instant | None = None
+        self._calm_from_ms = 0
+
+    def over(self, jobs: InMemoryJobRepository, now: Instant) -> Iterator[str]:
+        """Yield what is to be forgotten, oldest first; the caller removes each before the next."""
+        if not self._is_calm(now):
+            return
+        while (job := jobs.oldest_finished()) is not None:
+            too_old = job.updated_at + self._keep <= now.wall
+            if not too_old and jobs.count_finished() <= self._keep_max:
+                return
+            yield job.job_id
+
+    def due_in_ms(self, jobs: InMemoryJobRepository, now: Instant) -> int | None:
+        """Return how long nothing is to be forgotten; None while there is nothing finished."""
+        job = jobs.oldest_finished()
+        if job is None:
+            return None
+        due_in_ms = 0
+        if jobs.count_finished() <= self._keep_max:
+            due_in_ms = milliseconds(job.updated_at + self._keep - now.wall)
+        return max(due_in_ms, self._calm_from_ms - now.mono_ms)
+
+    def _is_calm(self, now: Instant) -> bool:
+        """Return whether the wall clock has gone on evenly for a while."""
+        if self._last is not None:
+            went_ms = (now.wall - self._last.wall) // timedelta(milliseconds=1)
+            if abs(went_ms - (now.mono_ms - self._last.mono_ms)) > STEP_MS:
+                self._calm_from_ms = now.mono_ms + CALM_MS
+        self._last = now
+        return now.mono_ms >= self._calm_from_ms

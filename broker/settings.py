@@ -1,0 +1,148 @@
+"""What can be configured, in one class: options over environment over a TOML file over defaults."""
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import platformdirs
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from broker.journal.fsync import parse_fsync
+from broker.limits import DAY_MS, MINUTE_MS, Limits
+from broker.sizes import result_bytes_max
+from domain.endpoint import default_endpoint
+
+PREFIX = "TOLLGATE_BROKER_"
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or out of range; the message is one line that names it."""
+
+
+class Settings(BaseSettings):
+    """All settings of a broker. Those with the name of a limit are that limit, see `Limits`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    toml_file: ClassVar[Path | None] = None
+
+    bind: list[str] = Field(
+        default_factory=lambda: [default_endpoint()],
+        description="ipc endpoint to listen on; may be given more than once",
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_state_dir("tollgate")),
+        description="where the journal is kept; one broker has it at a time",
+    )
+    in_memory: bool = Field(
+        default=False, description="keep no journal: all jobs end with the process"
+    )
+    fsync: str = Field(
+        "always",
+        description=(
+            "'always': nothing acknowledged is lost by a power failure; 'interval:MS': what was"
+            " acknowledged in the last MS milliseconds may be; 'never': what the kernel had not"
+            " written yet, half a minute or more. A crash of the broker alone loses nothing"
+        ),
+    )
+    segment_bytes: int = Field(
+        64 * 1024 * 1024, ge=64 * 1024, description="bytes of a segment of the journal"
+    )
+    log_level: str = Field("info", description="debug, info, warning or error")
+
+    request_bytes: int = Field(256 * 1024, ge=1024, description="bytes of a request")
+    commands: int = Field(1_000, ge=1, le=65_535, description="commands in a request")
+    reply_bytes: int = Field(4 * 1024 * 1024, ge=64 * 1024, description="bytes of a reply")
+    text_bytes: int = Field(64 * 1024, ge=1, description="bytes of a text in a command")
+    blockchain_identifier_bytes: int = Field(4 * 1024, ge=1, description="bytes of that field")
+    identifier_from_purchaser_bytes: int = Field(256, ge=1, description="bytes of that field")
+    jobs: int = Field(1_000_000, ge=1, description="jobs stored")
+    parked: int = Field(10_000, ge=0, description="commands waiting for their answer")
+    watched: int = Field(1_000_000, ge=0, description="jobs that all parked waits name")
+    pay_within_ms: int = Field(DAY_MS, ge=1, description="from creation to pay_by_time")
+    payment_grace_ms: int = Field(
+        5 * MINUTE_MS, ge=0, description="from pay_by_time until an unpaid job fails"
+    )
+    lapses: int = Field(5, ge=1, description="lapsed leases after which a running job fails")
+
+    sessions: int = Field(100_000, ge=1, description="sessions remembered")
+    outcomes: int = Field(1_000_000, ge=64_000, description="outcomes of requests remembered")
+    keep_finished_ms: int = Field(7 * DAY_MS, ge=0, description="how long a job is kept at its end")
+    max_finished: int = Field(500_000, ge=0, description="finished jobs kept, whatever their age")
+
+    batch_messages: int = Field(256, ge=1, description="messages decided at once")
+    batch_bytes: int = Field(4 * 1024 * 1024, ge=1, description="bytes decided at once")
+    send_window: int = Field(256, ge=1, description="replies queued for a peer that is slow")
+    receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
+    drain_ms: int = Field(250, ge=0, le=2_000, description="time to refuse latecomers at the end")
+    linger_ms: int = Field(2_000, ge=0, le=4_000, description="time to deliver the last replies")
+
+    @field_validator("fsync")
+    @classmethod
+    def _known_policy(cls, fsync: str) -> str:
+        parse_fsync(fsync)
+        return fsync
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, level: str) -> str:
+        if level not in LEVELS:
+            raise ValueError(f"{level!r} is none of {', '.join(LEVELS)}")
+        return level
+
+    @field_validator("bind")
+    @classmethod
+    def _only_ipc(cls, bind: list[str]) -> list[str]:
+        for endpoint in bind:
+            if not endpoint.startswith("ipc:///"):
+                raise ValueError(
+                    f"{endpoint}: the broker listens on ipc only; say ipc:///path/to/socket"
+                )
+        return bind
+
+    def limits(self) -> Limits:
+        """Return the limits among the settings."""
+        limits = Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+        if result_bytes_max(limits) + 64 > limits.reply_bytes:
+            raise SettingsError(
+                f"reply_bytes: {limits.reply_bytes} are too few for a job with texts of"
+                f" {limits.text_bytes} bytes, which takes up to {result_bytes_max(limits) + 64}"
+            )
+        return limits
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is given
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put options before the environment before the file."""
+        file = TomlConfigSettingsSource(settings_cls, cls.toml_file)
+        return init_settings, env_settings, file
+
+
+def load(options: dict[str, Any], config: Path | None = None) -> Settings:
+    """Return the settings from options given, the environment and a TOML file.
+
+    Raises SettingsError, in one line, for whatever is unknown or out of range.
+    """
+    known = {(PREFIX + name).upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingsError(f"{name}: there is no such setting")
+    Settings.toml_file = config
+    try:
+        return Settings(**options)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{name}: {first['msg']}") from None

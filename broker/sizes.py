@@ -1,0 +1,67 @@
+"""How large texts are, and how large a result can get: what is checked before anything is done."""
+
+from typing import Final
+
+from broker.limits import Limits
+from domain.commands import Command, Create, ProvideInput, Transition
+from domain.exceptions import TooLargeError
+from domain.models import Job
+
+_TEXTS: Final[dict[type[Command], tuple[tuple[str, str], ...]]] = {
+    Create: (
+        ("input", "text_bytes"),
+        ("identifier_from_purchaser", "identifier_from_purchaser_bytes"),
+        ("blockchain_identifier", "blockchain_identifier_bytes"),
+    ),
+    Transition: (
+        ("result", "text_bytes"),
+        ("error", "text_bytes"),
+        ("input_schema", "text_bytes"),
+    ),
+    ProvideInput: (("input", "text_bytes"),),
+}
+_JOB_TEXTS: Final = (
+    "input", "result", "error", "input_schema", "provided_input",
+    "blockchain_identifier", "identifier_from_purchaser",
+)  # fmt: skip
+
+RESULT_BYTES: Final = 1_024
+"""More than any result takes without the texts in it: names, times, hash, ids, limits."""
+_UTF8_BYTES_MAX: Final = 4
+
+
+def text_bytes(text: str | None) -> int:
+    """Return how many bytes of UTF-8 a text has."""
+    return 0 if text is None else len(text.encode())
+
+
+def check_texts(command: Command, limits: Limits) -> None:
+    """Raise TooLargeError if a text of the command is over its limit."""
+    for field, limit_name in _TEXTS.get(type(command), ()):
+        text = getattr(command, field)
+        if text is None:
+            continue
+        limit = getattr(limits, limit_name)
+        if len(text) * _UTF8_BYTES_MAX > limit and text_bytes(text) > limit:
+            raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
+
+
+def job_bytes_max(job: Job) -> int:
+    """Return a bound on what a job takes in a reply."""
+    return RESULT_BYTES + sum(text_bytes(getattr(job, field)) for field in _JOB_TEXTS)
+
+
+def command_bytes(command: Command) -> int:
+    """Return what a command's texts add to a job."""
+    return sum(text_bytes(getattr(command, field)) for field, _ in _TEXTS.get(type(command), ()))
+
+
+def result_bytes_max(limits: Limits) -> int:
+    """Return a bound on the result of any command about one job."""
+    texts = len(_JOB_TEXTS) - 2
+    return (
+        RESULT_BYTES
+        + texts * limits.text_bytes
+        + limits.blockchain_identifier_bytes
+        + limits.identifier_from_purchaser_bytes
+    )

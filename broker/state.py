@@ -1,0 +1,136 @@
+"""All that the broker knows, and the one way in which it changes: an event is applied."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from broker.events import (
+    AnyEvent,
+    JobCreated,
+    JobPruned,
+    JobTransitioned,
+    LeaseGranted,
+    LeaseLapsed,
+    LeaseReleased,
+    SessionEvicted,
+    SessionOpened,
+)
+from broker.leases import Leases
+from broker.ledger import Ledger
+from broker.records import Record
+from broker.repository import InMemoryJobRepository, StoredJob
+from broker.timers import Timers
+from domain.models import Job
+from domain.status import JobStatus
+
+_UNFINISHED: Final = (JobStatus.RUNNING, JobStatus.AWAITING_INPUT)
+
+
+class State:
+    """Jobs, leases, deadlines and the memory of requests, as the records so far have left them."""
+
+    def __init__(self) -> None:
+        self.jobs = InMemoryJobRepository()
+        self.leases = Leases()
+        self.ledger = Ledger()
+        self.unpaid: Timers[datetime, str] = Timers(self._is_unpaid)
+        """Jobs that await payment, by `pay_by_time`."""
+        self.unfinished: Timers[datetime, str] = Timers(self._is_unfinished)
+        """Jobs that run or await input, by `submit_result_time`."""
+        self._effects: dict[type[AnyEvent], Callable[[Any, int], Job | None]] = {
+            JobCreated: self._create,
+            JobTransitioned: self._transition,
+            LeaseGranted: self._grant,
+            LeaseReleased: self._release,
+            LeaseLapsed: self._lapse,
+            SessionOpened: self._open_session,
+            SessionEvicted: self._evict_session,
+            JobPruned: self._prune,
+        }
+
+    def apply(self, event: AnyEvent, now_ms: int) -> Job | None:
+        """Let an event take effect; return the job that it created or moved.
+
+        `now_ms` is where the time of a lease begins (monotonic). Raises a Refusal, and changes
+        nothing, if the event contradicts what is known.
+        """
+        return self._effects[type(event)](event, now_ms)
+
+    def remember(self, record: Record) -> None:
+        """Keep the outcomes of a record's message, if it belongs to a session."""
+        if record.session:
+            self.ledger.remember(record.session, record.seq, record.acked, record.full_outcomes())
+
+    def restore_jobs(self, jobs: list[StoredJob]) -> None:
+        """Take over jobs from a snapshot, with their deadlines."""
+        self.jobs.restore(jobs, self.jobs.next_index)
+        for job in jobs:
+            if job.status is JobStatus.AWAITING_PAYMENT and job.pay_by_time is not None:
+                self.unpaid.set(job.pay_by_time, job.job_id, self.jobs.count())
+            elif job.status in _UNFINISHED and job.submit_result_time is not None:
+                self.unfinished.set(job.submit_result_time, job.job_id, self.jobs.count())
+
+    def _create(self, event: JobCreated, _: int) -> Job:
+        job = self.jobs.create(
+            event.input_hash,
+            job_id=event.job_id,
+            at=event.at,
+            input=event.input,
+            identifier_from_purchaser=event.identifier_from_purchaser,
+            blockchain_identifier=event.blockchain_identifier,
+            pay_by_time=event.pay_by_time,
+            submit_result_time=event.submit_result_time,
+        )
+        if event.pay_by_time is not None:
+            live = self.jobs.count(JobStatus.AWAITING_PAYMENT)
+            self.unpaid.set(event.pay_by_time, event.job_id, live)
+        return job
+
+    def _transition(self, event: JobTransitioned, _: int) -> Job:
+        job = self.jobs.update_status(
+            event.job_id,
+            event.target,
+            event.result,
+            event.error,
+            at=event.at,
+            expected_version=event.version,
+            input_schema=event.input_schema,
+            provided_input=event.provided_input,
+        )
+        self.leases.forget(event.job_id)
+        if job.submit_result_time is not None and event.target in _UNFINISHED:
+            live = sum(self.jobs.count(status) for status in _UNFINISHED)
+            self.unfinished.set(job.submit_result_time, event.job_id, live)
+        return job
+
+    def _grant(self, event: LeaseGranted, now_ms: int) -> None:
+        self.jobs.get(event.job_id)
+        self.leases.grant(event.job_id, event.lease, event.lease_ms, now_ms)
+        self.jobs.hold(event.job_id)
+
+    def _release(self, event: LeaseReleased, _: int) -> None:
+        self.leases.end(event.job_id, event.lease)
+        self.jobs.free(event.job_id)
+
+    def _lapse(self, event: LeaseLapsed, _: int) -> None:
+        self.leases.lapse(event.job_id, event.lease)
+        self.jobs.free(event.job_id)
+
+    def _open_session(self, event: SessionOpened, _: int) -> None:
+        self.ledger.open(event.session)
+
+    def _evict_session(self, event: SessionEvicted, _: int) -> None:
+        self.ledger.evict(event.session)
+
+    def _prune(self, event: JobPruned, _: int) -> None:
+        self.jobs.remove(event.job_id)
+
+    def _is_unpaid(self, when: datetime, job_id: str) -> bool:
+        if self.jobs.status(job_id) is not JobStatus.AWAITING_PAYMENT:
+            return False
+        return self.jobs.get(job_id).pay_by_time == when  # not an earlier job's of the same id
+
+    def _is_unfinished(self, when: datetime, job_id: str) -> bool:
+        if self.jobs.status(job_id) not in _UNFINISHED:
+            return False
+        return self.jobs.get(job_id).submit_result_time == when
