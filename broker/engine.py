@@ -21,7 +21,13 @@ from broker.limits import Limits
 from broker.outcomes import AnyOutcome, result_again
 from broker.records import Record
 from broker.retention import Retention
-from broker.sizes import RESULT_BYTES, check_texts, command_bytes, job_bytes_max, result_bytes_max
+from broker.sizes import (
+    RESULT_BYTES,
+    TextLimits,
+    command_bytes,
+    job_bytes_max,
+    result_bytes_max,
+)
 from broker.state import State
 from broker.timers import Instant, milliseconds
 from domain.commands import Claim, Command, Get, Hello, List
@@ -62,6 +68,7 @@ class Engine:
         self._desk = Desk(limits, new_id, state or State())
         self._server = server
         self._boot_id = boot_id
+        self._texts = TextLimits(limits)
         self._room_always_enough = result_bytes_max(limits)
         self._grace = timedelta(milliseconds=limits.payment_grace_ms)
         self._retention = Retention(limits.keep_finished_ms, limits.max_finished)
@@ -214,16 +221,16 @@ class Engine:
             self._fail(job_id, f"the lease lapsed {self.limits.lapses} times", now)
 
     def _fail(self, job_id: str, reason: str, now: Instant) -> None:
-        job = self._desk.state.jobs.get(job_id)
-        at = max(now.wall, job.updated_at)
-        event = JobTransitioned(job_id, job.version, JobStatus.FAILED, at, error=reason)
+        standing = self._desk.state.jobs.standing(job_id)
+        at = max(now.wall, standing.updated_at)
+        event = JobTransitioned(job_id, standing.version, JobStatus.FAILED, at, error=reason)
         self._desk.record(event, now)
 
     def _check(self, command: Command, turn: Turn) -> None:
         """Raise the Refusal of a command that there is no room for: here, on disk, in the reply."""
         if command.changes and not turn.writable:
             raise _storage_full()
-        check_texts(command, self.limits)
+        self._texts.check(command)
         if turn.room_bytes < self._room_always_enough:
             self._check_room(command, turn.room_bytes)
 

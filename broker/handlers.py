@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from broker.desk import Desk, Turn, job_result
 from broker.events import JobCreated, JobTransitioned
+from broker.repository import Standing
 from broker.sizes import RESULT_BYTES, job_bytes_max
 from domain.commands import Cancel, Command, Count, Create, Get, List, ProvideInput, Transition
 from domain.exceptions import (
@@ -71,82 +72,75 @@ def get(desk: Desk, command: Get, _: Turn) -> JobResult:
 
 def transition(desk: Desk, command: Transition, turn: Turn) -> JobResult:
     """Move a job, for whoever holds its lease, or for anybody while nobody does."""
-    job = desk.state.jobs.get(command.job_id)
-    _check_version(job, command.expected_version)
+    job_id = command.job_id
+    standing = desk.state.jobs.standing(job_id)
+    _check_version(job_id, standing, command.expected_version)
     try:
-        desk.state.leases.check(job.job_id, command.lease)
+        desk.state.leases.check(job_id, command.lease)
+        event = JobTransitioned(
+            job_id,
+            standing.version,
+            command.target,
+            max(turn.now.wall, standing.updated_at),
+            command.result,
+            command.error,
+            command.input_schema,
+        )
+        return desk.moved(event, turn.now)
     except Refusal as refusal:
-        raise _about(job, refusal) from None
-    event = JobTransitioned(
-        job.job_id,
-        job.version,
-        command.target,
-        max(turn.now.wall, job.updated_at),
-        command.result,
-        command.error,
-        command.input_schema,
-    )
-    return _move(desk, job, event, turn)
+        raise _about(job_id, standing, refusal) from None
 
 
 def provide_input(desk: Desk, command: ProvideInput, turn: Turn) -> JobResult:
     """Answer what a job asks for; a lease on it does not stand in the purchaser's way."""
-    job = desk.state.jobs.get(command.job_id)
-    _check_version(job, command.expected_version)
-    if job.status is not JobStatus.AWAITING_INPUT:
-        raise _wrong_status(job, JobStatus.RUNNING, "only a job in awaiting_input takes input")
+    standing = desk.state.jobs.standing(command.job_id)
+    _check_version(command.job_id, standing, command.expected_version)
+    if standing.status is not JobStatus.AWAITING_INPUT:
+        message = "only a job in awaiting_input takes input"
+        raise _wrong_status(command.job_id, standing, JobStatus.RUNNING, message)
     event = JobTransitioned(
-        job.job_id,
-        job.version,
+        command.job_id,
+        standing.version,
         JobStatus.RUNNING,
-        max(turn.now.wall, job.updated_at),
+        max(turn.now.wall, standing.updated_at),
         provided_input=command.input,
     )
-    return _move(desk, job, event, turn)
+    return desk.moved(event, turn.now)
 
 
 def cancel(desk: Desk, command: Cancel, turn: Turn) -> JobResult:
     """Fail an unpaid job; a lease on it does not stand in the purchaser's way."""
-    job = desk.state.jobs.get(command.job_id)
-    _check_version(job, command.expected_version)
-    if job.status is not JobStatus.AWAITING_PAYMENT:
-        raise _wrong_status(job, JobStatus.FAILED, "only an unpaid job can be cancelled")
+    standing = desk.state.jobs.standing(command.job_id)
+    _check_version(command.job_id, standing, command.expected_version)
+    if standing.status is not JobStatus.AWAITING_PAYMENT:
+        message = "only an unpaid job can be cancelled"
+        raise _wrong_status(command.job_id, standing, JobStatus.FAILED, message)
     event = JobTransitioned(
-        job.job_id,
-        job.version,
+        command.job_id,
+        standing.version,
         JobStatus.FAILED,
-        max(turn.now.wall, job.updated_at),
+        max(turn.now.wall, standing.updated_at),
         error="cancelled",
     )
-    return _move(desk, job, event, turn)
+    return desk.moved(event, turn.now)
 
 
-def _move(desk: Desk, job: Job, event: JobTransitioned, turn: Turn) -> JobResult:
-    try:
-        return desk.moved(event, turn.now)
-    except InvalidStateTransitionError as refusal:
-        raise _about(job, refusal) from None
+def _check_version(job_id: str, standing: Standing, expected_version: int | None) -> None:
+    if expected_version is not None and expected_version != standing.version:
+        message = f"job {job_id} is at version {standing.version}, not {expected_version}"
+        raise _about(job_id, standing, VersionConflictError(message))
 
 
-def _check_version(job: Job, expected_version: int | None) -> None:
-    if expected_version is not None and expected_version != job.version:
-        raise _about(
-            job,
-            VersionConflictError(
-                f"job {job.job_id} is at version {job.version}, not {expected_version}"
-            ),
-        )
-
-
-def _wrong_status(job: Job, target: JobStatus, message: str) -> Refusal:
-    allowed = sorted(status.value for status in LEGAL_TRANSITIONS[job.status])
+def _wrong_status(job_id: str, standing: Standing, target: JobStatus, message: str) -> Refusal:
+    allowed = sorted(status.value for status in LEGAL_TRANSITIONS[standing.status])
     details: dict[str, object] = {"target": target.value, "allowed": allowed}
-    return _about(job, InvalidStateTransitionError.rebuilt(message, details))
+    return _about(job_id, standing, InvalidStateTransitionError.rebuilt(message, details))
 
 
-def _about(job: Job, refusal: Refusal) -> Refusal:
+def _about(job_id: str, standing: Standing, refusal: Refusal) -> Refusal:
     """Say in a refusal how the job stands, so that the caller need not ask."""
-    refusal.job_id, refusal.status, refusal.version = job.job_id, job.status.value, job.version
+    refusal.job_id, refusal.status = job_id, standing.status.value
+    refusal.version = standing.version
     return refusal
 
 

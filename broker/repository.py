@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -50,6 +50,14 @@ class StoredJob(msgspec.Struct, array_like=True, gc=False):
         if self.blockchain_identifier is None:
             fields["blockchain_identifier"] = "mock_bc_" + self.job_id[:8]
         return Job.from_checked(fields)
+
+
+class Standing(NamedTuple):
+    """Where a job stands: all that a decision about it depends on."""
+
+    status: JobStatus
+    version: int
+    updated_at: datetime
 
 
 def _new_id() -> str:
@@ -131,6 +139,12 @@ class InMemoryJobRepository:
         with self._lock:
             stored = self._store.get(job_id)
             return None if stored is None else stored.job()
+
+    def standing(self, job_id: str) -> Standing:
+        """Return where the job stands, for a third of what `get` costs. Raises JobNotFoundError."""
+        with self._lock:
+            stored = self._find(job_id)
+            return Standing(stored.status, stored.version, stored.updated_at)
 
     def status(self, job_id: str) -> JobStatus | None:
         """Return what status the job is in, None if there is no such job."""

@@ -35,15 +35,23 @@ def text_bytes(text: str | None) -> int:
     return 0 if text is None else len(text.encode())
 
 
-def check_texts(command: Command, limits: Limits) -> None:
-    """Raise TooLargeError if a text of the command is over its limit."""
-    for field, limit_name in _TEXTS.get(type(command), ()):
-        text = getattr(command, field)
-        if text is None:
-            continue
-        limit = getattr(limits, limit_name)
-        if len(text) * _UTF8_BYTES_MAX > limit and text_bytes(text) > limit:
-            raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
+class TextLimits:
+    """The limits of the texts in commands."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._checks = {
+            command: tuple((field, getattr(limits, limit)) for field, limit in texts)
+            for command, texts in _TEXTS.items()
+        }
+
+    def check(self, command: Command) -> None:
+        """Raise TooLargeError if a text of the command is over its limit."""
+        for field, limit in self._checks.get(type(command), ()):
+            text = getattr(command, field)
+            if text is None or len(text) * _UTF8_BYTES_MAX <= limit:
+                continue
+            if text_bytes(text) > limit:
+                raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
 
 
 def job_bytes_max(job: Job) -> int:

@@ -111,13 +111,15 @@ class FileJournal:
             self._synced_at = now
 
     def close(self) -> None:
-        """Sync unless the policy is never, and unlock. After a failure it syncs nothing."""
+        """Sync unless the policy is never, and unlock. After a failure it only unlocks."""
         if self._lock is None:
             return
         try:
-            if self._refusal is None and self._policy.interval_ms is not None:
+            if self._refusal is None:
                 with self._stopping_on_failure("sync"):
-                    self._writer.sync()
+                    self._writer.give_back_spare()
+                    if self._policy.interval_ms is not None:
+                        self._writer.sync()
         finally:
             self._refusal = self._refusal or _CLOSED
             self._writer.close()

@@ -137,24 +137,31 @@ class Writer:
         self._spare = None
         self._number, self._seed, self._offset = number, seed, FILE_HEADER_BYTES
 
+    def give_back_spare(self) -> None:
+        """Return the disk space that was taken and not used."""
+        if self._spare is not None:
+            self._files.unlink(self._directory / SPARE)
+            self._close_spare()
+
     def close(self) -> None:
-        """Let go of the files, without a sync."""
+        """Let go of the files, without a change to the disk."""
         with self._segment_lock:
             self._close_current()
-        if self._spare is not None:
-            self._files.close(self._spare.descriptor)
-            self._files.unlink(self._directory / SPARE)
-            self._spare = None
+        self._close_spare()
 
     def _prepare_spare(self, stored_bytes: int) -> Spare:
         needed = FILE_HEADER_BYTES + stored_bytes
         if self._spare is not None and self._spare.size < needed:
-            self._files.close(self._spare.descriptor)
-            self._spare = None
+            self._close_spare()
         if self._spare is None:
             size = max(self._segment_bytes, needed)
             self._spare = make_spare(self._files, self._directory, size)
         return self._spare
+
+    def _close_spare(self) -> None:
+        if self._spare is not None:
+            self._files.close(self._spare.descriptor)
+            self._spare = None
 
     def _close_current(self) -> None:
         if self._descriptor >= 0:

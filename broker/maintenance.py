@@ -1,0 +1,160 @@
+"""`tollgate journal`: look into a data directory, check it, make it smaller, mend it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from broker.fold import fold_directory
+from broker.journal import RECORD, Entry, JournalError, compaction, repair, tools
+from broker.journal.file import FileJournal
+from broker.records import decode_record
+from broker.replay import replay
+from broker.settings import Settings
+from broker.state import State
+
+DIRECTORY = click.option(
+    "--data-dir",
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=lambda: Settings().data_dir,
+    help="the broker's data directory  [default: as the broker's]",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    r"""Look into a broker's data directory, check it, make it smaller, mend it.
+
+    \b
+    Example:
+      tollgate journal verify --data-dir /var/lib/tollgate
+    """
+
+
+@main.command()
+@DIRECTORY
+def verify(directory: Path) -> None:
+    r"""Check every file, and that a broker could start on them; may run beside one.
+
+    \b
+    Example:
+      tollgate journal verify
+    """
+    with _complaining():
+        found = tools.verify(directory)
+        for report in found.files:
+            state = report.problem or "sound"
+            if report.torn_bytes:
+                state = f"sound, with {report.torn_bytes} bytes of a torn write behind it"
+            records = f"records {report.first} to {report.last}"
+            if report.last < report.first:
+                records = "no records"
+            click.echo(f"{report.file.name}  {records}  {state}")
+        if found.refusal is not None:
+            raise JournalError(found.refusal)
+        state_ = State()
+        replayed = replay(tools.dump(directory), state_)
+        click.echo(f"a broker would start: {replayed} records, {state_.jobs.count()} jobs")
+
+
+@main.command()
+@DIRECTORY
+def dump(directory: Path) -> None:
+    r"""Print what a start would replay, one JSON document a line; may run beside a broker.
+
+    \b
+    Example:
+      tollgate journal dump | jq -c 'select(.kind == "record")'
+    """
+    with _complaining():
+        for entry in tools.dump(directory):
+            click.echo(json.dumps(_shown(entry), ensure_ascii=False, default=_as_text))
+
+
+@main.command()
+@DIRECTORY
+def compact(directory: Path) -> None:
+    r"""Fold everything into one snapshot. A running broker does this by itself.
+
+    \b
+    Example:
+      tollgate journal compact --data-dir /var/lib/tollgate
+    """
+    with _complaining():
+        journal = FileJournal(directory)
+        try:
+            replay(journal.replay(), State())
+            journal.close_segment()
+            names = fold_directory(directory)
+            compaction.apply(directory, names)
+        finally:
+            journal.close()
+        click.echo(f"deleted: {', '.join(names) or 'nothing'}")
+
+
+@main.command(name="repair")
+@DIRECTORY
+@click.confirmation_option(
+    prompt="What stands behind the damage is lost to the broker (a copy is kept). Cut it off?"
+)
+def repair_(directory: Path) -> None:
+    r"""Cut a damaged journal at the first damage; a copy of what is cut off is kept.
+
+    \b
+    Example:
+      tollgate journal repair --data-dir /var/lib/tollgate --yes
+    """
+    with _complaining():
+        done = repair.repair(directory)
+        for damage in done.found:
+            click.echo(f"cut: {damage.file.name} at byte {damage.offset}: {damage.reason}")
+        for path in done.kept + done.moved:
+            click.echo(f"kept: {path}")
+        click.echo(f"the journal ends with record {done.sequence}" if done.found else "sound")
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    if entry.kind != RECORD:
+        return {"kind": "snapshot", "covers": entry.sequence, "bytes": len(entry.payload)}
+    record = decode_record(entry.payload)
+    events = [
+        {"event": type(event).__name__, **msgspec.structs.asdict(event)} for event in record.events
+    ]
+    shown: dict[str, Any] = {"kind": "record", "sequence": entry.sequence, "events": events}
+    if record.session:
+        outcomes = [
+            {"outcome": type(outcome).__name__, **msgspec.structs.asdict(outcome)}
+            for outcome in record.full_outcomes()
+        ]
+        shown |= {
+            "session": record.session,
+            "seq": record.seq,
+            "acked": record.acked,
+            "outcomes": outcomes,
+        }
+    return shown
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+@contextmanager
+def _complaining() -> Iterator[None]:
+    """Turn what goes wrong into one line and an exit code."""
+    try:
+        yield
+    except (JournalError, OSError) as fault:
+        click.echo(f"tollgate journal: {fault}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="tollgate journal")
