@@ -5,6 +5,8 @@ from datetime import timedelta
 from itertools import islice
 from typing import Final
 
+import msgspec
+
 from broker.desk import Answer, Desk, Turn
 from broker.events import (
     AnyEvent,
@@ -16,6 +18,7 @@ from broker.events import (
     SessionOpened,
 )
 from broker.handlers import HANDLERS, Handler
+from broker.ledger import WINDOW
 from broker.lending import LENDING, serve_claim, time_out
 from broker.limits import Limits
 from broker.outcomes import AnyOutcome, result_again
@@ -35,7 +38,6 @@ from domain.exceptions import (
     DrainingError,
     InternalError,
     JobNotFoundError,
-    MalformedError,
     Refusal,
     ReplyFullError,
     StorageFullError,
@@ -96,24 +98,21 @@ class Engine:
         if request.session:
             self._desk.state.ledger.check(request.session, request.seq, request.acked)
 
-    def recall(self, request: Request) -> list[AnyOutcome] | None:
-        """Return what the request's commands that change things came to the first time, if so.
+    def recall(self, request: Request, digest: int) -> list[AnyOutcome] | None:
+        """Return what the commands that change things came to, if the request is a repeat.
 
-        Raises MalformedError if it was another request then.
+        Raises RequestConflictError if it was another request then.
         """
         if not request.session:
             return None
-        outcomes = self._desk.state.ledger.recall(request.session, request.seq)
-        changing = sum(command.changes for command in request.commands)
-        if outcomes is not None and len(outcomes) != changing:
-            raise MalformedError(f"request {request.seq} of this session was another one before")
-        return outcomes
+        return self._desk.state.ledger.recall(request.session, request.seq, digest)
 
     def repeat(self, outcome: AnyOutcome, room_bytes: int) -> Result:
         """Build a result anew, if it still fits."""
-        result = result_again(outcome, self._desk.state.jobs.find)
+        state = self._desk.state
+        result = result_again(outcome, state.jobs.find, state.leases.stands)
         if room_bytes < self._room_always_enough and isinstance(result, JobResult):
-            job = self._desk.state.jobs.get(result.job["job_id"])
+            job = state.jobs.get(result.job["job_id"])
             if job_bytes_max(job) > room_bytes:
                 return error_of(ReplyFullError("the result would not fit in this reply"))
         return result
@@ -228,9 +227,9 @@ class Engine:
 
     def _check(self, command: Command, turn: Turn) -> None:
         """Raise the Refusal of a command that there is no room for: here, on disk, in the reply."""
+        self._texts.check(command)
         if command.changes and not turn.writable:
             raise _storage_full()
-        self._texts.check(command)
         if turn.room_bytes < self._room_always_enough:
             self._check_room(command, turn.room_bytes)
 
@@ -262,14 +261,15 @@ class Engine:
             session=session,
             remembers=True,
             role="admin",
-            limits={name: getattr(self.limits, name) for name in self.limits.__struct_fields__},
+            limits={**msgspec.structs.asdict(self.limits), "window": WINDOW},
         )
 
     def _open_session(self, desk: Desk, turn: Turn) -> int:
         if not turn.writable:
             raise _storage_full()
         ledger = desk.state.ledger
-        while len(ledger) >= self.limits.sessions and (oldest := ledger.least_recent()):
+        mine = turn.ticket.session
+        while len(ledger) >= self.limits.sessions and (oldest := ledger.least_recent(but=mine)):
             desk.record(SessionEvicted(oldest), turn.now)
         number = ledger.last_session + 1
         desk.record(SessionOpened(number), turn.now)

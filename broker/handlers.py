@@ -88,7 +88,7 @@ def transition(desk: Desk, command: Transition, turn: Turn) -> JobResult:
         )
         return desk.moved(event, turn.now)
     except Refusal as refusal:
-        raise _about(job_id, standing, refusal) from None
+        raise about(job_id, standing, refusal) from None
 
 
 def provide_input(desk: Desk, command: ProvideInput, turn: Turn) -> JobResult:
@@ -128,16 +128,16 @@ def cancel(desk: Desk, command: Cancel, turn: Turn) -> JobResult:
 def _check_version(job_id: str, standing: Standing, expected_version: int | None) -> None:
     if expected_version is not None and expected_version != standing.version:
         message = f"job {job_id} is at version {standing.version}, not {expected_version}"
-        raise _about(job_id, standing, VersionConflictError(message))
+        raise about(job_id, standing, VersionConflictError(message))
 
 
 def _wrong_status(job_id: str, standing: Standing, target: JobStatus, message: str) -> Refusal:
     allowed = sorted(status.value for status in LEGAL_TRANSITIONS[standing.status])
     details: dict[str, object] = {"target": target.value, "allowed": allowed}
-    return _about(job_id, standing, InvalidStateTransitionError.rebuilt(message, details))
+    return about(job_id, standing, InvalidStateTransitionError.rebuilt(message, details))
 
 
-def _about(job_id: str, standing: Standing, refusal: Refusal) -> Refusal:
+def about(job_id: str, standing: Standing, refusal: Refusal) -> Refusal:
     """Say in a refusal how the job stands, so that the caller need not ask."""
     refusal.job_id, refusal.status = job_id, standing.status.value
     refusal.version = standing.version

@@ -46,6 +46,11 @@ class Leases:
         elif lease is None or lease.token != token:
             raise LeaseLostError(f"lease {token} on job {job_id} is over", job_id=job_id)
 
+    def stands(self, job_id: str, token: int) -> bool:
+        """Return whether this lease is not over."""
+        lease = self._standing.get(job_id)
+        return lease is not None and lease.token == token
+
     def grant(self, job_id: str, token: int, lease_ms: int, now_ms: int) -> None:
         """Let a lease begin. Raises LeaseHeldError if one stands or the token is an old one."""
         if job_id in self._standing or token <= self.last_token:

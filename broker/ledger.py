@@ -7,17 +7,30 @@ from typing import Final
 import msgspec
 
 from broker.outcomes import AnyOutcome
-from domain.exceptions import OverloadedError, SessionEvictedError, StaleRequestError
+from domain.exceptions import (
+    OverloadedError,
+    RequestConflictError,
+    SessionEvictedError,
+    StaleRequestError,
+)
 
 WINDOW: Final = 64
 """How many requests of a session may be under way: none of their outcomes is forgotten."""
 
 
 class Session(msgspec.Struct):
-    """What is remembered of a session: `acked`, and the outcomes of requests since, by `seq`."""
+    """What is remembered of a session: `acked`, and each request since by its `seq`.
+
+    A request is the digest of its commands, and the outcomes of those that change things.
+    """
 
     acked: int = 0
-    outcomes: dict[int, list[AnyOutcome]] = msgspec.field(default_factory=dict)
+    outcomes: dict[int, tuple[int, list[AnyOutcome]]] = msgspec.field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """How many outcomes there are."""
+        return sum(len(outcomes) for _, outcomes in self.outcomes.values())
 
 
 class Ledger:
@@ -59,31 +72,45 @@ class Ledger:
                 limit=WINDOW,
             )
 
-    def recall(self, number: int, seq: int) -> list[AnyOutcome] | None:
-        """Return the outcomes of a request's commands that change things; None if it is new."""
-        return self._find(number).outcomes.get(seq)
+    def recall(self, number: int, seq: int, digest: int) -> list[AnyOutcome] | None:
+        """Return the outcomes of a request's commands that change things; None if it is new.
+
+        Raises RequestConflictError if its commands are not those of the first time.
+        """
+        remembered = self._find(number).outcomes.get(seq)
+        if remembered is None:
+            return None
+        if remembered[0] != digest:
+            raise RequestConflictError(f"request {seq} of this session was another one before")
+        return remembered[1]
+
+    def knows(self, number: int) -> bool:
+        """Return whether anything is known of a session."""
+        return number in self._sessions
 
     def forgets(self, number: int, acked: int) -> bool:
         """Return whether acknowledging all up to `acked` lets something be forgotten."""
         session = self._find(number)
         return acked > session.acked and bool(session.outcomes)
 
-    def remember(self, number: int, seq: int, acked: int, outcomes: Sequence[AnyOutcome]) -> None:
+    def remember(
+        self, number: int, seq: int, acked: int, digest: int, outcomes: Sequence[AnyOutcome]
+    ) -> None:
         """Keep a request's outcomes, and forget those acknowledged. Raises SessionEvictedError."""
         session = self._find(number)
         self._sessions.move_to_end(number)
         if acked > session.acked:
             session.acked = acked
             for old in [old for old in session.outcomes if old <= acked]:
-                self.outcomes -= len(session.outcomes.pop(old))
+                self.outcomes -= len(session.outcomes.pop(old)[1])
         if outcomes and seq > session.acked:
-            session.outcomes[seq] = list(outcomes)
+            session.outcomes[seq] = (digest, list(outcomes))
             self.outcomes += len(outcomes)
 
     def evict(self, number: int) -> None:
         """Forget a session for ever. Raises SessionEvictedError if it is gone already."""
         session = self._find(number)
-        self.outcomes -= sum(map(len, session.outcomes.values()))
+        self.outcomes -= session.size
         del self._sessions[number]
 
     def least_recent(self, but: int = 0) -> int | None:
@@ -97,7 +124,7 @@ class Ledger:
     def restore(self, number: int, session: Session) -> None:
         """Put a session back as the most recently used."""
         self._sessions[number] = session
-        self.outcomes += sum(map(len, session.outcomes.values()))
+        self.outcomes += session.size
 
     def _find(self, number: int) -> Session:
         session = self._sessions.get(number)

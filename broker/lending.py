@@ -4,12 +4,12 @@ from typing import Final
 
 from broker.desk import Answer, Desk, Turn, job_result
 from broker.events import LeaseGranted, LeaseReleased
-from broker.handlers import Handler
+from broker.handlers import Handler, about
 from broker.sizes import RESULT_BYTES, job_bytes_max
 from broker.timers import Instant
 from broker.waiters import Parked
 from domain.commands import Claim, Command, Release, Touch, Wait
-from domain.exceptions import ReplyFullError, WaitTimeoutError
+from domain.exceptions import Refusal, ReplyFullError, SessionEvictedError, WaitTimeoutError
 from domain.models import Job
 from domain.results import (
     Grant,
@@ -52,15 +52,21 @@ def grant(desk: Desk, command: Claim, now: Instant, room_bytes: int) -> LeasesRe
 
 def touch(desk: Desk, command: Touch, turn: Turn) -> LeaseResult:
     """Extend a lease. No event: after a restart the lease runs as it was granted."""
-    job = desk.state.jobs.get(command.job_id)
-    desk.state.leases.touch(job.job_id, command.lease, command.lease_ms, turn.now.mono_ms)
-    return LeaseResult(job.job_id, command.lease, command.lease_ms)
+    standing = desk.state.jobs.standing(command.job_id)
+    try:
+        desk.state.leases.touch(command.job_id, command.lease, command.lease_ms, turn.now.mono_ms)
+    except Refusal as refusal:
+        raise about(command.job_id, standing, refusal) from None
+    return LeaseResult(command.job_id, command.lease, command.lease_ms)
 
 
 def release(desk: Desk, command: Release, turn: Turn) -> OkResult:
     """End a lease unused; the job may be claimed again."""
-    job = desk.state.jobs.get(command.job_id)
-    desk.record(LeaseReleased(job.job_id, command.lease), turn.now)
+    standing = desk.state.jobs.standing(command.job_id)
+    try:
+        desk.record(LeaseReleased(command.job_id, command.lease), turn.now)
+    except Refusal as refusal:
+        raise about(command.job_id, standing, refusal) from None
     return OkResult()
 
 
@@ -83,8 +89,12 @@ def serve_claim(desk: Desk, now: Instant, room_bytes: int) -> Answer | None:
         parked = desk.waiters.first_claim(status)
         if parked is None or desk.state.jobs.first_free(status) is None:
             continue
-        result = grant(desk, parked.command, now, room_bytes)  # type: ignore[arg-type]  # a claim
         desk.waiters.remove(parked)
+        session = parked.ticket.session
+        if session and not desk.state.ledger.knows(session):  # evicted while the claim waited
+            refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
+            return Answer(parked.ticket, error_of(refusal))
+        result = grant(desk, parked.command, now, room_bytes)  # type: ignore[arg-type]  # a claim
         return Answer(parked.ticket, result)
     return None
 

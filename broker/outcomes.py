@@ -81,8 +81,14 @@ def outcome_of_event(event: AnyEvent) -> JobOutcome:
     raise TypeError(f"{type(event).__name__} creates and moves no job")
 
 
-def result_again(outcome: AnyOutcome, find: Callable[[str], Job | None]) -> Result:
-    """Build the result anew from what was remembered of it and from the jobs as `find` has them."""
+def result_again(
+    outcome: AnyOutcome, find: Callable[[str], Job | None], stands: Callable[[str, int], bool]
+) -> Result:
+    """Build the result anew from what was remembered of it.
+
+    `find` gives jobs as they are now; `stands` tells whether a lease (job, token) is not over:
+    of what a claim got, only that is shown again.
+    """
     if type(outcome) is JobOutcome:
         job = find(outcome.job_id)
         if job is None:  # pruned since
@@ -93,7 +99,7 @@ def result_again(outcome: AnyOutcome, find: Callable[[str], Job | None]) -> Resu
             [
                 Grant(vars(job), token)  # type: ignore[arg-type]  # a Job's fields
                 for job_id, token in outcome.leases
-                if (job := find(job_id)) is not None
+                if stands(job_id, token) and (job := find(job_id)) is not None
             ]
         )
     if type(outcome) is RefusedOutcome:

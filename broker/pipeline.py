@@ -30,6 +30,7 @@ from domain.messages import (
     ReplyWriter,
     Request,
     decode_request,
+    digest_of,
     encode_refused,
     read_envelope,
 )
@@ -136,11 +137,14 @@ class Pipeline:
     def _answer(self, arrival: Arrival, now: Instant, *, writable: bool) -> None:
         try:
             request = self._accept(arrival, now)
-            remembered = self._engine.recall(request)
+            digest = digest_of(request.commands) if request.session else 0
+            remembered = self._engine.recall(request, digest)
+            if self._draining and remembered is None:
+                raise DrainingError("the broker is about to leave")
         except Refusal as refusal:
             self._refuse(arrival, refusal)
             return
-        ticket = Ticket(arrival.peer, request.session, request.seq)
+        ticket = Ticket(arrival.peer, request.session, request.seq, digest)
         turn = Turn(ticket, now, self._limits.reply_bytes, writable)
         if remembered is not None:
             self._repeat(request, remembered, turn)
@@ -167,8 +171,6 @@ class Pipeline:
         if request.valid_until is not None and request.valid_until < now.wall:
             raise ExpiredError("the request came after its valid_until")
         self._engine.check(request)
-        if self._draining:
-            raise DrainingError("the broker is about to leave")
         return request
 
     def _execute(self, request: Request, turn: Turn) -> None:
@@ -192,7 +194,7 @@ class Pipeline:
                 outcomes.append(place if moved else outcome_of(result))
             writer.add(result)
         if turn.writable:
-            self._write_down(request, outcomes)
+            self._write_down(request, turn.ticket.digest, outcomes)
         self._send(Reply(turn.ticket.peer, writer.frame(), grants))
 
     def _decide(self, command: AnyCommand, turn: Turn) -> Result:
@@ -214,7 +216,7 @@ class Pipeline:
                 writer.add(self._engine.repeat(next(outcomes), turn.room_bytes))
             else:
                 writer.add(self._decide(command, turn))
-        self._write_down(request, [])
+        self._write_down(request, turn.ticket.digest, [])
         self._send(Reply(turn.ticket.peer, writer.frame()))
 
     def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
@@ -246,18 +248,20 @@ class Pipeline:
         events = self._engine.take_events()
         if events:
             outcomes: list[int | AnyOutcome] = [outcome_of(result)] if ticket.session else []
-            self._record(Record(events, ticket.session, ticket.seq, 0, outcomes))
+            self._record(Record(events, ticket.session, ticket.seq, 0, ticket.digest, outcomes))
         writer = ReplyWriter(ticket.seq, 1, self._limits.reply_bytes)
         writer.add(result)
         grants = _grants(result) if isinstance(result, LeasesResult) else ()
         self._send(Reply(ticket.peer, writer.frame(), grants))
 
-    def _write_down(self, request: Request, outcomes: list[int | AnyOutcome]) -> None:
+    def _write_down(self, request: Request, digest: int, outcomes: list[int | AnyOutcome]) -> None:
         """Make one record of a message, unless there is nothing in it that must be kept."""
         events = self._engine.take_events()
         kept = any(outcome != NOTHING_GRANTED for outcome in outcomes)
         if events or kept or self._engine.forgets(request):
-            self._record(Record(events, request.session, request.seq, request.acked, outcomes))
+            self._record(
+                Record(events, request.session, request.seq, request.acked, digest, outcomes)
+            )
 
     def _record(self, record: Record) -> None:
         self._engine.remember(record)

@@ -11,14 +11,16 @@ from broker.outcomes import AnyOutcome, outcome_of_event
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The events of a message, its identity, and the outcomes of its commands, errors included.
 
-    `session` is 0 where nothing is remembered. An outcome that is a number is that of the command
-    which created or moved a job by the event of that place, so that most cost one byte.
+    `session` is 0 where nothing is remembered; `digest` tells the commands from others. An outcome
+    that is a number is that of the command which created or moved a job by the event of that
+    place, so that most cost one byte.
     """
 
     events: list[AnyEvent]
     session: int = 0
     seq: int = 0
     acked: int = 0
+    digest: int = 0
     outcomes: list[int | AnyOutcome] = []
 
     def full_outcomes(self) -> list[AnyOutcome]:

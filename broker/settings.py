@@ -15,8 +15,9 @@ from pydantic_settings import (
 
 from broker.journal.fsync import parse_fsync
 from broker.limits import DAY_MS, MINUTE_MS, Limits
-from broker.sizes import result_bytes_max
+from broker.sizes import RESULT_BYTES, result_bytes_max
 from domain.endpoint import default_endpoint
+from domain.messages import REFUSAL_BYTES
 
 PREFIX = "TOLLGATE_BROKER_"
 LEVELS = ("debug", "info", "warning", "error")
@@ -81,7 +82,7 @@ class Settings(BaseSettings):
     send_window: int = Field(256, ge=1, description="replies queued for a peer that is slow")
     receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
     drain_ms: int = Field(250, ge=0, le=2_000, description="time to refuse latecomers at the end")
-    linger_ms: int = Field(2_000, ge=0, le=4_000, description="time to deliver the last replies")
+    linger_ms: int = Field(2_000, ge=0, le=2_500, description="time to deliver the last replies")
 
     @field_validator("fsync")
     @classmethod
@@ -109,10 +110,12 @@ class Settings(BaseSettings):
     def limits(self) -> Limits:
         """Return the limits among the settings."""
         limits = Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
-        if result_bytes_max(limits) + 64 > limits.reply_bytes:
+        needed = result_bytes_max(limits) + RESULT_BYTES + limits.commands * REFUSAL_BYTES
+        if needed > limits.reply_bytes:  # then no request gets on by being sent again in parts
             raise SettingsError(
                 f"reply_bytes: {limits.reply_bytes} are too few for a job with texts of"
-                f" {limits.text_bytes} bytes, which takes up to {result_bytes_max(limits) + 64}"
+                f" {limits.text_bytes} bytes among {limits.commands} commands: that takes up to"
+                f" {needed}"
             )
         return limits
 

@@ -59,7 +59,9 @@ class State:
     def remember(self, record: Record) -> None:
         """Keep the outcomes of a record's message, if it belongs to a session."""
         if record.session:
-            self.ledger.remember(record.session, record.seq, record.acked, record.full_outcomes())
+            self.ledger.remember(
+                record.session, record.seq, record.acked, record.digest, record.full_outcomes()
+            )
 
     def restore_jobs(self, jobs: list[StoredJob]) -> None:
         """Take over jobs from a snapshot, with their deadlines."""

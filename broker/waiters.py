@@ -21,6 +21,7 @@ class Ticket(msgspec.Struct, frozen=True):
     peer: bytes
     session: int
     seq: int
+    digest: int = 0
 
     @property
     def key(self) -> Key:

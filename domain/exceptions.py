@@ -94,6 +94,13 @@ class StaleRequestError(Refusal):
     refuses_message = True
 
 
+class RequestConflictError(Refusal):
+    """Another request had this number in this session; it, and not this one, was executed."""
+
+    code = "request_conflict"
+    refuses_message = True
+
+
 class OverloadedError(Refusal):
     """More is waiting than the broker holds; later there may be room."""
 
@@ -215,6 +222,7 @@ REFUSALS: dict[str, type[Refusal]] = {
         ExpiredError,
         SessionEvictedError,
         StaleRequestError,
+        RequestConflictError,
         OverloadedError,
         DrainingError,
         RepositoryFullError,

@@ -1,5 +1,6 @@
 """TG/1 on the wire: the envelopes around commands and results, and their bytes both ways."""
 
+import zlib
 from typing import Any, Final
 
 import msgspec
@@ -9,6 +10,8 @@ from domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
 from domain.results import AnyResult, ErrorResult, Result, error_of
 
 PROTOCOL_VERSION: Final = 1
+REFUSAL_BYTES: Final = 192
+"""More than a command takes in a reply that is refused before it is looked at."""
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -95,6 +98,13 @@ def _parks(commands: list[AnyCommand]) -> bool:
     return any(command.parks for command in commands)
 
 
+def digest_of(commands: list[AnyCommand]) -> int:
+    """Return what tells commands from others (CRC-32 of their bytes), if they change anything."""
+    if any(command.changes for command in commands):
+        return zlib.crc32(_encoder.encode(commands))
+    return 0
+
+
 def read_envelope(frame: bytes) -> tuple[int | None, int | None]:
     """Return `v` and `seq` of a request, read leniently: None for what is not there or no uint."""
     try:
@@ -136,15 +146,17 @@ class ReplyWriter:
         self._buffer = bytearray(_encoder.encode(Reply(PROTOCOL_VERSION, seq, [])))
         self._buffer[-1:] = _array_header(results)
         self._limit_bytes = limit_bytes
+        self._behind = results - 1
 
     @property
     def room_bytes(self) -> int:
-        """How many bytes the results to come may take."""
-        return self._limit_bytes - len(self._buffer)
+        """How many bytes the next result may take, if all behind it are to be refused at least."""
+        return self._limit_bytes - len(self._buffer) - self._behind * REFUSAL_BYTES
 
     def add(self, result: Result) -> None:
         """Write the next result."""
         _encoder.encode_into(result, self._buffer, -1)
+        self._behind -= 1
 
     def frame(self) -> bytes:
         """Return the finished reply."""

@@ -1,0 +1,162 @@
+"""Builds the broker's core for tests: the one place that knows its constructors."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+from broker.engine import Engine
+from broker.limits import Limits
+from broker.pipeline import Arrival, Outcome, Pipeline
+from broker.records import Record
+from broker.timers import Instant
+from domain.commands import AnyCommand
+from domain.messages import Refused, Reply, Request, decode_answer, encode_request
+from domain.results import AnyResult, ErrorResult, Grant, JobFields, JobResult, LeasesResult
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+HASH = "0123456789abcdef" * 4
+PEER = b"\x00peer"
+OTHER = b"\x00other"
+
+
+def job_ids() -> Callable[[], str]:
+    """Return a source of UUIDs that begins anew each time: 00000000-0000-4000-8000-00000000000x."""
+    numbers = count(1)
+    return lambda: job_id(next(numbers))
+
+
+def job_id(number: int) -> str:
+    """Return the id that the broker under test gives to its `number`th job."""
+    return f"{number:08x}-0000-4000-8000-000000000000"
+
+
+def make_engine(new_id: Callable[[], str] | None = None, **limits: int) -> Engine:
+    return Engine(
+        Limits(**limits), new_id=new_id or job_ids(), server="tollgate test", boot_id="boot"
+    )
+
+
+def make_pipeline(**limits: int) -> Pipeline:
+    return Pipeline(make_engine(**limits))
+
+
+class Driver:
+    """A pipeline with a clock that moves when told to, and peers that send and collect."""
+
+    def __init__(self, pipeline: Pipeline | None = None, **limits: int) -> None:
+        self.pipeline = pipeline or make_pipeline(**limits)
+        self.wall = EPOCH
+        self.mono_ms = 0
+        self.seq = 0
+        self.writable = True
+        self.records: list[Record] = []
+        self.inbox: list[tuple[bytes, Reply | Refused]] = []
+        self.grants: list[Sequence[tuple[str, int]]] = []
+        """What each reply granted, in the order of `inbox`."""
+
+    @property
+    def now(self) -> Instant:
+        return Instant(self.wall, self.mono_ms)
+
+    @property
+    def engine(self) -> Engine:
+        return self.pipeline._engine
+
+    def pass_ms(self, span_ms: int) -> None:
+        """Let time pass on both clocks, and what is due happen."""
+        self.mono_ms += span_ms
+        self.set_wall(self.wall + timedelta(milliseconds=span_ms))
+
+    def set_wall(self, wall: datetime) -> None:
+        """Set the wall clock alone, and let what is due happen."""
+        self.wall = wall
+        self.run()
+
+    def run(
+        self, *arrivals: Arrival, undelivered: Sequence[tuple[str, int]] = ()
+    ) -> list[tuple[bytes, Reply | Refused]]:
+        """Run one batch, and return who got what."""
+        return self.take(
+            self.pipeline.run(arrivals, self.now, undelivered, writable=self.writable)
+        )
+
+    def drain(self) -> list[tuple[bytes, Reply | Refused]]:
+        return self.take(self.pipeline.drain())
+
+    def take(self, outcome: Outcome) -> list[tuple[bytes, Reply | Refused]]:
+        self.records += outcome.records
+        answers = [(reply.peer, decode_answer(reply.frame)) for reply in outcome.replies]
+        self.inbox += answers
+        self.grants += [reply.grants for reply in outcome.replies]
+        return answers
+
+    def request(self, *commands: AnyCommand, session: int = 0, acked: int = 0) -> Request:
+        self.seq += 1
+        return Request(1, session, self.seq, acked, list(commands))
+
+    def post(self, *commands: AnyCommand, peer: bytes = PEER) -> int:
+        """Send commands in one message, and return its `seq`; the answers are in `inbox`."""
+        self.run(Arrival(peer, [encode_request(self.request(*commands))]))
+        return self.seq
+
+    def ask(self, *commands: AnyCommand, peer: bytes = PEER) -> list[AnyResult]:
+        """Send commands in one message, and return their results."""
+        seq = self.post(*commands, peer=peer)
+        answer = self.answer_to(seq, peer)
+        if not isinstance(answer, Reply):
+            raise AssertionError(f"refused or not answered: {answer}")
+        return answer.results
+
+    def refused(self, *commands: AnyCommand, peer: bytes = PEER) -> ErrorResult:
+        """Send commands in one message, and return why it was refused whole."""
+        seq = self.post(*commands, peer=peer)
+        answer = self.answer_to(seq, peer)
+        if not isinstance(answer, Refused):
+            raise AssertionError(f"not refused: {answer}")
+        return answer.error
+
+    def answer_to(self, seq: int, peer: bytes = PEER) -> Reply | Refused | None:
+        """Return the last answer to a request, or None if there is none yet."""
+        for to, answer in reversed(self.inbox):
+            if (to, answer.seq) == (peer, seq):
+                return answer
+        return None
+
+    def result_of(self, seq: int, peer: bytes = PEER) -> AnyResult | None:
+        """Return the only result of a request that had one command, or None before it is there."""
+        answer = self.answer_to(seq, peer)
+        if answer is None:
+            return None
+        if not isinstance(answer, Reply) or len(answer.results) != 1:
+            raise AssertionError(f"not one result: {answer}")
+        return answer.results[0]
+
+    def job(self, *commands: AnyCommand) -> JobFields:
+        """Send one command that shows a job, and return that job."""
+        return job_of(self.ask(*commands)[-1])
+
+    def grants_of(self, command: AnyCommand, peer: bytes = PEER) -> list[Grant]:
+        """Send one claim, and return what it got at once."""
+        return leases_of(self.ask(command, peer=peer)[0])
+
+    def error(self, command: AnyCommand, peer: bytes = PEER) -> ErrorResult:
+        """Send one command, and return its refusal."""
+        return error_of_result(self.ask(command, peer=peer)[0])
+
+
+def job_of(result: AnyResult | None) -> JobFields:
+    if not isinstance(result, JobResult):
+        raise AssertionError(f"no job: {result}")
+    return result.job
+
+
+def leases_of(result: AnyResult | None) -> list[Grant]:
+    if not isinstance(result, LeasesResult):
+        raise AssertionError(f"no leases: {result}")
+    return result.leases
+
+
+def error_of_result(result: AnyResult | None) -> ErrorResult:
+    if not isinstance(result, ErrorResult):
+        raise AssertionError(f"no error: {result}")
+    return result

@@ -1,0 +1,135 @@
+"""The state machine, every pair of it, and `Job`: frozen, closed, and the same however made."""
+
+import copy
+import pickle
+from datetime import timedelta
+from typing import Any, get_type_hints
+
+import pytest
+from pydantic import ValidationError
+
+from domain.exceptions import InvalidStateTransitionError
+from domain.models import LEGAL_TRANSITIONS, TERMINAL, Job, JobStatus, validate_transition
+from domain.results import JobFields
+from tests.core import EPOCH, HASH
+
+# Written down from the design, not read from the code under test.
+LEGAL = {
+    ("awaiting_payment", "running"),
+    ("awaiting_payment", "failed"),
+    ("running", "completed"),
+    ("running", "failed"),
+    ("running", "awaiting_input"),
+    ("awaiting_input", "running"),
+    ("awaiting_input", "failed"),
+}
+NAMES = ("awaiting_payment", "awaiting_input", "running", "completed", "failed")
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    return {
+        "job_id": "11111111-2222-4333-8444-555555555555",
+        "status": JobStatus.RUNNING,
+        "input_hash": HASH,
+        "blockchain_identifier": "mock_bc_11111111",
+        "created_at": EPOCH,
+        "updated_at": EPOCH + timedelta(seconds=1),
+        "result": None,
+        "error": None,
+        "version": 2,
+        "input": '{"text": "Grüße"}',
+        "identifier_from_purchaser": "aabb",
+        "pay_by_time": EPOCH + timedelta(days=1),
+        "submit_result_time": None,
+        "input_schema": None,
+        "provided_input": None,
+        **changes,
+    }
+
+
+def test_the_statuses_are_those_of_mip_003() -> None:
+    assert {status.value for status in JobStatus} == set(NAMES)
+
+
+@pytest.mark.parametrize("target", NAMES)
+@pytest.mark.parametrize("current", NAMES)
+def test_every_pair_of_statuses(current: str, target: str) -> None:
+    if (current, target) in LEGAL:
+        validate_transition(JobStatus(current), JobStatus(target))
+        return
+    with pytest.raises(InvalidStateTransitionError) as caught:
+        validate_transition(JobStatus(current), JobStatus(target))
+    refusal = caught.value
+    assert (refusal.from_state, refusal.to_state) == (current, target)
+    assert type(refusal.from_state) is str
+    assert type(refusal.to_state) is str
+    assert refusal.allowed == sorted(to for at, to in LEGAL if at == current)
+    assert all(type(name) is str for name in refusal.allowed or ())
+
+
+def test_every_status_has_a_row() -> None:
+    assert set(LEGAL_TRANSITIONS) == set(JobStatus)
+    pairs = {(a.value, b.value) for a, targets in LEGAL_TRANSITIONS.items() for b in targets}
+    assert pairs == LEGAL
+
+
+def test_terminal_is_where_nothing_leads_out() -> None:
+    assert {status.value for status in TERMINAL} == {"completed", "failed"}
+
+
+@pytest.mark.parametrize("name", list(fields()))
+def test_a_job_cannot_be_changed(name: str) -> None:
+    for job in (Job(**fields()), Job.from_checked(fields())):
+        with pytest.raises(ValidationError):
+            setattr(job, name, None)
+        with pytest.raises(ValidationError):
+            delattr(job, name)
+        assert job == Job(**fields())
+
+
+def test_a_job_takes_no_unknown_field() -> None:
+    with pytest.raises(ValidationError):
+        Job(**fields(colour="red"))
+
+
+@pytest.mark.parametrize("name", list(fields()))
+def test_a_job_takes_no_field_of_a_wrong_type(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Job(**fields(**{name: object()}))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"status": JobStatus.FAILED, "error": "cancelled", "version": 3}]
+)
+def test_a_job_made_of_checked_fields_is_like_a_validated_one(changes: dict[str, Any]) -> None:
+    validated = Job(**fields(**changes))
+    quick = Job.from_checked(fields(**changes))
+    assert quick == validated
+    assert hash(quick) == hash(validated)
+    assert repr(quick) == repr(validated)
+    assert quick.model_dump() == validated.model_dump()
+    assert quick.model_dump_json() == validated.model_dump_json()
+    assert quick.model_dump(exclude_none=True) == validated.model_dump(exclude_none=True)
+    assert quick.model_fields_set == validated.model_fields_set
+    assert pickle.loads(pickle.dumps(quick)) == validated  # noqa: S301 - our own bytes
+    assert copy.copy(quick) == validated
+    assert copy.deepcopy(quick) == validated
+    changed = quick.model_copy(update={"error": "x"})
+    assert changed == validated.model_copy(update={"error": "x"})
+    assert quick == validated
+    assert Job.model_validate(quick.model_dump()) == validated
+    assert isinstance(quick, Job)
+    assert quick != Job.from_checked(fields(version=9))
+
+
+def test_jobs_made_of_checked_fields_share_nothing_that_changes() -> None:
+    first, second = Job.from_checked(fields()), Job.from_checked(fields())
+    copied = first.model_copy(update={"result": "x"})
+    assert (first.result, second.result, copied.result) == (None, None, "x")
+    assert second.model_fields_set == set(fields())
+
+
+def test_the_wire_has_exactly_the_fields_of_a_job_in_their_order() -> None:
+    assert list(JobFields.__annotations__) == list(Job.model_fields)
+    types = get_type_hints(JobFields)
+    assert {name: field.annotation for name, field in Job.model_fields.items()} == types
