@@ -41,7 +41,7 @@ class Compactor:
         elif self._journal.closed_segments():
             self._child = subprocess.Popen(  # noqa: S603 - our own module, on our own directory
                 [sys.executable, "-m", "broker.fold", str(self._directory)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: its end tells of ours
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )

@@ -6,6 +6,7 @@ makes superfluous; it deletes nothing, since that is for the holder of the direc
 
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def fold_directory(directory: Path) -> list[str]:
     return fold(directory, closed[-1], folded) if closed else []
 
 
+def _die_with_parent() -> None:
+    """End at once when the broker does, however that ends: it holds the other end of stdin."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(10)  # the broker that goes on beside this comes first
     sys.stdout.buffer.write(msgspec.json.encode(fold_directory(Path(sys.argv[1]))))

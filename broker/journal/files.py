@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ class Files:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError:
             os.close(descriptor)
             raise
+        with suppress(OSError):  # The lock counts, the note is for people; a disk may be full.
+            os.pwrite(descriptor, f"{os.getpid():<19}\n".encode(), 0)
         return descriptor
 
     def is_locked(self, path: Path) -> bool:

@@ -95,19 +95,30 @@ class Replay:
 
     def _segments_after(self, numbers: list[int]) -> list[int]:
         """Return the numbers of the segments that go on where the snapshot ends."""
-        for place, number in reversed(list(enumerate(numbers))):
-            path = self._directory / segment_name(number)
-            header = read_header(self._files, path)
-            if header.sequence == self.sequence + 1:
-                wanted = numbers[place:]
-                return [n for n in wanted if self._through is None or n <= self._through]
-            if header.sequence <= self.sequence or place == 0:
-                reason = f"no segment begins with record {self.sequence + 1}"
-                raise self._not_continued(path, reason)
+        following: list[int] = []
+        for number in reversed(numbers):
+            first = self._first_sequence(number)
+            if first is not None and first <= self.sequence:
+                break
+            following.insert(0, number)
+            if first == self.sequence + 1:
+                through = self._through
+                return [each for each in following if through is None or each <= through]
+        if following:
+            path = self._directory / segment_name(following[0])
+            read_header(self._files, path)
+            raise self._not_continued(path, f"no segment begins with record {self.sequence + 1}")
         if self.sequence > 0:
             reason = f"the segment that begins with record {self.sequence + 1} is missing"
             raise self._not_continued(self._directory, reason)
         return []
+
+    def _first_sequence(self, number: int) -> int | None:
+        """Read it from the header; None if that is damaged, which is met when its turn comes."""
+        try:
+            return read_header(self._files, self._directory / segment_name(number)).sequence
+        except JournalDamagedError:
+            return None
 
     def _not_continued(self, file: Path, reason: str) -> JournalDamagedError:
         """Blame the newest snapshot, if that one had to be passed over."""

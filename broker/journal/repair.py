@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.journal.errors import JournalDamagedError, JournalError
 from broker.journal.files import Files
-from broker.journal.layout import listing, segment_name
+from broker.journal.layout import TEMPORARY, listing, segment_name
 from broker.journal.lock import take_lock
 from broker.journal.record import FILE_HEADER_BYTES
 from broker.journal.recovery import Replay
@@ -93,20 +93,24 @@ class _Repairing:
             self._move_aside([each for each in segments if each >= file])
 
     def _cut(self, reader: SegmentReader) -> None:
-        """Keep a copy of the segment, then put zeroes behind its last sound record."""
+        """Keep a copy of the segment, and give it zeroes behind its last sound record."""
         copy = self._free_name(reader.path)
-        self._write(copy, reader.data, 0, create=True)
-        self._files.sync_directory(self._directory)
+        self._write(copy, reader.data)
         self._kept.append(copy)
-        self._write(reader.path, bytes(reader.used - reader.end), reader.end, create=False)
+        sound = reader.data[: reader.end]
+        self._write(reader.path, sound.ljust(len(reader.data), b"\0"))
 
-    def _write(self, path: Path, data: bytes, offset: int, *, create: bool) -> None:
-        descriptor = self._files.open(path, create=create)
+    def _write(self, path: Path, data: bytes) -> None:
+        """Make the file, or put it in the place of one that has the name, all at once."""
+        temporary = path.with_name(path.name + TEMPORARY)
+        descriptor = self._files.open(temporary, create=True)
         try:
-            self._files.write(descriptor, data, offset)
+            self._files.write(descriptor, data, 0)
             self._files.sync_file(descriptor)
         finally:
             self._files.close(descriptor)
+        self._files.rename(temporary, path)
+        self._files.sync_directory(self._directory)
 
     def _move_aside(self, paths: list[Path]) -> None:
         for path in paths:

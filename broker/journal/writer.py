@@ -76,7 +76,12 @@ class Writer:
             self._files.allocate(self._descriptor, self._size)
         except OSError:
             self._size = self._offset
-        self._files.sync_data(self._descriptor)
+        try:
+            self._files.sync_data(self._descriptor)
+        except OSError:
+            # The zeroes are only in memory now. Let the next start see the torn rest once more.
+            self._files.write(self._descriptor, last.data[last.end : last.used], last.end)
+            raise
 
     def reserve(self, stored_bytes: int) -> None:
         """Take disk space for that much more, if the current segment has too little."""
