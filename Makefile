@@ -14,7 +14,7 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test static check cover lock clean
+.PHONY: help setup demo test static check cover crash million protocol lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,16 @@ check: static cover ## what must pass before a commit: static, then all tests wi
 cover: setup ## all tests, with line and branch coverage; below 95 percent is an error
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n auto --cov --cov-report=term --cov-report=html --cov-fail-under=95
+
+crash: setup ## kill the broker a hundred times under load, and look for what is lost (minutes)
+	$(BIN)/python -m tests.crash --kills 100
+	$(BIN)/python -m tests.crash --commands 1000000 --kills 20
+
+million: setup ## a million steps of the core, with a fixed clock and seed: prints their digest
+	$(BIN)/python -m tests.million
+
+protocol: setup ## write the examples in docs/protocol.md anew
+	$(BIN)/python -m tests.test_protocol_examples --write
 
 # Pins stay as they are while they fit; "make lock UPGRADE=--upgrade" takes the newest.
 # Run inside requirements/, so that nothing of this machine's paths gets into the files.

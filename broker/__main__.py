@@ -71,7 +71,11 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 @_options
 def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for every setting
     """Run the tollgate broker until SIGTERM or SIGINT."""
-    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    given = {
+        name: value
+        for name, value in options.items()
+        if value not in (None, ()) and value is not False
+    }
     if "bind" in given:
         given["bind"] = list(given["bind"])
     try:
@@ -125,8 +129,8 @@ def _journal(settings: Settings) -> Journal:
 def _restored(journal: Journal) -> State:
     """Return the state that the journal has kept, with its leases running anew."""
     state = State()
-    records = replay(journal.replay(), state)
-    if records == 0 and state.ledger.last_session == 0:
+    replay(journal.replay(), state)
+    if state.ledger.last_session == 0:
         # Nothing is known of earlier runs: begin with numbers that none of them can have given.
         state.ledger.last_session = time.time_ns() // 1_000_000 * SESSIONS_A_MILLISECOND
     state.leases.restart(time.monotonic_ns() // 1_000_000)
@@ -156,14 +160,15 @@ class ReplayLog(Observer):
 
 
 def _stop_fd() -> int:
-    """Return a file descriptor that becomes readable at SIGTERM or SIGINT."""
+    """Return a file descriptor that becomes readable at SIGTERM or SIGINT.
+
+    The interpreter writes to it when the signal comes. A handler of ours would have to wait for
+    the end of libzmq's poll, which goes on after a signal.
+    """
     read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def stop(*_: object) -> None:
-        os.write(write_fd, b"s")
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     return read_fd
 
 

@@ -40,11 +40,12 @@ from domain.exceptions import (
     JobNotFoundError,
     Refusal,
     ReplyFullError,
+    RequestConflictError,
     StorageFullError,
 )
 from domain.messages import PROTOCOL_VERSION, Request
 from domain.models import Job
-from domain.results import HelloResult, JobResult, Result, error_of
+from domain.results import HelloResult, JobFields, JobResult, LeasesResult, Result, error_of
 from domain.status import JobStatus
 
 DUE_MAX: Final = 1_000
@@ -105,16 +106,23 @@ class Engine:
         """
         if not request.session:
             return None
-        return self._desk.state.ledger.recall(request.session, request.seq, digest)
+        outcomes = self._desk.state.ledger.recall(request.session, request.seq, digest)
+        if outcomes is None and self._desk.waiters.has_other(request.session, request.seq, digest):
+            raise RequestConflictError(f"request {request.seq} is parked, and is another one")
+        return outcomes
 
     def repeat(self, outcome: AnyOutcome, room_bytes: int) -> Result:
         """Build a result anew, if it still fits."""
         state = self._desk.state
         result = result_again(outcome, state.jobs.find, state.leases.stands)
-        if room_bytes < self._room_always_enough and isinstance(result, JobResult):
-            job = state.jobs.get(result.job["job_id"])
-            if job_bytes_max(job) > room_bytes:
-                return error_of(ReplyFullError("the result would not fit in this reply"))
+        shown: list[JobFields] = []
+        if isinstance(result, LeasesResult):
+            shown = [grant.job for grant in result.leases]
+        elif isinstance(result, JobResult) and room_bytes < self._room_always_enough:
+            shown = [result.job]
+        needed = sum(job_bytes_max(state.jobs.get(job["job_id"])) for job in shown)
+        if needed > room_bytes:
+            return error_of(ReplyFullError("the result would not fit in this reply"))
         return result
 
     def make_room(self, request: Request, now: Instant) -> None:

@@ -96,8 +96,13 @@ class Ledger:
     def remember(
         self, number: int, seq: int, acked: int, digest: int, outcomes: Sequence[AnyOutcome]
     ) -> None:
-        """Keep a request's outcomes, and forget those acknowledged. Raises SessionEvictedError."""
+        """Keep a request's outcomes, and forget those acknowledged.
+
+        Raises SessionEvictedError, or RequestConflictError if some are kept already.
+        """
         session = self._find(number)
+        if outcomes and seq in session.outcomes:
+            raise RequestConflictError(f"request {seq} of session {number} was executed before")
         self._sessions.move_to_end(number)
         if acked > session.acked:
             session.acked = acked

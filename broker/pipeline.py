@@ -40,8 +40,8 @@ TICK_BYTES_MAX: Final = 2 * 1024 * 1024
 """More than the records of what time brings at once take: a few thousand short events."""
 COMMAND_BYTES_MIN: Final = 13
 """The shortest command, a map with its type, takes this much of a frame."""
-CLAIM_BYTES_MIN: Final = 50
-"""The shortest claim."""
+CLAIM_TAG: Final = b"claim"
+"""Stands in a frame at least once for each claim in it."""
 EVENT_BYTES_MAX: Final = 512
 """More than an event and its outcome take beside the texts that came in."""
 GRANTS_MAX: Final = 1_000
@@ -121,15 +121,15 @@ class Pipeline:
     def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
         """Return bounds on the records of a batch, before it is decided: their bytes, their number.
 
-        They hold whatever the batch says: a frame has only so many commands, a reply only so many
-        grants, and each parked claim that is served makes a record of its own.
+        They hold whatever the batch says: a frame has only so many commands and claims, a reply only
+        so many grants, and each parked claim that is served makes a record of its own.
         """
         limits = self._limits
         size = TICK_BYTES_MAX
         for arrival in batch:
             frame_bytes = sum(map(len, arrival.frames))
             commands = min(limits.commands, 1 + frame_bytes // COMMAND_BYTES_MIN)
-            claims = 1 + frame_bytes // CLAIM_BYTES_MIN
+            claims = sum(frame.count(CLAIM_TAG) for frame in arrival.frames)
             grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
             size += 2 * frame_bytes + commands * EVENT_BYTES_MAX + grants * GRANT_BYTES_MAX
         return size, 2 * (1 + len(batch)) + self._engine.parked
@@ -220,6 +220,8 @@ class Pipeline:
         self._send(Reply(turn.ticket.peer, writer.frame()))
 
     def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
+        if request.session and turn.writable and request.commands[0].changes:
+            self._engine.make_room(request, turn.now)
         try:
             result = self._engine.execute(request.commands[0], turn)
         except Refusal as refusal:

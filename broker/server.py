@@ -17,8 +17,8 @@ from broker.records import encode_records
 from broker.settings import Settings
 from broker.timers import Instant
 
-IDLE_MS: Final = 10_000
-"""How long to sleep at most: a wall clock that is set is noticed by then."""
+IDLE_MS: Final = 1_000
+"""How long to sleep at most: by then a wall clock that was set is noticed, and a full segment."""
 RETRY_MS: Final = 1_000
 """How long to wait for room on the disk before what is due is tried again."""
 FRAME_FACTOR: Final = 4

@@ -2,7 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from tomllib import TOMLDecodeError
+from typing import Any, ClassVar, Final
 
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
@@ -12,6 +13,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UnreadableError
 
 from broker.journal.fsync import parse_fsync
 from broker.limits import DAY_MS, MINUTE_MS, Limits
@@ -20,6 +22,8 @@ from domain.endpoint import default_endpoint
 from domain.messages import REFUSAL_BYTES
 
 PREFIX = "TOLLGATE_BROKER_"
+SPAN_MS_MAX: Final = 36_500 * DAY_MS
+"""A hundred years: what is added to a time leaves it a time."""
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -35,6 +39,7 @@ class Settings(BaseSettings):
 
     bind: list[str] = Field(
         default_factory=lambda: [default_endpoint()],
+        min_length=1,
         description="ipc endpoint to listen on; may be given more than once",
     )
     data_dir: Path = Field(
@@ -66,15 +71,22 @@ class Settings(BaseSettings):
     jobs: int = Field(1_000_000, ge=1, description="jobs stored")
     parked: int = Field(10_000, ge=0, description="commands waiting for their answer")
     watched: int = Field(1_000_000, ge=0, description="jobs that all parked waits name")
-    pay_within_ms: int = Field(DAY_MS, ge=1, description="from creation to pay_by_time")
+    pay_within_ms: int = Field(
+        DAY_MS, ge=1, le=SPAN_MS_MAX, description="from creation to pay_by_time"
+    )
     payment_grace_ms: int = Field(
-        5 * MINUTE_MS, ge=0, description="from pay_by_time until an unpaid job fails"
+        5 * MINUTE_MS,
+        ge=0,
+        le=SPAN_MS_MAX,
+        description="from pay_by_time until an unpaid job fails",
     )
     lapses: int = Field(5, ge=1, description="lapsed leases after which a running job fails")
 
     sessions: int = Field(100_000, ge=1, description="sessions remembered")
     outcomes: int = Field(1_000_000, ge=64_000, description="outcomes of requests remembered")
-    keep_finished_ms: int = Field(7 * DAY_MS, ge=0, description="how long a job is kept at its end")
+    keep_finished_ms: int = Field(
+        7 * DAY_MS, ge=0, le=SPAN_MS_MAX, description="how long a job is kept at its end"
+    )
     max_finished: int = Field(500_000, ge=0, description="finished jobs kept, whatever their age")
 
     batch_messages: int = Field(256, ge=1, description="messages decided at once")
@@ -101,7 +113,7 @@ class Settings(BaseSettings):
     @classmethod
     def _only_ipc(cls, bind: list[str]) -> list[str]:
         for endpoint in bind:
-            if not endpoint.startswith("ipc:///"):
+            if not endpoint.startswith("ipc:///") or endpoint.endswith("/"):
                 raise ValueError(
                     f"{endpoint}: the broker listens on ipc only; say ipc:///path/to/socket"
                 )
@@ -145,6 +157,8 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
     Settings.toml_file = config
     try:
         return Settings(**options)
+    except (TOMLDecodeError, UnreadableError) as fault:
+        raise SettingsError(str(fault)) from None
     except ValidationError as fault:
         first = fault.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

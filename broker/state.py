@@ -20,8 +20,9 @@ from broker.ledger import Ledger
 from broker.records import Record
 from broker.repository import InMemoryJobRepository, StoredJob
 from broker.timers import Timers
+from domain.exceptions import JobConflictError
 from domain.models import Job
-from domain.status import JobStatus
+from domain.status import TERMINAL, JobStatus
 
 _UNFINISHED: Final = (JobStatus.RUNNING, JobStatus.AWAITING_INPUT)
 
@@ -106,7 +107,9 @@ class State:
         return job
 
     def _grant(self, event: LeaseGranted, now_ms: int) -> None:
-        self.jobs.get(event.job_id)
+        status = self.jobs.get(event.job_id).status
+        if status in TERMINAL:
+            raise JobConflictError(f"job {event.job_id} is {status}: there is nothing to do")
         self.leases.grant(event.job_id, event.lease, event.lease_ms, now_ms)
         self.jobs.hold(event.job_id)
 

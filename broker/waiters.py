@@ -71,6 +71,11 @@ class Waiters:
             self._add(parked)
         self._timers.set(due_ms, ticket.key, len(self._parked))
 
+    def has_other(self, session: int, seq: int, digest: int) -> bool:
+        """Return whether another command than that of `digest` is parked under the number."""
+        parked = self._parked.get((session, b"", seq))
+        return parked is not None and parked.ticket.digest != digest
+
     def remove(self, parked: Parked) -> None:
         """Let a parked command go: it has its answer."""
         del self._parked[parked.ticket.key]

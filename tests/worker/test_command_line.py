@@ -1,0 +1,38 @@
+"""What the worker's command line refuses, in one line each and with exit code 2."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from worker.__main__ import main
+
+
+def test_help_has_an_example_and_every_default() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    assert "python -m worker --handler my_service:answer" in result.output
+    assert "worker.text:describe" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--handler", "missing:function"], "there is no module missing"),
+        (["--handler", "function"], "not of the form module:function"),
+        (["--refused-share", "0.7", "--never-share", "0.7"], "more than 1 together"),
+        (["--pay-delay-ms-min", "9", "--pay-delay-ms-max", "8"], "9 to 8 ms is no range"),
+        (["--only", "nothing"], "--only"),
+        (["--lease-ms", "99"], "--lease-ms"),
+        (["--concurrency", "0"], "--concurrency"),
+        (["--endpoint", "/run/broker.sock"], "ipc:///path"),
+        (["--log-level", "chatty"], "--log-level"),
+    ],
+)
+def test_wrong_usage(
+    options: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, options)
+    assert result.exit_code == 2
+    assert complaint in result.output.splitlines()[-1]

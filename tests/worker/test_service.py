@@ -1,0 +1,36 @@
+"""What a worker makes of a broker that will not have it, and says with its exit code."""
+
+from typing import Any
+
+import pytest
+
+from domain.exceptions import UnsupportedVersionError
+from worker import service
+from worker.handlers import HandlerCalls
+from worker.payments import PaymentSimulator
+from worker.roles import Payments, Work
+from worker.runner import Runner
+from worker.settings import Settings
+
+
+async def test_a_broker_that_will_not_have_it_ends_it(
+    client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(endpoint="ipc:///somewhere", only="payments")
+    runner = Runner(client, [Payments(PaymentSimulator(), 1)], settings)
+    refusal = UnsupportedVersionError("this broker speaks\nversion 9")
+    client.script |= {"ping": [refusal], "claim": [refusal]}
+    stop = service.asyncio.Event()
+    assert await service._run(runner, client, settings, stop) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "the broker will not have this worker: this broker speaks version 9"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("only", "roles"), [(None, [Payments, Work]), ("payments", [Payments]), ("work", [Work])]
+)
+def test_roles_are_what_was_asked_for(only: str | None, roles: list[type]) -> None:
+    settings = Settings(endpoint="ipc:///somewhere", only=only)
+    calls = HandlerCalls(str, 1)
+    assert [type(role) for role in service._roles(settings, calls, PaymentSimulator())] == roles
