@@ -165,7 +165,8 @@ def _stop_fd() -> int:
     The interpreter writes to it when the signal comes. A handler of ours would have to wait for
     the end of libzmq's poll, which goes on after a signal.
     """
-    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
     signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

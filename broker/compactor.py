@@ -36,15 +36,11 @@ class Compactor:
         if self._journal is None or now_ms < self._look_at_ms:
             return
         self._look_at_ms = now_ms + LOOK_MS
-        if self._child is not None:
-            self._collect(self._child, now_ms)
-        elif self._journal.closed_segments():
-            self._child = subprocess.Popen(  # noqa: S603 - our own module, on our own directory
-                [sys.executable, "-m", "broker.fold", str(self._directory)],
-                stdin=subprocess.PIPE,  # never written to: its end tells of ours
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
+        try:
+            self._go_on(self._journal, now_ms)
+        except OSError as fault:  # no process to be had, or a file that cannot be deleted
+            self._look_at_ms = now_ms + RETRY_MS
+            log.error("compaction failed", reason=str(fault))  # noqa: TRY400 - the reason is all
 
     def close(self) -> None:
         """Stop the process, if there is one; what it has not finished does not count."""
@@ -52,6 +48,17 @@ class Compactor:
             self._child.kill()
             self._child.communicate()
             self._child = None
+
+    def _go_on(self, journal: FileJournal, now_ms: int) -> None:
+        if self._child is not None:
+            self._collect(self._child, now_ms)
+        elif journal.closed_segments():
+            self._child = subprocess.Popen(  # noqa: S603 - our own module, on our own directory
+                [sys.executable, "-m", "broker.fold", str(self._directory)],
+                stdin=subprocess.PIPE,  # never written to: its end tells of ours
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
 
     def _collect(self, child: subprocess.Popen[bytes], now_ms: int) -> None:
         if child.poll() is None:

@@ -121,8 +121,8 @@ class Pipeline:
     def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
         """Return bounds on the records of a batch, before it is decided: their bytes, their number.
 
-        They hold whatever the batch says: a frame has only so many commands and claims, a reply only
-        so many grants, and each parked claim that is served makes a record of its own.
+        They hold whatever the batch says: a frame has only so many commands and claims, a reply
+        only so many grants, and each parked claim that is served makes a record of its own.
         """
         limits = self._limits
         size = TICK_BYTES_MAX

@@ -1,0 +1,332 @@
+"""The small parts of the engine, each alone: timers, leases, waiters."""
+
+from collections.abc import Callable
+
+import pytest
+
+from broker.leases import Leases
+from broker.timers import SLACK, Timers
+from broker.waiters import Ticket, Waiters
+from domain.commands import Claim, Wait
+from domain.exceptions import LeaseHeldError, LeaseLostError, OverloadedError
+from domain.models import Job, JobStatus
+from tests.core import EPOCH, HASH, OTHER, PEER, job_id
+
+RUNNING = JobStatus.RUNNING
+AWAITING_PAYMENT = JobStatus.AWAITING_PAYMENT
+A, B, C = job_id(1), job_id(2), job_id(3)
+
+
+def shown(job_id: str, status: JobStatus) -> Job:
+    return Job(
+        job_id=job_id, status=status, input_hash=HASH, blockchain_identifier="x",
+        created_at=EPOCH, updated_at=EPOCH,
+    )  # fmt: skip
+
+
+# --- timers -------------------------------------------------------------------------------------
+
+
+def test_timers_give_what_is_due_earliest_first_once() -> None:
+    timers: Timers[int, str] = Timers(lambda when, key: True)
+    for when, key in [(5, "e"), (1, "a"), (3, "c"), (3, "b")]:
+        timers.set(when, key, 4)
+    assert timers.next() == 1
+    assert list(timers.due(0)) == []
+    assert list(timers.due(3)) == ["a", "b", "c"]
+    assert list(timers.due(3)) == []
+    assert timers.next() == 5
+    assert list(timers.due(9)) == ["e"]
+    assert timers.next() is None
+
+
+def test_timers_drop_what_is_settled() -> None:
+    live = {(2, "b")}
+    timers: Timers[int, str] = Timers(lambda when, key: (when, key) in live)
+    timers.set(1, "a", 1)
+    timers.set(2, "b", 1)
+    assert list(timers.due(9)) == ["b"]
+
+
+def test_what_is_settled_between_two_that_are_due_does_not_come_up() -> None:
+    live = {"a", "b"}
+    timers: Timers[int, str] = Timers(lambda when, key: key in live)
+    timers.set(1, "a", 2)
+    timers.set(1, "b", 2)
+    due = timers.due(1)
+    assert next(due) == "a"
+    live.clear()
+    assert list(due) == []
+
+
+@pytest.mark.parametrize("is_live", [lambda when, key: False, lambda when, key: when == 7])
+def test_timers_do_not_pile_up(is_live: Callable[[int, str], bool]) -> None:
+    """Not even entries that are all live and all the same."""
+    timers: Timers[int, str] = Timers(is_live)
+    for _ in range(10 * SLACK):
+        timers.set(7, "a", 1)
+        assert len(timers) <= 2 + SLACK
+    assert len(list(timers.due(7))) == 0 or is_live(7, "a")
+
+
+def test_sweeping_keeps_what_is_live_in_order() -> None:
+    live = set(range(0, 4 * SLACK, 4))
+    timers: Timers[int, int] = Timers(lambda when, key: key in live)
+    for key in range(4 * SLACK):
+        timers.set(-key, key, 0)
+    assert list(timers.due(0)) == sorted(live, reverse=True)
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_for_one_at_a_time() -> None:
+    leases = Leases()
+    leases.check(A, None)
+    leases.grant(A, leases.next_token, 100, 0)
+    leases.check(A, 1)
+    with pytest.raises(LeaseHeldError):
+        leases.check(A, None)
+    with pytest.raises(LeaseLostError):
+        leases.check(A, 2)
+    with pytest.raises(LeaseHeldError):
+        leases.grant(A, leases.next_token, 100, 0)
+    with pytest.raises(LeaseLostError):  # never given
+        leases.check(B, 1)
+    leases.check(B, None)
+
+
+def test_tokens_only_grow_whatever_happens() -> None:
+    leases = Leases()
+    seen = []
+    for turn in range(30):
+        token = leases.next_token
+        leases.grant(A, token, 1, turn)
+        seen.append(token)
+        if turn % 3 == 0:
+            leases.end(A, token)
+        elif turn % 3 == 1:
+            leases.lapse(A, token)
+        else:
+            leases.forget(A)
+    assert seen == sorted(set(seen))
+    with pytest.raises(LeaseHeldError):
+        leases.grant(B, seen[-1], 1, 0)
+    leases.grant(B, seen[-1] + 10, 1, 0)
+    assert leases.next_token == seen[-1] + 11
+
+
+def test_a_lease_that_ended_is_lost() -> None:
+    leases = Leases()
+    for end in (leases.end, leases.lapse, lambda job_id, _: leases.forget(job_id)):
+        token = leases.next_token
+        leases.grant(A, token, 100, 0)
+        end(A, token)
+        for use in (
+            lambda token: leases.check(A, token),
+            lambda token: leases.end(A, token),
+            lambda token: leases.lapse(A, token),
+            lambda token: leases.touch(A, token, 1, 0),
+        ):
+            with pytest.raises(LeaseLostError):
+                use(token)
+        leases.check(A, None)
+
+
+def test_an_old_token_does_not_end_a_new_lease() -> None:
+    leases = Leases()
+    leases.grant(A, 1, 100, 0)
+    leases.end(A, 1)
+    leases.grant(A, 2, 100, 0)
+    for use in (leases.end, leases.lapse):
+        with pytest.raises(LeaseLostError):
+            use(A, 1)
+    leases.check(A, 2)
+
+
+def test_leases_lapse_at_their_time_once() -> None:
+    leases = Leases()
+    leases.grant(A, 1, 100, 0)
+    leases.grant(B, 2, 50, 0)
+    assert leases.next_end_ms() == 50
+    assert list(leases.lapsed(49)) == []
+    lapsed = []
+    for job_id, token in leases.lapsed(100):
+        leases.lapse(job_id, token)
+        lapsed.append((job_id, token))
+    assert lapsed == [(B, 2), (A, 1)]
+    assert list(leases.lapsed(10**9)) == []
+    assert (leases.lapses(A), leases.lapses(B), leases.lapses(C)) == (1, 1, 0)
+
+
+def test_a_touch_moves_the_end_either_way() -> None:
+    leases = Leases()
+    leases.grant(A, 1, 100, 0)
+    leases.touch(A, 1, 100, 90)
+    assert list(leases.lapsed(189)) == []
+    leases.touch(A, 1, 5, 100)  # earlier than before
+    assert list(leases.lapsed(104)) == []
+    assert list(leases.lapsed(105)) == [(A, 1)]
+
+
+def test_lapses_count_within_a_status_and_across_leases() -> None:
+    leases = Leases()
+    for number in range(1, 4):
+        leases.grant(A, leases.next_token, 1, 0)
+        leases.lapse(A, leases.next_token - 1)
+        assert leases.lapses(A) == number
+    leases.grant(A, leases.next_token, 1, 0)
+    leases.end(A, leases.next_token - 1)
+    assert leases.lapses(A) == 3
+    leases.forget(A)
+    assert leases.lapses(A) == 0
+
+
+def test_a_million_touches_leave_nothing_behind() -> None:
+    leases = Leases()
+    leases.grant(A, 1, 100, 0)
+    for now_ms in range(20 * SLACK):
+        leases.touch(A, 1, 100, now_ms // 7)
+    assert len(leases._timers) <= 2 + SLACK
+
+
+# --- waiters ------------------------------------------------------------------------------------
+
+
+def claim(status: JobStatus = RUNNING, limit: int = 1) -> Claim:
+    return Claim(status=status, lease_ms=1, wait_ms=1, limit=limit)
+
+
+def wait(*job_ids: str, statuses: list[JobStatus] | None = None) -> Wait:
+    return Wait(job_ids=list(job_ids), timeout_ms=1, statuses=statuses)
+
+
+def ticket(seq: int, peer: bytes = PEER, session: int = 0) -> Ticket:
+    return Ticket(peer, session, seq)
+
+
+def test_a_wait_is_found_by_each_of_its_jobs_in_its_statuses() -> None:
+    waiters = Waiters(9, 99)
+    waiters.park(ticket(1), wait(A, B), 5)
+    waiters.park(ticket(2), wait(B, B, statuses=[RUNNING]), 5)
+
+    def woken(job_id: str, status: JobStatus) -> list[int]:
+        return [parked.ticket.seq for parked in waiters.awaiting(shown(job_id, status))]
+
+    assert woken(A, JobStatus.FAILED) == [1]
+    assert woken(A, RUNNING) == []
+    assert woken(B, RUNNING) == [2]
+    assert woken(B, JobStatus.COMPLETED) == [1, 2]
+    assert woken(C, JobStatus.COMPLETED) == []
+    for parked in waiters.awaiting(shown(B, JobStatus.COMPLETED)):
+        waiters.remove(parked)
+    assert len(waiters) == 0
+    assert woken(A, JobStatus.FAILED) == []
+    assert not waiters._waits
+    assert waiters._watched == 0
+
+
+def test_claims_are_served_first_come_first_served_by_status() -> None:
+    waiters = Waiters(9, 99)
+    assert waiters.first_claim(RUNNING) is None
+    waiters.park(ticket(1), claim(), 5)
+    waiters.park(ticket(2), claim(), 5)
+    waiters.park(ticket(3), claim(AWAITING_PAYMENT), 5)
+    assert set(waiters.claims()) == {RUNNING, AWAITING_PAYMENT}
+    first = waiters.first_claim(RUNNING)
+    assert first is not None
+    assert first.ticket.seq == 1
+    waiters.remove(first)
+    second = waiters.first_claim(RUNNING)
+    assert second is not None
+    assert second.ticket.seq == 2
+    waiters.remove(second)
+    assert list(waiters.claims()) == [AWAITING_PAYMENT]
+
+
+def test_a_repeat_takes_the_place_of_the_parked_one() -> None:
+    waiters = Waiters(2, 99)
+    waiters.park(ticket(1, session=7), claim(), 5)
+    waiters.park(ticket(2, session=8), claim(), 5)
+    waiters.park(ticket(1, OTHER, session=7), claim(), 9)  # full, but nothing is added
+    assert len(waiters) == 2
+    first = waiters.first_claim(RUNNING)
+    assert first is not None
+    assert (first.ticket.peer, first.ticket.seq, first.due_ms) == (OTHER, 1, 9)
+    assert [parked.ticket.seq for parked in waiters.due(5)] == [2]
+
+
+def test_requests_without_a_session_are_told_apart_by_their_connection() -> None:
+    waiters = Waiters(9, 99)
+    waiters.park(ticket(1), wait(A), 5)
+    waiters.park(ticket(1, OTHER), wait(A), 5)
+    waiters.park(ticket(1, session=1), wait(A), 5)
+    waiters.park(ticket(1, session=2), wait(A), 5)
+    waiters.park(ticket(1), wait(A), 5)
+    assert len(waiters) == 4
+    due = list(waiters.due(5))
+    assert len({parked.ticket.key for parked in due}) == 4
+
+
+def test_another_command_by_the_same_number_replaces_the_first() -> None:
+    waiters = Waiters(1, 3)
+    waiters.park(ticket(1), wait(A, B, C), 5)
+    waiters.park(ticket(1), wait(A), 5)
+    assert len(waiters) == 1
+    assert waiters._watched == 1
+    waiters.park(ticket(1), claim(), 5)
+    assert waiters._watched == 0
+    assert waiters.awaiting(shown(A, JobStatus.FAILED)) == []
+
+
+def test_no_more_commands_than_there_is_room_for() -> None:
+    waiters = Waiters(2, 99)
+    waiters.park(ticket(1), wait(A), 5)
+    waiters.park(ticket(2), claim(), 5)
+    for command in (wait(A), claim()):
+        with pytest.raises(OverloadedError) as caught:
+            waiters.park(ticket(3), command, 5)
+        assert caught.value.limit == 2
+    assert len(waiters) == 2
+    waiters.remove(waiters.everybody()[0])
+    waiters.park(ticket(3), wait(A), 5)
+    none = Waiters(0, 9)
+    with pytest.raises(OverloadedError):
+        none.park(ticket(1), claim(), 5)
+
+
+def test_no_more_jobs_waited_for_than_there_is_room_for() -> None:
+    waiters = Waiters(9, 3)
+    waiters.park(ticket(1), wait(A, B), 5)
+    with pytest.raises(OverloadedError) as caught:
+        waiters.park(ticket(2), wait(A, B), 5)
+    assert caught.value.limit == 3
+    assert len(waiters) == 1
+    assert len(waiters.awaiting(shown(A, JobStatus.FAILED))) == 1
+    waiters.park(ticket(3), wait(C), 5)
+    waiters.park(ticket(4), claim(), 5)  # watches no job
+    for parked in waiters.everybody():
+        waiters.remove(parked)
+    waiters.park(ticket(5), wait(A, B, C), 5)
+
+
+def test_what_waits_comes_up_when_its_time_is_over() -> None:
+    waiters = Waiters(9, 99)
+    waiters.park(ticket(1), wait(A), 10)
+    waiters.park(ticket(2), claim(), 5)
+    assert waiters.next_due_ms() == 5
+    for parked in waiters.due(5):
+        waiters.remove(parked)
+    assert waiters.next_due_ms() == 10
+    assert [parked.ticket.seq for parked in waiters.due(10)] == [1]
+
+
+def test_a_million_waits_leave_nothing_behind() -> None:
+    waiters = Waiters(9, 99)
+    for turn in range(5 * SLACK):
+        waiters.park(ticket(turn), wait(A), 1_000_000 + turn)
+        waiters.remove(waiters.awaiting(shown(A, JobStatus.FAILED))[0])
+        waiters.park(ticket(0), claim(), 2_000_000)
+    assert len(waiters) == 1
+    assert len(waiters._timers) <= 2 + SLACK
+    assert not waiters._waits

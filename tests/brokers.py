@@ -1,0 +1,171 @@
+"""Real brokers as processes, and raw DEALER sockets to talk to them, frame by frame."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+Wire = dict[str, Any]
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 30.0
+"""How long a test waits for what must come; never how long it may take."""
+
+
+class BrokerProcess:
+    """A broker that listens on a socket in `directory`, in memory unless `data_dir` is given."""
+
+    def __init__(self, directory: Path, name: str = "b", **settings: Any) -> None:
+        self.path = directory / f"{name}.sock"
+        self.endpoint = f"ipc://{self.path}"
+        if len(os.fsencode(self.path)) > zmq.IPC_PATH_MAX_LEN:
+            raise ValueError(f"{self.path} is too long for a socket")
+        self._directory = directory
+        self._name = name
+        self._settings = settings
+        self._starts = 0
+        self.checked = False
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        self._starts += 1
+        self._stderr = self._directory / f"{self._name}.{self._starts}.err"
+        command = [sys.executable, "-m", "broker", "--bind", self.endpoint]
+        if "data_dir" not in self._settings:
+            command.append("--in-memory")
+        for option, value in self._settings.items():
+            command += [f"--{option.replace('_', '-')}", str(value)]
+        with self._stderr.open("wb") as stderr:
+            return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=stderr)
+
+    def wait_until_ready(self) -> None:
+        """Return once it serves. Raises AssertionError with what it said if it does not."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if '"ready"' in self.stderr:
+                return
+            time.sleep(0.005)
+        raise AssertionError(f"the broker is not ready: {self.stderr}")
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    @property
+    def events(self) -> list[Wire]:
+        """Return what it has logged; raises on a line that is not its log's."""
+        return [json.loads(line) for line in self.stderr.splitlines()]
+
+    def kill(self) -> None:
+        """Kill it with kill -9: nothing is checked then."""
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        self.checked = True
+
+    def restart(self) -> None:
+        """Start it again on the same endpoint, once it has ended."""
+        self.process.wait(PATIENCE_S)
+        self.process = self._start()
+        self.checked = False
+        self.wait_until_ready()
+
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> Wire:
+        """Stop it by a signal, check how it left, and return its last words."""
+        if self.process.poll() is None:
+            self.process.send_signal(by)
+        return self.check_left()
+
+    def check_left(self) -> Wire:
+        """Check that it ends with exit code 0 and had nothing unexpected to say."""
+        self.checked = True
+        exit_code = self.process.wait(PATIENCE_S)
+        assert exit_code == 0, f"exit code {exit_code}: {self.stderr}"
+        events = self.events
+        unexpected = [
+            event
+            for event in events
+            if event["level"] != "info" and "memory only" not in event["event"]
+        ]
+        assert not unexpected
+        assert events[-1]["event"] == "left"
+        assert not self.path.exists()
+        return events[-1]
+
+
+@contextmanager
+def running_broker(directory: Path, name: str = "b", **settings: Any) -> Iterator[BrokerProcess]:
+    """Run a broker, and check at the end that it leaves as it should."""
+    broker = BrokerProcess(directory, name, **settings)
+    try:
+        broker.wait_until_ready()
+        yield broker
+        if not broker.checked:
+            broker.stop()
+    finally:
+        if broker.process.poll() is None:
+            broker.process.kill()
+            broker.process.wait(PATIENCE_S)
+
+
+class Peer:
+    """A DEALER socket that sends what it is told, right or wrong."""
+
+    def __init__(self, context: "zmq.Context[Any]", endpoint: str, **options: int) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        for name, value in options.items():
+            self.socket.setsockopt(getattr(zmq, name), value)
+        self.socket.connect(endpoint)
+        self.seq = 0
+
+    def close(self) -> None:
+        self.socket.close(0)
+
+    def send_frames(self, *frames: bytes) -> None:
+        self.socket.send_multipart(frames)
+
+    def send(self, *commands: Wire, **changes: Any) -> int:
+        """Send a request, and return its `seq`."""
+        self.seq += 1
+        request = {
+            "v": 1,
+            "session": 0,
+            "seq": self.seq,
+            "acked": 0,
+            "commands": list(commands),
+            **changes,
+        }
+        self.send_frames(msgspec.msgpack.encode(request))
+        return self.seq
+
+    def receive(self, timeout_s: float = PATIENCE_S) -> Wire:
+        """Return the next answer, as plain maps and lists."""
+        if not self.socket.poll(int(timeout_s * 1_000)):
+            raise AssertionError("no answer")
+        answer: Wire = msgspec.msgpack.decode(self.socket.recv())
+        return answer
+
+    def ask(self, *commands: Wire, **changes: Any) -> list[Wire]:
+        """Send a request, and return its results."""
+        seq = self.send(*commands, **changes)
+        answer = self.receive()
+        assert answer["seq"] == seq
+        assert answer["type"] == "reply", answer
+        results: list[Wire] = answer["results"]
+        return results
+
+    def one(self, command: Wire, **changes: Any) -> Wire:
+        """Send one command, and return its result."""
+        return self.ask(command, **changes)[0]
+
+    def is_silent(self, for_s: float = 0.2) -> bool:
+        """Return whether nothing comes for a while."""
+        return not self.socket.poll(int(for_s * 1_000))

@@ -1,0 +1,110 @@
+"""Is a concurrent history that of some sequence? A Wing-Gong-Lowe search, one job at a time.
+
+An operation that got its answer took effect once between call and answer, with that answer. One
+that got none took effect at any time after its call, or never.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+State = tuple[Any, ...]
+Model = Callable[[State, str, Any], tuple[Any, State]]
+"""From a state, an action and its argument to the outcome and the state then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a client did: `ended` is infinite, and `outcome` unknown, where no answer came."""
+
+    called: float
+    ended: float
+    action: str
+    argument: Any = None
+    outcome: Any = None
+
+    @property
+    def is_known(self) -> bool:
+        return self.ended < inf
+
+
+def is_linearizable(history: Iterable[Operation], initial: State, model: Model) -> bool:
+    """Return whether some order, true to the times, gives every known outcome."""
+    operations = sorted(history, key=lambda operation: operation.called)
+    to_place = sum(1 << place for place, each in enumerate(operations) if each.is_known)
+    seen = {(0, initial)}
+    stack: list[tuple[int, State]] = [(0, initial)]
+    while stack:
+        placed, state = stack.pop()
+        if placed & to_place == to_place:
+            return True
+        for step in _steps(operations, placed, state, model):
+            if step not in seen:
+                seen.add(step)
+                stack.append(step)
+    return False
+
+
+def _steps(
+    operations: Sequence[Operation], placed: int, state: State, model: Model
+) -> list[tuple[int, State]]:
+    """Return where one more operation may lead."""
+    steps = []
+    for place in _next(operations, placed):
+        operation = operations[place]
+        outcome, then = model(state, operation.action, operation.argument)
+        step = (placed | 1 << place, then)
+        if not operation.is_known:
+            if then != state:  # without effect, it might as well never have happened
+                steps.append(step)
+        elif outcome == operation.outcome:
+            if then == state:  # it stands in nobody's way: no other order can do better
+                return [step]
+            steps.append(step)
+    return steps
+
+
+def _next(operations: Sequence[Operation], placed: int) -> list[int]:
+    """Return what may come next: whatever was called before the first answer to come."""
+    candidates, first_end = [], inf
+    for place, operation in enumerate(operations):
+        if operation.called > first_end:
+            break
+        if not placed >> place & 1:
+            candidates.append(place)
+            first_end = min(first_end, operation.ended)
+    return candidates
+
+
+LEGAL = {
+    ("awaiting_payment", "running"),
+    ("awaiting_payment", "failed"),
+    ("running", "completed"),
+    ("running", "failed"),
+    ("running", "awaiting_input"),
+    ("awaiting_input", "running"),
+    ("awaiting_input", "failed"),
+}
+CREATED: State = ("awaiting_payment", 1)
+
+
+def job_model(state: State, action: str, argument: Any) -> tuple[Any, State]:
+    """One job: its status and version, moved by `transition` and `cancel`, seen by `get`.
+
+    Outcomes are ("job", status, version), or (code, status, version) with the job as it is.
+    """
+    status, version = state
+    if action == "get":
+        return ("job", status, version), state
+    if action == "cancel":
+        target, expected_version = "failed", argument
+        legal = status == "awaiting_payment"
+    else:
+        target, expected_version = argument
+        legal = (status, target) in LEGAL
+    if expected_version not in (None, version):
+        return ("version_conflict", status, version), state
+    if not legal:
+        return ("illegal_transition", status, version), state
+    return ("job", target, version + 1), (target, version + 1)

@@ -1,0 +1,214 @@
+"""The checker itself: it must find every planted fault, and accuse nobody who is right."""
+
+from itertools import combinations, permutations
+from math import inf
+from random import Random
+
+import pytest
+
+from tests.linearizability.checker import (
+    CREATED,
+    Operation,
+    State,
+    is_linearizable,
+    job_model,
+)
+
+
+def check(*history: Operation) -> bool:
+    return is_linearizable(history, CREATED, job_model)
+
+
+def op(called: float, ended: float, action: str, argument: object, *outcome: object) -> Operation:
+    return Operation(called, ended, action, argument, outcome or None)
+
+
+def run(version: int | None = None) -> tuple[str, int | None]:
+    return ("running", version)
+
+
+WON = ("job", "running", 2)
+LOST = ("illegal_transition", "running", 2)
+
+
+def test_histories_that_are_right() -> None:
+    assert check()
+    assert check(op(0, 1, "get", None, "job", "awaiting_payment", 1))
+    assert check(op(0, 1, "transition", run(), *WON), op(2, 3, "get", None, *WON))
+    # At the same time: either order will do.
+    for seen in (WON, ("job", "awaiting_payment", 1)):
+        assert check(op(0, 9, "transition", run(), *WON), op(1, 2, "get", None, *seen))
+    assert check(op(0, 9, "transition", run(), *LOST), op(1, 8, "transition", run(), *WON))
+    # No answer: it happened, or it did not, or only later.
+    for seen in (WON, ("job", "awaiting_payment", 1)):
+        assert check(op(0, inf, "transition", run()), op(5, 6, "get", None, *seen))
+    assert check(
+        op(0, inf, "transition", run()),
+        op(5, 6, "get", None, "job", "awaiting_payment", 1),
+        op(7, 8, "get", None, *WON),
+    )
+
+
+PLANTED = {
+    "a stale read": [
+        op(0, 1, "transition", run(), *WON),
+        op(2, 3, "get", None, "job", "awaiting_payment", 1),
+    ],
+    "two winners": [
+        op(0, 9, "transition", run(1), *WON),
+        op(1, 8, "transition", run(1), *WON),
+    ],
+    "no winner": [
+        op(0, 9, "transition", run(), *LOST),
+        op(1, 8, "transition", run(), *LOST),
+    ],
+    "a lost update": [
+        op(0, 1, "transition", run(), *WON),
+        op(2, 3, "transition", ("completed", None), "job", "completed", 3),
+        op(4, 5, "get", None, *WON),
+    ],
+    "a version that is skipped": [op(0, 1, "transition", run(), "job", "running", 3)],
+    "a version that is given twice": [
+        op(0, 1, "transition", run(), *WON),
+        op(2, 3, "transition", ("awaiting_input", None), "job", "awaiting_input", 2),
+    ],
+    "an illegal transition": [
+        op(0, 1, "transition", ("completed", None), "job", "completed", 2),
+    ],
+    "a refusal without a reason": [
+        op(0, 1, "transition", run(1), "version_conflict", "awaiting_payment", 1),
+    ],
+    "a read from the future": [
+        op(0, 1, "get", None, *WON),
+        op(2, 3, "transition", run(), *WON),
+    ],
+    "a read that goes back": [
+        op(0, 9, "transition", run(), *WON),
+        op(1, 2, "get", None, *WON),
+        op(3, 4, "get", None, "job", "awaiting_payment", 1),
+    ],
+    "a change by nobody": [op(0, 1, "get", None, *WON)],
+    "a change before its call": [
+        op(0, 1, "get", None, *WON),
+        op(2, inf, "transition", run()),
+    ],
+    "an unanswered change that happened twice": [
+        op(0, inf, "transition", run()),
+        op(1, 2, "transition", ("awaiting_input", None), "job", "awaiting_input", 3),
+        op(3, 4, "get", None, "job", "running", 4),
+    ],
+    "a cancelled job that runs": [
+        op(0, 1, "cancel", None, "job", "failed", 2),
+        op(2, 3, "transition", run(), "job", "running", 3),
+    ],
+    "a refusal that still took effect": [
+        op(0, 1, "transition", run(5), "version_conflict", "awaiting_payment", 1),
+        op(2, 3, "get", None, *WON),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_faults_are_found(name: str) -> None:
+    assert not check(*PLANTED[name])
+
+
+def brute(history: list[Operation]) -> bool:
+    """Try every order of every choice of the unanswered ones."""
+    known = [each for each in history if each.is_known]
+    unknown = [each for each in history if not each.is_known]
+    return any(
+        fits(order)
+        for count in range(len(unknown) + 1)
+        for some in combinations(unknown, count)
+        for order in permutations([*known, *some])
+    )
+
+
+def fits(order: tuple[Operation, ...]) -> bool:
+    state: State = CREATED
+    for place, each in enumerate(order):
+        if any(later.ended < each.called for later in order[place + 1 :]):
+            return False
+        outcome, state = job_model(state, each.action, each.argument)
+        if each.is_known and outcome != each.outcome:
+            return False
+    return True
+
+
+def simulate(random: Random, count: int) -> list[Operation]:
+    """Return a right history: each operation takes effect at a moment within its span."""
+    moments = sorted(random.random() * max(10, count) for _ in range(count))
+    state: State = CREATED
+    history = []
+    for moment in moments:
+        action = random.choice(["get", "get", "transition", "transition", "transition", "cancel"])
+        version = random.choice([None, None, state[1], state[1] - 1])
+        argument: object = None
+        if action == "transition":
+            targets = ["running", "running", "completed", "awaiting_input", "failed"]
+            argument = (random.choice(targets), version)
+        elif action == "cancel":
+            argument = version
+        called, ended = moment - random.random() * 4, moment + random.random() * 4
+        if random.random() < 0.15:
+            if random.random() < 0.5:  # it happened all the same
+                _, state = job_model(state, action, argument)
+            history.append(Operation(called, inf, action, argument))
+            continue
+        outcome, state = job_model(state, action, argument)
+        history.append(Operation(called, ended, action, argument, outcome))
+    return history
+
+
+def spoiled(random: Random, history: list[Operation]) -> list[Operation]:
+    """Return the history with one answer changed."""
+    known = [place for place, each in enumerate(history) if each.is_known]
+    if not known:
+        return history
+    place = random.choice(known)
+    old = history[place]
+    kind, status, version = old.outcome
+    outcome = random.choice(
+        [
+            (kind, status, version + 1),
+            (kind, status, version - 1),
+            (kind, random.choice(["running", "failed", "completed", "awaiting_input"]), version),
+            ("job" if kind != "job" else "illegal_transition", status, version),
+        ]
+    )
+    changed = Operation(old.called, old.ended, old.action, old.argument, outcome)
+    return [*history[:place], changed, *history[place + 1 :]]
+
+
+def test_right_histories_are_right_however_long() -> None:
+    random = Random(1)
+    for _ in range(150):
+        assert check(*simulate(random, 40))
+
+
+def test_it_agrees_with_trying_everything() -> None:
+    random = Random(2)
+    verdicts = []
+    for _ in range(1_500):
+        history = simulate(random, random.randint(1, 5))
+        assert brute(history)
+        assert check(*history)
+        wrong = spoiled(random, history)
+        verdicts.append(brute(wrong))
+        assert check(*wrong) == verdicts[-1]
+    assert verdicts.count(False) > 500  # so there was something to find
+
+
+def test_faults_in_long_histories_are_found() -> None:
+    """A version no operation can have made is wrong wherever it stands."""
+    random = Random(3)
+    for _ in range(100):
+        history = simulate(random, 40)
+        places = [place for place, each in enumerate(history) if each.is_known]
+        place = random.choice(places)
+        old = history[place]
+        history[place] = Operation(
+            old.called, old.ended, old.action, old.argument, (*old.outcome[:2], 99)
+        )
+        assert not check(*history)
