@@ -1,0 +1,169 @@
+"""Gathers commands of several kinds, to be sent together and answered in order."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from client import calls
+from client.calls import AnyStatus
+from client.errors import BrokerUnreachableError
+from domain.commands import AnyCommand
+
+Run = Callable[[list[AnyCommand]], list[Any]]
+RunLater = Callable[[list[AnyCommand]], Awaitable[list[Any]]]
+
+
+class Commands:
+    """A list of commands; each method appends one and returns its position among the results.
+
+    Every method takes what the client's method of that name takes, and raises MalformedError for
+    what no broker could read.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._commands: list[AnyCommand] = []
+        self._sent = False
+
+    def __len__(self) -> int:
+        """Return how many commands there are."""
+        return len(self._commands)
+
+    def create(  # noqa: PLR0913 - one argument a field
+        self,
+        input_hash: str | None = None,
+        *,
+        input: str | None = None,  # noqa: A002 - the field's name
+        identifier_from_purchaser: str | None = None,
+        job_id: str | None = None,
+        blockchain_identifier: str | None = None,
+        pay_by_time: datetime | None = None,
+        submit_result_time: datetime | None = None,
+    ) -> int:
+        """Append a `create`; its value is the `Job`."""
+        return self._append(
+            calls.create(
+                input_hash,
+                input=input,
+                identifier_from_purchaser=identifier_from_purchaser,
+                job_id=job_id,
+                blockchain_identifier=blockchain_identifier,
+                pay_by_time=pay_by_time,
+                submit_result_time=submit_result_time,
+            )
+        )
+
+    def get(self, job_id: str | None = None, *, blockchain_identifier: str | None = None) -> int:
+        """Append a `get`; its value is the `Job`."""
+        return self._append(calls.get(job_id, blockchain_identifier))
+
+    def transition(  # noqa: PLR0913 - one argument a field
+        self,
+        job_id: str,
+        target: AnyStatus,
+        *,
+        result: str | None = None,
+        error: str | None = None,
+        input_schema: str | None = None,
+        expected_version: int | None = None,
+        lease: int | None = None,
+    ) -> int:
+        """Append a `transition`; its value is the `Job`."""
+        return self._append(
+            calls.transition(
+                job_id,
+                target,
+                result=result,
+                error=error,
+                input_schema=input_schema,
+                expected_version=expected_version,
+                lease=lease,
+            )
+        )
+
+    def provide_input(
+        self,
+        job_id: str,
+        input: str,  # noqa: A002 - the field's name
+        *,
+        expected_version: int,
+    ) -> int:
+        """Append a `provide_input`; its value is the `Job`."""
+        return self._append(calls.provide_input(job_id, input, expected_version))
+
+    def cancel(self, job_id: str, *, expected_version: int | None = None) -> int:
+        """Append a `cancel`; its value is the `Job`."""
+        return self._append(calls.cancel(job_id, expected_version))
+
+    def count(self, status: AnyStatus | None = None) -> int:
+        """Append a `count`; its value is the `CountResult`."""
+        return self._append(calls.count(status))
+
+    def list_page(
+        self, status: AnyStatus | None = None, *, after: str | None = None, limit: int = 100
+    ) -> int:
+        """Append a `list`; its value is the `Page`."""
+        return self._append(calls.list_page(status, after, limit))
+
+    def claim(self, status: AnyStatus, *, lease_ms: int = 30_000, limit: int = 1) -> int:
+        """Append a `claim` that does not wait; its value is the list of `Lease`."""
+        return self._append(calls.claim(status, lease_ms=lease_ms, wait_ms=0, limit=limit))
+
+    def touch(self, job_id: str, lease: int, *, lease_ms: int = 30_000) -> int:
+        """Append a `touch`; its value is None."""
+        return self._append(calls.touch(job_id, lease, lease_ms))
+
+    def release(self, job_id: str, lease: int) -> int:
+        """Append a `release`; its value is None."""
+        return self._append(calls.release(job_id, lease))
+
+    def _append(self, command: AnyCommand) -> int:
+        self._commands.append(command)
+        return len(self._commands) - 1
+
+    def _take(self) -> list[AnyCommand]:
+        if self._sent:
+            raise RuntimeError("a batch is sent once; make another one")
+        self._sent = True
+        return self._commands
+
+    def _complete(self, values: list[Any]) -> list[Any]:
+        """Add what the call did not come to, because the broker had fallen silent."""
+        missing = len(self._commands) - len(values)
+        return values + [BrokerUnreachableError("the broker had fallen silent before")] * missing
+
+
+class Batch(Commands):
+    """Commands for a `Client`."""
+
+    def __init__(self, run: Run) -> None:
+        """Take what sends them: see `Client.batch`."""
+        super().__init__()
+        self._run = run
+
+    def send(self) -> list[Any]:
+        """Send the commands, and return what came of each, in order.
+
+        Refusals and other errors of a command are values, not raised; nothing undoes the rest.
+        Commands run in the order given, except that a message of up to 1,000 of them which the
+        broker refuses for the moment (overloaded, draining) is sent again behind its followers:
+        let what must not overtake carry an `expected_version`, or send it in a batch of its own.
+
+        Raises:
+            RuntimeError: it was sent before.
+
+        """
+        return self._complete(self._run(self._take()))
+
+
+class AsyncBatch(Commands):
+    """Commands for an `AsyncClient`."""
+
+    def __init__(self, run: RunLater) -> None:
+        """Take what sends them: see `AsyncClient.batch`."""
+        super().__init__()
+        self._run = run
+
+    async def send(self) -> list[Any]:
+        """Do what `Batch.send` does."""
+        return self._complete(await self._run(self._take()))

@@ -1,0 +1,268 @@
+"""Makes commands of what users pass, and refuses at home what the broker would not even read."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from os import urandom
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from client.packing import UNFIT
+from domain.commands import (
+    AnyCommand,
+    Cancel,
+    Claim,
+    Command,
+    Count,
+    Create,
+    Get,
+    List,
+    ProvideInput,
+    Release,
+    Touch,
+    Transition,
+    Wait,
+)
+from domain.exceptions import MalformedError
+from domain.messages import encode_command
+from domain.status import JobStatus
+
+SLICE_MS: Final = 15_000
+"""A longer wait is made of waits of this length."""
+JOB_IDS_AT_ONCE: Final = 64
+"""How many random numbers to ask the system for at once."""
+
+Row = Create | str | Mapping[str, Any]
+"""What `create_many` takes: a command, an input hash, or the arguments of `create` by name."""
+
+AnyStatus = JobStatus | str
+_Command = TypeVar("_Command", bound=Command)
+
+_HASH: Final = re.compile(r"[0-9a-f]{64}").fullmatch
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_strict = msgspec.msgpack.Decoder(AnyCommand)
+
+
+def make(kind: type[_Command], **fields: Any) -> _Command:  # noqa: ANN401 - as the command has it
+    """Return a command of `kind`, checked by the rules of the protocol. Raises MalformedError."""
+    try:
+        command = kind(**fields)
+    except UNFIT as fault:
+        raise MalformedError(f"{kind.__name__.lower()}: {fault}") from None
+    return checked(command)
+
+
+def checked(command: _Command) -> _Command:
+    """Return `command` if a broker can read it. Raises MalformedError."""
+    try:
+        _strict.decode(encode_command(command))  # type: ignore[arg-type] # any of them
+    except UNFIT as fault:
+        name = type(command).__name__.lower()
+        raise MalformedError(f"{name}: {fault}") from None
+    return command
+
+
+def status_of(status: AnyStatus) -> JobStatus:
+    """Return the status of that name. Raises MalformedError."""
+    try:
+        return JobStatus(status)
+    except ValueError:
+        raise MalformedError(f"no status {status!r}; there are {', '.join(JobStatus)}") from None
+
+
+def optional_status(status: AnyStatus | None) -> JobStatus | None:
+    """Return the status of that name, or None for None. Raises MalformedError."""
+    return None if status is None else status_of(status)
+
+
+def hash_of_input(text: str, identifier_from_purchaser: str | None) -> str:
+    """Return the MIP-004 hash of an input given as text.
+
+    JSON is parsed first; any other text is hashed as a JSON string. No identifier counts as an
+    empty one. Raises MalformedError for what has no canonical form.
+    """
+    from domain.hashing import UnhashableInputError, input_hash  # noqa: PLC0415 - not for a ping
+
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        value = text
+    try:
+        return input_hash(identifier_from_purchaser or "", value)
+    except UnhashableInputError as fault:
+        raise MalformedError(f"the input has no hash: {fault}") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def new_job_id() -> str:
+    """Return a UUID4 as text, in less than half the time that `uuid` takes."""
+    return _uuid4(urandom(16).hex())
+
+
+def _new_job_ids() -> Iterator[str]:
+    while True:
+        digits = urandom(16 * JOB_IDS_AT_ONCE).hex()
+        for start in range(0, len(digits), 32):
+            yield _uuid4(digits[start : start + 32])
+
+
+def _uuid4(digits: str) -> str:
+    variant = _VARIANT[digits[16]]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def create(  # noqa: PLR0913 - one argument a field
+    input_hash: str | None = None,
+    *,
+    input: str | None = None,  # noqa: A002 - the field's name
+    identifier_from_purchaser: str | None = None,
+    job_id: str | None = None,
+    blockchain_identifier: str | None = None,
+    pay_by_time: datetime | None = None,
+    submit_result_time: datetime | None = None,
+) -> Create:
+    """Return a `create` that carries a job id, and so may be repeated. Raises MalformedError."""
+    if input_hash is None:
+        if not isinstance(input, str):
+            raise MalformedError("create takes an input_hash, or an input as text")
+        input_hash = hash_of_input(input, identifier_from_purchaser)
+    return make(
+        Create,
+        input_hash=input_hash,
+        input=input,
+        identifier_from_purchaser=identifier_from_purchaser,
+        job_id=job_id or new_job_id(),
+        blockchain_identifier=blockchain_identifier,
+        pay_by_time=pay_by_time,
+        submit_result_time=submit_result_time,
+    )
+
+
+def creates(rows: Iterable[Row]) -> Iterator[Create | MalformedError]:
+    """Yield a `create` with a job id for each row, or why there can be none."""
+    job_ids = _new_job_ids()
+    for row in rows:
+        if type(row) is str and _HASH(row):  # nothing else in it can be wrong
+            yield Create(input_hash=row, job_id=next(job_ids))
+            continue
+        try:
+            yield _create_of(row)
+        except MalformedError as refusal:
+            yield refusal
+
+
+def _create_of(row: Row) -> Create:
+    if isinstance(row, str):
+        return create(row)
+    if isinstance(row, Create):
+        if row.job_id is None:
+            row = msgspec.structs.replace(row, job_id=new_job_id())
+        return checked(row)
+    try:
+        return create(**row)
+    except TypeError as fault:  # not a mapping, or of other names
+        raise MalformedError(f"not the arguments of create: {fault}") from None
+
+
+def get(job_id: str | None = None, blockchain_identifier: str | None = None) -> Get:
+    """Return a `get`, by one of both. Raises MalformedError."""
+    return make(Get, job_id=job_id, blockchain_identifier=blockchain_identifier)
+
+
+def transition(  # noqa: PLR0913 - one argument a field
+    job_id: str,
+    target: AnyStatus,
+    *,
+    result: str | None = None,
+    error: str | None = None,
+    input_schema: str | None = None,
+    expected_version: int | None = None,
+    lease: int | None = None,
+) -> Transition:
+    """Return a `transition`. Raises MalformedError."""
+    return make(
+        Transition,
+        job_id=job_id,
+        target=status_of(target),
+        result=result,
+        error=error,
+        input_schema=input_schema,
+        expected_version=expected_version,
+        lease=lease,
+    )
+
+
+def provide_input(job_id: str, text: str, expected_version: int) -> ProvideInput:
+    """Return a `provide_input`. Raises MalformedError."""
+    return make(ProvideInput, job_id=job_id, input=text, expected_version=expected_version)
+
+
+def cancel(job_id: str, expected_version: int | None = None) -> Cancel:
+    """Return a `cancel`. Raises MalformedError."""
+    return make(Cancel, job_id=job_id, expected_version=expected_version)
+
+
+def count(status: AnyStatus | None = None) -> Count:
+    """Return a `count`. Raises MalformedError."""
+    return make(Count, status=optional_status(status))
+
+
+def list_page(status: AnyStatus | None, after: str | None, limit: int) -> List:
+    """Return a `list`. Raises MalformedError."""
+    return make(List, status=optional_status(status), after=after, limit=limit)
+
+
+def claim(status: AnyStatus, *, lease_ms: int, wait_ms: int, limit: int) -> Claim:
+    """Return a `claim`. Raises MalformedError."""
+    return make(Claim, status=status_of(status), lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
+
+
+def touch(job_id: str, lease: int, lease_ms: int) -> Touch:
+    """Return a `touch`. Raises MalformedError."""
+    return make(Touch, job_id=job_id, lease=lease, lease_ms=lease_ms)
+
+
+def release(job_id: str, lease: int) -> Release:
+    """Return a `release`. Raises MalformedError."""
+    return make(Release, job_id=job_id, lease=lease)
+
+
+class Waiting:
+    """A wait of any length as a row of short ones, so that a broker may restart in between.
+
+    `patience_s` is how long a broker may take to answer what it could answer at once.
+    """
+
+    def __init__(
+        self,
+        job_ids: str | Sequence[str],
+        statuses: Sequence[AnyStatus] | None,
+        until: float | None,
+        patience_s: float,
+    ) -> None:
+        """Wait until the monotonic time `until`, or for ever. Raises MalformedError."""
+        self._until = until
+        self._patience_s = patience_s
+        self._whole = make(
+            Wait,
+            job_ids=[job_ids] if isinstance(job_ids, str) else [*job_ids],
+            statuses=None if statuses is None else [*map(status_of, statuses)],
+            timeout_ms=SLICE_MS,
+        )
+
+    def over(self, now: float) -> bool:
+        """Whether there is no time left to wait."""
+        return self._until is not None and now >= self._until
+
+    def slice(self, now: float) -> tuple[Wait, float]:
+        """Return the next short wait, and the time by which it must be answered."""
+        timeout_ms = SLICE_MS
+        if self._until is not None:
+            timeout_ms = min(SLICE_MS, max(0, round((self._until - now) * 1_000)))
+        command = msgspec.structs.replace(self._whole, timeout_ms=timeout_ms)
+        return command, now + timeout_ms / 1_000 + self._patience_s

@@ -1,0 +1,5 @@
+"""Is `tollgate broker`."""
+
+from client.commands.processes import Replacement
+
+command = Replacement("broker", help="Run the broker.")

@@ -1,0 +1,58 @@
+"""Turns times, sizes and texts from strangers into what a person reads in a terminal."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_BIDI: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_UNPRINTABLE: Final = {
+    code: "\N{REPLACEMENT CHARACTER}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), *_BIDI)
+    if chr(code) not in "\n\t"
+}
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return how far `moment` is from `now`: "3 s ago", "in 24 h", "now"."""
+    seconds = (now - moment).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    if seconds > 0:
+        return f"{duration(seconds)} ago"
+    return f"in {duration(1 - seconds)}"  # a day from now is still "in 24 h" when it is shown
+
+
+def duration(seconds: float) -> str:
+    """Return a span of time in its largest unit, rounded down: "3 s", "24 h"."""
+    for size, unit in _UNITS:
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return "0 s"
+
+
+def iso(moment: datetime) -> str:
+    """Return a time in UTC as ISO 8601 has it, to the millisecond."""
+    text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things: "1 job", "1,200 jobs"."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def milliseconds(value_ms: float) -> str:
+    """Return a latency with the digits that matter: "0.31 ms", "12 ms", "1.21 s"."""
+    if value_ms >= 1_000:  # noqa: PLR2004 - a second
+        return f"{value_ms / 1_000:.2f} s"
+    return f"{value_ms:.2f} ms" if value_ms < 10 else f"{value_ms:.0f} ms"  # noqa: PLR2004
+
+
+def printable(text: str) -> str:
+    """Return `text` without what would steer the terminal: escapes, other controls, bidi marks."""
+    return text.translate(_UNPRINTABLE)
+
+
+def one_line(text: str) -> str:
+    """Return `text` on one line, safe for a terminal."""
+    return printable(" ".join(text.split()))

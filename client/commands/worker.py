@@ -1,0 +1,5 @@
+"""Is `tollgate worker`."""
+
+from client.commands.processes import Replacement
+
+command = Replacement("worker", help="Run a worker.")

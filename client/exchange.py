@@ -1,0 +1,49 @@
+"""One call: what was asked, what of it is under way, and the values so far."""
+
+from collections.abc import Callable
+from typing import Any
+
+from client.errors import BrokerUnreachableError
+from client.message import Message
+from client.packing import PENDING, Packer, Parcel
+
+
+class Exchange:
+    """The commands of one call, sent as one message or many, and their values in order."""
+
+    def __init__(
+        self, packer: Packer, deadline: float, each_s: float | None, notify: Callable[[], None]
+    ) -> None:
+        """Begin with nothing asked; see `Session.submit` for the arguments."""
+        self.packer = packer
+        self.deadline = deadline
+        self.each_s = each_s
+        self.notify = notify
+        self.messages: set[Message] = set()
+        self.broken = False
+        """Whether to ask nothing more: the broker was silent for too long, or the caller left."""
+
+    @property
+    def done(self) -> bool:
+        """Whether every command that was asked has its value, and no more will be."""
+        return not self.messages and (self.packer.exhausted or self.broken)
+
+    @property
+    def values(self) -> list[Any]:
+        """What came of the commands in their order, exceptions among them."""
+        values = self.packer.values
+        if self.broken and values and values[-1] is PENDING:  # it was to open the next message
+            values[-1] = BrokerUnreachableError("the broker had fallen silent before")
+        return values
+
+    @property
+    def answered(self) -> int:
+        """How many commands have their value."""
+        asked = sum(len(message.parcel.slots) for message in self.messages)
+        return len(self.packer.values) - self.packer.held - asked
+
+    def put(self, parcel: Parcel, values: list[Any]) -> None:
+        """Store the values of a parcel's commands."""
+        mine = self.packer.values
+        for slot, value in zip(parcel.slots, values, strict=True):
+            mine[slot] = value

@@ -1,0 +1,134 @@
+"""Holds the DEALER socket of one client, opened at first use; it blocks nowhere but in `wait`."""
+
+import os
+from datetime import UTC, datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Final, cast
+
+import zmq
+
+from client.errors import BrokerUnreachableError, ForkedClientError
+
+if TYPE_CHECKING:
+    from client.session import Session
+
+ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
+WAIT_S_MAX: Final = 3_600.0
+
+_OPTIONS: Final = {
+    zmq.IMMEDIATE: 1,  # nothing waits for a broker that is not there, to be executed much later
+    zmq.LINGER: 0,  # nothing is left to be sent when nobody waits for its answer
+    zmq.SNDHWM: 64,  # what cannot leave stays with the session, which knows that it did not
+    zmq.RCVHWM: 0,  # all that comes was asked for
+    zmq.RECONNECT_IVL: 50,
+    zmq.RECONNECT_IVL_MAX: 1_000,
+}
+
+
+def resolve_endpoint(endpoint: str | None) -> str:
+    """Return `endpoint`, or else what TOLLGATE_ENDPOINT says, or else the user's default."""
+    named = endpoint or os.environ.get(ENDPOINT_VARIABLE)
+    if named:
+        return named
+    from domain.endpoint import default_endpoint  # noqa: PLC0415 - seldom needed, and slow to load
+
+    return default_endpoint()
+
+
+class Link:
+    """A connection to `endpoint` that belongs to the process which opened it."""
+
+    def __init__(self, endpoint: str) -> None:
+        """Take note of where to connect; nothing is opened yet."""
+        self.endpoint = endpoint
+        self._socket: zmq.Socket[bytes] | None = None
+        self._pid = 0
+
+    @property
+    def socket(self) -> "zmq.Socket[bytes]":
+        """The socket, opened if it is not.
+
+        Raises:
+            BrokerUnreachableError: the endpoint is none.
+            ForkedClientError: another process opened it.
+
+        """
+        if self._socket is None:
+            self._socket, self._pid = self._open(), os.getpid()
+        elif self.foreign:
+            raise ForkedClientError(
+                f"process {self._pid} opened this client, process {os.getpid()} has to make its own"
+            )
+        return self._socket
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another process opened it, and so whatever is shared with that one stays."""
+        return self._socket is not None and self._pid != os.getpid()
+
+    def close(self) -> None:
+        """Close the socket; in a forked child, let the parent's be."""
+        foreign = self.foreign
+        socket, self._socket = self._socket, None
+        if socket is not None and not foreign:
+            context = socket.context
+            socket.close(linger=0)
+            context.term()
+
+    def drain(self, session: "Session") -> None:
+        """Hand the session all that has arrived."""
+        socket = self.socket
+        while self._events() & zmq.POLLIN:
+            session.receive(socket.recv(zmq.DONTWAIT), monotonic())
+
+    def flush(self, session: "Session") -> bool:
+        """Send what the session has to send; return whether some of it could not leave yet."""
+        socket = self.socket
+        while True:
+            now = monotonic()
+            frame = session.next_frame(now, datetime.now(UTC))
+            if frame is None:
+                return False
+            try:
+                socket.send(frame, zmq.DONTWAIT)
+            except zmq.Again:
+                return True
+            session.sent(now)
+
+    def wait(self, session: "Session", *, blocked: bool) -> None:
+        """Sleep until something arrives, something `blocked` can leave, or the session is due."""
+        wakeup = session.next_wakeup()
+        left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
+        events = zmq.POLLIN | zmq.POLLOUT if blocked else zmq.POLLIN
+        # Rounded up: a millisecond too early is a turn in vain.
+        zmq.zmq_poll([(self.socket, events)], max(0, int(left_s * 1_000) + 1))
+
+    def turn(self, session: "Session") -> None:
+        """Drain and flush until there is nothing to do before the file descriptor says so.
+
+        It says so on a change only, and every use of the socket may swallow that; so ask for the
+        events after the last use.
+        """
+        while True:
+            self.drain(session)
+            wanted = zmq.POLLIN | zmq.POLLOUT if self.flush(session) else zmq.POLLIN
+            if not self._events() & wanted:
+                return
+
+    def _events(self) -> int:
+        return cast("int", self.socket.getsockopt(zmq.EVENTS))
+
+    def _open(self) -> "zmq.Socket[bytes]":
+        context = zmq.Context()  # one per client, and made after any fork
+        socket = context.socket(zmq.DEALER)
+        for option, value in _OPTIONS.items():
+            socket.setsockopt(option, value)
+        try:
+            socket.connect(self.endpoint)
+        except zmq.ZMQError as fault:
+            socket.close(linger=0)
+            context.term()
+            raise BrokerUnreachableError(
+                f"{self.endpoint!r} is no endpoint such as ipc:///path or tcp://host:port: {fault}"
+            ) from None
+        return socket

@@ -1,0 +1,398 @@
+"""The blocking client."""
+
+import builtins
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from random import random
+from threading import get_ident
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from client import calls
+from client.batch import Batch
+from client.calls import AnyStatus, Row, Waiting
+from client.errors import BatchError, ClientClosedError
+from client.exchange import Exchange
+from client.link import Link, resolve_endpoint
+from client.session import Session
+from client.values import Lease, Page, value
+from domain.commands import AnyCommand, Hello
+from domain.exceptions import TollgateError, WaitTimeoutError
+from domain.results import CountResult, HelloResult
+
+if TYPE_CHECKING:
+    from domain.models import Job
+
+__all__ = ["Batch", "Client", "Lease", "Page", "connect"]
+
+
+def connect(endpoint: str | None = None, *, timeout_s: float = 10.0) -> "Client":
+    """Return a `Client` that has heard from its broker.
+
+    Raises:
+        BrokerUnreachableError: nobody answered within `timeout_s` seconds.
+
+    """
+    client = Client(endpoint, timeout_s=timeout_s)
+    try:
+        client.ping()
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+class Client:
+    """Talks to one broker, and blocks until it has answered.
+
+    A client is for one thread at a time: give each thread its own, as also each process. `endpoint`
+    is the broker's, by default what TOLLGATE_ENDPOINT says, else the one in the user's runtime
+    directory. `timeout_s` is how many seconds a call may take that does not say otherwise. The
+    connection is made at the first call.
+
+    Every call raises, beyond what its own description says:
+        Refusal: the broker said no; a class for each code, see `domain.exceptions`.
+        BrokerUnreachableError: no broker answered in time, and nothing has been changed.
+        OutcomeUnknown: the request left and no answer came in time, so it may be done or not.
+        ProtocolError: what answered is no TG/1 broker.
+        ForkedClientError: another process opened this client.
+        ClientClosedError: it was closed.
+        RuntimeError: another thread is in a call.
+
+    What is safe to ask again (reads, and `create`, since it carries a job id) is asked again until
+    the time is over, so that a broker may restart in between.
+    """
+
+    def __init__(self, endpoint: str | None = None, *, timeout_s: float = 10.0) -> None:
+        """Make a client; nothing is connected yet."""
+        self.endpoint = resolve_endpoint(endpoint)
+        self._timeout_s = timeout_s
+        self._session = Session(self.endpoint, random)
+        self._link = Link(self.endpoint)
+        self._thread: int | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the connection; do it as often as you like."""
+        self._closed = True
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self.close()
+
+    # --- one command ------------------------------------------------------------------------------
+
+    def ping(self, timeout_s: float | None = None) -> HelloResult:
+        """Return who the broker is, and what its limits are."""
+        return cast("HelloResult", self._ask(Hello(), timeout_s))
+
+    def create(  # noqa: PLR0913 - one argument a field
+        self,
+        input_hash: str | None = None,
+        *,
+        input: str | None = None,  # noqa: A002 - the field's name
+        identifier_from_purchaser: str | None = None,
+        job_id: str | None = None,
+        blockchain_identifier: str | None = None,
+        pay_by_time: datetime | None = None,
+        submit_result_time: datetime | None = None,
+        timeout_s: float | None = None,
+    ) -> "Job":
+        """Store a job that awaits payment, and return it.
+
+        Without an `input_hash`, it is made from `input` by MIP-004: JSON text is parsed first, any
+        other text is hashed as a JSON string. Without a `job_id`, one is made here. If the id is
+        known and all fields are equal, the job is returned as it is now.
+
+        Raises:
+            MalformedError: the hash is not 64 lowercase hex digits, the id no UUID, a time has no
+                zone, or there is neither hash nor input.
+            JobConflictError: the id or the blockchain identifier belongs to another job.
+            RepositoryFullError: as many jobs are stored as the broker holds.
+
+        """
+        command = calls.create(
+            input_hash,
+            input=input,
+            identifier_from_purchaser=identifier_from_purchaser,
+            job_id=job_id,
+            blockchain_identifier=blockchain_identifier,
+            pay_by_time=pay_by_time,
+            submit_result_time=submit_result_time,
+        )
+        return cast("Job", self._ask(command, timeout_s))
+
+    def get(
+        self,
+        job_id: str | None = None,
+        *,
+        blockchain_identifier: str | None = None,
+        timeout_s: float | None = None,
+    ) -> "Job":
+        """Return a job as it is now, by its id or by what its payment is known by on chain.
+
+        Raises:
+            JobNotFoundError: there is none.
+
+        """
+        return cast("Job", self._ask(calls.get(job_id, blockchain_identifier), timeout_s))
+
+    def transition(  # noqa: PLR0913 - one argument a field
+        self,
+        job_id: str,
+        target: AnyStatus,
+        *,
+        result: str | None = None,
+        error: str | None = None,
+        input_schema: str | None = None,
+        expected_version: int | None = None,
+        lease: int | None = None,
+        timeout_s: float | None = None,
+    ) -> "Job":
+        """Move a job to `target`, and return it as it is then.
+
+        `result` goes with `completed`, `error` with `failed`, `input_schema` with `awaiting_input`;
+        `expected_version` makes it conditional on the job's version; `lease` is the token of your
+        lease, if you hold one.
+
+        Raises:
+            InvalidStateTransitionError: the state machine has no such transition.
+            VersionConflictError: the job is not at `expected_version`.
+            LeaseHeldError: somebody else holds the job's lease.
+            LeaseLostError: the lease lapsed, ended or was granted anew.
+            JobNotFoundError: there is no such job.
+
+        """
+        command = calls.transition(
+            job_id,
+            target,
+            result=result,
+            error=error,
+            input_schema=input_schema,
+            expected_version=expected_version,
+            lease=lease,
+        )
+        return cast("Job", self._ask(command, timeout_s))
+
+    def provide_input(
+        self,
+        job_id: str,
+        input: str,  # noqa: A002 - the field's name
+        *,
+        expected_version: int,
+        timeout_s: float | None = None,
+    ) -> "Job":
+        """Answer a job in `awaiting_input`, and return it, running again.
+
+        `expected_version` is the version that asked, so that an answer fits its question. Raises as
+        `transition` does.
+        """
+        command = calls.provide_input(job_id, input, expected_version)
+        return cast("Job", self._ask(command, timeout_s))
+
+    def cancel(
+        self, job_id: str, *, expected_version: int | None = None, timeout_s: float | None = None
+    ) -> "Job":
+        """Fail a job that nobody has paid for yet, and return it. Raises as `transition` does."""
+        return cast("Job", self._ask(calls.cancel(job_id, expected_version), timeout_s))
+
+    def count(
+        self, status: AnyStatus | None = None, *, timeout_s: float | None = None
+    ) -> CountResult:
+        """Return how many jobs there are, by status, and since when the oldest has been in it."""
+        return cast("CountResult", self._ask(calls.count(status), timeout_s))
+
+    def list_page(
+        self,
+        status: AnyStatus | None = None,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        timeout_s: float | None = None,
+    ) -> Page:
+        """Return up to `limit` jobs (1,000 at most) by creation, from behind the page `after`."""
+        return cast("Page", self._ask(calls.list_page(status, after, limit), timeout_s))
+
+    def list(
+        self, status: AnyStatus | None = None, *, page: int = 100, timeout_s: float | None = None
+    ) -> Iterator["Job"]:
+        """Yield all jobs by creation, asking for `page` of them at a time as they are needed.
+
+        A job that is in `status` throughout comes once, whatever happens in between. `timeout_s`
+        is for each page.
+        """
+        after: str | None = None
+        while True:
+            part = self.list_page(status, after=after, limit=page, timeout_s=timeout_s)
+            yield from part.jobs
+            after = part.next
+            if after is None:
+                return
+
+    # --- waiting and working ----------------------------------------------------------------------
+
+    def wait(
+        self,
+        job_ids: str | Sequence[str],
+        *,
+        statuses: Sequence[AnyStatus] | None = None,
+        timeout_s: float | None = None,
+    ) -> "Job":
+        """Return the first of up to 1,000 jobs that is in one of `statuses`, or done for good.
+
+        Without `statuses`, that is the first to be completed or failed. `timeout_s` None waits for
+        ever. Either way the wait is made of parts of 15 s, and BrokerUnreachableError comes when
+        one of them is not answered within the client's own `timeout_s` after its end. A broker that
+        restarts in between does not matter.
+
+        Raises:
+            WaitTimeoutError: none of them got there in `timeout_s` seconds.
+            JobNotFoundError: there is no such job.
+
+        """
+        until = None if timeout_s is None else monotonic() + timeout_s
+        waiting = Waiting(job_ids, statuses, until, self._timeout_s)
+        while True:
+            command, deadline = waiting.slice(monotonic())
+            try:
+                return cast("Job", self._ask_until(command, deadline))
+            except WaitTimeoutError:
+                if waiting.over(monotonic()):
+                    raise
+
+    def claim(
+        self,
+        status: AnyStatus,
+        *,
+        lease_ms: int = 30_000,
+        wait_ms: int = 0,
+        limit: int = 1,
+        timeout_s: float | None = None,
+    ) -> builtins.list[Lease]:
+        """Take up to `limit` free jobs in `status`, oldest first, each under a lease.
+
+        If there is none, wait for one for `wait_ms` (an hour at most); the list is empty if none
+        came. `timeout_s` counts beyond `wait_ms`. A claim is not repeated: after OutcomeUnknown
+        what it may have got is given back when its answer comes late, or else lapses.
+        """
+        command = calls.claim(status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
+        timeout_s = self._seconds(timeout_s) + wait_ms / 1_000
+        return cast("builtins.list[Lease]", self._ask(command, timeout_s))
+
+    def touch(
+        self, job_id: str, lease: int, *, lease_ms: int = 30_000, timeout_s: float | None = None
+    ) -> None:
+        """Keep a lease for another `lease_ms` from now.
+
+        Raises:
+            LeaseLostError: it lapsed, ended or was granted anew: stop working on the job.
+
+        """
+        self._ask(calls.touch(job_id, lease, lease_ms), timeout_s)
+
+    def release(self, job_id: str, lease: int, *, timeout_s: float | None = None) -> None:
+        """Give a lease back, so that somebody else may claim the job. Raises as `touch` does."""
+        self._ask(calls.release(job_id, lease), timeout_s)
+
+    # --- many commands ----------------------------------------------------------------------------
+
+    def create_many(
+        self,
+        jobs: Iterable[Row],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> builtins.list["Job"]:
+        """Store many jobs, and return them in the order given.
+
+        Each is a `Create`, an input hash, or a mapping of `create`'s arguments; they are taken off
+        the iterable as they are sent, so it may be endless. `on_progress` is told how many have
+        their outcome. `timeout_s` is for each message of up to 1,000 jobs. What the iterable raises
+        passes through; the jobs before it may be stored then.
+
+        Raises:
+            BatchError: some could not be stored; the others are. Once the broker is silent for too
+                long, nothing more is taken off the iterable, and `results` ends there.
+
+        """
+        values = self._run(calls.creates(jobs), timeout_s, on_progress)
+        if any(isinstance(value, TollgateError) for value in values):
+            raise BatchError(values)
+        return values
+
+    def batch(self, *, timeout_s: float | None = None) -> Batch:
+        """Return an empty batch of commands; `timeout_s` is for each message of up to 1,000."""
+        return Batch(lambda commands: self._run(commands, timeout_s, None))
+
+    # --- the driver -------------------------------------------------------------------------------
+
+    def _seconds(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else timeout_s
+
+    def _ask(self, command: AnyCommand, timeout_s: float | None) -> Any:  # noqa: ANN401
+        return self._ask_until(command, monotonic() + self._seconds(timeout_s))
+
+    def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
+        with self._in_use():
+            if not isinstance(command, Hello):
+                self._greet(deadline)
+            exchange = self._session.submit([command], deadline=deadline)
+            return value(self._drive(exchange, None))
+
+    def _run(
+        self,
+        commands: Iterable[AnyCommand | TollgateError],
+        timeout_s: float | None,
+        on_progress: Callable[[int], None] | None,
+    ) -> builtins.list[Any]:
+        each_s = self._seconds(timeout_s)
+        with self._in_use():
+            deadline = monotonic() + each_s
+            self._greet(deadline)
+            exchange = self._session.submit(commands, deadline=deadline, each_s=each_s)
+            return self._drive(exchange, on_progress)
+
+    def _greet(self, deadline: float) -> None:
+        """Learn the broker's limits, the first time."""
+        if self._session.greeting is None:
+            value(self._drive(self._session.submit([Hello()], deadline=deadline), None))
+
+    def _drive(
+        self, exchange: Exchange, on_progress: Callable[[int], None] | None
+    ) -> builtins.list[Any]:
+        session, link = self._session, self._link
+        told = 0
+        try:
+            while True:
+                link.drain(session)
+                session.pull(exchange)
+                blocked = link.flush(session)
+                if on_progress is not None and exchange.answered > told:
+                    told = exchange.answered
+                    on_progress(told)
+                if exchange.done:
+                    return exchange.values
+                link.wait(session, blocked=blocked)
+        except BaseException:
+            session.drop(exchange)
+            raise
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Keep other threads out; what the same thread asks in between is fine."""
+        if self._closed:
+            raise ClientClosedError(f"the client of {self.endpoint} is closed")
+        outer, me = self._thread, get_ident()
+        if outer not in (None, me):
+            raise RuntimeError("a client is for one thread at a time; give each thread its own")
+        self._thread = me
+        try:
+            yield
+        finally:
+            self._thread = outer

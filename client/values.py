@@ -1,0 +1,141 @@
+"""What an answer is worth to the caller: a job, a page, leases, or an exception as a value."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from client.errors import ProtocolError
+from domain.commands import (
+    AnyCommand,
+    Cancel,
+    Claim,
+    Count,
+    Create,
+    Get,
+    Hello,
+    List,
+    ProvideInput,
+    Release,
+    Touch,
+    Transition,
+    Wait,
+)
+from domain.results import (
+    AnyResult,
+    CountResult,
+    ErrorResult,
+    HelloResult,
+    JobFields,
+    JobResult,
+    JobsResult,
+    LeaseResult,
+    LeasesResult,
+    OkResult,
+    refusal_of,
+)
+
+if TYPE_CHECKING:
+    from domain.models import Job
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A job that nobody else may move while the lease stands: `lease_ms` from its grant."""
+
+    job: "Job"
+    token: int
+    """Proves the lease; goes with `transition`, `touch` and `release`."""
+    lease_ms: int
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some of the jobs, by creation; `next` continues after them and is None at the end."""
+
+    jobs: "list[Job]"
+    next: str | None
+
+
+_EXPECTED: Final[dict[type[AnyCommand], type[AnyResult]]] = {
+    Hello: HelloResult,
+    Create: JobResult,
+    Get: JobResult,
+    Transition: JobResult,
+    ProvideInput: JobResult,
+    Cancel: JobResult,
+    Count: CountResult,
+    List: JobsResult,
+    Wait: JobResult,
+    Claim: LeasesResult,
+    Touch: LeaseResult,
+    Release: OkResult,
+}
+_GIVES_JOB: Final = frozenset(kind for kind, gives in _EXPECTED.items() if gives is JobResult)
+
+
+def values_of(commands: list[AnyCommand], results: list[AnyResult]) -> list[Any]:
+    """Return what the results of commands, as many, are worth; most of them will be jobs."""
+    make_job = job_maker() if JobResult in set(map(type, results)) else None
+    return [
+        make_job(result.job)
+        if make_job is not None and type(result) is JobResult and type(command) in _GIVES_JOB
+        else value_of(command, result)
+        for command, result in zip(commands, results, strict=True)
+    ]
+
+
+def value_of(command: AnyCommand, result: AnyResult) -> Any:  # noqa: ANN401 - one kind a command
+    """Return what the result of `command` is worth; a refusal is returned, not raised."""
+    kind = type(result)
+    if kind is ErrorResult:
+        return refusal_of(result)  # type: ignore[arg-type] # told by its type
+    if kind is not _EXPECTED[type(command)]:
+        return ProtocolError(f"a {_tag(command)} was answered with a {_tag(result)}")
+    convert = _CONVERSIONS.get(kind)
+    return result if convert is None else convert(command, result)
+
+
+def _tag(struct: msgspec.Struct) -> str:
+    return str(struct.__struct_config__.tag)
+
+
+@cache
+def job_maker() -> "Callable[[JobFields], Job]":
+    """Return what makes a `Job` of decoded fields; pydantic is loaded here, when first needed."""
+    from domain.models import Job  # noqa: PLC0415 - a ping does without
+
+    return Job.from_checked  # type: ignore[return-value] # a decoded TypedDict is a plain dict
+
+
+def _job(_: AnyCommand, result: Any) -> "Job":  # noqa: ANN401 - told by its type
+    return job_maker()(result.job)
+
+
+def _page(_: AnyCommand, result: Any) -> Page:  # noqa: ANN401 - told by its type
+    return Page([*map(job_maker(), result.jobs)], result.next)
+
+
+def _leases(command: Any, result: Any) -> list[Lease]:  # noqa: ANN401 - told by its type
+    make = job_maker()
+    return [Lease(make(grant.job), grant.lease, command.lease_ms) for grant in result.leases]
+
+
+def _nothing(_: AnyCommand, __: AnyResult) -> None:
+    return None
+
+
+_CONVERSIONS: Final[dict[type[AnyResult], Callable[[Any, Any], Any]]] = {
+    JobResult: _job,
+    JobsResult: _page,
+    LeasesResult: _leases,
+    LeaseResult: _nothing,
+    OkResult: _nothing,
+}
+
+
+def value(values: list[Any]) -> Any:  # noqa: ANN401 - as the command has it
+    """Return the only value of a call, or raise it."""
+    only = values[0]
+    if isinstance(only, BaseException):
+        raise only
+    return only

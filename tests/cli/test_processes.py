@@ -1,0 +1,234 @@
+"""The command line as a process: exit codes, streams, pipes, signals, and what it imports."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from client.commands import group
+from client.commands.group import COMMANDS, cli
+from client.sync import Client
+from domain.status import JobStatus
+
+Start = Callable[..., subprocess.Popen[bytes]]
+Invoke = Callable[..., Result]
+SLOW = ("asyncio", "importlib.metadata", "pydantic", "rich")
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=30)
+    return process.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+def test_exit_codes_and_streams(start: Start, tmp_path: Path) -> None:
+    code, out, err = ended(start("ping"))
+    assert (code, out.count("\n"), err) == (0, 1, "")
+    code, out, err = ended(start("get", "nope"))
+    assert (code, out) == (1, "")
+    assert err == "tollgate: job_not_found: no job nope; see `tollgate list`\n"
+    code, out, err = ended(start("get"))
+    assert (code, out) == (2, "")
+    assert err == "tollgate: Missing argument 'ID'; see `tollgate get --help`\n"
+    nowhere = f"ipc://{tmp_path}/s"
+    code, out, err = ended(start("ping", "--endpoint", nowhere, "--answer-timeout", "0.1"))
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 1
+
+
+def test_create_can_wait_for_the_end(start: Start, endpoint: str) -> None:
+    process = start("create", "x", "--wait")
+    assert process.stderr is not None
+    job_id = process.stderr.readline().decode().removeprefix("created ").strip()
+    with Client(endpoint) as client:
+        client.transition(job_id, JobStatus.FAILED, error="no")
+    code, out, err = ended(process)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"job         {job_id}"
+    assert out.splitlines()[-1] == "error       no"
+
+
+def test_the_endpoint_comes_from_the_environment(start: Start, tmp_path: Path) -> None:
+    nowhere = f"ipc://{tmp_path}/s"
+    given = {"TOLLGATE_ENDPOINT": nowhere, "TOLLGATE_ANSWER_TIMEOUT": "0.1"}
+    code, _, err = ended(start("ping", env=given))
+    assert code == 3
+    assert nowhere in err
+
+
+def test_ctrl_c_is_exit_code_130(start: Start) -> None:
+    ended(start("create", "x"))
+    process = start("list", "--follow")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert (code, err) == (130, "tollgate: interrupted\n")
+
+
+def test_ctrl_c_while_it_loads() -> None:
+    interrupted = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from client.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+def test_a_reader_that_leaves_early_is_no_failure(start: Start) -> None:
+    lines = "".join(f"{number}\n" for number in range(2_000))
+    process = start("create", "-")
+    process.communicate(lines.encode(), timeout=30)
+    for command in (["list"], ["--help"]):
+        reader, writer = os.pipe()
+        process = start(*command, stdout=writer)
+        os.close(writer)
+        os.read(reader, 10)
+        os.close(reader)
+        assert ended(process)[::2] == (0, "")
+
+
+def test_a_full_disk_is_one_line(start: Start) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, _, err = ended(start("count", stdout=full))
+    assert (code, err) == (1, "tollgate: No space left on device\n")
+
+
+def test_without_standard_output_it_still_works(environment: dict[str, str]) -> None:
+    closed = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "client.cli"]
+    for command in (["--help"], ["count"], ["list"], ["ping"]):
+        done = subprocess.run(
+            [*closed, *command], env=environment, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_the_terminal_cannot_show_is_replaced(start: Start) -> None:
+    _, out, _ = ended(start("create", "日本"))
+    western = {"PYTHONIOENCODING": "latin-1"}
+    code, shown, err = ended(start("get", out.strip(), env=western))
+    assert (code, err) == (0, "")
+    assert "input       ??\n" in shown
+
+
+def test_what_is_no_text_is_wrong_usage(start: Start) -> None:
+    code, _, err = ended(start("create", os.fsdecode(b"\xff")))
+    assert code in (1, 2)
+    assert err.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch, invoke: Invoke) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr("client.commands.common.Caller.client", fail)
+    result = invoke("ping")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("tollgate: this should not happen: ZeroDivisionError: odd; ")
+    monkeypatch.setenv("TOLLGATE_TRACEBACK", "1")
+    assert isinstance(invoke("ping").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ping"], ["ping", "--help"], []])
+def test_help_and_ping_import_nothing_slow(
+    endpoint: str, environment: dict[str, str], arguments: list[str]
+) -> None:
+    assert endpoint
+    spy = (
+        "import sys, atexit\n"
+        f"loaded = lambda: [name for name in {SLOW} if name in sys.modules]\n"
+        "atexit.register(lambda: print(*loaded(), file=sys.stderr))\n"
+        "from client.cli import main; main()"
+    )
+    command = [sys.executable, "-c", spy, *arguments]
+    bare = {name: value for name, value in environment.items() if not name.startswith("COV")}
+    done = subprocess.run(command, env=bare, capture_output=True, check=True, timeout=30)
+    assert done.stdout
+    assert done.stderr.decode().split() == []
+
+
+def test_all_commands_are_listed_as_they_describe_themselves(invoke: Invoke) -> None:
+    shown = invoke("--help").stdout
+    assert invoke().stdout == shown
+    assert invoke("-h").stdout == shown
+    with cli.make_context("tollgate", ["ping"]) as context:
+        for name in cli.list_commands(context):
+            command = cli.get_command(context, name)
+            assert command is not None
+            assert command.name == name
+            assert command.get_short_help_str(80) == COMMANDS[name]
+            assert COMMANDS[name] in shown
+        assert cli.get_command(context, "nope") is None
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("broker", "worker")])
+def test_every_command_has_an_example(invoke: Invoke, name: str) -> None:
+    shown = invoke(name, "--help").stdout
+    assert f"  tollgate {name} " in shown or f"$(tollgate {name} " in shown
+    assert "--json" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ["broker", "worker"])
+def test_broker_and_worker_replace_the_process(
+    monkeypatch: pytest.MonkeyPatch, invoke: Invoke, name: str
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: calls.append([path, *arguments]))
+    typed = ["--help", "--version", "--", "-x", "--json", "a b"]
+    assert invoke(name, *typed).exit_code == 0
+    assert calls == [[sys.executable, sys.executable, "-m", name, *typed]]
+
+
+@pytest.mark.parametrize("name", ["broker", "worker"])
+def test_their_help_is_their_own(start: Start, name: str) -> None:
+    code, out, _ = ended(start(name, "--help"))
+    assert code == 0
+    assert f"python -m {name}" in out
+
+
+def test_version(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("tollgate ")
+    monkeypatch.setattr(group, "PROGRAM", "no-such-distribution")
+    assert "not installed" in invoke("--version").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("tollgate c", ["create", "count"]),
+        ("tollgate --v", ["--version"]),
+        ("tollgate list --status ", ["awaiting_payment", "awaiting_input", "running"]),
+        ("tollgate transition x com", ["completed"]),
+        ("tollgate count --st", ["--status"]),
+    ],
+)
+def test_completion(start: Start, words: str, completions: list[str]) -> None:
+    asked = {
+        "_TOLLGATE_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    code, out, err = ended(start(env=asked))
+    assert (code, err) == (0, "")
+    found = [line.partition(",")[2] for line in out.splitlines()]
+    assert found[: len(completions)] == completions
+
+
+def test_completion_is_explained(invoke: Invoke, start: Start) -> None:
+    assert "_TOLLGATE_COMPLETE=bash_source tollgate" in invoke("--help").stdout
+    code, out, _ = ended(start(env={"_TOLLGATE_COMPLETE": "zsh_source"}))
+    assert code == 0
+    assert "#compdef tollgate" in out

@@ -1,0 +1,64 @@
+"""Times, sizes and texts from strangers, as a person reads them."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from client.commands.render import bar
+from client.commands.texts import ago, counted, duration, iso, milliseconds, one_line, printable
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "now"),
+        (0.9, "now"),
+        (-0.9, "now"),
+        (3, "3 s ago"),
+        (61, "1 min ago"),
+        (3_600 * 5, "5 h ago"),
+        (86_400 * 400, "400 d ago"),
+        (-59.9, "in 1 min"),
+        (-86_399.5, "in 1 d"),
+        (-7.5, "in 8 s"),
+    ],
+)
+def test_ago(seconds: float, words: str) -> None:
+    assert ago(NOW - timedelta(seconds=seconds), NOW) == words
+
+
+def test_duration_is_rounded_down() -> None:
+    assert [duration(seconds) for seconds in (0.5, 59.9, 7_199)] == ["0 s", "59 s", "1 h"]
+
+
+def test_iso_is_in_utc() -> None:
+    assert iso(NOW.astimezone(timezone(timedelta(hours=2)))) == "2026-01-02T03:04:05.678Z"
+
+
+def test_numbers() -> None:
+    assert [counted(number, "job") for number in (0, 1, 1_200)] == ["0 jobs", "1 job", "1,200 jobs"]
+    assert [milliseconds(value) for value in (0.314, 12.4, 1_250)] == ["0.31 ms", "12 ms", "1.25 s"]
+
+
+def test_nothing_steers_the_terminal() -> None:
+    assert printable("a\x1b[31m\x9b\x07\u202e\x7f") == "a�[31m����"
+    assert printable("a\n\tb é 日本") == "a\n\tb é 日本"
+    assert one_line(" a\r\n\tb  c ") == "a b c"
+
+
+@pytest.mark.parametrize(
+    ("value", "total", "cells"),
+    [
+        (0, 10, "    "),
+        (10, 10, "████"),
+        (5, 10, "██  "),
+        (1, 10, "▍   "),
+        (1, 10_000, "▏   "),
+        (20, 10, "████"),
+        (1, 0, "    "),
+    ],
+)
+def test_bar(value: int, total: int, cells: str) -> None:
+    assert bar(value, total, 4) == cells

@@ -1,0 +1,175 @@
+"""The other side of a client, in tests: answers made by hand, a scripted ROUTER, a real broker."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import msgspec
+import zmq
+
+from domain.commands import AnyCommand, Hello
+from domain.messages import (
+    PROTOCOL_VERSION,
+    Reply,
+    Request,
+    decode_request,
+    encode_refused,
+)
+from domain.results import AnyResult, HelloResult, JobFields, JobResult
+from domain.status import JobStatus
+
+WALL = datetime(2026, 1, 1, tzinfo=UTC)
+HASH = "0123456789abcdef" * 4
+PATIENCE_S = 30.0
+"""Longer than anything here takes, on a machine however slow."""
+SOON_S = 0.2
+"""How long a call may take that is meant to fail, since nobody answers."""
+A_WHILE_S = 2.0
+"""The same, where something has to come first."""
+encode = msgspec.msgpack.encode
+
+
+def job_id(number: int) -> str:
+    return f"{number:08x}-0000-4000-8000-000000000000"
+
+
+def job_fields(number: int = 1, **fields: Any) -> JobFields:
+    job: dict[str, Any] = {
+        "job_id": job_id(number),
+        "status": JobStatus.AWAITING_PAYMENT,
+        "input_hash": HASH,
+        "blockchain_identifier": f"payment {number}",
+        "created_at": WALL,
+        "updated_at": WALL,
+        "result": None,
+        "error": None,
+        "version": 1,
+        "input": None,
+        "identifier_from_purchaser": None,
+        "pay_by_time": None,
+        "submit_result_time": None,
+        "input_schema": None,
+        "provided_input": None,
+    }
+    return job | fields  # type: ignore[return-value] # the names of a TypedDict
+
+
+def job_result(number: int = 1, **fields: Any) -> JobResult:
+    return JobResult(job_fields(number, **fields))
+
+
+def hello_result(**limits: int) -> HelloResult:
+    return HelloResult(
+        protocol=1,
+        server="test",
+        boot_id="boot",
+        session=None,
+        remembers=False,
+        role="admin",
+        limits={"request_bytes": 262_144, "commands": 1_000, **limits},
+    )
+
+
+def reply(seq: int, *results: AnyResult) -> bytes:
+    return encode(Reply(PROTOCOL_VERSION, seq, [*results]))
+
+
+def refused(seq: int | None, refusal: Any) -> bytes:
+    return encode_refused(seq, refusal)
+
+
+Answer = Callable[[Request], list[bytes]]
+
+
+def obliging(answer: Callable[[AnyCommand], AnyResult]) -> Answer:
+    """Answer hello as a broker does, and every other command by `answer`."""
+
+    def answer_all(request: Request) -> list[bytes]:
+        results = [
+            hello_result() if isinstance(command, Hello) else answer(command)
+            for command in request.commands
+        ]
+        return [reply(request.seq, *results)]
+
+    return answer_all
+
+
+class ScriptedRouter:
+    """A ROUTER in a thread, which answers each request with the frames that `answer` returns."""
+
+    def __init__(self, endpoint: str, answer: Answer) -> None:
+        self.endpoint = endpoint
+        self.requests: list[Request] = []
+        self._answer = answer
+        self._stop = threading.Event()
+        self._bound = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._bound.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(PATIENCE_S)
+
+    def commands(self) -> list[AnyCommand]:
+        return [command for request in self.requests for command in request.commands]
+
+    def _run(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.bind(self.endpoint)
+            self._bound.set()
+            while not self._stop.is_set():
+                if not socket.poll(10):
+                    continue
+                peer, frame = socket.recv_multipart()
+                request = decode_request(frame)
+                self.requests.append(request)
+                for answer in self._answer(request):
+                    socket.send_multipart([peer, answer])
+
+
+class BrokerProcess:
+    """A real broker at one endpoint, started and ended at will."""
+
+    def __init__(self, endpoint: str, *options: str) -> None:
+        self.endpoint = endpoint
+        self._command = [sys.executable, "-m", "broker", "--in-memory", "--bind", endpoint]
+        self._command += options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> Self:
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        return self
+
+    def freeze(self) -> None:
+        """Let it take what comes into its buffers, and answer nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+    def terminate(self) -> int:
+        """Ask it to leave; return its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        code = self._process.wait(PATIENCE_S)
+        self._process = None
+        return code

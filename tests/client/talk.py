@@ -1,0 +1,53 @@
+"""A session on a wire that takes everything at once, at a time that moves when told to."""
+
+from collections.abc import Iterator
+
+from client.exchange import Exchange
+from client.session import Session
+from domain.commands import AnyCommand
+from domain.exceptions import TollgateError
+from domain.messages import Request, decode_request
+
+from .peers import WALL
+
+
+class Talk:
+    def __init__(self) -> None:
+        self.session = Session("nowhere", jitter=lambda: 0.5)
+        self.now = 100.0
+
+    def ask(
+        self,
+        *commands: AnyCommand | TollgateError,
+        timeout_s: float = 10.0,
+        each_s: float | None = None,
+    ) -> Exchange:
+        exchange = self.session.submit(commands, deadline=self.now + timeout_s, each_s=each_s)
+        self.session.pull(exchange)
+        return exchange
+
+    def requests(self) -> list[Request]:
+        """Send what there is to send."""
+        return [decode_request(frame) for frame in self.frames()]
+
+    def frames(self) -> Iterator[bytes]:
+        while (frame := self.session.next_frame(self.now, WALL)) is not None:
+            yield frame
+            self.session.sent(self.now)
+
+    def hear(self, frame: bytes) -> None:
+        self.session.receive(frame, self.now)
+
+    def wake(self) -> list[Request]:
+        """Let time pass until the session wants to be called, and call it."""
+        wakeup = self.session.next_wakeup()
+        assert wakeup is not None
+        assert wakeup >= self.now
+        self.now = wakeup
+        return self.requests()
+
+    def times_of_requests(self, until: float) -> list[float]:
+        times = []
+        while (wakeup := self.session.next_wakeup()) is not None and wakeup <= until:
+            times += [self.now for _ in self.wake()]
+        return times

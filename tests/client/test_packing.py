@@ -1,0 +1,121 @@
+"""Parcels are as large as the limits allow and no larger, and every command has its place."""
+
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.packing import ENVELOPE_BYTES_MAX, PENDING, Packer, Parcel, frame_of
+from domain.commands import AnyCommand, Claim, Count, Create, Get, Wait
+from domain.exceptions import MalformedError, TollgateError, TooLargeError
+from domain.messages import Request, decode_request, encode_command, encode_request
+from domain.status import JobStatus
+
+from .peers import HASH, WALL, job_id
+
+LONGEST = (2**53 - 1, 2**53 - 1, 2**53 - 1)
+LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)
+WAIT = Wait(job_ids=["a"], timeout_ms=1)
+PARKED_CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=1, limit=1)
+CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=0, limit=1)
+
+
+def parcels(
+    *commands: AnyCommand | TollgateError, commands_max: int = 1_000, bytes_max: int = 262_144
+) -> tuple[list[Parcel], list[object]]:
+    packer = Packer(iter(commands), commands_max, bytes_max)
+    made = []
+    while (parcel := packer.next()) is not None:
+        made.append(parcel)
+    assert packer.exhausted
+    return made, packer.values
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 1_000])
+def test_a_joined_frame_is_what_the_encoder_makes(count: int) -> None:
+    commands: list[AnyCommand] = [Get(job_id=str(number)) for number in range(count)]
+    encoded = [encode_command(command) for command in commands]
+    expected = Request(v=1, session=5, seq=6, acked=7, commands=commands, valid_until=WALL)
+
+    frame = frame_of(5, 6, 7, encoded, WALL)
+
+    assert frame == encode_request(expected)
+    assert decode_request(frame) == expected
+
+
+@given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 20), st.integers(500, 2_000))
+def test_every_frame_keeps_both_limits_and_wastes_nothing(
+    sizes: list[int], commands_max: int, bytes_max: int
+) -> None:
+    commands = [Create(input_hash=HASH, input="x" * size) for size in sizes]
+    made, values = parcels(*commands, commands_max=commands_max, bytes_max=bytes_max)
+
+    assert [slot for parcel in made for slot in parcel.slots] == [*range(len(sizes))]
+    assert values == [PENDING] * len(sizes)
+    for parcel in made:
+        assert len(parcel.encoded) <= commands_max
+        assert len(frame_of(*LONGEST, parcel.encoded, LAST)) <= bytes_max
+    for parcel, following in pairwise(made):
+        fuller = [*parcel.encoded, following.encoded[0]]
+        room = bytes_max - ENVELOPE_BYTES_MAX
+        assert len(fuller) > commands_max or sum(map(len, fuller)) > room
+
+
+def test_one_byte_more_than_a_request_holds_is_refused_at_home() -> None:
+    command = Create(input_hash=HASH, input="x" * 500)
+    just_enough = len(encode_command(command)) + ENVELOPE_BYTES_MAX
+
+    made, _ = parcels(command, bytes_max=just_enough)
+    assert len(made) == 1
+    made, values = parcels(Count(), command, Count(), bytes_max=just_enough - 1)
+
+    assert [parcel.slots for parcel in made] == [[0, 2]]
+    (_, error, _) = values
+    assert isinstance(error, TooLargeError)
+    assert error.limit == just_enough - 1
+
+
+def test_what_may_park_stands_alone() -> None:
+    made, _ = parcels(Count(), WAIT, WAIT, CLAIM, Count(), PARKED_CLAIM, Count())
+    assert [parcel.slots for parcel in made] == [[0], [1], [2], [3, 4], [5], [6]]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Create(input_hash=HASH, input="\ud800"),
+        Create(input_hash=HASH, input=object()),  # type: ignore[arg-type]
+        Claim(status=JobStatus.RUNNING, lease_ms=2**70, wait_ms=0, limit=1),
+    ],
+    ids=["surrogate", "object", "integer"],
+)
+def test_what_cannot_be_encoded_is_refused_at_home(command: AnyCommand) -> None:
+    made, values = parcels(command, Count())
+    assert [parcel.slots for parcel in made] == [[1]]
+    assert isinstance(values[0], MalformedError)
+
+
+def test_what_the_iterator_raises_passes_through() -> None:
+    def commands() -> object:
+        yield Count()
+        raise LookupError("the rows are gone")
+
+    packer = Packer(commands(), 1_000, 262_144)  # type: ignore[arg-type]
+    with pytest.raises(LookupError, match="the rows are gone"):
+        packer.next()
+
+
+@pytest.mark.parametrize(
+    ("command", "repeatable"),
+    [
+        (Count(), True),
+        (Create(input_hash=HASH), False),
+        (Create(input_hash=HASH, job_id=job_id(1)), True),
+        (CLAIM, False),
+    ],
+)
+def test_which_parcels_may_be_repeated(command: AnyCommand, repeatable: bool) -> None:
+    ((parcel,), _) = parcels(Count(), command)
+    assert parcel.repeatable is repeatable

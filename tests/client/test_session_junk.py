@@ -1,0 +1,180 @@
+"""A broken broker, or something else at its endpoint, is told apart and never hangs a caller."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.errors import BrokerUnreachableError, OutcomeUnknown, ProtocolError
+from domain.commands import Count, Get, Transition
+from domain.exceptions import MalformedError, Refusal
+from domain.models import Job
+from domain.results import ErrorResult, OkResult
+from domain.status import JobStatus
+
+from .peers import encode, job_fields, job_result, refused, reply
+from .talk import Talk
+
+TRANSITION = Transition(job_id="a", target=JobStatus.RUNNING)
+
+
+def error_of_the_answer(talk: Talk, frame: bytes) -> Any:
+    exchange = talk.ask(Get(job_id="a"), Count())
+    talk.requests()
+    talk.hear(frame)
+    assert exchange.done
+    first, second = exchange.values
+    assert first is second
+    return first
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [{"type": "job", "job": job_fields()}],  # one for two
+        [{"type": "ok"}] * 3,
+        [],
+        [{"type": "ok"}, {"type": "riddle"}],
+        [{"type": "job", "job": {}}, {"type": "ok"}],
+        [{"type": "job", "job": {**job_fields(), "status": "lost"}}, {"type": "ok"}],
+        [{}, 7],
+        "results",
+        None,
+    ],
+    ids=str,
+)
+def test_results_that_do_not_fit(talk: Talk, results: Any) -> None:
+    frame = encode({"type": "reply", "v": 1, "seq": 1, "results": results})
+    assert type(error_of_the_answer(talk, frame)) is ProtocolError
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        encode({"type": "reply", "v": 2, "seq": 1, "results": [{"type": "ok"}] * 2}),
+        encode({"type": "answer", "v": 1, "seq": 1}),
+        encode({"v": 1, "seq": 1}),
+        encode({"type": "refused", "v": 1, "seq": 1, "error": "no"}),
+        reply(1, OkResult(), OkResult())[:-1] + b"\xc1",
+    ],
+    ids=str,
+)
+def test_an_envelope_that_does_not_fit(talk: Talk, frame: bytes) -> None:
+    exchange = talk.ask(Get(job_id="a"), Count())
+    talk.requests()
+    talk.hear(frame)
+    talk.times_of_requests(talk.now + 10)
+    assert {type(value) for value in exchange.values} <= {ProtocolError, BrokerUnreachableError}
+    assert exchange.done
+
+
+def test_a_result_of_another_command_is_the_error_of_that_one(talk: Talk) -> None:
+    exchange = talk.ask(Get(job_id="a"), Count())
+    talk.requests()
+    talk.hear(reply(1, job_result(1), job_result(2)))
+    job, error = exchange.values
+    assert isinstance(job, Job)
+    assert type(error) is ProtocolError
+    assert str(error) == "a count was answered with a job"
+
+
+def test_unknown_fields_of_a_reply_are_ignored(talk: Talk) -> None:
+    exchange = talk.ask(Get(job_id="a"))
+    talk.requests()
+    job = {**job_fields(3), "colour": "green"}
+    result = {"type": "job", "job": job, "mood": "fine"}
+    talk.hear(encode({"type": "reply", "v": 1, "seq": 1, "results": [result], "age": 3}))
+    assert exchange.values == [Job(**job_fields(3))]
+
+
+def refused_with_an_unknown_code(retryable: bool) -> bytes:
+    error = ErrorResult("tired", "not today", retryable)
+    return encode({"type": "refused", "v": 1, "seq": 1, "error": error})
+
+
+def test_an_unknown_code_that_may_be_tried_again_is(talk: Talk) -> None:
+    exchange = talk.ask(TRANSITION)
+    talk.requests()
+    talk.hear(refused_with_an_unknown_code(retryable=True))
+    assert not exchange.done
+    assert len(talk.wake()) == 1
+
+
+def test_an_unknown_code_that_may_not_is_a_plain_refusal(talk: Talk) -> None:
+    exchange = talk.ask(TRANSITION)
+    talk.requests()
+    talk.hear(refused_with_an_unknown_code(retryable=False))
+    (refusal,) = exchange.values
+    assert type(refusal) is Refusal
+    assert (refusal.code, refusal.retryable, str(refusal)) == ("tired", False, "not today")
+
+
+@pytest.mark.parametrize(
+    ("frame", "complaint"),
+    [
+        (b"HTTP/1.1 400 Bad Request", "not a TG/1 reply"),
+        (b"", "not a TG/1 reply"),
+        (refused(None, MalformedError("speak up")), "speak up"),
+    ],
+)
+def test_what_answers_nothing_is_quoted_when_the_time_is_over(
+    talk: Talk, frame: bytes, complaint: str
+) -> None:
+    exchange = talk.ask(TRANSITION)
+    talk.requests()
+    talk.hear(frame)
+    assert not exchange.done
+    assert talk.session.strays == 1
+    talk.wake()
+    (error,) = exchange.values
+    assert type(error) is OutcomeUnknown
+    assert complaint in str(error)
+
+
+def test_a_complaint_is_forgotten_once_an_answer_has_come(talk: Talk) -> None:
+    talk.ask(Count())
+    talk.requests()
+    talk.hear(b"junk")
+    talk.hear(reply(1, OkResult()))
+    exchange = talk.ask(TRANSITION)
+    talk.requests()
+    talk.wake()
+    assert "TG/1" not in str(exchange.values[0])
+
+
+@given(st.binary(max_size=200))
+def test_no_frame_whatever_raises_or_hangs(frame: bytes) -> None:
+    talk = Talk()
+    exchange = talk.ask(TRANSITION, Get(job_id="a"))
+    talk.requests()
+    talk.hear(frame)
+    talk.times_of_requests(talk.now + 10)
+    assert exchange.done
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["reply", "job", "ok"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["type", "v", "seq", "results", "error", "job"]), inner, max_size=6
+            )
+        ),
+    )
+)
+def test_no_messagepack_whatever_raises_or_hangs(message: Any) -> None:
+    talk = Talk()
+    exchange = talk.ask(TRANSITION, Get(job_id="a"))
+    talk.requests()
+    talk.hear(encode(message))
+    talk.times_of_requests(talk.now + 10)
+    assert exchange.done
+
+
+def test_a_frame_nested_too_deeply_is_junk(talk: Talk) -> None:
+    talk.ask(Count())
+    talk.requests()
+    talk.hear(b"\x82\xa1v\x01\xa3seq" + b"\x91" * 100_000)
+    assert talk.session.strays == 1

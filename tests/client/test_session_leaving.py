@@ -1,0 +1,101 @@
+"""Callers that leave, and what still comes for them."""
+
+import pytest
+
+from client.errors import ClientClosedError, OutcomeUnknown
+from domain.commands import Claim, Count, Release, Transition
+from domain.exceptions import DrainingError
+from domain.results import Grant, JobsResult, LeasesResult, OkResult
+from domain.status import JobStatus
+
+from .peers import WALL, job_fields, job_id, job_result, refused, reply
+from .talk import Talk
+
+CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1_000, wait_ms=5_000, limit=1)
+TRANSITION = Transition(job_id="a", target=JobStatus.RUNNING)
+
+
+def test_a_dropped_call_is_not_sent_or_repeated_and_its_answer_not_missed(talk: Talk) -> None:
+    sent, unsent = talk.ask(Count()), talk.ask(Count())
+    assert talk.session.next_frame(talk.now, WALL) is not None
+    talk.session.sent(talk.now)
+    talk.session.drop(sent)
+    talk.session.drop(unsent)
+    talk.session.drop(unsent)
+    assert talk.times_of_requests(talk.now + 30) == []
+    talk.hear(reply(1, job_result(1)))
+    assert talk.session.next_wakeup() is None
+
+
+def test_a_call_dropped_before_time_passed_leaves_nothing(talk: Talk) -> None:
+    talk.session.drop(talk.ask(Count()))
+    assert talk.requests() == []
+    assert talk.session.next_wakeup() is None
+
+
+def test_what_a_claim_gets_after_its_caller_left_is_given_back(talk: Talk) -> None:
+    talk.session.drop(talk.ask(CLAIM))
+    abandoned = talk.ask(CLAIM)
+    (request,) = talk.requests()
+    talk.session.drop(abandoned)
+    grants = [Grant(job_fields(4), 40), Grant(job_fields(5), 50)]
+    talk.hear(reply(request.seq, LeasesResult(grants)))
+
+    (request,) = talk.requests()
+    assert request.commands == [
+        Release(job_id=job_id(4), lease=40),
+        Release(job_id=job_id(5), lease=50),
+    ]
+    talk.hear(reply(request.seq, OkResult(), OkResult()))
+    assert talk.session.next_wakeup() is None
+
+
+def test_what_a_claim_gets_too_late_is_given_back(talk: Talk) -> None:
+    exchange = talk.ask(CLAIM)
+    (request,) = talk.requests()
+    talk.wake()
+    assert type(exchange.values[0]) is OutcomeUnknown
+    late = reply(request.seq, LeasesResult([Grant(job_fields(4), 40)]))
+    talk.hear(late)
+    assert [type(command) for sent in talk.requests() for command in sent.commands] == [Release]
+    talk.hear(late)
+    assert talk.requests() == []
+
+
+@pytest.mark.parametrize("empty", [reply(1, LeasesResult([])), refused(1, DrainingError("no"))])
+def test_a_late_claim_that_got_nothing_gives_nothing_back(talk: Talk, empty: bytes) -> None:
+    exchange = talk.ask(CLAIM)
+    talk.requests()
+    talk.session.drop(exchange)
+    talk.hear(empty)
+    assert talk.requests() == []
+
+
+def test_only_so_many_late_claims_are_remembered(talk: Talk) -> None:
+    calls = [talk.ask(CLAIM) for _ in range(1_001)]
+    talk.requests()
+    for call in calls:
+        talk.session.drop(call)
+    talk.hear(reply(1, LeasesResult([Grant(job_fields(1), 1)])))
+    assert talk.requests() == []
+    talk.hear(reply(2, LeasesResult([Grant(job_fields(2), 2)])))
+    assert len(talk.requests()) == 1
+
+
+def test_closing_fails_what_is_under_way(talk: Talk) -> None:
+    read, change = talk.ask(Count()), talk.ask(TRANSITION)
+    talk.requests()
+    unsent = talk.ask(TRANSITION)
+    talk.session.fail(ClientClosedError("closed"))
+    outcomes = [type(exchange.values[0]) for exchange in (unsent, read, change)]
+    assert outcomes == [ClientClosedError, ClientClosedError, OutcomeUnknown]
+    assert unsent.done
+    assert talk.session.next_wakeup() is None
+
+
+def test_the_timetable_does_not_grow_with_what_is_done(talk: Talk) -> None:
+    for number in range(1, 1_001):
+        talk.ask(Count())
+        talk.requests()
+        talk.hear(reply(number, JobsResult([], None)))
+    assert len(talk.session._timetable) < 100

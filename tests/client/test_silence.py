@@ -1,0 +1,307 @@
+"""Brokers that are absent, silent, broken or restarted, over real sockets, for both clients."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from client.errors import BatchError, BrokerUnreachableError, OutcomeUnknown, ProtocolError
+from client.sync import connect
+from domain.commands import AnyCommand, Create, Get, Hello, Transition
+from domain.exceptions import JobNotFoundError, OverloadedError
+from domain.messages import Request
+from domain.models import Job
+from domain.results import AnyResult, OkResult
+
+from .peers import (
+    A_WHILE_S,
+    HASH,
+    PATIENCE_S,
+    SOON_S,
+    BrokerProcess,
+    ScriptedRouter,
+    hello_result,
+    job_id,
+    job_result,
+    obliging,
+    refused,
+    reply,
+)
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as executor:
+        yield executor
+
+
+def only_hello(request: Request) -> list[bytes]:
+    """Answer hello, and nothing else."""
+    commands = request.commands
+    return [reply(request.seq, hello_result())] if isinstance(commands[0], Hello) else []
+
+
+CALLS: list[Callable[[Any], object]] = [
+    lambda client: client.ping(),
+    lambda client: client.create(HASH),
+    lambda client: client.get("a"),
+    lambda client: client.transition("a", "running"),
+    lambda client: client.count(),
+    lambda client: client.list_page(),
+    lambda client: [*client.list()],
+    lambda client: client.claim("running"),
+    lambda client: client.touch("a", 1),
+    lambda client: client.release("a", 1),
+    lambda client: client.create_many([HASH]),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_nobody_there(make_client: Make, call: Callable[[Any], object]) -> None:
+    client = make_client(timeout_s=SOON_S)
+    with pytest.raises(BrokerUnreachableError, match="no broker at ipc://"):
+        call(client)
+
+
+def test_nobody_to_connect_to(endpoint: str) -> None:
+    with pytest.raises(BrokerUnreachableError):
+        connect(endpoint, timeout_s=SOON_S)
+
+
+@pytest.mark.parametrize("endpoint", ["here", "ipc://" + "x" * 200, "tcp://nowhere", "bus://a"])
+def test_no_endpoint(make_client: Make, endpoint: str) -> None:
+    client = make_client(endpoint)
+    for _ in range(2):
+        with pytest.raises(BrokerUnreachableError, match="is no endpoint"):
+            client.ping()
+
+
+def test_a_broker_that_comes_late_is_in_time(
+    make_client: Make, endpoint: str, pool: ThreadPoolExecutor
+) -> None:
+    client = make_client(timeout_s=PATIENCE_S)
+    created = pool.submit(client.create, HASH)
+    broker = BrokerProcess(endpoint).start()
+    try:
+        assert isinstance(created.result(PATIENCE_S), Job)
+    finally:
+        broker.kill()
+
+
+def test_nothing_that_was_asked_while_nobody_was_there_is_done_later(
+    make_client: Make, endpoint: str
+) -> None:
+    client = make_client()
+    with pytest.raises(BrokerUnreachableError):
+        client.create(HASH, timeout_s=SOON_S)
+    broker = BrokerProcess(endpoint).start()
+    try:
+        assert client.count(timeout_s=PATIENCE_S).total == 0
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.transition("a", "running", timeout_s=SOON_S),
+        lambda client: client.provide_input("a", "here", expected_version=1, timeout_s=SOON_S),
+        lambda client: client.cancel("a", timeout_s=SOON_S),
+        lambda client: client.claim("running", timeout_s=SOON_S),
+        lambda client: client.claim("running", wait_ms=10, timeout_s=SOON_S),
+        lambda client: client.release("a", 1, timeout_s=SOON_S),
+    ],
+)
+def test_a_change_that_is_not_answered_is_asked_once_and_unknown(
+    make_client: Make, endpoint: str, call: Callable[[Any], object]
+) -> None:
+    with ScriptedRouter(endpoint, only_hello) as router:
+        client = make_client(timeout_s=PATIENCE_S)
+        client.ping()
+        with pytest.raises(OutcomeUnknown):
+            call(client)
+        client.ping()
+        changes = [command for command in router.commands() if not isinstance(command, Hello)]
+        assert len(changes) == 1
+
+
+def test_a_read_that_is_not_answered_is_asked_again_until_it_is(
+    make_client: Make, endpoint: str
+) -> None:
+    asked: list[int] = []
+
+    def answer(request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, hello_result())]
+        asked.append(request.seq)
+        return [reply(request.seq, job_result(1))] if len(asked) == 3 else []
+
+    with ScriptedRouter(endpoint, answer):
+        assert make_client(timeout_s=PATIENCE_S).get("a").job_id == job_id(1)
+    assert asked == [2, 2, 2]
+
+
+def test_a_read_that_is_never_answered_fails(make_client: Make, endpoint: str) -> None:
+    with ScriptedRouter(endpoint, only_hello):
+        client = make_client(timeout_s=PATIENCE_S)
+        client.ping()
+        with pytest.raises(BrokerUnreachableError, match="did not answer in time"):
+            client.get("a", timeout_s=SOON_S)
+
+
+def test_a_message_refused_for_the_moment_is_tried_again(make_client: Make, endpoint: str) -> None:
+    seqs: list[int] = []
+
+    def answer(request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, hello_result())]
+        seqs.append(request.seq)
+        if len(seqs) == 1:
+            return [refused(request.seq, OverloadedError("busy"))]
+        return [reply(request.seq, job_result(1))]
+
+    with ScriptedRouter(endpoint, answer):
+        assert make_client(timeout_s=PATIENCE_S).transition("a", "running").job_id == job_id(1)
+    assert seqs == [2, 3]
+
+
+def test_a_message_refused_to_the_last_raises_the_refusal(make_client: Make, endpoint: str) -> None:
+    def answer(request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, hello_result())]
+        return [refused(request.seq, OverloadedError("busy"))]
+
+    with ScriptedRouter(endpoint, answer), pytest.raises(OverloadedError, match="busy"):
+        make_client(timeout_s=PATIENCE_S).transition("a", "running", timeout_s=A_WHILE_S)
+
+
+def test_a_broken_broker(make_client: Make, endpoint: str) -> None:
+    def answer(command: AnyCommand) -> AnyResult:
+        return OkResult() if isinstance(command, Get) else job_result(1)
+
+    with ScriptedRouter(endpoint, obliging(answer)):
+        client = make_client(timeout_s=PATIENCE_S)
+        with pytest.raises(ProtocolError, match="a get was answered with a ok"):
+            client.get("a")
+        with pytest.raises(ProtocolError):
+            client.count()
+        assert client.transition("a", "running").job_id == job_id(1)
+
+
+def test_something_else_at_the_endpoint(make_client: Make, endpoint: str) -> None:
+    def answer(_: Request) -> list[bytes]:
+        return [b"220 mail ready"]
+
+    with (
+        ScriptedRouter(endpoint, answer),
+        pytest.raises(BrokerUnreachableError, match="not a TG/1 reply"),
+    ):
+        make_client().ping(timeout_s=A_WHILE_S)
+
+
+def test_what_is_under_way_survives_a_restart_of_the_broker(
+    make_client: Make, endpoint: str, pool: ThreadPoolExecutor
+) -> None:
+    broker = BrokerProcess(endpoint).start()
+    client = make_client(timeout_s=PATIENCE_S)
+    client.ping()
+    broker.freeze()  # what is asked now reaches its buffers, and dies with it
+    created = pool.submit(client.create, HASH, job_id=job_id(7))
+    with pytest.raises(TimeoutError):
+        created.result(SOON_S)
+    broker.kill()
+    broker.start()
+    try:
+        assert created.result(PATIENCE_S).job_id == job_id(7)
+        assert client.get(job_id(7)).version == 1
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize("end", [BrokerProcess.kill, BrokerProcess.terminate])
+def test_a_parked_wait_survives_a_restart_of_the_broker(
+    make_client: Make,
+    endpoint: str,
+    pool: ThreadPoolExecutor,
+    end: Callable[[BrokerProcess], object],
+) -> None:
+    broker = BrokerProcess(endpoint).start()
+    waiting, acting = make_client(timeout_s=PATIENCE_S), make_client(timeout_s=PATIENCE_S)
+    acting.create(HASH, job_id=job_id(7))
+    waited = pool.submit(waiting.wait, job_id(7))
+    with pytest.raises(TimeoutError):
+        waited.result(SOON_S)
+    end(broker)
+    broker.start()
+    try:
+        with pytest.raises(JobNotFoundError):  # what a new memory says: it was asked
+            waited.result(PATIENCE_S)
+    finally:
+        broker.kill()
+
+
+def test_a_change_under_way_when_the_broker_dies_is_unknown(
+    make_client: Make, endpoint: str, pool: ThreadPoolExecutor
+) -> None:
+    broker = BrokerProcess(endpoint).start()
+    client = make_client(timeout_s=PATIENCE_S)
+    client.create(HASH, job_id=job_id(7))
+    broker.freeze()
+    moved = pool.submit(client.transition, job_id(7), "running", timeout_s=1)
+    with pytest.raises(TimeoutError):
+        moved.result(SOON_S)
+    broker.kill()
+    with pytest.raises(OutcomeUnknown):
+        moved.result(PATIENCE_S)
+
+
+def test_a_broker_that_vanishes_in_mid_bulk_leaves_what_was_done(
+    make_client: Make, endpoint: str
+) -> None:
+    pulled: list[int] = []
+
+    def rows() -> Iterator[str]:
+        for number in range(1_000_000):
+            pulled.append(number)
+            yield HASH
+
+    def answer(request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, hello_result(commands=10))]
+        if request.seq > 4:
+            return []
+        return [reply(request.seq, *map(job_result, range(len(request.commands))))]
+
+    with ScriptedRouter(endpoint, answer) as router:
+        client = make_client(timeout_s=PATIENCE_S)
+        client.ping()
+        with pytest.raises(BatchError) as caught:
+            client.create_many(rows(), timeout_s=SOON_S)
+
+    results = caught.value.results
+    jobs = [result for result in results if isinstance(result, Job)]
+    assert {type(result) for result in results[len(jobs) :]} == {BrokerUnreachableError}
+    assert len(results) == len(pulled) < 1_000
+    assert all(isinstance(command, Create) for command in router.commands()[1:])
+
+
+def test_a_batch_has_an_outcome_for_every_command(make_client: Make, endpoint: str) -> None:
+    def answer(request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, hello_result(commands=2))]
+        return []
+
+    with ScriptedRouter(endpoint, answer) as router:
+        client = make_client(timeout_s=PATIENCE_S)
+        client.ping()
+        batch = client.batch(timeout_s=SOON_S)
+        for _ in range(20):
+            batch.transition("a", "running")
+        values = batch.send()
+
+    kinds = [OutcomeUnknown] * 8 + [BrokerUnreachableError] * 12
+    assert [type(value) for value in values] == kinds
+    assert sum(isinstance(command, Transition) for command in router.commands()) == 8
