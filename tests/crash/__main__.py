@@ -1,0 +1,71 @@
+"""`python -m tests.crash`: the long forms, with their figures; exit code 1 if anything is wrong."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from tests.crash.harness import Ordeal, Run, summary
+
+
+@click.command()
+@click.option("--kills", default=100, help="how often the broker is killed")
+@click.option("--term", default=0, help="how often it is asked to leave, instead of being killed")
+@click.option("--seconds", default=0.0, help="how long to go on, at least")
+@click.option("--commands", default=0, help="how many commands to send, at least")
+@click.option("--batch", default=0, help="how many commands a message holds at most")
+@click.option("--seed", default=1, help="what to begin the random choices with")
+@click.option("--segment-bytes", default=0, help="the broker's option of that name")
+@click.option("--fsync", default="always", help="the broker's option of that name")
+@click.option("--input-bytes", default=0, help="how long the inputs of most jobs are, at least")
+@click.option("--in-fold", is_flag=True, help="end each life while a snapshot is written")
+@click.option("--keep", is_flag=True, help="leave the files, to look into them")
+def main(  # noqa: PLR0917 - one an option
+    kills: int,
+    term: int,
+    seconds: float,
+    commands: int,
+    batch: int,
+    seed: int,
+    segment_bytes: int,
+    fsync: str,
+    input_bytes: int,
+    *,
+    in_fold: bool,
+    keep: bool,
+) -> None:
+    """Kill a broker again and again under load, and see whether anything is lost or done twice."""
+    home = Path(tempfile.mkdtemp(prefix="crash-"))
+    segments = ("--segment-bytes", str(segment_bytes)) if segment_bytes else ()
+    ordeal = Ordeal(
+        home=home,
+        ends=term or kills,
+        seconds=seconds,
+        commands=commands,
+        term=bool(term),
+        batch=batch or (20 if commands else 4),
+        seed=seed,
+        input_bytes=input_bytes,
+        in_fold=in_fold,
+        options=("--fsync", fsync, *segments),
+    )
+    run = Run(ordeal, click.echo)
+    try:
+        audit = run.run()
+        figures = summary(run, audit)
+    finally:
+        if keep:
+            click.echo(f"kept in {home}")
+        else:
+            shutil.rmtree(home, ignore_errors=True)
+    for name, figure in figures:
+        click.echo(f"{name:28} {figure:>12}")
+    for example in audit.examples:
+        click.echo(example)
+    sys.exit(1 if audit.wrong else 0)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.crash")

@@ -1,0 +1,62 @@
+"""A few numbers in memory that the harness and its producers share."""
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Final
+
+_NUMBER = struct.Struct("<Q")
+_SLOTS: Final = 4
+
+
+class Board:
+    """Which life the broker is in, whether to stop, and how far each producer has come."""
+
+    def __init__(self, path: Path, producers: int) -> None:
+        size = _NUMBER.size * (2 + _SLOTS * producers)
+        if not path.exists():
+            path.write_bytes(bytes(size))
+        self._producers = producers
+        with path.open("r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), size)
+
+    @property
+    def life(self) -> int:
+        return self._get(0)
+
+    @life.setter
+    def life(self, life: int) -> None:
+        self._set(0, life)
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self._get(1))
+
+    def stop(self) -> None:
+        self._set(1, 1)
+
+    def report(self, producer: int, commands: int, repeats: int, answers: int) -> None:
+        for slot, value in enumerate((commands, repeats, answers)):
+            self._set(2 + _SLOTS * producer + slot, value)
+
+    def commands(self) -> int:
+        """How many commands there were, each counted once."""
+        return self._sum(0)
+
+    def repeats(self) -> int:
+        """How many commands were sent another time."""
+        return self._sum(1)
+
+    def answers(self) -> int:
+        """How many messages were answered."""
+        return self._sum(2)
+
+    def _sum(self, slot: int) -> int:
+        return sum(self._get(2 + _SLOTS * producer + slot) for producer in range(self._producers))
+
+    def _get(self, place: int) -> int:
+        number: int = _NUMBER.unpack_from(self._memory, place * _NUMBER.size)[0]
+        return number
+
+    def _set(self, place: int, value: int) -> None:
+        _NUMBER.pack_into(self._memory, place * _NUMBER.size, value)

@@ -1,0 +1,243 @@
+"""A producer that repeats, reorders and reconnects, and writes down all that it is told."""
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import msgspec
+import zmq
+
+from domain.commands import AnyCommand, Hello
+from domain.messages import Refused, Reply, Request, decode_answer, encode_request
+from domain.results import ErrorResult, HelloResult
+from tests.crash.board import Board
+from tests.crash.compact import NOTHING, Compact, Logged, of_result, shown_by
+from tests.crash.mix import Mix
+
+IN_FLIGHT: Final = 16
+WINDOW: Final = 64
+KEPT: Final = 24
+"""How many answered requests are not acknowledged yet, so that they can be repeated."""
+REPEATED: Final = 0.09
+"""How often a request is sent twice at once, and how often again when it was answered."""
+SILENCE_S: Final = 3.0
+LEAVE_S: Final = 60.0
+
+
+class Plan(msgspec.Struct, forbid_unknown_fields=True):
+    """What one producer is told."""
+
+    url: str
+    board: str
+    log: str
+    number: int
+    producers: int
+    seed: int
+    commands: int
+    """How many to send in all."""
+    batch: int
+    """How many a message holds at most."""
+    moves: bool
+    """Whether to take another connection now and then, though the broker lives."""
+    input_bytes: int = 0
+    """How long the inputs of most jobs are, at least."""
+
+
+class Sent:
+    """A request that may still be repeated."""
+
+    def __init__(self, frame: bytes, commands: list[AnyCommand], logged: Logged) -> None:
+        self.frame = frame
+        self.commands = commands
+        self.logged = logged
+        self.outstanding = 0
+        """How many answers are on their way on this connection."""
+
+
+class Producer:
+    """One session, from hello to the last answer."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._random = Random(plan.seed)
+        self._mix = Mix(self._random, plan.input_bytes)
+        self._board = Board(Path(plan.board), plan.producers)
+        self._context = zmq.Context()
+        self._life = self._board.life
+        self._socket = self._connected()
+        self._heard_at = time.monotonic()
+        self._session = 0
+        self._seq = 0
+        self._acked = 0
+        self._pending: dict[int, Sent] = {}
+        self._counts: Counter[str] = Counter()
+        self._log = Path(plan.log).open("wb")  # noqa: SIM115 - open as long as the process
+        self._encoder = msgspec.json.Encoder()
+
+    def run(self) -> None:
+        self._open_session()
+        while not self._is_done():
+            self._reconnect_if_due()
+            self._fill()
+            self._listen(20)
+            self._acknowledge()
+        self._leave()
+
+    def _is_done(self) -> bool:
+        return self._board.stopping or self._counts["commands"] >= self._plan.commands
+
+    def _connected(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        socket.connect(self._plan.url)
+        return socket
+
+    def _open_session(self) -> None:
+        while not self._session:
+            self._reconnect_if_due()
+            hello = Request(1, 0, 0, 0, [Hello(open_session=True)])
+            self._socket.send(encode_request(hello))
+            if not self._socket.poll(1_000):
+                self._socket.close()
+                self._socket = self._connected()
+                continue
+            answer = decode_answer(self._socket.recv())
+            if isinstance(answer, Reply) and isinstance(answer.results[0], HelloResult):
+                self._session = answer.results[0].session or 0
+            else:
+                time.sleep(0.05)  # the broker is about to leave
+
+    def _reconnect_if_due(self) -> None:
+        life = self._board.life
+        silent = time.monotonic() - self._heard_at > SILENCE_S
+        restless = self._plan.moves and self._random.random() < 0.001
+        if life == self._life and not restless and not (silent and self._plan.moves):
+            return
+        self._life = life
+        self._heard_at = time.monotonic()
+        self._socket.close()
+        self._socket = self._connected()
+        again = []
+        for sent in self._pending.values():
+            sent.outstanding = 0
+            if sent.logged.first is None or self._random.random() < 0.5:
+                again.append(sent)
+        self._random.shuffle(again)
+        for sent in again:
+            self._send(sent, "repeats")
+
+    def _unanswered(self) -> int:
+        return sum(sent.logged.first is None for sent in self._pending.values())
+
+    def _fill(self) -> None:
+        """Send some more requests, in any order, and some of them twice."""
+        room = min(IN_FLIGHT - self._unanswered(), WINDOW - (self._seq - self._acked))
+        if room < 4:
+            return
+        new = [self._make() for _ in range(room)]
+        self._random.shuffle(new)
+        for sent in new:
+            self._send(sent, "commands")
+            if self._random.random() < REPEATED:
+                self._send(sent, "repeats")
+
+    def _make(self) -> Sent:
+        self._seq += 1
+        chance = self._random.random()
+        if chance < 0.02:
+            commands: list[AnyCommand] = []  # only acknowledges
+        elif chance < 0.04:
+            commands = [self._mix.parking()]
+        else:
+            commands = self._mix.commands(self._random.randint(1, self._plan.batch))
+        frame = encode_request(Request(1, self._session, self._seq, self._acked, commands))
+        logged = Logged(self._session, self._seq, 0, None, [], 0, [], [])
+        self._pending[self._seq] = sent = Sent(frame, commands, logged)
+        return sent
+
+    def _send(self, sent: Sent, counted: str) -> None:
+        self._socket.send(sent.frame)
+        sent.outstanding += 1
+        self._counts[counted] += len(sent.commands)
+
+    def _listen(self, patience_ms: int) -> None:
+        if self._socket.poll(patience_ms):
+            self._heard_at = time.monotonic()
+            while self._socket.poll(0):
+                self._take(decode_answer(self._socket.recv()))
+        counts = self._counts
+        self._board.report(
+            self._plan.number, counts["commands"], counts["repeats"], counts["answers"]
+        )
+
+    def _take(self, answer: Reply | Refused) -> None:
+        sent = self._pending.get(answer.seq or 0)
+        if sent is None:
+            self._counts["unknown"] += 1
+            return
+        sent.outstanding -= 1
+        self._counts["answers"] += 1
+        if isinstance(answer, Refused):
+            if answer.error.code != "draining":
+                sent.logged.refused.append(answer.error.code)
+            return
+        if any(
+            isinstance(each, ErrorResult) and each.code == "draining" for each in answer.results
+        ):
+            return  # a claim that was parked; it is asked again
+        for result in answer.results:
+            self._mix.learn(result)
+        self._note(sent, answer)
+        if self._random.random() < REPEATED:
+            self._send(sent, "repeats")
+
+    def _note(self, sent: Sent, answer: Reply) -> None:
+        pairs = list(zip(sent.commands, answer.results, strict=True))
+        changed: list[Compact] = [of_result(result) for each, result in pairs if each.changes]
+        logged = sent.logged
+        for command, result in pairs:
+            if not command.changes:
+                logged.seen += shown_by(result)
+        if logged.first is None:
+            logged.life = self._life
+        if logged.first is None or all(each == NOTHING for each in logged.first):
+            logged.first = changed
+        elif logged.first == changed:
+            logged.same += 1
+        else:
+            logged.again.append(changed)
+
+    def _acknowledge(self) -> None:
+        """Let go of the oldest, once each answer to them has come."""
+        while len(self._pending) > KEPT:
+            sent = self._pending[self._acked + 1]
+            if sent.logged.first is None or sent.outstanding:
+                return
+            self._acked += 1
+            self._write(self._pending.pop(self._acked))
+
+    def _write(self, sent: Sent) -> None:
+        self._log.write(self._encoder.encode(sent.logged) + b"\n")
+
+    def _leave(self) -> None:
+        """Hear the last answers, ask for all of them once more, and go."""
+        leave_at = time.monotonic() + LEAVE_S
+        for sent in self._pending.values():
+            self._send(sent, "repeats")
+        while time.monotonic() < leave_at and any(
+            sent.outstanding or sent.logged.first is None for sent in self._pending.values()
+        ):
+            self._reconnect_if_due()
+            self._listen(20)
+        for sent in self._pending.values():
+            self._write(sent)
+        self._log.close()
+        self._context.destroy(linger=0)
+
+
+if __name__ == "__main__":
+    Producer(msgspec.json.decode(sys.argv[1], type=Plan)).run()

@@ -1,0 +1,222 @@
+"""Random sequences of what can happen to a broker, and a bench on which they happen."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from broker.engine import Engine
+from broker.image import image
+from broker.limits import Limits
+from broker.pipeline import Arrival, Pipeline
+from broker.state import State
+from domain.commands import (
+    AnyCommand,
+    Cancel,
+    Claim,
+    Create,
+    Get,
+    Hello,
+    ProvideInput,
+    Release,
+    Touch,
+    Transition,
+)
+from domain.messages import Request, encode_request
+from domain.results import HelloResult, JobResult, LeasesResult
+from domain.status import JobStatus
+from tests.core import HASH, OTHER, PEER, Driver, job_id
+
+LIMITS = {
+    "sessions": 3,
+    "outcomes": 12,
+    "max_finished": 4,
+    "keep_finished_ms": 100_000,
+    "lapses": 2,
+    "pay_within_ms": 20_000,
+    "payment_grace_ms": 1_000,
+}
+JOBS = 12
+NEVER_GIVEN = 99
+
+Step = tuple[Any, ...]
+"""What happens, and with what."""
+
+_status = st.sampled_from(JobStatus)
+_place = st.integers(0, 7)
+_command = st.one_of(
+    st.tuples(st.just("create"), st.none() | st.integers(1, JOBS), st.booleans()),
+    st.tuples(st.just("move"), _place, _status, st.none() | st.integers(1, 4), st.booleans()),
+    st.tuples(st.just("move"), _place, _status, st.none(), st.booleans()),
+    st.tuples(st.just("input"), _place, st.integers(1, 5)),
+    st.tuples(st.just("cancel"), _place),
+    st.tuples(st.just("claim"), st.integers(1, 3), st.sampled_from([10, 3_000])),
+    st.tuples(st.just("release"), _place),
+    st.tuples(st.just("touch"), _place),
+    st.tuples(st.just("get"), _place),
+    st.tuples(st.just("hello")),
+)
+_session = st.integers(0, 3)
+_step = st.one_of(
+    st.tuples(st.just("send"), _session, st.lists(_command, max_size=4), st.integers(0, 3)),
+    st.tuples(st.just("send"), _session, st.lists(_command, max_size=4), st.integers(0, 3)),
+    st.tuples(st.just("again"), st.integers(0, 9)),
+    st.tuples(st.just("park"), _session, st.integers(1, 2)),
+    st.tuples(st.just("pass"), st.sampled_from([5, 700, 9_000, 70_000])),
+    st.tuples(st.just("set"), st.sampled_from([-90_000, -2_000, 500, 90_000])),
+    st.tuples(st.just("undelivered")),
+    st.tuples(st.just("full"), st.booleans()),
+)
+_runs = ("move", 0, JobStatus.RUNNING, None, False)
+_PRELUDE: list[Step] = [
+    ("send", 0, [("hello",)], 0),
+    ("send", 0, [("create", 1, True), _runs, ("create", 2, False), _runs], 3),
+    ("send", 0, [("create", 3, False), _runs, ("create", 4, False)], 3),
+    ("send", 0, [("claim", 2, 3_000)], 3),
+]
+step_lists = st.lists(_step, min_size=5, max_size=40)
+first_steps = step_lists.map(lambda steps: _PRELUDE + steps)
+"""From an empty broker on: a session, some jobs that run, and leases on two of them, then more."""
+
+
+class Bench:
+    """A driver that takes steps. The same steps on the same state do the same to the byte."""
+
+    def __init__(self, state: State | None = None, first_id: int = 1_000) -> None:
+        ids = iter(range(first_id, first_id + 10_000))
+        self.state = state or State()
+        engine = Engine(
+            Limits(**LIMITS),
+            new_id=lambda: job_id(next(ids)),
+            server="tollgate test",
+            boot_id="boot",
+            state=self.state,
+        )
+        self.driver = Driver()
+        self.driver.pipeline = Pipeline(engine)
+        self.frames: list[bytes] = []
+        """Every reply, as it was sent."""
+        self._sessions: list[int] = [0]
+        self._seqs: dict[int, int] = {}
+        self._sent: list[Request] = []
+        self._jobs: list[str] = [job_id(1)]
+        self._leases: list[tuple[str, int]] = [(job_id(1), 1)]
+
+    def follow(self, other: "Bench") -> None:
+        """Know what another bench knows, and have its time."""
+        self._sessions, self._seqs = list(other._sessions), dict(other._seqs)
+        self._sent, self._jobs = list(other._sent), list(other._jobs)
+        self._leases = list(other._leases)
+        self.driver.wall, self.driver.mono_ms = other.driver.wall, other.driver.mono_ms
+
+    def take(self, step: Step) -> None:
+        kind, *details = step
+        getattr(self, f"_{kind}")(*details)
+
+    def image(self) -> list[bytes]:
+        return list(image(self.state))
+
+    def _send(self, place: int, commands: Sequence[Step], lag: int) -> None:
+        session = self._sessions[-1 - place % len(self._sessions)]
+        made = [getattr(self, f"_make_{kind}")(*details) for kind, *details in commands]
+        self._request(session, made, lag)
+
+    def _park(self, place: int, limit: int) -> None:
+        session = self._sessions[-1 - place % len(self._sessions)]
+        claim = Claim(status=JobStatus.RUNNING, lease_ms=3_000, wait_ms=5_000, limit=limit)
+        self._request(session, [claim], 3)
+
+    def _request(self, session: int, commands: list[AnyCommand], lag: int) -> None:
+        seq = self._seqs[session] = self._seqs.get(session, 0) + 1
+        self._sent.append(Request(1, session, seq, max(0, seq - 1 - lag), commands))
+        self._arrive(self._sent[-1], PEER)
+
+    def _again(self, place: int) -> None:
+        if self._sent:
+            self._arrive(self._sent[-1 - place % len(self._sent)], OTHER)
+
+    def _arrive(self, request: Request, peer: bytes) -> None:
+        driver = self.driver
+        outcome = driver.pipeline.run(
+            [Arrival(peer, [encode_request(request)])], driver.now, writable=driver.writable
+        )
+        self.frames += [reply.frame for reply in outcome.replies]
+        for _, answer in driver.take(outcome):
+            for result in getattr(answer, "results", []):
+                self._learn(result)
+
+    def _learn(self, result: object) -> None:
+        if isinstance(result, HelloResult) and result.session:
+            self._sessions.append(result.session)
+        elif isinstance(result, JobResult):
+            self._jobs.append(result.job["job_id"])
+        elif isinstance(result, LeasesResult):
+            self._leases += [(grant.job["job_id"], grant.lease) for grant in result.leases]
+
+    def _pass(self, span_ms: int) -> None:
+        self.driver.mono_ms += span_ms
+        self._set(span_ms)
+
+    def _set(self, span_ms: int) -> None:
+        self.driver.wall += timedelta(milliseconds=span_ms)
+        self._tick()
+
+    def _tick(self, undelivered: Sequence[tuple[str, int]] = ()) -> None:
+        driver = self.driver
+        outcome = driver.pipeline.run([], driver.now, undelivered, writable=driver.writable)
+        self.frames += [reply.frame for reply in outcome.replies]
+        driver.take(outcome)
+
+    def _undelivered(self) -> None:
+        self._tick(self.driver.grants[-1] if self.driver.grants else ())
+
+    def _full(self, full: bool) -> None:
+        self.driver.writable = not full
+        self._tick()
+
+    def _job(self, place: int) -> str:
+        return self._jobs[-1 - place % len(self._jobs)]
+
+    def _make_create(self, number: int | None, paid: bool) -> AnyCommand:
+        soon = self.driver.wall + timedelta(seconds=15)
+        return Create(
+            input_hash=HASH,
+            job_id=job_id(number) if number else None,
+            blockchain_identifier=f"paid {number}" if paid else None,
+            submit_result_time=soon if paid else None,
+        )
+
+    def _make_move(
+        self, place: int, target: JobStatus, version: int | None, leased: bool
+    ) -> AnyCommand:
+        job, lease = (self._job(place), None)
+        if leased:
+            job, lease = self._leases[-1 - place % len(self._leases)]
+        result = "done" if target is JobStatus.COMPLETED else None
+        return Transition(
+            job_id=job, target=target, result=result, expected_version=version, lease=lease
+        )
+
+    def _make_input(self, place: int, version: int) -> AnyCommand:
+        return ProvideInput(job_id=self._job(place), input="yes", expected_version=version)
+
+    def _make_cancel(self, place: int) -> AnyCommand:
+        return Cancel(job_id=self._job(place))
+
+    def _make_claim(self, limit: int, lease_ms: int) -> AnyCommand:
+        return Claim(status=JobStatus.RUNNING, lease_ms=lease_ms, wait_ms=0, limit=limit)
+
+    def _make_release(self, place: int) -> AnyCommand:
+        job, lease = self._leases[-1 - place % len(self._leases)]
+        return Release(job_id=job, lease=lease)
+
+    def _make_touch(self, place: int) -> AnyCommand:
+        job, lease = self._leases[-1 - place % len(self._leases)]
+        return Touch(job_id=job, lease=lease, lease_ms=50)
+
+    def _make_get(self, place: int) -> AnyCommand:
+        return Get(job_id=self._job(place))
+
+    def _make_hello(self) -> AnyCommand:
+        return Hello(open_session=True)

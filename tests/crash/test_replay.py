@@ -1,0 +1,187 @@
+"""What was written down makes the state what it was, and nothing else: the whole, and any part."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from broker.events import (
+    AnyEvent,
+    JobCreated,
+    JobPruned,
+    JobTransitioned,
+    LeaseGranted,
+    LeaseLapsed,
+    LeaseReleased,
+    SessionEvicted,
+    SessionOpened,
+)
+from broker.fold import folded
+from broker.image import image
+from broker.journal import RECORD, SNAPSHOT_CHUNK, Entry
+from broker.outcomes import DoneOutcome
+from broker.records import Record, encode_records
+from broker.replay import ReplayError, replay
+from broker.state import State
+from domain.status import JobStatus
+from tests.core import EPOCH, HASH, job_id
+from tests.crash.steps import Bench, Step, first_steps, step_lists
+
+WAITING, RUNNING, DONE = job_id(1), job_id(2), job_id(3)
+SESSION = 7
+
+many = settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+
+
+def entries(records: Iterable[Record], first: int = 1) -> Iterator[Entry]:
+    """The records as a journal gives them back."""
+    for sequence, payload in enumerate(encode_records(list(records)), first):
+        yield Entry(sequence, RECORD, payload)
+
+
+def replayed(records: Iterable[Record]) -> State:
+    state = State()
+    replay(entries(records), state)
+    return state
+
+
+def deadlines(state: State) -> list[set[tuple[datetime, str]]]:
+    """The deadlines that still matter."""
+    return [
+        {entry for entry in timers._heap if timers._is_live(*entry)}
+        for timers in (state.unpaid, state.unfinished)
+    ]
+
+
+def updated(state: State) -> dict[str, tuple[int, datetime, JobStatus]]:
+    jobs, _ = state.jobs.image()
+    return {job.job_id: (job.index, job.updated_at, job.status) for job in jobs}
+
+
+@many
+@given(first_steps)
+def test_any_prefix_of_the_records_makes_the_state_at_that_point(steps: list[Step]) -> None:
+    bench, copy, done = Bench(), State(), 0
+    for step in steps:
+        before = updated(bench.state)
+        bench.take(step)
+        records = bench.driver.records
+        replay(entries(records[done:], done + 1), copy)
+        done = len(records)
+        assert list(image(copy)) == bench.image()
+        assert deadlines(copy) == deadlines(bench.state)
+        assert copy.ledger.outcomes == bench.state.ledger.outcomes
+        for name, (index, at, status) in updated(bench.state).items():
+            index_before, at_before, status_before = before.get(name, (index, at, status))
+            if index == index_before:  # and not another job of the same id
+                assert at >= at_before
+                assert status is status_before or status_before not in (
+                    JobStatus.COMPLETED,
+                    JobStatus.FAILED,
+                )
+
+
+@many
+@given(first_steps, step_lists)
+def test_a_snapshot_goes_on_as_what_it_was_made_of(first: list[Step], then: list[Step]) -> None:
+    bench = Bench()
+    for step in first:
+        bench.take(step)
+    restored, state = State(), replayed(bench.driver.records)
+    chunks = (Entry(1, SNAPSHOT_CHUNK, chunk) for chunk in bench.image())
+    replay(chunks, restored)
+    assert list(image(restored)) == bench.image()
+    assert deadlines(restored) == deadlines(bench.state)
+    assert restored.ledger.outcomes == bench.state.ledger.outcomes
+    twins = []
+    for each in (state, restored):
+        each.leases.restart(bench.driver.mono_ms)
+        twin = Bench(each, first_id=50_000)
+        twin.follow(bench)
+        for step in then:
+            twin.take(step)
+        twins.append(twin)
+    assert twins[0].frames == twins[1].frames
+    assert encode_records(twins[0].driver.records) == encode_records(twins[1].driver.records)
+    assert twins[0].image() == twins[1].image()
+
+
+@many
+@given(first_steps, st.floats(0, 1))
+def test_a_folded_part_and_the_rest_make_the_whole(steps: list[Step], share: float) -> None:
+    bench = Bench()
+    for step in steps:
+        bench.take(step)
+    records = bench.driver.records
+    part = round(share * len(records))
+    state = State()
+    chunks = [Entry(part, SNAPSHOT_CHUNK, chunk) for chunk in folded(entries(records[:part]))]
+    replay([*chunks, *entries(records[part:], part + 1)], state)
+    assert list(image(state)) == bench.image()
+    assert deadlines(state) == deadlines(bench.state)
+
+
+BEFORE = [
+    Record([SessionOpened(SESSION)]),
+    Record([JobCreated(WAITING, EPOCH, HASH, blockchain_identifier="paid")]),
+    Record([JobCreated(RUNNING, EPOCH, HASH), JobCreated(DONE, EPOCH, HASH)]),
+    Record([JobTransitioned(RUNNING, 1, JobStatus.RUNNING, EPOCH), LeaseGranted(RUNNING, 5, 10)]),
+    Record([JobTransitioned(DONE, 1, JobStatus.FAILED, EPOCH)], SESSION, 1, 0, 9, [0]),
+]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        JobCreated(WAITING, EPOCH, HASH),
+        JobCreated(job_id(4), EPOCH, HASH, blockchain_identifier="paid"),
+        JobTransitioned(WAITING, 2, JobStatus.RUNNING, EPOCH),
+        JobTransitioned(WAITING, 1, JobStatus.COMPLETED, EPOCH),
+        JobTransitioned(DONE, 2, JobStatus.RUNNING, EPOCH),
+        JobTransitioned(job_id(4), 1, JobStatus.RUNNING, EPOCH),
+        LeaseGranted(RUNNING, 6, 10),
+        LeaseGranted(WAITING, 5, 10),
+        LeaseGranted(DONE, 6, 10),
+        LeaseGranted(job_id(4), 6, 10),
+        LeaseReleased(RUNNING, 4),
+        LeaseReleased(WAITING, 5),
+        LeaseReleased(job_id(4), 5),
+        LeaseLapsed(RUNNING, 4),
+        LeaseLapsed(WAITING, 5),
+        LeaseLapsed(job_id(4), 5),
+        SessionOpened(SESSION),
+        SessionOpened(SESSION - 1),
+        SessionEvicted(SESSION + 1),
+        JobPruned(RUNNING),
+        JobPruned(job_id(4)),
+    ],
+    ids=str,
+)
+def test_an_event_that_contradicts_those_before_it_is_refused(event: AnyEvent) -> None:
+    with pytest.raises(ReplayError, match="entry 6 of the journal cannot be applied"):
+        replayed([*BEFORE, Record([event])])
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record([], SESSION + 1, 1, 0, 9, [DoneOutcome()]),
+        Record([], SESSION, 1, 0, 9, [DoneOutcome()]),
+        Record([], SESSION, 2, 0, 9, [0]),
+        Record([LeaseReleased(RUNNING, 5)], SESSION, 2, 0, 9, [0]),
+    ],
+    ids=["unknown session", "a request twice", "no such event", "an event that moves no job"],
+)
+def test_a_request_that_contradicts_those_before_it_is_refused(record: Record) -> None:
+    with pytest.raises(ReplayError, match="entry 6 of the journal cannot be applied"):
+        replayed([*BEFORE, record])
+
+
+def test_a_naive_time_is_refused() -> None:
+    event = JobTransitioned(WAITING, 1, JobStatus.RUNNING, EPOCH.replace(tzinfo=None))
+    with pytest.raises(ReplayError):
+        replayed([*BEFORE, Record([event])])
