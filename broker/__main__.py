@@ -30,6 +30,7 @@ from broker.settings import Settings, SettingsError, load
 from broker.state import State
 
 DEFAULTS: Final = {"bind": "in your runtime directory", "data_dir": "in your state directory"}
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 PROGRESS_S: Final = 1.0
 """How often a long replay says how far it has come."""
 SESSIONS_A_MILLISECOND: Final = 1_024
@@ -91,6 +92,8 @@ def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for
 def run(settings: Settings) -> None:
     """Serve with these settings until a signal comes. Raises EndpointError or JournalError."""
     limits = settings.limits()
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: sys.exit(0))  # in a long replay there is nothing to answer
     with ExitStack() as stack:
         journal = _journal(settings)
         stack.callback(journal.close)
@@ -168,7 +171,7 @@ def _stop_fd() -> int:
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
     signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: None)
     return read_fd
 

@@ -94,7 +94,10 @@ def serve_claim(desk: Desk, now: Instant, room_bytes: int) -> Answer | None:
         if session and not desk.state.ledger.knows(session):  # evicted while the claim waited
             refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
             return Answer(parked.ticket, error_of(refusal))
-        result = grant(desk, parked.command, now, room_bytes)  # type: ignore[arg-type]  # a claim
+        try:
+            result = grant(desk, parked.command, now, room_bytes)  # type: ignore[arg-type]  # a claim
+        except ReplyFullError as refusal:  # a job from before the limits were lowered
+            return Answer(parked.ticket, error_of(refusal))
         return Answer(parked.ticket, result)
     return None
 

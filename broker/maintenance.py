@@ -28,25 +28,22 @@ DIRECTORY = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _example(line: str) -> str:
+    return f"\b\nExample:\n  {line}"
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_example("tollgate journal verify --data-dir /var/lib/tollgate"),
+)
 def main() -> None:
-    r"""Look into a broker's data directory, check it, make it smaller, mend it.
-
-    \b
-    Example:
-      tollgate journal verify --data-dir /var/lib/tollgate
-    """
+    """Look into a broker's data directory, check it, make it smaller, mend it."""
 
 
-@main.command()
+@main.command(epilog=_example("tollgate journal verify"))
 @DIRECTORY
 def verify(directory: Path) -> None:
-    r"""Check every file, and that a broker could start on them; may run beside one.
-
-    \b
-    Example:
-      tollgate journal verify
-    """
+    """Check every file, and that a broker could start on them; may run beside one."""
     with _complaining():
         found = tools.verify(directory)
         for report in found.files:
@@ -64,29 +61,19 @@ def verify(directory: Path) -> None:
         click.echo(f"a broker would start: {replayed} records, {state_.jobs.count()} jobs")
 
 
-@main.command()
+@main.command(epilog=_example("tollgate journal dump | jq -c 'select(.kind == \"record\")'"))
 @DIRECTORY
 def dump(directory: Path) -> None:
-    r"""Print what a start would replay, one JSON document a line; may run beside a broker.
-
-    \b
-    Example:
-      tollgate journal dump | jq -c 'select(.kind == "record")'
-    """
+    """Print what a start would replay, one JSON document a line; may run beside a broker."""
     with _complaining():
         for entry in tools.dump(directory):
             click.echo(json.dumps(_shown(entry), ensure_ascii=False, default=_as_text))
 
 
-@main.command()
+@main.command(epilog=_example("tollgate journal compact --data-dir /var/lib/tollgate"))
 @DIRECTORY
 def compact(directory: Path) -> None:
-    r"""Fold everything into one snapshot. A running broker does this by itself.
-
-    \b
-    Example:
-      tollgate journal compact --data-dir /var/lib/tollgate
-    """
+    """Fold everything into one snapshot. A running broker does this by itself."""
     with _complaining():
         journal = FileJournal(directory)
         try:
@@ -99,18 +86,15 @@ def compact(directory: Path) -> None:
         click.echo(f"deleted: {', '.join(names) or 'nothing'}")
 
 
-@main.command(name="repair")
+@main.command(
+    name="repair", epilog=_example("tollgate journal repair --data-dir /var/lib/tollgate --yes")
+)
 @DIRECTORY
 @click.confirmation_option(
     prompt="What stands behind the damage is lost to the broker (a copy is kept). Cut it off?"
 )
 def repair_(directory: Path) -> None:
-    r"""Cut a damaged journal at the first damage; a copy of what is cut off is kept.
-
-    \b
-    Example:
-      tollgate journal repair --data-dir /var/lib/tollgate --yes
-    """
+    """Cut a damaged journal at the first damage; a copy of what is cut off is kept."""
     with _complaining():
         done = repair.repair(directory)
         for damage in done.found:

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
 
     batch_messages: int = Field(256, ge=1, description="messages decided at once")
     batch_bytes: int = Field(4 * 1024 * 1024, ge=1, description="bytes decided at once")
-    send_window: int = Field(256, ge=1, description="replies queued for a peer that is slow")
+    send_window: int = Field(1_000, ge=1, description="replies queued for a peer that is slow")
     receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
     drain_ms: int = Field(250, ge=0, le=2_000, description="time to refuse latecomers at the end")
     linger_ms: int = Field(2_000, ge=0, le=2_500, description="time to deliver the last replies")

@@ -255,8 +255,8 @@ class AsyncClient:
         """Take up to `limit` free jobs in `status`, oldest first, each under a lease.
 
         If there is none, wait for one for `wait_ms` (an hour at most); the list is empty if none
-        came. `timeout_s` counts beyond `wait_ms`. A claim is not repeated: after OutcomeUnknown
-        what it may have got is given back when its answer comes late, or else lapses.
+        came. `timeout_s` counts beyond `wait_ms`. Leases of a claim whose
+        answer comes after its caller has left are given back.
         """
         command = calls.claim(status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
         timeout_s = self._seconds(timeout_s) + wait_ms / 1_000

@@ -20,6 +20,8 @@ class Exchange:
         self.each_s = each_s
         self.notify = notify
         self.messages: set[Message] = set()
+        self.held = 0
+        """How many of its messages wait for their turn: what comes later must not overtake."""
         self.broken = False
         """Whether to ask nothing more: the broker was silent for too long, or the caller left."""
 

@@ -1,18 +1,19 @@
-"""The broker's memory of requests, as a client uses it: a session's number, and whose turn it is."""
+"""A session of the broker's memory of requests: its number, and who may be sent in it now."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from client.exchange import Message
+    from client.exchange import Exchange
+    from client.message import Message
 
 WINDOW: Final = 64
-"""How far a request's number may be beyond what was acknowledged, until `hello` tells."""
+"""How far a request's number may be beyond what was acknowledged."""
 
 
 class State(Enum):
-    """Whether there is a session."""
+    """Whether there is a session to send in."""
 
     CLOSED = auto()
     OPENING = auto()
@@ -22,48 +23,53 @@ class State(Enum):
 
 
 class Memory:
-    """One session: what is under way in it, and what waits until it may be.
+    """One session at a time, with the requests under way in it.
 
-    Answers tell a request by its number alone, so each session of a connection counts from a
-    number of its own: `first_seq`.
+    An answer tells its request by the number alone, so what is sent outside of the session or in
+    another one over the same connection must be numbered elsewhere: this one begins at `first_seq`.
     """
 
     def __init__(self, first_seq: int) -> None:
         """Begin without a session."""
         self.state = State.CLOSED
-        self.number = 0
+        self.session = 0
+        self.opener: Exchange | None = None
+        """The call that opens a session, while it is under way."""
         self.waiting: deque[Message] = deque()
-        """Messages that cannot be sent yet, in order."""
+        """What may not be sent yet, in order; some of it may be dropped already."""
         self._next_seq = first_seq
-        self._under_way: dict[int, Message] = {}
+        self._under_way: OrderedDict[int, None] = OrderedDict()
 
     @property
     def acked(self) -> int:
-        """Up to which number all requests have come to their end."""
+        """Up to which number every request has come to its end."""
         return next(iter(self._under_way), self._next_seq) - 1
 
-    def has_room(self, window: int) -> bool:
-        """Return whether one more request may be sent."""
-        return self._next_seq <= self.acked + window
-
-    def number_next(self, message: "Message") -> int:
-        """Return the number for a message that is to be sent, and count it as under way."""
+    def take_seq(self) -> int:
+        """Return the number for another request, which is under way from now on."""
         seq = self._next_seq
-        self._next_seq = seq + 1
-        self._under_way[seq] = message
+        self._next_seq += 1
+        self._under_way[seq] = None
         return seq
 
     def settle(self, seq: int) -> None:
         """Note that a request has come to its end, whatever that was."""
         self._under_way.pop(seq, None)
 
-    def opened(self, number: int | None) -> None:
-        """Note what `hello` told: the number of a new session, None if there are none."""
-        self.number = number or 0
-        self.state = State.NEVER if number is None else State.OPEN
+    def admits(self, message: "Message") -> bool:
+        """Return whether a request may be sent now."""
+        if self.state is State.NEVER or message.memory is None:
+            return True
+        return self.state is State.OPEN and message.seq <= self.acked + WINDOW
 
-    def evicted(self, number: int) -> None:
-        """Note that the broker does not know this session (any more)."""
-        if self.state is State.OPEN and self.number == number:
+    def opened(self, session: int | None) -> None:
+        """Note what `hello` told: a session's number, None if the broker remembers nothing."""
+        self.session = session or 0
+        self.state = State.NEVER if session is None else State.OPEN
+        self.opener = None
+
+    def evicted(self, session: int) -> None:
+        """Note that the broker knows nothing of a session; it may be one before this."""
+        if self.session == session and self.state is State.OPEN:
+            self.session = 0
             self.state = State.CLOSED
-            self.number = 0

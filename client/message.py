@@ -13,9 +13,8 @@ from domain.messages import encode_command
 
 if TYPE_CHECKING:
     from client.exchange import Exchange
+    from client.memory import Memory
 
-NO_SESSION: Final = 0
-"""The broker remembers nothing of such a request."""
 VALID_S_MAX: Final = 366 * 86_400.0
 """A request is valid for a year at most, however long its caller would wait."""
 BACKOFF_S: Final = 0.5
@@ -35,33 +34,54 @@ class Message:
         "attempts",
         "deadline",
         "exchange",
+        "memory",
         "parcel",
         "queued",
         "refusal",
-        "repeatable",
-        "sent",
+        "sends",
         "seq",
+        "session",
         "wake_at",
     )
 
-    def __init__(self, seq: int, exchange: "Exchange", parcel: Parcel) -> None:
-        """Make a message that is to be sent."""
+    def __init__(
+        self, seq: int, exchange: "Exchange", parcel: Parcel, memory: "Memory | None"
+    ) -> None:
+        """Make a message that is to be sent; in a session of `memory`, if that is not None."""
         self.seq = seq
         self.exchange = exchange
         self.parcel = parcel
-        self.repeatable = parcel.repeatable
+        self.memory = memory
+        self.session = 0
+        """The session that it is sent in; 0 for none: the broker remembers nothing of it."""
         self.deadline = exchange.deadline
-        self.queued = True
+        self.queued = False
         """Whether it is among those to be sent now."""
-        self.sent = False
-        """Whether it left under this number, so that it may be executed."""
+        self.sends = 0
+        """How often it left under this number, so that it may be executed."""
         self.attempts = 0
+        """How often it left, under any number."""
         self.refusal: Refusal | None = None
         """What the broker said when it would not take it: to be tried again."""
         self.wake_at: float | None = None
         """The time in the timetable that counts."""
         self._frame: bytes | None = None
         self._until: float | None = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether it left under this number, so that it may be executed."""
+        return self.sends > 0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again: the broker remembers it, or it does no harm twice."""
+        return self.session > 0 or self.parcel.repeatable
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it may have changed something that its caller would not know of."""
+        return self.sent and not self.parcel.repeatable
 
     def frame(self, now: float, wall: datetime) -> bytes:
         """Return the frame to send: the same each time, but that a wait asks for what is left."""
@@ -74,7 +94,8 @@ class Message:
     def renumber(self, seq: int) -> None:
         """Make a new request of it: under the old number nothing was executed."""
         self.seq = seq
-        self.sent = self.queued = False
+        self.session = self.sends = 0
+        self.queued = False
         self._frame = None
 
     def backoff_s(self, jitter: float) -> float:
@@ -89,13 +110,12 @@ class Message:
         late = f"the broker at {broker} did not answer in time"
         if complaint:
             late += f" (what did come was: {complaint})"
-        if self.repeatable:
-            return BrokerUnreachableError(late)
-        return OutcomeUnknown(late + MAYBE)
+        return OutcomeUnknown(late + MAYBE) if self.uncertain else BrokerUnreachableError(late)
 
     def _build(self, encoded: list[bytes], now: float, wall: datetime) -> bytes:
         valid_until = wall + timedelta(seconds=min(self.deadline - now, VALID_S_MAX))
-        return frame_of(NO_SESSION, self.seq, 0, encoded, valid_until)
+        acked = self.memory.acked if self.session and self.memory else 0
+        return frame_of(self.session, self.seq, acked, encoded, valid_until)
 
     def _what_is_left(self, wait: Wait, now: float) -> bytes:
         # A broker that came back knows nothing of the time waited before.

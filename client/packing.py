@@ -64,6 +64,11 @@ class Parcel:
         )
 
     @property
+    def changes(self) -> bool:
+        """Whether any of it could change something."""
+        return any(command.changes for command in self.commands)
+
+    @property
     def parks(self) -> bool:
         """Whether its answer may take its time."""
         return len(self.commands) == 1 and self.commands[0].parks

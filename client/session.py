@@ -19,21 +19,25 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import count
+from math import inf
 from typing import Any, Final
 
 from client.errors import OutcomeUnknown, ProtocolError
 from client.exchange import Exchange
 from client.forsaken import ForsakenClaims
+from client.memory import Memory, State
 from client.message import MAYBE, Message
 from client.packing import Packer, Parcel
 from client.timetable import Timetable
 from client.values import values_of
-from domain.commands import AnyCommand, Wait
+from domain.commands import AnyCommand, Hello, Wait
 from domain.exceptions import (
     DrainingError,
+    ExpiredError,
     MalformedError,
     Refusal,
     ReplyFullError,
+    SessionEvictedError,
     TollgateError,
 )
 from domain.messages import PROTOCOL_VERSION, Refused, Reply, decode_answer, read_envelope
@@ -47,7 +51,15 @@ REQUEST_BYTES_MAX: Final = 256 * 1_024
 RELEASE_S: Final = 10.0
 """How long to try to give back what a claim got too late."""
 
-_UNDONE: Final = frozenset({ReplyFullError, DrainingError})
+REMEMBERED_SEQ: Final = 2**51
+"""The first number of requests that the broker is to remember."""
+CLAIM_SEQ: Final = 2**52
+"""The first number of claims that may wait: they have a session of their own."""
+
+OPENING: Final = Hello(open_session=True)
+"""What begins a session; the first greeting may be it, and so save a round trip."""
+
+_UNDONE: Final = frozenset({ReplyFullError, DrainingError, SessionEvictedError})
 
 
 class Session:
@@ -71,6 +83,8 @@ class Session:
         self._outbox: deque[Message] = deque()
         self._timetable = Timetable()
         self._forsaken = ForsakenClaims()
+        self._memory = Memory(REMEMBERED_SEQ)
+        self._claims_memory = Memory(CLAIM_SEQ)
         self._complaint = ""  # what came that is no answer to anything
 
     # --- what the caller does ---------------------------------------------------------------------
@@ -115,9 +129,9 @@ class Session:
     def fail(self, reason: TollgateError) -> None:
         """Give every call under way `reason`, or OutcomeUnknown where something may be done."""
         for message in [*self._messages.values()]:
-            unknown = message.sent and not message.repeatable
             message.exchange.broken = True
-            self._finish(message, OutcomeUnknown(f"{reason}{MAYBE}") if unknown else reason)
+            unknown = OutcomeUnknown(f"{reason}{MAYBE}")
+            self._finish(message, unknown if message.uncertain else reason)
 
     # --- what the driver does ---------------------------------------------------------------------
 
@@ -137,7 +151,7 @@ class Session:
         """Note that the socket took the frame which `next_frame` returned last."""
         message = self._outbox.popleft()
         message.queued = False
-        message.sent = True
+        message.sends += 1
         message.attempts += 1
         if message.repeatable:
             self._wake_at(message, now + message.backoff_s(self._jitter()))
@@ -168,11 +182,71 @@ class Session:
     # --- the life of a message --------------------------------------------------------------------
 
     def _post(self, exchange: Exchange, parcel: Parcel) -> None:
-        message = Message(next(self._seqs), exchange, parcel)
+        memory = self._memory_for(parcel)
+        message = Message(self._seq_in(memory), exchange, parcel, memory)
         self._messages[message.seq] = message
         exchange.messages.add(message)
-        self._outbox.append(message)
         self._unstamped.append(message)
+        self._queue(message)
+
+    def _memory_for(self, parcel: Parcel) -> Memory | None:
+        """Return whose memory a parcel needs: none for reads, and a claim that waits its own.
+
+        It is under way for long, and would stop the others at the end of their window.
+        """
+        if not parcel.changes:
+            return None
+        memory = self._claims_memory if parcel.parks else self._memory
+        return None if memory.state is State.NEVER else memory
+
+    def _seq_in(self, memory: Memory | None) -> int:
+        return next(self._seqs) if memory is None else memory.take_seq()
+
+    def _queue(self, message: Message) -> None:
+        """Have a message sent when it may be, in its turn."""
+        memory = message.memory or self._memory
+        if message.exchange.held or (message.memory is not None and memory.waiting):
+            self._hold(message, memory)
+        elif not memory.admits(message):
+            self._hold(message, memory)
+            if memory.state is State.CLOSED:
+                self._open(memory)
+        else:
+            self._to_outbox(message)
+
+    def _hold(self, message: Message, memory: Memory) -> None:
+        message.exchange.held += 1
+        memory.waiting.append(message)
+
+    def _to_outbox(self, message: Message) -> None:
+        if message.memory is not None:
+            message.session = message.memory.session
+        message.queued = True
+        self._outbox.append(message)
+
+    def _open(self, memory: Memory) -> None:
+        """Ask for a session, for as long as it takes; `_let_go` gives up if nobody needs it."""
+        memory.state = State.OPENING
+        memory.opener = self.submit([OPENING], deadline=inf)
+        self.pull(memory.opener)
+
+    def _let_go(self, memory: Memory) -> None:
+        """Send what waited, as far as it may be sent now."""
+        waiting = memory.waiting
+        while waiting:
+            message = waiting[0]
+            if message.seq in self._messages:
+                if not memory.admits(message):
+                    break
+                self._to_outbox(message)
+            message.exchange.held -= 1
+            waiting.popleft()
+        if not waiting and memory.opener is not None:
+            opener, memory.opener = memory.opener, None
+            memory.state = State.CLOSED
+            self.drop(opener)
+        elif waiting and memory.state is State.CLOSED:
+            self._open(memory)
 
     def _stamp(self, message: Message, now: float) -> None:
         if message.exchange.each_s is not None:
@@ -187,16 +261,22 @@ class Session:
         if now >= message.deadline:
             self._expire(message)
             return
-        message.queued = True
-        self._outbox.append(message)
+        if message.sent:
+            self._to_outbox(message)
+        else:
+            self._queue(message)
         self._wake_at(message, message.deadline)
 
     def _retry(self, message: Message, now: float, refusal: Refusal) -> None:
         """Ask again, later, under a new number: the broker executed nothing of it."""
         message.refusal = refusal
         del self._messages[message.seq]
-        message.renumber(next(self._seqs))
+        old_seq, memory = message.seq, message.memory
+        message.renumber(self._seq_in(memory))
         self._messages[message.seq] = message
+        if memory is not None:
+            memory.settle(old_seq)
+            self._let_go(memory)
         self._wake_at(message, now + message.backoff_s(self._jitter()))
 
     def _expire(self, message: Message) -> None:
@@ -217,7 +297,7 @@ class Session:
             self._partly_done(message, values, now)
             return
         if isinstance(values[0], HelloResult):
-            self.greeting = values[0]
+            self._greeted(message, values[0])
         self._remove(message)
         message.exchange.put(parcel, values)
         message.exchange.notify()
@@ -227,6 +307,9 @@ class Session:
         parcel = message.parcel
         if isinstance(values[0], DrainingError) and isinstance(parcel.commands[0], Wait):
             self._retry(message, now, values[0])
+            return
+        if isinstance(values[0], SessionEvictedError) and parcel.parks:
+            self._evicted(message, values[0], now, executed=False)
             return
         again = [
             position  # never the first: a reply that has no room for it never will
@@ -241,10 +324,42 @@ class Session:
         message.exchange.notify()
 
     def _refused(self, message: Message, refusal: Refusal, now: float) -> None:
-        if refusal.retryable:
+        if isinstance(refusal, SessionEvictedError):
+            self._evicted(message, refusal, now, executed=message.sends > 1)
+        elif refusal.retryable:
             self._retry(message, now, refusal)
+        elif isinstance(refusal, ExpiredError) and message.sends > 1 and message.uncertain:
+            self._finish(message, OutcomeUnknown(f"{refusal}{MAYBE}"))  # a copy before may be done
         else:
             self._finish(message, refusal)
+
+    def _greeted(self, message: Message, greeting: HelloResult) -> None:
+        self.greeting = greeting
+        if message.exchange is self._claims_memory.opener:
+            memory = self._claims_memory
+        elif message.exchange is self._memory.opener or (
+            self._memory.state is State.CLOSED and message.parcel.commands[0] == OPENING
+        ):
+            memory = self._memory
+        elif not greeting.remembers and self._memory.state is State.CLOSED:
+            self._memory.opened(None)
+            self._claims_memory.opened(None)
+            return
+        else:
+            return
+        memory.opened(greeting.session)
+        self._let_go(memory)
+
+    def _evicted(self, message: Message, refusal: Refusal, now: float, *, executed: bool) -> None:
+        """Go on in another session, unless a copy sent before may have been `executed`."""
+        if message.memory is None:  # it was sent in no session, so nobody may say so
+            self._finish(message, refusal)
+            return
+        message.memory.evicted(message.session)
+        if executed and message.uncertain:
+            self._finish(message, OutcomeUnknown(f"{refusal}{MAYBE}"))
+        else:
+            self._retry(message, now, refusal)
 
     def _unreadable(self, seq: int | None, fault: MalformedError) -> None:
         message = self._messages.get(seq or 0)
@@ -272,3 +387,6 @@ class Session:
         message.exchange.messages.discard(message)
         message.queued = False
         message.wake_at = None
+        if message.memory is not None:
+            message.memory.settle(message.seq)
+            self._let_go(message.memory)

@@ -15,7 +15,7 @@ from client.calls import AnyStatus, Row, Waiting
 from client.errors import BatchError, ClientClosedError
 from client.exchange import Exchange
 from client.link import Link, resolve_endpoint
-from client.session import Session
+from client.session import OPENING, Session
 from client.values import Lease, Page, value
 from domain.commands import AnyCommand, Hello
 from domain.exceptions import TollgateError, WaitTimeoutError
@@ -278,8 +278,8 @@ class Client:
         """Take up to `limit` free jobs in `status`, oldest first, each under a lease.
 
         If there is none, wait for one for `wait_ms` (an hour at most); the list is empty if none
-        came. `timeout_s` counts beyond `wait_ms`. A claim is not repeated: after OutcomeUnknown
-        what it may have got is given back when its answer comes late, or else lapses.
+        came. `timeout_s` counts beyond `wait_ms`. Leases of a claim whose
+        answer comes after its caller has left are given back.
         """
         command = calls.claim(status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
         timeout_s = self._seconds(timeout_s) + wait_ms / 1_000
@@ -341,7 +341,7 @@ class Client:
     def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
         with self._in_use():
             if not isinstance(command, Hello):
-                self._greet(deadline)
+                self._greet(deadline, opening=command.changes)
             exchange = self._session.submit([command], deadline=deadline)
             return value(self._drive(exchange, None))
 
@@ -354,14 +354,15 @@ class Client:
         each_s = self._seconds(timeout_s)
         with self._in_use():
             deadline = monotonic() + each_s
-            self._greet(deadline)
+            self._greet(deadline, opening=True)
             exchange = self._session.submit(commands, deadline=deadline, each_s=each_s)
             return self._drive(exchange, on_progress)
 
-    def _greet(self, deadline: float) -> None:
-        """Learn the broker's limits, the first time."""
+    def _greet(self, deadline: float, *, opening: bool) -> None:
+        """Learn the broker's limits, the first time; `opening`, begin a session with that."""
         if self._session.greeting is None:
-            value(self._drive(self._session.submit([Hello()], deadline=deadline), None))
+            hello = OPENING if opening else Hello()
+            value(self._drive(self._session.submit([hello], deadline=deadline), None))
 
     def _drive(
         self, exchange: Exchange, on_progress: Callable[[int], None] | None

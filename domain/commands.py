@@ -115,11 +115,11 @@ class Transition(Command, tag="transition"):
 
     def __post_init__(self) -> None:
         """Refuse what the fields allow one by one, but not together."""
-        if self.result is not None and self.target is not JobStatus.COMPLETED:
+        if self.result is not None and self.target != JobStatus.COMPLETED:
             raise ValueError("result goes with the target completed alone")
-        if self.error is not None and self.target is not JobStatus.FAILED:
+        if self.error is not None and self.target != JobStatus.FAILED:
             raise ValueError("error goes with the target failed alone")
-        if self.input_schema is not None and self.target is not JobStatus.AWAITING_INPUT:
+        if self.input_schema is not None and self.target != JobStatus.AWAITING_INPUT:
             raise ValueError("input_schema goes with the target awaiting_input alone")
 
 

@@ -30,10 +30,8 @@ def job_id(number: int) -> str:
     return f"{number:08x}-0000-4000-8000-000000000000"
 
 
-def make_engine(new_id: Callable[[], str] | None = None, **limits: int) -> Engine:
-    return Engine(
-        Limits(**limits), new_id=new_id or job_ids(), server="tollgate test", boot_id="boot"
-    )
+def make_engine(**limits: int) -> Engine:
+    return Engine(Limits(**limits), new_id=job_ids(), server="tollgate test", boot_id="boot")
 
 
 def make_pipeline(**limits: int) -> Pipeline:
@@ -43,8 +41,8 @@ def make_pipeline(**limits: int) -> Pipeline:
 class Driver:
     """A pipeline with a clock that moves when told to, and peers that send and collect."""
 
-    def __init__(self, pipeline: Pipeline | None = None, **limits: int) -> None:
-        self.pipeline = pipeline or make_pipeline(**limits)
+    def __init__(self, **limits: int) -> None:
+        self.pipeline = make_pipeline(**limits)
         self.wall = EPOCH
         self.mono_ms = 0
         self.seq = 0
@@ -76,9 +74,7 @@ class Driver:
         self, *arrivals: Arrival, undelivered: Sequence[tuple[str, int]] = ()
     ) -> list[tuple[bytes, Reply | Refused]]:
         """Run one batch, and return who got what."""
-        return self.take(
-            self.pipeline.run(arrivals, self.now, undelivered, writable=self.writable)
-        )
+        return self.take(self.pipeline.run(arrivals, self.now, undelivered, writable=self.writable))
 
     def drain(self) -> list[tuple[bytes, Reply | Refused]]:
         return self.take(self.pipeline.drain())
@@ -103,16 +99,14 @@ class Driver:
         """Send commands in one message, and return their results."""
         seq = self.post(*commands, peer=peer)
         answer = self.answer_to(seq, peer)
-        if not isinstance(answer, Reply):
-            raise AssertionError(f"refused or not answered: {answer}")
+        assert isinstance(answer, Reply), answer
         return answer.results
 
     def refused(self, *commands: AnyCommand, peer: bytes = PEER) -> ErrorResult:
         """Send commands in one message, and return why it was refused whole."""
         seq = self.post(*commands, peer=peer)
         answer = self.answer_to(seq, peer)
-        if not isinstance(answer, Refused):
-            raise AssertionError(f"not refused: {answer}")
+        assert isinstance(answer, Refused), answer
         return answer.error
 
     def answer_to(self, seq: int, peer: bytes = PEER) -> Reply | Refused | None:
@@ -127,9 +121,9 @@ class Driver:
         answer = self.answer_to(seq, peer)
         if answer is None:
             return None
-        if not isinstance(answer, Reply) or len(answer.results) != 1:
-            raise AssertionError(f"not one result: {answer}")
-        return answer.results[0]
+        assert isinstance(answer, Reply), answer
+        (result,) = answer.results
+        return result
 
     def job(self, *commands: AnyCommand) -> JobFields:
         """Send one command that shows a job, and return that job."""
@@ -145,18 +139,15 @@ class Driver:
 
 
 def job_of(result: AnyResult | None) -> JobFields:
-    if not isinstance(result, JobResult):
-        raise AssertionError(f"no job: {result}")
+    assert isinstance(result, JobResult), result
     return result.job
 
 
 def leases_of(result: AnyResult | None) -> list[Grant]:
-    if not isinstance(result, LeasesResult):
-        raise AssertionError(f"no leases: {result}")
+    assert isinstance(result, LeasesResult), result
     return result.leases
 
 
 def error_of_result(result: AnyResult | None) -> ErrorResult:
-    if not isinstance(result, ErrorResult):
-        raise AssertionError(f"no error: {result}")
+    assert isinstance(result, ErrorResult), result
     return result

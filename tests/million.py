@@ -1,4 +1,4 @@
-"""A million commands from one seed, on a clock that stands still unless told: always the same bytes.
+"""A million commands from one seed, on a clock that moves when told: always the same bytes.
 
 `python -m tests.million [COMMANDS [SEED]]` prints a digest of all that was written and sent.
 """
@@ -71,7 +71,7 @@ class Source:
             limit=random.randint(1, 3),
         )
 
-    def _command(self) -> AnyCommand:
+    def _command(self) -> AnyCommand:  # noqa: PLR0911 - one a kind
         random = self._random
         kind = random.randrange(100)
         if kind < 30:

@@ -2,4 +2,4 @@
 
 from client.commands.processes import Replacement
 
-command = Replacement("broker", help="Run the broker.")
+command = Replacement("broker", "broker", help="Run the broker.")

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "list": "List jobs by creation, the oldest first.",
     "wait": "Wait until a job has ended, and show it.",
     "ping": "Ask the broker for a sign of life.",
+    "journal": "Look after a broker's journal.",
 }
 """Each command's first line of help stands here as well, so that listing them loads none."""
 

@@ -1,4 +1,4 @@
-"""Replaces the command line by a process of its own: a broker or a worker."""
+"""Replaces the command line by a process of its own: what is no client has no place in it."""
 
 import os
 import sys
@@ -9,8 +9,13 @@ import click
 class Replacement(click.Command):
     """A command that becomes `python -m MODULE`, with the arguments as they were typed.
 
-    So the command line imports neither, and `--help` is theirs.
+    So the command line imports nothing of it, and `--help` is its own.
     """
+
+    def __init__(self, name: str, module: str, *, help: str) -> None:  # noqa: A002 - as click has it
+        """Name the command and the module that it becomes."""
+        super().__init__(name, help=help)
+        self._module = module
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take all arguments as they are, `--help` and `--` included."""
@@ -21,5 +26,5 @@ class Replacement(click.Command):
         """Replace this process."""
         if sys.stdout is not None:
             sys.stdout.flush()
-        arguments = [sys.executable, "-m", str(self.name), *ctx.args]
+        arguments = [sys.executable, "-m", self._module, *ctx.args]
         os.execv(sys.executable, arguments)  # noqa: S606 - no shell is the point

@@ -2,4 +2,4 @@
 
 from client.commands.processes import Replacement
 
-command = Replacement("worker", help="Run a worker.")
+command = Replacement("worker", "worker", help="Run a worker.")

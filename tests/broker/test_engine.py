@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from broker.pipeline import Arrival
+from broker.sizes import job_bytes_max, result_bytes_max
 from domain.commands import (
     AnyCommand,
     Cancel,
@@ -274,14 +275,18 @@ def pages(driver: Driver, **fields: Any) -> list[list[str]]:
             return seen
 
 
+def flat(lists: list[list[str]]) -> list[str]:
+    return [item for items in lists for item in items]
+
+
 def test_list_by_pages() -> None:
     driver = Driver()
     ids = [driver.job(create())["job_id"] for _ in range(5)]
     assert pages(driver, limit=2) == [ids[:2], ids[2:4], ids[4:]]
     assert pages(driver, limit=5) == [ids]
     driver.job(move(ids[1], RUNNING))
-    assert sum(pages(driver, limit=1, status=RUNNING), []) == [ids[1]]
-    assert sum(pages(driver, limit=2, status=AWAITING_PAYMENT), []) == [ids[0], *ids[2:]]
+    assert flat(pages(driver, limit=1, status=RUNNING)) == [ids[1]]
+    assert flat(pages(driver, limit=2, status=AWAITING_PAYMENT)) == [ids[0], *ids[2:]]
     assert pages(Driver(), limit=1) == [[]]
 
 
@@ -290,7 +295,7 @@ def test_a_page_holds_what_fits_in_the_reply() -> None:
     ids = [driver.job(create(input="x" * 60_000))["job_id"] for _ in range(14)]
     shown = pages(driver, limit=1_000)
     assert len(shown) > 1
-    assert sum(shown, []) == ids
+    assert flat(shown) == ids
     assert all(len(page) > 2 for page in shown[:-1])
 
 
@@ -461,9 +466,7 @@ def test_the_version_is_checked_before_the_lease_and_the_lease_before_what_is_le
     assert (conflict.code, conflict.status, conflict.version) == ("version_conflict", "running", 2)
     assert driver.error(move(job, AWAITING_PAYMENT, lease=99)).code == "lease_lost"
     assert driver.error(move(job, AWAITING_PAYMENT)).code == "lease_held"
-    illegal = driver.error(
-        move(job, AWAITING_PAYMENT, lease=grant.lease, expected_version=2)
-    )
+    illegal = driver.error(move(job, AWAITING_PAYMENT, lease=grant.lease, expected_version=2))
     assert (illegal.code, illegal.job_id) == ("illegal_transition", job["job_id"])
     assert (illegal.status, illegal.target, illegal.version) == ("running", "awaiting_payment", 2)
     assert illegal.allowed == ["awaiting_input", "completed", "failed"]
@@ -477,9 +480,7 @@ def test_the_version_is_checked_before_the_lease_and_the_lease_before_what_is_le
 
 @pytest.mark.parametrize("target", JobStatus)
 @pytest.mark.parametrize("status", JobStatus)
-def test_every_pair_of_statuses_through_the_pipeline(
-    status: JobStatus, target: JobStatus
-) -> None:
+def test_every_pair_of_statuses_through_the_pipeline(status: JobStatus, target: JobStatus) -> None:
     legal = {
         AWAITING_PAYMENT: {RUNNING, FAILED},
         RUNNING: {COMPLETED, FAILED, AWAITING_INPUT},
@@ -544,7 +545,8 @@ def test_no_reply_grows_over_its_limit(reply_bytes: int, command: AnyCommand) ->
     driver = Driver(reply_bytes=reply_bytes, text_bytes=60_000, request_bytes=10**9)
     driver.job(create(job_id=job_id(51), **BIG))
     commands = [command, *[Get(job_id=job_id(51))] * 20, command, *[command] * 900]
-    for batch in (commands, commands[1:], [Get(job_id=job_id(51))] * 5 + [command] * 995):
+    one_then_many = [Get(job_id=job_id(51))] * 5 + [command] * 995
+    for batch in (commands, commands[1:], one_then_many, [command] * 25):
         request = encode_request(driver.request(*batch))
         outcome = driver.pipeline.run([Arrival(PEER, [request])], driver.now)
         (reply,) = outcome.replies
@@ -552,6 +554,24 @@ def test_no_reply_grows_over_its_limit(reply_bytes: int, command: AnyCommand) ->
         (answer,) = driver.take(outcome)
         assert isinstance(answer[1], Reply)
         assert len(answer[1].results) == len(batch)
+
+
+def test_no_repeated_reply_grows_over_its_limit_either() -> None:
+    """The jobs that a request created may have grown since."""
+    driver = Driver(reply_bytes=600_000, text_bytes=60_000, request_bytes=10**9)
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    batch = [create(input="x" * 60_000)] * 9
+    frame = encode_request(driver.request(*batch, session=hello.session or 0))
+    first = driver.pipeline.run([Arrival(PEER, [frame])], driver.now)
+    assert b"reply_full" not in first.replies[0].frame
+    for number in range(1, 10):
+        asks = move(job_id(number), AWAITING_INPUT, input_schema="y" * 60_000)
+        driver.ask(move(job_id(number), RUNNING), asks)
+    again = driver.pipeline.run([Arrival(PEER, [frame])], driver.now)
+    assert len(again.replies[0].frame) <= 600_000
+    assert b"reply_full" in again.replies[0].frame
+    assert driver.engine._desk.state.jobs.count() == 9
 
 
 def test_a_claim_takes_what_fits_and_leaves_the_rest_free() -> None:
@@ -567,8 +587,6 @@ def test_a_claim_takes_what_fits_and_leaves_the_rest_free() -> None:
 
 def test_a_bound_on_a_result_is_one() -> None:
     """What is checked beforehand against the room left is never less than what is written."""
-    from broker.sizes import job_bytes_max, result_bytes_max
-
     driver = Driver()
     text = "\x00😀" * 12_000
     job = driver.job(
@@ -838,6 +856,20 @@ def test_leaving_wakes_all_who_wait() -> None:
     assert len(driver.inbox) == 4
 
 
+def test_a_job_too_large_for_todays_limits_does_not_bring_the_broker_down() -> None:
+    """It was stored when more was allowed."""
+    driver = Driver(text_bytes=300_000, request_bytes=10**9)
+    job = driver.job(create(input="x" * 300_000))
+    other = Driver(text_bytes=1_000, reply_bytes=250_000)
+    state = driver.engine._desk.state
+    other.engine._desk.state = state
+    seq = other.post(claim(wait_ms=1_000))
+    other.ask(create())
+    other.post(move(job, RUNNING))
+    assert error_of_result(other.result_of(seq)).code == "reply_full"
+    assert state.jobs.status(job["job_id"]) is RUNNING
+
+
 # --- time ---------------------------------------------------------------------------------------
 
 
@@ -1090,7 +1122,8 @@ def test_the_deadline_of_a_forgotten_job_is_not_that_of_a_new_one_by_its_id() ->
 
 
 def break_handler(driver: Driver, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
-    monkeypatch.setitem(driver.engine._handlers, Count, fault)
+    handlers: dict[Any, Any] = dict(driver.engine._handlers)
+    monkeypatch.setattr(driver.engine, "_handlers", {**handlers, Count: fault})
 
 
 def test_a_fault_before_anything_happened_is_told_and_survived(

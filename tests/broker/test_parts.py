@@ -118,18 +118,24 @@ def test_tokens_only_grow_whatever_happens() -> None:
 
 def test_a_lease_that_ended_is_lost() -> None:
     leases = Leases()
-    for end in (leases.end, leases.lapse, lambda job_id, _: leases.forget(job_id)):
+    ends: list[Callable[[str, int], None]] = [
+        leases.end,
+        leases.lapse,
+        lambda job, _: leases.forget(job),
+    ]
+    for end in ends:
         token = leases.next_token
         leases.grant(A, token, 100, 0)
         end(A, token)
-        for use in (
-            lambda token: leases.check(A, token),
-            lambda token: leases.end(A, token),
-            lambda token: leases.lapse(A, token),
-            lambda token: leases.touch(A, token, 1, 0),
-        ):
+        uses: list[Callable[[str, int], None]] = [
+            leases.check,
+            leases.end,
+            leases.lapse,
+            lambda job, token: leases.touch(job, token, 1, 0),
+        ]
+        for use in uses:
             with pytest.raises(LeaseLostError):
-                use(token)
+                use(A, token)
         leases.check(A, None)
 
 
@@ -151,9 +157,9 @@ def test_leases_lapse_at_their_time_once() -> None:
     assert leases.next_end_ms() == 50
     assert list(leases.lapsed(49)) == []
     lapsed = []
-    for job_id, token in leases.lapsed(100):
-        leases.lapse(job_id, token)
-        lapsed.append((job_id, token))
+    for lapsing, token in leases.lapsed(100):
+        leases.lapse(lapsing, token)
+        lapsed.append((lapsing, token))
     assert lapsed == [(B, 2), (A, 1)]
     assert list(leases.lapsed(10**9)) == []
     assert (leases.lapses(A), leases.lapses(B), leases.lapses(C)) == (1, 1, 0)

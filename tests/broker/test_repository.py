@@ -1,4 +1,4 @@
-"""The repository: what its plan promises, by a hundred threads, and its indexes by a naive model."""
+"""The repository: what its plan promises, a hundred threads, and its indexes by a naive model."""
 
 import inspect
 import sys
@@ -258,7 +258,7 @@ class GuardedStore(dict[str, Any]):
 
     lock: WatchedLock
 
-    def _guarded(name: str) -> Any:  # noqa: N805 - makes methods
+    def _guarded(name: str) -> Any:  # type: ignore[misc]  # noqa: N805 - makes methods
         def method(self: Any, *arguments: Any) -> Any:
             assert self.lock.held, name
             return getattr(dict, name)(self, *arguments)
@@ -451,7 +451,7 @@ def test_the_first_free_job_is_the_one_created_first() -> None:
 
     def free(status: JobStatus = AWAITING_PAYMENT) -> str | None:
         job = jobs.first_free(status)
-        return job and job.job_id
+        return None if job is None else job.job_id
 
     assert free() == first
     assert free() == first  # looking takes nothing
@@ -486,7 +486,7 @@ def test_the_oldest_is_the_first_that_entered_and_is_still_there() -> None:
 
     def oldest(status: JobStatus) -> str | None:
         job = jobs.oldest(status)
-        return job and job.job_id
+        return None if job is None else job.job_id
 
     assert oldest(AWAITING_PAYMENT) == a
     for job_id in (c, a, b):

@@ -61,11 +61,12 @@ def small() -> Iterator[BrokerProcess]:
     """One broker with low limits for all bad input: what one does to it, the next would see."""
     with (
         tempfile.TemporaryDirectory(prefix="tg-") as directory,
-        running_broker(Path(directory), **LIMITS) as process,
+        running_broker(Path(directory), "b", **LIMITS) as process,
     ):
         yield process
 
 
+YEAR_10000 = msgspec.msgpack.Ext(-1, b"\0\0\0\0" + (253_402_300_800).to_bytes(8, "big"))
 BAD: list[tuple[str, list[bytes], str, int | None]] = [
     ("no MessagePack", [b"GET / HTTP/1.1\r\n\r\n"], "malformed", None),
     ("nothing", [b""], "malformed", None),
@@ -73,7 +74,7 @@ BAD: list[tuple[str, list[bytes], str, int | None]] = [
     ("a field of a wrong type", [pack(message(CREATE, acked="0"))], "malformed", 7),
     ("commands that are none", [pack(message(CREATE, 5))], "malformed", 7),
     ("two frames", [pack(message(CREATE)), pack(message(CREATE))], "malformed", None),
-    ("an empty frame first, as a REQ socket sends", [b"", pack(message(CREATE))], "malformed", None),
+    ("an empty frame first, as of REQ", [b"", pack(message(CREATE))], "malformed", None),
     ("an unknown command", [pack(message(CREATE, {"type": "drop_all"}))], "malformed", 7),
     ("an unknown field", [pack(message(CREATE, {**CREATE, "priority": 1}))], "malformed", 7),
     ("an unknown field of the message", [pack(message(CREATE, user="me"))], "malformed", 7),
@@ -95,7 +96,7 @@ BAD: list[tuple[str, list[bytes], str, int | None]] = [
     ("a deep nest", [b"\x91" * 90_000], "malformed", None),
     (
         "a time beyond all calendars",
-        [pack(message({**CREATE, "pay_by_time": msgspec.msgpack.Ext(-1, b"\0\0\0\0\0\0\0\x3a\xff\xf4\x41\x80")}))],
+        [pack(message({**CREATE, "pay_by_time": YEAR_10000}))],
         "malformed",
         7,
     ),
@@ -231,9 +232,7 @@ def test_replies_to_a_peer_that_never_reads_are_dropped_and_counted(
     assert process.stop()["dropped"]["not_read"] >= 30
 
 
-def test_what_is_granted_to_a_peer_that_is_gone_is_free_again(
-    broker: Start, peer: Connect
-) -> None:
+def test_what_is_granted_to_a_peer_that_is_gone_is_free_again(broker: Start, peer: Connect) -> None:
     process = broker()
     gone, mine = peer(process.endpoint), peer(process.endpoint)
     work = create(mine)
@@ -433,6 +432,21 @@ def test_every_request_that_was_taken_is_answered_before_it_leaves(
     taken = kinds.count("reply")
     assert kinds == ["reply"] * taken + ["refused"] * (300 - taken)
     assert mine.is_silent()
+    assert process.check_left()["dropped"] == {}
+
+
+def test_replies_on_their_way_are_delivered_before_it_leaves(broker: Start, peer: Connect) -> None:
+    process = broker(drain_ms=0)
+    slow = peer(process.endpoint, RCVHWM=1, SNDHWM=0, RCVBUF=4_096)
+    mine = peer(process.endpoint)
+    big = create(mine, input="x" * 60_000)
+    seqs = [slow.send(*[{"type": "get", "job_id": big}] * 5) for _ in range(40)]
+    seqs.append(slow.send({**CREATE, "job_id": job_id(1)}))
+    deadline = time.monotonic() + PATIENCE_S
+    while mine.one({"type": "get", "job_id": job_id(1)})["type"] == "error":
+        assert time.monotonic() < deadline
+    process.process.send_signal(signal.SIGTERM)
+    assert [slow.receive()["seq"] for _ in seqs] == seqs
     assert process.check_left()["dropped"] == {}
 
 

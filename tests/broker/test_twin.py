@@ -90,7 +90,9 @@ simple = st.one_of(
     command("release", job_id=numbers, lease=numbers),
 )
 waits = joined(
-    command("wait", job_ids=st.lists(numbers, min_size=1, max_size=3), timeout_ms=spans | st.just(0)),
+    command(
+        "wait", job_ids=st.lists(numbers, min_size=1, max_size=3), timeout_ms=spans | st.just(0)
+    ),
     optional(statuses=st.lists(st.sampled_from(STATUSES), max_size=2)),
 )
 
@@ -106,9 +108,7 @@ class PipelineMachine(RuleBasedStateMachine):
             pay_within_ms=10_000,
             keep_finished_ms=FAR_MS,
         )
-        self.twin = Twin(
-            EPOCH, **BOUNDS, text=10, lapses=2, grace_ms=1_000, pay_within_ms=10_000
-        )
+        self.twin = Twin(EPOCH, **BOUNDS, text=10, lapses=2, grace_ms=1_000, pay_within_ms=10_000)
         self.wall: datetime = EPOCH
         self.seq = 0
         self.session_seqs = [0, 0, 0]  # a session takes 64 requests that nobody acknowledges
@@ -134,9 +134,7 @@ class PipelineMachine(RuleBasedStateMachine):
         frame = msgspec.msgpack.encode(
             {"v": 1, "session": session, "seq": seq, "acked": 0, "commands": commands}
         )
-        return self.take(
-            self.driver.pipeline.run([Arrival(peer, [frame])], self.driver.now)
-        )
+        return self.take(self.driver.pipeline.run([Arrival(peer, [frame])], self.driver.now))
 
     def take(self, outcome: Outcome) -> list[tuple[bytes, int, Wire]]:
         answers = []
@@ -172,7 +170,9 @@ class PipelineMachine(RuleBasedStateMachine):
         if not seq:
             self.seq += 1
         real = self.send_as(seq or self.seq, peer, session, commands)
-        self.twin.message(peer, session, seq or self.seq, commands, made_by(real, seq or self.seq, commands))
+        self.twin.message(
+            peer, session, seq or self.seq, commands, made_by(real, seq or self.seq, commands)
+        )
         self.compare(real)
 
     def filled(self, command: Wire) -> Wire:

@@ -157,11 +157,10 @@ class Twin:
         self.lapsed[job["job_id"]] = 0
         for parked in list(self.parked):
             command = parked["command"]
-            if command["type"] == "wait" and job["job_id"] in command["job_ids"]:
-                if target in FINAL or target in command.get("statuses", ()):
-                    self.parked.remove(parked)
-                    result = {"type": "job", "job": dict(job)}
-                    self.reply(parked["peer"], parked["seq"], [result])
+            ends = target in FINAL or target in command.get("statuses", ())
+            if command["type"] == "wait" and job["job_id"] in command["job_ids"] and ends:
+                self.parked.remove(parked)
+                self.reply(parked["peer"], parked["seq"], [{"type": "job", "job": dict(job)}])
 
     def go(self, job: Wire, target: str, **changes: object) -> Wire:
         if target not in LEGAL[job["status"]]:
@@ -181,7 +180,7 @@ class Twin:
             raise No("lease_lost", status=job["status"], version=job["version"])
         if shown is None and lease is not None:
             raise No("lease_held", status=job["status"], version=job["version"])
-        changes = {name: command[name] for name in ("result", "error") if name in command}
+        changes: Wire = {name: command[name] for name in ("result", "error") if name in command}
         if command["target"] == "awaiting_input":
             changes.update(input_schema=command.get("input_schema"), provided_input=None)
         return self.go(job, command["target"], **changes)
@@ -219,7 +218,7 @@ class Twin:
     # --- leases and waiting -------------------------------------------------------------------
 
     def grant(self, command: Wire) -> Wire:
-        leases = []
+        leases: list[Wire] = []
         for job in self.jobs:
             free = job["status"] == command["status"] and self.lease_on(job["job_id"]) is None
             if free and len(leases) < command["limit"]:

@@ -171,7 +171,10 @@ def test_all_commands_are_listed_as_they_describe_themselves(invoke: Invoke) -> 
         assert cli.get_command(context, "nope") is None
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("broker", "worker")])
+MODULES = {"broker": "broker", "worker": "worker", "journal": "broker.maintenance"}
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in MODULES])
 def test_every_command_has_an_example(invoke: Invoke, name: str) -> None:
     shown = invoke(name, "--help").stdout
     assert f"  tollgate {name} " in shown or f"$(tollgate {name} " in shown
@@ -179,22 +182,29 @@ def test_every_command_has_an_example(invoke: Invoke, name: str) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("name", ["broker", "worker"])
-def test_broker_and_worker_replace_the_process(
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_no_client_replaces_the_process(
     monkeypatch: pytest.MonkeyPatch, invoke: Invoke, name: str
 ) -> None:
     calls: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda path, arguments: calls.append([path, *arguments]))
     typed = ["--help", "--version", "--", "-x", "--json", "a b"]
     assert invoke(name, *typed).exit_code == 0
-    assert calls == [[sys.executable, sys.executable, "-m", name, *typed]]
+    assert calls == [[sys.executable, sys.executable, "-m", MODULES[name], *typed]]
 
 
-@pytest.mark.parametrize("name", ["broker", "worker"])
-def test_their_help_is_their_own(start: Start, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        ("broker", "python -m broker"),
+        ("worker", "python -m worker"),
+        ("journal", "tollgate journal verify"),
+    ],
+)
+def test_their_help_is_their_own(start: Start, name: str, example: str) -> None:
     code, out, _ = ended(start(name, "--help"))
     assert code == 0
-    assert f"python -m {name}" in out
+    assert f"  {example}" in out
 
 
 def test_version(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

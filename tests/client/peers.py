@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -23,6 +24,7 @@ from domain.messages import (
 from domain.results import AnyResult, HelloResult, JobFields, JobResult
 from domain.status import JobStatus
 
+ROOT = Path(__file__).parents[2]
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
 HASH = "0123456789abcdef" * 4
 PATIENCE_S = 30.0
@@ -140,10 +142,11 @@ class ScriptedRouter:
 class BrokerProcess:
     """A real broker at one endpoint, started and ended at will."""
 
-    def __init__(self, endpoint: str, *options: str) -> None:
+    def __init__(self, endpoint: str, *options: str, in_memory: bool = True) -> None:
         self.endpoint = endpoint
-        self._command = [sys.executable, "-m", "broker", "--in-memory", "--bind", endpoint]
-        self._command += options
+        self._command = [sys.executable, "-m", "broker", "--bind", endpoint, *options]
+        if in_memory:
+            self._command.append("--in-memory")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -152,7 +155,7 @@ class BrokerProcess:
         return self._process.pid
 
     def start(self) -> Self:
-        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(self._command, cwd=ROOT, stderr=subprocess.DEVNULL)
         return self
 
     def freeze(self) -> None:

@@ -12,9 +12,12 @@ from .peers import WALL
 
 
 class Talk:
-    def __init__(self) -> None:
+    def __init__(self, *, remembers: bool = False) -> None:
         self.session = Session("nowhere", jitter=lambda: 0.5)
         self.now = 100.0
+        if not remembers:
+            self.session._memory.opened(None)
+            self.session._claims_memory.opened(None)
 
     def ask(
         self,

@@ -10,7 +10,7 @@ import pytest
 
 from client.sync import Client
 
-from .peers import HASH, PATIENCE_S, BrokerProcess
+from .peers import HASH, PATIENCE_S, ROOT, BrokerProcess
 
 FORK = """
 import asyncio, gc, os, sys, traceback
@@ -72,6 +72,7 @@ client.close()
 def test_a_forked_child_cannot_use_or_break_its_parents_clients(broker: BrokerProcess) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, broker.endpoint],
+        cwd=ROOT,
         check=False,
         capture_output=True,
         text=True,
@@ -105,6 +106,7 @@ def test_a_client_left_open_is_cleaned_up(broker: BrokerProcess) -> None:
     program = "import sys; from client.sync import connect; connect(sys.argv[1], timeout_s=30)"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, broker.endpoint],
+        cwd=ROOT,
         check=True,
         capture_output=True,
         timeout=PATIENCE_S,

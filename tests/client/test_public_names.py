@@ -10,7 +10,7 @@ import tollgate
 from client.aio import AsyncClient
 from client.sync import Client
 
-from .peers import BrokerProcess
+from .peers import ROOT, BrokerProcess
 
 PING = """
 import sys
@@ -58,7 +58,11 @@ def test_a_ping_loads_neither_pydantic_nor_anything_else_that_is_slow(
 
 def _python(program: str, *arguments: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.strip()
 
 

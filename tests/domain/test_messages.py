@@ -144,9 +144,7 @@ def test_only_optional_fields_may_be_missing(command: dict[str, Any], name: str)
         assert_malformed(pack(message(without)))
 
 
-@pytest.mark.parametrize(
-    "wrong", [object, 1.5, float("nan"), b"bytes", [[]], {"a": 1}], ids=repr
-)
+@pytest.mark.parametrize("wrong", [object, 1.5, float("nan"), b"bytes", [[]], {"a": 1}], ids=repr)
 @pytest.mark.parametrize(
     ("command", "name"), [(command, name) for command in COMMANDS for name in command]
 )
@@ -155,6 +153,11 @@ def test_a_field_of_a_wrong_type_is_refused(
 ) -> None:
     value = msgspec.msgpack.Ext(5, b"x") if wrong is object else wrong
     assert_malformed(pack(message({**command, name: value})))
+
+
+def test_an_unknown_field_of_the_message_is_refused() -> None:
+    taken()
+    assert_malformed(pack(message(colour=1)))
 
 
 @pytest.mark.parametrize("name", ["v", "session", "seq", "acked", "commands"])
@@ -229,9 +232,7 @@ def test_a_value_out_of_its_range_is_refused(command: object) -> None:
     assert_malformed(pack(message(command)))
 
 
-@pytest.mark.parametrize(
-    "seconds", [253_402_300_800, -62_135_596_801, 2**62, -(2**62)], ids=str
-)
+@pytest.mark.parametrize("seconds", [253_402_300_800, -62_135_596_801, 2**62, -(2**62)], ids=str)
 @pytest.mark.parametrize("where", ["valid_until", "pay_by_time", "submit_result_time"])
 def test_a_time_beyond_all_calendars_is_refused(where: str, seconds: int) -> None:
     time = msgspec.msgpack.Ext(-1, struct.pack(">Iq", 0, seconds))
@@ -328,7 +329,9 @@ def test_text_that_is_no_utf_8_is_refused_with_the_number_of_its_request() -> No
     frame = pack(message({"type": "get", "job_id": "QQQQ"})).replace(b"QQQQ", b"\xff\xfe\xfd\xfc")
     assert_malformed(frame)
     assert read_envelope(frame) == (1, 7)
-    lone_surrogate = pack(message({"type": "get", "job_id": "QQQ"})).replace(b"QQQ", b"\xed\xa0\x80")
+    lone_surrogate = pack(message({"type": "get", "job_id": "QQQ"})).replace(
+        b"QQQ", b"\xed\xa0\x80"
+    )
     assert_malformed(lone_surrogate)
 
 

@@ -102,7 +102,7 @@ def check_counts(entries: list[list[Any]]) -> None:
     ends: dict[str, list[tuple[float, float]]] = defaultdict(list)
     unknown: list[tuple[float, str]] = []
     for _, _, called, ended, action, argument, outcome in entries:
-        if action == "count" or action == "get":
+        if action in {"count", "get"}:
             continue
         target = "failed" if action == "cancel" else argument[0]
         if target not in ("completed", "failed"):

@@ -103,7 +103,7 @@ class House:
         for process in self._processes:
             if process.poll() is None:
                 # A worker has its stop tested above, and need not be waited for here.
-                (process.terminate if "broker" in process.args else process.kill)()
+                (process.terminate if "broker" in str(process.args) else process.kill)()
             try:
                 process.communicate(timeout=PATIENCE_S)
             except subprocess.TimeoutExpired:

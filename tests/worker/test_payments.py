@@ -1,6 +1,7 @@
 """The payment simulator: repeatable, independent of order, and true to its shares."""
 
 from collections import Counter
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -66,7 +67,7 @@ def test_kind_and_delay_are_independent() -> None:
         ({"never_share": 1.0}, Kind.NEVER),
     ],
 )
-def test_a_whole_share_leaves_nothing_else(shares: dict[str, float], kind: Kind) -> None:
+def test_a_whole_share_leaves_nothing_else(shares: dict[str, Any], kind: Kind) -> None:
     drawn = PaymentSimulator(3, **shares)
     assert {drawn.draw(job_id).kind for job_id in IDS[:1_000]} == {kind}
 

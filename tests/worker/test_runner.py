@@ -36,7 +36,11 @@ class Running:
     """A runner at work on a script, and what it calls handlers with."""
 
     def __init__(self, client: Any, roles: list[Role], calls: HandlerCalls, **options: Any) -> None:
-        settings = {"endpoint": "ipc:///somewhere", "lease_ms": 30, "stop_grace_s": 30.0}
+        settings: dict[str, Any] = {
+            "endpoint": "ipc:///somewhere",
+            "lease_ms": 30,
+            "stop_grace_s": 30.0,
+        }
         self.client = client
         self.calls = calls
         self.runner = Runner(client, roles, Settings(**settings | options))

@@ -1,7 +1,8 @@
 """What a worker makes of a broker that will not have it, and says with its exit code."""
 
-from typing import Any
+from typing import asyncio
 
+import Any
 import pytest
 
 from domain.exceptions import UnsupportedVersionError
@@ -20,7 +21,7 @@ async def test_a_broker_that_will_not_have_it_ends_it(
     runner = Runner(client, [Payments(PaymentSimulator(), 1)], settings)
     refusal = UnsupportedVersionError("this broker speaks\nversion 9")
     client.script |= {"ping": [refusal], "claim": [refusal]}
-    stop = service.asyncio.Event()
+    stop = asyncio.Event()
     assert await service._run(runner, client, settings, stop) == 1
     assert [record.getMessage() for record in caplog.records] == [
         "the broker will not have this worker: this broker speaks version 9"

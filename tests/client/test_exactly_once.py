@@ -1,0 +1,79 @@
+"""Both clients over a broker with a journal, killed while they ask: each thing happens once."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.sync import Client
+from domain.exceptions import JobConflictError, VersionConflictError
+from domain.status import JobStatus
+
+from .peers import PATIENCE_S, BrokerProcess
+
+ROUNDS = 150
+KILLS = 4
+
+
+@pytest.fixture
+def durable(endpoint: str, tmp_path: Path) -> Any:
+    process = BrokerProcess(endpoint, "--data-dir", str(tmp_path / "data"), in_memory=False)
+    yield process.start()
+    process.kill()
+
+
+def test_each_step_of_a_job_happens_once_however_often_the_broker_is_killed(
+    make_client: Callable[..., Client], durable: BrokerProcess
+) -> None:
+    client = make_client(timeout_s=2 * PATIENCE_S)
+    job = client.create(input="x")
+    job = client.transition(job.job_id, JobStatus.RUNNING)
+    stop = threading.Event()
+
+    def kill_now_and_then() -> None:
+        for _ in range(KILLS):
+            time.sleep(0.3)
+            durable.kill()
+            durable.start()
+        stop.set()
+
+    killer = threading.Thread(target=kill_now_and_then)
+    killer.start()
+    steps = 0
+    while steps < ROUNDS or not stop.is_set():
+        # Without memory, a repeat of any of these would be refused, or move the job twice.
+        job = client.transition(job.job_id, JobStatus.AWAITING_INPUT, expected_version=job.version)
+        job = client.provide_input(job.job_id, "more", expected_version=job.version)
+        (lease,) = client.claim(JobStatus.RUNNING)
+        assert lease.job == job
+        client.release(job.job_id, lease.token)
+        steps += 1
+    killer.join()
+    assert client.get(job.job_id).version == 2 + 2 * steps
+    with pytest.raises(VersionConflictError):
+        client.transition(job.job_id, JobStatus.COMPLETED, expected_version=job.version - 1)
+
+
+def test_bulk_creation_goes_on_across_kills_and_makes_each_job_once(
+    make_client: Callable[..., Client], durable: BrokerProcess
+) -> None:
+    client = make_client(timeout_s=2 * PATIENCE_S)
+    killed = []
+
+    def rows() -> Any:
+        for number in range(6_000):
+            if number % 2_000 == 1_500:
+                durable.kill()
+                durable.start()
+                killed.append(number)
+            yield {"input": f"text {number}", "blockchain_identifier": f"payment {number}"}
+
+    jobs = client.create_many(rows())
+    assert len(killed) == 3
+    assert [job.input for job in jobs] == [f"text {number}" for number in range(6_000)]
+    assert client.count().total == 6_000
+    with pytest.raises(JobConflictError):
+        client.create(input="another", blockchain_identifier="payment 17")

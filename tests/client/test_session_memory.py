@@ -1,0 +1,210 @@
+"""A session of the client over a broker that remembers requests."""
+
+import itertools
+
+import pytest
+
+from client.errors import OutcomeUnknown
+from client.session import CLAIM_SEQ, REMEMBERED_SEQ
+from domain.commands import Claim, Get, Hello, Touch, Transition
+from domain.exceptions import (
+    DrainingError,
+    ExpiredError,
+    JobNotFoundError,
+    OverloadedError,
+    RequestConflictError,
+    SessionEvictedError,
+)
+from domain.messages import Request
+from domain.results import HelloResult, LeasesResult, error_of
+from domain.status import JobStatus
+
+from .peers import hello_result, job_id, job_result, refused, reply
+from .talk import Talk
+
+MOVE = Transition(job_id=job_id(1), target=JobStatus.RUNNING)
+READ = Get(job_id=job_id(1))
+CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1_000, wait_ms=1_000, limit=1)
+
+
+def greeting(session: int | None) -> HelloResult:
+    hello = hello_result()
+    hello.session, hello.remembers = session, session is not None
+    return hello
+
+
+@pytest.fixture
+def talk() -> Talk:
+    return Talk(remembers=True)
+
+
+def open_session(talk: Talk, requests: list[Request], number: int = 7) -> list[Request]:
+    """Answer the one request that asks for a session, and return what is sent then."""
+    (request,) = requests
+    assert request.commands == [Hello(open_session=True)]
+    assert request.session == 0
+    talk.hear(reply(request.seq, greeting(number)))
+    return talk.requests()
+
+
+def test_what_changes_something_is_sent_in_a_session_and_what_reads_is_not(talk: Talk) -> None:
+    moving, reading = talk.ask(MOVE), talk.ask(READ)
+    hello, read = talk.requests()
+    assert (read.session, read.commands) == (0, [READ])
+    (move,) = open_session(talk, [hello])
+    assert (move.session, move.seq, move.acked) == (7, REMEMBERED_SEQ, REMEMBERED_SEQ - 1)
+    talk.hear(reply(move.seq, job_result(1)))
+    talk.hear(reply(read.seq, job_result(1)))
+    assert moving.done
+    assert reading.done
+
+
+def test_a_request_of_a_session_is_repeated_as_it_was_until_it_is_answered(talk: Talk) -> None:
+    exchange = talk.ask(MOVE, timeout_s=60)
+    (first,) = open_session(talk, talk.requests())
+    repeats = [*talk.wake(), *talk.wake()]
+    assert repeats == [first, first]
+    talk.hear(reply(first.seq, error_of(JobNotFoundError("x"))))
+    assert isinstance(exchange.values[0], JobNotFoundError)
+
+
+def test_what_came_to_its_end_is_acknowledged_with_the_next_request(talk: Talk) -> None:
+    talk.ask(MOVE)
+    (first,) = open_session(talk, talk.requests())
+    talk.ask(MOVE)
+    (second,) = talk.requests()
+    assert second.acked == REMEMBERED_SEQ - 1  # the first is still under way
+    talk.hear(reply(second.seq, job_result(1)))
+    talk.hear(reply(first.seq, job_result(1)))
+    talk.ask(MOVE)
+    (third,) = talk.requests()
+    assert third.acked == second.seq == third.seq - 1
+
+
+def test_without_an_answer_by_the_deadline_the_outcome_is_unknown(talk: Talk) -> None:
+    exchange = talk.ask(MOVE, timeout_s=3)
+    open_session(talk, talk.requests())
+    talk.times_of_requests(talk.now + 10)
+    assert isinstance(exchange.values[0], OutcomeUnknown)
+    talk.ask(MOVE)
+    (later,) = talk.requests()
+    assert later.acked == REMEMBERED_SEQ  # nobody waits for it any more, so it must not come late
+
+
+def test_a_request_waits_for_the_end_of_the_window_and_reads_of_its_call_behind_it(
+    talk: Talk,
+) -> None:
+    talk.ask(MOVE)
+    first, *_ = open_session(talk, talk.requests())
+    for _ in range(63):
+        talk.ask(MOVE)
+    assert len(talk.requests()) == 63
+    late = talk.session.submit(itertools.chain([MOVE] * 1_000, [READ]), deadline=talk.now + 10)
+    talk.session.pull(late)
+    assert talk.requests() == []
+    talk.hear(reply(first.seq, job_result(1)))
+    move, read = talk.requests()
+    assert move.seq == first.seq + 64
+    assert move.acked == first.seq
+    assert read.commands == [READ]
+
+
+def test_a_claim_that_waits_has_a_session_of_its_own(talk: Talk) -> None:
+    talk.ask(CLAIM)
+    (claim,) = open_session(talk, talk.requests(), number=8)
+    assert (claim.session, claim.seq) == (8, CLAIM_SEQ)
+    talk.ask(MOVE)
+    (move,) = open_session(talk, talk.requests(), number=9)
+    assert (move.session, move.seq) == (9, REMEMBERED_SEQ)
+    assert claim in talk.wake()
+
+
+def test_an_evicted_session_is_replaced_if_nothing_can_have_happened_in_it(talk: Talk) -> None:
+    exchange = talk.ask(MOVE)
+    (first,) = open_session(talk, talk.requests())
+    talk.hear(refused(first.seq, SessionEvictedError("gone")))
+    (again,) = open_session(talk, talk.wake(), number=8)
+    assert again.session == 8
+    assert again.seq > first.seq
+    talk.hear(reply(again.seq, job_result(1)))
+    assert exchange.done
+
+
+def test_an_evicted_session_leaves_a_repeated_request_unknown(talk: Talk) -> None:
+    exchange = talk.ask(MOVE)
+    (first,) = open_session(talk, talk.requests())
+    assert talk.wake() == [first]
+    talk.hear(refused(first.seq, SessionEvictedError("gone")))
+    assert isinstance(exchange.values[0], OutcomeUnknown)
+
+
+def test_a_parked_claim_whose_session_was_evicted_is_asked_anew(talk: Talk) -> None:
+    exchange = talk.ask(CLAIM)
+    (first,) = open_session(talk, talk.requests())
+    talk.hear(reply(first.seq, error_of(SessionEvictedError("gone"))))
+    (again,) = open_session(talk, talk.wake(), number=8)
+    talk.hear(reply(again.seq, LeasesResult([])))
+    assert exchange.values == [[]]
+
+
+@pytest.mark.parametrize("refusal", [DrainingError("bye"), OverloadedError("full")])
+def test_what_is_refused_for_the_moment_is_a_new_request_even_after_repeats(
+    talk: Talk, refusal: DrainingError | OverloadedError
+) -> None:
+    talk.ask(MOVE, timeout_s=60)
+    (first,) = open_session(talk, talk.requests())
+    assert talk.wake() == [first]
+    talk.hear(refused(first.seq, refusal))  # it would have been answered, had it been executed
+    (again,) = talk.wake()
+    assert again.seq == first.seq + 1
+    assert again.acked == first.seq
+
+
+def test_a_repeat_that_came_too_late_leaves_the_outcome_unknown(talk: Talk) -> None:
+    exchange = talk.ask(MOVE)
+    (first,) = open_session(talk, talk.requests())
+    assert talk.wake() == [first]
+    talk.hear(refused(first.seq, ExpiredError("late")))
+    assert isinstance(exchange.values[0], OutcomeUnknown)
+
+
+def test_a_first_copy_that_came_too_late_did_nothing(talk: Talk) -> None:
+    exchange = talk.ask(MOVE)
+    (first,) = open_session(talk, talk.requests())
+    talk.hear(refused(first.seq, ExpiredError("late")))
+    assert isinstance(exchange.values[0], ExpiredError)
+
+
+def test_a_conflict_of_requests_is_raised(talk: Talk) -> None:
+    exchange = talk.ask(MOVE)
+    (first,) = open_session(talk, talk.requests())
+    talk.hear(refused(first.seq, RequestConflictError("another")))
+    assert isinstance(exchange.values[0], RequestConflictError)
+
+
+def test_a_broker_that_remembers_nothing_is_asked_for_a_session_once(talk: Talk) -> None:
+    talk.ask(MOVE)
+    (hello,) = talk.requests()
+    talk.hear(reply(hello.seq, greeting(None)))
+    (move,) = talk.requests()
+    assert move.session == 0
+    talk.ask(MOVE)
+    (another,) = talk.requests()
+    assert another.session == 0
+
+
+def test_nobody_asks_for_a_session_that_nobody_needs_any_more(talk: Talk) -> None:
+    exchange = talk.ask(MOVE)
+    (hello,) = talk.requests()
+    talk.session.drop(exchange)
+    assert talk.session.next_wakeup() is None
+    talk.hear(reply(hello.seq, greeting(7)))  # too late, and no harm
+    talk.ask(MOVE)
+    assert open_session(talk, talk.requests(), number=8)[0].session == 8
+
+
+def test_a_touch_needs_no_memory(talk: Talk) -> None:
+    talk.ask(Touch(job_id=job_id(1), lease=1, lease_ms=1_000))
+    (touch,) = talk.requests()
+    assert touch.session == 0
+    assert len(talk.wake()) == 1
