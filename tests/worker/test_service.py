@@ -1,8 +1,8 @@
 """What a worker makes of a broker that will not have it, and says with its exit code."""
 
-from typing import asyncio
+import asyncio
+from typing import Any
 
-import Any
 import pytest
 
 from domain.exceptions import UnsupportedVersionError
