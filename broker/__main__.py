@@ -113,7 +113,10 @@ def run(settings: Settings) -> None:
         server = Server(Pipeline(engine), journal, compactor, settings, _stop_fd())
         stack.callback(server.close)
         server.bind(settings.bind)
-        gc.freeze()  # what was replayed stays: nothing in it for the collector to find
+        # What was replayed stays, and what serving leaves behind is no garbage that only a
+        # collector finds (a test sees to that): a collection would be a pause for nothing.
+        gc.freeze()
+        gc.disable()
         log.info("ready", bind=settings.bind, jobs=state.jobs.count(), pid=os.getpid())
         server.run()
     log.info("left", dropped=dict(server.dropped))

@@ -27,10 +27,8 @@ Handler = Callable[[Desk, Any, Turn], Result | None]
 
 def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
     """Store a job; a second time with the same id and fields, show it as it is now."""
-    if command.job_id is not None:
-        known = desk.state.jobs.find(command.job_id)
-        if known is not None:
-            return _created_before(command, known)
+    if command.job_id is not None and desk.state.jobs.status(command.job_id) is not None:
+        return _created_before(command, desk.state.jobs.get(command.job_id))
     if desk.state.jobs.count() >= desk.limits.jobs:
         raise RepositoryFullError(
             f"{desk.limits.jobs} jobs are stored already", limit=desk.limits.jobs

@@ -215,13 +215,8 @@ class InMemoryJobRepository:
     def oldest(self, status: JobStatus) -> Job | None:
         """Return the job that has been in `status` for longest."""
         with self._lock:
-            entered = self._entered[status]
-            while entered:
-                version, stored = entered[0]
-                if stored.version == version:
-                    return stored.job()
-                entered.popleft()
-            return None
+            stored = self._first_entered(status)
+            return None if stored is None else stored.job()
 
     def page(
         self, after: int, limit: int, status: JobStatus | None = None
@@ -270,10 +265,11 @@ class InMemoryJobRepository:
             if stored.held:
                 self._offer(stored)
 
-    def oldest_finished(self) -> Job | None:
-        """Return the job that has been completed or failed for longest."""
-        finished = [job for status in TERMINAL if (job := self.oldest(status)) is not None]
-        return min(finished, key=attrgetter("updated_at", "job_id"), default=None)
+    def oldest_finished(self) -> tuple[datetime, str] | None:
+        """Return when the job ended that has been completed or failed for longest, and its id."""
+        with self._lock:
+            heads = [self._first_entered(status) for status in TERMINAL]
+            return min(((job.updated_at, job.job_id) for job in heads if job), default=None)
 
     def remove(self, job_id: str) -> None:
         """Forget a finished job. Raises JobNotFoundError, or JobConflictError if it is not."""
@@ -330,6 +326,15 @@ class InMemoryJobRepository:
         if stored is None:
             raise JobNotFoundError(job_id)
         return stored
+
+    def _first_entered(self, status: JobStatus) -> StoredJob | None:
+        entered = self._entered[status]
+        while entered:
+            version, stored = entered[0]
+            if stored.version == version:
+                return stored
+            entered.popleft()
+        return None
 
     def _name_payment(self, blockchain_identifier: str, job_id: str) -> None:
         holder = self._by_payment.setdefault(blockchain_identifier, job_id)

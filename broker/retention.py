@@ -26,20 +26,21 @@ class Retention:
         """Yield what is to be forgotten, oldest first; the caller removes each before the next."""
         if not self._is_calm(now):
             return
-        while (job := jobs.oldest_finished()) is not None:
-            too_old = job.updated_at + self._keep <= now.wall
+        while (oldest := jobs.oldest_finished()) is not None:
+            ended_at, job_id = oldest
+            too_old = ended_at + self._keep <= now.wall
             if not too_old and jobs.count_finished() <= self._keep_max:
                 return
-            yield job.job_id
+            yield job_id
 
     def due_in_ms(self, jobs: InMemoryJobRepository, now: Instant) -> int | None:
         """Return how long nothing is to be forgotten; None while there is nothing finished."""
-        job = jobs.oldest_finished()
-        if job is None:
+        oldest = jobs.oldest_finished()
+        if oldest is None:
             return None
         due_in_ms = 0
         if jobs.count_finished() <= self._keep_max:
-            due_in_ms = milliseconds(job.updated_at + self._keep - now.wall)
+            due_in_ms = milliseconds(oldest[0] + self._keep - now.wall)
         return max(due_in_ms, self._calm_from_ms - now.mono_ms)
 
     def _is_calm(self, now: Instant) -> bool:
