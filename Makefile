@@ -8,16 +8,18 @@ BIN := $(VENV)/bin
 # Written last, so that an installation that broke off is begun anew.
 INSTALLED := $(VENV)/.installed
 LOCK_VENV := .venv-lock
+BENCH_VENV := .venv-bench
 UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	--no-emit-find-links $(UPGRADE)
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test static check cover crash million protocol lock clean
+.PHONY: help setup demo test static check cover crash million protocol bench bench-quick \
+	bench-peers lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv with everything that tollgate and its tests need
 
@@ -64,13 +66,36 @@ million: setup ## a million steps of the core, with a fixed clock and seed: prin
 protocol: setup ## write the examples in docs/protocol.md anew
 	$(BIN)/python -m tests.test_protocol_examples --write
 
+# The peers' libraries stay out of .venv.
+$(BENCH_VENV)/.installed: pyproject.toml requirements/bench.txt
+	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements/bench.txt
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation -e .
+	@touch $@
+
+bench-peers:
+	@command -v redis-server >/dev/null && command -v beanstalkd >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get install -y redis-server beanstalkd; } \
+		|| echo "redis-server or beanstalkd is missing: what needs it is skipped" >&2
+
+bench: bench-peers $(BENCH_VENV)/.installed ## measure all beside Redis and others, into docs/performance.md
+	$(BENCH_VENV)/bin/python -m benchmarks
+
+bench-quick: bench-peers $(BENCH_VENV)/.installed ## the ratios beside Redis and others, one a line
+	$(BENCH_VENV)/bin/python -m benchmarks --quick
+
 # Pins stay as they are while they fit; "make lock UPGRADE=--upgrade" takes the newest.
 # Run inside requirements/, so that nothing of this machine's paths gets into the files.
 lock: $(LOCK_VENV)/.installed ## pin the dependencies anew, with hashes, in requirements/
 	cd requirements && $(UV_COMPILE) --group ../pyproject.toml:dev -o dev.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o runtime.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o build.txt --group ../pyproject.toml:build
-	for file in dev runtime build; do \
+	cd requirements && $(UV_COMPILE) -c dev.txt -o bench.txt --group ../pyproject.toml:bench \
+		../pyproject.toml
+	for file in dev runtime build bench; do \
 		{ echo $(LOCK_HEADER); grep -v '^#' requirements/$$file.txt; } > requirements/$$file.new \
 		&& mv requirements/$$file.new requirements/$$file.txt || exit 1; \
 	done
@@ -82,6 +107,6 @@ $(LOCK_VENV)/.installed:
 	@touch $@
 
 clean: ## remove all that was made, .venv included
-	rm -rf $(VENV) $(LOCK_VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
 		.pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

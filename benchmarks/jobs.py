@@ -1,0 +1,114 @@
+"""Enqueue, execute an empty handler, see the result: jobs a second and latency, one worker."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks import drivers
+from benchmarks.crew import aside
+from benchmarks.measure import Effort, Findings, Goal, at_least, in_turns, percentile
+from benchmarks.processes import Beanstalkd, Broker, Missing, Redis, Server, Worker, program
+
+MILLISECONDS: Final = 1e3
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One system, how many jobs a run of it has, and what its jobs a second are to be beaten by."""
+
+    driver: type[drivers.Driver]
+    jobs_quick: int
+    jobs: int
+    goal: Goal | None = None
+
+
+OURS: Final = Peer(drivers.Tollgate, 2_000, 20_000)
+PEERS: Final = (
+    Peer(drivers.Celery, 200, 1_000, at_least(30)),
+    Peer(drivers.Dramatiq, 400, 3_000, at_least(10)),
+    Peer(drivers.Huey, 400, 3_000, at_least(10)),
+    Peer(drivers.Rq, 30, 200, at_least(100)),
+    Peer(drivers.RqSimple, 100, 1_000),
+    Peer(drivers.Beanstalkd, 2_000, 15_000, at_least(3)),
+)
+
+
+class Run(NamedTuple):
+    """One run of one system: jobs a second of a burst, and latencies of single jobs."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+def measure(effort: Effort, directory: Path) -> Findings:
+    findings = Findings("jobs")
+    with ExitStack() as stack:
+        sides: dict[str, Callable[[], Run]] = {}
+        for peer in (OURS, *PEERS):
+            name = peer.driver.name
+            try:
+                sides[name] = _side(peer, effort, directory / name.replace(" ", "-"), stack)
+            except (Missing, RuntimeError) as reason:
+                findings.skip(f"{name}: {reason}")
+                continue
+            findings.settings[name] = peer.driver.settings
+        if OURS.driver.name in sides:
+            _compare(findings, in_turns(sides, effort.rounds))
+    return findings
+
+
+def _side(peer: Peer, effort: Effort, place: Path, stack: ExitStack) -> Callable[[], Run]:
+    """Start a system and its worker; return what runs it once."""
+    if find_spec(peer.driver.library) is None:
+        raise Missing(f"{peer.driver.library} is not installed")
+    server = stack.enter_context(_server(peer.driver, place))
+    socket = str(server.socket_path)
+    driver = peer.driver(socket)
+    stack.enter_context(Worker(place / "worker", driver.worker(), drivers.environment(socket)))
+    jobs = effort.pick(quick=peer.jobs_quick, full=peer.jobs)
+    singles = effort.pick(quick=30, full=200)
+    aside(partial(_run, driver, 1, 1))  # the worker is there and warm
+    return partial(aside, partial(_run, driver, jobs, singles))
+
+
+def _server(driver: type[drivers.Driver], place: Path) -> Server:
+    if driver.in_redis:
+        program("redis-server")
+        return Redis(place)
+    if driver is drivers.Beanstalkd:
+        program("beanstalkd")
+        return Beanstalkd(place)
+    return Broker(place)
+
+
+def _run(driver: drivers.Driver, jobs: int, singles: int) -> Run:
+    drivers.prepare(driver)
+    begun = time.perf_counter()
+    driver.burst(jobs)
+    per_second = jobs / (time.perf_counter() - begun)
+    times_ms = []
+    for _ in range(singles):
+        begun = time.perf_counter()
+        driver.single()
+        times_ms.append((time.perf_counter() - begun) * MILLISECONDS)
+    return Run(per_second, percentile(times_ms, 50), percentile(times_ms, 99))
+
+
+def _compare(findings: Findings, runs: dict[str, list[Run]]) -> None:
+    ours = runs.pop(OURS.driver.name)
+    goals = {peer.driver.name: peer.goal for peer in PEERS}
+    columns: tuple[tuple[int, str, str], ...] = (
+        (0, "jobs/s", "throughput"), (1, "ms", "latency p50"), (2, "ms", "latency p99"),
+    )  # fmt: skip
+    for name, theirs in runs.items():
+        for column, unit, what in columns:
+            findings.compare(
+                f"empty handler: {what}", unit, [run[column] for run in ours],
+                name, [run[column] for run in theirs], goals[name] if column == 0 else None,
+            )  # fmt: skip

@@ -1,0 +1,165 @@
+"""Create, running, completed, get: how many commands a second, and what a command costs."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from benchmarks import tollgate_side
+from benchmarks.crew import Crew
+from benchmarks.measure import Effort, Findings, Goal, at_least, at_most, in_turns
+from benchmarks.processes import Broker, Redis, Server, cpu_s
+from benchmarks.work import Shape, input_of
+
+MICROSECONDS: Final = 1e6
+TRIAL_S: Final = 0.25
+GOAL_BATCHES: Final = (100, 1_000)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table."""
+
+    shape: Shape
+    producers: int = 1
+    durable: bool = False
+
+    @property
+    def name(self) -> str:
+        where = "durable" if self.durable else "memory"
+        how = "lock step" if self.shape.in_flight == 1 else f"{self.shape.in_flight} in flight"
+        who = "1 producer" if self.producers == 1 else f"{self.producers} producers"
+        what = ", 200-byte input" if self.shape.input else ""
+        return f"{where}, {who}, batch {self.shape.batch}, {how}{what}"
+
+    @property
+    def counts(self) -> bool:
+        """Whether DESIGN sets goals for it."""
+        return (
+            self.producers == 1
+            and self.shape.batch in GOAL_BATCHES
+            and self.shape.in_flight > 1
+            and self.shape.input is None
+        )
+
+
+class Run(NamedTuple):
+    """One run of one side."""
+
+    per_second: float
+    server_us: float
+    client_us: float
+
+
+def cells(effort: Effort) -> list[Cell]:
+    if effort.is_quick:
+        return [
+            Cell(Shape(batch, in_flight), durable=durable)
+            for durable in (False, True)
+            for batch, in_flight in ((100, 1), (100, 4), (1_000, 4))
+        ]
+    single = [
+        Cell(Shape(batch, in_flight), durable=durable)
+        for durable in (False, True)
+        for in_flight in (1, 4)
+        for batch in (1, 10, 100, 1_000)
+    ]
+    many = [
+        Cell(Shape(batch, in_flight), producers=producers, durable=durable)
+        for durable in (False, True)
+        for producers in (4, 16)
+        for batch, in_flight in ((1, 1), (100, 1), (100, 4))
+    ]
+    return [*single, *many, Cell(Shape(100, 4, input_of(200)))]
+
+
+def measure(effort: Effort, directory: Path) -> Findings:
+    findings = Findings("lifecycle")
+    redis_ways = _redis_ways()
+    for number, cell in enumerate(cells(effort)):
+        place = directory / f"lifecycle-{number}"
+        _measure_cell(cell, effort, place, findings, redis_ways)
+    findings.settings |= {
+        "broker": "--in-memory, or --fsync always; --commands as the batch has",
+        "redis-server": "no snapshots; in memory, or appendonly yes with appendfsync always",
+        "run": f"{effort.run_s} s, {effort.rounds} rounds, fresh servers for each row",
+    }
+    return findings
+
+
+def _redis_ways() -> Callable[[Shape], dict[str, Any]]:
+    from benchmarks import redis_side  # noqa: PLC0415 - may raise Missing
+
+    return redis_side.ways
+
+
+def _measure_cell(
+    cell: Cell,
+    effort: Effort,
+    place: Path,
+    findings: Findings,
+    redis_ways: Callable[[Shape], dict[str, Any]],
+) -> None:
+    shape = cell.shape
+    with ExitStack() as stack:
+        broker = stack.enter_context(
+            Broker(place / "a", "--commands", str(shape.batch), durable=cell.durable)
+        )
+        redis = stack.enter_context(Redis(place / "b", durable=cell.durable))
+        ours, our_way = _fastest(tollgate_side.ways(shape), broker.endpoint, cell)
+        theirs, their_way = _fastest(redis_ways(shape), str(redis.socket_path), cell)
+        our_crew = stack.enter_context(Crew(ours, cell.producers))
+        their_crew = stack.enter_context(Crew(theirs, cell.producers))
+        runs = in_turns(
+            {
+                "ours": partial(run_once, our_crew, broker, effort.run_s),
+                "theirs": partial(run_once, their_crew, redis, effort.run_s),
+            },
+            effort.rounds,
+        )
+    _compare(findings, cell, runs, f"{our_way}; {their_way}")
+
+
+def _fastest(ways: dict[str, Any], address: str, cell: Cell) -> tuple[Callable[[], Any], str]:
+    """Return the way that does best in a short trial, and its name."""
+    makers = {name: partial(kind, address, cell.shape) for name, kind in ways.items()}
+    if len(makers) == 1:
+        name, maker = next(iter(makers.items()))
+        return maker, name
+    speeds = {}
+    for name, maker in makers.items():
+        with Crew(maker, cell.producers) as crew:
+            speeds[name] = max(crew.run(TRIAL_S).per_second for _ in range(2))
+    best = max(speeds, key=lambda name: speeds[name])
+    return makers[best], best
+
+
+def run_once(crew: Crew, server: Server, run_s: float) -> Run:
+    before_s = cpu_s(server.pid)
+    tally = crew.run(run_s)
+    server_s = cpu_s(server.pid) - before_s
+    return Run(
+        tally.per_second,
+        server_s / tally.commands * MICROSECONDS,
+        tally.client_cpu_s / tally.commands * MICROSECONDS,
+    )
+
+
+def _compare(findings: Findings, cell: Cell, runs: dict[str, list[Run]], note: str) -> None:
+    throughput: Goal | None = None
+    server: Goal | None = None
+    if cell.counts:
+        throughput = at_least(4.0 if cell.durable else 4.5)
+        server = None if cell.durable else at_most(0.35)
+    ours, theirs = runs["ours"], runs["theirs"]
+    for column, unit, what, goal in (
+        (0, "commands/s", "throughput", throughput),
+        (1, "us", "server CPU a command", server),
+        (2, "us", "client CPU a command", None),
+    ):
+        findings.compare(
+            f"{cell.name}: {what}", unit, [run[column] for run in ours],
+            "Redis", [run[column] for run in theirs], goal, note,
+        )  # fmt: skip

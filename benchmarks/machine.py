@@ -1,0 +1,88 @@
+"""Says on what machine, with which versions and from which tree a run was made."""
+
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from benchmarks.processes import ROOT
+
+LIBRARIES: Final = (
+    "pyzmq", "msgspec", "pydantic", "redis", "hiredis", "celery", "rq", "dramatiq", "huey",
+    "greenstalk",
+)  # fmt: skip
+PROGRAMS: Final = {"redis-server": "--version", "beanstalkd": "-v"}
+
+
+def machine(directory: Path) -> dict[str, str]:
+    """Return what the figures depend on, by name."""
+    return {
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "memory": f"{_memory_bytes() / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "file system": _file_system(directory),
+        "load before": f"{os.getloadavg()[0]:.2f}",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of all that was measured, "missing" for what is not there."""
+    import zmq  # noqa: PLC0415 - for its version alone
+
+    found = {"tollgate": _commit(), "Python": platform.python_version()}
+    found["libzmq"] = zmq.zmq_version()
+    for name, flag in PROGRAMS.items():
+        found[name] = _said([name, flag])
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _file_system(directory: Path) -> str:
+    """Return the type of the file system that the journals are on: what a sync costs there."""
+    best, kind = "", "unknown"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, mount, mount_kind, *_ = line.split()
+        inside = directory.resolve().is_relative_to(mount)
+        if inside and len(mount) >= len(best):
+            best, kind = mount, mount_kind
+    return kind
+
+
+def _commit() -> str:
+    with suppress(OSError, subprocess.CalledProcessError):
+        commit = _run(["git", "rev-parse", "--short", "HEAD"])
+        changed = _run(["git", "status", "--porcelain", "--untracked-files=no"])
+        return f"{commit} with changes" if changed else commit
+    return "unknown"
+
+
+def _said(command: list[str]) -> str:
+    with suppress(OSError, subprocess.CalledProcessError):
+        words = _run(command).replace("v=", "").split()
+        return next((word for word in words if word[:1].isdigit()), "unknown")
+    return "missing"
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return (done.stdout or done.stderr).strip()

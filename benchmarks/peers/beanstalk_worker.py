@@ -1,0 +1,15 @@
+"""A beanstalkd worker; a job that asks for it is answered in another tube."""
+
+import os
+
+import greenstalk
+
+ANSWER = "answer"
+
+if __name__ == "__main__":
+    client = greenstalk.Client(os.environ["BENCH_SOCKET"], use="done")
+    while True:
+        job = client.reserve()
+        if job.body == ANSWER:
+            client.put(ANSWER)
+        client.delete(job)
