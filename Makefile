@@ -59,6 +59,9 @@ cover: setup ## all tests, with line and branch coverage; below 95 percent is an
 crash: setup ## kill the broker a hundred times under load, and look for what is lost (minutes)
 	$(BIN)/python -m tests.crash --kills 100
 	$(BIN)/python -m tests.crash --commands 1000000 --kills 20
+	$(BIN)/python -m tests.crash --term 50 --seconds 60
+	$(BIN)/python -m tests.crash --kills 4 --in-fold --segment-bytes 4194304 --input-bytes 1000 \
+		--seconds 30
 
 million: setup ## a million steps of the core, with a fixed clock and seed: prints their digest
 	$(BIN)/python -m tests.million

@@ -44,7 +44,7 @@ in a TOML file given with --config.
 
 \b
 Example:
-  python -m broker --bind ipc:///run/user/1000/tollgate/broker.sock --jobs 100000
+  tollgate broker --bind ipc:///run/user/1000/tollgate/broker.sock --jobs 100000
 """
 
 
@@ -68,7 +68,11 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="a TOML file with settings, by the names of these options with _ for -",
+)
 @_options
 def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for every setting
     """Run the tollgate broker until SIGTERM or SIGINT."""
@@ -127,9 +131,15 @@ def _journal(settings: Settings) -> Journal:
         log.warning("jobs are kept in memory only: they end with this process")
         return NoJournal()
     log.info("journal", directory=str(settings.data_dir), fsync=settings.fsync)
-    return FileJournal(
-        settings.data_dir, settings.fsync, settings.segment_bytes, observer=ReplayLog()
-    )
+    try:
+        return FileJournal(
+            settings.data_dir, settings.fsync, settings.segment_bytes, observer=ReplayLog()
+        )
+    except OSError as fault:
+        raise JournalError(
+            f"the data directory {settings.data_dir} cannot be used: {fault.strerror};"
+            " choose another with --data-dir, or --in-memory"
+        ) from None
 
 
 def _restored(journal: Journal) -> State:
@@ -186,10 +196,20 @@ def _version() -> str:
         return "tollgate"
 
 
-def _complain(fault: Exception, exit_code: int) -> int:
+def _complain(fault: Exception | str, exit_code: int) -> int:
     click.echo(f"tollgate broker: {fault}", err=True)
     return exit_code
 
 
+def start() -> None:
+    """Run the command line; what is wrong with it is said in one line."""
+    try:
+        main.main(prog_name="tollgate broker", standalone_mode=False)
+    except click.ClickException as fault:
+        sys.exit(_complain(fault.format_message(), fault.exit_code))
+    except click.Abort:
+        sys.exit(130)
+
+
 if __name__ == "__main__":
-    main()
+    start()

@@ -45,7 +45,7 @@ from domain.exceptions import (
 )
 from domain.messages import PROTOCOL_VERSION, Request
 from domain.models import Job
-from domain.results import HelloResult, JobFields, JobResult, LeasesResult, Result, error_of
+from domain.results import HelloResult, Result, error_of
 from domain.status import JobStatus
 
 DUE_MAX: Final = 1_000
@@ -111,19 +111,10 @@ class Engine:
             raise RequestConflictError(f"request {request.seq} is parked, and is another one")
         return outcomes
 
-    def repeat(self, outcome: AnyOutcome, room_bytes: int) -> Result:
-        """Build a result anew, if it still fits."""
+    def repeat(self, outcome: AnyOutcome) -> Result:
+        """Build a result anew."""
         state = self._desk.state
-        result = result_again(outcome, state.jobs.find, state.leases.stands)
-        shown: list[JobFields] = []
-        if isinstance(result, LeasesResult):
-            shown = [grant.job for grant in result.leases]
-        elif isinstance(result, JobResult) and room_bytes < self._room_always_enough:
-            shown = [result.job]
-        needed = sum(job_bytes_max(state.jobs.get(job["job_id"])) for job in shown)
-        if needed > room_bytes:
-            return error_of(ReplyFullError("the result would not fit in this reply"))
-        return result
+        return result_again(outcome, state.jobs.find, state.leases.stands)
 
     def make_room(self, request: Request, now: Instant) -> None:
         """Forget the sessions least recently used, if this request's outcomes need their place."""
@@ -190,6 +181,17 @@ class Engine:
 
         Without room to write, nothing happens but the end of a wait.
         """
+        waits = self._waits_ms(now, writable=writable)
+        forgets_in_ms = self._retention.due_in_ms(self._desk.state.jobs, now)
+        if writable and forgets_in_ms is not None:
+            waits.append(forgets_in_ms)
+        return max(0, min(waits)) if waits else None
+
+    def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
+        """Return whether something is due that a command could run into: all but forgetting."""
+        return min(self._waits_ms(now, writable=writable), default=1) <= 0
+
+    def _waits_ms(self, now: Instant, *, writable: bool) -> list[int]:
         desk, state = self._desk, self._desk.state
         waits: list[int] = []
         if (due_ms := desk.waiters.next_due_ms()) is not None:
@@ -201,9 +203,7 @@ class Engine:
                 waits.append(milliseconds(when - now.wall + self._grace))  # the sum may be no date
             if (when := state.unfinished.next()) is not None:
                 waits.append(milliseconds(when - now.wall))
-            if (due_in_ms := self._retention.due_in_ms(state.jobs, now)) is not None:
-                waits.append(due_in_ms)
-        return max(0, min(waits)) if waits else None
+        return waits
 
     @property
     def parked(self) -> int:

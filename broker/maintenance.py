@@ -140,5 +140,16 @@ def _complaining() -> Iterator[None]:
         sys.exit(1)
 
 
+def start() -> None:
+    """Run the command line; what is wrong with it is said in one line."""
+    try:
+        main.main(prog_name="tollgate journal", standalone_mode=False)
+    except click.ClickException as fault:
+        click.echo(f"tollgate journal: {fault.format_message()}", err=True)
+        sys.exit(fault.exit_code)
+    except click.Abort:
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    main(prog_name="tollgate journal")
+    start()

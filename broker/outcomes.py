@@ -115,6 +115,10 @@ def _as_it_was(outcome: JobOutcome, job: Job) -> dict[str, object]:
         fields.update(version=outcome.version, status=outcome.status, updated_at=outcome.at)
         if outcome.status not in TERMINAL:
             fields.update(result=None, error=None)
+        if outcome.version <= BEFORE_INPUT:
+            fields.update(input_schema=None, provided_input=None)
+        elif outcome.status is JobStatus.AWAITING_INPUT:
+            fields.update(provided_input=None)
     return fields
 
 
@@ -122,4 +126,6 @@ def _said_again(refusal: type[Refusal]) -> str:
     return f"as answered before: {(refusal.__doc__ or '').splitlines()[0]}"
 
 
+BEFORE_INPUT: Final = 2
+"""Up to this version, created and running, a job cannot have been asked for input yet."""
 _REFUSED_DETAILS: Final = ("job_id", "status", "target", "version", "limit")

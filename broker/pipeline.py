@@ -32,6 +32,7 @@ from domain.messages import (
     decode_request,
     digest_of,
     encode_refused,
+    encoded_bytes,
     read_envelope,
 )
 from domain.results import ErrorResult, JobResult, LeasesResult, Result, error_of
@@ -117,6 +118,10 @@ class Pipeline:
     def due_in_ms(self, now: Instant, *, writable: bool = True) -> int | None:
         """Return how long `run` has nothing to do without a message; None for ever."""
         return self._engine.due_in_ms(now, writable=writable)
+
+    def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
+        """Return whether a deadline, a lease or a wait is over that `run` has not decided yet."""
+        return self._engine.is_overdue(now, writable=writable)
 
     def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
         """Return bounds on the records of a batch, before it is decided: their bytes, their number.
@@ -209,13 +214,18 @@ class Pipeline:
     def _repeat(self, request: Request, remembered: Sequence[AnyOutcome], turn: Turn) -> None:
         """Answer as the first time what has changed something then, and the rest as it is now."""
         writer = ReplyWriter(request.seq, len(request.commands), self._limits.reply_bytes)
-        outcomes = iter(remembered)
+        again = [self._engine.repeat(outcome) for outcome in remembered]
+        # Their room comes first: to say of what was executed that it did not fit would be a lie.
+        kept_bytes = sum(map(encoded_bytes, again))
+        results = iter(again)
         for command in request.commands:
-            turn.room_bytes = writer.room_bytes
             if command.changes:
-                writer.add(self._engine.repeat(next(outcomes), turn.room_bytes))
+                result = next(results)
+                kept_bytes -= encoded_bytes(result)
             else:
-                writer.add(self._decide(command, turn))
+                turn.room_bytes = writer.room_bytes - kept_bytes
+                result = self._decide(command, turn)
+            writer.add(result)
         self._write_down(request, turn.ticket.digest, [])
         self._send(Reply(turn.ticket.peer, writer.frame()))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+import structlog
 import zmq
 
 from broker.compactor import Compactor
@@ -16,6 +17,8 @@ from broker.pipeline import Arrival, Outcome, Pipeline, Reply
 from broker.records import encode_records
 from broker.settings import Settings
 from broker.timers import Instant
+
+log = structlog.get_logger("tollgate.broker")
 
 IDLE_MS: Final = 1_000
 """How long to sleep at most: by then a wall clock that was set is noticed, and a full segment."""
@@ -80,15 +83,21 @@ class Server:
             ready = dict(poller.poll(self._patience_ms(batch)))
             if self._stop_fd in ready:
                 break
-            while self._due_in_ms() == 0:
-                self._serve([])  # all of it first: nobody acts on a job that a deadline has ended
+            self._catch_up(poller)
             batch = self._drain_socket() if self._socket in ready else []
-            if batch or self._undelivered or not self._writable:
+            if batch or self._undelivered or not self._writable or self._due_in_ms() == 0:
                 self._serve(batch)
             else:
                 self._journal.sync()  # under an interval policy there may be something left
             self._compactor.step(_now().mono_ms)
         self._leave(poller)
+
+    def _catch_up(self, poller: zmq.Poller) -> None:
+        """Decide all deadlines that have passed: nobody acts on a job that one has ended."""
+        while self._pipeline.is_overdue(_now(), writable=self._writable):
+            self._serve([])
+            if self._stop_fd in dict(poller.poll(0)):
+                return
 
     def close(self) -> None:
         """Close the socket, once the replies on it are delivered or their time is over."""
@@ -96,7 +105,11 @@ class Server:
 
     def _serve(self, batch: list[Arrival]) -> None:
         """Have a batch decided, if there is room on disk for all that it may change."""
-        self._writable = self._journal.room(*self._pipeline.records_max(batch))
+        writable = self._journal.room(*self._pipeline.records_max(batch))
+        if writable is not self._writable:
+            self._writable = writable
+            event = "there is room on the disk again" if writable else "the disk is full"
+            log.warning(event, refused=None if writable else "all that changes something")
         undelivered, self._undelivered = self._undelivered, []
         outcome = self._pipeline.run(batch, _now(), undelivered, writable=self._writable)
         if not self._writable:

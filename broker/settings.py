@@ -158,8 +158,11 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
     try:
         return Settings(**options)
     except (TOMLDecodeError, UnreadableError) as fault:
-        raise SettingsError(str(fault)) from None
+        raise SettingsError(f"{config or 'the settings'}: {fault}") from None
     except ValidationError as fault:
         first = fault.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{name}: {first['msg']}") from None
+        reason = first["msg"]
+        if first["type"] == "extra_forbidden":
+            reason = f"there is no such setting{f' (in {config})' if config else ''}"
+        raise SettingsError(f"{name}: {reason}") from None

@@ -63,12 +63,11 @@ class Waiters:
         """
         parked = self._parked.get(ticket.key)
         if parked is not None and parked.command == command:
-            parked.ticket, parked.due_ms = ticket, due_ms
-        else:
-            if parked is not None:
-                self.remove(parked)
-            parked = Parked(ticket, command, due_ms)
-            self._add(parked)
+            parked.ticket = ticket  # its time goes on: a repeat is no new wait
+            return
+        if parked is not None:
+            self.remove(parked)
+        self._add(Parked(ticket, command, due_ms))
         self._timers.set(due_ms, ticket.key, len(self._parked))
 
     def has_other(self, session: int, seq: int, digest: int) -> bool:

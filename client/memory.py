@@ -56,11 +56,27 @@ class Memory:
         """Note that a request has come to its end, whatever that was."""
         self._under_way.pop(seq, None)
 
+    def hold(self, message: "Message") -> None:
+        """Keep a request until it may be sent.
+
+        In the order of the numbers: a lower one that stood behind a higher one would never be
+        sent, since it keeps the window where it is.
+        """
+        place = len(self.waiting)
+        if message.memory is not None:
+            while place and self._is_higher(self.waiting[place - 1], message):
+                place -= 1
+        self.waiting.insert(place, message)
+
     def admits(self, message: "Message") -> bool:
         """Return whether a request may be sent now."""
         if self.state is State.NEVER or message.memory is None:
             return True
         return self.state is State.OPEN and message.seq <= self.acked + WINDOW
+
+    @staticmethod
+    def _is_higher(one: "Message", other: "Message") -> bool:
+        return one.memory is not None and one.seq > other.seq
 
     def opened(self, session: int | None) -> None:
         """Note what `hello` told: a session's number, None if the broker remembers nothing."""

@@ -69,6 +69,11 @@ class Message:
         self._until: float | None = None
 
     @property
+    def place(self) -> int:
+        """Where its commands stand in the call."""
+        return self.parcel.slots[0]
+
+    @property
     def sent(self) -> bool:
         """Whether it left under this number, so that it may be executed."""
         return self.sends > 0

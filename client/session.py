@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import count
 from math import inf
+from operator import attrgetter
 from typing import Any, Final
 
 from client.errors import OutcomeUnknown, ProtocolError
@@ -205,18 +206,12 @@ class Session:
     def _queue(self, message: Message) -> None:
         """Have a message sent when it may be, in its turn."""
         memory = message.memory or self._memory
-        if message.exchange.held or (message.memory is not None and memory.waiting):
-            self._hold(message, memory)
-        elif not memory.admits(message):
-            self._hold(message, memory)
-            if memory.state is State.CLOSED:
-                self._open(memory)
-        else:
+        if memory.admits(message) and not message.exchange.held:
             self._to_outbox(message)
-
-    def _hold(self, message: Message, memory: Memory) -> None:
+            return
         message.exchange.held += 1
-        memory.waiting.append(message)
+        memory.hold(message)
+        self._let_go(memory)
 
     def _to_outbox(self, message: Message) -> None:
         if message.memory is not None:
@@ -262,10 +257,23 @@ class Session:
             self._expire(message)
             return
         if message.sent:
-            self._to_outbox(message)
+            self._repeat(message)
         else:
             self._queue(message)
         self._wake_at(message, message.deadline)
+
+    def _repeat(self, message: Message) -> None:
+        """Send a message again, behind those of its call that came before it.
+
+        If the broker has lost them all, it must not get the later one first.
+        """
+        before = [
+            each
+            for each in message.exchange.messages
+            if each.sent and not each.queued and each.place <= message.place
+        ]
+        for each in sorted(before, key=attrgetter("place")):
+            self._to_outbox(each)
 
     def _retry(self, message: Message, now: float, refusal: Refusal) -> None:
         """Ask again, later, under a new number: the broker executed nothing of it."""
@@ -299,6 +307,8 @@ class Session:
         if isinstance(values[0], HelloResult):
             self._greeted(message, values[0])
         self._remove(message)
+        if message.sends > 1 and [] in values:
+            self._forsaken.add(message)  # a copy that comes late may be granted what nobody awaits
         message.exchange.put(parcel, values)
         message.exchange.notify()
 

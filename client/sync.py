@@ -60,8 +60,9 @@ class Client:
         ClientClosedError: it was closed.
         RuntimeError: another thread is in a call.
 
-    What is safe to ask again (reads, and `create`, since it carries a job id) is asked again until
-    the time is over, so that a broker may restart in between.
+    What is not answered is asked again until the time is over, so that a broker may restart in
+    between; it remembers what it did, so that nothing happens twice. OutcomeUnknown is left for
+    when it never comes back, or has forgotten.
     """
 
     def __init__(self, endpoint: str | None = None, *, timeout_s: float = 10.0) -> None:

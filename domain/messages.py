@@ -138,6 +138,11 @@ def decode_answer(frame: bytes) -> Reply | Refused:
     return answer
 
 
+def encoded_bytes(result: Result) -> int:
+    """Return how many bytes a result takes in a reply."""
+    return len(_encoder.encode(result))
+
+
 class ReplyWriter:
     """Writes a reply result by result, so that it is known at each how much room is left."""
 

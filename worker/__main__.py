@@ -132,5 +132,16 @@ def _start(settings: Settings) -> int:
     return serve(settings, handler, simulator)
 
 
+def start() -> None:
+    """Run the command line; what is wrong with it is said in one line."""
+    try:
+        main.main(prog_name="tollgate worker", standalone_mode=False)
+    except click.ClickException as fault:
+        click.echo(f"tollgate worker: {fault.format_message()}", err=True)
+        sys.exit(fault.exit_code)
+    except click.Abort:
+        sys.exit(130)
+
+
 if __name__ == "__main__":
-    main()
+    start()

@@ -196,7 +196,7 @@ def test_what_is_no_client_replaces_the_process(
 @pytest.mark.parametrize(
     ("name", "example"),
     [
-        ("broker", "python -m broker"),
+        ("broker", "tollgate broker --bind"),
         ("worker", "python -m worker"),
         ("journal", "tollgate journal verify"),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from client.errors import OutcomeUnknown
 from client.session import CLAIM_SEQ, REMEMBERED_SEQ
-from domain.commands import Claim, Get, Hello, Touch, Transition
+from domain.commands import Claim, Get, Hello, Release, Touch, Transition
 from domain.exceptions import (
     DrainingError,
     ExpiredError,
@@ -16,10 +16,10 @@ from domain.exceptions import (
     SessionEvictedError,
 )
 from domain.messages import Request
-from domain.results import HelloResult, LeasesResult, error_of
+from domain.results import Grant, HelloResult, LeasesResult, error_of
 from domain.status import JobStatus
 
-from .peers import hello_result, job_id, job_result, refused, reply
+from .peers import hello_result, job_fields, job_id, job_result, refused, reply
 from .talk import Talk
 
 MOVE = Transition(job_id=job_id(1), target=JobStatus.RUNNING)
@@ -208,3 +208,42 @@ def test_a_touch_needs_no_memory(talk: Talk) -> None:
     (touch,) = talk.requests()
     assert touch.session == 0
     assert len(talk.wake()) == 1
+
+
+def test_many_calls_refused_for_the_moment_all_come_to_their_end(talk: Talk) -> None:
+    # More than the window holds, and woken in any order.
+    jitters = itertools.cycle([0.9, 0.1, 0.5, 0.0, 1.0, 0.3])
+    talk.session._jitter = lambda: next(jitters)
+    exchanges = [talk.ask(MOVE, timeout_s=60) for _ in range(150)]
+    requests = open_session(talk, talk.requests())
+    refusals = len(exchanges)
+    for _ in range(2_000):
+        for request in requests:
+            if refusals:
+                refusals -= 1
+                talk.hear(refused(request.seq, DrainingError("bye")))
+            else:
+                talk.hear(reply(request.seq, job_result(1)))
+        requests = talk.requests()
+        if not requests and not all(exchange.done for exchange in exchanges):
+            requests = talk.wake()
+    assert all(exchange.done for exchange in exchanges)
+    assert not any(isinstance(exchange.values[0], Exception) for exchange in exchanges)
+
+
+def test_a_later_message_of_a_call_is_not_repeated_before_an_earlier_one(talk: Talk) -> None:
+    talk.session._jitter = iter([0.5, 1.0, 0.0, *[0.5] * 100]).__next__  # the later wakes first
+    moves = talk.session.submit([MOVE] * 2_000, deadline=talk.now + 60)
+    talk.session.pull(moves)
+    first, second = open_session(talk, talk.requests())
+    assert [request.seq for request in talk.wake()] == [first.seq, second.seq]
+
+
+def test_what_a_late_copy_of_an_empty_claim_gets_is_given_back(talk: Talk) -> None:
+    talk.ask(CLAIM)
+    (claim,) = open_session(talk, talk.requests())
+    assert talk.wake() == [claim]
+    talk.hear(reply(claim.seq, LeasesResult([])))  # the first copy; now the second one is parked
+    talk.hear(reply(claim.seq, LeasesResult([Grant(job_fields(1), 5)])))
+    (release,) = open_session(talk, talk.requests())
+    assert release.commands == [Release(job_id=job_id(1), lease=5)]
