@@ -1,5 +1,6 @@
 """Fixtures for all tests: brokers that really run, and sockets to talk to them."""
 
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +12,14 @@ import zmq
 from hypothesis import settings
 
 from tests.brokers import BrokerProcess, Peer, running_broker
+
+# Whoever runs the tests in the background may ignore these, and what the tests start would too.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 # A run repeats itself: what a test finds, it finds for everybody.
 settings.register_profile("tollgate", derandomize=True, deadline=None)

@@ -1,0 +1,81 @@
+"""Journals that released versions have written stay readable: jobs, leases, sessions and all.
+
+`python -m tests.broker.test_old_journals` writes the one of the current version, for the next
+release to keep. The files of a released version are never written again.
+"""
+
+import shutil
+from pathlib import Path
+
+from broker.fold import fold_directory
+from broker.image import image
+from broker.journal.file import FileJournal
+from broker.pipeline import Arrival
+from broker.records import encode_records
+from broker.replay import replay
+from broker.state import State
+from domain.commands import Cancel, Claim, Create, Hello, ProvideInput, Release, Transition
+from domain.messages import encode_request
+from domain.status import JobStatus
+from tests.core import HASH, PEER, Driver, job_id
+
+KEPT = Path(__file__).parent / "data" / "journal-0.1"
+
+
+def live() -> Driver:
+    """Return a broker's core after something of every kind has happened to it."""
+    driver = Driver(keep_finished_ms=3_600_000, lapses=2)
+    driver.ask(Hello(open_session=True))
+    session = driver.engine._desk.state.ledger.last_session
+    for _ in range(6):
+        driver.ask(Create(input_hash=HASH, input="ä", identifier_from_purchaser="aa"))
+    driver.ask(Create(input_hash=HASH, blockchain_identifier="payment"))
+    for number in range(1, 5):
+        driver.ask(Transition(job_id=job_id(number), target=JobStatus.RUNNING))
+    asks = Transition(job_id=job_id(1), target=JobStatus.AWAITING_INPUT, input_schema="{}")
+    driver.ask(asks)
+    driver.ask(ProvideInput(job_id=job_id(1), input="more", expected_version=3))
+    driver.ask(Transition(job_id=job_id(2), target=JobStatus.COMPLETED, result="done"))
+    driver.ask(Cancel(job_id=job_id(5)))
+    driver.pass_ms(3_600_000)  # the finished ones are forgotten
+    driver.ask(Claim(status=JobStatus.RUNNING, lease_ms=100, wait_ms=0, limit=1))
+    driver.pass_ms(100)
+    driver.ask(Claim(status=JobStatus.RUNNING, lease_ms=1_000, wait_ms=0, limit=2))
+    driver.ask(Release(job_id=job_id(3), lease=3))
+    remembered = driver.request(
+        Create(input_hash=HASH),
+        Transition(job_id=job_id(4), target=JobStatus.AWAITING_PAYMENT),
+        session=session,
+    )
+    driver.run(Arrival(PEER, [encode_request(remembered)]))
+    return driver
+
+
+def write(directory: Path) -> None:
+    """Write the journal of `live`: a snapshot of its first part, and a segment of the rest."""
+    shutil.rmtree(directory, ignore_errors=True)
+    records = live().records
+    journal = FileJournal(directory, segment_bytes=4_096)
+    replay(journal.replay(), State())
+    for place, record in enumerate(records):
+        if place == len(records) // 2:
+            journal.close_segment()
+        journal.append(encode_records([record]))
+    journal.sync()
+    fold_directory(directory)
+    journal.close()
+    (directory / "segment-0000000001").unlink()
+    (directory / "lock").unlink()
+
+
+def test_the_journal_of_0_1_is_what_it_was(tmp_path: Path) -> None:
+    shutil.copytree(KEPT, tmp_path / "data")
+    journal = FileJournal(tmp_path / "data")
+    state = State()
+    replay(journal.replay(), state)
+    journal.close()
+    assert list(image(state)) == list(image(live().engine._desk.state))
+
+
+if __name__ == "__main__":
+    write(KEPT)
