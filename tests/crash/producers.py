@@ -202,10 +202,9 @@ class Producer:
         for command, result in pairs:
             if not command.changes:
                 logged.seen += shown_by(result)
-        if logged.first is None:
-            logged.life = self._life
         if logged.first is None or all(each == NOTHING for each in logged.first):
             logged.first = changed
+            logged.life = self._life  # of claims that got nothing the broker makes no record
         elif logged.first == changed:
             logged.same += 1
         else:
