@@ -582,12 +582,16 @@ def test_what_was_executed_is_never_said_not_to_have_fit() -> None:
     for _ in range(12):
         driver.ask(create())
     reads = [Get(job_id=job_id(number)) for number in range(1, 13)]
-    frame = encode_request(driver.request(*reads, create(), session=hello.session or 0))
+    frame = encode_request(
+        driver.request(*reads, create(input="x" * 60_000), session=hello.session or 0)
+    )
     (_, first), *_ = driver.run(Arrival(PEER, [frame]))
     for number in range(1, 13):
         driver.ask(move(job_id(number), RUNNING))
         driver.ask(move(job_id(number), COMPLETED, result="z" * 60_000))
-    (_, again), *_ = driver.run(Arrival(PEER, [frame]))
+    outcome = driver.pipeline.run([Arrival(PEER, [frame])], driver.now)
+    assert len(outcome.replies[0].frame) <= 600_000
+    ((_, again),) = driver.take(outcome)
     assert isinstance(first, Reply)
     assert isinstance(again, Reply)
     assert again.results[-1] == first.results[-1]
