@@ -22,6 +22,7 @@ from broker.ledger import WINDOW
 from broker.lending import LENDING, serve_claim, time_out
 from broker.limits import Limits
 from broker.outcomes import AnyOutcome, result_again
+from broker.principal import Principal
 from broker.records import Record
 from broker.retention import Retention
 from broker.sizes import (
@@ -38,6 +39,7 @@ from domain.exceptions import (
     DrainingError,
     InternalError,
     JobNotFoundError,
+    NotAuthorizedError,
     Refusal,
     ReplyFullError,
     RequestConflictError,
@@ -46,6 +48,7 @@ from domain.exceptions import (
 from domain.messages import PROTOCOL_VERSION, Request
 from domain.models import Job
 from domain.results import HelloResult, Result, error_of
+from domain.roles import MAY, roles_for
 from domain.status import JobStatus
 
 DUE_MAX: Final = 1_000
@@ -94,10 +97,20 @@ class Engine:
                 raise
             raise InternalError(f"{type(fault).__name__}: {fault!s:.200}") from fault
 
-    def check(self, request: Request) -> None:
-        """Raise the Refusal of a request whose session does not allow it."""
+    def authorize(self, command: Command, principal: Principal) -> None:
+        """Raise NotAuthorizedError for a command that the principal's role does not take in."""
+        kind = type(command)
+        if kind not in MAY[principal.role]:
+            raise NotAuthorizedError(
+                f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
+                f" this peer has {principal.role or 'none'}"
+            )
+
+    def check(self, request: Request, principal: Principal) -> None:
+        """Raise the Refusal of a request whose session does not allow it, or is another's."""
         if request.session:
-            self._desk.state.ledger.check(request.session, request.seq, request.acked)
+            ledger = self._desk.state.ledger
+            ledger.check(request.session, request.seq, request.acked, principal)
 
     def recall(self, request: Request, digest: int) -> list[AnyOutcome] | None:
         """Return what the commands that change things came to, if the request is a repeat.
@@ -121,7 +134,7 @@ class Engine:
         ledger = self._desk.state.ledger
         needed = len(request.commands) + len(self._desk.waiters)  # a parked claim has a place too
         while ledger.outcomes + needed > self.limits.outcomes:
-            oldest = ledger.least_recent(but=request.session)
+            oldest = ledger.most_outcomes(but=request.session)
             if oldest is None:
                 break
             self._desk.record(SessionEvicted(oldest), now)
@@ -168,6 +181,14 @@ class Engine:
                 self._desk.record(LeaseReleased(job_id, token), now)
             except Refusal:
                 continue  # over already, by a deadline or by its time
+
+    def expel(self, name: str) -> None:
+        """Answer the parked commands of a principal: what it was allowed, it is no more."""
+        for parked in self._desk.waiters.everybody():
+            if parked.ticket.principal.name == name:
+                self._desk.waiters.remove(parked)
+                refusal = NotAuthorizedError("the role that this was asked with was taken away")
+                self._desk.answers.append(Answer(parked.ticket, error_of(refusal)))
 
     def drain(self) -> None:
         """Answer all parked commands: nobody will be there to do so later."""
@@ -235,6 +256,7 @@ class Engine:
 
     def _check(self, command: Command, turn: Turn) -> None:
         """Raise the Refusal of a command that there is no room for: here, on disk, in the reply."""
+        self.authorize(command, turn.ticket.principal)
         self._texts.check(command)
         if command.changes and not turn.writable:
             raise _storage_full()
@@ -268,7 +290,7 @@ class Engine:
             boot_id=self._boot_id,
             session=session,
             remembers=True,
-            role="admin",
+            role=str(turn.ticket.principal.role),
             limits={**msgspec.structs.asdict(self.limits), "window": WINDOW},
         )
 
@@ -277,10 +299,10 @@ class Engine:
             raise _storage_full()
         ledger = desk.state.ledger
         mine = turn.ticket.session
-        while len(ledger) >= self.limits.sessions and (oldest := ledger.least_recent(but=mine)):
+        while len(ledger) >= self.limits.sessions and (oldest := ledger.most_sessions(but=mine)):
             desk.record(SessionEvicted(oldest), turn.now)
         number = ledger.last_session + 1
-        desk.record(SessionOpened(number), turn.now)
+        desk.record(SessionOpened(number, turn.ticket.principal.name), turn.now)
         return number
 
 

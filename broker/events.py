@@ -61,9 +61,10 @@ class LeaseLapsed(Event, tag=5):
 
 
 class SessionOpened(Event, tag=6):
-    """A session's number was given."""
+    """A session's number was given, to `owner`; before 0.2 that was not written down."""
 
     session: int
+    owner: str = ""
 
 
 class SessionEvicted(Event, tag=7):

@@ -1,18 +1,20 @@
 """The memory of requests: what each session was answered, so that a repeat happens once."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from broker.outcomes import AnyOutcome
+from broker.principal import Principal
 from domain.exceptions import (
     OverloadedError,
     RequestConflictError,
     SessionEvictedError,
     StaleRequestError,
 )
+from domain.roles import Role
 
 WINDOW: Final = 64
 """How many requests of a session may be under way: none of their outcomes is forgotten."""
@@ -21,16 +23,25 @@ WINDOW: Final = 64
 class Session(msgspec.Struct):
     """What is remembered of a session: `acked`, and each request since by its `seq`.
 
-    A request is the digest of its commands, and the outcomes of those that change things.
+    A request is the digest of its commands, and the outcomes of those that change things. `owner`
+    is the name of the principal that opened it.
     """
 
     acked: int = 0
     outcomes: dict[int, tuple[int, list[AnyOutcome]]] = msgspec.field(default_factory=dict)
+    owner: str = ""
 
     @property
     def size(self) -> int:
         """How many outcomes there are."""
         return sum(len(outcomes) for _, outcomes in self.outcomes.values())
+
+
+class Holding(msgspec.Struct):
+    """What one owner takes up: its sessions, least recently used first, and its outcomes."""
+
+    sessions: OrderedDict[int, None] = msgspec.field(default_factory=OrderedDict)
+    outcomes: int = 0
 
 
 class Ledger:
@@ -42,6 +53,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._sessions: OrderedDict[int, Session] = OrderedDict()
+        self._holdings: dict[str, Holding] = {}
         self.last_session = 0
         self.outcomes = 0
         """How many outcomes are remembered in all."""
@@ -50,19 +62,22 @@ class Ledger:
         """Return how many sessions there are."""
         return len(self._sessions)
 
-    def open(self, number: int) -> None:
+    def open(self, number: int, owner: str) -> None:
         """Let a session begin. Raises SessionEvictedError for a number that is not new."""
         if number <= self.last_session:
             raise SessionEvictedError(f"session {number} was given before")
         self.last_session = number
-        self._sessions[number] = Session()
+        self._add(number, Session(owner=owner))
 
-    def check(self, number: int, seq: int, acked: int) -> None:
-        """Return if a request may be decided, or answered again.
+    def check(self, number: int, seq: int, acked: int, principal: Principal) -> None:
+        """Return if a request of `principal` may be decided, or answered again.
 
-        Raises SessionEvictedError, StaleRequestError or OverloadedError.
+        Raises SessionEvictedError, of another's session as of one never given;
+        StaleRequestError or OverloadedError.
         """
         session = self._find(number)
+        if session.owner != principal.name and (session.owner or principal.role is not Role.ADMIN):
+            raise _unknown(number)
         acked = max(acked, session.acked)
         if seq <= acked:
             raise StaleRequestError(f"request {seq} was acknowledged: all up to {acked} were")
@@ -104,6 +119,9 @@ class Ledger:
         if outcomes and seq in session.outcomes:
             raise RequestConflictError(f"request {seq} of session {number} was executed before")
         self._sessions.move_to_end(number)
+        holding = self._holdings[session.owner]
+        holding.sessions.move_to_end(number)
+        before = self.outcomes
         if acked > session.acked:
             session.acked = acked
             for old in [old for old in session.outcomes if old <= acked]:
@@ -111,16 +129,34 @@ class Ledger:
         if outcomes and seq > session.acked:
             session.outcomes[seq] = (digest, list(outcomes))
             self.outcomes += len(outcomes)
+        holding.outcomes += self.outcomes - before
 
     def evict(self, number: int) -> None:
         """Forget a session for ever. Raises SessionEvictedError if it is gone already."""
         session = self._find(number)
         self.outcomes -= session.size
         del self._sessions[number]
+        holding = self._holdings[session.owner]
+        holding.outcomes -= session.size
+        del holding.sessions[number]
+        if not holding.sessions:
+            del self._holdings[session.owner]
 
-    def least_recent(self, but: int = 0) -> int | None:
-        """Return the session, but for one, that has gone unused for longest."""
-        return next((number for number in self._sessions if number != but), None)
+    def most_sessions(self, but: int = 0) -> int | None:
+        """Return the session, but for one, to forget when there are too many sessions."""
+        return self._first_to_go(but, lambda holding: len(holding.sessions))
+
+    def most_outcomes(self, but: int = 0) -> int | None:
+        """Return the session, but for one, to forget when there are too many outcomes."""
+        return self._first_to_go(but, lambda holding: holding.outcomes)
+
+    def _first_to_go(self, but: int, size: Callable[[Holding], int]) -> int | None:
+        """Return what has gone unused for longest of who takes up most: nobody else pays."""
+        for holding in sorted(self._holdings.values(), key=size, reverse=True):
+            for number in holding.sessions:
+                if number != but:
+                    return number
+        return None
 
     def sessions(self) -> Iterator[tuple[int, Session]]:
         """Yield what is remembered, least recently used first."""
@@ -128,11 +164,21 @@ class Ledger:
 
     def restore(self, number: int, session: Session) -> None:
         """Put a session back as the most recently used."""
+        self._add(number, session)
+
+    def _add(self, number: int, session: Session) -> None:
         self._sessions[number] = session
         self.outcomes += session.size
+        holding = self._holdings.setdefault(session.owner, Holding())
+        holding.sessions[number] = None
+        holding.outcomes += session.size
 
     def _find(self, number: int) -> Session:
         session = self._sessions.get(number)
         if session is None:
-            raise SessionEvictedError(f"nothing is known of session {number} (any more)")
+            raise _unknown(number)
         return session
+
+
+def _unknown(number: int) -> SessionEvictedError:
+    return SessionEvictedError(f"nothing is known of session {number} (any more)")

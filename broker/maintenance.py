@@ -112,6 +112,8 @@ def _shown(entry: Entry) -> dict[str, Any]:
         {"event": type(event).__name__, **msgspec.structs.asdict(event)} for event in record.events
     ]
     shown: dict[str, Any] = {"kind": "record", "sequence": entry.sequence, "events": events}
+    if record.by:
+        shown["by"] = record.by
     if record.session:
         outcomes = [
             {"outcome": type(outcome).__name__, **msgspec.structs.asdict(outcome)}

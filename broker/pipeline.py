@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from broker.desk import Turn
 from broker.engine import Engine
 from broker.outcomes import AnyOutcome, LeasesOutcome, outcome_of
+from broker.principal import Principal
 from broker.records import Record
 from broker.sizes import RESULT_BYTES
 from broker.timers import Instant
@@ -54,10 +55,11 @@ NOTHING_GRANTED: Final = LeasesOutcome([])
 
 
 class Arrival(NamedTuple):
-    """A message as the socket gave it: whose it is, and its frames."""
+    """A message as the socket gave it: its connection, its frames, and who has sent it."""
 
     peer: bytes
     frames: Sequence[bytes]
+    principal: Principal
 
 
 class Reply(NamedTuple):
@@ -107,6 +109,13 @@ class Pipeline:
         outcome, self._outcome = self._outcome, Outcome([], [])
         return outcome
 
+    def expel(self, name: str) -> Outcome:
+        """Answer whatever is parked for a principal that may not have it any more."""
+        self._engine.expel(name)
+        self._answer_parked()
+        outcome, self._outcome = self._outcome, Outcome([], [])
+        return outcome
+
     def drain(self) -> Outcome:
         """Wake all who are parked; from now on refuse all that comes in."""
         self._draining = True
@@ -149,7 +158,7 @@ class Pipeline:
         except Refusal as refusal:
             self._refuse(arrival, refusal)
             return
-        ticket = Ticket(arrival.peer, request.session, request.seq, digest)
+        ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
         turn = Turn(ticket, now, self._limits.reply_bytes, writable)
         if remembered is not None:
             self._repeat(request, remembered, turn)
@@ -175,7 +184,7 @@ class Pipeline:
             raise TooLargeError(f"the request holds more than {limit} commands", limit=limit)
         if request.valid_until is not None and request.valid_until < now.wall:
             raise ExpiredError("the request came after its valid_until")
-        self._engine.check(request)
+        self._engine.check(request, arrival.principal)
         return request
 
     def _execute(self, request: Request, turn: Turn) -> None:
@@ -199,7 +208,7 @@ class Pipeline:
                 outcomes.append(place if moved else outcome_of(result))
             writer.add(result)
         if turn.writable:
-            self._write_down(request, turn.ticket.digest, outcomes)
+            self._write_down(request, turn.ticket, outcomes)
         self._send(Reply(turn.ticket.peer, writer.frame(), grants))
 
     def _decide(self, command: AnyCommand, turn: Turn) -> Result:
@@ -222,12 +231,21 @@ class Pipeline:
             if command.changes:
                 result = next(results)
                 kept_bytes -= encoded_bytes(result)
+                result = self._unless_forbidden(command, result, turn)
             else:
                 turn.room_bytes = writer.room_bytes - kept_bytes
                 result = self._decide(command, turn)
             writer.add(result)
-        self._write_down(request, turn.ticket.digest, [])
+        self._write_down(request, turn.ticket, [])
         self._send(Reply(turn.ticket.peer, writer.frame()))
+
+    def _unless_forbidden(self, command: AnyCommand, result: Result, turn: Turn) -> Result:
+        """Return what was answered before, to who may still ask: a role can be taken away."""
+        try:
+            self._engine.authorize(command, turn.ticket.principal)
+        except Refusal as refusal:
+            return error_of(refusal)
+        return result
 
     def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
         if request.session and turn.writable and request.commands[0].changes:
@@ -260,20 +278,30 @@ class Pipeline:
         events = self._engine.take_events()
         if events:
             outcomes: list[int | AnyOutcome] = [outcome_of(result)] if ticket.session else []
-            self._record(Record(events, ticket.session, ticket.seq, 0, ticket.digest, outcomes))
+            self._record(
+                Record(
+                    events, ticket.session, ticket.seq, 0, ticket.digest, outcomes,
+                    ticket.principal.name,
+                )
+            )  # fmt: skip
         writer = ReplyWriter(ticket.seq, 1, self._limits.reply_bytes)
         writer.add(result)
         grants = _grants(result) if isinstance(result, LeasesResult) else ()
         self._send(Reply(ticket.peer, writer.frame(), grants))
 
-    def _write_down(self, request: Request, digest: int, outcomes: list[int | AnyOutcome]) -> None:
+    def _write_down(
+        self, request: Request, ticket: Ticket, outcomes: list[int | AnyOutcome]
+    ) -> None:
         """Make one record of a message, unless there is nothing in it that must be kept."""
         events = self._engine.take_events()
         kept = any(outcome != NOTHING_GRANTED for outcome in outcomes)
         if events or kept or self._engine.forgets(request):
             self._record(
-                Record(events, request.session, request.seq, request.acked, digest, outcomes)
-            )
+                Record(
+                    events, request.session, request.seq, request.acked, ticket.digest, outcomes,
+                    ticket.principal.name,
+                )
+            )  # fmt: skip
 
     def _record(self, record: Record) -> None:
         self._engine.remember(record)

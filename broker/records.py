@@ -13,7 +13,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     `session` is 0 where nothing is remembered; `digest` tells the commands from others. An outcome
     that is a number is that of the command which created or moved a job by the event of that
-    place, so that most cost one byte.
+    place, so that most cost one byte. `by` is the principal that sent the message; what the broker
+    has done by itself is nobody's.
     """
 
     events: list[AnyEvent]
@@ -22,6 +23,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     acked: int = 0
     digest: int = 0
     outcomes: list[int | AnyOutcome] = []
+    by: str = ""
 
     def full_outcomes(self) -> list[AnyOutcome]:
         """Return the outcomes, those given by their place written out."""

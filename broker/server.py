@@ -14,9 +14,14 @@ from broker.compactor import Compactor
 from broker.journal import Journal
 from broker.journal.fsync import parse_fsync
 from broker.pipeline import Arrival, Outcome, Pipeline, Reply
+from broker.principal import Principal
 from broker.records import encode_records
 from broker.settings import Settings
 from broker.timers import Instant
+from domain.roles import Role
+
+OWN: Final = Principal(f"uid:{os.getuid()}", Role.ADMIN)
+"""Who can open a socket of mode 0600."""
 
 log = structlog.get_logger("tollgate.broker")
 
@@ -147,7 +152,7 @@ class Server:
                 peer, *frames = receive(zmq.DONTWAIT)
             except zmq.Again:
                 break
-            batch.append(Arrival(peer, frames))
+            batch.append(Arrival(peer, frames, OWN))
             size += sum(map(len, frames))
         return batch
 

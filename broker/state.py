@@ -122,7 +122,7 @@ class State:
         self.jobs.free(event.job_id)
 
     def _open_session(self, event: SessionOpened, _: int) -> None:
-        self.ledger.open(event.session)
+        self.ledger.open(event.session, event.owner)
 
     def _evict_session(self, event: SessionEvicted, _: int) -> None:
         self.ledger.evict(event.session)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from broker.principal import Principal
 from broker.timers import Timers
 from domain.commands import Claim, Wait
 from domain.exceptions import OverloadedError
@@ -16,9 +17,10 @@ Key = tuple[int, bytes, int]
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """Whom to answer: the connection, and the request on it."""
+    """Whom to answer: the connection and who is behind it, and the request on it."""
 
     peer: bytes
+    principal: Principal
     session: int
     seq: int
     digest: int = 0

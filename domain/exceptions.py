@@ -67,6 +67,12 @@ class MalformedError(Refusal):
     refuses_message = True
 
 
+class NotAuthorizedError(Refusal):
+    """This peer's role does not take in this command; nothing was looked up."""
+
+    code = "not_authorized"
+
+
 class TooLargeError(Refusal):
     """The message, or a text in a command, is over its limit."""
 
@@ -218,6 +224,7 @@ REFUSALS: dict[str, type[Refusal]] = {
     for refusal in (
         UnsupportedVersionError,
         MalformedError,
+        NotAuthorizedError,
         TooLargeError,
         ExpiredError,
         SessionEvictedError,

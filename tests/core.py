@@ -7,16 +7,19 @@ from itertools import count
 from broker.engine import Engine
 from broker.limits import Limits
 from broker.pipeline import Arrival, Outcome, Pipeline
+from broker.principal import Principal
 from broker.records import Record
 from broker.timers import Instant
 from domain.commands import AnyCommand
 from domain.messages import Refused, Reply, Request, decode_answer, encode_request
 from domain.results import AnyResult, ErrorResult, Grant, JobFields, JobResult, LeasesResult
+from domain.roles import Role
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 HASH = "0123456789abcdef" * 4
 PEER = b"\x00peer"
 OTHER = b"\x00other"
+ADMIN = Principal("uid:1000", Role.ADMIN)
 
 
 def job_ids() -> Callable[[], str]:
@@ -47,6 +50,7 @@ class Driver:
         self.mono_ms = 0
         self.seq = 0
         self.writable = True
+        self.principal = ADMIN
         self.records: list[Record] = []
         self.inbox: list[tuple[bytes, Reply | Refused]] = []
         self.grants: list[Sequence[tuple[str, int]]] = []
@@ -92,7 +96,7 @@ class Driver:
 
     def post(self, *commands: AnyCommand, peer: bytes = PEER) -> int:
         """Send commands in one message, and return its `seq`; the answers are in `inbox`."""
-        self.run(Arrival(peer, [encode_request(self.request(*commands))]))
+        self.run(Arrival(peer, [encode_request(self.request(*commands))], self.principal))
         return self.seq
 
     def ask(self, *commands: AnyCommand, peer: bytes = PEER) -> list[AnyResult]:

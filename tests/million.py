@@ -29,7 +29,7 @@ from domain.commands import (
 )
 from domain.messages import Request, encode_request
 from domain.status import JobStatus
-from tests.core import EPOCH, HASH, job_id, make_pipeline
+from tests.core import ADMIN, EPOCH, HASH, job_id, make_pipeline
 
 MILLION = 1_000_000
 BATCH = 40
@@ -125,7 +125,7 @@ def digest(commands: int = MILLION, seed: int = 1) -> str:
     for number, (frame, since_ms) in enumerate(frames(commands, seed)):
         now_ms += since_ms
         now = Instant(EPOCH + timedelta(milliseconds=now_ms), now_ms)
-        outcome = pipeline.run([Arrival(b"peer%d" % (number % 3), [frame])], now)
+        outcome = pipeline.run([Arrival(b"peer%d" % (number % 3), [frame], ADMIN)], now)
         for record in outcome.records:
             seen.update(encode(record))
         for reply in outcome.replies:

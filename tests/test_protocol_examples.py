@@ -31,7 +31,7 @@ from domain.messages import PROTOCOL_VERSION
 from domain.models import Job
 from domain.results import AnyResult
 from domain.status import LEGAL_TRANSITIONS
-from tests.core import make_pipeline
+from tests.core import ADMIN, make_pipeline
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "protocol.md"
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -72,7 +72,7 @@ class World:
         now = Instant(START + timedelta(milliseconds=clock_ms), clock_ms)
         while self._pipeline.due_in_ms(now) == 0:
             self._take(self._pipeline.run([], now))
-        self._take(self._pipeline.run([Arrival(peer.encode(), [frame])], now))
+        self._take(self._pipeline.run([Arrival(peer.encode(), [frame], ADMIN)], now))
 
     def answer(self, peer: str) -> bytes | None:
         """Return the next frame that `peer` has been sent."""

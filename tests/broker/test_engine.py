@@ -37,6 +37,7 @@ from domain.results import (
     OkResult,
 )
 from tests.core import (
+    ADMIN,
     EPOCH,
     HASH,
     OTHER,
@@ -549,7 +550,7 @@ def test_no_reply_grows_over_its_limit(reply_bytes: int, command: AnyCommand) ->
     one_then_many = [Get(job_id=job_id(51))] * 5 + [command] * 995
     for batch in (commands, commands[1:], one_then_many, [command] * 25):
         request = encode_request(driver.request(*batch))
-        outcome = driver.pipeline.run([Arrival(PEER, [request])], driver.now)
+        outcome = driver.pipeline.run([Arrival(PEER, [request], ADMIN)], driver.now)
         (reply,) = outcome.replies
         assert len(reply.frame) <= reply_bytes
         (answer,) = driver.take(outcome)
@@ -564,12 +565,12 @@ def test_no_repeated_reply_grows_over_its_limit_either() -> None:
     assert isinstance(hello, HelloResult)
     batch = [create(input="x" * 60_000)] * 9
     frame = encode_request(driver.request(*batch, session=hello.session or 0))
-    first = driver.pipeline.run([Arrival(PEER, [frame])], driver.now)
+    first = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
     assert b"reply_full" not in first.replies[0].frame
     for number in range(1, 10):
         asks = move(job_id(number), AWAITING_INPUT, input_schema="y" * 60_000)
         driver.ask(move(job_id(number), RUNNING), asks)
-    again = driver.pipeline.run([Arrival(PEER, [frame])], driver.now)
+    again = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
     assert again.replies[0].frame == first.replies[0].frame  # not a byte more
     assert driver.engine._desk.state.jobs.count() == 9
 
@@ -585,11 +586,11 @@ def test_what_was_executed_is_never_said_not_to_have_fit() -> None:
     frame = encode_request(
         driver.request(*reads, create(input="x" * 60_000), session=hello.session or 0)
     )
-    (_, first), *_ = driver.run(Arrival(PEER, [frame]))
+    (_, first), *_ = driver.run(Arrival(PEER, [frame], ADMIN))
     for number in range(1, 13):
         driver.ask(move(job_id(number), RUNNING))
         driver.ask(move(job_id(number), COMPLETED, result="z" * 60_000))
-    outcome = driver.pipeline.run([Arrival(PEER, [frame])], driver.now)
+    outcome = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
     assert len(outcome.replies[0].frame) <= 600_000
     ((_, again),) = driver.take(outcome)
     assert isinstance(first, Reply)
@@ -607,9 +608,9 @@ def test_a_repeat_of_a_parked_claim_does_not_begin_its_time_anew() -> None:
     assert isinstance(hello, HelloResult)
     waiting = Claim(status=RUNNING, lease_ms=1_000, wait_ms=1_000, limit=1)
     frame = encode_request(driver.request(waiting, session=hello.session or 0))
-    driver.run(Arrival(PEER, [frame]))
+    driver.run(Arrival(PEER, [frame], ADMIN))
     driver.pass_ms(600)
-    driver.run(Arrival(PEER, [frame]))
+    driver.run(Arrival(PEER, [frame], ADMIN))
     driver.inbox.clear()
     driver.pass_ms(400)
     ((_, answer),) = driver.inbox
@@ -653,7 +654,7 @@ def test_a_bound_on_a_result_is_one() -> None:
 
 def refuse(driver: Driver, *frames: bytes) -> Refused:
     before = driver.engine._desk.state.jobs.count()
-    ((_, answer),) = driver.run(Arrival(PEER, list(frames)))
+    ((_, answer),) = driver.run(Arrival(PEER, list(frames), ADMIN))
     assert isinstance(answer, Refused)
     assert driver.engine._desk.state.jobs.count() == before
     return answer
@@ -720,14 +721,14 @@ def test_the_limits_of_a_message_are_told() -> None:
     frame = pack(commands=[{**CREATE, "input": ""}])
     padding = 500 - len(frame) - 2
     ((_, answer),) = driver.run(
-        Arrival(PEER, [pack(commands=[{**CREATE, "input": "x" * padding}])])
+        Arrival(PEER, [pack(commands=[{**CREATE, "input": "x" * padding}])], ADMIN)
     )
     assert isinstance(answer, Reply)
 
 
 def test_a_message_is_good_until_its_last_moment() -> None:
     driver = Driver()
-    ((_, answer),) = driver.run(Arrival(PEER, [pack(valid_until=EPOCH)]))
+    ((_, answer),) = driver.run(Arrival(PEER, [pack(valid_until=EPOCH)], ADMIN))
     assert answer == Reply(1, 3, [])
     driver.pass_ms(1)
     assert refuse(driver, pack(valid_until=EPOCH)).error.code == "expired"
@@ -763,7 +764,7 @@ def test_a_wait_ends_in_the_batch_that_ends_it() -> None:
     running_seq = driver.post(wait(job["job_id"], statuses=[RUNNING]), peer=OTHER)
     assert driver.answer_to(seq, OTHER) is None
     arrivals = [
-        Arrival(PEER, [encode_request(driver.request(command))])
+        Arrival(PEER, [encode_request(driver.request(command))], ADMIN)
         for command in (move(job, RUNNING), move(job, COMPLETED, result="r"))
     ]
     answers = driver.run(*arrivals)
@@ -815,7 +816,7 @@ def test_waits_with_and_without_a_session_may_end_at_the_same_time() -> None:
     assert isinstance(hello, HelloResult)
     for session in (0, hello.session or 0, 0, hello.session or 0):
         request = driver.request(wait(job["job_id"], timeout_ms=100), session=session)
-        driver.run(Arrival(PEER, [encode_request(request)]))
+        driver.run(Arrival(PEER, [encode_request(request)], ADMIN))
     assert len(driver.engine._desk.waiters) == 4
     driver.pass_ms(100)
     assert len(driver.engine._desk.waiters) == 0
@@ -878,10 +879,10 @@ def test_a_repeated_wait_goes_to_where_it_was_last_asked_for() -> None:
     (hello,) = driver.ask(Hello(open_session=True))
     assert isinstance(hello, HelloResult)
     request = encode_request(driver.request(wait(job["job_id"]), session=hello.session or 0))
-    assert driver.run(Arrival(PEER, [request])) == []
-    assert driver.run(Arrival(OTHER, [request])) == []
+    assert driver.run(Arrival(PEER, [request], ADMIN)) == []
+    assert driver.run(Arrival(OTHER, [request], ADMIN)) == []
     answers = driver.run(
-        Arrival(PEER, [encode_request(driver.request(Cancel(job_id=job["job_id"])))])
+        Arrival(PEER, [encode_request(driver.request(Cancel(job_id=job["job_id"])))], ADMIN)
     )
     assert [to for to, _ in answers] == [PEER, OTHER]
 

@@ -19,7 +19,7 @@ from domain.commands import (
     Wait,
 )
 from domain.status import JobStatus
-from tests.core import HASH, PEER, Driver, job_of
+from tests.core import ADMIN, HASH, PEER, Driver, job_of
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def serve(driver: Driver) -> None:
     driver.ask(Release(job_id=job_id, lease=1), Cancel(job_id=job_id))
     driver.post(Wait(job_ids=[job_id], timeout_ms=5))
     driver.post(Claim(status=JobStatus.AWAITING_INPUT, lease_ms=10, wait_ms=5, limit=1))
-    driver.run(Arrival(PEER, [b"no message"]))
+    driver.run(Arrival(PEER, [b"no message"], ADMIN))
     driver.pass_ms(50)
     driver.ask(Transition(job_id=job_id, target=JobStatus.FAILED, error="e"))
 

@@ -7,17 +7,22 @@ release to keep. The files of a released version are never written again.
 import shutil
 from pathlib import Path
 
+import pytest
+
 from broker.fold import fold_directory
 from broker.image import image
 from broker.journal.file import FileJournal
 from broker.pipeline import Arrival
+from broker.principal import Principal
 from broker.records import encode_records
 from broker.replay import replay
 from broker.state import State
 from domain.commands import Cancel, Claim, Create, Hello, ProvideInput, Release, Transition
+from domain.exceptions import SessionEvictedError
 from domain.messages import encode_request
+from domain.roles import Role
 from domain.status import JobStatus
-from tests.core import HASH, PEER, Driver, job_id
+from tests.core import ADMIN, HASH, PEER, Driver, job_id
 
 KEPT = Path(__file__).parent / "data" / "journal-0.1"
 
@@ -47,7 +52,7 @@ def live() -> Driver:
         Transition(job_id=job_id(4), target=JobStatus.AWAITING_PAYMENT),
         session=session,
     )
-    driver.run(Arrival(PEER, [encode_request(remembered)]))
+    driver.run(Arrival(PEER, [encode_request(remembered)], ADMIN))
     return driver
 
 
@@ -74,7 +79,22 @@ def test_the_journal_of_0_1_is_what_it_was(tmp_path: Path) -> None:
     state = State()
     replay(journal.replay(), state)
     journal.close()
-    assert list(image(state)) == list(image(live().engine._desk.state))
+    now = live().engine._desk.state
+    for _, session in now.ledger.sessions():
+        session.owner = ""  # 0.1 did not write it down
+    assert list(image(state)) == list(image(now))
+
+
+def test_a_session_of_0_1_is_gone_on_with_by_an_admin_alone(tmp_path: Path) -> None:
+    shutil.copytree(KEPT, tmp_path / "data")
+    journal = FileJournal(tmp_path / "data")
+    state = State()
+    replay(journal.replay(), state)
+    journal.close()
+    ((number, session),) = state.ledger.sessions()
+    state.ledger.check(number, session.acked + 1, 0, ADMIN)
+    with pytest.raises(SessionEvictedError):
+        state.ledger.check(number, session.acked + 1, 0, Principal("key:bob", Role.PRODUCER))
 
 
 if __name__ == "__main__":

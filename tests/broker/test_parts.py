@@ -10,7 +10,7 @@ from broker.waiters import Ticket, Waiters
 from domain.commands import Claim, Wait
 from domain.exceptions import LeaseHeldError, LeaseLostError, OverloadedError
 from domain.models import Job, JobStatus
-from tests.core import EPOCH, HASH, OTHER, PEER, job_id
+from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, job_id
 
 RUNNING = JobStatus.RUNNING
 AWAITING_PAYMENT = JobStatus.AWAITING_PAYMENT
@@ -208,7 +208,7 @@ def wait(*job_ids: str, statuses: list[JobStatus] | None = None) -> Wait:
 
 
 def ticket(seq: int, peer: bytes = PEER, session: int = 0) -> Ticket:
-    return Ticket(peer, session, seq)
+    return Ticket(peer, ADMIN, session, seq)
 
 
 def test_a_wait_is_found_by_each_of_its_jobs_in_its_statuses() -> None:

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from broker.pipeline import Arrival, Outcome
 from tests.broker.twin import Twin, Wire
-from tests.core import EPOCH, HASH, OTHER, PEER, Driver, job_id
+from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id
 
 STATUSES = ("awaiting_payment", "awaiting_input", "running", "completed", "failed")
 PEERS = (PEER, OTHER, b"\x00third")
@@ -134,7 +134,7 @@ class PipelineMachine(RuleBasedStateMachine):
         frame = msgspec.msgpack.encode(
             {"v": 1, "session": session, "seq": seq, "acked": 0, "commands": commands}
         )
-        return self.take(self.driver.pipeline.run([Arrival(peer, [frame])], self.driver.now))
+        return self.take(self.driver.pipeline.run([Arrival(peer, [frame], ADMIN)], self.driver.now))
 
     def take(self, outcome: Outcome) -> list[tuple[bytes, int, Wire]]:
         answers = []

@@ -26,7 +26,7 @@ from domain.commands import (
 from domain.messages import Request, encode_request
 from domain.results import HelloResult, JobResult, LeasesResult
 from domain.status import JobStatus
-from tests.core import HASH, OTHER, PEER, Driver, job_id
+from tests.core import ADMIN, HASH, OTHER, PEER, Driver, job_id
 
 LIMITS = {
     "sessions": 3,
@@ -139,7 +139,7 @@ class Bench:
     def _arrive(self, request: Request, peer: bytes) -> None:
         driver = self.driver
         outcome = driver.pipeline.run(
-            [Arrival(peer, [encode_request(request)])], driver.now, writable=driver.writable
+            [Arrival(peer, [encode_request(request)], ADMIN)], driver.now, writable=driver.writable
         )
         self.frames += [reply.frame for reply in outcome.replies]
         for _, answer in driver.take(outcome):

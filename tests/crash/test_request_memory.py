@@ -13,7 +13,7 @@ from domain.commands import AnyCommand, Claim, Count, Create, Get, Hello, Releas
 from domain.messages import Refused, Reply, Request, encode_request
 from domain.results import AnyResult, ErrorResult, HelloResult, JobResult, OkResult
 from domain.status import JobStatus
-from tests.core import EPOCH, HASH, OTHER, PEER, Driver, job_id, job_of, leases_of
+from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id, job_of, leases_of
 from tests.crash.test_replay import replayed
 
 WINDOW = 64
@@ -35,7 +35,7 @@ def send(
     peer: bytes = PEER,
 ) -> list[tuple[bytes, Reply | Refused]]:
     request = Request(1, session, seq, acked, list(commands))
-    return driver.run(Arrival(peer, [encode_request(request)]))
+    return driver.run(Arrival(peer, [encode_request(request)], ADMIN))
 
 
 def results(
