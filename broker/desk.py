@@ -1,17 +1,18 @@
 """Where decisions are written: an event takes effect at once, and whoever waited for it is told."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
 
 from broker.events import AnyEvent, JobTransitioned
 from broker.limits import Limits
+from broker.shown import ShownJob
 from broker.state import State
 from broker.timers import Instant
 from broker.waiters import Ticket, Waiters
 from domain.exceptions import Refusal
-from domain.models import Job
 from domain.results import JobResult, Result
 
 
@@ -37,6 +38,7 @@ class Desk:
 
     def __init__(self, limits: Limits, new_id: Callable[[], str], state: State) -> None:
         self.limits = limits
+        self.pay_within = timedelta(milliseconds=limits.pay_within_ms)
         self.new_id = new_id
         self.state = state
         self.waiters = Waiters(limits.parked, limits.watched)
@@ -45,7 +47,7 @@ class Desk:
         self.applying = False
         """True from an event's first effect to its last: who fails in between must stop."""
 
-    def record(self, event: AnyEvent, now: Instant) -> Job | None:
+    def record(self, event: AnyEvent, now: Instant) -> ShownJob | None:
         """Let an event happen. Raises a Refusal, with nothing changed, if it may not."""
         self.applying = True
         try:
@@ -55,8 +57,8 @@ class Desk:
             raise
         self.applying = False
         self.events.append(event)
-        if job is not None and type(event) is JobTransitioned:
-            for parked in self.waiters.awaiting(job):
+        if type(event) is JobTransitioned and job is not None:
+            for parked in self.waiters.awaiting(event.job_id, event.target):
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, job_result(job)))
         return job
@@ -79,6 +81,6 @@ class Desk:
         return answers
 
 
-def job_result(job: Job) -> JobResult:
-    """Return the result that shows a job; its own dict is what is encoded."""
-    return JobResult(vars(job))  # type: ignore[arg-type]  # the fields of a Job, by name
+def job_result(job: ShownJob) -> JobResult:
+    """Return the result that shows a job."""
+    return JobResult(job)  # type: ignore[arg-type]  # encoded, it is what JobFields says

@@ -25,6 +25,7 @@ from broker.outcomes import AnyOutcome, result_again
 from broker.principal import Principal
 from broker.records import Record
 from broker.retention import Retention
+from broker.shown import ShownJob
 from broker.sizes import (
     RESULT_BYTES,
     TextLimits,
@@ -46,13 +47,14 @@ from domain.exceptions import (
     StorageFullError,
 )
 from domain.messages import PROTOCOL_VERSION, Request
-from domain.models import Job
 from domain.results import HelloResult, Result, error_of
 from domain.roles import MAY, roles_for
 from domain.status import JobStatus
 
 DUE_MAX: Final = 1_000
 """How many deadlines of a kind are decided at once; what is left comes with the next call."""
+FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
+"""The commands that give as many jobs as there is room for in the reply."""
 
 
 class Engine:
@@ -75,36 +77,44 @@ class Engine:
         self._server = server
         self._boot_id = boot_id
         self._texts = TextLimits(limits)
-        self._room_always_enough = result_bytes_max(limits)
+        self.result_bytes_max = result_bytes_max(limits)
+        """What the result of any command takes at most, but of those that fit to the room."""
         self._grace = timedelta(milliseconds=limits.payment_grace_ms)
         self._retention = Retention(limits.keep_finished_ms, limits.max_finished)
-        self._handlers: dict[type[Command], Handler] = {**HANDLERS, **LENDING, Hello: self._hello}
+        handlers: dict[type[Command], Handler] = {**HANDLERS, **LENDING, Hello: self._hello}
+        self._handlers = {
+            role: {kind: handlers[kind] for kind in kinds} for role, kinds in MAY.items()
+        }
 
     def execute(self, command: Command, turn: Turn) -> Result | None:
-        """Decide one command; None if it was parked. Raises a Refusal, with nothing changed.
+        """Decide one command; None if it was parked. A refusal changes nothing, and is a result.
 
-        Any other error is a fault of ours: InternalError if nothing had happened yet, itself if
-        something had, and then the broker must stop.
+        An error that is none is a fault of ours: InternalError if nothing had happened yet, raised
+        if something had, and then the broker must stop.
         """
         events = len(self._desk.events)
         try:
-            self._check(command, turn)
-            return self._handlers[type(command)](self._desk, command, turn)
-        except Refusal:
-            raise
+            handler = self._handlers[turn.ticket.principal.role].get(type(command))
+            if handler is None:
+                return error_of(_not_authorized(command, turn.ticket.principal))
+            self._texts.check(command)
+            if command.changes and not turn.writable:
+                return error_of(_storage_full())
+            if turn.room_bytes < self.result_bytes_max:
+                self._check_room(command, turn.room_bytes)
+            return handler(self._desk, command, turn)
+        except Refusal as refusal:
+            return error_of(refusal)
         except Exception as fault:
             if self._desk.applying or len(self._desk.events) != events:
                 raise
-            raise InternalError(f"{type(fault).__name__}: {fault!s:.200}") from fault
+            return error_of(InternalError(f"{type(fault).__name__}: {fault!s:.200}"))
 
-    def authorize(self, command: Command, principal: Principal) -> None:
-        """Raise NotAuthorizedError for a command that the principal's role does not take in."""
-        kind = type(command)
-        if kind not in MAY[principal.role]:
-            raise NotAuthorizedError(
-                f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
-                f" this peer has {principal.role or 'none'}"
-            )
+    def execute_again(self, command: Command, outcome: AnyOutcome, principal: Principal) -> Result:
+        """Build the result of a command anew, for who may still ask: a role can be taken away."""
+        if type(command) not in MAY[principal.role]:
+            return error_of(_not_authorized(command, principal))
+        return self._again(outcome)
 
     def check(self, request: Request, principal: Principal) -> None:
         """Raise the Refusal of a request whose session does not allow it, or is another's."""
@@ -124,8 +134,7 @@ class Engine:
             raise RequestConflictError(f"request {request.seq} is parked, and is another one")
         return outcomes
 
-    def repeat(self, outcome: AnyOutcome) -> Result:
-        """Build a result anew."""
+    def _again(self, outcome: AnyOutcome) -> Result:
         state = self._desk.state
         return result_again(outcome, state.jobs.find, state.leases.stands)
 
@@ -232,9 +241,9 @@ class Engine:
         return len(self._desk.waiters)
 
     @property
-    def event_count(self) -> int:
-        """How many events there are since they were last taken."""
-        return len(self._desk.events)
+    def events(self) -> Sequence[AnyEvent]:
+        """What has happened since it was last taken."""
+        return self._desk.events
 
     def take_events(self) -> list[AnyEvent]:
         """Return what has happened since the last call."""
@@ -254,25 +263,16 @@ class Engine:
         event = JobTransitioned(job_id, standing.version, JobStatus.FAILED, at, error=reason)
         self._desk.record(event, now)
 
-    def _check(self, command: Command, turn: Turn) -> None:
-        """Raise the Refusal of a command that there is no room for: here, on disk, in the reply."""
-        self.authorize(command, turn.ticket.principal)
-        self._texts.check(command)
-        if command.changes and not turn.writable:
-            raise _storage_full()
-        if turn.room_bytes < self._room_always_enough:
-            self._check_room(command, turn.room_bytes)
-
     def _check_room(self, command: Command, room_bytes: int) -> None:
         """Refuse a command whose result may not fit, while it has not been executed."""
         needed = RESULT_BYTES
-        if not isinstance(command, Claim | List):  # these two fit themselves to the room
+        if type(command) not in FIT_TO_ROOM:
             job = self._shown_by(command)
             needed = (job_bytes_max(job) if job else RESULT_BYTES) + command_bytes(command)
         if needed > room_bytes:
             raise ReplyFullError("the result would not fit in this reply")
 
-    def _shown_by(self, command: Command) -> Job | None:
+    def _shown_by(self, command: Command) -> ShownJob | None:
         jobs = self._desk.state.jobs
         try:
             if isinstance(command, Get) and command.blockchain_identifier is not None:
@@ -304,6 +304,14 @@ class Engine:
         number = ledger.last_session + 1
         desk.record(SessionOpened(number, turn.ticket.principal.name), turn.now)
         return number
+
+
+def _not_authorized(command: Command, principal: Principal) -> NotAuthorizedError:
+    kind = type(command)
+    return NotAuthorizedError(
+        f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
+        f" this peer has {principal.role or 'none'}"
+    )
 
 
 def _storage_full() -> StorageFullError:

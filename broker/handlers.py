@@ -1,12 +1,12 @@
 """What each command about jobs does: look, decide, record an event."""
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, Final
 
 from broker.desk import Desk, Turn, job_result
 from broker.events import JobCreated, JobTransitioned
 from broker.repository import Standing
+from broker.shown import ShownJob
 from broker.sizes import RESULT_BYTES, job_bytes_max
 from domain.commands import Cancel, Command, Count, Create, Get, List, ProvideInput, Transition
 from domain.exceptions import (
@@ -17,7 +17,6 @@ from domain.exceptions import (
     RepositoryFullError,
     VersionConflictError,
 )
-from domain.models import Job
 from domain.results import CountResult, JobResult, JobsResult, Result
 from domain.status import LEGAL_TRANSITIONS, JobStatus
 
@@ -27,8 +26,8 @@ Handler = Callable[[Desk, Any, Turn], Result | None]
 
 def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
     """Store a job; a second time with the same id and fields, show it as it is now."""
-    if command.job_id is not None and desk.state.jobs.status(command.job_id) is not None:
-        return _created_before(command, desk.state.jobs.get(command.job_id))
+    if command.job_id is not None and (job := desk.state.jobs.find(command.job_id)) is not None:
+        return _created_before(command, job)
     if desk.state.jobs.count() >= desk.limits.jobs:
         raise RepositoryFullError(
             f"{desk.limits.jobs} jobs are stored already", limit=desk.limits.jobs
@@ -41,13 +40,13 @@ def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
         command.input,
         command.identifier_from_purchaser,
         command.blockchain_identifier,
-        command.pay_by_time or now + timedelta(milliseconds=desk.limits.pay_within_ms),
+        command.pay_by_time or now + desk.pay_within,
         command.submit_result_time,
     )
     return desk.moved(event, turn.now)
 
 
-def _created_before(command: Create, job: Job) -> JobResult:
+def _created_before(command: Create, job: ShownJob) -> JobResult:
     for field in command.__struct_fields__:
         supplied = getattr(command, field)
         if supplied is not None and supplied != getattr(job, field):
@@ -72,7 +71,8 @@ def transition(desk: Desk, command: Transition, turn: Turn) -> JobResult:
     """Move a job, for whoever holds its lease, or for anybody while nobody does."""
     job_id = command.job_id
     standing = desk.state.jobs.standing(job_id)
-    _check_version(job_id, standing, command.expected_version)
+    if command.expected_version is not None:
+        _check_version(job_id, standing, command.expected_version)
     try:
         desk.state.leases.check(job_id, command.lease)
         event = JobTransitioned(
@@ -166,13 +166,13 @@ def list_jobs(desk: Desk, command: List, turn: Turn) -> JobsResult:
             if place == 0:
                 raise ReplyFullError("the next job would not fit in this reply")
             del jobs[place:], cursors[place:]
-            return JobsResult([_fields(job) for job in jobs], str(cursors[-1]))
+            return _page(jobs, str(cursors[-1]))
     more = str(cursors[-1]) if len(cursors) > len(jobs) else None
-    return JobsResult([_fields(job) for job in jobs], more)
+    return _page(jobs, more)
 
 
-def _fields(job: Job) -> Any:  # noqa: ANN401 - the dict is JobFields by construction
-    return vars(job)
+def _page(jobs: list[ShownJob], cursor: str | None) -> JobsResult:
+    return JobsResult(jobs, cursor)  # type: ignore[arg-type]  # encoded, they are JobFields
 
 
 HANDLERS: Final[dict[type[Command], Handler]] = {

@@ -77,8 +77,10 @@ class Leases:
 
     def forget(self, job_id: str) -> None:
         """Let whatever is known of a job go: it has changed its status."""
-        self._standing.pop(job_id, None)
-        self._lapses.pop(job_id, None)
+        if self._standing:
+            self._standing.pop(job_id, None)
+        if self._lapses:
+            self._lapses.pop(job_id, None)
 
     def lapses(self, job_id: str) -> int:
         """Return how many leases have lapsed since the job entered its status."""

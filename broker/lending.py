@@ -10,7 +10,6 @@ from broker.timers import Instant
 from broker.waiters import Parked
 from domain.commands import Claim, Command, Release, Touch, Wait
 from domain.exceptions import Refusal, ReplyFullError, SessionEvictedError, WaitTimeoutError
-from domain.models import Job
 from domain.results import (
     Grant,
     JobResult,
@@ -46,7 +45,7 @@ def grant(desk: Desk, command: Claim, now: Instant, room_bytes: int) -> LeasesRe
             break
         token = desk.state.leases.next_token
         desk.record(LeaseGranted(job.job_id, token, command.lease_ms), now)
-        grants.append(Grant(vars(job), token))  # type: ignore[arg-type]  # a Job's fields
+        grants.append(Grant(job, token))  # type: ignore[arg-type]  # encoded, JobFields
     return LeasesResult(grants)
 
 
@@ -73,7 +72,7 @@ def release(desk: Desk, command: Release, turn: Turn) -> OkResult:
 def wait(desk: Desk, command: Wait, turn: Turn) -> JobResult | None:
     """Show the first job that is where it is waited for; park the wait if none is."""
     awaited = command.awaited
-    jobs: list[Job] = [desk.state.jobs.get(job_id) for job_id in command.job_ids]
+    jobs = [desk.state.jobs.get(job_id) for job_id in command.job_ids]
     for job in jobs:
         if job.status in awaited:
             return job_result(job)

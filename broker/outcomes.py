@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from broker.events import AnyEvent, JobCreated, JobTransitioned
+from broker.shown import ShownJob
 from domain.exceptions import REFUSALS, JobNotFoundError, Refusal
-from domain.models import Job
 from domain.results import (
     ErrorResult,
     Grant,
@@ -61,15 +61,21 @@ AnyOutcome = JobOutcome | LeasesOutcome | DoneOutcome | RefusedOutcome
 def outcome_of(result: Result) -> AnyOutcome:
     """Return what is to be remembered of a result."""
     if type(result) is JobResult:
-        job = result.job
-        return JobOutcome(job["job_id"], job["version"], job["status"], job["updated_at"])
+        job: Any = result.job  # the broker's own results hold a ShownJob
+        return JobOutcome(job.job_id, job.version, job.status, job.updated_at)
     if type(result) is ErrorResult:
         return RefusedOutcome(
             result.code, result.job_id, result.status, result.target, result.version, result.limit
         )
     if type(result) is LeasesResult:
-        return LeasesOutcome([(grant.job["job_id"], grant.lease) for grant in result.leases])
+        return LeasesOutcome(grants_of(result))
     return DoneOutcome()
+
+
+def grants_of(result: LeasesResult) -> list[tuple[str, int]]:
+    """Return job and token of each lease granted."""
+    grants: Any = result.leases  # of a ShownJob each
+    return [(grant.job.job_id, grant.lease) for grant in grants]
 
 
 def outcome_of_event(event: AnyEvent) -> JobOutcome:
@@ -82,7 +88,7 @@ def outcome_of_event(event: AnyEvent) -> JobOutcome:
 
 
 def result_again(
-    outcome: AnyOutcome, find: Callable[[str], Job | None], stands: Callable[[str, int], bool]
+    outcome: AnyOutcome, find: Callable[[str], ShownJob | None], stands: Callable[[str, int], bool]
 ) -> Result:
     """Build the result anew from what was remembered of it.
 
@@ -93,11 +99,11 @@ def result_again(
         job = find(outcome.job_id)
         if job is None:  # pruned since
             return error_of(JobNotFoundError(outcome.job_id))
-        return JobResult(_as_it_was(outcome, job))  # type: ignore[arg-type]  # a Job's fields
+        return JobResult(_as_it_was(outcome, job))  # type: ignore[arg-type]  # encoded, JobFields
     if type(outcome) is LeasesOutcome:
         return LeasesResult(
             [
-                Grant(vars(job), token)  # type: ignore[arg-type]  # a Job's fields
+                Grant(job, token)  # type: ignore[arg-type]  # encoded, JobFields
                 for job_id, token in outcome.leases
                 if stands(job_id, token) and (job := find(job_id)) is not None
             ]
@@ -109,17 +115,19 @@ def result_again(
     return OkResult()
 
 
-def _as_it_was(outcome: JobOutcome, job: Job) -> dict[str, object]:
-    fields = dict(vars(job))
-    if job.version != outcome.version:
-        fields.update(version=outcome.version, status=outcome.status, updated_at=outcome.at)
-        if outcome.status not in TERMINAL:
-            fields.update(result=None, error=None)
-        if outcome.version <= BEFORE_INPUT:
-            fields.update(input_schema=None, provided_input=None)
-        elif outcome.status is JobStatus.AWAITING_INPUT:
-            fields.update(provided_input=None)
-    return fields
+def _as_it_was(outcome: JobOutcome, job: ShownJob) -> ShownJob:
+    if job.version == outcome.version:
+        return job
+    then: dict[str, object] = {
+        "version": outcome.version, "status": outcome.status, "updated_at": outcome.at,
+    }  # fmt: skip
+    if outcome.status not in TERMINAL:
+        then |= {"result": None, "error": None}
+    if outcome.version <= BEFORE_INPUT:
+        then |= {"input_schema": None, "provided_input": None}
+    elif outcome.status is JobStatus.AWAITING_INPUT:
+        then |= {"provided_input": None}
+    return msgspec.structs.replace(job, **then)
 
 
 def _said_again(refusal: type[Refusal]) -> str:

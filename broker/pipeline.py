@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from broker.desk import Turn
-from broker.engine import Engine
-from broker.outcomes import AnyOutcome, LeasesOutcome, outcome_of
+from broker.engine import FIT_TO_ROOM, Engine
+from broker.outcomes import AnyOutcome, LeasesOutcome, grants_of, outcome_of
 from broker.principal import Principal
 from broker.records import Record
 from broker.sizes import RESULT_BYTES
@@ -20,6 +20,7 @@ from broker.timers import Instant
 from broker.waiters import Ticket
 from domain.commands import AnyCommand
 from domain.exceptions import (
+    REFUSALS,
     DrainingError,
     ExpiredError,
     MalformedError,
@@ -30,13 +31,12 @@ from domain.exceptions import (
 from domain.messages import (
     ReplyWriter,
     Request,
-    decode_request,
-    digest_of,
     encode_refused,
     encoded_bytes,
     read_envelope,
+    read_request,
 )
-from domain.results import ErrorResult, JobResult, LeasesResult, Result, error_of
+from domain.results import ErrorResult, JobResult, LeasesResult, Result, error_of, refusal_of
 
 TICK_BYTES_MAX: Final = 2 * 1024 * 1024
 """More than the records of what time brings at once take: a few thousand short events."""
@@ -150,8 +150,7 @@ class Pipeline:
 
     def _answer(self, arrival: Arrival, now: Instant, *, writable: bool) -> None:
         try:
-            request = self._accept(arrival, now)
-            digest = digest_of(request.commands) if request.session else 0
+            request, digest = self._accept(arrival, now)
             remembered = self._engine.recall(request, digest)
             if self._draining and remembered is None:
                 raise DrainingError("the broker is about to leave")
@@ -168,14 +167,14 @@ class Pipeline:
             self._execute(request, turn)
         self._settle(now, writable=writable)
 
-    def _accept(self, arrival: Arrival, now: Instant) -> Request:
-        """Return the request in a message, or raise why it is not taken, in TG/1's order."""
+    def _accept(self, arrival: Arrival, now: Instant) -> tuple[Request, int]:
+        """Return the request in a message and its digest, or raise why not, in TG/1's order."""
         if len(arrival.frames) != 1:
             raise MalformedError(
                 f"a request is one frame, this was {len(arrival.frames)}; send it from a DEALER"
             )
         frame = arrival.frames[0]
-        request = decode_request(frame)
+        request, digest = read_request(frame)
         if len(frame) > self._limits.request_bytes:
             limit = self._limits.request_bytes
             raise TooLargeError(f"the request holds more than {limit} bytes", limit=limit)
@@ -185,7 +184,7 @@ class Pipeline:
         if request.valid_until is not None and request.valid_until < now.wall:
             raise ExpiredError("the request came after its valid_until")
         self._engine.check(request, arrival.principal)
-        return request
+        return request, digest
 
     def _execute(self, request: Request, turn: Turn) -> None:
         """Decide the commands of a new request, write them down, and answer."""
@@ -195,16 +194,23 @@ class Pipeline:
         full: Refusal | None = None
         if request.session and turn.writable:
             self._engine.make_room(request, turn.now)
+        events, result_bytes_max = self._engine.events, self._engine.result_bytes_max
+        sure = 0
+        """How many of the next results fit whatever they are: nobody need ask how much room."""
         for command in request.commands:
-            place = self._engine.event_count
-            turn.room_bytes = writer.room_bytes
+            place = len(events)
+            sure -= 1
+            if sure < 0 or type(command) in FIT_TO_ROOM:
+                turn.room_bytes = writer.room_bytes
+                fits = type(command) not in FIT_TO_ROOM
+                sure = turn.room_bytes // result_bytes_max - 1 if fits else 0
             result = self._decide(command, turn) if full is None else error_of(full)
             if type(result) is ErrorResult and result.code == ReplyFullError.code:
                 full = full or ReplyFullError(result.message)
-            if type(result) is LeasesResult:
-                grants += _grants(result)
+            elif type(result) is LeasesResult:
+                grants += grants_of(result)
             if request.session and command.changes:
-                moved = self._engine.event_count > place and type(result) is JobResult
+                moved = type(result) is JobResult and len(events) > place
                 outcomes.append(place if moved else outcome_of(result))
             writer.add(result)
         if turn.writable:
@@ -212,10 +218,7 @@ class Pipeline:
         self._send(Reply(turn.ticket.peer, writer.frame(), grants))
 
     def _decide(self, command: AnyCommand, turn: Turn) -> Result:
-        try:
-            result = self._engine.execute(command, turn)
-        except Refusal as refusal:
-            return error_of(refusal)
+        result = self._engine.execute(command, turn)
         if result is None:
             raise TypeError("a command among others was parked")
         return result
@@ -223,7 +226,11 @@ class Pipeline:
     def _repeat(self, request: Request, remembered: Sequence[AnyOutcome], turn: Turn) -> None:
         """Answer as the first time what has changed something then, and the rest as it is now."""
         writer = ReplyWriter(request.seq, len(request.commands), self._limits.reply_bytes)
-        again = [self._engine.repeat(outcome) for outcome in remembered]
+        changing = [command for command in request.commands if command.changes]
+        again = [
+            self._engine.execute_again(command, outcome, turn.ticket.principal)
+            for command, outcome in zip(changing, remembered, strict=True)
+        ]
         # Their room comes first: to say of what was executed that it did not fit would be a lie.
         kept_bytes = sum(map(encoded_bytes, again))
         results = iter(again)
@@ -231,7 +238,6 @@ class Pipeline:
             if command.changes:
                 result = next(results)
                 kept_bytes -= encoded_bytes(result)
-                result = self._unless_forbidden(command, result, turn)
             else:
                 turn.room_bytes = writer.room_bytes - kept_bytes
                 result = self._decide(command, turn)
@@ -239,25 +245,13 @@ class Pipeline:
         self._write_down(request, turn.ticket, [])
         self._send(Reply(turn.ticket.peer, writer.frame()))
 
-    def _unless_forbidden(self, command: AnyCommand, result: Result, turn: Turn) -> Result:
-        """Return what was answered before, to who may still ask: a role can be taken away."""
-        try:
-            self._engine.authorize(command, turn.ticket.principal)
-        except Refusal as refusal:
-            return error_of(refusal)
-        return result
-
     def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
         if request.session and turn.writable and request.commands[0].changes:
             self._engine.make_room(request, turn.now)
-        try:
-            result = self._engine.execute(request.commands[0], turn)
-        except Refusal as refusal:
-            if refusal.refuses_message:
-                self._refuse(arrival, refusal)
-                return
-            result = error_of(refusal)
-        if result is not None:
+        result = self._engine.execute(request.commands[0], turn)
+        if type(result) is ErrorResult and REFUSALS[result.code].refuses_message:
+            self._refuse(arrival, refusal_of(result))
+        elif result is not None:
             self._answer_alone(turn.ticket, result)
 
     def _settle(self, now: Instant, *, writable: bool) -> None:
@@ -286,7 +280,7 @@ class Pipeline:
             )  # fmt: skip
         writer = ReplyWriter(ticket.seq, 1, self._limits.reply_bytes)
         writer.add(result)
-        grants = _grants(result) if isinstance(result, LeasesResult) else ()
+        grants = grants_of(result) if isinstance(result, LeasesResult) else ()
         self._send(Reply(ticket.peer, writer.frame(), grants))
 
     def _write_down(
@@ -313,7 +307,3 @@ class Pipeline:
 
     def _send(self, reply: Reply) -> None:
         self._outcome.replies.append(reply)
-
-
-def _grants(result: LeasesResult) -> list[tuple[str, int]]:
-    return [(grant.job["job_id"], grant.lease) for grant in result.leases]

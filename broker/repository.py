@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
+from broker.shown import ShownJob
 from domain.exceptions import JobConflictError, JobNotFoundError, VersionConflictError
 from domain.models import Job
 from domain.status import TERMINAL, JobStatus, validate_transition
@@ -20,6 +21,10 @@ SLACK = 1_024
 """How many stale entries an index may hold beyond as many as there are live ones."""
 SCAN_JOBS_MAX = 10_000
 """How many jobs one page may look at: a page may be short, a call may not be long."""
+
+
+View = TypeVar("View")
+"""What a repository gives of a job: a frozen `Job`, unless it was told otherwise."""
 
 
 class StoredJob(msgspec.Struct, array_like=True, gc=False):
@@ -51,8 +56,18 @@ class StoredJob(msgspec.Struct, array_like=True, gc=False):
             fields["blockchain_identifier"] = "mock_bc_" + self.job_id[:8]
         return Job.from_checked(fields)
 
+    def shown(self) -> ShownJob:
+        """Return the job as it is now, for the wire."""
+        return ShownJob(
+            self.job_id, self.status, self.input_hash,
+            self.blockchain_identifier or "mock_bc_" + self.job_id[:8],
+            self.created_at, self.updated_at, self.result, self.error, self.version,
+            self.input, self.identifier_from_purchaser, self.pay_by_time,
+            self.submit_result_time, self.input_schema, self.provided_input,
+        )  # fmt: skip
 
-class Standing(NamedTuple):
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """Where a job stands: all that a decision about it depends on."""
 
     status: JobStatus
@@ -68,16 +83,40 @@ def _clock() -> datetime:
     return datetime.now(UTC)
 
 
-class InMemoryJobRepository:
+class InMemoryJobRepository(Generic[View]):
     """Owns every job. Thread-safe; every method is one step under one lock.
 
     `job_id` and `at` are for those who have decided them already (the broker, which writes them
-    down first); without them the repository asks `new_id` and `clock`.
+    down first); without them the repository asks `new_id` and `clock`. Jobs are given out as
+    frozen `Job`s, or as `view` makes them: the broker, which only encodes them, has no use for a
+    model.
     """
 
+    @overload
     def __init__(
-        self, *, new_id: Callable[[], str] = _new_id, clock: Callable[[], datetime] = _clock
+        self: "InMemoryJobRepository[Job]",
+        *,
+        new_id: Callable[[], str] = ...,
+        clock: Callable[[], datetime] = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str] = ...,
+        clock: Callable[[], datetime] = ...,
+        view: Callable[[StoredJob], View],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str] = _new_id,
+        clock: Callable[[], datetime] = _clock,
+        view: Callable[[StoredJob], Any] = StoredJob.job,
     ) -> None:
+        self._view: Callable[[StoredJob], View] = view
         self._lock = threading.Lock()
         self._new_id = new_id
         self._clock = clock
@@ -106,7 +145,7 @@ class InMemoryJobRepository:
         blockchain_identifier: str | None = None,
         pay_by_time: datetime | None = None,
         submit_result_time: datetime | None = None,
-    ) -> Job:
+    ) -> View:
         """Store a job in `awaiting_payment`, and return it.
 
         Raises JobConflictError if `job_id` or `blockchain_identifier` is a stored job's.
@@ -127,21 +166,21 @@ class InMemoryJobRepository:
             self._store[job_id] = stored
             self._created.append(stored)
             self._enter(stored)
-            return stored.job()
+            return self._view(stored)
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str) -> View:
         """Return the job. Raises JobNotFoundError."""
         with self._lock:
-            return self._find(job_id).job()
+            return self._view(self._find(job_id))
 
-    def find(self, job_id: str) -> Job | None:
+    def find(self, job_id: str) -> View | None:
         """Return the job, or None."""
         with self._lock:
             stored = self._store.get(job_id)
-            return None if stored is None else stored.job()
+            return None if stored is None else self._view(stored)
 
     def standing(self, job_id: str) -> Standing:
-        """Return where the job stands, for a third of what `get` costs. Raises JobNotFoundError."""
+        """Return where the job stands. Raises JobNotFoundError."""
         with self._lock:
             stored = self._find(job_id)
             return Standing(stored.status, stored.version, stored.updated_at)
@@ -157,13 +196,13 @@ class InMemoryJobRepository:
         with self._lock:
             return sum(self._counts[status] for status in TERMINAL)
 
-    def get_by_payment(self, blockchain_identifier: str) -> Job:
+    def get_by_payment(self, blockchain_identifier: str) -> View:
         """Return the job whose creator supplied this identifier. Raises JobNotFoundError."""
         with self._lock:
             job_id = self._by_payment.get(blockchain_identifier)
             if job_id is None:
                 raise JobNotFoundError.rebuilt("no job has this blockchain identifier", {})
-            return self._store[job_id].job()
+            return self._view(self._store[job_id])
 
     def update_status(  # noqa: PLR0913 - the seed's, and what a transition may bring
         self,
@@ -176,7 +215,7 @@ class InMemoryJobRepository:
         expected_version: int | None = None,
         input_schema: str | None = None,
         provided_input: str | None = None,
-    ) -> Job:
+    ) -> View:
         """Move a job to `target`, and return it as it is then.
 
         Raises JobNotFoundError, VersionConflictError or InvalidStateTransitionError; then nothing
@@ -205,22 +244,22 @@ class InMemoryJobRepository:
             stored.updated_at = max(stored.updated_at, at)
             stored.version += 1
             self._enter(stored)
-            return stored.job()
+            return self._view(stored)
 
     def count(self, status: JobStatus | None = None) -> int:
         """Return how many jobs are stored, in all or in one status."""
         with self._lock:
             return len(self._store) if status is None else self._counts[status]
 
-    def oldest(self, status: JobStatus) -> Job | None:
+    def oldest(self, status: JobStatus) -> View | None:
         """Return the job that has been in `status` for longest."""
         with self._lock:
             stored = self._first_entered(status)
-            return None if stored is None else stored.job()
+            return None if stored is None else self._view(stored)
 
     def page(
         self, after: int, limit: int, status: JobStatus | None = None
-    ) -> tuple[list[Job], list[int]]:
+    ) -> tuple[list[View], list[int]]:
         """Return up to `limit` jobs created after place `after` (-1: all), and where to go on.
 
         The second list has the cursor behind each job, and one more, behind all that was looked
@@ -228,13 +267,13 @@ class InMemoryJobRepository:
         """
         with self._lock:
             start = bisect_left(self._created, after + 1, key=attrgetter("index"))
-            jobs: list[Job] = []
+            jobs: list[View] = []
             cursors: list[int] = []
             place = start
             for place in range(start, min(start + SCAN_JOBS_MAX, len(self._created))):
                 stored = self._created[place]
                 if stored.version and (status is None or stored.status is status):
-                    jobs.append(stored.job())
+                    jobs.append(self._view(stored))
                     cursors.append(stored.index)
                     if len(jobs) == limit:
                         break
@@ -242,14 +281,14 @@ class InMemoryJobRepository:
                 cursors.append(self._created[place].index)
             return jobs, cursors
 
-    def first_free(self, status: JobStatus) -> Job | None:
+    def first_free(self, status: JobStatus) -> View | None:
         """Return the job in `status` that was created first and that nobody holds."""
         with self._lock:
             free = self._free[status]
             while free:
                 stored = free[0][1]
                 if stored.status is status and not stored.held and stored.version:
-                    return stored.job()
+                    return self._view(stored)
                 heappop(free)
             return None
 
@@ -345,10 +384,10 @@ class InMemoryJobRepository:
 
     def _enter(self, stored: StoredJob) -> None:
         status = stored.status
-        self._counts[status] += 1
+        self._counts[status] = live = self._counts[status] + 1
         entered = self._entered[status]
         entered.append((stored.version, stored))
-        if len(entered) > 2 * self._counts[status] + SLACK:
+        if len(entered) > 2 * live + SLACK:
             self._entered[status] = deque(
                 entry for entry in entered if entry[1].version == entry[0]
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from broker.repository import InMemoryJobRepository
 from broker.timers import Instant, milliseconds
@@ -22,7 +22,7 @@ class Retention:
         self._last: Instant | None = None
         self._calm_from_ms = 0
 
-    def over(self, jobs: InMemoryJobRepository, now: Instant) -> Iterator[str]:
+    def over(self, jobs: InMemoryJobRepository[Any], now: Instant) -> Iterator[str]:
         """Yield what is to be forgotten, oldest first; the caller removes each before the next."""
         if not self._is_calm(now):
             return
@@ -33,7 +33,7 @@ class Retention:
                 return
             yield job_id
 
-    def due_in_ms(self, jobs: InMemoryJobRepository, now: Instant) -> int | None:
+    def due_in_ms(self, jobs: InMemoryJobRepository[Any], now: Instant) -> int | None:
         """Return how long nothing is to be forgotten; None while there is nothing finished."""
         oldest = jobs.oldest_finished()
         if oldest is None:

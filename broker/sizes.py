@@ -1,11 +1,13 @@
 """How large texts are, and how large a result can get: what is checked before anything is done."""
 
-from typing import Final
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Final
 
 from broker.limits import Limits
+from broker.shown import ShownJob
 from domain.commands import Command, Create, ProvideInput, Transition
 from domain.exceptions import TooLargeError
-from domain.models import Job
 
 _TEXTS: Final[dict[type[Command], tuple[tuple[str, str], ...]]] = {
     Create: (
@@ -39,22 +41,34 @@ class TextLimits:
     """The limits of the texts in commands."""
 
     def __init__(self, limits: Limits) -> None:
-        self._checks = {
-            command: tuple((field, getattr(limits, limit)) for field, limit in texts)
-            for command, texts in _TEXTS.items()
-        }
+        self._texts: dict[type[Command], Callable[[Command], tuple[str | None, ...]]] = {}
+        self._limits: dict[type[Command], tuple[tuple[str, int], ...]] = {}
+        for command, texts in _TEXTS.items():
+            self._texts[command] = _texts_of([field for field, _ in texts])
+            self._limits[command] = tuple((field, getattr(limits, limit)) for field, limit in texts)
 
     def check(self, command: Command) -> None:
         """Raise TooLargeError if a text of the command is over its limit."""
-        for field, limit in self._checks.get(type(command), ()):
-            text = getattr(command, field)
+        texts_of = self._texts.get(type(command))
+        if texts_of is None:
+            return
+        texts = texts_of(command)
+        if not any(texts):  # most transitions say nothing
+            return
+        for text, (field, limit) in zip(texts, self._limits[type(command)], strict=True):
             if text is None or len(text) * _UTF8_BYTES_MAX <= limit:
                 continue
             if text_bytes(text) > limit:
                 raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
 
 
-def job_bytes_max(job: Job) -> int:
+def _texts_of(fields: list[str]) -> Callable[[Any], tuple[str | None, ...]]:
+    """Return what reads these fields at once; of a single one, attrgetter gives no tuple."""
+    get: Callable[[Any], Any] = attrgetter(*fields)
+    return get if len(fields) > 1 else lambda command: (get(command),)
+
+
+def job_bytes_max(job: ShownJob) -> int:
     """Return a bound on what a job takes in a reply."""
     return RESULT_BYTES + sum(text_bytes(getattr(job, field)) for field in _JOB_TEXTS)
 

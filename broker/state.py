@@ -19,9 +19,9 @@ from broker.leases import Leases
 from broker.ledger import Ledger
 from broker.records import Record
 from broker.repository import InMemoryJobRepository, StoredJob
+from broker.shown import ShownJob
 from broker.timers import Timers
 from domain.exceptions import JobConflictError
-from domain.models import Job
 from domain.status import TERMINAL, JobStatus
 
 _UNFINISHED: Final = (JobStatus.RUNNING, JobStatus.AWAITING_INPUT)
@@ -31,14 +31,14 @@ class State:
     """Jobs, leases, deadlines and the memory of requests, as the records so far have left them."""
 
     def __init__(self) -> None:
-        self.jobs = InMemoryJobRepository()
+        self.jobs = InMemoryJobRepository(view=StoredJob.shown)
         self.leases = Leases()
         self.ledger = Ledger()
         self.unpaid: Timers[datetime, str] = Timers(self._is_unpaid)
         """Jobs that await payment, by `pay_by_time`."""
         self.unfinished: Timers[datetime, str] = Timers(self._is_unfinished)
         """Jobs that run or await input, by `submit_result_time`."""
-        self._effects: dict[type[AnyEvent], Callable[[Any, int], Job | None]] = {
+        self._effects: dict[type[AnyEvent], Callable[[Any, int], ShownJob | None]] = {
             JobCreated: self._create,
             JobTransitioned: self._transition,
             LeaseGranted: self._grant,
@@ -49,7 +49,7 @@ class State:
             JobPruned: self._prune,
         }
 
-    def apply(self, event: AnyEvent, now_ms: int) -> Job | None:
+    def apply(self, event: AnyEvent, now_ms: int) -> ShownJob | None:
         """Let an event take effect; return the job that it created or moved.
 
         `now_ms` is where the time of a lease begins (monotonic). Raises a Refusal, and changes
@@ -73,7 +73,7 @@ class State:
             elif job.status in _UNFINISHED and job.submit_result_time is not None:
                 self.unfinished.set(job.submit_result_time, job.job_id, self.jobs.count())
 
-    def _create(self, event: JobCreated, _: int) -> Job:
+    def _create(self, event: JobCreated, _: int) -> ShownJob:
         job = self.jobs.create(
             event.input_hash,
             job_id=event.job_id,
@@ -89,7 +89,7 @@ class State:
             self.unpaid.set(event.pay_by_time, event.job_id, live)
         return job
 
-    def _transition(self, event: JobTransitioned, _: int) -> Job:
+    def _transition(self, event: JobTransitioned, _: int) -> ShownJob:
         job = self.jobs.update_status(
             event.job_id,
             event.target,
@@ -107,7 +107,7 @@ class State:
         return job
 
     def _grant(self, event: LeaseGranted, now_ms: int) -> None:
-        status = self.jobs.get(event.job_id).status
+        status = self.jobs.standing(event.job_id).status
         if status in TERMINAL:
             raise JobConflictError(f"job {event.job_id} is {status}: there is nothing to do")
         self.leases.grant(event.job_id, event.lease, event.lease_ms, now_ms)

@@ -9,7 +9,6 @@ from broker.principal import Principal
 from broker.timers import Timers
 from domain.commands import Claim, Wait
 from domain.exceptions import OverloadedError
-from domain.models import Job
 from domain.status import JobStatus
 
 Key = tuple[int, bytes, int]
@@ -90,15 +89,15 @@ class Waiters:
                 del self._waits[job_id]
         self._watched -= len(parked.command.job_ids)
 
-    def awaiting(self, job: Job) -> list[Parked]:
-        """Return the waits that end with `job` as it is now."""
-        waits = self._waits.get(job.job_id)
+    def awaiting(self, job_id: str, status: JobStatus) -> list[Parked]:
+        """Return the waits that end with the job in `status`."""
+        waits = self._waits.get(job_id)
         if waits is None:
             return []
         return [
             parked
             for parked in waits.values()
-            if isinstance(parked.command, Wait) and job.status in parked.command.awaited
+            if isinstance(parked.command, Wait) and status in parked.command.awaited
         ]
 
     def claims(self) -> Iterable[JobStatus]:

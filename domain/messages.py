@@ -4,6 +4,7 @@ import zlib
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import astuple
 
 from domain.commands import AnyCommand, Claim, Time, Uint, Wait, in_utc
 from domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
@@ -12,6 +13,17 @@ from domain.results import AnyResult, ErrorResult, Result, error_of
 PROTOCOL_VERSION: Final = 1
 REFUSAL_BYTES: Final = 192
 """More than a command takes in a reply that is refused before it is looked at."""
+
+
+class _Frame(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A request whose commands are bytes still: those are what a repeat must have again."""
+
+    v: int
+    session: Uint
+    seq: Uint
+    acked: Uint
+    commands: msgspec.Raw
+    valid_until: Time | None = None
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -52,7 +64,8 @@ class _Envelope(msgspec.Struct):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_request_decoder = msgspec.msgpack.Decoder(Request)
+_frame_decoder = msgspec.msgpack.Decoder(_Frame)
+_commands_decoder = msgspec.msgpack.Decoder(list[AnyCommand])
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 _answer_decoder = msgspec.msgpack.Decoder(Reply | Refused)
 _MAY_PARK = frozenset({Wait, Claim})
@@ -71,7 +84,14 @@ def encode_command(command: AnyCommand) -> bytes:
 
 
 def decode_request(frame: bytes) -> Request:
-    """Read a request strictly.
+    """Read a request strictly; see `read_request`."""
+    return read_request(frame)[0]
+
+
+def read_request(frame: bytes) -> tuple[Request, int]:
+    """Read a request strictly; return it with what tells its commands from others.
+
+    That is the CRC-32 of their bytes, or 0 if the request is of no session or changes nothing.
 
     Raises:
         UnsupportedVersionError: it speaks another version than 1.
@@ -79,30 +99,27 @@ def decode_request(frame: bytes) -> Request:
 
     """
     try:
-        request = _request_decoder.decode(frame)
+        v, session, seq, acked, raw, valid_until = astuple(_frame_decoder.decode(frame))
+        commands = _commands_decoder.decode(raw)
+        request = Request(v, session, seq, acked, commands, valid_until)
     except _UNREADABLE as fault:
         version = read_envelope(frame)[0]
         if version not in (None, PROTOCOL_VERSION):
             raise _unsupported(version) from None
-        raise MalformedError(f"not a TG/1 request: {fault!s:.500}") from None
+        where = str(fault).replace("`$[", "`$.commands[")
+        raise MalformedError(f"not a TG/1 request: {where:.500}") from None
     if request.v != PROTOCOL_VERSION:
         raise _unsupported(request.v)
     if len(request.commands) > 1 and _parks(request.commands):
         raise MalformedError("a wait, or a claim with wait_ms, must be alone in its message")
-    return request
+    changes = session and any(command.changes for command in commands)
+    return request, zlib.crc32(raw) if changes else 0
 
 
 def _parks(commands: list[AnyCommand]) -> bool:
     if _MAY_PARK.isdisjoint(map(type, commands)):  # the common case, at the speed of C
         return False
     return any(command.parks for command in commands)
-
-
-def digest_of(commands: list[AnyCommand]) -> int:
-    """Return what tells commands from others (CRC-32 of their bytes), if they change anything."""
-    if any(command.changes for command in commands):
-        return zlib.crc32(_encoder.encode(commands))
-    return 0
 
 
 def read_envelope(frame: bytes) -> tuple[int | None, int | None]:
@@ -144,7 +161,11 @@ def encoded_bytes(result: Result) -> int:
 
 
 class ReplyWriter:
-    """Writes a reply result by result, so that it is known at each how much room is left."""
+    """Writes a reply result by result, so that it can be known at each how much room is left.
+
+    Results are encoded many at a time, when somebody asks for the room; until then they must not
+    change.
+    """
 
     def __init__(self, seq: int, results: int, limit_bytes: int) -> None:
         """Begin the reply to request `seq`, with `results` results and `limit_bytes` in all."""
@@ -152,20 +173,30 @@ class ReplyWriter:
         self._buffer[-1:] = _array_header(results)
         self._limit_bytes = limit_bytes
         self._behind = results - 1
+        self._pending: list[Result] = []
 
     @property
     def room_bytes(self) -> int:
         """How many bytes the next result may take, if all behind it are to be refused at least."""
+        self._encode()
         return self._limit_bytes - len(self._buffer) - self._behind * REFUSAL_BYTES
 
     def add(self, result: Result) -> None:
         """Write the next result."""
-        _encoder.encode_into(result, self._buffer, -1)
+        self._pending.append(result)
         self._behind -= 1
 
     def frame(self) -> bytes:
         """Return the finished reply."""
+        self._encode()
         return bytes(self._buffer)
+
+    def _encode(self) -> None:
+        if self._pending:
+            end = len(self._buffer)
+            _encoder.encode_into(self._pending, self._buffer, -1)
+            del self._buffer[end : end + len(_array_header(len(self._pending)))]
+            self._pending.clear()
 
 
 def _array_header(length: int) -> bytes:

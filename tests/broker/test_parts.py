@@ -217,14 +217,14 @@ def test_a_wait_is_found_by_each_of_its_jobs_in_its_statuses() -> None:
     waiters.park(ticket(2), wait(B, B, statuses=[RUNNING]), 5)
 
     def woken(job_id: str, status: JobStatus) -> list[int]:
-        return [parked.ticket.seq for parked in waiters.awaiting(shown(job_id, status))]
+        return [parked.ticket.seq for parked in waiters.awaiting(job_id, status)]
 
     assert woken(A, JobStatus.FAILED) == [1]
     assert woken(A, RUNNING) == []
     assert woken(B, RUNNING) == [2]
     assert woken(B, JobStatus.COMPLETED) == [1, 2]
     assert woken(C, JobStatus.COMPLETED) == []
-    for parked in waiters.awaiting(shown(B, JobStatus.COMPLETED)):
+    for parked in waiters.awaiting(B, JobStatus.COMPLETED):
         waiters.remove(parked)
     assert len(waiters) == 0
     assert woken(A, JobStatus.FAILED) == []
@@ -282,7 +282,7 @@ def test_another_command_by_the_same_number_replaces_the_first() -> None:
     assert waiters._watched == 1
     waiters.park(ticket(1), claim(), 5)
     assert waiters._watched == 0
-    assert waiters.awaiting(shown(A, JobStatus.FAILED)) == []
+    assert waiters.awaiting(A, JobStatus.FAILED) == []
 
 
 def test_no_more_commands_than_there_is_room_for() -> None:
@@ -308,7 +308,7 @@ def test_no_more_jobs_waited_for_than_there_is_room_for() -> None:
         waiters.park(ticket(2), wait(A, B), 5)
     assert caught.value.limit == 3
     assert len(waiters) == 1
-    assert len(waiters.awaiting(shown(A, JobStatus.FAILED))) == 1
+    assert len(waiters.awaiting(A, JobStatus.FAILED)) == 1
     waiters.park(ticket(3), wait(C), 5)
     waiters.park(ticket(4), claim(), 5)  # watches no job
     for parked in waiters.everybody():
@@ -331,7 +331,7 @@ def test_a_million_waits_leave_nothing_behind() -> None:
     waiters = Waiters(9, 99)
     for turn in range(5 * SLACK):
         waiters.park(ticket(turn), wait(A), 1_000_000 + turn)
-        waiters.remove(waiters.awaiting(shown(A, JobStatus.FAILED))[0])
+        waiters.remove(waiters.awaiting(A, JobStatus.FAILED)[0])
         waiters.park(ticket(0), claim(), 2_000_000)
     assert len(waiters) == 1
     assert len(waiters._timers) <= 2 + SLACK

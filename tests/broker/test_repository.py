@@ -37,7 +37,7 @@ AWAITING_PAYMENT, AWAITING_INPUT, RUNNING, COMPLETED, FAILED = (
 THREADS = 100
 
 
-def fixed(start: datetime = EPOCH) -> InMemoryJobRepository:
+def fixed(start: datetime = EPOCH) -> InMemoryJobRepository[Job]:
     return InMemoryJobRepository(new_id=job_ids(), clock=lambda: start)
 
 

@@ -49,12 +49,9 @@ def replayed(records: Iterable[Record]) -> State:
     return state
 
 
-def deadlines(state: State) -> list[set[tuple[datetime, str]]]:
+def deadlines(state: State) -> list[list[tuple[datetime, str]]]:
     """The deadlines that still matter."""
-    return [
-        {entry for entry in timers._heap if timers._is_live(*entry)}
-        for timers in (state.unpaid, state.unfinished)
-    ]
+    return [timers.live() for timers in (state.unpaid, state.unfinished)]
 
 
 def updated(state: State) -> dict[str, tuple[int, datetime, JobStatus]]:
