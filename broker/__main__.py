@@ -2,10 +2,11 @@
 
 import gc
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,23 +15,43 @@ from uuid import uuid4
 
 import click
 import structlog
+import zmq
 
+from broker.callers import Callers, group_id
 from broker.compactor import Compactor
+from broker.counters import Counters
+from broker.curve import KeyHolders, heartbeats
+from broker.directories import UnsafeError, make_private
+from broker.door import Door
 from broker.endpoint import Endpoint, EndpointError
 from broker.engine import Engine
 from broker.journal import Journal, JournalError
 from broker.journal.file import FileJournal
 from broker.journal.none import NoJournal
 from broker.journal.recovery import Observer
+from broker.keyring import KeyRing, KeyRingError
 from broker.log import configure
+from broker.notify import Notifier
 from broker.pipeline import Pipeline
 from broker.replay import replay
 from broker.server import Server
 from broker.settings import Settings, SettingsError, load
 from broker.state import State
+from domain.roles import Role
 
-DEFAULTS: Final = {"bind": "in your runtime directory", "data_dir": "in your state directory"}
+DEFAULTS: Final = {
+    "bind": "in your runtime directory",
+    "data_dir": "in your state directory",
+    "keys": "none",
+    "socket_group": "none",
+}
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+LIBZMQ_MIN: Final = (4, 3, 5)
+"""The oldest that was tried; those before have known faults that a peer can use."""
+FILES_MAX: Final = 65_536
+"""How many connections there may be where the system sets no limit."""
+START_MS: Final = 30_000
+"""How long a replay may be silent before the service manager takes it for hung."""
 PROGRESS_S: Final = 1.0
 """How often a long replay says how far it has come."""
 SESSIONS_A_MILLISECOND: Final = 1_024
@@ -89,20 +110,28 @@ def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for
         run(settings)
     except SettingsError as fault:
         sys.exit(_complain(fault, 2))
-    except (EndpointError, JournalError) as fault:
+    except (EndpointError, JournalError, KeyRingError) as fault:
         sys.exit(_complain(fault, 1))
 
 
 def run(settings: Settings) -> None:
     """Serve with these settings until a signal comes. Raises EndpointError or JournalError."""
     limits = settings.limits()
+    settings = _open_files(settings)
+    _check_libzmq(settings)
+    notifier = Notifier()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))  # in a long replay there is nothing to answer
     with ExitStack() as stack:
-        journal = _journal(settings)
+        journal = _journal(settings, notifier)
         stack.callback(journal.close)
-        for url in settings.bind:
-            stack.enter_context(Endpoint(url))
+        group = _group(settings.socket_group)
+        endpoints: dict[str, Endpoint] = {
+            url: stack.enter_context(Endpoint(url, group))
+            for url in settings.bind
+            if url.startswith("ipc:")
+        }
+        keys = None if settings.keys is None else KeyRing(settings.keys)
         state = _restored(journal)
         engine = Engine(
             limits,
@@ -114,32 +143,99 @@ def run(settings: Settings) -> None:
         on_disk = journal if isinstance(journal, FileJournal) else None
         compactor = Compactor(on_disk, settings.data_dir)
         stack.callback(compactor.close)
-        server = Server(Pipeline(engine), journal, compactor, settings, _stop_fd())
-        stack.callback(server.close)
-        server.bind(settings.bind)
+        counters = Counters()
+        context = zmq.Context()
+        stack.callback(context.destroy, linger=settings.linger_ms)
+        doors = list(_doors(context, settings, endpoints, group, keys, counters, stack))
+        server = Server(
+            Pipeline(engine), journal, compactor, doors, settings, _stop_fd(),
+            counters=counters, notifier=notifier, keys=keys,
+        )  # fmt: skip
         # What was replayed stays, and what serving leaves behind is no garbage that only a
         # collector finds (a test sees to that): a collection would be a pause for nothing.
         gc.freeze()
         gc.disable()
-        log.info("ready", bind=settings.bind, jobs=state.jobs.count(), pid=os.getpid())
+        bound = [url for door in doors for url in door.bound]
+        log.info("ready", bind=bound, jobs=state.jobs.count(), pid=os.getpid())
+        notifier.ready(f"{state.jobs.count()} jobs, at {' '.join(bound)}")
         server.run()
-    log.info("left", dropped=dict(server.dropped))
+    log.info("left", dropped=dict(counters))
 
 
-def _journal(settings: Settings) -> Journal:
+def _doors(  # noqa: PLR0913, PLR0917 - what they are made of
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    settings: Settings,
+    endpoints: dict[str, Endpoint],
+    group: int | None,
+    keys: KeyRing | None,
+    counters: Counters,
+    stack: ExitStack,
+) -> Iterator[Door]:
+    """Open a door for who is known by uid, and another for who is known by key.
+
+    Two sockets, since a peer of the first could give itself any key's name: there, libzmq takes
+    such properties from the peer.
+    """
+    if endpoints:
+        callers = Callers(group, Role(settings.group_role))
+        door = Door(context, b"\x01", callers.identify, settings, counters)
+        door.open([*endpoints.values()])
+        yield door
+    urls = [url for url in settings.bind if url not in endpoints]
+    if urls and keys is not None:
+        holders = KeyHolders(context, keys)
+        stack.callback(holders.close)
+        door = Door(context, b"\x02", holders.identify, settings, counters)
+        holders.guard(door.socket)
+        for option, value in heartbeats(settings.heartbeat_ms).items():
+            door.socket.setsockopt(option, value)
+        door.open(urls)
+        log.info("keys", directory=str(settings.keys), clients=len(keys))
+        yield door
+
+
+def _group(name: str) -> int | None:
+    if not name:
+        return None
+    try:
+        return group_id(name)
+    except KeyError:
+        raise SettingsError(f"socket_group: there is no group {name!r}") from None
+
+
+def _check_libzmq(settings: Settings) -> None:
+    if zmq.zmq_version_info() < LIBZMQ_MIN:
+        least = ".".join(map(str, LIBZMQ_MIN))
+        raise EndpointError(f"libzmq {zmq.zmq_version()} is too old, it takes {least} or newer")
+    if settings.keys is not None and not zmq.has("curve"):
+        raise EndpointError("this libzmq was built without CURVE, which tcp takes")
+
+
+def _open_files(settings: Settings) -> Settings:
+    """Have as many files open as may be; by default, half of them are for connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    half = most // 2 if most != resource.RLIM_INFINITY else FILES_MAX
+    return settings.model_copy(update={"connections": settings.connections or half})
+
+
+def _journal(settings: Settings, notifier: Notifier) -> Journal:
     if settings.in_memory:
         log.warning("jobs are kept in memory only: they end with this process")
         return NoJournal()
     log.info("journal", directory=str(settings.data_dir), fsync=settings.fsync)
     try:
+        make_private(settings.data_dir)
         return FileJournal(
-            settings.data_dir, settings.fsync, settings.segment_bytes, observer=ReplayLog()
+            settings.data_dir, settings.fsync, settings.segment_bytes, observer=ReplayLog(notifier)
         )
     except OSError as fault:
         raise JournalError(
             f"the data directory {settings.data_dir} cannot be used: {fault.strerror};"
             " choose another with --data-dir, or --in-memory"
         ) from None
+    except UnsafeError as fault:
+        raise JournalError(f"the data directory cannot be used: {fault}") from None
 
 
 def _restored(journal: Journal) -> State:
@@ -156,7 +252,8 @@ def _restored(journal: Journal) -> State:
 class ReplayLog(Observer):
     """Says in the log how far a long replay has come, and what it met."""
 
-    def __init__(self) -> None:
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
         self._next_s = time.monotonic() + PROGRESS_S
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
@@ -164,6 +261,7 @@ class ReplayLog(Observer):
         if time.monotonic() >= self._next_s:
             self._next_s += PROGRESS_S
             percent = 100 * done_bytes // max(1, total_bytes)
+            self._notifier.starting(f"replaying: {percent} %", START_MS)
             log.info("replaying", percent=percent, done_bytes=done_bytes, total_bytes=total_bytes)
 
     def torn(self, file: Path, offset: int, length: int) -> None:

@@ -1,10 +1,13 @@
 """An ipc endpoint held by one broker alone: its directory, its lock, its socket file."""
 
+import errno
 import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+from broker.directories import UnsafeError, make_private
 
 IPC_PATH_BYTES_MAX: Final = 107
 """The longest path that a unix socket can have."""
@@ -19,11 +22,15 @@ class Endpoint:
 
     libzmq binds over a living socket without a word, so a lock beside the socket file says who
     is there. The lock is the kernel's: it goes with the process, however that ends.
+
+    Nobody else can come near it, but members of `group` (its number) if there is one.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, group: int | None = None) -> None:
         self.url = url
+        self._group = group
         self.path = Path(url.removeprefix("ipc://"))
+        self._aside = self.path.with_name(f".{self.path.name}.full")
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -33,9 +40,11 @@ class Endpoint:
                 f"{self.url}: the path is longer than {IPC_PATH_BYTES_MAX} bytes; bind elsewhere"
             )
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self.path.parent)
+            self._let_in(self.path.parent, 0o750)
             lock_path = self.path.with_name(self.path.name + ".lock")
-            self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._lock = os.open(lock_path, flags, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._clear()
         except BlockingIOError:
@@ -43,8 +52,12 @@ class Endpoint:
             raise EndpointError(
                 f"{self.url}: another broker is listening there; stop it or bind elsewhere"
             ) from None
+        except UnsafeError as fault:
+            raise EndpointError(f"{self.url}: {fault}") from None
         except OSError as fault:
             self._close()
+            if fault.errno == errno.ELOOP:
+                raise EndpointError(f"{self.url}: {fault.filename} is a symbolic link") from None
             raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
         return self
 
@@ -56,10 +69,33 @@ class Endpoint:
     ) -> None:
         """Give the endpoint back."""
         self.path.unlink(missing_ok=True)
+        self._aside.unlink(missing_ok=True)
         self._close()
+
+    def opened(self) -> None:
+        """Let in whom it is for, now that the socket file is there. Raises EndpointError."""
+        try:
+            self._let_in(self.path, 0o660)
+        except OSError as fault:
+            raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
+
+    def shut(self) -> None:
+        """Let nobody else in for now; who is in stays. Libzmq's unbind would throw all out."""
+        self.path.rename(self._aside)
+
+    def reopen(self) -> None:
+        """Let in whoever comes again."""
+        self._aside.rename(self.path)
+
+    def _let_in(self, path: Path, mode: int) -> None:
+        if self._group is not None:
+            os.chown(path, -1, self._group)
+            path.chmod(mode)
 
     def _clear(self) -> None:
         """Remove a dead broker's socket (a living one would hold the lock), and nothing else."""
+        if self._aside.is_socket():
+            self._aside.unlink()
         if self.path.is_socket():
             self.path.unlink()
         elif os.path.lexists(self.path):

@@ -1,27 +1,23 @@
-"""The ROUTER loop: takes what has arrived, has it decided, and sends what came of it."""
+"""The loop: takes what has arrived, has it decided, makes it safe, and sends what came of it."""
 
-import os
 import time
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import zmq
 
 from broker.compactor import Compactor
+from broker.counters import Counters
+from broker.door import Door
 from broker.journal import Journal
 from broker.journal.fsync import parse_fsync
+from broker.notify import Notifier
 from broker.pipeline import Arrival, Outcome, Pipeline, Reply
-from broker.principal import Principal
 from broker.records import encode_records
 from broker.settings import Settings
 from broker.timers import Instant
-from domain.roles import Role
-
-OWN: Final = Principal(f"uid:{os.getuid()}", Role.ADMIN)
-"""Who can open a socket of mode 0600."""
 
 log = structlog.get_logger("tollgate.broker")
 
@@ -29,51 +25,54 @@ IDLE_MS: Final = 1_000
 """How long to sleep at most: by then a wall clock that was set is noticed, and a full segment."""
 RETRY_MS: Final = 1_000
 """How long to wait for room on the disk before what is due is tried again."""
-FRAME_FACTOR: Final = 4
-"""A frame of up to so many times the limit is answered; a larger one ends its connection."""
+CHORES_MS: Final = 1_000
+"""How often to look for keys that have changed."""
+NEWS_MS: Final = 60_000
+"""How often to log what was refused or dropped, if anything was."""
+
+
+class Keys(Protocol):
+    """What lets peers in, and may change its mind."""
+
+    def refresh(self) -> Sequence[str]:
+        """Return the principals that may not do any more what they could before."""
 
 
 class Server:
-    """Runs a pipeline over one ROUTER socket until `stop_fd` becomes readable.
+    """Runs a pipeline over its doors until `stop_fd` becomes readable.
 
     Everything that a batch changed is in `journal` before anything of that batch is sent.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the composition root puts it together
         self,
         pipeline: Pipeline,
         journal: Journal,
         compactor: Compactor,
+        doors: Sequence[Door],
         settings: Settings,
         stop_fd: int,
+        *,
+        counters: Counters,
+        notifier: Notifier,
+        keys: Keys | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._journal = journal
         self._compactor = compactor
+        self._doors = {door.mark[0]: door for door in doors}
         self._settings = settings
         self._stop_fd = stop_fd
+        self._counters = counters
+        self._notifier = notifier
+        self._keys = keys
         # Under an interval policy, what is written waits no longer than that to be synced.
         self._idle_ms = min(IDLE_MS, parse_fsync(settings.fsync).interval_ms or IDLE_MS)
+        self._idle_ms = min(self._idle_ms, notifier.watchdog_ms or IDLE_MS)
         self._undelivered: list[tuple[str, int]] = []
         self._writable = True
-        self.dropped: Counter[str] = Counter()
-        """How many replies could not be sent, by cause."""
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # hear of peers that are gone
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes another's replies
-        self._socket.setsockopt(zmq.MAXMSGSIZE, FRAME_FACTOR * settings.request_bytes)
-        self._socket.setsockopt(zmq.SNDHWM, settings.send_window)
-        self._socket.setsockopt(zmq.RCVHWM, settings.receive_window)
-
-    def bind(self, endpoints: Sequence[str]) -> None:
-        """Listen on ipc endpoints that this process holds; their socket files are its own."""
-        umask = os.umask(0o177)
-        try:
-            for endpoint in endpoints:
-                self._socket.bind(endpoint)
-        finally:
-            os.umask(umask)
+        self._chores_at_ms = self._alive_at_ms = 0
+        self._news_at_ms = _now().mono_ms + NEWS_MS
 
     def run(self) -> None:
         """Serve until told to stop; then answer what was taken, and return.
@@ -81,21 +80,47 @@ class Server:
         Raises JournalFailedError: nothing of the batch was sent, and the process must stop.
         """
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
         poller.register(self._stop_fd, zmq.POLLIN)
+        for door in self._doors.values():
+            poller.register(door.socket, zmq.POLLIN)
+            poller.register(door.monitor, zmq.POLLIN)
         batch: list[Arrival] = []
         while True:
             ready = dict(poller.poll(self._patience_ms(batch)))
             if self._stop_fd in ready:
                 break
             self._catch_up(poller)
-            batch = self._drain_socket() if self._socket in ready else []
+            batch = self._take(ready)
             if batch or self._undelivered or not self._writable or self._due_in_ms() == 0:
                 self._serve(batch)
             else:
                 self._journal.sync()  # under an interval policy there may be something left
-            self._compactor.step(_now().mono_ms)
+            self._do_chores(_now().mono_ms)
         self._leave(poller)
+
+    def _take(self, ready: dict[object, int]) -> list[Arrival]:
+        """Take what has arrived at the doors, within the bounds of a batch."""
+        batch: list[Arrival] = []
+        for door in self._doors.values():
+            if door.monitor in ready or door.is_shut:
+                door.tend()
+            if door.socket in ready:
+                door.drain(batch)
+        return batch
+
+    def _do_chores(self, now_ms: int) -> None:
+        self._compactor.step(now_ms)
+        if self._notifier.watchdog_ms is not None and now_ms >= self._alive_at_ms:
+            self._alive_at_ms = now_ms + self._notifier.watchdog_ms
+            self._notifier.alive()
+        if now_ms >= self._chores_at_ms and self._keys is not None:
+            self._chores_at_ms = now_ms + CHORES_MS
+            for name in self._keys.refresh():
+                self._release(self._pipeline.expel(name))
+        if now_ms >= self._news_at_ms:
+            self._news_at_ms = now_ms + NEWS_MS
+            if news := self._counters.news():
+                log.info("refused or dropped so far", **news)
 
     def _catch_up(self, poller: zmq.Poller) -> None:
         """Decide all deadlines that have passed: nobody acts on a job that one has ended."""
@@ -103,10 +128,6 @@ class Server:
             self._serve([])
             if self._stop_fd in dict(poller.poll(0)):
                 return
-
-    def close(self) -> None:
-        """Close the socket, once the replies on it are delivered or their time is over."""
-        self._context.destroy(linger=self._settings.linger_ms)
 
     def _serve(self, batch: list[Arrival]) -> None:
         """Have a batch decided, if there is room on disk for all that it may change."""
@@ -129,32 +150,8 @@ class Server:
             self._send(reply)
 
     def _send(self, reply: Reply) -> None:
-        try:
-            self._socket.send_multipart((reply.peer, reply.frame), zmq.DONTWAIT)
-        except zmq.Again:
-            self._drop(reply, "not_read")
-        except zmq.ZMQError as fault:
-            if fault.errno != zmq.EHOSTUNREACH:
-                raise
-            self._drop(reply, "peer_gone")
-
-    def _drop(self, reply: Reply, cause: str) -> None:
-        self.dropped[cause] += 1
-        self._undelivered += reply.grants
-
-    def _drain_socket(self) -> list[Arrival]:
-        """Take what has arrived, within the bounds of a batch."""
-        batch: list[Arrival] = []
-        size = 0
-        receive = self._socket.recv_multipart
-        while len(batch) < self._settings.batch_messages and size < self._settings.batch_bytes:
-            try:
-                peer, *frames = receive(zmq.DONTWAIT)
-            except zmq.Again:
-                break
-            batch.append(Arrival(peer, frames, OWN))
-            size += sum(map(len, frames))
-        return batch
+        if not self._doors[reply.peer[0]].send(reply):
+            self._undelivered += reply.grants
 
     def _patience_ms(self, batch: list[Arrival]) -> int:
         if batch or (self._undelivered and self._writable):
@@ -168,12 +165,12 @@ class Server:
 
     def _leave(self, poller: zmq.Poller) -> None:
         """Wake the parked, answer what is here already, and refuse what comes for a moment."""
+        self._notifier.stopping()
         self._release(self._pipeline.drain())
         poller.unregister(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms
         while (left_ms := leave_at_ms - _now().mono_ms) > 0:
-            poller.poll(left_ms)
-            self._serve(self._drain_socket())
+            self._serve(self._take(dict(poller.poll(left_ms))))
 
 
 def _now() -> Instant:

@@ -1,12 +1,13 @@
 """What can be configured, in one class: options over environment over a TOML file over defaults."""
 
 import os
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,10 +21,12 @@ from broker.limits import DAY_MS, MINUTE_MS, Limits
 from broker.sizes import RESULT_BYTES, result_bytes_max
 from domain.endpoint import default_endpoint
 from domain.messages import REFUSAL_BYTES
+from domain.roles import Role
 
 PREFIX = "TOLLGATE_BROKER_"
 SPAN_MS_MAX: Final = 36_500 * DAY_MS
 """A hundred years: what is added to a time leaves it a time."""
+PORT_MAX: Final = 65_535
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -40,8 +43,19 @@ class Settings(BaseSettings):
     bind: list[str] = Field(
         default_factory=lambda: [default_endpoint()],
         min_length=1,
-        description="ipc endpoint to listen on; may be given more than once",
+        description="ipc:///path or tcp://address:port to listen at; may be given more than once",
     )
+    keys: Path | None = Field(
+        default=None,
+        description="directory with the keys that may come in by tcp; see: tollgate keys --help",
+    )
+    allow_wildcard: bool = Field(
+        default=False, description="listen on all addresses of the machine, if bind says so"
+    )
+    socket_group: str = Field(
+        "", description="a group whose members may use the ipc sockets too; nobody else may"
+    )
+    group_role: str = Field("observer", description="what they may do: a role")
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_state_dir("tollgate")),
         description="where the journal is kept; one broker has it at a time",
@@ -90,9 +104,18 @@ class Settings(BaseSettings):
     max_finished: int = Field(500_000, ge=0, description="finished jobs kept, whatever their age")
 
     batch_messages: int = Field(256, ge=1, description="messages decided at once")
-    batch_bytes: int = Field(4 * 1024 * 1024, ge=1, description="bytes decided at once")
+    batch_bytes: int = Field(1024 * 1024, ge=1, description="bytes decided at once")
+    share_messages: int = Field(64, ge=1, description="messages of one peer decided at once")
+    share_bytes: int = Field(256 * 1024, ge=1, description="bytes of one peer decided at once")
     send_window: int = Field(1_000, ge=1, description="replies queued for a peer that is slow")
     receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
+    connections: int = Field(
+        0, ge=0, description="connections at a time; 0 for half of the files that may be open"
+    )
+    handshake_ms: int = Field(5_000, ge=1, description="time for a peer to say who it is")
+    heartbeat_ms: int = Field(
+        10_000, ge=0, description="how often a tcp peer is asked whether it lives; 0 for never"
+    )
     drain_ms: int = Field(250, ge=0, le=2_000, description="time to refuse latecomers at the end")
     linger_ms: int = Field(2_000, ge=0, le=2_500, description="time to deliver the last replies")
 
@@ -111,13 +134,37 @@ class Settings(BaseSettings):
 
     @field_validator("bind")
     @classmethod
-    def _only_ipc(cls, bind: list[str]) -> list[str]:
+    def _ipc_or_tcp(cls, bind: list[str]) -> list[str]:
         for endpoint in bind:
-            if not endpoint.startswith("ipc:///") or endpoint.endswith("/"):
+            if endpoint.startswith("tcp://"):
+                tcp_address(endpoint)
+            elif not endpoint.startswith("ipc:///") or endpoint.endswith("/"):
                 raise ValueError(
-                    f"{endpoint}: the broker listens on ipc only; say ipc:///path/to/socket"
+                    f"{endpoint}: say ipc:///path/to/socket, or tcp://address:port with --keys"
                 )
         return bind
+
+    @field_validator("group_role")
+    @classmethod
+    def _known_role(cls, role: str) -> str:
+        if role not in list(Role):
+            raise ValueError(f"{role!r} is none of {', '.join(Role)}")
+        return role
+
+    @model_validator(mode="after")
+    def _closed(self) -> Self:
+        """Refuse to listen where whoever comes is let in."""
+        for endpoint in self.bind:
+            if not endpoint.startswith("tcp://"):
+                continue
+            if self.keys is None:
+                raise ValueError(f"bind: {endpoint} takes --keys: by tcp only key holders come in")
+            if tcp_address(endpoint).is_unspecified and not self.allow_wildcard:
+                raise ValueError(
+                    f"bind: {endpoint} is every address of this machine; name one,"
+                    " or say --allow-wildcard"
+                )
+        return self
 
     def limits(self) -> Limits:
         """Return the limits among the settings."""
@@ -145,6 +192,20 @@ class Settings(BaseSettings):
         return init_settings, env_settings, file
 
 
+def tcp_address(endpoint: str) -> IPv4Address | IPv6Address:
+    """Return the address in `tcp://address:port`. Raises ValueError.
+
+    A name would be looked up, and who answers that decides where the broker listens.
+    """
+    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not colon or not (port == "*" or (port.isdecimal() and int(port) <= PORT_MAX)):
+        raise ValueError(f"{endpoint}: say tcp://address:port")
+    try:
+        return ip_address("0.0.0.0" if host in {"", "*"} else host.strip("[]"))  # noqa: S104
+    except ValueError:
+        raise ValueError(f"{endpoint}: {host!r} is no address, as 127.0.0.1 is") from None
+
+
 def load(options: dict[str, Any], config: Path | None = None) -> Settings:
     """Return the settings from options given, the environment and a TOML file.
 
@@ -165,4 +226,5 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
         reason = first["msg"]
         if first["type"] == "extra_forbidden":
             reason = f"there is no such setting{f' (in {config})' if config else ''}"
-        raise SettingsError(f"{name}: {reason}") from None
+        reason = reason.removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {reason}" if name else reason) from None

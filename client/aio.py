@@ -4,6 +4,7 @@ import asyncio
 import builtins
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
+from os import PathLike
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -12,6 +13,7 @@ from client import calls
 from client.batch import AsyncBatch
 from client.calls import AnyStatus, Row, Waiting
 from client.errors import BatchError, ClientClosedError
+from client.keyfile import resolve_key
 from client.link import Link, resolve_endpoint
 from client.session import Session
 from client.values import Lease, Page, value
@@ -34,12 +36,18 @@ class AsyncClient:
     where something may be done.
     """
 
-    def __init__(self, endpoint: str | None = None, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        key: str | PathLike[str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
         """Make a client; it connects at its first call, and belongs to the loop of that call."""
         self.endpoint = resolve_endpoint(endpoint)
         self._timeout_s = timeout_s
-        self._session = Session(self.endpoint, random)
-        self._link = Link(self.endpoint)
+        self._link = Link(self.endpoint, resolve_key(key))
+        self._session = Session(self._link.broker, random)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0

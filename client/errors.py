@@ -19,6 +19,10 @@ class OutcomeUnknown(TollgateError):  # noqa: N818 - it is no error: the command
     """
 
 
+class KeyFileError(TollgateError):
+    """The key for a broker at tcp is missing, or cannot be used; the message says why."""
+
+
 class ProtocolError(TollgateError):
     """What answers is no TG/1 broker, or a broken one: its answer does not fit the request."""
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 import zmq
 
-from client.errors import BrokerUnreachableError, ForkedClientError
+from client.errors import BrokerUnreachableError, ForkedClientError, KeyFileError
+from client.keyfile import read_key
 
 if TYPE_CHECKING:
     from client.session import Session
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
 WAIT_S_MAX: Final = 3_600.0
 
-_OPTIONS: Final = {
+_OPTIONS: Final[dict[int, int | bytes]] = {
     zmq.IMMEDIATE: 1,  # nothing waits for a broker that is not there, to be executed much later
     zmq.LINGER: 0,  # nothing is left to be sent when nobody waits for its answer
     zmq.SNDHWM: 64,  # what cannot leave stays with the session, which knows that it did not
@@ -23,6 +24,12 @@ _OPTIONS: Final = {
     zmq.RECONNECT_IVL: 50,
     zmq.RECONNECT_IVL_MAX: 1_000,
 }
+
+_HEARTBEATS: Final[dict[int, int | bytes]] = {
+    zmq.HEARTBEAT_IVL: 10_000,
+    zmq.HEARTBEAT_TIMEOUT: 30_000,
+}
+"""By tcp the other side may be gone without a word; then libzmq connects anew."""
 
 
 def resolve_endpoint(endpoint: str | None) -> str:
@@ -36,11 +43,15 @@ def resolve_endpoint(endpoint: str | None) -> str:
 
 
 class Link:
-    """A connection to `endpoint` that belongs to the process which opened it."""
+    """A connection to `endpoint` that belongs to the process which opened it.
 
-    def __init__(self, endpoint: str) -> None:
+    By tcp a broker lets in key holders alone: `key` is the file with theirs.
+    """
+
+    def __init__(self, endpoint: str, key: str | None = None) -> None:
         """Take note of where to connect; nothing is opened yet."""
         self.endpoint = endpoint
+        self._key = key if endpoint.startswith("tcp:") else None
         self._socket: zmq.Socket[bytes] | None = None
         self._pid = 0
 
@@ -50,6 +61,7 @@ class Link:
 
         Raises:
             BrokerUnreachableError: the endpoint is none.
+            KeyFileError: the key cannot be used, or there is none and has to be.
             ForkedClientError: another process opened it.
 
         """
@@ -65,6 +77,11 @@ class Link:
     def foreign(self) -> bool:
         """Whether another process opened it, and so whatever is shared with that one stays."""
         return self._socket is not None and self._pid != os.getpid()
+
+    @property
+    def broker(self) -> str:
+        """What to call the other side when it does not answer: a key refused is mere silence."""
+        return f"{self.endpoint} that knows the key {self._key}" if self._key else self.endpoint
 
     def close(self) -> None:
         """Close the socket; in a forked child, let the parent's be."""
@@ -121,10 +138,15 @@ class Link:
     def _open(self) -> "zmq.Socket[bytes]":
         context = zmq.Context()  # one per client, and made after any fork
         socket = context.socket(zmq.DEALER)
-        for option, value in _OPTIONS.items():
-            socket.setsockopt(option, value)
         try:
+            for options in (_OPTIONS, self._credentials()):
+                for option, value in options.items():
+                    socket.setsockopt(option, value)
             socket.connect(self.endpoint)
+        except KeyFileError:
+            socket.close(linger=0)
+            context.term()
+            raise
         except zmq.ZMQError as fault:
             socket.close(linger=0)
             context.term()
@@ -132,3 +154,18 @@ class Link:
                 f"{self.endpoint!r} is no endpoint such as ipc:///path or tcp://host:port: {fault}"
             ) from None
         return socket
+
+    def _credentials(self) -> dict[int, int | bytes]:
+        if not self.endpoint.startswith("tcp:"):
+            return {}
+        if self._key is None:
+            raise KeyFileError(
+                f"{self.endpoint} takes a key: --key FILE, TOLLGATE_KEY, or Client(..., key=FILE)"
+            )
+        public, secret, broker = read_key(self._key)
+        return {
+            zmq.CURVE_PUBLICKEY: public,
+            zmq.CURVE_SECRETKEY: secret,
+            zmq.CURVE_SERVERKEY: broker,
+            **_HEARTBEATS,
+        }

@@ -4,6 +4,7 @@ import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from os import PathLike
 from random import random
 from threading import get_ident
 from time import monotonic
@@ -14,6 +15,7 @@ from client.batch import Batch
 from client.calls import AnyStatus, Row, Waiting
 from client.errors import BatchError, ClientClosedError
 from client.exchange import Exchange
+from client.keyfile import resolve_key
 from client.link import Link, resolve_endpoint
 from client.session import OPENING, Session
 from client.values import Lease, Page, value
@@ -27,14 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Client", "Lease", "Page", "connect"]
 
 
-def connect(endpoint: str | None = None, *, timeout_s: float = 10.0) -> "Client":
-    """Return a `Client` that has heard from its broker.
+def connect(
+    endpoint: str | None = None,
+    *,
+    key: str | PathLike[str] | None = None,
+    timeout_s: float = 10.0,
+) -> "Client":
+    """Return a `Client` that has heard from its broker; see there for the arguments.
 
     Raises:
         BrokerUnreachableError: nobody answered within `timeout_s` seconds.
 
     """
-    client = Client(endpoint, timeout_s=timeout_s)
+    client = Client(endpoint, key=key, timeout_s=timeout_s)
     try:
         client.ping()
     except BaseException:
@@ -48,12 +55,14 @@ class Client:
 
     A client is for one thread at a time: give each thread its own, as also each process. `endpoint`
     is the broker's, by default what TOLLGATE_ENDPOINT says, else the one in the user's runtime
-    directory. `timeout_s` is how many seconds a call may take that does not say otherwise. The
-    connection is made at the first call.
+    directory. By tcp a broker lets in key holders alone: `key` is the file that `tollgate keys new`
+    has made, by default what TOLLGATE_KEY says. `timeout_s` is how many seconds a call may take
+    that does not say otherwise. The connection is made at the first call.
 
     Every call raises, beyond what its own description says:
         Refusal: the broker said no; a class for each code, see `domain.exceptions`.
         BrokerUnreachableError: no broker answered in time, and nothing has been changed.
+        KeyFileError: the key cannot be used, or the endpoint is of tcp and there is no key.
         OutcomeUnknown: the request left and no answer came in time, so it may be done or not.
         ProtocolError: what answered is no TG/1 broker.
         ForkedClientError: another process opened this client.
@@ -65,12 +74,18 @@ class Client:
     when it never comes back, or has forgotten.
     """
 
-    def __init__(self, endpoint: str | None = None, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        key: str | PathLike[str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
         """Make a client; nothing is connected yet."""
         self.endpoint = resolve_endpoint(endpoint)
         self._timeout_s = timeout_s
-        self._session = Session(self.endpoint, random)
-        self._link = Link(self.endpoint)
+        self._link = Link(self.endpoint, resolve_key(key))
+        self._session = Session(self._link.broker, random)
         self._thread: int | None = None
         self._closed = False
 

@@ -31,6 +31,7 @@ class BrokerProcess:
         self._directory = directory
         self._name = name
         self._settings = settings
+        self._tcp = "keys" in settings
         self._starts = 0
         self.checked = False
         self.process = self._start()
@@ -39,6 +40,8 @@ class BrokerProcess:
         self._starts += 1
         self._stderr = self._directory / f"{self._name}.{self._starts}.err"
         command = [sys.executable, "-m", "broker", "--bind", self.endpoint]
+        if self._tcp:
+            command += ["--bind", "tcp://127.0.0.1:*"]
         if "data_dir" not in self._settings:
             command.append("--in-memory")
         for option, value in self._settings.items():
@@ -63,6 +66,13 @@ class BrokerProcess:
     def events(self) -> list[Wire]:
         """Return what it has logged; raises on a line that is not its log's."""
         return [json.loads(line) for line in self.stderr.splitlines()]
+
+    @property
+    def tcp(self) -> str:
+        """Return where it listens by tcp, if it was given `keys`."""
+        (ready,) = [event for event in self.events if event["event"] == "ready"]
+        bound: list[str] = ready["bind"]
+        return bound[-1]
 
     def kill(self) -> None:
         """Kill it with kill -9: nothing is checked then."""

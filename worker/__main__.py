@@ -77,6 +77,12 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     help="Where the broker is.  [env: TOLLGATE_ENDPOINT; default: a socket in your runtime"
     " directory]",
 )
+@click.option(
+    "--key",
+    metavar="FILE",
+    envvar="TOLLGATE_KEY",
+    help="The worker's key, for a broker at tcp.  [env: TOLLGATE_KEY]",
+)
 @_with_settings
 @click.option(
     "--log-level",
@@ -85,7 +91,12 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="What to log on standard error; debug has a line for every job, and tracebacks.",
 )
-def main(endpoint: str | None, log_level: str, **options: Any) -> None:  # noqa: ANN401
+def main(
+    endpoint: str | None,
+    key: str | None,
+    log_level: str,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Run a tollgate worker: decide payments by simulation, and work on paid jobs.
 
     It runs until SIGTERM or SIGINT, finishes or gives back what it holds, and waits for a broker
@@ -97,7 +108,7 @@ def main(endpoint: str | None, log_level: str, **options: Any) -> None:  # noqa:
         raise click.BadParameter(
             f"{endpoint!r} is no endpoint such as ipc:///path", param_hint="--endpoint"
         )
-    settings = Settings(endpoint=endpoint, **options)
+    settings = Settings(endpoint=endpoint, key=key, **options)
     logging.basicConfig(level=log_level.upper(), format=LINE, stream=sys.stderr)
     sys.exit(_start(settings))
 

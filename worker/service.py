@@ -39,7 +39,7 @@ def serve(settings: Settings, handler: Handler, simulator: PaymentSimulator) -> 
 async def _serve(settings: Settings, handler: Handler, simulator: PaymentSimulator) -> int:
     # An answer that stays out must leave time for another touch before the lease is over.
     answer_s = min(max(settings.lease_ms / 3_000, ANSWER_S_MIN), ANSWER_S_MAX)
-    async with AsyncClient(settings.endpoint, timeout_s=answer_s) as client:
+    async with AsyncClient(settings.endpoint, key=settings.key, timeout_s=answer_s) as client:
         calls = HandlerCalls(handler, settings.concurrency)
         runner = Runner(client, _roles(settings, calls, simulator), settings)
         calls.on_thread_free = runner.look_again

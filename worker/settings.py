@@ -15,6 +15,7 @@ class Settings:
     """All settings of a worker; the command line checks their ranges."""
 
     endpoint: str
+    key: str | None = None
     handler: str = "worker.text:describe"
     only: str | None = None
     """`payments` or `work`; None for both."""

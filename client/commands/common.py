@@ -22,12 +22,13 @@ class Caller:
     """Who called a command: where their broker is, and in which form they want the answer."""
 
     endpoint: str | None
+    key: str | None
     answer_timeout_s: float
     as_json: bool
 
     def client(self) -> Client:
         """Return a client of their broker, to be used in a `with`."""
-        return Client(self.endpoint, timeout_s=self.answer_timeout_s)
+        return Client(self.endpoint, key=self.key, timeout_s=self.answer_timeout_s)
 
 
 def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, None]:
@@ -36,7 +37,10 @@ def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, 
     @wraps(command)
     def called(*args: P.args, **kwargs: P.kwargs) -> None:
         given: dict[str, Any] = kwargs
-        caller = Caller(given.pop("endpoint"), given.pop("answer_timeout"), given.pop("as_json"))
+        caller = Caller(
+            given.pop("endpoint"), given.pop("key"), given.pop("answer_timeout"),
+            given.pop("as_json"),
+        )  # fmt: skip
         command(caller, *args, **kwargs)
 
     for option in (
@@ -48,6 +52,12 @@ def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, 
             metavar="SECONDS",
             envvar="TOLLGATE_ANSWER_TIMEOUT",
             help=f"How long to wait for the broker's answer.  [default: {ANSWER_TIMEOUT_S:g}]",
+        ),
+        click.option(
+            "--key",
+            metavar="FILE",
+            envvar="TOLLGATE_KEY",
+            help="Your key, for a broker at tcp.  [env: TOLLGATE_KEY]",
         ),
         click.option(
             "--endpoint",

@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from client.commands.texts import one_line
-from client.errors import BrokerUnreachableError, OutcomeUnknown
+from client.errors import BrokerUnreachableError, KeyFileError, OutcomeUnknown
 from domain.exceptions import Refusal, TollgateError
 
 REFUSED: Final = 1
@@ -39,6 +39,7 @@ _KINDS: Final[tuple[tuple[type[Exception], str, int], ...]] = (
         "; look before you try again: `tollgate get` or `tollgate list`",
         NOT_REACHED,
     ),
+    (KeyFileError, "", WRONG_USAGE),
     (UnicodeEncodeError, "; check the encoding of your terminal", WRONG_USAGE),
     (TollgateError, "", REFUSED),
 )

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "wait": "Wait until a job has ended, and show it.",
     "ping": "Ask the broker for a sign of life.",
     "journal": "Look after a broker's journal.",
+    "keys": "Say who may come in by tcp, and as what.",
 }
 """Each command's first line of help stands here as well, so that listing them loads none."""
 

@@ -229,7 +229,7 @@ def test_replies_to_a_peer_that_never_reads_are_dropped_and_counted(
     # What the mute peer was granted, it cannot have heard of.
     mine.send(claim(wait_ms=30_000))
     assert mine.receive()["results"][0]["leases"][0]["job"]["job_id"] == work
-    assert process.stop()["dropped"]["not_read"] >= 30
+    assert process.stop()["dropped"]["reply_not_read"] >= 30
 
 
 def test_what_is_granted_to_a_peer_that_is_gone_is_free_again(broker: Start, peer: Connect) -> None:
@@ -244,7 +244,7 @@ def test_what_is_granted_to_a_peer_that_is_gone_is_free_again(broker: Start, pee
     mine.send(claim(wait_ms=30_000))
     (lease,) = mine.receive()["results"][0]["leases"]
     assert (lease["job"]["job_id"], lease["lease"]) == (work, 2)
-    assert process.stop()["dropped"] == {"peer_gone": 1}
+    assert process.stop()["dropped"] == {"reply_peer_gone": 1}
 
 
 def test_a_parked_command_holds_up_nobody(broker: Start, peer: Connect) -> None:
@@ -350,7 +350,7 @@ def test_an_endpoint_that_cannot_be_had_is_told_in_a_line(short_dir: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "environment", "reason"),
     [
-        (["--bind", "tcp://127.0.0.1:5555"], {}, "ipc"),
+        (["--bind", "tcp://127.0.0.1:5555"], {}, "--keys"),
         (["--jobs", "0"], {}, "jobs"),
         (["--reply-bytes", "70000"], {}, "reply_bytes"),
         (["--parked", "-1"], {}, "parked"),

@@ -171,7 +171,12 @@ def test_all_commands_are_listed_as_they_describe_themselves(invoke: Invoke) -> 
         assert cli.get_command(context, "nope") is None
 
 
-MODULES = {"broker": "broker", "worker": "worker", "journal": "broker.maintenance"}
+MODULES = {
+    "broker": "broker",
+    "worker": "worker",
+    "journal": "broker.maintenance",
+    "keys": "broker.keys",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in MODULES])
@@ -199,6 +204,7 @@ def test_what_is_no_client_replaces_the_process(
         ("broker", "tollgate broker --bind"),
         ("worker", "python -m worker"),
         ("journal", "tollgate journal verify"),
+        ("keys", "tollgate keys new alice --role producer"),
     ],
 )
 def test_their_help_is_their_own(start: Start, name: str, example: str) -> None:

@@ -1,0 +1,54 @@
+"""Lets into a tcp socket who has a key that the broker knows, and nobody else."""
+
+from typing import Final
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from broker.keyring import KeyRing
+from broker.principal import Principal
+
+DOMAIN: Final = "tollgate"
+"""Without a domain, and that enforced, libzmq lets in everybody as soon as nobody is asked."""
+
+
+def heartbeats(every_ms: int) -> dict[int, int]:
+    """Return the options by which a peer is found out that is gone and could not say so."""
+    if not every_ms:
+        return {}
+    return {
+        zmq.HEARTBEAT_IVL: every_ms,
+        zmq.HEARTBEAT_TIMEOUT: 3 * every_ms,
+        zmq.HEARTBEAT_TTL: 3 * every_ms,
+    }
+
+
+class KeyHolders:
+    """Answers libzmq's question whether a key may come in, for as long as it is open."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", ring: KeyRing) -> None:
+        """Begin to answer; a socket must not listen before."""
+        self._ring = ring
+        self._authenticator = ThreadAuthenticator(context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(DOMAIN, credentials_provider=self)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Return whether a key (Z85) may come in: what pyzmq calls at each handshake."""
+        known = self._ring.principal(key.decode()).role is not None
+        return known and domain == DOMAIN
+
+    def guard(self, socket: "zmq.Socket[bytes]") -> None:
+        """Have a socket, that does not listen yet, let in key holders alone."""
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self._ring.own.secret_key.encode())
+        socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+    def identify(self, frame: zmq.Frame) -> Principal:
+        """Return who has sent a frame: asked anew each time, for a key can be revoked."""
+        return self._ring.principal(str(frame.get("User-Id")))
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._authenticator.stop()

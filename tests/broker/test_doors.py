@@ -1,0 +1,467 @@
+"""Who comes in, and as what: keys, roles, connections and shares, at a real broker's doors."""
+
+import grp
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+import tollgate
+from broker.callers import Callers
+from broker.counters import Counters
+from broker.door import Door
+from broker.endpoint import Endpoint
+from broker.keyring import KeyRing, KeyRingError, new_pair
+from broker.pipeline import Arrival
+from broker.settings import load
+from domain.commands import Hello
+from domain.messages import Request, encode_request
+from domain.roles import Role
+from tests.broker.test_roles import ALLOWED, command_named
+from tests.brokers import PATIENCE_S, ROOT, BrokerProcess, Peer, running_broker
+from tests.core import HASH, job_id
+
+NOBODY = 65_534
+SILENCE_S = 0.5
+"""How long nothing comes to who is not let in."""
+HELLO = encode_request(Request(1, 0, 1, 0, [Hello()]))
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to be another user")
+
+
+def keys(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "broker.keys", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+
+
+def new_key(directory: Path, name: str, role: str = "admin") -> Path:
+    """Let a client in, and return the file with its key."""
+    out = directory / f"{name}.key"
+    done = keys("new", name, "--role", role, "--keys", directory / "keys", "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def house(short_dir: Path) -> Iterator[tuple[Path, BrokerProcess]]:
+    """A broker at ipc and tcp, whose keys are in `keys`, alice's first of them."""
+    new_key(short_dir, "alice")
+    with running_broker(short_dir, keys=short_dir / "keys") as broker:
+        yield short_dir, broker
+
+
+def code_of(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except tollgate.Refusal as refusal:
+        return refusal.code
+    return "done"
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def test_a_key_holder_comes_in_by_tcp(house: tuple[Path, BrokerProcess]) -> None:
+    directory, broker = house
+    with tollgate.connect(broker.tcp, key=directory / "alice.key") as client:
+        assert client.ping().role == "admin"
+        job = client.create(HASH)
+    with tollgate.connect(broker.endpoint) as local:
+        assert local.get(job.job_id) == job
+
+
+def test_the_role_that_goes_with_a_key_counts(house: tuple[Path, BrokerProcess]) -> None:
+    directory, broker = house
+    key = new_key(directory, "eve", "observer")  # the broker takes notice without a restart
+    with tollgate.connect(broker.tcp, key=key) as client:
+        assert client.ping().role == "observer"
+        with pytest.raises(tollgate.NotAuthorizedError, match="create takes the role producer"):
+            client.create(HASH)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_every_role_and_command_by_tcp(house: tuple[Path, BrokerProcess], role: Role) -> None:
+    directory, broker = house
+    key = new_key(directory, "somebody", role)
+    with tollgate.connect(broker.endpoint) as local:
+        local.create(HASH, job_id=job_id(1))
+    with tollgate.connect(broker.tcp, key=key) as client:
+        for name in ALLOWED[Role.ADMIN]:
+            batch = client.batch()
+            batch._append(command_named(name, job_id(1)))
+            (value,) = batch.send()
+            refused = getattr(value, "code", "") == "not_authorized"
+            assert refused is (name not in ALLOWED[role]), name
+
+
+def is_deaf(url: str, options: dict[int, bytes | int], context: "zmq.Context[Any]") -> bool:
+    """Return whether the broker does not answer a hello that comes with these options."""
+    peer = context.socket(zmq.DEALER)
+    peer.setsockopt(zmq.LINGER, 0)
+    for option, value in options.items():
+        peer.setsockopt(option, value)
+    peer.connect(url)
+    peer.send(HELLO)
+    answered = peer.poll(int(SILENCE_S * 1_000))
+    peer.close(0)
+    return not answered
+
+
+def test_who_has_no_key_or_a_wrong_one_is_not_answered(house: tuple[Path, BrokerProcess]) -> None:
+    directory, broker = house
+    own = KeyRing(directory / "keys").own
+    stranger, other = new_pair(), new_pair()
+    alice = tollgate.connect(broker.tcp, key=directory / "alice.key")
+    with zmq.Context() as context:
+        for public, secret, server in (
+            (stranger.public_key, stranger.secret_key, own.public_key),  # unknown
+            (stranger.public_key, stranger.secret_key, other.public_key),  # another broker's
+            (stranger.secret_key, stranger.public_key, own.public_key),  # swapped
+        ):
+            options: dict[int, bytes | int] = {
+                zmq.CURVE_PUBLICKEY: public.encode(),
+                zmq.CURVE_SECRETKEY: secret.encode(),
+                zmq.CURVE_SERVERKEY: server.encode(),
+            }
+            assert is_deaf(broker.tcp, options, context)
+        assert is_deaf(broker.tcp, {}, context)  # none
+        plain: dict[int, bytes | int] = {zmq.PLAIN_USERNAME: b"alice", zmq.PLAIN_PASSWORD: b"x"}
+        assert is_deaf(broker.tcp, plain, context)
+    alice.ping()
+    alice.close()
+    dropped = broker.stop()["dropped"]
+    assert dropped["handshake_key_refused"] >= 1
+    assert dropped["handshake_malformed"] >= 1
+
+
+def test_what_a_peer_says_it_is_counts_for_nothing(
+    house: tuple[Path, BrokerProcess],
+) -> None:
+    directory, broker = house
+    alice = KeyRing(directory / "keys").clients()["alice"].public_key
+    with zmq.Context() as context:
+        liar = context.socket(zmq.DEALER)
+        liar.setsockopt(zmq.LINGER, 0)
+        liar.setsockopt(zmq.METADATA, f"X-User-Id:{alice}".encode())
+        liar.setsockopt(zmq.ROUTING_ID, b"uid:0")
+        liar.connect(broker.endpoint)
+        liar.send(HELLO)
+        assert b"\xa4role\xa5admin" in liar.recv()  # by its uid, not by what it says
+        liar.close(0)
+
+
+def test_a_revoked_key_is_out_at_once_on_the_connection_it_has(
+    house: tuple[Path, BrokerProcess],
+) -> None:
+    directory, broker = house
+    with tollgate.connect(broker.tcp, key=directory / "alice.key", timeout_s=PATIENCE_S) as alice:
+        alice.create(HASH)
+        assert keys("revoke", "alice", "--keys", directory / "keys").returncode == 0
+        with pytest.raises(tollgate.NotAuthorizedError, match="taken away"):
+            alice.claim("running", lease_ms=1_000, wait_ms=20_000)
+        with pytest.raises(tollgate.NotAuthorizedError, match="this peer has none"):
+            alice.count()
+    again = tollgate.Client(broker.tcp, key=directory / "alice.key", timeout_s=SILENCE_S)
+    with again, pytest.raises(tollgate.BrokerUnreachableError, match=r"knows the key .*alice\.key"):
+        again.ping()
+
+
+# --- the files ----------------------------------------------------------------------------------
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    key = new_key(tmp_path, "alice", "worker")
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "keys" / "broker.key").stat().st_mode & 0o777 == 0o600
+    (listed,) = keys("list", "--json", "--keys", tmp_path / "keys").stdout.splitlines()
+    assert json.loads(listed)["role"] == "worker"
+    assert keys("revoke", "alice", "--keys", tmp_path / "keys").returncode == 0
+    assert keys("list", "--keys", tmp_path / "keys").stdout == ""
+    again = keys("revoke", "alice", "--keys", tmp_path / "keys")
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "-x", "a/b", "a b", "x" * 65])
+def test_a_key_is_called_nothing_that_a_path_could_be(tmp_path: Path, name: str) -> None:
+    done = keys("new", "--role", "admin", "--keys", tmp_path / "keys", "--", name)
+    assert done.returncode == 1
+    assert not list(tmp_path.glob("**/*.toml"))
+
+
+def test_no_key_is_written_over(tmp_path: Path) -> None:
+    key = new_key(tmp_path, "alice")
+    before = key.read_bytes()
+    for out in (key, tmp_path / "other.key"):
+        args = ("--role", "admin", "--keys", tmp_path / "keys", "--out", out)
+        assert keys("new", "alice", *args).returncode == 1
+    args = ("--role", "admin", "--keys", tmp_path / "keys", "--out", key)
+    assert keys("new", "bob", *args).returncode == 1
+    assert key.read_bytes() == before
+    assert not (tmp_path / "other.key").exists()
+    assert not (tmp_path / "keys" / "bob.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda keys: (keys / "broker.key").chmod(0o640), "chmod 600"),
+        (lambda keys: (keys / "broker.key").unlink(), "tollgate keys new"),
+        (lambda keys: keys.chmod(0o770), "chmod go-w"),
+        (lambda keys: (keys / "x.toml").write_text("public_key = 1"), "x.toml"),
+        (lambda keys: (keys / "x.toml").write_text('public_key = "y"\nrole = "admin"'), "Z85"),
+        (lambda keys: (keys / "x.toml").write_text("role = admin"), "x.toml"),
+        (lambda keys: (keys / "x.toml").write_bytes((keys / "alice.toml").read_bytes()), "same"),
+    ],
+)
+def test_keys_that_cannot_be_trusted_are_refused(
+    tmp_path: Path, spoil: Callable[[Path], object], reason: str
+) -> None:
+    new_key(tmp_path, "alice")
+    spoil(tmp_path / "keys")
+    with pytest.raises(KeyRingError, match=reason):
+        KeyRing(tmp_path / "keys")
+
+
+def test_a_ring_notices_what_changes_and_denies_what_it_cannot_read(tmp_path: Path) -> None:
+    new_key(tmp_path, "alice")
+    new_key(tmp_path, "bob", "worker")
+    ring = KeyRing(tmp_path / "keys")
+    known = {name: client.public_key for name, client in ring.clients().items()}
+    assert ring.refresh() == []
+    assert ring.principal(known["bob"]) == ("key:bob", Role.WORKER)
+    new_key(tmp_path, "carol")
+    assert (ring.refresh(), len(ring)) == ([], 3)
+    (tmp_path / "keys" / "bob.toml").write_text("?")
+    assert ring.refresh() == ["key:bob"]
+    assert ring.principal(known["bob"]).role is None
+    assert ring.principal(known["alice"]).role is Role.ADMIN
+
+
+@pytest.mark.parametrize("spoil", ["mode", "text", "missing"])
+def test_a_client_does_not_use_a_bad_key(tmp_path: Path, spoil: str) -> None:
+    key = new_key(tmp_path, "alice")
+    if spoil == "mode":
+        key.chmod(0o644)
+    elif spoil == "text":
+        key.write_text("secret_key = 1\n")
+    else:
+        key.unlink()
+    client = tollgate.Client("tcp://127.0.0.1:1", key=key)
+    with client, pytest.raises(tollgate.KeyFileError, match=r"alice\.key"):
+        client.ping()
+    client = tollgate.Client("tcp://127.0.0.1:1")
+    with client, pytest.raises(tollgate.KeyFileError, match="TOLLGATE_KEY"):
+        client.ping()
+
+
+# --- the socket file ----------------------------------------------------------------------------
+
+
+def refused(short_dir: Path, *arguments: str) -> str:
+    """Start a broker that does not start, and return the line that it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "--in-memory", *arguments],
+        cwd=ROOT, text=True, capture_output=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode in {1, 2}, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--bind", "tcp://127.0.0.1:0"], "takes --keys"),
+        (["--bind", "tcp://*:0", "--keys", "{keys}"], "--allow-wildcard"),
+        (["--bind", "tcp://0.0.0.0:0", "--keys", "{keys}"], "--allow-wildcard"),
+        (["--bind", "tcp://[::]:0", "--keys", "{keys}"], "--allow-wildcard"),
+        (["--bind", "tcp://:0", "--keys", "{keys}"], "--allow-wildcard"),
+        (["--bind", "tcp://localhost:0", "--keys", "{keys}"], "is no address"),
+        (["--bind", "tcp://127.0.0.1", "--keys", "{keys}"], "tcp://address:port"),
+        (["--bind", "tcp://127.0.0.1:65536", "--keys", "{keys}"], "tcp://address:port"),
+        (["--bind", "inproc://x"], "ipc:///path"),
+        (["--bind", "tcp://127.0.0.1:0", "--keys", "{keys}/none"], "tollgate keys new"),
+        (["--socket-group", "no-such-group"], "no group"),
+        (["--group-role", "king"], "king"),
+    ],
+)
+def test_a_door_that_would_stand_open_is_not_opened(
+    short_dir: Path, arguments: list[str], reason: str
+) -> None:
+    new_key(short_dir, "alice")
+    filled = [argument.format(keys=short_dir / "keys") for argument in arguments]
+    assert reason in refused(short_dir, *filled)
+
+
+def test_a_directory_that_others_can_write_to_is_refused(short_dir: Path) -> None:
+    place = short_dir / "open"
+    place.mkdir()
+    for mode in (0o720, 0o702, 0o1777):
+        place.chmod(mode)
+        assert "chmod go-w" in refused(short_dir, "--bind", f"ipc://{place}/b.sock")
+    place.chmod(0o777)
+    assert "replace" in refused(short_dir, "--bind", f"ipc://{place}/under/it/b.sock")
+
+
+@as_root
+def test_a_directory_of_somebody_else_is_refused(short_dir: Path) -> None:
+    place = short_dir / "theirs"
+    place.mkdir(mode=0o700)
+    os.chown(place, NOBODY, NOBODY)
+    assert "belongs to uid 65534" in refused(short_dir, "--bind", f"ipc://{place}/b.sock")
+    data = ["--bind", f"ipc://{short_dir}/b.sock", "--data-dir", str(place)]
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", *data],
+        cwd=ROOT, text=True, capture_output=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert "belongs to uid 65534" in done.stderr
+
+
+def test_the_lock_is_no_link_to_somewhere_else(short_dir: Path) -> None:
+    (short_dir / "b.sock.lock").symlink_to(short_dir / "elsewhere")
+    assert "symbolic link" in refused(short_dir, "--bind", f"ipc://{short_dir}/b.sock")
+    assert not (short_dir / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_socket_and_directory_are_private_whatever_the_umask(short_dir: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with running_broker(short_dir) as process:
+            assert process.path.stat().st_mode & 0o777 == 0o600
+            lock = process.path.with_name(process.path.name + ".lock")
+            assert lock.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+ASK = """
+import os, sys, zmq
+uid, gid = int(sys.argv[2]), int(sys.argv[3])
+peer = zmq.Context().socket(zmq.DEALER)
+os.setgroups([])
+os.setgid(gid)
+os.setuid(uid)
+peer.connect(sys.argv[1])
+peer.send(bytes.fromhex(sys.argv[4]))
+sys.stdout.buffer.write(peer.recv() if peer.poll(5_000) else b"silence")
+"""
+
+
+def ask_as(uid: int, gid: int, endpoint: str) -> bytes:
+    """Say hello as another user, and return the answer."""
+    command = [sys.executable, "-c", ASK, endpoint, str(uid), str(gid), HELLO.hex()]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+@as_root
+def test_another_user_is_nobody_even_with_the_socket_in_hand(short_dir: Path) -> None:
+    with running_broker(short_dir) as broker:
+        short_dir.chmod(0o755)
+        assert ask_as(NOBODY, NOBODY, broker.endpoint) == b"silence"
+        broker.path.chmod(0o666)
+        assert b"not_authorized" in ask_as(NOBODY, NOBODY, broker.endpoint)
+
+
+@as_root
+def test_a_group_has_the_role_that_it_was_given(short_dir: Path) -> None:
+    short_dir.chmod(0o755)
+    group = next(each for each in grp.getgrall() if each.gr_gid not in {0, NOBODY})
+    place = short_dir / "shared"
+    place.mkdir(mode=0o700)
+    with running_broker(place, socket_group=group.gr_name, group_role="worker") as broker:
+        assert place.stat().st_mode & 0o777 == 0o750
+        assert broker.path.stat().st_mode & 0o777 == 0o660
+        assert broker.path.stat().st_gid == place.stat().st_gid == group.gr_gid
+        assert b"\xa4role\xa6worker" in ask_as(NOBODY, group.gr_gid, broker.endpoint)
+        assert ask_as(NOBODY, NOBODY, broker.endpoint) == b"silence"
+
+
+# --- connections and shares ---------------------------------------------------------------------
+
+
+def test_it_stops_accepting_before_there_are_too_many_and_goes_on_then(short_dir: Path) -> None:
+    with running_broker(short_dir, connections=20) as broker:
+        mine = tollgate.connect(broker.endpoint, timeout_s=PATIENCE_S)
+        crowd: list[socket.socket] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while "accepting no more" not in broker.stderr:
+            assert time.monotonic() < deadline
+            crowd.append(socket.socket(socket.AF_UNIX))
+            with suppress(OSError):
+                crowd[-1].connect(str(broker.path))
+            time.sleep(0.001)
+        mine.ping()  # who is in, is served
+        for each in crowd:
+            each.close()
+        with tollgate.connect(broker.endpoint, timeout_s=PATIENCE_S) as late:
+            late.ping()
+        assert broker.path.stat().st_mode & 0o777 == 0o600
+        mine.close()
+        broker.process.terminate()
+        broker.process.wait(PATIENCE_S)
+        broker.checked = True
+        assert broker.process.returncode == 0
+        assert broker.events[-1]["dropped"]["stopped_accepting"] >= 1
+
+
+def test_a_handshake_that_dawdles_is_cut_off(short_dir: Path) -> None:
+    with running_broker(short_dir, handshake_ms=100) as broker:
+        slow = socket.socket(socket.AF_UNIX)
+        slow.connect(str(broker.path))
+        slow.settimeout(PATIENCE_S)
+        while slow.recv(4_096):
+            pass  # its greeting, and then the end
+        slow.close()
+        assert broker.stop()["dropped"]["handshake_broken_off"] == 1
+
+
+def test_a_flood_delays_nobody_by_more_than_a_share(short_dir: Path) -> None:
+    settings = load({"share_messages": 8, "bind": [f"ipc://{short_dir}/b.sock"]})
+    with zmq.Context() as context, Endpoint(settings.bind[0]) as endpoint:
+        door = Door(context, b"\x01", Callers().identify, settings, Counters())
+        door.open([endpoint])
+        flooder, honest = Peer(context, endpoint.url), Peer(context, endpoint.url)
+        for _ in range(500):
+            flooder.send_frames(b"flood")
+        batch: list[Arrival] = []
+        door.socket.poll(int(PATIENCE_S * 1_000))
+        door.drain(batch)
+        assert len(batch) <= settings.share_messages
+        honest.send_frames(b"me")
+        time.sleep(SILENCE_S)  # so that it has arrived
+        batch.clear()
+        door.drain(batch)
+        assert [b"me"] in [arrival.frames for arrival in batch]
+        assert len(batch) <= 2 * settings.share_messages
+        for peer in (flooder, honest):
+            peer.close()
+        door.monitor.close(0)
+        door.socket.close(0)
+
+
+def test_a_share_is_of_bytes_too(short_dir: Path) -> None:
+    settings = load({"share_bytes": 1_000, "bind": [f"ipc://{short_dir}/b.sock"]})
+    with zmq.Context() as context, Endpoint(settings.bind[0]) as endpoint:
+        door = Door(context, b"\x01", Callers().identify, settings, Counters())
+        door.open([endpoint])
+        flooder = Peer(context, endpoint.url)
+        for _ in range(20):
+            flooder.send_frames(b"x" * 400)
+        time.sleep(SILENCE_S)
+        batch: list[Arrival] = []
+        door.drain(batch)
+        assert len(batch) == 3
+        flooder.close()
+        door.monitor.close(0)
+        door.socket.close(0)
