@@ -82,7 +82,7 @@ def measure(effort: Effort, directory: Path) -> Findings:
         place = directory / f"lifecycle-{number}"
         _measure_cell(cell, effort, place, findings, redis_ways)
     findings.settings |= {
-        "broker": "--in-memory, or --fsync always; --commands as the batch has",
+        "broker": "--in-memory, or --fsync always",
         "redis-server": "no snapshots; in memory, or appendonly yes with appendfsync always",
         "run": f"{effort.run_s} s, {effort.rounds} rounds, fresh servers for each row",
     }
@@ -104,9 +104,7 @@ def _measure_cell(
 ) -> None:
     shape = cell.shape
     with ExitStack() as stack:
-        broker = stack.enter_context(
-            Broker(place / "a", "--commands", str(shape.batch), durable=cell.durable)
-        )
+        broker = stack.enter_context(Broker(place / "a", durable=cell.durable))
         redis = stack.enter_context(Redis(place / "b", durable=cell.durable))
         ours, our_way = _fastest(tollgate_side.ways(shape), broker.endpoint, cell)
         theirs, their_way = _fastest(redis_ways(shape), str(redis.socket_path), cell)

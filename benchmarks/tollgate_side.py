@@ -72,10 +72,7 @@ class LockStep:
 
 
 class OneLargeBatch:
-    """One `batch()` that the client cuts into messages, as many at once as its window holds.
-
-    How many commands a message has is what the broker was started with (`--commands`).
-    """
+    """One `batch()` that the client cuts into messages, as many at once as its window holds."""
 
     def __init__(self, endpoint: str, shape: Shape) -> None:
         self._client = tollgate.connect(endpoint, timeout_s=60)
@@ -84,7 +81,7 @@ class OneLargeBatch:
     def lot(self) -> int:
         shape = self._shape
         ids = job_ids(shape.batch * shape.groups)
-        batch = self._client.batch()
+        batch = self._client.batch(message_commands=shape.batch)
         for job_id in ids:
             batch.create(INPUT_HASH, job_id=job_id, input=shape.input)
         for job_id in ids:

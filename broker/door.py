@@ -150,11 +150,11 @@ class Door:
             for url in self.bound:
                 self._bind(url)
 
-    def drain(self, batch: list[Arrival]) -> None:
+    def drain(self, batch: list[Arrival]) -> bool:
         """Take what has arrived, until one peer has had its share, or the batch is full.
 
-        libzmq hands over one message of each peer in turn: who waits is never behind more than
-        one share of each other's.
+        Return whether there may be more. libzmq hands over one message of each peer in turn: who
+        waits is never behind more than one share of each other's.
         """
         share, receive, mark, identify = self._share, self.socket.recv, self.mark, self._identify
         messages: dict[bytes, int] = {}
@@ -164,7 +164,7 @@ class Door:
             try:
                 peer = receive(zmq.DONTWAIT)
             except zmq.Again:
-                return
+                return False
             frame = receive(zmq.DONTWAIT, copy=False)
             frames, principal = [frame.bytes], identify(frame)
             while frame.more:
@@ -176,7 +176,8 @@ class Door:
             messages[peer] = count = messages.get(peer, 0) + 1
             sizes[peer] = taken = sizes.get(peer, 0) + taken
             if count >= share.messages or taken >= share.bytes:
-                return
+                break
+        return True
 
     def send(self, reply: Reply) -> bool:
         """Send a reply; return False, and count why, if it cannot be."""

@@ -219,7 +219,19 @@ class Engine:
 
     def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
         """Return whether something is due that a command could run into: all but forgetting."""
-        return min(self._waits_ms(now, writable=writable), default=1) <= 0
+        desk, state = self._desk, self._desk.state
+        ends_ms = desk.waiters.next_due_ms()
+        if ends_ms is not None and ends_ms <= now.mono_ms:
+            return True
+        if not writable:
+            return False
+        ends_ms = state.leases.next_end_ms()
+        if ends_ms is not None and ends_ms <= now.mono_ms:
+            return True
+        unpaid, unfinished = state.unpaid.next(), state.unfinished.next()
+        return (unpaid is not None and now.wall - unpaid >= self._grace) or (
+            unfinished is not None and unfinished <= now.wall
+        )
 
     def _waits_ms(self, now: Instant, *, writable: bool) -> list[int]:
         desk, state = self._desk, self._desk.state

@@ -307,6 +307,8 @@ class InMemoryJobRepository(Generic[View]):
     def oldest_finished(self) -> tuple[datetime, str] | None:
         """Return when the job ended that has been completed or failed for longest, and its id."""
         with self._lock:
+            if not any(map(self._entered.__getitem__, TERMINAL)):
+                return None
             heads = [self._first_entered(status) for status in TERMINAL]
             return min(((job.updated_at, job.job_id) for job in heads if job), default=None)
 

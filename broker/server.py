@@ -71,6 +71,8 @@ class Server:
         self._idle_ms = min(self._idle_ms, notifier.watchdog_ms or IDLE_MS)
         self._undelivered: list[tuple[str, int]] = []
         self._writable = True
+        self._more = False
+        """Whether something was left at a door when the last batch was taken."""
         self._chores_at_ms = self._alive_at_ms = 0
         self._news_at_ms = _now().mono_ms + NEWS_MS
 
@@ -84,9 +86,8 @@ class Server:
         for door in self._doors.values():
             poller.register(door.socket, zmq.POLLIN)
             poller.register(door.monitor, zmq.POLLIN)
-        batch: list[Arrival] = []
         while True:
-            ready = dict(poller.poll(self._patience_ms(batch)))
+            ready = dict(poller.poll(self._patience_ms()))
             if self._stop_fd in ready:
                 break
             self._catch_up(poller)
@@ -101,11 +102,12 @@ class Server:
     def _take(self, ready: dict[object, int]) -> list[Arrival]:
         """Take what has arrived at the doors, within the bounds of a batch."""
         batch: list[Arrival] = []
+        self._more = False
         for door in self._doors.values():
             if door.monitor in ready or door.is_shut:
                 door.tend()
-            if door.socket in ready:
-                door.drain(batch)
+            if door.socket in ready and door.drain(batch):
+                self._more = True
         return batch
 
     def _do_chores(self, now_ms: int) -> None:
@@ -153,9 +155,9 @@ class Server:
         if not self._doors[reply.peer[0]].send(reply):
             self._undelivered += reply.grants
 
-    def _patience_ms(self, batch: list[Arrival]) -> int:
-        if batch or (self._undelivered and self._writable):
-            return 0  # there may be more where this came from
+    def _patience_ms(self) -> int:
+        if self._more or (self._undelivered and self._writable):
+            return 0
         due_in_ms = self._due_in_ms()
         idle_ms = self._idle_ms if self._writable else RETRY_MS
         return idle_ms if due_in_ms is None else min(due_in_ms, idle_ms)

@@ -292,28 +292,37 @@ class AsyncClient:
         jobs: Iterable[Row],
         *,
         on_progress: Callable[[int], None] | None = None,
+        message_commands: int | None = None,
         timeout_s: float | None = None,
     ) -> builtins.list["Job"]:
         """Store many jobs, and return them in the order given.
 
         Each is a `Create`, an input hash, or a mapping of `create`'s arguments; they are taken off
         the iterable as they are sent, so it may be endless. `on_progress` is told how many have
-        their outcome. `timeout_s` is for each message of up to 1,000 jobs. What the iterable raises
-        passes through; the jobs before it may be stored then.
+        their outcome. `timeout_s` is for each message. What the iterable raises passes through; the
+        jobs before it may be stored then. A message has `message_commands` jobs, or as many as the
+        broker takes; up to four are under way at a time.
 
         Raises:
             BatchError: some could not be stored; the others are. Once the broker is silent for too
                 long, nothing more is taken off the iterable, and `results` ends there.
 
         """
-        values = await self._run(calls.creates(jobs), timeout_s, on_progress)
+        values = await self._run(calls.creates(jobs), timeout_s, on_progress, message_commands)
         if any(isinstance(value, TollgateError) for value in values):
             raise BatchError(values)
         return values
 
-    def batch(self, *, timeout_s: float | None = None) -> AsyncBatch:
-        """Return an empty batch of commands; `timeout_s` is for each message of up to 1,000."""
-        return AsyncBatch(lambda commands: self._run(commands, timeout_s, None))
+    def batch(
+        self, *, message_commands: int | None = None, timeout_s: float | None = None
+    ) -> AsyncBatch:
+        """Return an empty batch of commands; `timeout_s` is for each message.
+
+        A message has `message_commands` commands, or as many as the broker takes; up to four are
+        under way at a time. Raises ValueError for fewer than 1.
+        """
+        calls.check_message_commands(message_commands)
+        return AsyncBatch(lambda commands: self._run(commands, timeout_s, None, message_commands))
 
     # --- the driver -------------------------------------------------------------------------------
 
@@ -333,11 +342,13 @@ class AsyncClient:
         commands: Iterable[AnyCommand | TollgateError],
         timeout_s: float | None,
         on_progress: Callable[[int], None] | None,
+        message_commands: int | None,
     ) -> builtins.list[Any]:
+        calls.check_message_commands(message_commands)
         each_s = self._seconds(timeout_s)
         deadline = monotonic() + each_s
         await self._greet(deadline)
-        return await self._drive(commands, deadline, each_s, on_progress)
+        return await self._drive(commands, deadline, each_s, on_progress, message_commands)
 
     async def _greet(self, deadline: float) -> None:
         """Learn the broker's limits, the first time."""
@@ -350,10 +361,14 @@ class AsyncClient:
         deadline: float,
         each_s: float | None,
         on_progress: Callable[[int], None] | None,
+        message_commands: int | None = None,
     ) -> builtins.list[Any]:
         self._join_loop()
         session, news = self._session, asyncio.Event()
-        exchange = session.submit(commands, deadline=deadline, each_s=each_s, notify=news.set)
+        exchange = session.submit(
+            commands, deadline=deadline, each_s=each_s, message_commands=message_commands,
+            notify=news.set,
+        )  # fmt: skip
         told = 0
         try:
             while True:

@@ -1,7 +1,6 @@
 """Makes commands of what users pass, and refuses at home what the broker would not even read."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from os import urandom
@@ -34,13 +33,15 @@ SLICE_MS: Final = 15_000
 JOB_IDS_AT_ONCE: Final = 64
 """How many random numbers to ask the system for at once."""
 
+JOB_ID_MAX: Final = 64
+HASH_LENGTH: Final = 64
+
 Row = Create | str | Mapping[str, Any]
 """What `create_many` takes: a command, an input hash, or the arguments of `create` by name."""
 
 AnyStatus = JobStatus | str
 _Command = TypeVar("_Command", bound=Command)
 
-_HASH: Final = re.compile(r"[0-9a-f]{64}").fullmatch
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _strict = msgspec.msgpack.Decoder(AnyCommand)
 
@@ -62,6 +63,15 @@ def checked(command: _Command) -> _Command:
         name = type(command).__name__.lower()
         raise MalformedError(f"{name}: {fault}") from None
     return command
+
+
+def _is_plain(text: object) -> bool:
+    """Return whether a text goes on the wire as it is; of another, the encoder has the say."""
+    return type(text) is str and text.isascii()
+
+
+def _is_id(job_id: object) -> bool:
+    return type(job_id) is str and 0 < len(job_id) <= JOB_ID_MAX and job_id.isascii()
 
 
 def status_of(status: AnyStatus) -> JobStatus:
@@ -131,6 +141,20 @@ def create(  # noqa: PLR0913 - one argument a field
         if not isinstance(input, str):
             raise MalformedError("create takes an input_hash, or an input as text")
         input_hash = hash_of_input(input, identifier_from_purchaser)
+    if (
+        _is_plain(input_hash)
+        and (input is None or _is_plain(input))
+        and (job_id is None or _is_plain(job_id))
+        and identifier_from_purchaser is None
+        and blockchain_identifier is None
+        and pay_by_time is None
+        and submit_result_time is None
+        and len(input_hash) == HASH_LENGTH
+    ):  # the common case: all else a `Create` checks itself
+        try:
+            return Create(input_hash=input_hash, input=input, job_id=job_id or new_job_id())
+        except ValueError as fault:
+            raise MalformedError(f"create: {fault}") from None
     return make(
         Create,
         input_hash=input_hash,
@@ -147,11 +171,15 @@ def creates(rows: Iterable[Row]) -> Iterator[Create | MalformedError]:
     """Yield a `create` with a job id for each row, or why there can be none."""
     job_ids = _new_job_ids()
     for row in rows:
-        if type(row) is str and _HASH(row):  # nothing else in it can be wrong
-            yield Create(input_hash=row, job_id=next(job_ids))
-            continue
         try:
-            yield _create_of(row)
+            if type(row) is str and len(row) == HASH_LENGTH:  # nothing else in it can be wrong
+                yield Create(input_hash=row, job_id=next(job_ids))
+            elif type(row) is dict and "job_id" not in row:
+                yield create(**row, job_id=next(job_ids))
+            else:
+                yield _create_of(row)
+        except (TypeError, ValueError) as fault:
+            yield MalformedError(f"not the arguments of create: {fault}")
         except MalformedError as refusal:
             yield refusal
 
@@ -171,6 +199,8 @@ def _create_of(row: Row) -> Create:
 
 def get(job_id: str | None = None, blockchain_identifier: str | None = None) -> Get:
     """Return a `get`, by one of both. Raises MalformedError."""
+    if blockchain_identifier is None and _is_id(job_id):
+        return Get(job_id=job_id)
     return make(Get, job_id=job_id, blockchain_identifier=blockchain_identifier)
 
 
@@ -185,6 +215,16 @@ def transition(  # noqa: PLR0913 - one argument a field
     lease: int | None = None,
 ) -> Transition:
     """Return a `transition`. Raises MalformedError."""
+    if (
+        type(target) is JobStatus
+        and _is_id(job_id)
+        and error is None
+        and input_schema is None
+        and expected_version is None
+        and lease is None
+        and (result is None or (target is JobStatus.COMPLETED and _is_plain(result)))
+    ):  # the common case: there is nothing else to check
+        return Transition(job_id=job_id, target=target, result=result)
     return make(
         Transition,
         job_id=job_id,
@@ -230,6 +270,12 @@ def touch(job_id: str, lease: int, lease_ms: int) -> Touch:
 def release(job_id: str, lease: int) -> Release:
     """Return a `release`. Raises MalformedError."""
     return make(Release, job_id=job_id, lease=lease)
+
+
+def check_message_commands(count: int | None) -> None:
+    """Raise ValueError for a number of commands that no message can have."""
+    if count is not None and count < 1:
+        raise ValueError(f"a message has 1 command at least, not {count}")
 
 
 class Waiting:

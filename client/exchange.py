@@ -46,6 +46,9 @@ class Exchange:
 
     def put(self, parcel: Parcel, values: list[Any]) -> None:
         """Store the values of a parcel's commands."""
-        mine = self.packer.values
-        for slot, value in zip(parcel.slots, values, strict=True):
+        mine, slots = self.packer.values, parcel.slots
+        if slots[-1] - slots[0] == len(slots) - 1:  # none between them was refused at home
+            mine[slots[0] : slots[-1] + 1] = values
+            return
+        for slot, value in zip(slots, values, strict=True):
             mine[slot] = value

@@ -96,18 +96,21 @@ class Session:
         *,
         deadline: float,
         each_s: float | None = None,
+        message_commands: int | None = None,
         notify: Callable[[], None] = lambda: None,
     ) -> Exchange:
         """Begin a call; `pull` takes its commands off the iterable.
 
         Each message of it must be answered by `deadline`, or `each_s` seconds after it was made.
-        `notify` is called whenever values have come. An exception among the commands becomes its
+        A message has `message_commands` commands, or as many as the broker takes. `notify` is
+        called whenever values have come. An exception among the commands becomes its
         own value.
         """
         limits = self.greeting.limits if self.greeting else {}
+        commands_max = limits.get("commands", COMMANDS_MAX)
         packer = Packer(
             iter(commands),
-            commands_max=limits.get("commands", COMMANDS_MAX),
+            commands_max=min(message_commands or commands_max, commands_max),
             bytes_max=limits.get("request_bytes", REQUEST_BYTES_MAX),
         )
         return Exchange(packer, deadline, each_s, notify)

@@ -75,7 +75,10 @@ _GIVES_JOB: Final = frozenset(kind for kind, gives in _EXPECTED.items() if gives
 
 def values_of(commands: list[AnyCommand], results: list[AnyResult]) -> list[Any]:
     """Return what the results of commands, as many, are worth; most of them will be jobs."""
-    make_job = job_maker() if JobResult in set(map(type, results)) else None
+    kinds = set(map(type, results))
+    make_job = job_maker() if JobResult in kinds else None
+    if make_job is not None and len(kinds) == 1 and _GIVES_JOB.issuperset(map(type, commands)):
+        return [make_job(result.job) for result in results]  # type: ignore[union-attr]
     return [
         make_job(result.job)
         if make_job is not None and type(result) is JobResult and type(command) in _GIVES_JOB

@@ -51,13 +51,16 @@ class Job(BaseModel):
         or the repository has already vouched for.
         """
         job = _new(cls)
-        _set(job, "__dict__", fields)
-        _set(job, "__pydantic_fields_set__", _ALL_FIELDS)
-        _set(job, "__pydantic_extra__", None)
-        _set(job, "__pydantic_private__", None)
+        _set_dict(job, fields)
+        _set_fields_set(job, _ALL_FIELDS)
+        _set_extra(job, None)
+        _set_private(job, None)
         return job
 
 
 _new = object.__new__
-_set = object.__setattr__
+# The slots of every model, past its refusal to be changed: half of what `object.__setattr__` takes.
+_set_dict, _set_fields_set, _set_extra, _set_private = (
+    BaseModel.__dict__[slot].__set__ for slot in BaseModel.__slots__
+)
 _ALL_FIELDS = set(Job.model_fields)

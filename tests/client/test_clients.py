@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from client import packing
 from client.errors import BatchError, ClientClosedError
 from client.sync import Client, connect
 from domain.commands import Create
@@ -23,6 +24,7 @@ from domain.exceptions import (
     WaitTimeoutError,
 )
 from domain.hashing import input_hash
+from domain.messages import Request, decode_request
 from domain.models import Job, JobStatus
 from domain.results import CountResult
 
@@ -324,3 +326,45 @@ def test_what_the_iterable_asks_of_the_same_client_is_answered(broker: BrokerPro
         jobs = client.create_many([{"input": str(number)} for number in range(30)])
         copies = client.create_many({"input": f"{client.get(job.job_id).input}!"} for job in jobs)
         assert [job.input for job in copies] == [f"{number}!" for number in range(30)]
+
+
+def has_creates(request: Request) -> bool:
+    return any(isinstance(command, Create) for command in request.commands)
+
+
+def test_a_message_has_as_many_commands_as_were_asked_for(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.ping()
+    frames: list[Request] = []
+    build = packing.frame_of
+
+    def frame_of(*parts: Any) -> bytes:
+        frame = build(*parts)
+        frames.append(decode_request(frame))
+        return frame
+
+    monkeypatch.setattr("client.message.frame_of", frame_of)
+    jobs = client.create_many([HASH] * 25, message_commands=10)
+    assert [len(frame.commands) for frame in frames if has_creates(frame)] == [10, 10, 5]
+    frames.clear()
+    batch = client.batch(message_commands=7)
+    for job in jobs:
+        batch.get(job.job_id)
+    assert batch.send() == jobs
+    assert [len(frame.commands) for frame in frames if frame.commands] == [7, 7, 7, 4]
+
+
+def test_a_message_has_one_command_at_least(client: Any) -> None:
+    with pytest.raises(ValueError, match="1 command at least"):
+        client.batch(message_commands=0)
+    with pytest.raises(ValueError, match="1 command at least"):
+        client.create_many([HASH], message_commands=-1)
+
+
+def test_a_client_that_spins_hears_the_same(broker: BrokerProcess) -> None:
+    with connect(broker.endpoint, spin_us=300) as client:
+        job = client.create(HASH)
+        assert client.get(job.job_id) == job
+        with pytest.raises(WaitTimeoutError):
+            client.wait(job.job_id, timeout_s=SOON_S)

@@ -153,7 +153,7 @@ def small_disk(short_dir: Path) -> Iterator[Path]:
     data.mkdir()
     if MOUNT is None or UMOUNT is None:
         pytest.skip("there is no mount here")
-    mount = [MOUNT, "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(data)]
+    mount = [MOUNT, "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(data)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this process may not mount a file system")
     yield data
