@@ -148,7 +148,7 @@ def run(settings: Settings) -> None:
         stack.callback(context.destroy, linger=settings.linger_ms)
         doors = list(_doors(context, settings, endpoints, group, keys, counters, stack))
         server = Server(
-            Pipeline(engine), journal, compactor, doors, settings, _stop_fd(),
+            Pipeline(engine, counters), journal, compactor, doors, settings, _stop_fd(),
             counters=counters, notifier=notifier, keys=keys,
         )  # fmt: skip
         # What was replayed stays, and what serving leaves behind is no garbage that only a

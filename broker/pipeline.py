@@ -7,6 +7,7 @@ The pipeline does neither of the two things on the right. It hands back the reco
 replies, and whoever runs it (`server`) sends no reply of a batch before all its records are safe.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -80,8 +81,10 @@ class Outcome(NamedTuple):
 class Pipeline:
     """Turns batches into outcomes, in order, over one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, refused: Counter[str] | None = None) -> None:
+        """Decide with `engine`; how often each code was answered is counted in `refused`."""
         self._engine = engine
+        self._refused = Counter[str]() if refused is None else refused
         self._limits = engine.limits
         self._draining = False
         self._outcome = Outcome([], [])
@@ -205,8 +208,10 @@ class Pipeline:
                 fits = type(command) not in FIT_TO_ROOM
                 sure = turn.room_bytes // result_bytes_max - 1 if fits else 0
             result = self._decide(command, turn) if full is None else error_of(full)
-            if type(result) is ErrorResult and result.code == ReplyFullError.code:
-                full = full or ReplyFullError(result.message)
+            if type(result) is ErrorResult:
+                self._refused[f"refused_{result.code}"] += 1
+                if result.code == ReplyFullError.code:
+                    full = full or ReplyFullError(result.message)
             elif type(result) is LeasesResult:
                 grants += grants_of(result)
             if request.session and command.changes:
@@ -269,6 +274,8 @@ class Pipeline:
 
     def _answer_alone(self, ticket: Ticket, result: Result) -> None:
         """Answer a command that stands alone in its message, and write down what it did."""
+        if type(result) is ErrorResult:
+            self._refused[f"refused_{result.code}"] += 1
         events = self._engine.take_events()
         if events:
             outcomes: list[int | AnyOutcome] = [outcome_of(result)] if ticket.session else []
@@ -302,6 +309,7 @@ class Pipeline:
         self._outcome.records.append(record)
 
     def _refuse(self, arrival: Arrival, refusal: Refusal) -> None:
+        self._refused[f"refused_{refusal.code}"] += 1
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
         self._send(Reply(arrival.peer, encode_refused(seq, refusal)))
 

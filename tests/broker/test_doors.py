@@ -85,6 +85,7 @@ def test_the_role_that_goes_with_a_key_counts(house: tuple[Path, BrokerProcess])
         assert client.ping().role == "observer"
         with pytest.raises(tollgate.NotAuthorizedError, match="create takes the role producer"):
             client.create(HASH)
+    assert broker.stop()["dropped"] == {"refused_not_authorized": 1}
 
 
 @pytest.mark.parametrize("role", list(Role))

