@@ -13,6 +13,7 @@ from broker.endpoint import Endpoint, EndpointError
 from broker.pipeline import Arrival, Reply
 from broker.principal import Principal
 from broker.settings import Settings
+from broker.unread import Unread
 
 log = structlog.get_logger("tollgate.broker")
 
@@ -68,6 +69,7 @@ class Door:
         self._held: list[Endpoint] = []
         self.is_shut = False
         """Whether nobody else is let in, for there are too many."""
+        self._unread = Unread(settings.unread_bytes)
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # hear of peers that are gone
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes another's replies
@@ -157,6 +159,8 @@ class Door:
         waits is never behind more than one share of each other's.
         """
         share, receive, mark, identify = self._share, self.socket.recv, self.mark, self._identify
+        unread = self._unread
+        unread.next_batch()
         messages: dict[bytes, int] = {}
         sizes: dict[bytes, int] = {}
         size = 0
@@ -167,6 +171,7 @@ class Door:
                 return False
             frame = receive(zmq.DONTWAIT, copy=False)
             frames, principal = [frame.bytes], identify(frame)
+            unread.heard(peer, frame)
             while frame.more:
                 frame = receive(zmq.DONTWAIT, copy=False)
                 frames.append(frame.bytes)
@@ -181,14 +186,19 @@ class Door:
 
     def send(self, reply: Reply) -> bool:
         """Send a reply; return False, and count why, if it cannot be."""
+        peer = reply.peer[1:]
+        if not self._unread.takes(peer, len(reply.frame)):
+            self._counters["reply_not_read"] += 1
+            return False
         try:
-            self.socket.send_multipart((reply.peer[1:], reply.frame), zmq.DONTWAIT)
+            self.socket.send_multipart((peer, reply.frame), zmq.DONTWAIT)
         except zmq.Again:
             self._counters["reply_not_read"] += 1
             return False
         except zmq.ZMQError as fault:
             if fault.errno != zmq.EHOSTUNREACH:
                 raise
+            self._unread.forget(peer)
             self._counters["reply_peer_gone"] += 1
             return False
         return True

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     share_messages: int = Field(64, ge=1, description="messages of one peer decided at once")
     share_bytes: int = Field(256 * 1024, ge=1, description="bytes of one peer decided at once")
     send_window: int = Field(1_000, ge=1, description="replies queued for a peer that is slow")
+    unread_bytes: int = Field(
+        32 * 1024 * 1024, ge=1, description="bytes queued for a peer that does not read"
+    )
     receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
     connections: int = Field(
         0, ge=0, description="connections at a time; 0 for half of the files that may be open"

@@ -33,6 +33,8 @@ from tests.core import HASH, job_id
 NOBODY = 65_534
 SILENCE_S = 0.5
 """How long nothing comes to who is not let in."""
+Start = Callable[..., BrokerProcess]
+Connect = Callable[..., Peer]
 HELLO = encode_request(Request(1, 0, 1, 0, [Hello()]))
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root to be another user")
 
@@ -467,3 +469,16 @@ def test_a_share_is_of_bytes_too(short_dir: Path) -> None:
         flooder.close()
         door.monitor.close(0)
         door.socket.close(0)
+
+
+def test_replies_to_a_peer_that_does_not_read_are_bounded_in_bytes(
+    broker: Start, peer: Connect
+) -> None:
+    process = broker(unread_bytes=4_000_000, linger_ms=0)
+    mute, mine = peer(process.endpoint, RCVHWM=1, RCVBUF=4_096), peer(process.endpoint)
+    big = mine.one({"type": "create", "input_hash": HASH, "input": "x" * 60_000})["job"]["job_id"]
+    for _ in range(100):
+        mute.send(*[{"type": "get", "job_id": big}] * 16)  # a megabyte each
+    for _ in range(100):  # who reads, is served however much it is
+        mine.ask(*[{"type": "get", "job_id": big}] * 16)
+    assert process.stop()["dropped"]["reply_not_read"] >= 90
