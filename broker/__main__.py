@@ -52,6 +52,8 @@ FILES_MAX: Final = 65_536
 """How many connections there may be where the system sets no limit."""
 START_MS: Final = 30_000
 """How long a replay may be silent before the service manager takes it for hung."""
+SWITCH_S: Final = 0.0005
+"""How long a thread waits for the interpreter: whoever counts connections must not be late."""
 PROGRESS_S: Final = 1.0
 """How often a long replay says how far it has come."""
 SESSIONS_A_MILLISECOND: Final = 1_024
@@ -147,18 +149,22 @@ def run(settings: Settings) -> None:
         context = zmq.Context()
         stack.callback(context.destroy, linger=settings.linger_ms)
         doors = list(_doors(context, settings, endpoints, group, keys, counters, stack))
+        pipeline = Pipeline(engine, counters, settings.batch_reply_bytes)
         server = Server(
-            Pipeline(engine, counters), journal, compactor, doors, settings, _stop_fd(),
+            pipeline, journal, compactor, doors, settings, _stop_fd(),
             counters=counters, notifier=notifier, keys=keys,
         )  # fmt: skip
         # What was replayed stays, and what serving leaves behind is no garbage that only a
         # collector finds (a test sees to that): a collection would be a pause for nothing.
+        sys.setswitchinterval(SWITCH_S)
         gc.freeze()
         gc.disable()
         bound = [url for door in doors for url in door.bound]
         log.info("ready", bind=bound, jobs=state.jobs.count(), pid=os.getpid())
         notifier.ready(f"{state.jobs.count()} jobs, at {' '.join(bound)}")
         server.run()
+        for door in doors:
+            door.tend()
     log.info("left", dropped=dict(counters))
 
 
@@ -179,6 +185,7 @@ def _doors(  # noqa: PLR0913, PLR0917 - what they are made of
     if endpoints:
         callers = Callers(group, Role(settings.group_role))
         door = Door(context, b"\x01", callers.identify, settings, counters)
+        stack.callback(door.close)
         door.open([*endpoints.values()])
         yield door
     urls = [url for url in settings.bind if url not in endpoints]
@@ -186,6 +193,7 @@ def _doors(  # noqa: PLR0913, PLR0917 - what they are made of
         holders = KeyHolders(context, keys)
         stack.callback(holders.close)
         door = Door(context, b"\x02", holders.identify, settings, counters)
+        stack.callback(door.close)
         holders.guard(door.socket)
         for option, value in heartbeats(settings.heartbeat_ms).items():
             door.socket.setsockopt(option, value)

@@ -6,7 +6,6 @@ from typing import Final, NamedTuple
 
 import structlog
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from broker.counters import Counters
 from broker.endpoint import Endpoint, EndpointError
@@ -14,19 +13,12 @@ from broker.pipeline import Arrival, Reply
 from broker.principal import Principal
 from broker.settings import Settings
 from broker.unread import Unread
+from broker.watch import Watch
 
 log = structlog.get_logger("tollgate.broker")
 
 FRAME_FACTOR: Final = 4
 """A frame of up to so many times the limit is answered; a larger one ends its connection."""
-EVENTS_AT_ONCE: Final = 10_000
-"""How many events of connections are taken between two batches."""
-NOT_SHAKEN_HANDS: Final = {
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "handshake_broken_off",
-    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "handshake_malformed",
-    zmq.Event.HANDSHAKE_FAILED_AUTH: "handshake_key_refused",
-    zmq.Event.ACCEPT_FAILED: "accept_failed",
-}
 
 Identify = Callable[[zmq.Frame], Principal]
 """Tells by a message's frame who has sent it. Never by its routing id: a peer may choose that."""
@@ -53,11 +45,8 @@ class Door:
         counters: Counters,
     ) -> None:
         self.mark = mark
-        self.connections = 0
-        """How many there are, those that are still shaking hands included."""
         self._identify = identify
         self._counters = counters
-        self._connections_max = settings.connections
         self._share = Share(
             settings.share_messages,
             settings.share_bytes,
@@ -67,8 +56,7 @@ class Door:
         self.bound: list[str] = []
         """Where it listens, as libzmq calls it."""
         self._held: list[Endpoint] = []
-        self.is_shut = False
-        """Whether nobody else is let in, for there are too many."""
+        self._is_shut = False
         self._unread = Unread(settings.unread_bytes)
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # hear of peers that are gone
@@ -77,18 +65,7 @@ class Door:
         self.socket.setsockopt(zmq.SNDHWM, settings.send_window)
         self.socket.setsockopt(zmq.RCVHWM, settings.receive_window)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, settings.handshake_ms)
-        self.monitor = self._watch(context)
-
-    def _watch(self, context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]":
-        address = f"inproc://door-{self.mark.hex()}"
-        events = zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED
-        for failure in NOT_SHAKEN_HANDS:
-            events |= failure
-        self.socket.monitor(address, events)
-        monitor = context.socket(zmq.PAIR)
-        monitor.setsockopt(zmq.RCVHWM, 0)  # full, it would hold up libzmq's own thread
-        monitor.connect(address)
-        return monitor
+        self._watch = Watch(self.socket, settings.connections, self._shut, self._reopen)
 
     def open(self, endpoints: Sequence[str | Endpoint]) -> None:
         """Listen: at a url, or at an ipc endpoint that this process holds. Raises EndpointError."""
@@ -111,46 +88,33 @@ class Door:
             os.umask(umask)
 
     def tend(self) -> None:
-        """Count connections, and let in no more before there are more than can be had.
-
-        With no file descriptor left, libzmq's ipc listener would end the process.
-        """
-        for _ in range(EVENTS_AT_ONCE):
-            try:
-                told = parse_monitor_message(self.monitor.recv_multipart(zmq.DONTWAIT))
-            except zmq.Again:
-                break
-            event = zmq.Event(told["event"])
-            if event is zmq.Event.ACCEPTED:
-                self.connections += 1
-            elif event is zmq.Event.DISCONNECTED:
-                self.connections -= 1
+        """Do what the watch on the connections has found to be done, and count what it saw."""
+        self._counters.update(self._watch.take_failures())
+        if self._watch.is_shut == self._is_shut:
+            return
+        self._is_shut = self._watch.is_shut
+        said = "too many connections: accepting no more" if self._is_shut else "accepting again"
+        log.warning(said, connections=self._watch.connections)
+        if self._held:
+            return  # the watch did it at once
+        for url in self.bound:  # by tcp, it ends the connections that stand; they will come again
+            if self._is_shut:
+                self.socket.unbind(url)
+                self._watch.connections = 0
             else:
-                self._counters[NOT_SHAKEN_HANDS[event]] += 1
-        if not self.is_shut and self.connections >= self._connections_max:
-            self._shut()
-        elif self.is_shut and self.connections <= self._connections_max // 2:
-            self._reopen()
+                self._bind(url)
+
+    def close(self) -> None:
+        """Watch no more; the socket goes with its context."""
+        self._watch.close()
 
     def _shut(self) -> None:
-        self.is_shut = True
-        self._counters["stopped_accepting"] += 1
-        log.warning("too many connections: accepting no more", connections=self.connections)
         for endpoint in self._held:
             endpoint.shut()
-        if not self._held:  # by tcp, it takes all who are in with it; they will come again
-            for url in self.bound:
-                self.socket.unbind(url)
-            self.connections = 0
 
     def _reopen(self) -> None:
-        self.is_shut = False
-        log.warning("accepting connections again", connections=self.connections)
         for endpoint in self._held:
             endpoint.reopen()
-        if not self._held:
-            for url in self.bound:
-                self._bind(url)
 
     def drain(self, batch: list[Arrival]) -> bool:
         """Take what has arrived, until one peer has had its share, or the batch is full.
@@ -175,7 +139,10 @@ class Door:
             while frame.more:
                 frame = receive(zmq.DONTWAIT, copy=False)
                 frames.append(frame.bytes)
-            batch.append(Arrival(mark + peer, frames, principal))
+            if unread.is_mute(peer):
+                self._counters["request_of_mute"] += 1  # its answer would have to be dropped
+            else:
+                batch.append(Arrival(mark + peer, frames, principal))
             taken = sum(map(len, frames))
             size += taken
             messages[peer] = count = messages.get(peer, 0) + 1

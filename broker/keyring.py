@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import msgspec
@@ -60,6 +61,8 @@ class KeyRing:
         except (OSError, UnsafeError) as fault:
             raise KeyRingError(f"the keys in {directory} cannot be used: {fault}") from None
         self.own = read_pair(directory / OWN)
+        self._lock = Lock()
+        self._changed: list[str] = []
         self._seen = self._signature()
         self._clients: dict[str, Client] = dict(self._read())
         self._by_key = _by_key(self._clients)
@@ -77,27 +80,42 @@ class KeyRing:
         return self._by_key.get(public_key) or Principal("key:?", None)
 
     def refresh(self) -> list[str]:
-        """Read the keys again if a file has changed; return the principals that are not as before.
+        """Read the keys again if a file has changed.
 
-        A file that cannot be read is no key any more.
+        Return the principals that are not as they were at the last call. A file that cannot be read
+        is no key any more.
         """
+        with self._lock:
+            self._read_again()
+            changed, self._changed = self._changed, []
+        return changed
+
+    def lets_in(self, public_key: str) -> bool:
+        """Return whether who has this key may come in; an unknown one may be new. Any thread."""
+        if self.principal(public_key).role is None:
+            with self._lock:
+                self._read_again()
+        return self.principal(public_key).role is not None
+
+    def _read_again(self) -> None:
         signature = self._signature()
         if signature == self._seen:
-            return []
+            return
         self._seen = signature
-        before, self._clients = self._clients, {}
+        before = self._clients
+        clients: dict[str, Client] = {}
         for path in self._paths():
             try:
                 name, client = _read_client(path)
-                _by_key({**self._clients, name: client})
+                _by_key({**clients, name: client})
             except KeyRingError as fault:
                 log.error("a key was passed over", reason=str(fault))  # noqa: TRY400
                 continue
-            self._clients[name] = client
-        self._by_key = _by_key(self._clients)
+            clients[name] = client
+        self._clients, self._by_key = clients, _by_key(clients)
         changed = [name for name in before if before[name] != self._clients.get(name)]
         log.info("keys read again", keys=len(self), changed=changed)
-        return [f"key:{name}" for name in changed]
+        self._changed += [f"key:{name}" for name in changed]
 
     def _read(self) -> Iterator[tuple[str, Client]]:
         for path in self._paths():

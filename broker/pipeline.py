@@ -51,6 +51,8 @@ GRANTS_MAX: Final = 1_000
 """How many leases one claim can be granted: TG/1's bound on its `limit`."""
 GRANT_BYTES_MAX: Final = 128
 """More than a granted lease takes, as an event and in an outcome."""
+BATCH_REPLY_BYTES: Final = 8 * 1024 * 1024
+"""After so much to send a batch ends: replies are held back until all of it is safe."""
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim that got nothing has changed nothing: a repeat of it is a claim like any other."""
 
@@ -76,14 +78,26 @@ class Outcome(NamedTuple):
 
     records: list[Record]
     replies: list[Reply]
+    taken: int = 0
+    """How many messages of the batch were decided."""
 
 
 class Pipeline:
     """Turns batches into outcomes, in order, over one engine."""
 
-    def __init__(self, engine: Engine, refused: Counter[str] | None = None) -> None:
-        """Decide with `engine`; how often each code was answered is counted in `refused`."""
+    def __init__(
+        self,
+        engine: Engine,
+        refused: Counter[str] | None = None,
+        batch_reply_bytes: int = BATCH_REPLY_BYTES,
+    ) -> None:
+        """Decide with `engine`; how often each code was answered is counted in `refused`.
+
+        A batch ends with the reply that makes it `batch_reply_bytes` long.
+        """
         self._engine = engine
+        self._batch_reply_bytes = batch_reply_bytes
+        self._reply_bytes = 0
         self._refused = Counter[str]() if refused is None else refused
         self._limits = engine.limits
         self._draining = False
@@ -101,16 +115,22 @@ class Pipeline:
 
         `undelivered` are grants of earlier replies that could not be sent. Without `writable`
         there is no room for records: nothing changes, and what would change something is refused.
+        `taken` of the outcome is how much of the batch was decided; the rest is to come again.
         """
+        self._reply_bytes = 0
         self._engine.time_out(now)
         if writable:
             self._engine.release(undelivered, now)
             self._engine.tick(now)
         self._settle(now, writable=writable)
+        taken = 0
         for arrival in batch:
             self._answer(arrival, now, writable=writable)
+            taken += 1
+            if self._reply_bytes >= self._batch_reply_bytes:
+                break
         outcome, self._outcome = self._outcome, Outcome([], [])
-        return outcome
+        return outcome._replace(taken=taken)
 
     def expel(self, name: str) -> Outcome:
         """Answer whatever is parked for a principal that may not have it any more."""
@@ -315,3 +335,4 @@ class Pipeline:
 
     def _send(self, reply: Reply) -> None:
         self._outcome.replies.append(reply)
+        self._reply_bytes += len(reply.frame)

@@ -71,6 +71,8 @@ class Server:
         self._idle_ms = min(self._idle_ms, notifier.watchdog_ms or IDLE_MS)
         self._undelivered: list[tuple[str, int]] = []
         self._writable = True
+        self._left: list[Arrival] = []
+        """What was taken, and comes before all else at the next turn."""
         self._more = False
         """Whether something was left at a door when the last batch was taken."""
         self._chores_at_ms = self._alive_at_ms = 0
@@ -85,13 +87,12 @@ class Server:
         poller.register(self._stop_fd, zmq.POLLIN)
         for door in self._doors.values():
             poller.register(door.socket, zmq.POLLIN)
-            poller.register(door.monitor, zmq.POLLIN)
         while True:
             ready = dict(poller.poll(self._patience_ms()))
             if self._stop_fd in ready:
                 break
             self._catch_up(poller)
-            batch = self._take(ready)
+            batch = self._left or self._take(ready)
             if batch or self._undelivered or not self._writable or self._due_in_ms() == 0:
                 self._serve(batch)
             else:
@@ -104,14 +105,14 @@ class Server:
         batch: list[Arrival] = []
         self._more = False
         for door in self._doors.values():
-            if door.monitor in ready or door.is_shut:
-                door.tend()
             if door.socket in ready and door.drain(batch):
                 self._more = True
         return batch
 
     def _do_chores(self, now_ms: int) -> None:
         self._compactor.step(now_ms)
+        for door in self._doors.values():
+            door.tend()
         if self._notifier.watchdog_ms is not None and now_ms >= self._alive_at_ms:
             self._alive_at_ms = now_ms + self._notifier.watchdog_ms
             self._notifier.alive()
@@ -140,6 +141,8 @@ class Server:
             log.warning(event, refused=None if writable else "all that changes something")
         undelivered, self._undelivered = self._undelivered, []
         outcome = self._pipeline.run(batch, _now(), undelivered, writable=self._writable)
+        if batch:
+            self._left = batch[outcome.taken :]
         if not self._writable:
             self._undelivered += undelivered
         self._release(outcome)
@@ -156,7 +159,7 @@ class Server:
             self._undelivered += reply.grants
 
     def _patience_ms(self) -> int:
-        if self._more or (self._undelivered and self._writable):
+        if self._left or self._more or (self._undelivered and self._writable):
             return 0
         due_in_ms = self._due_in_ms()
         idle_ms = self._idle_ms if self._writable else RETRY_MS
@@ -171,8 +174,8 @@ class Server:
         self._release(self._pipeline.drain())
         poller.unregister(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms
-        while (left_ms := leave_at_ms - _now().mono_ms) > 0:
-            self._serve(self._take(dict(poller.poll(left_ms))))
+        while self._left or (left_ms := leave_at_ms - _now().mono_ms) > 0:
+            self._serve(self._left or self._take(dict(poller.poll(left_ms))))
 
 
 def _now() -> Instant:

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
 
     batch_messages: int = Field(256, ge=1, description="messages decided at once")
     batch_bytes: int = Field(1024 * 1024, ge=1, description="bytes decided at once")
+    batch_reply_bytes: int = Field(
+        8 * 1024 * 1024, ge=1, description="bytes of replies after which a batch ends"
+    )
     share_messages: int = Field(64, ge=1, description="messages of one peer decided at once")
     share_bytes: int = Field(256 * 1024, ge=1, description="bytes of one peer decided at once")
     send_window: int = Field(1_000, ge=1, description="replies queued for a peer that is slow")

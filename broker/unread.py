@@ -22,6 +22,7 @@ class Unread:
         self._sent: dict[bytes, int] = {}
         self._files: dict[bytes, int] = {}
         self._looked: set[bytes] = set()
+        self._mute: set[bytes] = set()
 
     def next_batch(self) -> None:
         """Note that libzmq has had time to write what it was given before."""
@@ -40,17 +41,31 @@ class Unread:
             if self._has_read_all(peer):
                 sent = size
         if sent > max(self._limit_bytes, size):
+            self._mute.add(peer)
             return False
         self._sent[peer] = sent
         if len(self._sent) > PEERS_MAX:
             self._sent = {peer: sent for peer, sent in self._sent.items() if sent > LOOK_BYTES // 2}
             self._files = {peer: at for peer, at in self._files.items() if peer in self._sent}
+            self._mute &= self._sent.keys()
         return True
+
+    def is_mute(self, peer: bytes) -> bool:
+        """Return whether a peer asks, and does not read what it has been answered before."""
+        if peer not in self._mute:
+            return False
+        if peer not in self._looked:
+            self._looked.add(peer)
+            if self._has_read_all(peer):
+                self._mute.discard(peer)
+                self._sent[peer] = 0
+        return peer in self._mute
 
     def forget(self, peer: bytes) -> None:
         """Note that a peer is gone."""
         self._sent.pop(peer, None)
         self._files.pop(peer, None)
+        self._mute.discard(peer)
 
     def _has_read_all(self, peer: bytes) -> bool:
         """Ask the kernel: while something waits in its queue, more may wait in libzmq's.

@@ -1,0 +1,89 @@
+"""Counts the connections of a socket as they come and go, in a thread of its own.
+
+libzmq accepts in a thread of its own, tens of thousands in a second: between two batches there is
+no time to count. And with no file descriptor left, its ipc listener ends the process.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from threading import Lock, Thread
+from typing import Any, Final
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+FAILURES: Final = {
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "handshake_broken_off",
+    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "handshake_malformed",
+    zmq.Event.HANDSHAKE_FAILED_AUTH: "handshake_key_refused",
+    zmq.Event.ACCEPT_FAILED: "accept_failed",
+}
+
+
+class Watch:
+    """Calls `shut` when there are `most` connections, and `reopen` when half of them are gone.
+
+    Both are called in the thread. `connections` includes those that still shake hands.
+    """
+
+    def __init__(
+        self,
+        socket: "zmq.Socket[bytes]",
+        most: int,
+        shut: Callable[[], None],
+        reopen: Callable[[], None],
+    ) -> None:
+        """Begin to watch a socket that does not listen yet."""
+        self.connections = 0
+        self.is_shut = False
+        self._most = most
+        self._shut = shut
+        self._reopen = reopen
+        self._lock = Lock()
+        self._failures: Counter[str] = Counter()
+        self._socket = socket
+        address = f"inproc://watch-{id(self)}"
+        events = zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | zmq.Event.MONITOR_STOPPED
+        for failure in FAILURES:
+            events |= failure
+        socket.monitor(address, events)
+        self._events: zmq.Socket[Any] = socket.context.socket(zmq.PAIR)
+        self._events.setsockopt(zmq.RCVHWM, 0)  # full, it would hold up libzmq's own thread
+        self._events.connect(address)
+        self._thread = Thread(target=self._run, name="connections", daemon=True)
+        self._thread.start()
+
+    def take_failures(self) -> Counter[str]:
+        """Return what went wrong with connections since the last call, by cause."""
+        with self._lock:
+            failures, self._failures = self._failures, Counter()
+        return failures
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._socket.disable_monitor()
+        self._thread.join()
+        self._events.close(0)
+
+    def _run(self) -> None:
+        while True:
+            event = zmq.Event(parse_monitor_message(self._events.recv_multipart())["event"])
+            if event is zmq.Event.MONITOR_STOPPED:
+                return
+            if event is zmq.Event.ACCEPTED:
+                self.connections += 1
+            elif event is zmq.Event.DISCONNECTED:
+                self.connections -= 1
+            else:
+                self._count(FAILURES[event])
+            if not self.is_shut and self.connections >= self._most:
+                self.is_shut = True
+                self._shut()
+                self._count("stopped_accepting")
+            elif self.is_shut and self.connections <= self._most // 2:
+                self.is_shut = False
+                self._reopen()
+
+    def _count(self, cause: str) -> None:
+        with self._lock:
+            self._failures[cause] += 1
