@@ -15,7 +15,7 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test static check cover crash million protocol bench bench-quick \
+.PHONY: help setup demo test static check cover crash fuzz soak million protocol bench bench-quick \
 	bench-peers lock clean
 
 help: ## show this list
@@ -62,6 +62,12 @@ crash: setup ## kill the broker a hundred times under load, and look for what is
 	$(BIN)/python -m tests.crash --term 50 --seconds 60
 	$(BIN)/python -m tests.crash --kills 4 --in-fold --segment-bytes 4194304 --input-bytes 1000 \
 		--seconds 30
+
+fuzz: setup ## a million damaged frames for the core, a hundred thousand for a running broker
+	$(BIN)/python -m tests.fuzz
+
+soak: setup ## attacks, 10,000 clients and ten million commands (a quarter of an hour)
+	$(BIN)/python -m tests.soak --write docs/reliability.md
 
 million: setup ## a million steps of the core, with a fixed clock and seed: prints their digest
 	$(BIN)/python -m tests.million

@@ -50,6 +50,8 @@ LIBZMQ_MIN: Final = (4, 3, 5)
 """The oldest that was tried; those before have known faults that a peer can use."""
 FILES_MAX: Final = 65_536
 """How many connections there may be where the system sets no limit."""
+CONNECTIONS_MIN: Final = 256
+"""With fewer, libzmq is faster than whoever counts; tried with this many."""
 START_MS: Final = 30_000
 """How long a replay may be silent before the service manager takes it for hung."""
 SWITCH_S: Final = 0.0005
@@ -220,11 +222,18 @@ def _check_libzmq(settings: Settings) -> None:
 
 
 def _open_files(settings: Settings) -> Settings:
-    """Have as many files open as may be; by default, half of them are for connections."""
+    """Have as many files open as may be; by default, a quarter of them are for connections.
+
+    No more, since libzmq accepts faster than anybody can count, and ends with the last of them.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    half = most // 2 if most != resource.RLIM_INFINITY else FILES_MAX
-    return settings.model_copy(update={"connections": settings.connections or half})
+    share = most // 4 if most != resource.RLIM_INFINITY else FILES_MAX
+    if share < CONNECTIONS_MIN:
+        log.warning(
+            "few files may be open: a flood of connections could end the broker", files=most
+        )
+    return settings.model_copy(update={"connections": settings.connections or share})
 
 
 def _journal(settings: Settings, notifier: Notifier) -> Journal:

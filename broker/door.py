@@ -20,6 +20,8 @@ log = structlog.get_logger("tollgate.broker")
 FRAME_FACTOR: Final = 4
 """A frame of up to so many times the limit is answered; a larger one ends its connection."""
 
+BACKLOG_MAX: Final = 100
+
 Identify = Callable[[zmq.Frame], Principal]
 """Tells by a message's frame who has sent it. Never by its routing id: a peer may choose that."""
 
@@ -65,6 +67,8 @@ class Door:
         self.socket.setsockopt(zmq.SNDHWM, settings.send_window)
         self.socket.setsockopt(zmq.RCVHWM, settings.receive_window)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, settings.handshake_ms)
+        # Who stands in the kernel's queue is let in yet after the door was shut.
+        self.socket.setsockopt(zmq.BACKLOG, min(BACKLOG_MAX, max(1, settings.connections // 8)))
         self._watch = Watch(self.socket, settings.connections, self._shut, self._reopen)
 
     def open(self, endpoints: Sequence[str | Endpoint]) -> None:

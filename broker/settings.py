@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     )
     receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
     connections: int = Field(
-        0, ge=0, description="connections at a time; 0 for half of the files that may be open"
+        0, ge=0, description="connections at a time; 0 for a quarter of the files that may be open"
     )
     handshake_ms: int = Field(5_000, ge=1, description="time for a peer to say who it is")
     heartbeat_ms: int = Field(

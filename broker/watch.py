@@ -4,15 +4,15 @@ libzmq accepts in a thread of its own, tens of thousands in a second: between tw
 no time to count. And with no file descriptor left, its ipc listener ends the process.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from threading import Lock, Thread
 from typing import Any, Final
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
-FAILURES: Final = {
+FAILURES: Final[dict[int, str]] = {
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "handshake_broken_off",
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "handshake_malformed",
     zmq.Event.HANDSHAKE_FAILED_AUTH: "handshake_key_refused",
@@ -66,14 +66,19 @@ class Watch:
         self._events.close(0)
 
     def _run(self) -> None:
+        receive = self._events.recv
+        accepted, disconnected = int(zmq.Event.ACCEPTED), int(zmq.Event.DISCONNECTED)
+        stopped = int(zmq.Event.MONITOR_STOPPED)
         while True:
-            event = zmq.Event(parse_monitor_message(self._events.recv_multipart())["event"])
-            if event is zmq.Event.MONITOR_STOPPED:
-                return
-            if event is zmq.Event.ACCEPTED:
+            # By hand: pyzmq's parser takes longer than libzmq does to accept the next one.
+            event = int.from_bytes(receive()[:2], sys.byteorder)
+            receive()  # where it was
+            if event == accepted:
                 self.connections += 1
-            elif event is zmq.Event.DISCONNECTED:
+            elif event == disconnected:
                 self.connections -= 1
+            elif event == stopped:
+                return
             else:
                 self._count(FAILURES[event])
             if not self.is_shut and self.connections >= self._most:

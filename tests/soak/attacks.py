@@ -20,7 +20,7 @@ GREETING: Final = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + b"\0" +
 READY: Final = b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"
 MUTE: Final = 10
 STUCK: Final = 200
-FILES: Final = 256
+FILES: Final = 1_024
 """How many files the broker may have open while somebody connects in a loop."""
 CONNECTED_S: Final = 0.5
 CAP_BYTES: Final = 1024 * MIB

@@ -66,6 +66,8 @@ class Broker:
 
     def memory(self, kind: str = "VmRSS") -> int:
         """Return its resident bytes: now (VmRSS), or at most so far (VmHWM)."""
+        if not self.lives:
+            return 0
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(kind):
                 return int(line.split()[1]) * 1024

@@ -1,0 +1,75 @@
+"""Feeds frames to the decoders and to a whole core: what may come out is what TG/1 says."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from broker.pipeline import Arrival
+from domain.exceptions import MalformedError, UnsupportedVersionError
+from domain.messages import (
+    Refused,
+    Reply,
+    decode_answer,
+    decode_request,
+    encode_request,
+    read_envelope,
+)
+from domain.status import JobStatus
+from tests.core import ADMIN, PEER, Driver
+
+ANEW = 20_000
+"""After so many frames another core begins: what is odd comes early."""
+
+
+def feed(frames: Iterable[bytes]) -> Counter[str]:
+    """Feed frames; return how they were answered. Raises whatever should not have happened."""
+    seen: Counter[str] = Counter()
+    driver = Driver(jobs=500, sessions=2, parked=50)
+    for number, frame in enumerate(frames):
+        if number % ANEW == ANEW - 1:
+            _audit(driver)
+            driver = Driver(jobs=500, sessions=2, parked=50)
+        _decode(frame)
+        driver.mono_ms += 1
+        parked = driver.engine.parked
+        outcome = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
+        answers = [decode_answer(reply.frame) for reply in outcome.replies]
+        if not answers:
+            if driver.engine.parked < parked and number % ANEW:
+                raise AssertionError(f"not answered: {frame.hex()}")
+            seen["parked"] += 1
+        for answer in answers:
+            if isinstance(answer, Refused):
+                seen[answer.error.code] += 1
+            else:
+                seen["answered"] += 1
+                if any(getattr(result, "code", "") == "internal" for result in answer.results):
+                    raise AssertionError(f"a fault of ours: {frame.hex()}: {answer.results}")
+    _audit(driver)
+    return seen
+
+
+def _decode(frame: bytes) -> None:
+    """Decode a frame as a request and as an answer; read what was read once more."""
+    read_envelope(frame)
+    try:
+        request = decode_request(frame)
+    except (MalformedError, UnsupportedVersionError):
+        pass
+    else:
+        if decode_request(encode_request(request)) != request:
+            raise AssertionError(f"read otherwise the second time: {frame.hex()}")
+    try:
+        answer = decode_answer(frame)
+    except MalformedError:
+        return
+    if not isinstance(answer, Reply | Refused):
+        raise TypeError(type(answer))
+
+
+def _audit(driver: Driver) -> None:
+    """Count all jobs one by one, and by the indexes."""
+    jobs = driver.engine._desk.state.jobs
+    stored, _ = jobs.image()
+    for status in JobStatus:
+        if jobs.count(status) != sum(job.status is status for job in stored):
+            raise AssertionError(f"{status} is counted wrongly")

@@ -1,0 +1,31 @@
+"""The attacks, the crowd and the marathon in short."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.soak.attacks import ATTACKS, attack
+from tests.soak.crowd import churn, crowd
+from tests.soak.marathon import marathon
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_stood(short_dir: Path, name: str) -> None:
+    felt = attack(name, short_dir, 1.0, 20_000)
+    assert felt.done
+    assert felt.stood, felt
+
+
+def test_a_crowd_is_answered(short_dir: Path) -> None:
+    assert crowd(short_dir, 200).answered == 200
+
+
+def test_who_comes_and_goes_leaves_no_file_open(short_dir: Path) -> None:
+    left = churn(short_dir, 400)
+    assert left.answered == 400
+    assert left.grown_files <= 0
+
+
+def test_a_broker_that_forgets_what_is_finished_does_not_grow_for_ever(short_dir: Path) -> None:
+    ran = marathon(short_dir, 400_000, durable=False)
+    assert ran.samples[-1] - ran.samples[4] < 8 * 1024 * 1024
