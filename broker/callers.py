@@ -7,7 +7,7 @@ from typing import Final
 
 import zmq
 
-from broker.principal import Principal
+from broker.principal import NOBODY, Principal
 from domain.roles import Role
 
 KNOWN_MAX: Final = 4_096
@@ -27,7 +27,10 @@ class Callers:
 
     def identify(self, frame: zmq.Frame) -> Principal:
         """Return who has sent a frame."""
-        return self.principal(str(frame.get("Peer-Address")))
+        try:
+            return self.principal(str(frame.get("Peer-Address")))
+        except zmq.ZMQError:  # the kernel does not say; then it is nobody
+            return NOBODY
 
     def principal(self, address: str) -> Principal:
         """Return who a peer is."""
@@ -43,7 +46,7 @@ class Callers:
             _, uid, gid, _ = address.split(":")
             return Principal(f"uid:{int(uid)}", self._role(int(uid), int(gid)))
         except ValueError:
-            return Principal("uid:?", None)
+            return NOBODY
 
     def _role(self, uid: int, gid: int) -> Role | None:
         if uid == os.geteuid():

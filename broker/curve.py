@@ -6,7 +6,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from broker.keyring import KeyRing
-from broker.principal import Principal
+from broker.principal import NOBODY, Principal
 
 DOMAIN: Final = "tollgate"
 """Without a domain, and that enforced, libzmq lets in everybody as soon as nobody is asked."""
@@ -46,7 +46,10 @@ class KeyHolders:
 
     def identify(self, frame: zmq.Frame) -> Principal:
         """Return who has sent a frame: asked anew each time, for a key can be revoked."""
-        return self._ring.principal(str(frame.get("User-Id")))
+        try:
+            return self._ring.principal(str(frame.get("User-Id")))
+        except zmq.ZMQError:  # there is none; whoever that is, it is nobody
+            return NOBODY
 
     def close(self) -> None:
         """Answer no more."""

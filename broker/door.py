@@ -104,9 +104,10 @@ class Door:
         for url in self.bound:  # by tcp, it ends the connections that stand; they will come again
             if self._is_shut:
                 self.socket.unbind(url)
-                self._watch.connections = 0
             else:
                 self._bind(url)
+        if self._is_shut:
+            self._watch.begin_anew()  # and at the next turn, listen again
 
     def close(self) -> None:
         """Watch no more; the socket goes with its context."""

@@ -19,7 +19,7 @@ import structlog
 import zmq
 
 from broker.directories import UnsafeError, check_secret, make_private
-from broker.principal import Principal
+from broker.principal import NOBODY, Principal
 from domain.roles import Role
 
 OWN: Final = "broker.key"
@@ -77,7 +77,7 @@ class KeyRing:
 
     def principal(self, public_key: str) -> Principal:
         """Return who has this key: nobody, without a role, if it is unknown or revoked."""
-        return self._by_key.get(public_key) or Principal("key:?", None)
+        return self._by_key.get(public_key) or NOBODY
 
     def refresh(self) -> list[str]:
         """Read the keys again if a file has changed.

@@ -83,7 +83,7 @@ def new(name: str, role: str, out: Path | None, directory: Path) -> None:
             out.unlink()
             raise
         click.echo(f"{out}: the key of {name}, a {role}. Give it to nobody else.", err=True)
-        click.echo(f"try it: tollgate --key {out} --endpoint tcp://... ping", err=True)
+        click.echo(f"try it: tollgate ping --endpoint tcp://... --key {out}", err=True)
 
 
 @main.command(name="list", epilog=_example("tollgate keys list --json"))

@@ -1,6 +1,6 @@
 """Who a peer has proved to be: by the kernel's word for its process, or by its key."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from domain.roles import Role
 
@@ -13,3 +13,7 @@ class Principal(NamedTuple):
 
     name: str
     role: Role | None
+
+
+NOBODY: Final = Principal("nobody", None)
+"""Who has proved nothing."""

@@ -77,6 +77,6 @@ class Unread:
             return True  # it has sent nothing since it was sent much
         try:
             (waiting,) = struct.unpack("i", fcntl.ioctl(file, termios.TIOCOUTQ, bytes(4)))
-        except OSError:  # gone
+        except (OSError, ValueError):  # gone
             return True
         return bool(waiting == 0)

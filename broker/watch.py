@@ -59,6 +59,11 @@ class Watch:
             failures, self._failures = self._failures, Counter()
         return failures
 
+    def begin_anew(self) -> None:
+        """Note that all connections have been ended."""
+        self.connections = 0
+        self.is_shut = False
+
     def close(self) -> None:
         """Watch no more."""
         self._socket.disable_monitor()
@@ -76,18 +81,24 @@ class Watch:
             if event == accepted:
                 self.connections += 1
             elif event == disconnected:
-                self.connections -= 1
+                self.connections = max(0, self.connections - 1)
             elif event == stopped:
                 return
             else:
-                self._count(FAILURES[event])
-            if not self.is_shut and self.connections >= self._most:
-                self.is_shut = True
-                self._shut()
-                self._count("stopped_accepting")
-            elif self.is_shut and self.connections <= self._most // 2:
-                self.is_shut = False
-                self._reopen()
+                self._count(FAILURES.get(event, "handshake_failed"))
+            try:
+                self._judge()
+            except OSError:  # the socket file is gone: nobody comes in by it, and who is in stays
+                self._count("socket_file_gone")
+
+    def _judge(self) -> None:
+        if not self.is_shut and self.connections >= self._most:
+            self.is_shut = True
+            self._count("stopped_accepting")
+            self._shut()
+        elif self.is_shut and self.connections <= self._most // 2:
+            self.is_shut = False
+            self._reopen()
 
     def _count(self, cause: str) -> None:
         with self._lock:

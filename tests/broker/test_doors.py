@@ -23,6 +23,7 @@ from broker.endpoint import Endpoint
 from broker.keyring import KeyRing, KeyRingError, new_pair
 from broker.pipeline import Arrival
 from broker.settings import load
+from broker.watch import Watch
 from domain.commands import Hello
 from domain.messages import Request, encode_request
 from domain.roles import Role
@@ -484,3 +485,55 @@ def test_replies_to_a_peer_that_does_not_read_are_bounded_in_bytes(
     dropped = process.stop()["dropped"]
     assert dropped["reply_not_read"] >= 1
     assert dropped["reply_not_read"] + dropped.get("request_of_mute", 0) >= 90
+
+
+def test_a_tcp_door_is_shut_too_and_opened_again(short_dir: Path) -> None:
+    key = new_key(short_dir, "alice")
+    with running_broker(short_dir, keys=short_dir / "keys", connections=20) as broker:
+        port = int(broker.tcp.rpartition(":")[2])
+        crowd: list[socket.socket] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while "accepting no more" not in broker.stderr:
+            assert time.monotonic() < deadline
+            crowd.append(socket.socket())
+            with suppress(OSError):
+                crowd[-1].connect(("127.0.0.1", port))
+            time.sleep(0.001)
+        for each in crowd:
+            each.close()
+        with tollgate.connect(broker.tcp, key=key, timeout_s=PATIENCE_S) as client:
+            client.ping()
+        with tollgate.connect(broker.endpoint, timeout_s=PATIENCE_S) as local:
+            local.ping()
+        broker.process.terminate()
+        assert broker.process.wait(PATIENCE_S) == 0
+        broker.checked = True
+
+
+def test_a_socket_file_that_somebody_removed_does_not_stop_the_count(short_dir: Path) -> None:
+    calls: list[str] = []
+
+    def gone() -> None:
+        calls.append("shut")
+        raise FileNotFoundError
+
+    with zmq.Context() as context:
+        router, url = context.socket(zmq.ROUTER), f"ipc://{short_dir}/w.sock"
+        watch = Watch(router, 1, gone, lambda: calls.append("reopen"))
+        router.bind(url)
+        for _ in range(2):
+            peer = Peer(context, url)
+            wait_for(lambda: watch.connections == 1)
+            peer.close()
+            wait_for(lambda: watch.connections == 0)
+        assert calls == ["shut", "reopen"] * 2
+        assert watch.take_failures()["socket_file_gone"] == 2
+        watch.close()
+        router.close(0)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

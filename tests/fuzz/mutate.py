@@ -85,7 +85,7 @@ class Mutator:
     def _spoil(self, message: dict[str, Any]) -> None:
         """Put something odd somewhere."""
         random = self._random
-        commands = message["commands"]
+        commands = message.get("commands")
         place: Any = message
         if isinstance(commands, list) and commands and random.random() < 0.8:
             place = random.choice(commands)
