@@ -3,6 +3,7 @@
 import grp
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -537,3 +538,34 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+CLAIM = """
+import sys, tollgate
+client = tollgate.connect(sys.argv[1], key=sys.argv[2])
+print("connected", flush=True)
+client.claim("running", lease_ms=3_600_000, wait_ms=3_600_000, timeout_s=3_600)
+"""
+
+
+def test_a_tcp_peer_that_is_gone_without_a_word_is_found_out(short_dir: Path) -> None:
+    key = new_key(short_dir, "alice")
+    with running_broker(short_dir, keys=short_dir / "keys", heartbeat_ms=100) as broker:
+        frozen = subprocess.Popen(
+            [sys.executable, "-c", CLAIM, broker.tcp, str(key)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        try:
+            assert frozen.stdout is not None
+            assert frozen.stdout.readline() == b"connected\n"
+            time.sleep(SILENCE_S)  # its claim is parked by now
+            frozen.send_signal(signal.SIGSTOP)
+            time.sleep(3 * SILENCE_S)
+            with tollgate.connect(broker.endpoint, timeout_s=PATIENCE_S) as local:
+                job = local.create(HASH)
+                local.transition(job.job_id, "running")
+                (lease,) = local.claim("running", lease_ms=1_000, wait_ms=20_000, limit=1)
+                assert lease.job.job_id == job.job_id
+        finally:
+            frozen.kill()
+            frozen.communicate()
+        assert broker.stop()["dropped"]["reply_peer_gone"] == 1
