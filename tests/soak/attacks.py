@@ -4,6 +4,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -107,15 +108,15 @@ def stop_in_the_middle(endpoint: str, stop: Event, _: int) -> int:
     held = []
     for number in range(STUCK):
         each = socket.socket(socket.AF_UNIX)
-        each.connect(path)
-        if number % 4 == 0:
-            each.sendall(GREETING[:20])
-        else:
-            each.sendall(GREETING)
-            if number % 4 > 1:
-                each.sendall(READY)
-            if number % 4 > 2:
-                each.sendall(b"\x02" + struct.pack(">Q", 200_000) + b"x" * 1_000)
+        half = (
+            GREETING[:20],
+            GREETING,
+            GREETING + READY,
+            GREETING + READY + b"\x02" + struct.pack(">Q", 200_000) + b"x" * 1_000,
+        )[number % 4]
+        with suppress(OSError):  # the broker may have had enough of it already
+            each.connect(path)
+            each.sendall(half)
         held.append(each)
     stop.wait()
     for each in held:
