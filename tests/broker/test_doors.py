@@ -358,24 +358,50 @@ os.setgroups([])
 os.setgid(gid)
 os.setuid(uid)
 peer.connect(sys.argv[1])
-peer.send(bytes.fromhex(sys.argv[4]))
-sys.stdout.buffer.write(peer.recv() if peer.poll(5_000) else b"silence")
+for frame in sys.argv[4:]:
+    peer.send(bytes.fromhex(frame))
+    print(peer.recv().hex() if peer.poll(5_000) else b"silence".hex())
 """
 
 
-def ask_as(uid: int, gid: int, endpoint: str) -> bytes:
-    """Say hello as another user, and return the answer."""
-    command = [sys.executable, "-c", ASK, endpoint, str(uid), str(gid), HELLO.hex()]
-    return subprocess.run(command, capture_output=True, check=True).stdout
+def ask_as(uid: int, gid: int, endpoint: str, *frames: bytes) -> list[bytes]:
+    """Say something as another user, and return the answers."""
+    command = [sys.executable, "-c", ASK, endpoint, str(uid), str(gid)]
+    command += [frame.hex() for frame in frames or [HELLO]]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [bytes.fromhex(line) for line in said.splitlines()]
 
 
 @as_root
 def test_another_user_is_nobody_even_with_the_socket_in_hand(short_dir: Path) -> None:
     with running_broker(short_dir) as broker:
         short_dir.chmod(0o755)
-        assert ask_as(NOBODY, NOBODY, broker.endpoint) == b"silence"
+        assert ask_as(NOBODY, NOBODY, broker.endpoint) == [b"silence"]
         broker.path.chmod(0o666)
-        assert b"not_authorized" in ask_as(NOBODY, NOBODY, broker.endpoint)
+        frames = [framed(name) for name in ALLOWED[Role.ADMIN]]
+        for answer in ask_as(NOBODY, NOBODY, broker.endpoint, *frames):
+            assert b"not_authorized" in answer
+
+
+def framed(name: str) -> bytes:
+    """Return a request with one command."""
+    return encode_request(Request(1, 0, 1, 0, [command_named(name, job_id(1))]))
+
+
+@as_root
+@pytest.mark.parametrize("role", list(Role))
+def test_every_role_and_command_by_ipc(short_dir: Path, role: Role) -> None:
+    short_dir.chmod(0o755)
+    group = next(each for each in grp.getgrall() if each.gr_gid not in {0, NOBODY})
+    place = short_dir / "shared"
+    place.mkdir(mode=0o700)
+    names = sorted(ALLOWED[Role.ADMIN])
+    with running_broker(place, socket_group=group.gr_name, group_role=role) as broker:
+        answers = ask_as(NOBODY, group.gr_gid, broker.endpoint, *map(framed, names))
+        refused = {
+            name for name, answer in zip(names, answers, strict=True) if b"not_authorized" in answer
+        }
+        assert refused == ALLOWED[Role.ADMIN] - ALLOWED[role]
 
 
 @as_root
@@ -388,8 +414,9 @@ def test_a_group_has_the_role_that_it_was_given(short_dir: Path) -> None:
         assert place.stat().st_mode & 0o777 == 0o750
         assert broker.path.stat().st_mode & 0o777 == 0o660
         assert broker.path.stat().st_gid == place.stat().st_gid == group.gr_gid
-        assert b"\xa4role\xa6worker" in ask_as(NOBODY, group.gr_gid, broker.endpoint)
-        assert ask_as(NOBODY, NOBODY, broker.endpoint) == b"silence"
+        (hello,) = ask_as(NOBODY, group.gr_gid, broker.endpoint)
+        assert b"\xa4role\xa6worker" in hello
+        assert ask_as(NOBODY, NOBODY, broker.endpoint) == [b"silence"]
 
 
 # --- connections and shares ---------------------------------------------------------------------
