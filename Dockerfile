@@ -9,8 +9,8 @@ WORKDIR /source
 COPY requirements/ requirements/
 RUN python -m venv /opt/tollgate \
     && python -m venv /opt/build \
-    && /opt/tollgate/bin/pip install --require-hashes --only-binary :all: -r requirements/runtime.txt \
-    && /opt/build/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt
+    && /opt/tollgate/bin/pip install --require-hashes --no-deps --only-binary :all: -r requirements/runtime.txt \
+    && /opt/build/bin/pip install --require-hashes --no-deps --only-binary :all: -r requirements/build.txt
 
 COPY pyproject.toml README.md LICENSE tollgate.py ./
 COPY broker/ broker/
