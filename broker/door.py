@@ -59,8 +59,8 @@ class Door:
         """Where it listens, as libzmq calls it."""
         self._held: list[Endpoint] = []
         self._is_shut = False
-        self._unread = Unread(settings.unread_bytes)
         self.socket = context.socket(zmq.ROUTER)
+        self._unread = Unread(self.socket, settings.unread_bytes)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # hear of peers that are gone
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes another's replies
         self.socket.setsockopt(zmq.MAXMSGSIZE, FRAME_FACTOR * settings.request_bytes)
@@ -74,13 +74,13 @@ class Door:
     def open(self, endpoints: Sequence[str | Endpoint]) -> None:
         """Listen: at a url, or at an ipc endpoint that this process holds. Raises EndpointError."""
         for endpoint in endpoints:
-            held = isinstance(endpoint, Endpoint)
-            url = endpoint.url if isinstance(endpoint, Endpoint) else endpoint
-            self._bind(url)
             if isinstance(endpoint, Endpoint):
+                self._bind(endpoint.url)
                 endpoint.opened()
                 self._held.append(endpoint)
-            self.bound.append(url if held else _text(self.socket.getsockopt(zmq.LAST_ENDPOINT)))
+            else:
+                self._bind(endpoint)
+            self.bound.append(_text(self.socket.getsockopt(zmq.LAST_ENDPOINT)))
 
     def _bind(self, url: str) -> None:
         umask = os.umask(0o177)
@@ -128,8 +128,6 @@ class Door:
         waits is never behind more than one share of each other's.
         """
         share, receive, mark, identify = self._share, self.socket.recv, self.mark, self._identify
-        unread = self._unread
-        unread.next_batch()
         messages: dict[bytes, int] = {}
         sizes: dict[bytes, int] = {}
         size = 0
@@ -140,11 +138,10 @@ class Door:
                 return False
             frame = receive(zmq.DONTWAIT, copy=False)
             frames, principal = [frame.bytes], identify(frame)
-            unread.heard(peer, frame)
             while frame.more:
                 frame = receive(zmq.DONTWAIT, copy=False)
                 frames.append(frame.bytes)
-            if unread.is_mute(peer):
+            if self._unread.is_full(peer):
                 self._counters["request_of_mute"] += 1  # its answer would have to be dropped
             else:
                 batch.append(Arrival(mark + peer, frames, principal))
@@ -159,21 +156,18 @@ class Door:
     def send(self, reply: Reply) -> bool:
         """Send a reply; return False, and count why, if it cannot be."""
         peer = reply.peer[1:]
-        if not self._unread.takes(peer, len(reply.frame)):
-            self._counters["reply_not_read"] += 1
-            return False
         try:
-            self.socket.send_multipart((peer, reply.frame), zmq.DONTWAIT)
+            if self._unread.send(peer, reply.frame):
+                return True
+            self._counters["reply_not_read"] += 1
         except zmq.Again:
             self._counters["reply_not_read"] += 1
-            return False
         except zmq.ZMQError as fault:
             if fault.errno != zmq.EHOSTUNREACH:
                 raise
             self._unread.forget(peer)
             self._counters["reply_peer_gone"] += 1
-            return False
-        return True
+        return False
 
 
 def _text(option: int | bytes) -> str:

@@ -1,82 +1,100 @@
-"""How much a peer has been sent that it has not read: libzmq counts messages, but no bytes."""
+"""How many bytes wait for each peer to read them: libzmq bounds messages, but no bytes.
 
-import fcntl
-import struct
-import termios
+Now and then a reply is handed to libzmq without a copy, as a mark: libzmq says when it has let go
+of it, and that is when the kernel has taken it and all that was sent to that peer before. So what
+is held is known, up to the distance of two marks, however slow anybody is.
+"""
+
+from collections import deque
 from typing import Final
 
 import zmq
 
-LOOK_BYTES: Final = 1024 * 1024
-"""After so much, the kernel is asked whether the peer reads."""
-PEERS_MAX: Final = 10_000
-"""How many peers are kept in mind: one more, and those are forgotten that were sent little."""
+LARGE_BYTES: Final = 16 * 1024
+"""From here on a reply is counted; the smaller ones are bounded by their number."""
+MARK_BYTES: Final = 256 * 1024
+"""How far marks are apart: each costs as much as a few commands."""
+MARKS_MIN: Final = 4
+"""They are closer where the limit is so low that there would be fewer."""
+PEERS_MAX: Final = 1_000
+"""With so many peers in mind, those are looked for of whom nothing is held any more."""
+
+
+class Held:
+    """What was sent to one peer and not proved to have left: in all, and since the last mark."""
+
+    __slots__ = ("bytes", "is_full", "marks", "unmarked_bytes")
+
+    def __init__(self) -> None:
+        self.bytes = self.unmarked_bytes = 0
+        self.marks: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self.is_full = False
+        """Whether a reply was held back, and not half of the rest has left since."""
+
+    def settle(self) -> int:
+        """Return how much is held now."""
+        while self.marks and self.marks[0][0].done:
+            self.bytes -= self.marks.popleft()[1]
+        return self.bytes
 
 
 class Unread:
-    """Bytes sent to each peer since it was last seen to have read all."""
+    """Sends replies, and holds no more than `limit_bytes` in large ones for any peer."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, socket: "zmq.Socket[bytes]", limit_bytes: int) -> None:
+        self._socket = socket
+        socket.copy_threshold = 0  # a mark is never copied, however short
         self._limit_bytes = limit_bytes
-        self._look_bytes = min(LOOK_BYTES, limit_bytes)
-        self._sent: dict[bytes, int] = {}
-        self._files: dict[bytes, int] = {}
-        self._looked: set[bytes] = set()
-        self._mute: set[bytes] = set()
+        self._mark_bytes = min(MARK_BYTES, limit_bytes // MARKS_MIN)
+        self._peers: dict[bytes, Held] = {}
 
-    def next_batch(self) -> None:
-        """Note that libzmq has had time to write what it was given before."""
-        self._looked.clear()
+    def send(self, peer: bytes, frame: bytes) -> bool:
+        """Send a reply, or return False: too much waits for that peer already.
 
-    def heard(self, peer: bytes, frame: zmq.Frame) -> None:
-        """Note where a peer is connected, while that matters."""
-        if self._sent.get(peer, 0) > self._look_bytes // 2:
-            self._files[peer] = frame.get(zmq.SRCFD)
-
-    def takes(self, peer: bytes, size: int) -> bool:
-        """Return whether a peer may be sent so many bytes more; then they count."""
-        sent = self._sent.get(peer, 0) + size
-        if sent > self._look_bytes and peer not in self._looked:
-            self._looked.add(peer)
-            if self._has_read_all(peer):
-                sent = size
-        if sent > max(self._limit_bytes, size):
-            self._mute.add(peer)
-            return False
-        self._sent[peer] = sent
-        if len(self._sent) > PEERS_MAX:
-            self._sent = {peer: sent for peer, sent in self._sent.items() if sent > LOOK_BYTES // 2}
-            self._files = {peer: at for peer, at in self._files.items() if peer in self._sent}
-            self._mute &= self._sent.keys()
+        Raises what the socket raises: zmq.Again for too many messages, EHOSTUNREACH.
+        """
+        size = len(frame)
+        if size < LARGE_BYTES:
+            self._send(peer, frame)
+            return True
+        held = self._peers.get(peer) or self._meet(peer)
+        if held.bytes + size > self._limit_bytes:
+            held.settle()
+            if held.marks and held.bytes + size > self._limit_bytes:
+                held.is_full = True
+                return False
+        unmarked_bytes = held.unmarked_bytes + size
+        if unmarked_bytes < self._mark_bytes:
+            self._send(peer, frame)
+        else:
+            self._socket.send(peer, zmq.DONTWAIT | zmq.SNDMORE)
+            tracker = self._socket.send(frame, zmq.DONTWAIT, copy=False, track=True)
+            held.marks.append((tracker, unmarked_bytes))
+            unmarked_bytes = 0
+        held.unmarked_bytes = unmarked_bytes
+        held.bytes += size
         return True
 
-    def is_mute(self, peer: bytes) -> bool:
-        """Return whether a peer asks, and does not read what it has been answered before."""
-        if peer not in self._mute:
+    def is_full(self, peer: bytes) -> bool:
+        """Return whether a reply to a peer was held back, and it has not read half since."""
+        held = self._peers.get(peer)
+        if held is None or not held.is_full:
             return False
-        if peer not in self._looked:
-            self._looked.add(peer)
-            if self._has_read_all(peer):
-                self._mute.discard(peer)
-                self._sent[peer] = 0
-        return peer in self._mute
+        held.is_full = held.settle() > self._limit_bytes // 2
+        return held.is_full
 
     def forget(self, peer: bytes) -> None:
         """Note that a peer is gone."""
-        self._sent.pop(peer, None)
-        self._files.pop(peer, None)
-        self._mute.discard(peer)
+        self._peers.pop(peer, None)
 
-    def _has_read_all(self, peer: bytes) -> bool:
-        """Ask the kernel: while something waits in its queue, more may wait in libzmq's.
+    def _send(self, peer: bytes, frame: bytes) -> None:
+        self._socket.send(peer, zmq.DONTWAIT | zmq.SNDMORE)
+        self._socket.send(frame, zmq.DONTWAIT)
 
-        Once a batch: what libzmq was given a moment ago may not have come so far yet.
-        """
-        file = self._files.get(peer)
-        if file is None:
-            return True  # it has sent nothing since it was sent much
-        try:
-            (waiting,) = struct.unpack("i", fcntl.ioctl(file, termios.TIOCOUTQ, bytes(4)))
-        except (OSError, ValueError):  # gone
-            return True
-        return bool(waiting == 0)
+    def _meet(self, peer: bytes) -> Held:
+        if len(self._peers) >= PEERS_MAX:
+            self._peers = {
+                each: held for each, held in self._peers.items() if held.settle() and held.marks
+            }
+        held = self._peers[peer] = Held()
+        return held
