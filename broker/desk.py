@@ -41,7 +41,7 @@ class Desk:
         self.pay_within = timedelta(milliseconds=limits.pay_within_ms)
         self.new_id = new_id
         self.state = state
-        self.waiters = Waiters(limits.parked, limits.watched)
+        self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched)
         self.events: list[AnyEvent] = []
         self.answers: list[Answer] = []
         self.applying = False

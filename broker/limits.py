@@ -29,6 +29,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs stored."""
     parked: int = 10_000
     """Commands that wait for their answer."""
+    parked_share: int = 5_000
+    """Of those, commands of one connection."""
     watched: int = 1_000_000
     """Jobs that all parked waits together name."""
     pay_within_ms: int = DAY_MS

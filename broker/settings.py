@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     identifier_from_purchaser_bytes: int = Field(256, ge=1, description="bytes of that field")
     jobs: int = Field(1_000_000, ge=1, description="jobs stored")
     parked: int = Field(10_000, ge=0, description="commands waiting for their answer")
+    parked_share: int = Field(5_000, ge=0, description="of those, commands of one connection")
     watched: int = Field(1_000_000, ge=0, description="jobs that all parked waits name")
     pay_within_ms: int = Field(
         DAY_MS, ge=1, le=SPAN_MS_MAX, description="from creation to pay_by_time"

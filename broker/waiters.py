@@ -1,6 +1,6 @@
 """Commands that wait for their answer, and who is next when something happens."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -41,11 +41,14 @@ class Parked(msgspec.Struct, eq=False):
 class Waiters:
     """All parked commands, by the job or the status that they wait for.
 
-    `parked_max` bounds the commands, `watched_max` the jobs that all waits together name.
+    `parked_max` bounds the commands, `share_max` those of one connection, `watched_max` the jobs
+    that all waits together name.
     """
 
-    def __init__(self, parked_max: int, watched_max: int) -> None:
+    def __init__(self, parked_max: int, share_max: int, watched_max: int) -> None:
         self._parked_max = parked_max
+        self._share_max = share_max
+        self._shares: Counter[bytes] = Counter()
         self._watched_max = watched_max
         self._watched = 0
         self._parked: dict[Key, Parked] = {}
@@ -64,6 +67,8 @@ class Waiters:
         """
         parked = self._parked.get(ticket.key)
         if parked is not None and parked.command == command:
+            self._give_back(parked.ticket.peer)
+            self._shares[ticket.peer] += 1
             parked.ticket = ticket  # its time goes on: a repeat is no new wait
             return
         if parked is not None:
@@ -79,6 +84,7 @@ class Waiters:
     def remove(self, parked: Parked) -> None:
         """Let a parked command go: it has its answer."""
         del self._parked[parked.ticket.key]
+        self._give_back(parked.ticket.peer)
         if isinstance(parked.command, Claim):
             del self._claims[parked.command.status][id(parked)]
             return
@@ -127,6 +133,11 @@ class Waiters:
             raise OverloadedError(
                 f"{self._parked_max} commands are parked already", limit=self._parked_max
             )
+        if self._shares[parked.ticket.peer] >= self._share_max:
+            raise OverloadedError(
+                f"{self._share_max} commands of this connection are parked already",
+                limit=self._share_max,
+            )
         if isinstance(command, Claim):
             self._claims.setdefault(command.status, OrderedDict())[id(parked)] = parked
         else:
@@ -138,6 +149,12 @@ class Waiters:
             for job_id in command.job_ids:
                 self._waits.setdefault(job_id, {})[id(parked)] = parked
         self._parked[parked.ticket.key] = parked
+        self._shares[parked.ticket.peer] += 1
+
+    def _give_back(self, peer: bytes) -> None:
+        self._shares[peer] -= 1
+        if not self._shares[peer]:
+            del self._shares[peer]
 
     def _due_at(self, when: int, key: Key) -> bool:
         parked = self._parked.get(key)

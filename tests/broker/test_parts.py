@@ -212,7 +212,7 @@ def ticket(seq: int, peer: bytes = PEER, session: int = 0) -> Ticket:
 
 
 def test_a_wait_is_found_by_each_of_its_jobs_in_its_statuses() -> None:
-    waiters = Waiters(9, 99)
+    waiters = Waiters(9, 9, 99)
     waiters.park(ticket(1), wait(A, B), 5)
     waiters.park(ticket(2), wait(B, B, statuses=[RUNNING]), 5)
 
@@ -233,7 +233,7 @@ def test_a_wait_is_found_by_each_of_its_jobs_in_its_statuses() -> None:
 
 
 def test_claims_are_served_first_come_first_served_by_status() -> None:
-    waiters = Waiters(9, 99)
+    waiters = Waiters(9, 9, 99)
     assert waiters.first_claim(RUNNING) is None
     waiters.park(ticket(1), claim(), 5)
     waiters.park(ticket(2), claim(), 5)
@@ -251,7 +251,7 @@ def test_claims_are_served_first_come_first_served_by_status() -> None:
 
 
 def test_a_repeat_takes_the_place_of_the_parked_one() -> None:
-    waiters = Waiters(2, 99)
+    waiters = Waiters(2, 2, 99)
     waiters.park(ticket(1, session=7), claim(), 5)
     waiters.park(ticket(2, session=8), claim(), 5)
     waiters.park(ticket(1, OTHER, session=7), claim(), 9)  # full, but nothing is added
@@ -263,7 +263,7 @@ def test_a_repeat_takes_the_place_of_the_parked_one() -> None:
 
 
 def test_requests_without_a_session_are_told_apart_by_their_connection() -> None:
-    waiters = Waiters(9, 99)
+    waiters = Waiters(9, 9, 99)
     waiters.park(ticket(1), wait(A), 5)
     waiters.park(ticket(1, OTHER), wait(A), 5)
     waiters.park(ticket(1, session=1), wait(A), 5)
@@ -275,7 +275,7 @@ def test_requests_without_a_session_are_told_apart_by_their_connection() -> None
 
 
 def test_another_command_by_the_same_number_replaces_the_first() -> None:
-    waiters = Waiters(1, 3)
+    waiters = Waiters(1, 1, 3)
     waiters.park(ticket(1), wait(A, B, C), 5)
     waiters.park(ticket(1), wait(A), 5)
     assert len(waiters) == 1
@@ -286,7 +286,7 @@ def test_another_command_by_the_same_number_replaces_the_first() -> None:
 
 
 def test_no_more_commands_than_there_is_room_for() -> None:
-    waiters = Waiters(2, 99)
+    waiters = Waiters(2, 2, 99)
     waiters.park(ticket(1), wait(A), 5)
     waiters.park(ticket(2), claim(), 5)
     for command in (wait(A), claim()):
@@ -296,13 +296,37 @@ def test_no_more_commands_than_there_is_room_for() -> None:
     assert len(waiters) == 2
     waiters.remove(waiters.everybody()[0])
     waiters.park(ticket(3), wait(A), 5)
-    none = Waiters(0, 9)
+    none = Waiters(0, 0, 9)
     with pytest.raises(OverloadedError):
         none.park(ticket(1), claim(), 5)
 
 
+def test_no_more_commands_of_one_connection_than_its_share() -> None:
+    waiters = Waiters(9, 2, 99)
+    waiters.park(ticket(1), wait(A), 5)
+    waiters.park(ticket(2), claim(), 5)
+    with pytest.raises(OverloadedError) as refused:
+        waiters.park(ticket(3), wait(A), 5)
+    assert refused.value.limit == 2
+    waiters.park(ticket(3, OTHER), wait(A), 5)  # another's share is its own
+    waiters.remove(waiters.awaiting(A, JobStatus.FAILED)[0])
+    waiters.park(ticket(4), wait(B), 5)
+    for parked in waiters.everybody():
+        waiters.remove(parked)
+    assert not waiters._shares  # nothing is kept of who has left
+
+
+def test_a_repeat_on_another_connection_is_of_that_ones_share() -> None:
+    waiters = Waiters(9, 1, 99)
+    waiters.park(ticket(1, PEER, session=7), wait(A), 5)
+    waiters.park(ticket(1, OTHER, session=7), wait(A), 5)
+    waiters.park(ticket(2), wait(B), 5)
+    with pytest.raises(OverloadedError):
+        waiters.park(ticket(3, OTHER), wait(B), 5)
+
+
 def test_no_more_jobs_waited_for_than_there_is_room_for() -> None:
-    waiters = Waiters(9, 3)
+    waiters = Waiters(9, 9, 3)
     waiters.park(ticket(1), wait(A, B), 5)
     with pytest.raises(OverloadedError) as caught:
         waiters.park(ticket(2), wait(A, B), 5)
@@ -317,7 +341,7 @@ def test_no_more_jobs_waited_for_than_there_is_room_for() -> None:
 
 
 def test_what_waits_comes_up_when_its_time_is_over() -> None:
-    waiters = Waiters(9, 99)
+    waiters = Waiters(9, 9, 99)
     waiters.park(ticket(1), wait(A), 10)
     waiters.park(ticket(2), claim(), 5)
     assert waiters.next_due_ms() == 5
@@ -328,7 +352,7 @@ def test_what_waits_comes_up_when_its_time_is_over() -> None:
 
 
 def test_a_million_waits_leave_nothing_behind() -> None:
-    waiters = Waiters(9, 99)
+    waiters = Waiters(9, 9, 99)
     for turn in range(5 * SLACK):
         waiters.park(ticket(turn), wait(A), 1_000_000 + turn)
         waiters.remove(waiters.awaiting(A, JobStatus.FAILED)[0])
