@@ -2,11 +2,10 @@
 
 import gc
 import os
-import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,12 +16,11 @@ import click
 import structlog
 import zmq
 
-from broker.callers import Callers, group_id
+from broker import tool
 from broker.compactor import Compactor
 from broker.counters import Counters
-from broker.curve import KeyHolders, heartbeats
 from broker.directories import UnsafeError, make_private
-from broker.door import Door
+from broker.doors import check_libzmq, group_of, open_doors, open_files
 from broker.endpoint import Endpoint, EndpointError
 from broker.engine import Engine
 from broker.journal import Journal, JournalError
@@ -37,8 +35,8 @@ from broker.replay import replay
 from broker.server import Server
 from broker.settings import Settings, SettingsError, load
 from broker.state import State
-from domain.roles import Role
 
+PROGRAM: Final = "tollgate broker"
 DEFAULTS: Final = {
     "bind": "in your runtime directory",
     "data_dir": "in your state directory",
@@ -46,12 +44,6 @@ DEFAULTS: Final = {
     "socket_group": "none",
 }
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-LIBZMQ_MIN: Final = (4, 3, 5)
-"""The oldest that was tried; those before have known faults that a peer can use."""
-FILES_MAX: Final = 65_536
-"""How many connections there may be where the system sets no limit."""
-CONNECTIONS_MIN: Final = 256
-"""With fewer, libzmq is faster than whoever counts; tried with this many."""
 START_MS: Final = 30_000
 """How long a replay may be silent before the service manager takes it for hung."""
 SWITCH_S: Final = 0.0005
@@ -108,28 +100,27 @@ def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for
     }
     if "bind" in given:
         given["bind"] = list(given["bind"])
-    try:
+    with (
+        tool.complaining(PROGRAM, SettingsError, exit_code=2),
+        tool.complaining(PROGRAM, EndpointError, JournalError, KeyRingError),
+    ):
         settings = load(given, config)
         configure(settings.log_level)
         run(settings)
-    except SettingsError as fault:
-        sys.exit(_complain(fault, 2))
-    except (EndpointError, JournalError, KeyRingError) as fault:
-        sys.exit(_complain(fault, 1))
 
 
 def run(settings: Settings) -> None:
     """Serve with these settings until a signal comes. Raises EndpointError or JournalError."""
     limits = settings.limits()
-    settings = _open_files(settings)
-    _check_libzmq(settings)
+    settings = open_files(settings)
+    check_libzmq(settings)
     notifier = Notifier()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))  # in a long replay there is nothing to answer
     with ExitStack() as stack:
         journal = _journal(settings, notifier)
         stack.callback(journal.close)
-        group = _group(settings.socket_group)
+        group = group_of(settings.socket_group)
         endpoints: dict[str, Endpoint] = {
             url: stack.enter_context(Endpoint(url, group))
             for url in settings.bind
@@ -150,7 +141,7 @@ def run(settings: Settings) -> None:
         counters = Counters()
         context = zmq.Context()
         stack.callback(context.destroy, linger=settings.linger_ms)
-        doors = list(_doors(context, settings, endpoints, group, keys, counters, stack))
+        doors = list(open_doors(context, settings, endpoints, group, keys, counters, stack))
         pipeline = Pipeline(engine, counters, settings.batch_reply_bytes)
         server = Server(
             pipeline, journal, compactor, doors, settings, _stop_fd(),
@@ -168,72 +159,6 @@ def run(settings: Settings) -> None:
         for door in doors:
             door.tend()
     log.info("left", dropped=dict(counters))
-
-
-def _doors(  # noqa: PLR0913, PLR0917 - what they are made of
-    context: "zmq.Context[zmq.Socket[bytes]]",
-    settings: Settings,
-    endpoints: dict[str, Endpoint],
-    group: int | None,
-    keys: KeyRing | None,
-    counters: Counters,
-    stack: ExitStack,
-) -> Iterator[Door]:
-    """Open a door for who is known by uid, and another for who is known by key.
-
-    Two sockets, since a peer of the first could give itself any key's name: there, libzmq takes
-    such properties from the peer.
-    """
-    if endpoints:
-        callers = Callers(group, Role(settings.group_role))
-        door = Door(context, b"\x01", callers.identify, settings, counters)
-        stack.callback(door.close)
-        door.open([*endpoints.values()])
-        yield door
-    urls = [url for url in settings.bind if url not in endpoints]
-    if urls and keys is not None:
-        holders = KeyHolders(context, keys)
-        stack.callback(holders.close)
-        door = Door(context, b"\x02", holders.identify, settings, counters)
-        stack.callback(door.close)
-        holders.guard(door.socket)
-        for option, value in heartbeats(settings.heartbeat_ms).items():
-            door.socket.setsockopt(option, value)
-        door.open(urls)
-        log.info("keys", directory=str(settings.keys), clients=len(keys))
-        yield door
-
-
-def _group(name: str) -> int | None:
-    if not name:
-        return None
-    try:
-        return group_id(name)
-    except KeyError:
-        raise SettingsError(f"socket_group: there is no group {name!r}") from None
-
-
-def _check_libzmq(settings: Settings) -> None:
-    if zmq.zmq_version_info() < LIBZMQ_MIN:
-        least = ".".join(map(str, LIBZMQ_MIN))
-        raise EndpointError(f"libzmq {zmq.zmq_version()} is too old, it takes {least} or newer")
-    if settings.keys is not None and not zmq.has("curve"):
-        raise EndpointError("this libzmq was built without CURVE, which tcp takes")
-
-
-def _open_files(settings: Settings) -> Settings:
-    """Have as many files open as may be; by default, a quarter of them are for connections.
-
-    No more, since libzmq accepts faster than anybody can count, and ends with the last of them.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    share = most // 4 if most != resource.RLIM_INFINITY else FILES_MAX
-    if share < CONNECTIONS_MIN:
-        log.warning(
-            "few files may be open: a flood of connections could end the broker", files=most
-        )
-    return settings.model_copy(update={"connections": settings.connections or share})
 
 
 def _journal(settings: Settings, notifier: Notifier) -> Journal:
@@ -311,20 +236,5 @@ def _version() -> str:
         return "tollgate"
 
 
-def _complain(fault: Exception | str, exit_code: int) -> int:
-    click.echo(f"tollgate broker: {fault}", err=True)
-    return exit_code
-
-
-def start() -> None:
-    """Run the command line; what is wrong with it is said in one line."""
-    try:
-        main.main(prog_name="tollgate broker", standalone_mode=False)
-    except click.ClickException as fault:
-        sys.exit(_complain(fault.format_message(), fault.exit_code))
-    except click.Abort:
-        sys.exit(130)
-
-
 if __name__ == "__main__":
-    start()
+    tool.run(main, PROGRAM, aborted=tool.INTERRUPTED)

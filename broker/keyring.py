@@ -155,20 +155,23 @@ def write_pair(path: Path, pair: Pair) -> None:
     """Write a pair into a new file of mode 0600. Raises KeyRingError if there is one already."""
     broker = f'broker_public_key = "{pair.broker_public_key}"\n' if pair.broker_public_key else ""
     text = f'public_key = "{pair.public_key}"\nsecret_key = "{pair.secret_key}"\n{broker}'
-    write_new(path, text, 0o600)
+    write_new(path, text)
 
 
 def write_client(directory: Path, name: str, client: Client) -> None:
     """Let a client in. Raises KeyRingError if there is one of that name."""
     text = f'public_key = "{client.public_key}"\nrole = "{client.role}"\n'
-    write_new(directory / (name + SUFFIX), text, 0o600)
+    write_new(directory / (name + SUFFIX), text)
 
 
-def write_new(path: Path, text: str, mode: int) -> None:
-    """Write a file that nobody sees half of, and none that is there. Raises KeyRingError."""
+def write_new(path: Path, text: str) -> None:
+    """Write a file of mode 0600 that nobody sees half of.
+
+    Raises KeyRingError if there is one already.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(opened, "w") as file:
             file.write(text)
             file.flush()

@@ -1,9 +1,6 @@
 """`tollgate keys`: who may come in by tcp, and as what."""
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +21,10 @@ from broker.keyring import (
     write_client,
     write_pair,
 )
+from broker.tool import complaining, example, run
 from domain.roles import Role
 
+PROGRAM: Final = "tollgate keys"
 DEFAULT: Final = Path(platformdirs.user_config_dir("tollgate")) / "keys"
 KEYS: Final = click.option(
     "--keys",
@@ -36,12 +35,8 @@ KEYS: Final = click.option(
 )
 
 
-def _example(text: str) -> str:
-    return f"\b\nExample:\n  {text}"
-
-
 @click.group(
-    epilog=_example("tollgate keys new alice --role producer"),
+    epilog=example("tollgate keys new alice --role producer"),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def main() -> None:
@@ -51,7 +46,7 @@ def main() -> None:
     """
 
 
-@main.command(epilog=_example("tollgate keys new alice --role producer --out alice.key"))
+@main.command(epilog=example("tollgate keys new alice --role producer --out alice.key"))
 @click.argument("name")
 @click.option(
     "--role",
@@ -68,7 +63,7 @@ def main() -> None:
 @KEYS
 def new(name: str, role: str, out: Path | None, directory: Path) -> None:
     """Make a key for a client, and let its holder in."""
-    with _complaining():
+    with complaining(PROGRAM, KeyRingError, OSError):
         if not is_name(name):
             raise KeyRingError(f"{name!r}: letters, digits and . _ @ - make a name, up to 64")
         own = _own(directory)
@@ -86,23 +81,23 @@ def new(name: str, role: str, out: Path | None, directory: Path) -> None:
         click.echo(f"try it: tollgate ping --endpoint tcp://... --key {out}", err=True)
 
 
-@main.command(name="list", epilog=_example("tollgate keys list --json"))
+@main.command(name="list", epilog=example("tollgate keys list --json"))
 @click.option("--json", "as_json", is_flag=True, help="one JSON document a line")
 @KEYS
 def list_(directory: Path, *, as_json: bool) -> None:
     """Show who may come in."""
-    with _complaining():
+    with complaining(PROGRAM, KeyRingError, OSError):
         for name, client in KeyRing(directory).clients().items():
             shown = {"name": name, "role": client.role.value, "public_key": client.public_key}
             click.echo(json.dumps(shown) if as_json else "  ".join(shown.values()))
 
 
-@main.command(epilog=_example("tollgate keys revoke alice"))
+@main.command(epilog=example("tollgate keys revoke alice"))
 @click.argument("name")
 @KEYS
 def revoke(name: str, directory: Path) -> None:
     """Let the holder of a key in no more, nor do anything on a connection that stands."""
-    with _complaining():
+    with complaining(PROGRAM, KeyRingError, OSError):
         path = directory / (name + SUFFIX)
         if not is_name(name) or not path.is_file():
             raise KeyRingError(f"there is no key {name} in {directory}")
@@ -123,26 +118,5 @@ def _own(directory: Path) -> Pair:
     return read_pair(path)
 
 
-@contextmanager
-def _complaining() -> Iterator[None]:
-    """Turn what goes wrong into one line and an exit code."""
-    try:
-        yield
-    except (KeyRingError, OSError) as fault:
-        click.echo(f"tollgate keys: {fault}", err=True)
-        sys.exit(1)
-
-
-def start() -> None:
-    """Run the command line; what is wrong with it is said in one line."""
-    try:
-        main.main(prog_name="tollgate keys", standalone_mode=False)
-    except click.ClickException as fault:
-        click.echo(f"tollgate keys: {fault.format_message()}", err=True)
-        sys.exit(fault.exit_code)
-    except click.Abort:
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    start()
+    run(main, PROGRAM)

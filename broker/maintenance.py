@@ -1,12 +1,9 @@
 """`tollgate journal`: look into a data directory, check it, make it smaller, mend it."""
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -18,7 +15,9 @@ from broker.records import decode_record
 from broker.replay import replay
 from broker.settings import Settings
 from broker.state import State
+from broker.tool import complaining, example, run
 
+PROGRAM: Final = "tollgate journal"
 DIRECTORY = click.option(
     "--data-dir",
     "directory",
@@ -28,23 +27,19 @@ DIRECTORY = click.option(
 )
 
 
-def _example(line: str) -> str:
-    return f"\b\nExample:\n  {line}"
-
-
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_example("tollgate journal verify --data-dir /var/lib/tollgate"),
+    epilog=example("tollgate journal verify --data-dir /var/lib/tollgate"),
 )
 def main() -> None:
     """Look into a broker's data directory, check it, make it smaller, mend it."""
 
 
-@main.command(epilog=_example("tollgate journal verify"))
+@main.command(epilog=example("tollgate journal verify"))
 @DIRECTORY
 def verify(directory: Path) -> None:
     """Check every file, and that a broker could start on them; may run beside one."""
-    with _complaining():
+    with complaining(PROGRAM, JournalError, OSError):
         found = tools.verify(directory)
         for report in found.files:
             state = report.problem or "sound"
@@ -61,20 +56,20 @@ def verify(directory: Path) -> None:
         click.echo(f"a broker would start: {replayed} records, {state_.jobs.count()} jobs")
 
 
-@main.command(epilog=_example("tollgate journal dump | jq -c 'select(.kind == \"record\")'"))
+@main.command(epilog=example("tollgate journal dump | jq -c 'select(.kind == \"record\")'"))
 @DIRECTORY
 def dump(directory: Path) -> None:
     """Print what a start would replay, one JSON document a line; may run beside a broker."""
-    with _complaining():
+    with complaining(PROGRAM, JournalError, OSError):
         for entry in tools.dump(directory):
             click.echo(json.dumps(_shown(entry), ensure_ascii=False, default=_as_text))
 
 
-@main.command(epilog=_example("tollgate journal compact --data-dir /var/lib/tollgate"))
+@main.command(epilog=example("tollgate journal compact --data-dir /var/lib/tollgate"))
 @DIRECTORY
 def compact(directory: Path) -> None:
     """Fold everything into one snapshot. A running broker does this by itself."""
-    with _complaining():
+    with complaining(PROGRAM, JournalError, OSError):
         journal = FileJournal(directory)
         try:
             replay(journal.replay(), State())
@@ -87,7 +82,7 @@ def compact(directory: Path) -> None:
 
 
 @main.command(
-    name="repair", epilog=_example("tollgate journal repair --data-dir /var/lib/tollgate --yes")
+    name="repair", epilog=example("tollgate journal repair --data-dir /var/lib/tollgate --yes")
 )
 @DIRECTORY
 @click.confirmation_option(
@@ -95,7 +90,7 @@ def compact(directory: Path) -> None:
 )
 def repair_(directory: Path) -> None:
     """Cut a damaged journal at the first damage; a copy of what is cut off is kept."""
-    with _complaining():
+    with complaining(PROGRAM, JournalError, OSError):
         done = repair.repair(directory)
         for damage in done.found:
             click.echo(f"cut: {damage.file.name} at byte {damage.offset}: {damage.reason}")
@@ -132,26 +127,5 @@ def _as_text(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-@contextmanager
-def _complaining() -> Iterator[None]:
-    """Turn what goes wrong into one line and an exit code."""
-    try:
-        yield
-    except (JournalError, OSError) as fault:
-        click.echo(f"tollgate journal: {fault}", err=True)
-        sys.exit(1)
-
-
-def start() -> None:
-    """Run the command line; what is wrong with it is said in one line."""
-    try:
-        main.main(prog_name="tollgate journal", standalone_mode=False)
-    except click.ClickException as fault:
-        click.echo(f"tollgate journal: {fault.format_message()}", err=True)
-        sys.exit(fault.exit_code)
-    except click.Abort:
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    start()
+    run(main, PROGRAM)

@@ -51,8 +51,6 @@ GRANTS_MAX: Final = 1_000
 """How many leases one claim can be granted: TG/1's bound on its `limit`."""
 GRANT_BYTES_MAX: Final = 128
 """More than a granted lease takes, as an event and in an outcome."""
-BATCH_REPLY_BYTES: Final = 8 * 1024 * 1024
-"""After so much to send a batch ends: replies are held back until all of it is safe."""
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim that got nothing has changed nothing: a repeat of it is a claim like any other."""
 
@@ -85,20 +83,16 @@ class Outcome(NamedTuple):
 class Pipeline:
     """Turns batches into outcomes, in order, over one engine."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        refused: Counter[str] | None = None,
-        batch_reply_bytes: int = BATCH_REPLY_BYTES,
-    ) -> None:
+    def __init__(self, engine: Engine, refused: Counter[str], batch_reply_bytes: int) -> None:
         """Decide with `engine`; how often each code was answered is counted in `refused`.
 
-        A batch ends with the reply that makes it `batch_reply_bytes` long.
+        A batch ends with the reply that makes it `batch_reply_bytes` long: replies are held back
+        until all of it is safe.
         """
         self._engine = engine
         self._batch_reply_bytes = batch_reply_bytes
         self._reply_bytes = 0
-        self._refused = Counter[str]() if refused is None else refused
+        self._refused = refused
         self._limits = engine.limits
         self._draining = False
         self._outcome = Outcome([], [])
@@ -222,11 +216,13 @@ class Pipeline:
         """How many of the next results fit whatever they are: nobody need ask how much room."""
         for command in request.commands:
             place = len(events)
-            sure -= 1
-            if sure < 0 or type(command) in FIT_TO_ROOM:
+            if type(command) in FIT_TO_ROOM:
+                turn.room_bytes, sure = writer.room_bytes, 0
+            elif sure > 0:
+                sure -= 1
+            else:
                 turn.room_bytes = writer.room_bytes
-                fits = type(command) not in FIT_TO_ROOM
-                sure = turn.room_bytes // result_bytes_max - 1 if fits else 0
+                sure = turn.room_bytes // result_bytes_max - 1
             result = self._decide(command, turn) if full is None else error_of(full)
             if type(result) is ErrorResult:
                 self._refused[f"refused_{result.code}"] += 1

@@ -1,5 +1,6 @@
 """Builds the broker's core for tests: the one place that knows its constructors."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -16,6 +17,7 @@ from domain.results import AnyResult, ErrorResult, Grant, JobFields, JobResult, 
 from domain.roles import Role
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+BATCH_REPLY_BYTES = 8 * 1024 * 1024
 HASH = "0123456789abcdef" * 4
 PEER = b"\x00peer"
 OTHER = b"\x00other"
@@ -37,8 +39,12 @@ def make_engine(**limits: int) -> Engine:
     return Engine(Limits(**limits), new_id=job_ids(), server="tollgate test", boot_id="boot")
 
 
+def pipeline_of(engine: Engine) -> Pipeline:
+    return Pipeline(engine, Counter(), BATCH_REPLY_BYTES)
+
+
 def make_pipeline(**limits: int) -> Pipeline:
-    return Pipeline(make_engine(**limits))
+    return pipeline_of(make_engine(**limits))
 
 
 class Driver:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from broker.engine import Engine
 from broker.image import image
 from broker.limits import Limits
-from broker.pipeline import Arrival, Pipeline
+from broker.pipeline import Arrival
 from broker.state import State
 from domain.commands import (
     AnyCommand,
@@ -26,7 +26,7 @@ from domain.commands import (
 from domain.messages import Request, encode_request
 from domain.results import HelloResult, JobResult, LeasesResult
 from domain.status import JobStatus
-from tests.core import ADMIN, HASH, OTHER, PEER, Driver, job_id
+from tests.core import ADMIN, HASH, OTHER, PEER, Driver, job_id, pipeline_of
 
 LIMITS = {
     "sessions": 3,
@@ -94,7 +94,7 @@ class Bench:
             state=self.state,
         )
         self.driver = Driver()
-        self.driver.pipeline = Pipeline(engine)
+        self.driver.pipeline = pipeline_of(engine)
         self.frames: list[bytes] = []
         """Every reply, as it was sent."""
         self._sessions: list[int] = [0]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.attacks import ATTACKS, attack
+from tests.soak.attacks import ATTACKS, CAP_BYTES, attack
 from tests.soak.crowd import churn, crowd
 from tests.soak.marathon import marathon
 
@@ -17,6 +17,8 @@ def test_an_attack_is_stood(short_dir: Path, name: str) -> None:
     assert felt.disturbed.jobs
     assert not felt.disturbed.failures
     assert felt.missing == 0
+    assert felt.peak_bytes < CAP_BYTES
+    assert felt.stood
 
 
 def test_a_crowd_is_answered(short_dir: Path) -> None:

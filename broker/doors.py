@@ -1,0 +1,95 @@
+"""Opens the doors that the settings name, if they can be kept shut to everybody else."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Final
+
+import structlog
+import zmq
+
+from broker.callers import Callers, group_id
+from broker.counters import Counters
+from broker.curve import KeyHolders, heartbeats
+from broker.door import Door
+from broker.endpoint import Endpoint, EndpointError
+from broker.keyring import KeyRing
+from broker.settings import Settings, SettingsError
+from domain.roles import Role
+
+LIBZMQ_MIN: Final = (4, 3, 5)
+"""The oldest that was tried; those before have known faults that a peer can use."""
+FILES_MAX: Final = 65_536
+"""How many connections there may be where the system sets no limit."""
+CONNECTIONS_MIN: Final = 256
+"""With fewer, libzmq is faster than whoever counts; tried with this many."""
+
+log = structlog.get_logger("tollgate.broker")
+
+
+def open_doors(  # noqa: PLR0913, PLR0917 - what they are made of
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    settings: Settings,
+    endpoints: dict[str, Endpoint],
+    group: int | None,
+    keys: KeyRing | None,
+    counters: Counters,
+    stack: ExitStack,
+) -> Iterator[Door]:
+    """Open a door for who is known by uid, and another for who is known by key.
+
+    Two sockets, since a peer of the first could give itself any key's name: there, libzmq takes
+    such properties from the peer.
+    """
+    if endpoints:
+        callers = Callers(group, Role(settings.group_role))
+        door = Door(context, b"\x01", callers.identify, settings, counters)
+        stack.callback(door.close)
+        door.open([*endpoints.values()])
+        yield door
+    urls = [url for url in settings.bind if url not in endpoints]
+    if urls and keys is not None:
+        holders = KeyHolders(context, keys)
+        stack.callback(holders.close)
+        door = Door(context, b"\x02", holders.identify, settings, counters)
+        stack.callback(door.close)
+        holders.guard(door.socket)
+        for option, value in heartbeats(settings.heartbeat_ms).items():
+            door.socket.setsockopt(option, value)
+        door.open(urls)
+        log.info("keys", directory=str(settings.keys), clients=len(keys))
+        yield door
+
+
+def group_of(name: str) -> int | None:
+    """Return the number of a group, None for no name. Raises SettingsError."""
+    if not name:
+        return None
+    try:
+        return group_id(name)
+    except KeyError:
+        raise SettingsError(f"socket_group: there is no group {name!r}") from None
+
+
+def check_libzmq(settings: Settings) -> None:
+    """Raise EndpointError if libzmq is too old, or cannot do what the settings ask for."""
+    if zmq.zmq_version_info() < LIBZMQ_MIN:
+        least = ".".join(map(str, LIBZMQ_MIN))
+        raise EndpointError(f"libzmq {zmq.zmq_version()} is too old, it takes {least} or newer")
+    if settings.keys is not None and not zmq.has("curve"):
+        raise EndpointError("this libzmq was built without CURVE, which tcp takes")
+
+
+def open_files(settings: Settings) -> Settings:
+    """Have as many files open as may be; by default, a quarter of them are for connections.
+
+    No more, since libzmq accepts faster than anybody can count, and ends with the last of them.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    share = most // 4 if most != resource.RLIM_INFINITY else FILES_MAX
+    if share < CONNECTIONS_MIN:
+        log.warning(
+            "few files may be open: a flood of connections could end the broker", files=most
+        )
+    return settings.model_copy(update={"connections": settings.connections or share})
