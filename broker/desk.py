@@ -1,29 +1,44 @@
 """Where decisions are written: an event takes effect at once, and whoever waited for it is told."""
 
 from collections.abc import Callable
+from copy import copy
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from broker.events import AnyEvent, JobTransitioned
 from broker.limits import Limits
-from broker.shown import ShownJob
+from broker.sizes import Checks
 from broker.state import State
+from broker.stored import StoredJob
 from broker.timers import Instant
 from broker.waiters import Ticket, Waiters
+from domain.commands import Command
 from domain.exceptions import Refusal
 from domain.results import JobResult, Result
 
 
 class Turn(msgspec.Struct):
-    """What a command is decided with: who asks, when, and how much room the reply has left."""
+    """What the commands of a message are decided with: who asks, when, and what there is room for.
+
+    `handlers` decide the kinds of command that the one who asks may give, and `checks` are those
+    limits of texts that a message of this size can go beyond.
+    """
 
     ticket: Ticket
     now: Instant
+    handlers: "Handlers"
+    checks: Checks
     room_bytes: int
+    """How much room the reply has left for the next result."""
     writable: bool = True
     """Whether there is room to write an event down."""
+
+
+Handler = Callable[["Desk", Any, Turn], Result | None]
+"""Decides one command. Raises a Refusal; returns None for a command that it has parked."""
+Handlers = dict[type[Command], Handler]
 
 
 class Answer(NamedTuple):
@@ -47,28 +62,30 @@ class Desk:
         self.applying = False
         """True from an event's first effect to its last: who fails in between must stop."""
 
-    def record(self, event: AnyEvent, now: Instant) -> ShownJob | None:
-        """Let an event happen. Raises a Refusal, with nothing changed, if it may not."""
+    def record(self, event: AnyEvent, now: Instant) -> Any:  # noqa: ANN401 - as the event has it
+        """Let an event happen; return the job, as it is held, that it created or moved.
+
+        Raises a Refusal, with nothing changed, if it may not.
+        """
+        kind = type(event)
         self.applying = True
         try:
-            job = self.state.apply(event, now.mono_ms)
+            job = self.state.effects[kind](event, now.mono_ms)
         except Refusal:
             self.applying = False
             raise
         self.applying = False
         self.events.append(event)
-        if type(event) is JobTransitioned and job is not None:
-            for parked in self.waiters.awaiting(event.job_id, event.target):
-                self.waiters.remove(parked)
-                self.answers.append(Answer(parked.ticket, job_result(job)))
+        if self.waiters.watched and kind is JobTransitioned and job is not None:
+            self._tell(job)
         return job
 
-    def moved(self, event: AnyEvent, now: Instant) -> JobResult:
-        """Let an event happen that creates or moves a job, and return the job as the result."""
-        job = self.record(event, now)
-        if job is None:
-            raise TypeError(f"{type(event).__name__} moves no job")
-        return job_result(job)
+    def _tell(self, job: StoredJob) -> None:
+        """Answer who has waited for a job to come where it is now."""
+        for parked in self.waiters.awaiting(job.job_id, job.status):
+            self.waiters.remove(parked)
+            # A copy: the rest of the message may move the job on before the answer is written.
+            self.answers.append(Answer(parked.ticket, job_result(copy(job))))
 
     def take_events(self) -> list[AnyEvent]:
         """Return the events since the last call, in order."""
@@ -81,6 +98,6 @@ class Desk:
         return answers
 
 
-def job_result(job: ShownJob) -> JobResult:
-    """Return the result that shows a job."""
+def job_result(job: StoredJob) -> JobResult:
+    """Return the result that shows a job as it is when the result is encoded."""
     return JobResult(job)  # type: ignore[arg-type]  # encoded, it is what JobFields says

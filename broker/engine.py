@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from broker.desk import Answer, Desk, Turn
+from broker.desk import Answer, Desk, Handlers, Turn
 from broker.events import (
     AnyEvent,
     JobPruned,
@@ -17,7 +17,7 @@ from broker.events import (
     SessionEvicted,
     SessionOpened,
 )
-from broker.handlers import HANDLERS, Handler
+from broker.handlers import HANDLERS
 from broker.ledger import WINDOW
 from broker.lending import LENDING, serve_claim, time_out
 from broker.limits import Limits
@@ -25,16 +25,18 @@ from broker.outcomes import AnyOutcome, result_again
 from broker.principal import Principal
 from broker.records import Record
 from broker.retention import Retention
-from broker.shown import ShownJob
 from broker.sizes import (
     RESULT_BYTES,
-    TextLimits,
+    check_texts,
     command_bytes,
     job_bytes_max,
     result_bytes_max,
+    text_checks,
 )
 from broker.state import State
+from broker.stored import StoredJob
 from broker.timers import Instant, milliseconds
+from broker.waiters import Ticket
 from domain.commands import Claim, Command, Get, Hello, List
 from domain.exceptions import (
     DrainingError,
@@ -76,15 +78,28 @@ class Engine:
         self._desk = Desk(limits, new_id, state or State())
         self._server = server
         self._boot_id = boot_id
-        self._texts = TextLimits(limits)
-        self.result_bytes_max = result_bytes_max(limits)
+        self._checks = text_checks(limits)
+        self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
+        """What is left of them in a message that is no longer than most of its texts may be."""
+        self._result_bytes_max = result_bytes_max(limits)
         """What the result of any command takes at most, but of those that fit to the room."""
         self._grace = timedelta(milliseconds=limits.payment_grace_ms)
         self._retention = Retention(limits.keep_finished_ms, limits.max_finished)
-        handlers: dict[type[Command], Handler] = {**HANDLERS, **LENDING, Hello: self._hello}
+        handlers: Handlers = {**HANDLERS, **LENDING, Hello: self._hello}
         self._handlers = {
             role: {kind: handlers[kind] for kind in kinds} for role, kinds in MAY.items()
         }
+
+    def turn(self, ticket: Ticket, now: Instant, frame_bytes: int, *, writable: bool) -> Turn:
+        """Return what the commands of a message of that size are to be decided with."""
+        return Turn(
+            ticket,
+            now,
+            self._handlers[ticket.principal.role],
+            self._checks if frame_bytes > self.limits.text_bytes else self._checks_of_short,
+            self.limits.reply_bytes,
+            writable,
+        )
 
     def execute(self, command: Command, turn: Turn) -> Result | None:
         """Decide one command; None if it was parked. A refusal changes nothing, and is a result.
@@ -92,21 +107,23 @@ class Engine:
         An error that is none is a fault of ours: InternalError if nothing had happened yet, raised
         if something had, and then the broker must stop.
         """
-        events = len(self._desk.events)
+        desk, kind = self._desk, type(command)
+        before = len(desk.events)
         try:
-            handler = self._handlers[turn.ticket.principal.role].get(type(command))
+            handler = turn.handlers.get(kind)
             if handler is None:
                 return error_of(_not_authorized(command, turn.ticket.principal))
-            self._texts.check(command)
-            if command.changes and not turn.writable:
+            if kind in turn.checks:
+                check_texts(command, turn.checks[kind])
+            if not turn.writable and command.changes:
                 return error_of(_storage_full())
-            if turn.room_bytes < self.result_bytes_max:
+            if turn.room_bytes < self._result_bytes_max:
                 self._check_room(command, turn.room_bytes)
-            return handler(self._desk, command, turn)
+            return handler(desk, command, turn)
         except Refusal as refusal:
             return error_of(refusal)
         except Exception as fault:
-            if self._desk.applying or len(self._desk.events) != events:
+            if desk.applying or len(desk.events) != before:
                 raise
             return error_of(InternalError(f"{type(fault).__name__}: {fault!s:.200}"))
 
@@ -169,12 +186,12 @@ class Engine:
         desk, state = self._desk, self._desk.state
         for job_id, token in islice(state.leases.lapsed(now.mono_ms), DUE_MAX):
             desk.record(LeaseLapsed(job_id, token), now)
-            if state.leases.lapses(job_id) >= self.limits.lapses:
+            if state.leases.lapses[job_id] >= self.limits.lapses:
                 self._fail_worn_out(job_id, now)
-        for job_id in islice(state.unpaid.due(now.wall - self._grace), DUE_MAX):
-            self._fail(job_id, "not paid by pay_by_time", now)
-        for job_id in islice(state.unfinished.due(now.wall), DUE_MAX):
-            self._fail(job_id, "not finished by submit_result_time", now)
+        for job in islice(state.unpaid.due(now.wall - self._grace), DUE_MAX):
+            self._fail(job, "not paid by pay_by_time", now)
+        for job in islice(state.unfinished.due(now.wall), DUE_MAX):
+            self._fail(job, "not finished by submit_result_time", now)
         for job_id in islice(self._retention.over(state.jobs, now), DUE_MAX):
             desk.record(JobPruned(job_id), now)
 
@@ -266,25 +283,25 @@ class Engine:
         return self._desk.take_answers()
 
     def _fail_worn_out(self, job_id: str, now: Instant) -> None:
-        if self._desk.state.jobs.status(job_id) is JobStatus.RUNNING:
-            self._fail(job_id, f"the lease lapsed {self.limits.lapses} times", now)
+        job = self._desk.state.jobs.get(job_id)
+        if job.status is JobStatus.RUNNING:
+            self._fail(job, f"the lease lapsed {self.limits.lapses} times", now)
 
-    def _fail(self, job_id: str, reason: str, now: Instant) -> None:
-        standing = self._desk.state.jobs.standing(job_id)
-        at = max(now.wall, standing.updated_at)
-        event = JobTransitioned(job_id, standing.version, JobStatus.FAILED, at, error=reason)
+    def _fail(self, job: StoredJob, reason: str, now: Instant) -> None:
+        at = max(now.wall, job.updated_at)
+        event = JobTransitioned(job.job_id, job.version, JobStatus.FAILED, at, error=reason)
         self._desk.record(event, now)
 
     def _check_room(self, command: Command, room_bytes: int) -> None:
         """Refuse a command whose result may not fit, while it has not been executed."""
         needed = RESULT_BYTES
         if type(command) not in FIT_TO_ROOM:
-            job = self._shown_by(command)
+            job = self._job_of(command)
             needed = (job_bytes_max(job) if job else RESULT_BYTES) + command_bytes(command)
         if needed > room_bytes:
             raise ReplyFullError("the result would not fit in this reply")
 
-    def _shown_by(self, command: Command) -> ShownJob | None:
+    def _job_of(self, command: Command) -> StoredJob | None:
         jobs = self._desk.state.jobs
         try:
             if isinstance(command, Get) and command.blockchain_identifier is not None:

@@ -1,6 +1,7 @@
 """What has happened: the only things that change the broker's state, live and replayed alike."""
 
 from datetime import datetime
+from typing import ClassVar
 
 import msgspec
 
@@ -14,6 +15,9 @@ class Event(msgspec.Struct, tag_field="e", array_like=True, gc=False):
 
 class JobCreated(Event, tag=1):
     """A job was stored."""
+
+    version: ClassVar[int] = 0
+    target: ClassVar[JobStatus] = JobStatus.AWAITING_PAYMENT
 
     job_id: str
     at: datetime

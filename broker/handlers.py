@@ -1,14 +1,12 @@
 """What each command about jobs does: look, decide, record an event."""
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from broker.desk import Desk, Turn, job_result
+from broker.desk import Desk, Handlers, Turn, job_result
 from broker.events import JobCreated, JobTransitioned
-from broker.repository import Standing
-from broker.shown import ShownJob
 from broker.sizes import RESULT_BYTES, job_bytes_max
-from domain.commands import Cancel, Command, Count, Create, Get, List, ProvideInput, Transition
+from broker.stored import StoredJob
+from domain.commands import Cancel, Count, Create, Get, List, ProvideInput, Transition
 from domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -17,24 +15,22 @@ from domain.exceptions import (
     RepositoryFullError,
     VersionConflictError,
 )
-from domain.results import CountResult, JobResult, JobsResult, Result
+from domain.results import CountResult, JobResult, JobsResult
 from domain.status import LEGAL_TRANSITIONS, JobStatus
-
-Handler = Callable[[Desk, Any, Turn], Result | None]
-"""Decides one command. Raises a Refusal; returns None for a command that it has parked."""
 
 
 def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
     """Store a job; a second time with the same id and fields, show it as it is now."""
-    if command.job_id is not None and (job := desk.state.jobs.find(command.job_id)) is not None:
+    jobs, job_id = desk.state.jobs, command.job_id
+    if job_id is not None and (job := jobs.find(job_id)) is not None:
         return _created_before(command, job)
-    if desk.state.jobs.count() >= desk.limits.jobs:
+    if jobs.count() >= desk.limits.jobs:
         raise RepositoryFullError(
             f"{desk.limits.jobs} jobs are stored already", limit=desk.limits.jobs
         )
     now = turn.now.wall
     event = JobCreated(
-        command.job_id or desk.new_id(),
+        job_id or desk.new_id(),
         now,
         command.input_hash,
         command.input,
@@ -43,10 +39,10 @@ def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
         command.pay_by_time or now + desk.pay_within,
         command.submit_result_time,
     )
-    return desk.moved(event, turn.now)
+    return JobResult(desk.record(event, turn.now))
 
 
-def _created_before(command: Create, job: ShownJob) -> JobResult:
+def _created_before(command: Create, job: StoredJob) -> JobResult:
     for field in command.__struct_fields__:
         supplied = getattr(command, field)
         if supplied is not None and supplied != getattr(job, field):
@@ -63,82 +59,83 @@ def get(desk: Desk, command: Get, _: Turn) -> JobResult:
     """Show a job."""
     jobs = desk.state.jobs
     if command.job_id is not None:
-        return job_result(jobs.get(command.job_id))
+        return JobResult(jobs.get(command.job_id))  # type: ignore[arg-type]  # as in job_result
     return job_result(jobs.get_by_payment(command.blockchain_identifier or ""))
 
 
 def transition(desk: Desk, command: Transition, turn: Turn) -> JobResult:
     """Move a job, for whoever holds its lease, or for anybody while nobody does."""
-    job_id = command.job_id
-    standing = desk.state.jobs.standing(job_id)
+    state, job_id = desk.state, command.job_id
+    job = state.jobs.get(job_id)
+    now, updated_at = turn.now, job.updated_at
     if command.expected_version is not None:
-        _check_version(job_id, standing, command.expected_version)
+        _check_version(job, command.expected_version)
     try:
-        desk.state.leases.check(job_id, command.lease)
+        if state.leases.standing or command.lease is not None:
+            state.leases.check(job_id, command.lease)
         event = JobTransitioned(
             job_id,
-            standing.version,
+            job.version,
             command.target,
-            max(turn.now.wall, standing.updated_at),
+            max(updated_at, now.wall),
             command.result,
             command.error,
             command.input_schema,
         )
-        return desk.moved(event, turn.now)
+        return JobResult(desk.record(event, now))
     except Refusal as refusal:
-        raise about(job_id, standing, refusal) from None
+        raise about(job, refusal) from None
 
 
 def provide_input(desk: Desk, command: ProvideInput, turn: Turn) -> JobResult:
     """Answer what a job asks for; a lease on it does not stand in the purchaser's way."""
-    standing = desk.state.jobs.standing(command.job_id)
-    _check_version(command.job_id, standing, command.expected_version)
-    if standing.status is not JobStatus.AWAITING_INPUT:
+    job = desk.state.jobs.get(command.job_id)
+    _check_version(job, command.expected_version)
+    if job.status is not JobStatus.AWAITING_INPUT:
         message = "only a job in awaiting_input takes input"
-        raise _wrong_status(command.job_id, standing, JobStatus.RUNNING, message)
+        raise _wrong_status(job, JobStatus.RUNNING, message)
     event = JobTransitioned(
-        command.job_id,
-        standing.version,
+        job.job_id,
+        job.version,
         JobStatus.RUNNING,
-        max(turn.now.wall, standing.updated_at),
+        max(turn.now.wall, job.updated_at),
         provided_input=command.input,
     )
-    return desk.moved(event, turn.now)
+    return JobResult(desk.record(event, turn.now))
 
 
 def cancel(desk: Desk, command: Cancel, turn: Turn) -> JobResult:
     """Fail an unpaid job; a lease on it does not stand in the purchaser's way."""
-    standing = desk.state.jobs.standing(command.job_id)
-    _check_version(command.job_id, standing, command.expected_version)
-    if standing.status is not JobStatus.AWAITING_PAYMENT:
-        message = "only an unpaid job can be cancelled"
-        raise _wrong_status(command.job_id, standing, JobStatus.FAILED, message)
+    job = desk.state.jobs.get(command.job_id)
+    if command.expected_version is not None:
+        _check_version(job, command.expected_version)
+    if job.status is not JobStatus.AWAITING_PAYMENT:
+        raise _wrong_status(job, JobStatus.FAILED, "only an unpaid job can be cancelled")
     event = JobTransitioned(
-        command.job_id,
-        standing.version,
+        job.job_id,
+        job.version,
         JobStatus.FAILED,
-        max(turn.now.wall, standing.updated_at),
+        max(turn.now.wall, job.updated_at),
         error="cancelled",
     )
-    return desk.moved(event, turn.now)
+    return JobResult(desk.record(event, turn.now))
 
 
-def _check_version(job_id: str, standing: Standing, expected_version: int | None) -> None:
-    if expected_version is not None and expected_version != standing.version:
-        message = f"job {job_id} is at version {standing.version}, not {expected_version}"
-        raise about(job_id, standing, VersionConflictError(message))
+def _check_version(job: StoredJob, expected_version: int) -> None:
+    if expected_version != job.version:
+        message = f"job {job.job_id} is at version {job.version}, not {expected_version}"
+        raise about(job, VersionConflictError(message))
 
 
-def _wrong_status(job_id: str, standing: Standing, target: JobStatus, message: str) -> Refusal:
-    allowed = sorted(status.value for status in LEGAL_TRANSITIONS[standing.status])
+def _wrong_status(job: StoredJob, target: JobStatus, message: str) -> Refusal:
+    allowed = sorted(status.value for status in LEGAL_TRANSITIONS[job.status])
     details: dict[str, object] = {"target": target.value, "allowed": allowed}
-    return about(job_id, standing, InvalidStateTransitionError.rebuilt(message, details))
+    return about(job, InvalidStateTransitionError.rebuilt(message, details))
 
 
-def about(job_id: str, standing: Standing, refusal: Refusal) -> Refusal:
+def about(job: StoredJob, refusal: Refusal) -> Refusal:
     """Say in a refusal how the job stands, so that the caller need not ask."""
-    refusal.job_id, refusal.status = job_id, standing.status.value
-    refusal.version = standing.version
+    refusal.job_id, refusal.status, refusal.version = job.job_id, job.status.value, job.version
     return refusal
 
 
@@ -171,11 +168,11 @@ def list_jobs(desk: Desk, command: List, turn: Turn) -> JobsResult:
     return _page(jobs, more)
 
 
-def _page(jobs: list[ShownJob], cursor: str | None) -> JobsResult:
+def _page(jobs: list[StoredJob], cursor: str | None) -> JobsResult:
     return JobsResult(jobs, cursor)  # type: ignore[arg-type]  # encoded, they are JobFields
 
 
-HANDLERS: Final[dict[type[Command], Handler]] = {
+HANDLERS: Final[Handlers] = {
     Create: create,
     Get: get,
     Transition: transition,

@@ -1,14 +1,16 @@
 """The whole state as chunks of bytes, and back: what a snapshot holds."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Final, TypeVar
 
 import msgspec
 
 from broker.ledger import Session
-from broker.repository import StoredJob
+from broker.repository import Image
 from broker.state import State
+from broker.stored import Slot, StoredJob, mock_identifier
 from domain.status import JobStatus
 
 JOBS_A_CHUNK: Final = 500
@@ -19,10 +21,32 @@ class Chunk(msgspec.Struct, tag_field="c", array_like=True, gc=False):
     """The base of all chunks."""
 
 
+class JobRow(msgspec.Struct, array_like=True, gc=False):
+    """A job with its place, and whether somebody held it; None for an identifier made of its id."""
+
+    job_id: str
+    status: JobStatus
+    input_hash: str
+    blockchain_identifier: str | None
+    created_at: datetime
+    updated_at: datetime
+    result: str | None
+    error: str | None
+    version: int
+    input: str | None
+    identifier_from_purchaser: str | None
+    pay_by_time: datetime | None
+    submit_result_time: datetime | None
+    input_schema: str | None
+    provided_input: str | None
+    index: int
+    held: bool = False
+
+
 class JobsChunk(Chunk, tag=1):
     """Jobs, by creation."""
 
-    jobs: list[StoredJob]
+    jobs: list[JobRow]
 
 
 class OrderChunk(Chunk, tag=2):
@@ -61,15 +85,14 @@ _decoder = msgspec.msgpack.Decoder(
 
 def image(state: State) -> Iterator[bytes]:
     """Yield the chunks of a state: the same bytes for the same state."""
-    jobs, entered = state.jobs.image()
-    next_index = state.jobs.next_index
+    jobs = state.jobs.image()
     standing, lapses = state.leases.image()
     yield _encoder.encode(
-        CountersChunk(next_index, state.leases.last_token, state.ledger.last_session)
+        CountersChunk(jobs.next_index, state.leases.last_token, state.ledger.last_session)
     )
-    for some in _split(jobs):
-        yield _encoder.encode(JobsChunk(some))
-    for status, indexes in entered.items():
+    for some in _split(jobs.slots):
+        yield _encoder.encode(JobsChunk([_row(slot, jobs) for slot in some]))
+    for status, indexes in jobs.entered.items():
         yield _encoder.encode(OrderChunk(status, indexes))
     yield _encoder.encode(LeasesChunk(standing, lapses))
     for sessions in _split(list(state.ledger.sessions())):
@@ -84,11 +107,16 @@ def restore(state: State, payload: bytes) -> None:
     chunk = _decoder.decode(payload)
     match chunk:
         case CountersChunk():
-            state.jobs.restore([], chunk.next_index)
+            state.jobs.begin_at(chunk.next_index)
             state.leases.last_token = chunk.last_token
             state.ledger.last_session = chunk.last_session
         case JobsChunk():
-            state.restore_jobs(chunk.jobs)
+            rows = chunk.jobs
+            state.restore_jobs(
+                [(row.index, _job(row)) for row in rows],
+                [row.job_id for row in rows if row.held],
+                [row.job_id for row in rows if row.blockchain_identifier is not None],
+            )
         case OrderChunk():
             state.jobs.restore_entered(chunk.status, chunk.indexes)
         case LeasesChunk():
@@ -96,6 +124,27 @@ def restore(state: State, payload: bytes) -> None:
         case SessionsChunk():
             for number, session in chunk.sessions:
                 state.ledger.restore(number, session)
+
+
+def _row(slot: Slot, jobs: Image) -> JobRow:
+    index, job = slot
+    return JobRow(
+        job.job_id, job.status, job.input_hash,
+        job.blockchain_identifier if job.job_id in jobs.named else None,
+        job.created_at, job.updated_at, job.result, job.error, job.version,
+        job.input, job.identifier_from_purchaser, job.pay_by_time, job.submit_result_time,
+        job.input_schema, job.provided_input, index, job.job_id in jobs.held,
+    )  # fmt: skip
+
+
+def _job(row: JobRow) -> StoredJob:
+    return StoredJob(
+        row.job_id, row.status, row.input_hash,
+        row.blockchain_identifier or mock_identifier(row.job_id),
+        row.created_at, row.updated_at, row.result, row.error, row.version,
+        row.input, row.identifier_from_purchaser, row.pay_by_time, row.submit_result_time,
+        row.input_schema, row.provided_input,
+    )  # fmt: skip
 
 
 def _split(items: Sequence[Item]) -> Iterator[list[Item]]:

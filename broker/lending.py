@@ -2,13 +2,13 @@
 
 from typing import Final
 
-from broker.desk import Answer, Desk, Turn, job_result
+from broker.desk import Answer, Desk, Handlers, Turn, job_result
 from broker.events import LeaseGranted, LeaseReleased
-from broker.handlers import Handler, about
+from broker.handlers import about
 from broker.sizes import RESULT_BYTES, job_bytes_max
 from broker.timers import Instant
 from broker.waiters import Parked
-from domain.commands import Claim, Command, Release, Touch, Wait
+from domain.commands import Claim, Release, Touch, Wait
 from domain.exceptions import Refusal, ReplyFullError, SessionEvictedError, WaitTimeoutError
 from domain.results import (
     Grant,
@@ -51,21 +51,21 @@ def grant(desk: Desk, command: Claim, now: Instant, room_bytes: int) -> LeasesRe
 
 def touch(desk: Desk, command: Touch, turn: Turn) -> LeaseResult:
     """Extend a lease. No event: after a restart the lease runs as it was granted."""
-    standing = desk.state.jobs.standing(command.job_id)
+    job = desk.state.jobs.get(command.job_id)
     try:
         desk.state.leases.touch(command.job_id, command.lease, command.lease_ms, turn.now.mono_ms)
     except Refusal as refusal:
-        raise about(command.job_id, standing, refusal) from None
+        raise about(job, refusal) from None
     return LeaseResult(command.job_id, command.lease, command.lease_ms)
 
 
 def release(desk: Desk, command: Release, turn: Turn) -> OkResult:
     """End a lease unused; the job may be claimed again."""
-    standing = desk.state.jobs.standing(command.job_id)
+    job = desk.state.jobs.get(command.job_id)
     try:
         desk.record(LeaseReleased(command.job_id, command.lease), turn.now)
     except Refusal as refusal:
-        raise about(command.job_id, standing, refusal) from None
+        raise about(job, refusal) from None
     return OkResult()
 
 
@@ -113,7 +113,7 @@ def _timed_out() -> WaitTimeoutError:
     return WaitTimeoutError("none of the jobs came to a status waited for in time")
 
 
-LENDING: Final[dict[type[Command], Handler]] = {
+LENDING: Final[Handlers] = {
     Claim: claim,
     Touch: touch,
     Release: release,

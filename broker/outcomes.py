@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.events import AnyEvent, JobCreated, JobTransitioned
-from broker.shown import ShownJob
+from broker.stored import StoredJob
 from domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from domain.results import (
     ErrorResult,
@@ -61,7 +60,7 @@ AnyOutcome = JobOutcome | LeasesOutcome | DoneOutcome | RefusedOutcome
 def outcome_of(result: Result) -> AnyOutcome:
     """Return what is to be remembered of a result."""
     if type(result) is JobResult:
-        job: Any = result.job  # the broker's own results hold a ShownJob
+        job: Any = result.job  # the broker's own results hold the StoredJob
         return JobOutcome(job.job_id, job.version, job.status, job.updated_at)
     if type(result) is ErrorResult:
         return RefusedOutcome(
@@ -74,21 +73,25 @@ def outcome_of(result: Result) -> AnyOutcome:
 
 def grants_of(result: LeasesResult) -> list[tuple[str, int]]:
     """Return job and token of each lease granted."""
-    grants: Any = result.leases  # of a ShownJob each
+    grants: Any = result.leases  # of a StoredJob each
     return [(grant.job.job_id, grant.lease) for grant in grants]
 
 
-def outcome_of_event(event: AnyEvent) -> JobOutcome:
-    """Return what is to be remembered of a command that created or moved a job by `event`."""
-    if type(event) is JobCreated:
-        return JobOutcome(event.job_id, 1, JobStatus.AWAITING_PAYMENT, event.at)
-    if type(event) is JobTransitioned:
-        return JobOutcome(event.job_id, event.version + 1, event.target, event.at)
-    raise TypeError(f"{type(event).__name__} creates and moves no job")
+def written_out(outcomes: list[int | AnyOutcome], events: list[Any]) -> list[AnyOutcome]:
+    """Return outcomes, those given as the place of the event that created or moved a job too.
+
+    Raises AttributeError or IndexError for an event that did neither, or that there is none of.
+    """
+    return [
+        JobOutcome((event := events[outcome]).job_id, event.version + 1, event.target, event.at)
+        if isinstance(outcome, int)
+        else outcome
+        for outcome in outcomes
+    ]
 
 
 def result_again(
-    outcome: AnyOutcome, find: Callable[[str], ShownJob | None], stands: Callable[[str, int], bool]
+    outcome: AnyOutcome, find: Callable[[str], StoredJob | None], stands: Callable[[str, int], bool]
 ) -> Result:
     """Build the result anew from what was remembered of it.
 
@@ -115,7 +118,7 @@ def result_again(
     return OkResult()
 
 
-def _as_it_was(outcome: JobOutcome, job: ShownJob) -> ShownJob:
+def _as_it_was(outcome: JobOutcome, job: StoredJob) -> StoredJob:
     if job.version == outcome.version:
         return job
     then: dict[str, object] = {

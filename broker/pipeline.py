@@ -9,17 +9,16 @@ replies, and whoever runs it (`server`) sends no reply of a batch before all its
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from broker.desk import Turn
-from broker.engine import FIT_TO_ROOM, Engine
+from broker.engine import Engine
 from broker.outcomes import AnyOutcome, LeasesOutcome, grants_of, outcome_of
 from broker.principal import Principal
 from broker.records import Record
 from broker.sizes import RESULT_BYTES
 from broker.timers import Instant
 from broker.waiters import Ticket
-from domain.commands import AnyCommand
 from domain.exceptions import (
     REFUSALS,
     DrainingError,
@@ -30,14 +29,16 @@ from domain.exceptions import (
     TooLargeError,
 )
 from domain.messages import (
-    ReplyWriter,
+    REFUSAL_BYTES,
     Request,
+    begin_reply,
     encode_refused,
     encoded_bytes,
     read_envelope,
     read_request,
+    write_result,
 )
-from domain.results import ErrorResult, JobResult, LeasesResult, Result, error_of, refusal_of
+from domain.results import ErrorResult, JobResult, LeasesResult, Result, refusal_of
 
 TICK_BYTES_MAX: Final = 2 * 1024 * 1024
 """More than the records of what time brings at once take: a few thousand short events."""
@@ -175,7 +176,7 @@ class Pipeline:
             self._refuse(arrival, refusal)
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
-        turn = Turn(ticket, now, self._limits.reply_bytes, writable)
+        turn = self._engine.turn(ticket, now, len(arrival.frames[0]), writable=writable)
         if remembered is not None:
             self._repeat(request, remembered, turn)
         elif len(request.commands) == 1 and request.commands[0].parks:
@@ -205,48 +206,38 @@ class Pipeline:
 
     def _execute(self, request: Request, turn: Turn) -> None:
         """Decide the commands of a new request, write them down, and answer."""
-        writer = ReplyWriter(request.seq, len(request.commands), self._limits.reply_bytes)
+        commands, session = request.commands, request.session
+        events, execute = self._engine.events, self._engine.execute
         grants: list[tuple[str, int]] = []
         outcomes: list[int | AnyOutcome] = []
-        full: Refusal | None = None
-        if request.session and turn.writable:
+        full: ErrorResult | None = None
+        if session and turn.writable:
             self._engine.make_room(request, turn.now)
-        events, result_bytes_max = self._engine.events, self._engine.result_bytes_max
-        sure = 0
-        """How many of the next results fit whatever they are: nobody need ask how much room."""
-        for command in request.commands:
+        reply = begin_reply(request.seq, len(commands))
+        end = self._limits.reply_bytes - len(commands) * REFUSAL_BYTES
+        for command in commands:
+            end += REFUSAL_BYTES  # the others behind this one are to be refused at least
             place = len(events)
-            if type(command) in FIT_TO_ROOM:
-                turn.room_bytes, sure = writer.room_bytes, 0
-            elif sure > 0:
-                sure -= 1
-            else:
-                turn.room_bytes = writer.room_bytes
-                sure = turn.room_bytes // result_bytes_max - 1
-            result = self._decide(command, turn) if full is None else error_of(full)
-            if type(result) is ErrorResult:
+            turn.room_bytes = end - len(reply)
+            result: Any = execute(command, turn) if full is None else full
+            kind = type(result)
+            if session and command.changes:
+                moved = kind is JobResult and len(events) > place
+                outcomes.append(place if moved else outcome_of(result))
+            if kind is ErrorResult:
                 self._refused[f"refused_{result.code}"] += 1
                 if result.code == ReplyFullError.code:
-                    full = full or ReplyFullError(result.message)
-            elif type(result) is LeasesResult:
+                    full = result
+            elif kind is LeasesResult:
                 grants += grants_of(result)
-            if request.session and command.changes:
-                moved = type(result) is JobResult and len(events) > place
-                outcomes.append(place if moved else outcome_of(result))
-            writer.add(result)
+            write_result(result, reply, -1)
         if turn.writable:
             self._write_down(request, turn.ticket, outcomes)
-        self._send(Reply(turn.ticket.peer, writer.frame(), grants))
-
-    def _decide(self, command: AnyCommand, turn: Turn) -> Result:
-        result = self._engine.execute(command, turn)
-        if result is None:
-            raise TypeError("a command among others was parked")
-        return result
+        self._send(Reply(turn.ticket.peer, bytes(reply), grants))
 
     def _repeat(self, request: Request, remembered: Sequence[AnyOutcome], turn: Turn) -> None:
         """Answer as the first time what has changed something then, and the rest as it is now."""
-        writer = ReplyWriter(request.seq, len(request.commands), self._limits.reply_bytes)
+        reply = begin_reply(request.seq, len(request.commands))
         changing = [command for command in request.commands if command.changes]
         again = [
             self._engine.execute_again(command, outcome, turn.ticket.principal)
@@ -255,16 +246,19 @@ class Pipeline:
         # Their room comes first: to say of what was executed that it did not fit would be a lie.
         kept_bytes = sum(map(encoded_bytes, again))
         results = iter(again)
+        behind = len(request.commands)
         for command in request.commands:
+            behind -= 1
             if command.changes:
-                result = next(results)
+                result: Any = next(results)
                 kept_bytes -= encoded_bytes(result)
             else:
-                turn.room_bytes = writer.room_bytes - kept_bytes
-                result = self._decide(command, turn)
-            writer.add(result)
+                used_bytes = len(reply) + kept_bytes + behind * REFUSAL_BYTES
+                turn.room_bytes = self._limits.reply_bytes - used_bytes
+                result = self._engine.execute(command, turn)
+            write_result(result, reply, -1)
         self._write_down(request, turn.ticket, [])
-        self._send(Reply(turn.ticket.peer, writer.frame()))
+        self._send(Reply(turn.ticket.peer, bytes(reply)))
 
     def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
         if request.session and turn.writable and request.commands[0].changes:
@@ -301,10 +295,10 @@ class Pipeline:
                     ticket.principal.name,
                 )
             )  # fmt: skip
-        writer = ReplyWriter(ticket.seq, 1, self._limits.reply_bytes)
-        writer.add(result)
+        reply = begin_reply(ticket.seq, 1)
+        write_result(result, reply, -1)
         grants = grants_of(result) if isinstance(result, LeasesResult) else ()
-        self._send(Reply(ticket.peer, writer.frame(), grants))
+        self._send(Reply(ticket.peer, bytes(reply), grants))
 
     def _write_down(
         self, request: Request, ticket: Ticket, outcomes: list[int | AnyOutcome]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from broker.events import AnyEvent
-from broker.outcomes import AnyOutcome, outcome_of_event
+from broker.outcomes import AnyOutcome, written_out
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -27,10 +27,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     def full_outcomes(self) -> list[AnyOutcome]:
         """Return the outcomes, those given by their place written out."""
-        return [
-            outcome_of_event(self.events[outcome]) if isinstance(outcome, int) else outcome
-            for outcome in self.outcomes
-        ]
+        return written_out(self.outcomes, self.events)
 
 
 _encoder = msgspec.msgpack.Encoder()

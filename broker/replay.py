@@ -32,7 +32,14 @@ def replay(entries: Iterable[Entry], state: State) -> int:
                 state.apply(event, 0)
             state.remember(record)
             records += 1
-        except (Refusal, msgspec.MsgspecError, ValueError, TypeError, LookupError) as fault:
+        except (
+            Refusal,
+            msgspec.MsgspecError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+        ) as fault:
             raise ReplayError(
                 f"entry {entry.sequence} of the journal cannot be applied: {fault}. Start the"
                 " version of tollgate that wrote it, or restore a backup"

@@ -4,15 +4,15 @@ import threading
 import uuid
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
-from operator import attrgetter
-from typing import Any, Generic, TypeVar, overload
+from operator import itemgetter
+from typing import Any, Final, Generic, TypeVar, overload
 
 import msgspec
 
-from broker.shown import ShownJob
+from broker.stored import Slot, StoredJob, mock_identifier
 from domain.exceptions import JobConflictError, JobNotFoundError, VersionConflictError
 from domain.models import Job
 from domain.status import TERMINAL, JobStatus, validate_transition
@@ -21,58 +21,93 @@ SLACK = 1_024
 """How many stale entries an index may hold beyond as many as there are live ones."""
 SCAN_JOBS_MAX = 10_000
 """How many jobs one page may look at: a page may be short, a call may not be long."""
+ONLY_ENTRY: Final = 2
+"""Up to this version, created and running, a job has been in no status twice."""
 
+AWAITING_PAYMENT: Final = JobStatus.AWAITING_PAYMENT
+AWAITING_INPUT: Final = JobStatus.AWAITING_INPUT
 
 View = TypeVar("View")
-"""What a repository gives of a job: a frozen `Job`, unless it was told otherwise."""
+"""What a repository gives of a job: a frozen `Job`, or to its owner the `StoredJob` itself."""
 
 
-class StoredJob(msgspec.Struct, array_like=True, gc=False):
-    """A job as it is held: half the size of a `Job`, and nothing to the garbage collector."""
+class Lane:
+    """The jobs of one status: how many, in what order they came, and who of them may be claimed."""
 
-    job_id: str
-    status: JobStatus
-    input_hash: str
-    blockchain_identifier: str | None  # None for the one made from the id: not worth its bytes
-    created_at: datetime
-    updated_at: datetime
-    result: str | None
-    error: str | None
-    version: int  # 0 once the job is no longer stored
-    input: str | None
-    identifier_from_purchaser: str | None
-    pay_by_time: datetime | None
-    submit_result_time: datetime | None
-    input_schema: str | None
-    provided_input: str | None
-    index: int  # place in the order of creation, never given twice
-    held: bool = False  # somebody has a lease on it
+    __slots__ = ("_look_at", "count", "entered", "free", "is_last", "status")
 
-    def job(self) -> Job:
-        """Return the job as it is now; it does not change any more."""
-        fields: dict[str, Any] = msgspec.structs.asdict(self)
-        del fields["index"], fields["held"]
-        if self.blockchain_identifier is None:
-            fields["blockchain_identifier"] = "mock_bc_" + self.job_id[:8]
-        return Job.from_checked(fields)
+    def __init__(self, status: JobStatus) -> None:
+        self.status = status
+        self.is_last = status in TERMINAL
+        self.count = 0
+        self.entered: deque[Slot] = deque()
+        """In order: a slot, or who comes a second time behind minus its version then."""
+        self.free: list[Slot] = []
+        """A heap; stale once held or elsewhere."""
+        self._look_at = SLACK
 
-    def shown(self) -> ShownJob:
-        """Return the job as it is now, for the wire."""
-        return ShownJob(
-            self.job_id, self.status, self.input_hash,
-            self.blockchain_identifier or "mock_bc_" + self.job_id[:8],
-            self.created_at, self.updated_at, self.result, self.error, self.version,
-            self.input, self.identifier_from_purchaser, self.pay_by_time,
-            self.submit_result_time, self.input_schema, self.provided_input,
-        )  # fmt: skip
+    def has(self, entry: Slot) -> bool:
+        """Return whether a job is here still, since it came as `entry` says."""
+        mark, job = entry
+        if job.status is not self.status or not job.version:
+            return False
+        if mark < 0:
+            return job.version == -mark
+        return self.is_last or job.version <= ONLY_ENTRY
+
+    def enter(self, slot: Slot, version: int) -> None:
+        """Note that a job has come here, which made it `version`."""
+        self.count += 1
+        if self.is_last:
+            self.entered.append(slot)
+        else:
+            self.entered.append(slot if version <= ONLY_ENTRY else (-version, slot[1]))
+            heappush(self.free, slot)
+        if len(self.entered) + len(self.free) > self._look_at:
+            self._sweep()
+
+    def offer(self, slot: Slot) -> None:
+        """Let a job be claimed again."""
+        heappush(self.free, slot)
+        if len(self.entered) + len(self.free) > self._look_at:
+            self._sweep()
+
+    def first(self) -> StoredJob | None:
+        """Return the job that has been here for longest."""
+        entered = self.entered
+        while entered:
+            if self.has(entered[0]):
+                return entered[0][1]
+            entered.popleft()
+        return None
+
+    def _sweep(self) -> None:
+        """Let go of what is stale, if that is most of it; look again after SLACK more entries."""
+        most = 2 * self.count + SLACK
+        if len(self.entered) > most:
+            self.entered = deque(filter(self.has, self.entered))
+        if len(self.free) > most:
+            # Each once; those that are held come back when they are freed, or go.
+            here = {slot[0]: slot for slot in self.free if self.has_job(slot[1])}
+            self.free = list(here.values())
+            heapify(self.free)
+        self._look_at = len(self.entered) + len(self.free) + SLACK
+
+    def has_job(self, job: StoredJob) -> bool:
+        """Return whether a job is here."""
+        return job.status is self.status and job.version > 0
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """Where a job stands: all that a decision about it depends on."""
+class Image(msgspec.Struct, frozen=True):
+    """Everything in a repository, for reading: the jobs are those that are held."""
 
-    status: JobStatus
-    version: int
-    updated_at: datetime
+    slots: Sequence[Slot]
+    entered: dict[JobStatus, list[int]]
+    """By status, the places of its jobs in the order in which they came to it."""
+    held: frozenset[str]
+    named: frozenset[str]
+    """The jobs whose blockchain identifier was supplied."""
+    next_index: int
 
 
 def _new_id() -> str:
@@ -88,8 +123,8 @@ class InMemoryJobRepository(Generic[View]):
 
     `job_id` and `at` are for those who have decided them already (the broker, which writes them
     down first); without them the repository asks `new_id` and `clock`. Jobs are given out as
-    frozen `Job`s, or as `view` makes them: the broker, which only encodes them, has no use for a
-    model.
+    frozen `Job`s, which never change. The broker, which only looks at a job and encodes it before
+    it decides anything else, takes them `as_stored`: no copy is made.
     """
 
     @overload
@@ -102,11 +137,11 @@ class InMemoryJobRepository(Generic[View]):
 
     @overload
     def __init__(
-        self,
+        self: "InMemoryJobRepository[StoredJob]",
         *,
         new_id: Callable[[], str] = ...,
         clock: Callable[[], datetime] = ...,
-        view: Callable[[StoredJob], View],
+        as_stored: bool,
     ) -> None: ...
 
     def __init__(
@@ -114,25 +149,18 @@ class InMemoryJobRepository(Generic[View]):
         *,
         new_id: Callable[[], str] = _new_id,
         clock: Callable[[], datetime] = _clock,
-        view: Callable[[StoredJob], Any] = StoredJob.job,
+        as_stored: bool = False,
     ) -> None:
-        self._view: Callable[[StoredJob], View] = view
+        self._as_stored = as_stored
         self._lock = threading.Lock()
         self._new_id = new_id
         self._clock = clock
-        self._store: dict[str, StoredJob] = {}
+        self._store: dict[str, Slot] = {}
         self._by_payment: dict[str, str] = {}
-        self._created: list[StoredJob] = []  # by index; a removed job stays until it is swept
+        self._created: list[Slot] = []  # by index; a removed job stays until it is swept
         self._next_index = 0
-        self._counts = dict.fromkeys(JobStatus, 0)
-        # In order of entry, with the version then: stale once the job has another one.
-        self._entered: dict[JobStatus, deque[tuple[int, StoredJob]]] = {
-            status: deque() for status in JobStatus
-        }
-        # By index: who may be claimed; stale once held or elsewhere.
-        self._free: dict[JobStatus, list[tuple[int, StoredJob]]] = {
-            status: [] for status in JobStatus if status not in TERMINAL
-        }
+        self._lanes = {status: Lane(status) for status in JobStatus}
+        self._held: set[str] = set()  # somebody has a lease on them
 
     def create(  # noqa: PLR0913 - a job has many fields
         self,
@@ -155,46 +183,40 @@ class InMemoryJobRepository(Generic[View]):
         with self._lock:
             if job_id in self._store:
                 raise JobConflictError(f"there is a job {job_id} already", job_id=job_id)
-            if blockchain_identifier is not None:
+            if blockchain_identifier is None:
+                blockchain_identifier = mock_identifier(job_id)
+            else:
                 self._name_payment(blockchain_identifier, job_id)
-            stored = StoredJob(
-                job_id, JobStatus.AWAITING_PAYMENT, input_hash, blockchain_identifier, at, at,
+            job = StoredJob(
+                job_id, AWAITING_PAYMENT, input_hash, blockchain_identifier, at, at,
                 None, None, 1, input, identifier_from_purchaser, pay_by_time, submit_result_time,
-                None, None, self._next_index,
+                None, None,
             )  # fmt: skip
+            slot = (self._next_index, job)
             self._next_index += 1
-            self._store[job_id] = stored
-            self._created.append(stored)
-            self._enter(stored)
-            return self._view(stored)
+            self._store[job_id] = slot
+            self._created.append(slot)
+            self._lanes[AWAITING_PAYMENT].enter(slot, 1)
+            return job if self._as_stored else self._show(job)  # type: ignore[return-value]
 
     def get(self, job_id: str) -> View:
         """Return the job. Raises JobNotFoundError."""
         with self._lock:
-            return self._view(self._find(job_id))
+            slot = self._store.get(job_id)
+            if slot is None:
+                raise JobNotFoundError(job_id)
+            return slot[1] if self._as_stored else self._show(slot[1])  # type: ignore[return-value]
 
     def find(self, job_id: str) -> View | None:
         """Return the job, or None."""
         with self._lock:
-            stored = self._store.get(job_id)
-            return None if stored is None else self._view(stored)
-
-    def standing(self, job_id: str) -> Standing:
-        """Return where the job stands. Raises JobNotFoundError."""
-        with self._lock:
-            stored = self._find(job_id)
-            return Standing(stored.status, stored.version, stored.updated_at)
-
-    def status(self, job_id: str) -> JobStatus | None:
-        """Return what status the job is in, None if there is no such job."""
-        with self._lock:
-            stored = self._store.get(job_id)
-            return None if stored is None else stored.status
+            slot = self._store.get(job_id)
+            return None if slot is None else self._show(slot[1])
 
     def count_finished(self) -> int:
         """Return how many jobs are completed or failed."""
         with self._lock:
-            return sum(self._counts[status] for status in TERMINAL)
+            return sum(self._lanes[status].count for status in TERMINAL)
 
     def get_by_payment(self, blockchain_identifier: str) -> View:
         """Return the job whose creator supplied this identifier. Raises JobNotFoundError."""
@@ -202,7 +224,7 @@ class InMemoryJobRepository(Generic[View]):
             job_id = self._by_payment.get(blockchain_identifier)
             if job_id is None:
                 raise JobNotFoundError.rebuilt("no job has this blockchain identifier", {})
-            return self._view(self._store[job_id])
+            return self._show(self._store[job_id][1])
 
     def update_status(  # noqa: PLR0913 - the seed's, and what a transition may bring
         self,
@@ -223,39 +245,40 @@ class InMemoryJobRepository(Generic[View]):
         """
         at = at or self._clock()
         with self._lock:
-            stored = self._find(job_id)
-            if expected_version is not None and expected_version != stored.version:
-                raise VersionConflictError(
-                    f"job {job_id} is at version {stored.version}, not {expected_version}",
-                    job_id=job_id,
-                    status=stored.status.value,
-                    version=stored.version,
-                )
-            validate_transition(stored.status, target)
-            self._counts[stored.status] -= 1
-            stored.status = target
-            stored.result = result
-            stored.error = error
-            if target is JobStatus.AWAITING_INPUT:
-                stored.input_schema = input_schema
-                stored.provided_input = None
+            slot = self._store.get(job_id)
+            if slot is None:
+                raise JobNotFoundError(job_id)
+            job = slot[1]
+            version, current = job.version, job.status
+            if expected_version is not None and expected_version != version:
+                raise _version_conflict(job, expected_version)
+            validate_transition(current, target)
+            self._lanes[current].count -= 1
+            job.status = target
+            job.result = result
+            job.error = error
+            if target is AWAITING_INPUT:
+                job.input_schema = input_schema
+                job.provided_input = None
             elif provided_input is not None:
-                stored.provided_input = provided_input
-            stored.updated_at = max(stored.updated_at, at)
-            stored.version += 1
-            self._enter(stored)
-            return self._view(stored)
+                job.provided_input = provided_input
+            job.updated_at = max(job.updated_at, at)
+            job.version = version = version + 1
+            if self._held:
+                self._held.discard(job_id)
+            self._lanes[target].enter(slot, version)
+            return job if self._as_stored else self._show(job)  # type: ignore[return-value]
 
     def count(self, status: JobStatus | None = None) -> int:
         """Return how many jobs are stored, in all or in one status."""
         with self._lock:
-            return len(self._store) if status is None else self._counts[status]
+            return len(self._store) if status is None else self._lanes[status].count
 
     def oldest(self, status: JobStatus) -> View | None:
         """Return the job that has been in `status` for longest."""
         with self._lock:
-            stored = self._first_entered(status)
-            return None if stored is None else self._view(stored)
+            job = self._lanes[status].first()
+            return None if job is None else self._show(job)
 
     def page(
         self, after: int, limit: int, status: JobStatus | None = None
@@ -266,116 +289,116 @@ class InMemoryJobRepository(Generic[View]):
         at, if there is more to see. Looks at no more than SCAN_JOBS_MAX jobs.
         """
         with self._lock:
-            start = bisect_left(self._created, after + 1, key=attrgetter("index"))
+            start = bisect_left(self._created, after + 1, key=itemgetter(0))
             jobs: list[View] = []
             cursors: list[int] = []
             place = start
             for place in range(start, min(start + SCAN_JOBS_MAX, len(self._created))):
-                stored = self._created[place]
-                if stored.version and (status is None or stored.status is status):
-                    jobs.append(self._view(stored))
-                    cursors.append(stored.index)
+                index, job = self._created[place]
+                if job.version and (status is None or job.status is status):
+                    jobs.append(self._show(job))
+                    cursors.append(index)
                     if len(jobs) == limit:
                         break
             if place + 1 < len(self._created):
-                cursors.append(self._created[place].index)
+                cursors.append(self._created[place][0])
             return jobs, cursors
 
     def first_free(self, status: JobStatus) -> View | None:
         """Return the job in `status` that was created first and that nobody holds."""
         with self._lock:
-            free = self._free[status]
-            while free:
-                stored = free[0][1]
-                if stored.status is status and not stored.held and stored.version:
-                    return self._view(stored)
-                heappop(free)
+            lane = self._lanes[status]
+            while lane.free:
+                job = lane.free[0][1]
+                if lane.has_job(job) and job.job_id not in self._held:
+                    return self._show(job)
+                heappop(lane.free)
             return None
 
     def hold(self, job_id: str) -> None:
         """Keep a job from `first_free` until it is freed or changes its status."""
         with self._lock:
-            self._find(job_id).held = True
+            self._held.add(self._find(job_id)[1].job_id)
 
     def free(self, job_id: str) -> None:
         """Let go of a job that was held."""
         with self._lock:
-            stored = self._find(job_id)
-            if stored.held:
-                self._offer(stored)
+            slot = self._find(job_id)
+            if job_id in self._held:
+                self._held.remove(job_id)
+                self._lanes[slot[1].status].offer(slot)
 
     def oldest_finished(self) -> tuple[datetime, str] | None:
         """Return when the job ended that has been completed or failed for longest, and its id."""
         with self._lock:
-            if not any(map(self._entered.__getitem__, TERMINAL)):
-                return None
-            heads = [self._first_entered(status) for status in TERMINAL]
+            heads = [self._lanes[status].first() for status in TERMINAL]
             return min(((job.updated_at, job.job_id) for job in heads if job), default=None)
 
     def remove(self, job_id: str) -> None:
         """Forget a finished job. Raises JobNotFoundError, or JobConflictError if it is not."""
         with self._lock:
-            stored = self._find(job_id)
-            if stored.status not in TERMINAL:
-                raise JobConflictError(f"job {job_id} is {stored.status}", job_id=job_id)
+            _, job = self._find(job_id)
+            if job.status not in TERMINAL:
+                raise JobConflictError(f"job {job_id} is {job.status}", job_id=job_id)
             del self._store[job_id]
-            if stored.blockchain_identifier is not None:
-                del self._by_payment[stored.blockchain_identifier]
-            self._counts[stored.status] -= 1
-            stored.version = 0
+            if self._is_named(job):
+                del self._by_payment[job.blockchain_identifier]
+            self._lanes[job.status].count -= 1
+            job.version = 0
             if len(self._created) > 2 * len(self._store) + SLACK:
-                self._created = [stored for stored in self._created if stored.version]
+                self._created = [slot for slot in self._created if slot[1].version]
 
-    def image(self) -> tuple[list[StoredJob], dict[JobStatus, list[int]]]:
-        """Return the jobs by creation, and for each status their indexes by entry: for reading."""
+    def image(self) -> Image:
+        """Return all there is, for reading; the slots are in the order of creation."""
         with self._lock:
+            indexes = {id(job): index for index, job in self._store.values()}
             entered = {
-                status: [stored.index for version, stored in entries if stored.version == version]
-                for status, entries in self._entered.items()
+                status: [indexes[id(entry[1])] for entry in filter(lane.has, lane.entered)]
+                for status, lane in self._lanes.items()
             }
-            return list(self._store.values()), entered
+            named = frozenset(self._by_payment.values())
+            slots = list(self._store.values())
+            return Image(slots, entered, frozenset(self._held), named, self._next_index)
 
-    @property
-    def next_index(self) -> int:
-        """The place that the next job will have in the order of creation."""
-        with self._lock:
-            return self._next_index
-
-    def restore(self, jobs: Sequence[StoredJob], next_index: int) -> None:
+    def restore(self, slots: Iterable[Slot], held: Iterable[str], named: Iterable[str]) -> None:
         """Take over jobs, by creation and later than all there are, as an `image` showed them."""
         with self._lock:
-            for stored in jobs:
-                self._store[stored.job_id] = stored
-                self._created.append(stored)
-                if stored.blockchain_identifier is not None:
-                    self._name_payment(stored.blockchain_identifier, stored.job_id)
-                self._counts[stored.status] += 1
-                if stored.status not in TERMINAL and not stored.held:
-                    self._free[stored.status].append((stored.index, stored))
+            self._held.update(held)
+            for slot in slots:
+                job = slot[1]
+                self._store[job.job_id] = slot
+                self._created.append(slot)
+                lane = self._lanes[job.status]
+                lane.count += 1
+                if not lane.is_last:
+                    lane.free.append(slot)
+            for job_id in named:
+                self._name_payment(self._store[job_id][1].blockchain_identifier, job_id)
+
+    def begin_at(self, next_index: int) -> None:
+        """Take over what place the next job will have in the order of creation."""
+        with self._lock:
             self._next_index = next_index
 
     def restore_entered(self, status: JobStatus, indexes: Sequence[int]) -> None:
         """Take over the order in which the jobs of a status have entered it."""
         with self._lock:
-            by_index = {stored.index: stored for stored in self._created}
-            self._entered[status] = deque(
-                (by_index[index].version, by_index[index]) for index in indexes
-            )
+            by_index, lane = dict(self._created), self._lanes[status]
+            for index in indexes:
+                job = by_index[index]
+                again = not lane.is_last and job.version > ONLY_ENTRY
+                lane.entered.append((-job.version if again else index, job))
 
-    def _find(self, job_id: str) -> StoredJob:
-        stored = self._store.get(job_id)
-        if stored is None:
+    def _show(self, job: StoredJob) -> View:
+        shown: Any = job if self._as_stored else job.job()
+        view: View = shown
+        return view
+
+    def _find(self, job_id: str) -> Slot:
+        slot = self._store.get(job_id)
+        if slot is None:
             raise JobNotFoundError(job_id)
-        return stored
-
-    def _first_entered(self, status: JobStatus) -> StoredJob | None:
-        entered = self._entered[status]
-        while entered:
-            version, stored = entered[0]
-            if stored.version == version:
-                return stored
-            entered.popleft()
-        return None
+        return slot
 
     def _name_payment(self, blockchain_identifier: str, job_id: str) -> None:
         holder = self._by_payment.setdefault(blockchain_identifier, job_id)
@@ -384,28 +407,14 @@ class InMemoryJobRepository(Generic[View]):
                 f"this blockchain identifier belongs to job {holder}", job_id=holder
             )
 
-    def _enter(self, stored: StoredJob) -> None:
-        status = stored.status
-        self._counts[status] = live = self._counts[status] + 1
-        entered = self._entered[status]
-        entered.append((stored.version, stored))
-        if len(entered) > 2 * live + SLACK:
-            self._entered[status] = deque(
-                entry for entry in entered if entry[1].version == entry[0]
-            )
-        if status not in TERMINAL:
-            self._offer(stored)
+    def _is_named(self, job: StoredJob) -> bool:
+        return self._by_payment.get(job.blockchain_identifier) == job.job_id
 
-    def _offer(self, stored: StoredJob) -> None:
-        stored.held = False
-        status = stored.status
-        free = self._free[status]
-        heappush(free, (stored.index, stored))
-        if len(free) > 2 * self._counts[status] + SLACK:
-            live = {
-                entry[0]: entry[1]
-                for entry in free
-                if entry[1].status is status and not entry[1].held and entry[1].version
-            }
-            free[:] = live.items()
-            heapify(free)
+
+def _version_conflict(job: StoredJob, expected_version: int) -> VersionConflictError:
+    return VersionConflictError(
+        f"job {job.job_id} is at version {job.version}, not {expected_version}",
+        job_id=job.job_id,
+        status=job.status.value,
+        version=job.version,
+    )

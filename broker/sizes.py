@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from broker.limits import Limits
-from broker.shown import ShownJob
+from broker.stored import StoredJob
 from domain.commands import Command, Create, ProvideInput, Transition
 from domain.exceptions import TooLargeError
 
@@ -37,38 +37,33 @@ def text_bytes(text: str | None) -> int:
     return 0 if text is None else len(text.encode())
 
 
-class TextLimits:
-    """The limits of the texts in commands."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._texts: dict[type[Command], Callable[[Command], tuple[str | None, ...]]] = {}
-        self._limits: dict[type[Command], tuple[tuple[str, int], ...]] = {}
-        for command, texts in _TEXTS.items():
-            self._texts[command] = _texts_of([field for field, _ in texts])
-            self._limits[command] = tuple((field, getattr(limits, limit)) for field, limit in texts)
-
-    def check(self, command: Command) -> None:
-        """Raise TooLargeError if a text of the command is over its limit."""
-        texts_of = self._texts.get(type(command))
-        if texts_of is None:
-            return
-        texts = texts_of(command)
-        if not any(texts):  # most transitions say nothing
-            return
-        for text, (field, limit) in zip(texts, self._limits[type(command)], strict=True):
-            if text is None or len(text) * _UTF8_BYTES_MAX <= limit:
-                continue
-            if text_bytes(text) > limit:
-                raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
+Check = tuple[Callable[[Any], str | None], str, int]
+"""What reads a text off a command, its name, and how many bytes it may have."""
+Checks = dict[type[Command], list[Check]]
 
 
-def _texts_of(fields: list[str]) -> Callable[[Any], tuple[str | None, ...]]:
-    """Return what reads these fields at once; of a single one, attrgetter gives no tuple."""
-    get: Callable[[Any], Any] = attrgetter(*fields)
-    return get if len(fields) > 1 else lambda command: (get(command),)
+def text_checks(limits: Limits, below_bytes: int | None = None) -> Checks:
+    """Return the limits of the texts of each kind of command; only those below so many bytes."""
+    checks: Checks = {}
+    for kind, texts in _TEXTS.items():
+        for field, name in texts:
+            limit = getattr(limits, name)
+            if below_bytes is None or limit < below_bytes:
+                checks.setdefault(kind, []).append((attrgetter(field), field, limit))
+    return checks
 
 
-def job_bytes_max(job: ShownJob) -> int:
+def check_texts(command: Command, checks: list[Check]) -> None:
+    """Raise TooLargeError if a text of the command is over its limit."""
+    for text_of, field, limit in checks:
+        text = text_of(command)
+        if text is None or len(text) * _UTF8_BYTES_MAX <= limit:
+            continue
+        if text_bytes(text) > limit:
+            raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
+
+
+def job_bytes_max(job: StoredJob) -> int:
     """Return a bound on what a job takes in a reply."""
     return RESULT_BYTES + sum(text_bytes(getattr(job, field)) for field in _JOB_TEXTS)
 

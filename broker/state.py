@@ -1,7 +1,8 @@
 """All that the broker knows, and the one way in which it changes: an event is applied."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 from broker.events import (
@@ -18,8 +19,8 @@ from broker.events import (
 from broker.leases import Leases
 from broker.ledger import Ledger
 from broker.records import Record
-from broker.repository import InMemoryJobRepository, StoredJob
-from broker.shown import ShownJob
+from broker.repository import InMemoryJobRepository
+from broker.stored import Slot, StoredJob
 from broker.timers import Timers
 from domain.exceptions import JobConflictError
 from domain.status import TERMINAL, JobStatus
@@ -31,14 +32,18 @@ class State:
     """Jobs, leases, deadlines and the memory of requests, as the records so far have left them."""
 
     def __init__(self) -> None:
-        self.jobs = InMemoryJobRepository(view=StoredJob.shown)
+        self.jobs = InMemoryJobRepository(as_stored=True)
         self.leases = Leases()
         self.ledger = Ledger()
-        self.unpaid: Timers[datetime, str] = Timers(self._is_unpaid)
+        self.unpaid: Timers[datetime, StoredJob] = Timers(
+            attrgetter("pay_by_time"), _is_unpaid, self._count_unpaid
+        )
         """Jobs that await payment, by `pay_by_time`."""
-        self.unfinished: Timers[datetime, str] = Timers(self._is_unfinished)
+        self.unfinished: Timers[datetime, StoredJob] = Timers(
+            attrgetter("submit_result_time"), _is_unfinished, self._count_unfinished
+        )
         """Jobs that run or await input, by `submit_result_time`."""
-        self._effects: dict[type[AnyEvent], Callable[[Any, int], ShownJob | None]] = {
+        self.effects: dict[type[AnyEvent], Callable[[Any, int], StoredJob | None]] = {
             JobCreated: self._create,
             JobTransitioned: self._transition,
             LeaseGranted: self._grant,
@@ -48,14 +53,15 @@ class State:
             SessionEvicted: self._evict_session,
             JobPruned: self._prune,
         }
+        """What each kind of event does; see `apply`."""
 
-    def apply(self, event: AnyEvent, now_ms: int) -> ShownJob | None:
+    def apply(self, event: AnyEvent, now_ms: int) -> StoredJob | None:
         """Let an event take effect; return the job that it created or moved.
 
         `now_ms` is where the time of a lease begins (monotonic). Raises a Refusal, and changes
         nothing, if the event contradicts what is known.
         """
-        return self._effects[type(event)](event, now_ms)
+        return self.effects[type(event)](event, now_ms)
 
     def remember(self, record: Record) -> None:
         """Keep the outcomes of a record's message, if it belongs to a session."""
@@ -64,16 +70,29 @@ class State:
                 record.session, record.seq, record.acked, record.digest, record.full_outcomes()
             )
 
-    def restore_jobs(self, jobs: list[StoredJob]) -> None:
+    def restore_jobs(
+        self, slots: Sequence[Slot], held: Iterable[str], named: Iterable[str]
+    ) -> None:
         """Take over jobs from a snapshot, with their deadlines."""
-        self.jobs.restore(jobs, self.jobs.next_index)
-        for job in jobs:
-            if job.status is JobStatus.AWAITING_PAYMENT and job.pay_by_time is not None:
-                self.unpaid.set(job.pay_by_time, job.job_id, self.jobs.count())
-            elif job.status in _UNFINISHED and job.submit_result_time is not None:
-                self.unfinished.set(job.submit_result_time, job.job_id, self.jobs.count())
+        self.jobs.restore(slots, held, named)
+        for _, job in slots:
+            self._watch_deadlines(job)
 
-    def _create(self, event: JobCreated, _: int) -> ShownJob:
+    def _watch_deadlines(self, job: StoredJob) -> None:
+        """Have a job come up when the time is over in which it may be in its status."""
+        if job.status is JobStatus.AWAITING_PAYMENT:
+            if job.pay_by_time is not None:
+                self.unpaid.add(job)
+        elif job.submit_result_time is not None and job.status in _UNFINISHED:
+            self.unfinished.add(job)
+
+    def _count_unpaid(self) -> int:
+        return self.jobs.count(JobStatus.AWAITING_PAYMENT)
+
+    def _count_unfinished(self) -> int:
+        return sum(self.jobs.count(status) for status in _UNFINISHED)
+
+    def _create(self, event: JobCreated, _: int) -> StoredJob:
         job = self.jobs.create(
             event.input_hash,
             job_id=event.job_id,
@@ -84,12 +103,11 @@ class State:
             pay_by_time=event.pay_by_time,
             submit_result_time=event.submit_result_time,
         )
-        if event.pay_by_time is not None:
-            live = self.jobs.count(JobStatus.AWAITING_PAYMENT)
-            self.unpaid.set(event.pay_by_time, event.job_id, live)
+        if job.pay_by_time is not None:
+            self.unpaid.add(job)
         return job
 
-    def _transition(self, event: JobTransitioned, _: int) -> ShownJob:
+    def _transition(self, event: JobTransitioned, _: int) -> StoredJob:
         job = self.jobs.update_status(
             event.job_id,
             event.target,
@@ -100,14 +118,14 @@ class State:
             input_schema=event.input_schema,
             provided_input=event.provided_input,
         )
-        self.leases.forget(event.job_id)
-        if job.submit_result_time is not None and event.target in _UNFINISHED:
-            live = sum(self.jobs.count(status) for status in _UNFINISHED)
-            self.unfinished.set(job.submit_result_time, event.job_id, live)
+        if self.leases.standing or self.leases.lapses:
+            self.leases.forget(event.job_id)
+        if job.submit_result_time is not None:
+            self._watch_deadlines(job)
         return job
 
     def _grant(self, event: LeaseGranted, now_ms: int) -> None:
-        status = self.jobs.standing(event.job_id).status
+        status = self.jobs.get(event.job_id).status
         if status in TERMINAL:
             raise JobConflictError(f"job {event.job_id} is {status}: there is nothing to do")
         self.leases.grant(event.job_id, event.lease, event.lease_ms, now_ms)
@@ -130,12 +148,10 @@ class State:
     def _prune(self, event: JobPruned, _: int) -> None:
         self.jobs.remove(event.job_id)
 
-    def _is_unpaid(self, when: datetime, job_id: str) -> bool:
-        if self.jobs.status(job_id) is not JobStatus.AWAITING_PAYMENT:
-            return False
-        return self.jobs.get(job_id).pay_by_time == when  # not an earlier job's of the same id
 
-    def _is_unfinished(self, when: datetime, job_id: str) -> bool:
-        if self.jobs.status(job_id) not in _UNFINISHED:
-            return False
-        return self.jobs.get(job_id).submit_result_time == when
+def _is_unpaid(job: StoredJob) -> bool:
+    return job.status is JobStatus.AWAITING_PAYMENT
+
+
+def _is_unfinished(job: StoredJob) -> bool:
+    return job.status in _UNFINISHED

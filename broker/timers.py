@@ -1,16 +1,17 @@
 """Time as the core sees it: what comes in as `now`, and what is due by then."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
+from itertools import count
 from typing import Generic, NamedTuple, TypeVar
 
-Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
 When = TypeVar("When", int, datetime)
 
 SLACK = 1_024
-"""How many settled entries a heap may hold beyond as many as there are live ones."""
+"""How many settled items there may be beyond as many as there are live ones."""
 
 
 class Instant(NamedTuple):
@@ -25,61 +26,74 @@ def milliseconds(span: timedelta) -> int:
     return -(-span // timedelta(milliseconds=1))
 
 
-class Timers(Generic[When, Key]):
-    """Keys by the time at which they are due.
+class Timers(Generic[When, Item]):
+    """Items by the time at which they are due: `when` reads it off an item, and it never changes.
 
-    An entry is never taken out early: whoever set it knows, when it is due, whether it still
-    matters. `is_live` says so beforehand, so that settled entries do not pile up.
+    An item is not taken out early: `is_live` says, when it is due, whether it still matters, and
+    beforehand, once there are far more than `count_live` tells, so that settled ones do not pile
+    up. Items of the same time come up as they were added.
 
-    Most times come in order, being so long from now each: those are kept as a queue, and only the
-    others as a heap.
+    Most times come in order, being so long from now each: those are a queue, the others a heap.
     """
 
-    def __init__(self, is_live: Callable[[When, Key], bool]) -> None:
-        self._is_live: Callable[[When, Key], bool] = is_live
-        self._queue: deque[tuple[When, Key]] = deque()
-        self._heap: list[tuple[When, Key]] = []
+    def __init__(
+        self,
+        when: Callable[[Item], When],
+        is_live: Callable[[Item], bool],
+        count_live: Callable[[], int],
+    ) -> None:
+        self._when: Callable[[Item], When] = when
+        self._count_live = count_live
+        self._is_live: Callable[[Item], bool] = is_live
+        self._queue: deque[Item] = deque()
+        self._heap: list[tuple[When, int, Item]] = []
+        self._places = count()
+        self._look_at = SLACK
 
     def __len__(self) -> int:
-        """Return how many entries there are, settled ones included."""
+        """Return how many items there are, settled ones included."""
         return len(self._queue) + len(self._heap)
 
-    def set(self, when: When, key: Key, live: int) -> None:
-        """Have `key` come up at `when`; `live` is how many live entries there may be by now."""
-        queue = self._queue
-        if queue and when < queue[-1][0]:
-            heappush(self._heap, (when, key))
+    def add(self, item: Item) -> None:
+        """Have an item come up at its time."""
+        queue, when = self._queue, self._when(item)
+        if queue and when < self._when(queue[-1]):
+            heappush(self._heap, (when, next(self._places), item))
         else:
-            queue.append((when, key))
-        if len(queue) + len(self._heap) > 2 * live + SLACK:
+            queue.append(item)
+        if len(queue) + len(self._heap) > self._look_at:
             self._sweep()
 
-    def due(self, now: When) -> Iterator[Key]:
+    def due(self, now: When) -> Iterator[Item]:
         """Take out and yield what is live and due, earliest first."""
-        while (first := self._first()) is not None and first[0] <= now:
-            if self._queue and self._queue[0] is first:
-                self._queue.popleft()
+        while (when := self.next()) is not None and when <= now:
+            if self._queue and self._when(self._queue[0]) == when:
+                item = self._queue.popleft()
             else:
-                heappop(self._heap)
-            if self._is_live(*first):
-                yield first[1]
+                item = heappop(self._heap)[2]
+            if self._is_live(item):
+                yield item
 
     def next(self) -> When | None:
-        """Return when the next entry, live or settled, is due."""
-        first = self._first()
-        return None if first is None else first[0]
-
-    def live(self) -> list[tuple[When, Key]]:
-        """Return the entries that still matter, earliest first."""
-        entries = set(self._queue).union(self._heap)
-        return sorted(entry for entry in entries if self._is_live(*entry))
-
-    def _first(self) -> tuple[When, Key] | None:
-        if not self._heap:
-            return self._queue[0] if self._queue else None
-        return min(self._queue[0], self._heap[0]) if self._queue else self._heap[0]
+        """Return when the next item, live or settled, is due."""
+        if not self._queue:
+            return self._heap[0][0] if self._heap else None
+        first = self._when(self._queue[0])
+        return min(first, self._heap[0][0]) if self._heap else first
 
     def _sweep(self) -> None:
-        """Keep what is live, and each of that once."""
-        self._queue = deque(self.live())
-        self._heap.clear()
+        """Let go of what is settled, if that is most of it; look again after SLACK more items."""
+        if len(self) > 2 * self._count_live() + SLACK:
+            self._queue = deque(self.live())
+            self._heap.clear()
+        self._look_at = len(self) + SLACK
+
+    def live(self) -> list[Item]:
+        """Return the items that still matter, each once, earliest first."""
+        items = {id(item): item for item in self._queue}
+        items |= {id(item): item for _, _, item in sorted(self._heap, key=_place)}
+        return sorted(filter(self._is_live, items.values()), key=self._when)
+
+
+def _place(entry: tuple[When, int, object]) -> tuple[When, int]:
+    return entry[:2]

@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 import msgspec
 
@@ -38,6 +39,10 @@ class Parked(msgspec.Struct, eq=False):
     due_ms: int
 
 
+Due = tuple[int, Key]
+"""When a parked command's time is over: all that is kept of one which has its answer already."""
+
+
 class Waiters:
     """All parked commands, by the job or the status that they wait for.
 
@@ -50,11 +55,14 @@ class Waiters:
         self._share_max = share_max
         self._shares: Counter[bytes] = Counter()
         self._watched_max = watched_max
-        self._watched = 0
+        self.watched = 0
+        """How many jobs all waits together name."""
         self._parked: dict[Key, Parked] = {}
         self._waits: dict[str, dict[int, Parked]] = {}
         self._claims: dict[JobStatus, OrderedDict[int, Parked]] = {}
-        self._timers: Timers[int, Key] = Timers(self._due_at)
+        self._timers: Timers[int, Due] = Timers(
+            itemgetter(0), self._is_parked, self._parked.__len__
+        )
 
     def __len__(self) -> int:
         """Return how many commands are parked."""
@@ -74,7 +82,7 @@ class Waiters:
         if parked is not None:
             self.remove(parked)
         self._add(Parked(ticket, command, due_ms))
-        self._timers.set(due_ms, ticket.key, len(self._parked))
+        self._timers.add((due_ms, ticket.key))
 
     def has_other(self, session: int, seq: int, digest: int) -> bool:
         """Return whether another command than that of `digest` is parked under the number."""
@@ -93,7 +101,7 @@ class Waiters:
             del waits[id(parked)]
             if not waits:
                 del self._waits[job_id]
-        self._watched -= len(parked.command.job_ids)
+        self.watched -= len(parked.command.job_ids)
 
     def awaiting(self, job_id: str, status: JobStatus) -> list[Parked]:
         """Return the waits that end with the job in `status`."""
@@ -116,7 +124,7 @@ class Waiters:
 
     def due(self, now_ms: int) -> Iterator[Parked]:
         """Yield each command whose time is over."""
-        for key in self._timers.due(now_ms):
+        for _, key in self._timers.due(now_ms):
             yield self._parked[key]
 
     def everybody(self) -> list[Parked]:
@@ -141,11 +149,11 @@ class Waiters:
         if isinstance(command, Claim):
             self._claims.setdefault(command.status, OrderedDict())[id(parked)] = parked
         else:
-            if self._watched + len(command.job_ids) > self._watched_max:
+            if self.watched + len(command.job_ids) > self._watched_max:
                 raise OverloadedError(
-                    f"{self._watched} jobs are waited for already", limit=self._watched_max
+                    f"{self.watched} jobs are waited for already", limit=self._watched_max
                 )
-            self._watched += len(command.job_ids)
+            self.watched += len(command.job_ids)
             for job_id in command.job_ids:
                 self._waits.setdefault(job_id, {})[id(parked)] = parked
         self._parked[parked.ticket.key] = parked
@@ -156,6 +164,6 @@ class Waiters:
         if not self._shares[peer]:
             del self._shares[peer]
 
-    def _due_at(self, when: int, key: Key) -> bool:
-        parked = self._parked.get(key)
-        return parked is not None and parked.due_ms == when
+    def _is_parked(self, due: Due) -> bool:
+        parked = self._parked.get(due[1])
+        return parked is not None and parked.due_ms == due[0]

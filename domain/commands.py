@@ -36,8 +36,7 @@ _is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]
 def _is_hash(text: str) -> bool:
     """Return whether a text of 64 characters is all lowercase hexadecimal digits."""
     try:
-        # Fewer bytes than half the characters: some were spaces, which count for nothing.
-        return len(bytes.fromhex(text)) * 2 == len(text) and text == text.lower()
+        return bytes.fromhex(text).hex() == text  # not so: capital letters, and spaces
     except ValueError:
         return False
 

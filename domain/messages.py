@@ -1,6 +1,7 @@
 """TG/1 on the wire: the envelopes around commands and results, and their bytes both ways."""
 
 import zlib
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -160,43 +161,15 @@ def encoded_bytes(result: Result) -> int:
     return len(_encoder.encode(result))
 
 
-class ReplyWriter:
-    """Writes a reply result by result, so that it can be known at each how much room is left.
+def begin_reply(seq: int, results: int) -> bytearray:
+    """Return the beginning of the reply to request `seq`, which `results` results complete."""
+    reply = bytearray(_encoder.encode(Reply(PROTOCOL_VERSION, seq, [])))
+    reply[-1:] = _array_header(results)
+    return reply
 
-    Results are encoded many at a time, when somebody asks for the room; until then they must not
-    change.
-    """
 
-    def __init__(self, seq: int, results: int, limit_bytes: int) -> None:
-        """Begin the reply to request `seq`, with `results` results and `limit_bytes` in all."""
-        self._buffer = bytearray(_encoder.encode(Reply(PROTOCOL_VERSION, seq, [])))
-        self._buffer[-1:] = _array_header(results)
-        self._limit_bytes = limit_bytes
-        self._behind = results - 1
-        self._pending: list[Result] = []
-
-    @property
-    def room_bytes(self) -> int:
-        """How many bytes the next result may take, if all behind it are to be refused at least."""
-        self._encode()
-        return self._limit_bytes - len(self._buffer) - self._behind * REFUSAL_BYTES
-
-    def add(self, result: Result) -> None:
-        """Write the next result."""
-        self._pending.append(result)
-        self._behind -= 1
-
-    def frame(self) -> bytes:
-        """Return the finished reply."""
-        self._encode()
-        return bytes(self._buffer)
-
-    def _encode(self) -> None:
-        if self._pending:
-            end = len(self._buffer)
-            _encoder.encode_into(self._pending, self._buffer, -1)
-            del self._buffer[end : end + len(_array_header(len(self._pending)))]
-            self._pending.clear()
+write_result: Final[Callable[[Result, bytearray, int], None]] = _encoder.encode_into
+"""Write a result into a reply at a place; -1 is its end. It is written as it is now."""
 
 
 def _array_header(length: int) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from broker.events import JobCreated
 from broker.pipeline import Arrival
 from broker.sizes import job_bytes_max, result_bytes_max
 from domain.commands import (
@@ -912,7 +913,7 @@ def test_a_job_too_large_for_todays_limits_does_not_bring_the_broker_down() -> N
     other.ask(create())
     other.post(move(job, RUNNING))
     assert error_of_result(other.result_of(seq)).code == "reply_full"
-    assert state.jobs.status(job["job_id"]) is RUNNING
+    assert state.jobs.get(job["job_id"]).status is RUNNING
 
 
 # --- time ---------------------------------------------------------------------------------------
@@ -1205,7 +1206,7 @@ def test_a_fault_amid_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch)
     def fault(*_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(driver.engine._desk.state, "apply", fault)
+    monkeypatch.setitem(driver.engine._desk.state.effects, JobCreated, fault)
     with pytest.raises(ZeroDivisionError):
         driver.ask(create())
 

@@ -1,6 +1,7 @@
 """The small parts of the engine, each alone: timers, leases, waiters."""
 
 from collections.abc import Callable
+from operator import itemgetter
 
 import pytest
 
@@ -27,54 +28,68 @@ def shown(job_id: str, status: JobStatus) -> Job:
 # --- timers -------------------------------------------------------------------------------------
 
 
+Item = tuple[int, str]
+
+
+def timers_of(live: Callable[[Item], bool], count: Callable[[], int]) -> Timers[int, Item]:
+    return Timers(itemgetter(0), live, count)
+
+
 def test_timers_give_what_is_due_earliest_first_once() -> None:
-    timers: Timers[int, str] = Timers(lambda when, key: True)
-    for when, key in [(5, "e"), (1, "a"), (3, "c"), (3, "b")]:
-        timers.set(when, key, 4)
+    timers = timers_of(lambda item: True, lambda: 4)
+    for item in [(5, "e"), (1, "a"), (3, "c"), (3, "b")]:
+        timers.add(item)
     assert timers.next() == 1
     assert list(timers.due(0)) == []
-    assert list(timers.due(3)) == ["a", "b", "c"]
+    assert list(timers.due(3)) == [(1, "a"), (3, "c"), (3, "b")]  # as they were added
     assert list(timers.due(3)) == []
     assert timers.next() == 5
-    assert list(timers.due(9)) == ["e"]
+    assert list(timers.due(9)) == [(5, "e")]
     assert timers.next() is None
 
 
+def test_items_of_a_time_come_as_they_were_added_in_order_or_not() -> None:
+    timers = timers_of(lambda item: True, lambda: 9)
+    for item in [(9, "z"), (3, "a"), (3, "b"), (9, "y"), (3, "c"), (1, "d"), (9, "x")]:
+        timers.add(item)
+    assert [key for _, key in timers.due(9)] == ["d", "a", "b", "c", "z", "y", "x"]
+
+
 def test_timers_drop_what_is_settled() -> None:
-    live = {(2, "b")}
-    timers: Timers[int, str] = Timers(lambda when, key: (when, key) in live)
-    timers.set(1, "a", 1)
-    timers.set(2, "b", 1)
-    assert list(timers.due(9)) == ["b"]
+    timers = timers_of(lambda item: item == (2, "b"), lambda: 1)
+    timers.add((1, "a"))
+    timers.add((2, "b"))
+    assert list(timers.due(9)) == [(2, "b")]
 
 
 def test_what_is_settled_between_two_that_are_due_does_not_come_up() -> None:
-    live = {"a", "b"}
-    timers: Timers[int, str] = Timers(lambda when, key: key in live)
-    timers.set(1, "a", 2)
-    timers.set(1, "b", 2)
+    live = {(1, "a"), (1, "b")}
+    timers = timers_of(live.__contains__, live.__len__)
+    timers.add((1, "a"))
+    timers.add((1, "b"))
     due = timers.due(1)
-    assert next(due) == "a"
+    assert next(due) == (1, "a")
     live.clear()
     assert list(due) == []
 
 
-@pytest.mark.parametrize("is_live", [lambda when, key: False, lambda when, key: when == 7])
-def test_timers_do_not_pile_up(is_live: Callable[[int, str], bool]) -> None:
+@pytest.mark.parametrize("is_live", [lambda item: False, lambda item: item[0] == 7])
+def test_timers_do_not_pile_up(is_live: Callable[[Item], bool]) -> None:
     """Not even entries that are all live and all the same."""
-    timers: Timers[int, str] = Timers(is_live)
+    timers = timers_of(is_live, lambda: 1)
+    item = (7, "a")
     for _ in range(10 * SLACK):
-        timers.set(7, "a", 1)
-        assert len(timers) <= 2 + SLACK
-    assert len(list(timers.due(7))) == 0 or is_live(7, "a")
+        timers.add(item)
+        assert len(timers) <= 2 + 2 * SLACK
+    assert len(list(timers.due(7))) == 0 or is_live(item)
 
 
 def test_sweeping_keeps_what_is_live_in_order() -> None:
-    live = set(range(0, 4 * SLACK, 4))
-    timers: Timers[int, int] = Timers(lambda when, key: key in live)
+    live = {(-key, str(key)) for key in range(0, 4 * SLACK, 4)}
+    timers = timers_of(live.__contains__, lambda: 0)
     for key in range(4 * SLACK):
-        timers.set(-key, key, 0)
-    assert list(timers.due(0)) == sorted(live, reverse=True)
+        timers.add((-key, str(key)))
+    assert list(timers.due(0)) == sorted(live)
 
 
 # --- leases -------------------------------------------------------------------------------------
@@ -162,7 +177,7 @@ def test_leases_lapse_at_their_time_once() -> None:
         lapsed.append((lapsing, token))
     assert lapsed == [(B, 2), (A, 1)]
     assert list(leases.lapsed(10**9)) == []
-    assert (leases.lapses(A), leases.lapses(B), leases.lapses(C)) == (1, 1, 0)
+    assert leases.lapses == {A: 1, B: 1}
 
 
 def test_a_touch_moves_the_end_either_way() -> None:
@@ -180,12 +195,12 @@ def test_lapses_count_within_a_status_and_across_leases() -> None:
     for number in range(1, 4):
         leases.grant(A, leases.next_token, 1, 0)
         leases.lapse(A, leases.next_token - 1)
-        assert leases.lapses(A) == number
+        assert leases.lapses[A] == number
     leases.grant(A, leases.next_token, 1, 0)
     leases.end(A, leases.next_token - 1)
-    assert leases.lapses(A) == 3
+    assert leases.lapses[A] == 3
     leases.forget(A)
-    assert leases.lapses(A) == 0
+    assert A not in leases.lapses
 
 
 def test_a_million_touches_leave_nothing_behind() -> None:
@@ -193,7 +208,7 @@ def test_a_million_touches_leave_nothing_behind() -> None:
     leases.grant(A, 1, 100, 0)
     for now_ms in range(20 * SLACK):
         leases.touch(A, 1, 100, now_ms // 7)
-    assert len(leases._timers) <= 2 + SLACK
+    assert len(leases._timers) <= 2 + 2 * SLACK
 
 
 # --- waiters ------------------------------------------------------------------------------------
@@ -229,7 +244,7 @@ def test_a_wait_is_found_by_each_of_its_jobs_in_its_statuses() -> None:
     assert len(waiters) == 0
     assert woken(A, JobStatus.FAILED) == []
     assert not waiters._waits
-    assert waiters._watched == 0
+    assert waiters.watched == 0
 
 
 def test_claims_are_served_first_come_first_served_by_status() -> None:
@@ -279,9 +294,9 @@ def test_another_command_by_the_same_number_replaces_the_first() -> None:
     waiters.park(ticket(1), wait(A, B, C), 5)
     waiters.park(ticket(1), wait(A), 5)
     assert len(waiters) == 1
-    assert waiters._watched == 1
+    assert waiters.watched == 1
     waiters.park(ticket(1), claim(), 5)
-    assert waiters._watched == 0
+    assert waiters.watched == 0
     assert waiters.awaiting(A, JobStatus.FAILED) == []
 
 

@@ -49,14 +49,16 @@ def replayed(records: Iterable[Record]) -> State:
     return state
 
 
-def deadlines(state: State) -> list[list[tuple[datetime, str]]]:
+def deadlines(state: State) -> list[list[tuple[datetime | None, str]]]:
     """The deadlines that still matter."""
-    return [timers.live() for timers in (state.unpaid, state.unfinished)]
+    unpaid = [(job.pay_by_time, job.job_id) for job in state.unpaid.live()]
+    unfinished = [(job.submit_result_time, job.job_id) for job in state.unfinished.live()]
+    return [unpaid, unfinished]
 
 
 def updated(state: State) -> dict[str, tuple[int, datetime, JobStatus]]:
-    jobs, _ = state.jobs.image()
-    return {job.job_id: (job.index, job.updated_at, job.status) for job in jobs}
+    slots = state.jobs.image().slots
+    return {job.job_id: (index, job.updated_at, job.status) for index, job in slots}
 
 
 @many

@@ -33,14 +33,15 @@ from domain.messages import (
     REFUSAL_BYTES,
     Refused,
     Reply,
-    ReplyWriter,
     Request,
+    begin_reply,
     decode_answer,
     decode_request,
     encode_command,
     encode_refused,
     encode_request,
     read_envelope,
+    write_result,
 )
 from domain.results import CountResult, ErrorResult, OkResult, error_of
 from domain.status import JobStatus
@@ -390,20 +391,13 @@ RESULTS: list[Any] = [
 def test_a_reply_written_bit_by_bit_has_the_encoders_bytes(count: int) -> None:
     results = [RESULTS[place % len(RESULTS)] for place in range(count)]
     for seq in (0, 127, TOO_BIG - 1):
-        writer = ReplyWriter(seq, count, 4 * 1024 * 1024)
+        reply = begin_reply(seq, count)
         for result in results:
-            writer.add(result)
-        frame = writer.frame()
+            write_result(result, reply, -1)
+        frame = bytes(reply)
         assert frame == msgspec.msgpack.encode(Reply(1, seq, results))
         if count == 16:
             assert decode_answer(frame) == Reply(1, seq, results)
-
-
-def test_the_room_left_is_what_all_later_refusals_leave() -> None:
-    writer = ReplyWriter(1, 3, 1_000)
-    for behind in (2, 1, 0):
-        assert writer.room_bytes == 1_000 - len(writer.frame()) - behind * REFUSAL_BYTES
-        writer.add(OkResult())
 
 
 @pytest.mark.parametrize(
