@@ -1,5 +1,6 @@
 """Where decisions are written: an event takes effect at once, and whoever waited for it is told."""
 
+from collections import deque
 from collections.abc import Callable
 from copy import copy
 from datetime import timedelta
@@ -9,6 +10,7 @@ import msgspec
 
 from broker.events import AnyEvent, JobTransitioned
 from broker.limits import Limits
+from broker.repository import SCAN_JOBS_MAX
 from broker.sizes import Checks
 from broker.state import State
 from broker.stored import StoredJob
@@ -58,7 +60,9 @@ class Desk:
         self.state = state
         self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched)
         self.events: list[AnyEvent] = []
-        self.answers: list[Answer] = []
+        self.answers: deque[Answer] = deque()
+        self.scans_left = SCAN_JOBS_MAX
+        """How many jobs may be looked at for pages before the batch is to end."""
         self.applying = False
         """True from an event's first effect to its last: who fails in between must stop."""
 
@@ -82,20 +86,17 @@ class Desk:
 
     def _tell(self, job: StoredJob) -> None:
         """Answer who has waited for a job to come where it is now."""
-        for parked in self.waiters.awaiting(job.job_id, job.status):
-            self.waiters.remove(parked)
-            # A copy: the rest of the message may move the job on before the answer is written.
-            self.answers.append(Answer(parked.ticket, job_result(copy(job))))
+        waiting = self.waiters.awaiting(job.job_id, job.status)
+        if waiting:
+            result = job_result(copy(job))  # it may move on before the answers are written
+            for parked in waiting:
+                self.waiters.remove(parked)
+                self.answers.append(Answer(parked.ticket, result))
 
     def take_events(self) -> list[AnyEvent]:
         """Return the events since the last call, in order."""
         events, self.events = self.events, []
         return events
-
-    def take_answers(self) -> list[Answer]:
-        """Return the answers to parked commands since the last call, in order."""
-        answers, self.answers = self.answers, []
-        return answers
 
 
 def job_result(job: StoredJob) -> JobResult:

@@ -1,5 +1,6 @@
 """One command in, one result out: where each command goes, and what happens by itself in time."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import islice
@@ -24,6 +25,7 @@ from broker.limits import Limits
 from broker.outcomes import AnyOutcome, result_again
 from broker.principal import Principal
 from broker.records import Record
+from broker.repository import SCAN_JOBS_MAX
 from broker.retention import Retention
 from broker.sizes import (
     RESULT_BYTES,
@@ -139,7 +141,7 @@ class Engine:
             ledger = self._desk.state.ledger
             ledger.check(request.session, request.seq, request.acked, principal)
 
-    def recall(self, request: Request, digest: int) -> list[AnyOutcome] | None:
+    def recall(self, request: Request, digest: bytes) -> list[AnyOutcome] | None:
         """Return what the commands that change things came to, if the request is a repeat.
 
         Raises RequestConflictError if it was another request then.
@@ -147,8 +149,11 @@ class Engine:
         if not request.session:
             return None
         outcomes = self._desk.state.ledger.recall(request.session, request.seq, digest)
-        if outcomes is None and self._desk.waiters.has_other(request.session, request.seq, digest):
-            raise RequestConflictError(f"request {request.seq} is parked, and is another one")
+        if outcomes is None:
+            if self._desk.waiters.has_other(request.session, request.seq, digest):
+                raise RequestConflictError(f"request {request.seq} is parked, and is another one")
+        elif len(outcomes) != sum(command.changes for command in request.commands):
+            raise RequestConflictError(f"request {request.seq} had other commands before")
         return outcomes
 
     def _again(self, outcome: AnyOutcome) -> Result:
@@ -159,6 +164,8 @@ class Engine:
         """Forget the sessions least recently used, if this request's outcomes need their place."""
         ledger = self._desk.state.ledger
         needed = len(request.commands) + len(self._desk.waiters)  # a parked claim has a place too
+        if Claim in set(map(type, request.commands)):
+            needed += sum(each.limit for each in request.commands if isinstance(each, Claim))
         while ledger.outcomes + needed > self.limits.outcomes:
             oldest = ledger.most_outcomes(but=request.session)
             if oldest is None:
@@ -278,9 +285,19 @@ class Engine:
         """Return what has happened since the last call."""
         return self._desk.take_events()
 
-    def take_answers(self) -> list[Answer]:
-        """Return what parked commands were answered since the last call."""
-        return self._desk.take_answers()
+    @property
+    def answers(self) -> deque[Answer]:
+        """What parked commands are to be answered; who answers one takes it out."""
+        return self._desk.answers
+
+    @property
+    def is_tired(self) -> bool:
+        """Whether so much was looked at for pages that the batch should end."""
+        return self._desk.scans_left <= 0
+
+    def rest(self) -> None:
+        """Begin a batch: as much may be looked at as in any."""
+        self._desk.scans_left = SCAN_JOBS_MAX
 
     def _fail_worn_out(self, job_id: str, now: Instant) -> None:
         job = self._desk.state.jobs.get(job_id)

@@ -28,6 +28,9 @@ def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
         raise RepositoryFullError(
             f"{desk.limits.jobs} jobs are stored already", limit=desk.limits.jobs
         )
+    if jobs.text_bytes >= desk.limits.stored_bytes:
+        limit = desk.limits.stored_bytes
+        raise RepositoryFullError(f"the jobs stored have {limit} bytes of texts", limit=limit)
     now = turn.now.wall
     event = JobCreated(
         job_id or desk.new_id(),
@@ -153,9 +156,15 @@ def count(desk: Desk, command: Count, _: Turn) -> CountResult:
 
 
 def list_jobs(desk: Desk, command: List, turn: Turn) -> JobsResult:
-    """Show a page of jobs: as many as there are, as were asked for, and as fit."""
-    after = -1 if command.after is None else int(command.after)
-    jobs, cursors = desk.state.jobs.page(after, command.limit, command.status)
+    """Show a page of jobs: as many as there are, as were asked for, and as fit.
+
+    All pages of a batch share what may be looked at for them: it may be one job for the last.
+    """
+    repository, after = desk.state.jobs, -1 if command.after is None else int(command.after)
+    scanned = repository.scanned
+    scan_max = max(1, desk.scans_left)
+    jobs, cursors = repository.page(after, command.limit, command.status, scan_max=scan_max)
+    desk.scans_left -= repository.scanned - scanned
     room_bytes = turn.room_bytes - RESULT_BYTES
     for place, job in enumerate(jobs):
         room_bytes -= job_bytes_max(job)

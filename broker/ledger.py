@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from broker.outcomes import AnyOutcome
+from broker.outcomes import AnyOutcome, Digest, weight
 from broker.principal import Principal
 from domain.exceptions import (
     OverloadedError,
@@ -23,18 +23,18 @@ WINDOW: Final = 64
 class Session(msgspec.Struct):
     """What is remembered of a session: `acked`, and each request since by its `seq`.
 
-    A request is the digest of its commands, and the outcomes of those that change things. `owner`
-    is the name of the principal that opened it.
+    A request is the digest of its commands, and the outcomes of those that change things; before
+    0.2 the digest was a number. `owner` is the name of the principal that opened it.
     """
 
     acked: int = 0
-    outcomes: dict[int, tuple[int, list[AnyOutcome]]] = msgspec.field(default_factory=dict)
+    outcomes: dict[int, tuple[Digest, list[AnyOutcome]]] = msgspec.field(default_factory=dict)
     owner: str = ""
 
     @property
     def size(self) -> int:
-        """How many outcomes there are."""
-        return sum(len(outcomes) for _, outcomes in self.outcomes.values())
+        """How much there is to remember: see `weight`."""
+        return sum(weight(outcomes) for _, outcomes in self.outcomes.values())
 
 
 class Holding(msgspec.Struct):
@@ -56,7 +56,7 @@ class Ledger:
         self._holdings: dict[str, Holding] = {}
         self.last_session = 0
         self.outcomes = 0
-        """How many outcomes are remembered in all."""
+        """How much is remembered in all: see `weight`."""
 
     def __len__(self) -> int:
         """Return how many sessions there are."""
@@ -87,7 +87,7 @@ class Ledger:
                 limit=WINDOW,
             )
 
-    def recall(self, number: int, seq: int, digest: int) -> list[AnyOutcome] | None:
+    def recall(self, number: int, seq: int, digest: bytes) -> list[AnyOutcome] | None:
         """Return the outcomes of a request's commands that change things; None if it is new.
 
         Raises RequestConflictError if its commands are not those of the first time.
@@ -95,7 +95,7 @@ class Ledger:
         remembered = self._find(number).outcomes.get(seq)
         if remembered is None:
             return None
-        if remembered[0] != digest:
+        if isinstance(remembered[0], bytes) and remembered[0] != digest:
             raise RequestConflictError(f"request {seq} of this session was another one before")
         return remembered[1]
 
@@ -109,7 +109,7 @@ class Ledger:
         return acked > session.acked and bool(session.outcomes)
 
     def remember(
-        self, number: int, seq: int, acked: int, digest: int, outcomes: Sequence[AnyOutcome]
+        self, number: int, seq: int, acked: int, digest: Digest, outcomes: Sequence[AnyOutcome]
     ) -> None:
         """Keep a request's outcomes, and forget those acknowledged.
 
@@ -125,10 +125,10 @@ class Ledger:
         if acked > session.acked:
             session.acked = acked
             for old in [old for old in session.outcomes if old <= acked]:
-                self.outcomes -= len(session.outcomes.pop(old)[1])
+                self.outcomes -= weight(session.outcomes.pop(old)[1])
         if outcomes and seq > session.acked:
             session.outcomes[seq] = (digest, list(outcomes))
-            self.outcomes += len(outcomes)
+            self.outcomes += weight(outcomes)
         holding.outcomes += self.outcomes - before
 
     def evict(self, number: int) -> None:

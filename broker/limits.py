@@ -27,6 +27,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """A purchaser's identifier."""
     jobs: int = 1_000_000
     """Jobs stored."""
+    stored_bytes: int = 1_024 * MIB
+    """Texts of all jobs stored, above which none is created."""
     parked: int = 10_000
     """Commands that wait for their answer."""
     parked_share: int = 5_000

@@ -1,6 +1,6 @@
 """What a command came to, in few bytes: enough to answer it again, not the answer itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,6 +18,9 @@ from domain.results import (
     error_of,
 )
 from domain.status import TERMINAL, JobStatus
+
+Digest = int | bytes
+"""What tells the commands of a request from others; a number before 0.2."""
 
 
 class Outcome(msgspec.Struct, tag_field="o", array_like=True, gc=False):
@@ -55,6 +58,14 @@ class RefusedOutcome(Outcome, tag=4):
 
 
 AnyOutcome = JobOutcome | LeasesOutcome | DoneOutcome | RefusedOutcome
+
+
+def weight(outcomes: Sequence[AnyOutcome]) -> int:
+    """Return how much outcomes take up: each counts as one, and each lease in it as one more."""
+    if LeasesOutcome not in set(map(type, outcomes)):  # the common case, at the speed of C
+        return len(outcomes)
+    leases = sum(len(each.leases) for each in outcomes if isinstance(each, LeasesOutcome))
+    return len(outcomes) + leases
 
 
 def outcome_of(result: Result) -> AnyOutcome:
@@ -116,6 +127,22 @@ def result_again(
         details = {name: getattr(outcome, name) for name in _REFUSED_DETAILS}
         return error_of(refusal.rebuilt(_said_again(refusal), details))
     return OkResult()
+
+
+def without_texts(result: Result) -> Result:
+    """Return the result with jobs that show none of their texts: as short as it can be."""
+    shown: Any = result
+    if type(result) is JobResult:
+        return JobResult(_bare(shown.job))  # type: ignore[arg-type]  # encoded, JobFields
+    if type(result) is LeasesResult:
+        return LeasesResult([Grant(_bare(grant.job), grant.lease) for grant in shown.leases])  # type: ignore[arg-type]
+    return result
+
+
+def _bare(job: StoredJob) -> StoredJob:
+    return msgspec.structs.replace(
+        job, input=None, result=None, error=None, input_schema=None, provided_input=None
+    )
 
 
 def _as_it_was(outcome: JobOutcome, job: StoredJob) -> StoredJob:

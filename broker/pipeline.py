@@ -13,7 +13,14 @@ from typing import Any, Final, NamedTuple
 
 from broker.desk import Turn
 from broker.engine import Engine
-from broker.outcomes import AnyOutcome, LeasesOutcome, grants_of, outcome_of
+from broker.outcomes import (
+    AnyOutcome,
+    LeasesOutcome,
+    RefusedOutcome,
+    grants_of,
+    outcome_of,
+    without_texts,
+)
 from broker.principal import Principal
 from broker.records import Record
 from broker.sizes import RESULT_BYTES
@@ -24,6 +31,7 @@ from domain.exceptions import (
     DrainingError,
     ExpiredError,
     MalformedError,
+    NotAuthorizedError,
     Refusal,
     ReplyFullError,
     TooLargeError,
@@ -96,6 +104,7 @@ class Pipeline:
         self._refused = refused
         self._limits = engine.limits
         self._draining = False
+        self._is_behind = False
         self._outcome = Outcome([], [])
 
     def run(
@@ -113,6 +122,7 @@ class Pipeline:
         `taken` of the outcome is how much of the batch was decided; the rest is to come again.
         """
         self._reply_bytes = 0
+        self._engine.rest()
         self._engine.time_out(now)
         if writable:
             self._engine.release(undelivered, now)
@@ -122,13 +132,14 @@ class Pipeline:
         for arrival in batch:
             self._answer(arrival, now, writable=writable)
             taken += 1
-            if self._reply_bytes >= self._batch_reply_bytes:
+            if self._is_full or self._engine.is_tired:
                 break
         outcome, self._outcome = self._outcome, Outcome([], [])
         return outcome._replace(taken=taken)
 
     def expel(self, name: str) -> Outcome:
         """Answer whatever is parked for a principal that may not have it any more."""
+        self._reply_bytes = 0
         self._engine.expel(name)
         self._answer_parked()
         outcome, self._outcome = self._outcome, Outcome([], [])
@@ -137,13 +148,25 @@ class Pipeline:
     def drain(self) -> Outcome:
         """Wake all who are parked; from now on refuse all that comes in."""
         self._draining = True
+        self._reply_bytes = 0
         self._engine.drain()
         self._answer_parked()
         outcome, self._outcome = self._outcome, Outcome([], [])
         return outcome
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are answers that the last batch had no room for."""
+        return self._is_behind
+
+    @property
+    def _is_full(self) -> bool:
+        return self._reply_bytes >= self._batch_reply_bytes
+
     def due_in_ms(self, now: Instant, *, writable: bool = True) -> int | None:
         """Return how long `run` has nothing to do without a message; None for ever."""
+        if self._is_behind:
+            return 0
         return self._engine.due_in_ms(now, writable=writable)
 
     def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
@@ -185,7 +208,7 @@ class Pipeline:
             self._execute(request, turn)
         self._settle(now, writable=writable)
 
-    def _accept(self, arrival: Arrival, now: Instant) -> tuple[Request, int]:
+    def _accept(self, arrival: Arrival, now: Instant) -> tuple[Request, bytes]:
         """Return the request in a message and its digest, or raise why not, in TG/1's order."""
         if len(arrival.frames) != 1:
             raise MalformedError(
@@ -245,6 +268,9 @@ class Pipeline:
         ]
         # Their room comes first: to say of what was executed that it did not fit would be a lie.
         kept_bytes = sum(map(encoded_bytes, again))
+        if kept_bytes > self._limits.reply_bytes - len(request.commands) * REFUSAL_BYTES:
+            again = [*map(without_texts, again)]  # the jobs have grown since
+            kept_bytes = sum(map(encoded_bytes, again))
         results = iter(again)
         behind = len(request.commands)
         for command in request.commands:
@@ -275,12 +301,17 @@ class Pipeline:
         if events:
             self._outcome.records.append(Record(events))
         self._answer_parked()
-        while writable and (answer := self._engine.serve_claim(now)) is not None:
+        while writable and not self._is_full and (answer := self._engine.serve_claim(now)):
             self._answer_alone(answer.ticket, answer.result)
+        self._is_behind = self._is_full
 
     def _answer_parked(self) -> None:
-        for answer in self._engine.take_answers():
+        """Answer who waits no more, as far as this batch has room for replies."""
+        answers = self._engine.answers
+        while answers and not self._is_full:
+            answer = answers.popleft()
             self._answer_alone(answer.ticket, answer.result)
+        self._is_behind = bool(answers)
 
     def _answer_alone(self, ticket: Ticket, result: Result) -> None:
         """Answer a command that stands alone in its message, and write down what it did."""
@@ -305,7 +336,7 @@ class Pipeline:
     ) -> None:
         """Make one record of a message, unless there is nothing in it that must be kept."""
         events = self._engine.take_events()
-        kept = any(outcome != NOTHING_GRANTED for outcome in outcomes)
+        kept = any(map(_is_kept, outcomes))
         if events or kept or self._engine.forgets(request):
             self._record(
                 Record(
@@ -326,3 +357,10 @@ class Pipeline:
     def _send(self, reply: Reply) -> None:
         self._outcome.replies.append(reply)
         self._reply_bytes += len(reply.frame)
+
+
+def _is_kept(outcome: int | AnyOutcome) -> bool:
+    """Return whether a repeat must have this outcome: it is not decided anew, as those are."""
+    if isinstance(outcome, RefusedOutcome):
+        return outcome.code != NotAuthorizedError.code
+    return outcome != NOTHING_GRANTED

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from broker.events import AnyEvent
-from broker.outcomes import AnyOutcome, written_out
+from broker.outcomes import AnyOutcome, Digest, written_out
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -21,7 +21,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     session: int = 0
     seq: int = 0
     acked: int = 0
-    digest: int = 0
+    digest: Digest = b""
     outcomes: list[int | AnyOutcome] = []
     by: str = ""
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 import msgspec
 
+from broker.sizes import job_text_bytes, text_bytes
 from broker.stored import Slot, StoredJob, mock_identifier
 from domain.exceptions import JobConflictError, JobNotFoundError, VersionConflictError
 from domain.models import Job
@@ -161,6 +162,10 @@ class InMemoryJobRepository(Generic[View]):
         self._next_index = 0
         self._lanes = {status: Lane(status) for status in JobStatus}
         self._held: set[str] = set()  # somebody has a lease on them
+        self.scanned = 0
+        """How many jobs all pages so far have looked at."""
+        self.text_bytes = 0
+        """How many bytes the texts of all stored jobs have."""
 
     def create(  # noqa: PLR0913 - a job has many fields
         self,
@@ -187,6 +192,7 @@ class InMemoryJobRepository(Generic[View]):
                 blockchain_identifier = mock_identifier(job_id)
             else:
                 self._name_payment(blockchain_identifier, job_id)
+                self.text_bytes += text_bytes(blockchain_identifier)
             job = StoredJob(
                 job_id, AWAITING_PAYMENT, input_hash, blockchain_identifier, at, at,
                 None, None, 1, input, identifier_from_purchaser, pay_by_time, submit_result_time,
@@ -197,6 +203,10 @@ class InMemoryJobRepository(Generic[View]):
             self._store[job_id] = slot
             self._created.append(slot)
             self._lanes[AWAITING_PAYMENT].enter(slot, 1)
+            if input is not None:
+                self.text_bytes += text_bytes(input)
+            if identifier_from_purchaser is not None:
+                self.text_bytes += text_bytes(identifier_from_purchaser)
             return job if self._as_stored else self._show(job)  # type: ignore[return-value]
 
     def get(self, job_id: str) -> View:
@@ -253,6 +263,9 @@ class InMemoryJobRepository(Generic[View]):
             if expected_version is not None and expected_version != version:
                 raise _version_conflict(job, expected_version)
             validate_transition(current, target)
+            if result is not job.result or error is not job.error:
+                self.text_bytes += text_bytes(result) + text_bytes(error)
+                self.text_bytes -= text_bytes(job.result) + text_bytes(job.error)
             self._lanes[current].count -= 1
             job.status = target
             job.result = result
@@ -281,25 +294,32 @@ class InMemoryJobRepository(Generic[View]):
             return None if job is None else self._show(job)
 
     def page(
-        self, after: int, limit: int, status: JobStatus | None = None
+        self,
+        after: int,
+        limit: int,
+        status: JobStatus | None = None,
+        *,
+        scan_max: int = SCAN_JOBS_MAX,
     ) -> tuple[list[View], list[int]]:
         """Return up to `limit` jobs created after place `after` (-1: all), and where to go on.
 
         The second list has the cursor behind each job, and one more, behind all that was looked
-        at, if there is more to see. Looks at no more than SCAN_JOBS_MAX jobs.
+        at, if there is more to see. Looks at no more than `scan_max` jobs, and counts them in
+        `scanned`.
         """
         with self._lock:
             start = bisect_left(self._created, after + 1, key=itemgetter(0))
             jobs: list[View] = []
             cursors: list[int] = []
             place = start
-            for place in range(start, min(start + SCAN_JOBS_MAX, len(self._created))):
+            for place in range(start, min(start + scan_max, len(self._created))):
                 index, job = self._created[place]
                 if job.version and (status is None or job.status is status):
                     jobs.append(self._show(job))
                     cursors.append(index)
                     if len(jobs) == limit:
                         break
+            self.scanned += place + 1 - start
             if place + 1 < len(self._created):
                 cursors.append(self._created[place][0])
             return jobs, cursors
@@ -341,6 +361,7 @@ class InMemoryJobRepository(Generic[View]):
             if job.status not in TERMINAL:
                 raise JobConflictError(f"job {job_id} is {job.status}", job_id=job_id)
             del self._store[job_id]
+            self.text_bytes -= self._text_bytes_of(job)
             if self._is_named(job):
                 del self._by_payment[job.blockchain_identifier]
             self._lanes[job.status].count -= 1
@@ -360,7 +381,7 @@ class InMemoryJobRepository(Generic[View]):
             slots = list(self._store.values())
             return Image(slots, entered, frozenset(self._held), named, self._next_index)
 
-    def restore(self, slots: Iterable[Slot], held: Iterable[str], named: Iterable[str]) -> None:
+    def restore(self, slots: Sequence[Slot], held: Iterable[str], named: Iterable[str]) -> None:
         """Take over jobs, by creation and later than all there are, as an `image` showed them."""
         with self._lock:
             self._held.update(held)
@@ -374,6 +395,7 @@ class InMemoryJobRepository(Generic[View]):
                     lane.free.append(slot)
             for job_id in named:
                 self._name_payment(self._store[job_id][1].blockchain_identifier, job_id)
+            self.text_bytes += sum(self._text_bytes_of(job) for _, job in slots)
 
     def begin_at(self, next_index: int) -> None:
         """Take over what place the next job will have in the order of creation."""
@@ -406,6 +428,11 @@ class InMemoryJobRepository(Generic[View]):
             raise JobConflictError(
                 f"this blockchain identifier belongs to job {holder}", job_id=holder
             )
+
+    def _text_bytes_of(self, job: StoredJob) -> int:
+        """Return how much of `text_bytes` is a job's: an identifier made of its id counts not."""
+        made_up = 0 if self._is_named(job) else len(job.blockchain_identifier)
+        return job_text_bytes(job) - made_up
 
     def _is_named(self, job: StoredJob) -> bool:
         return self._by_payment.get(job.blockchain_identifier) == job.job_id

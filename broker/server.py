@@ -119,6 +119,7 @@ class Server:
         if now_ms >= self._chores_at_ms and self._keys is not None:
             self._chores_at_ms = now_ms + CHORES_MS
             for name in self._keys.refresh():
+                self._left = [_disowned(arrival, name) for arrival in self._left]
                 self._release(self._pipeline.expel(name))
         if now_ms >= self._news_at_ms:
             self._news_at_ms = now_ms + NEWS_MS
@@ -134,7 +135,11 @@ class Server:
 
     def _serve(self, batch: list[Arrival]) -> None:
         """Have a batch decided, if there is room on disk for all that it may change."""
-        writable = self._journal.room(*self._pipeline.records_max(batch))
+        behind: list[Arrival] = []
+        writable = self._has_room(batch)
+        if not writable and len(batch) > 1:  # one that asks for too much refuses only itself
+            batch, behind = batch[:1], batch[1:]
+            writable = self._has_room(batch)
         if writable is not self._writable:
             self._writable = writable
             event = "there is room on the disk again" if writable else "the disk is full"
@@ -142,10 +147,13 @@ class Server:
         undelivered, self._undelivered = self._undelivered, []
         outcome = self._pipeline.run(batch, _now(), undelivered, writable=self._writable)
         if batch:
-            self._left = batch[outcome.taken :]
+            self._left = batch[outcome.taken :] + behind
         if not self._writable:
             self._undelivered += undelivered
         self._release(outcome)
+
+    def _has_room(self, batch: list[Arrival]) -> bool:
+        return self._journal.room(*self._pipeline.records_max(batch))
 
     def _release(self, outcome: Outcome) -> None:
         """Send what a batch came to, once all of it is safe. No reply leaves by another way."""
@@ -172,10 +180,19 @@ class Server:
         """Wake the parked, answer what is here already, and refuse what comes for a moment."""
         self._notifier.stopping()
         self._release(self._pipeline.drain())
+        while self._pipeline.is_behind:
+            self._serve([])
         poller.unregister(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms
         while self._left or (left_ms := leave_at_ms - _now().mono_ms) > 0:
             self._serve(self._left or self._take(dict(poller.poll(left_ms))))
+
+
+def _disowned(arrival: Arrival, name: str) -> Arrival:
+    """Return a message that waits to be decided, by nobody if it is of the principal `name`."""
+    if arrival.principal.name != name:
+        return arrival
+    return arrival._replace(principal=arrival.principal._replace(role=None))
 
 
 def _now() -> Instant:

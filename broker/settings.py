@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     blockchain_identifier_bytes: int = Field(4 * 1024, ge=1, description="bytes of that field")
     identifier_from_purchaser_bytes: int = Field(256, ge=1, description="bytes of that field")
     jobs: int = Field(1_000_000, ge=1, description="jobs stored")
+    stored_bytes: int = Field(
+        1_024 * 1_024 * 1_024, ge=1, description="bytes of their texts, above which none is created"
+    )
     parked: int = Field(10_000, ge=0, description="commands waiting for their answer")
     parked_share: int = Field(5_000, ge=0, description="of those, commands of one connection")
     watched: int = Field(1_000_000, ge=0, description="jobs that all parked waits name")

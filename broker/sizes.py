@@ -26,6 +26,7 @@ _JOB_TEXTS: Final = (
     "input", "result", "error", "input_schema", "provided_input",
     "blockchain_identifier", "identifier_from_purchaser",
 )  # fmt: skip
+_texts_of: Callable[[StoredJob], tuple[str | None, ...]] = attrgetter(*_JOB_TEXTS)
 
 RESULT_BYTES: Final = 1_024
 """More than any result takes without the texts in it: names, times, hash, ids, limits."""
@@ -34,7 +35,9 @@ _UTF8_BYTES_MAX: Final = 4
 
 def text_bytes(text: str | None) -> int:
     """Return how many bytes of UTF-8 a text has."""
-    return 0 if text is None else len(text.encode())
+    if text is None:
+        return 0
+    return len(text) if text.isascii() else len(text.encode())
 
 
 Check = tuple[Callable[[Any], str | None], str, int]
@@ -63,9 +66,14 @@ def check_texts(command: Command, checks: list[Check]) -> None:
             raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
 
 
+def job_text_bytes(job: StoredJob) -> int:
+    """Return how many bytes the texts of a job have."""
+    return sum([text_bytes(text) for text in _texts_of(job) if text is not None])
+
+
 def job_bytes_max(job: StoredJob) -> int:
     """Return a bound on what a job takes in a reply."""
-    return RESULT_BYTES + sum(text_bytes(getattr(job, field)) for field in _JOB_TEXTS)
+    return RESULT_BYTES + job_text_bytes(job)
 
 
 def command_bytes(command: Command) -> int:

@@ -3,6 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
+from typing import TypeVar
 
 import msgspec
 
@@ -16,6 +17,9 @@ Key = tuple[int, bytes, int]
 """Session, or connection where there is none, and request; such tuples have an order."""
 
 
+Counted = TypeVar("Counted", bytes, str)
+
+
 class Ticket(msgspec.Struct, frozen=True):
     """Whom to answer: the connection and who is behind it, and the request on it."""
 
@@ -23,7 +27,7 @@ class Ticket(msgspec.Struct, frozen=True):
     principal: Principal
     session: int
     seq: int
-    digest: int = 0
+    digest: bytes = b""
 
     @property
     def key(self) -> Key:
@@ -37,6 +41,8 @@ class Parked(msgspec.Struct, eq=False):
     ticket: Ticket
     command: Wait | Claim
     due_ms: int
+    job_ids: frozenset[str]
+    """The jobs that a wait waits for."""
 
 
 Due = tuple[int, Key]
@@ -47,14 +53,17 @@ class Waiters:
     """All parked commands, by the job or the status that they wait for.
 
     `parked_max` bounds the commands, `share_max` those of one connection, `watched_max` the jobs
-    that all waits together name.
+    that all waits together name. Of commands and jobs one principal has no more than three
+    quarters, on however many connections: the rest is for others.
     """
 
     def __init__(self, parked_max: int, share_max: int, watched_max: int) -> None:
         self._parked_max = parked_max
         self._share_max = share_max
-        self._shares: Counter[bytes] = Counter()
         self._watched_max = watched_max
+        self._by_peer: Counter[bytes] = Counter()
+        self._by_name: Counter[str] = Counter()
+        self._watched_by_name: Counter[str] = Counter()
         self.watched = 0
         """How many jobs all waits together name."""
         self._parked: dict[Key, Parked] = {}
@@ -75,16 +84,17 @@ class Waiters:
         """
         parked = self._parked.get(ticket.key)
         if parked is not None and parked.command == command:
-            self._give_back(parked.ticket.peer)
-            self._shares[ticket.peer] += 1
+            self._count(parked, -1)
             parked.ticket = ticket  # its time goes on: a repeat is no new wait
+            self._count(parked, 1)
             return
         if parked is not None:
             self.remove(parked)
-        self._add(Parked(ticket, command, due_ms))
+        job_ids = frozenset(command.job_ids if isinstance(command, Wait) else ())
+        self._add(Parked(ticket, command, due_ms, job_ids))
         self._timers.add((due_ms, ticket.key))
 
-    def has_other(self, session: int, seq: int, digest: int) -> bool:
+    def has_other(self, session: int, seq: int, digest: bytes) -> bool:
         """Return whether another command than that of `digest` is parked under the number."""
         parked = self._parked.get((session, b"", seq))
         return parked is not None and parked.ticket.digest != digest
@@ -92,16 +102,15 @@ class Waiters:
     def remove(self, parked: Parked) -> None:
         """Let a parked command go: it has its answer."""
         del self._parked[parked.ticket.key]
-        self._give_back(parked.ticket.peer)
+        self._count(parked, -1)
         if isinstance(parked.command, Claim):
             del self._claims[parked.command.status][id(parked)]
             return
-        for job_id in set(parked.command.job_ids):
+        for job_id in parked.job_ids:
             waits = self._waits[job_id]
             del waits[id(parked)]
             if not waits:
                 del self._waits[job_id]
-        self.watched -= len(parked.command.job_ids)
 
     def awaiting(self, job_id: str, status: JobStatus) -> list[Parked]:
         """Return the waits that end with the job in `status`."""
@@ -136,34 +145,53 @@ class Waiters:
         return self._timers.next()
 
     def _add(self, parked: Parked) -> None:
+        self._check_room(parked)
         command = parked.command
-        if len(self._parked) >= self._parked_max:
-            raise OverloadedError(
-                f"{self._parked_max} commands are parked already", limit=self._parked_max
-            )
-        if self._shares[parked.ticket.peer] >= self._share_max:
-            raise OverloadedError(
-                f"{self._share_max} commands of this connection are parked already",
-                limit=self._share_max,
-            )
         if isinstance(command, Claim):
             self._claims.setdefault(command.status, OrderedDict())[id(parked)] = parked
-        else:
-            if self.watched + len(command.job_ids) > self._watched_max:
-                raise OverloadedError(
-                    f"{self.watched} jobs are waited for already", limit=self._watched_max
-                )
-            self.watched += len(command.job_ids)
-            for job_id in command.job_ids:
-                self._waits.setdefault(job_id, {})[id(parked)] = parked
+        for job_id in parked.job_ids:
+            self._waits.setdefault(job_id, {})[id(parked)] = parked
         self._parked[parked.ticket.key] = parked
-        self._shares[parked.ticket.peer] += 1
+        self._count(parked, 1)
 
-    def _give_back(self, peer: bytes) -> None:
-        self._shares[peer] -= 1
-        if not self._shares[peer]:
-            del self._shares[peer]
+    def _check_room(self, parked: Parked) -> None:
+        """Raise OverloadedError if another command, or what it waits for, would be too much."""
+        peer, name = parked.ticket.peer, parked.ticket.principal.name
+        jobs = len(parked.job_ids)
+        for what, there, more, limit in (
+            ("commands are parked", len(self._parked), 1, self._parked_max),
+            ("commands of this connection are parked", self._by_peer[peer], 1, self._share_max),
+            (f"commands of {name} are parked", self._by_name[name], 1, _most(self._parked_max)),
+            ("jobs are waited for", self.watched, jobs, self._watched_max),
+            (
+                f"jobs are waited for by {name}",
+                self._watched_by_name[name],
+                jobs,
+                _most(self._watched_max),
+            ),
+        ):
+            if more and there + more > limit:
+                raise OverloadedError(f"{there} {what} already", limit=limit)
+
+    def _count(self, parked: Parked, by: int) -> None:
+        name, jobs = parked.ticket.principal.name, by * len(parked.job_ids)
+        self.watched += jobs
+        _add_to(self._by_peer, parked.ticket.peer, by)
+        _add_to(self._by_name, name, by)
+        _add_to(self._watched_by_name, name, jobs)
 
     def _is_parked(self, due: Due) -> bool:
         parked = self._parked.get(due[1])
         return parked is not None and parked.due_ms == due[0]
+
+
+def _most(limit: int) -> int:
+    """Return what one principal may have of a limit for all."""
+    return limit - limit // 4
+
+
+def _add_to(counter: Counter[Counted], key: Counted, by: int) -> None:
+    """Count, and keep nothing of what there is no more of."""
+    counter[key] += by
+    if not counter[key]:
+        del counter[key]

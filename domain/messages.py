@@ -1,7 +1,7 @@
 """TG/1 on the wire: the envelopes around commands and results, and their bytes both ways."""
 
-import zlib
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +12,7 @@ from domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
 from domain.results import AnyResult, ErrorResult, Result, error_of
 
 PROTOCOL_VERSION: Final = 1
+DIGEST_BYTES: Final = 16
 REFUSAL_BYTES: Final = 192
 """More than a command takes in a reply that is refused before it is looked at."""
 
@@ -89,10 +90,11 @@ def decode_request(frame: bytes) -> Request:
     return read_request(frame)[0]
 
 
-def read_request(frame: bytes) -> tuple[Request, int]:
+def read_request(frame: bytes) -> tuple[Request, bytes]:
     """Read a request strictly; return it with what tells its commands from others.
 
-    That is the CRC-32 of their bytes, or 0 if the request is of no session or changes nothing.
+    That is a BLAKE2b digest of their bytes: nobody can make two lists of commands that have the
+    same. It is empty if the request is of no session, or neither changes anything nor waits.
 
     Raises:
         UnsupportedVersionError: it speaks another version than 1.
@@ -113,8 +115,9 @@ def read_request(frame: bytes) -> tuple[Request, int]:
         raise _unsupported(request.v)
     if len(request.commands) > 1 and _parks(request.commands):
         raise MalformedError("a wait, or a claim with wait_ms, must be alone in its message")
-    changes = session and any(command.changes for command in commands)
-    return request, zlib.crc32(raw) if changes else 0
+    if session and any(command.changes or command.parks for command in commands):
+        return request, blake2b(raw, digest_size=DIGEST_BYTES).digest()
+    return request, b""
 
 
 def _parks(commands: list[AnyCommand]) -> bool:

@@ -82,6 +82,9 @@ def test_the_journal_of_0_1_is_what_it_was(tmp_path: Path) -> None:
     now = live().engine._desk.state
     for _, session in now.ledger.sessions():
         session.owner = ""  # 0.1 did not write it down
+    for _, session in (*state.ledger.sessions(), *now.ledger.sessions()):
+        for seq, (_, outcomes) in session.outcomes.items():
+            session.outcomes[seq] = 0, outcomes  # the digest was another one, a number
     assert list(image(state)) == list(image(now))
 
 

@@ -6,16 +6,19 @@ from operator import itemgetter
 import pytest
 
 from broker.leases import Leases
+from broker.principal import Principal
 from broker.timers import SLACK, Timers
 from broker.waiters import Ticket, Waiters
 from domain.commands import Claim, Wait
 from domain.exceptions import LeaseHeldError, LeaseLostError, OverloadedError
 from domain.models import Job, JobStatus
+from domain.roles import Role
 from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, job_id
 
 RUNNING = JobStatus.RUNNING
 AWAITING_PAYMENT = JobStatus.AWAITING_PAYMENT
 A, B, C = job_id(1), job_id(2), job_id(3)
+OBSERVER = Principal("key:observer", Role.OBSERVER)
 
 
 def shown(job_id: str, status: JobStatus) -> Job:
@@ -328,7 +331,34 @@ def test_no_more_commands_of_one_connection_than_its_share() -> None:
     waiters.park(ticket(4), wait(B), 5)
     for parked in waiters.everybody():
         waiters.remove(parked)
-    assert not waiters._shares  # nothing is kept of who has left
+    for counter in (waiters._by_peer, waiters._by_name, waiters._watched_by_name):
+        assert not counter  # nothing is kept of who has left
+
+
+def test_no_principal_takes_all_there_is_on_however_many_connections() -> None:
+    waiters = Waiters(8, 9, 8)
+    for seq in range(6):
+        waiters.park(ticket(seq, peer=bytes([seq])), claim(), 5)
+    with pytest.raises(OverloadedError) as refused:
+        waiters.park(ticket(6, peer=b"6"), claim(), 5)
+    assert refused.value.limit == 6
+    waiters.park(Ticket(b"7", OBSERVER, 0, 7), claim(), 5)  # another's share is its own
+    for parked in waiters.everybody():
+        waiters.remove(parked)
+    waiters.park(ticket(1, peer=b"1"), wait(A, B, C), 5)
+    waiters.park(ticket(1, peer=b"2"), wait(A, B, C), 5)
+    with pytest.raises(OverloadedError) as refused:
+        waiters.park(ticket(1, peer=b"3"), wait(A), 5)
+    assert refused.value.limit == 6
+    waiters.park(Ticket(b"4", OBSERVER, 0, 1), wait(A), 5)
+
+
+def test_a_job_that_is_named_many_times_is_waited_for_once() -> None:
+    waiters = Waiters(9, 9, 4)
+    waiters.park(ticket(1), wait(*[A] * 1_000), 5)
+    assert waiters.watched == 1
+    waiters.remove(waiters.awaiting(A, JobStatus.FAILED)[0])
+    assert waiters.watched == 0
 
 
 def test_a_repeat_on_another_connection_is_of_that_ones_share() -> None:

@@ -251,6 +251,16 @@ class Twin:
         self.leases.remove(lease)
         return {"type": "ok"}
 
+    def check_room(self, command: Wire) -> None:
+        # Everybody here is the same principal, who may have three quarters.
+        for limit in (self.parked_max, self.parked_max - self.parked_max // 4):
+            if len(self.parked) >= limit:
+                raise No("overloaded", limit=limit)
+        watched = sum(len(set(parked["command"].get("job_ids", ()))) for parked in self.parked)
+        for limit in (self.watched_max, self.watched_max - self.watched_max // 4):
+            if command["type"] == "wait" and watched + len(set(command["job_ids"])) > limit:
+                raise No("overloaded", limit=limit)
+
     def park_or_answer(self, who: object, peer: bytes, seq: int, command: Wire) -> Wire | None:
         if command["type"] == "wait":
             jobs = [self.find(job_id) for job_id in command["job_ids"]]
@@ -269,11 +279,7 @@ class Twin:
             if parked["who"] == who:  # a repeat: it takes the place of the first
                 parked.update(peer=peer, seq=seq, ends=self.mono_ms + span_ms)
                 return None
-        if len(self.parked) >= self.parked_max:
-            raise No("overloaded", limit=self.parked_max)
-        watched = sum(len(parked["command"].get("job_ids", ())) for parked in self.parked)
-        if command["type"] == "wait" and watched + len(command["job_ids"]) > self.watched_max:
-            raise No("overloaded", limit=self.watched_max)
+        self.check_room(command)
         self.parked.append(
             {"who": who, "peer": peer, "seq": seq, "command": command,
              "ends": self.mono_ms + span_ms}
