@@ -63,6 +63,8 @@ class Desk:
         self.answers: deque[Answer] = deque()
         self.scans_left = SCAN_JOBS_MAX
         """How many jobs may be looked at for pages before the batch is to end."""
+        self.is_moved = False
+        """Whether anything may be due earlier than it was."""
         self.applying = False
         """True from an event's first effect to its last: who fails in between must stop."""
 
@@ -79,6 +81,7 @@ class Desk:
             self.applying = False
             raise
         self.applying = False
+        self.is_moved = True
         self.events.append(event)
         if self.waiters.watched and kind is JobTransitioned and job is not None:
             self._tell(job)

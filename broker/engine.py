@@ -57,6 +57,8 @@ from domain.status import JobStatus
 
 DUE_MAX: Final = 1_000
 """How many deadlines of a kind are decided at once; what is left comes with the next call."""
+FAR_MS: Final = 86_400_000
+"""How far ahead is looked at most."""
 FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
 """The commands that give as many jobs as there is room for in the reply."""
 
@@ -86,6 +88,7 @@ class Engine:
         self._result_bytes_max = result_bytes_max(limits)
         """What the result of any command takes at most, but of those that fit to the room."""
         self._grace = timedelta(milliseconds=limits.payment_grace_ms)
+        self._calm_until: Instant | None = None
         self._retention = Retention(limits.keep_finished_ms, limits.max_finished)
         handlers: Handlers = {**HANDLERS, **LENDING, Hello: self._hello}
         self._handlers = {
@@ -240,6 +243,26 @@ class Engine:
         if writable and forgets_in_ms is not None:
             waits.append(forgets_in_ms)
         return max(0, min(waits)) if waits else None
+
+    def foresee(self, now: Instant) -> None:
+        """Look when something will be due, after a batch that was decided at `now`."""
+        if self.calm_ms(now) and not self._desk.is_moved:
+            return
+        self._desk.is_moved = False
+        due_in_ms = self.due_in_ms(now)
+        span_ms = FAR_MS if due_in_ms is None else min(due_in_ms, FAR_MS)
+        wall = now.wall + timedelta(milliseconds=span_ms)
+        self._calm_until = Instant(wall, now.mono_ms + span_ms)
+
+    def calm_ms(self, now: Instant) -> int:
+        """Return how long nothing will be due, as far as was foreseen; 0 if it must be looked at.
+
+        By both clocks: either may have been the one by which it was foreseen.
+        """
+        until = self._calm_until
+        if until is None or now.wall >= until.wall:
+            return 0
+        return max(0, until.mono_ms - now.mono_ms)
 
     def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
         """Return whether something is due that a command could run into: all but forgetting."""

@@ -26,6 +26,7 @@ def claim(desk: Desk, command: Claim, turn: Turn) -> LeasesResult | None:
     granted = grant(desk, command, turn.now, turn.room_bytes)
     if granted.leases or not command.wait_ms:
         return granted
+    desk.is_moved = True
     desk.waiters.park(turn.ticket, command, turn.now.mono_ms + command.wait_ms)
     return None
 
@@ -52,6 +53,7 @@ def grant(desk: Desk, command: Claim, now: Instant, room_bytes: int) -> LeasesRe
 def touch(desk: Desk, command: Touch, turn: Turn) -> LeaseResult:
     """Extend a lease. No event: after a restart the lease runs as it was granted."""
     job = desk.state.jobs.get(command.job_id)
+    desk.is_moved = True  # it may be shorter than before
     try:
         desk.state.leases.touch(command.job_id, command.lease, command.lease_ms, turn.now.mono_ms)
     except Refusal as refusal:
@@ -78,6 +80,7 @@ def wait(desk: Desk, command: Wait, turn: Turn) -> JobResult | None:
             return job_result(job)
     if not command.timeout_ms:
         raise _timed_out()
+    desk.is_moved = True
     desk.waiters.park(turn.ticket, command, turn.now.mono_ms + command.timeout_ms)
     return None
 

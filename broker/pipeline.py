@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from broker.desk import Turn
-from broker.engine import Engine
+from broker.engine import FAR_MS, Engine
 from broker.outcomes import (
     AnyOutcome,
     LeasesOutcome,
@@ -123,19 +123,26 @@ class Pipeline:
         """
         self._reply_bytes = 0
         self._engine.rest()
-        self._engine.time_out(now)
-        if writable:
-            self._engine.release(undelivered, now)
-            self._engine.tick(now)
-        self._settle(now, writable=writable)
+        if undelivered or self._is_behind or not writable or not self._engine.calm_ms(now):
+            self._pass_time(now, undelivered, writable=writable)
         taken = 0
         for arrival in batch:
             self._answer(arrival, now, writable=writable)
             taken += 1
             if self._is_full or self._engine.is_tired:
                 break
+        self._engine.foresee(now)
         outcome, self._outcome = self._outcome, Outcome([], [])
-        return outcome._replace(taken=taken)
+        return Outcome(outcome.records, outcome.replies, taken)
+
+    def _pass_time(
+        self, now: Instant, undelivered: Sequence[tuple[str, int]], *, writable: bool
+    ) -> None:
+        self._engine.time_out(now)
+        if writable:
+            self._engine.release(undelivered, now)
+            self._engine.tick(now)
+        self._settle(now, writable=writable)
 
     def expel(self, name: str) -> Outcome:
         """Answer whatever is parked for a principal that may not have it any more."""
@@ -169,8 +176,17 @@ class Pipeline:
             return 0
         return self._engine.due_in_ms(now, writable=writable)
 
+    def calm_ms(self, now: Instant, *, writable: bool = True) -> int:
+        """Return how long `run` has nothing to do, as the last one has foreseen; FAR_MS at most."""
+        if writable and not self._is_behind:
+            return self._engine.calm_ms(now)
+        due_in_ms = self.due_in_ms(now, writable=writable)
+        return FAR_MS if due_in_ms is None else due_in_ms
+
     def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
         """Return whether a deadline, a lease or a wait is over that `run` has not decided yet."""
+        if writable and self._engine.calm_ms(now):
+            return False
         return self._engine.is_overdue(now, writable=writable)
 
     def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
@@ -297,9 +313,8 @@ class Pipeline:
 
     def _settle(self, now: Instant, *, writable: bool) -> None:
         """Write down what has happened, and answer whoever was parked until it did."""
-        events = self._engine.take_events()
-        if events:
-            self._outcome.records.append(Record(events))
+        if self._engine.events:
+            self._outcome.records.append(Record(self._engine.take_events()))
         self._answer_parked()
         while writable and not self._is_full and (answer := self._engine.serve_claim(now)):
             self._answer_alone(answer.ticket, answer.result)

@@ -169,12 +169,10 @@ class Server:
     def _patience_ms(self) -> int:
         if self._left or self._more or (self._undelivered and self._writable):
             return 0
-        due_in_ms = self._due_in_ms()
-        idle_ms = self._idle_ms if self._writable else RETRY_MS
-        return idle_ms if due_in_ms is None else min(due_in_ms, idle_ms)
+        return min(self._due_in_ms(), self._idle_ms if self._writable else RETRY_MS)
 
-    def _due_in_ms(self) -> int | None:
-        return self._pipeline.due_in_ms(_now(), writable=self._writable)
+    def _due_in_ms(self) -> int:
+        return self._pipeline.calm_ms(_now(), writable=self._writable)
 
     def _leave(self, poller: zmq.Poller) -> None:
         """Wake the parked, answer what is here already, and refuse what comes for a moment."""
