@@ -121,6 +121,10 @@ class Door:
         for endpoint in self._held:
             endpoint.reopen()
 
+    def has_input(self) -> bool:
+        """Return whether something has arrived."""
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
     def drain(self, batch: list[Arrival]) -> bool:
         """Take what has arrived, until one peer has had its share, or the batch is full.
 

@@ -4,7 +4,7 @@
                                          └──▶ result ──▶ reply ─ ─ ▶ bytes
 
 The pipeline does neither of the two things on the right. It hands back the records and the
-replies, and whoever runs it (`server`) sends no reply of a batch before all its records are safe.
+replies, and whoever runs it (`server`, by its `outbox`) sends none before all those records are safe.
 """
 
 from collections import Counter

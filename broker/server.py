@@ -14,8 +14,8 @@ from broker.door import Door
 from broker.journal import Journal
 from broker.journal.fsync import parse_fsync
 from broker.notify import Notifier
+from broker.outbox import Outbox
 from broker.pipeline import Arrival, Outcome, Pipeline, Reply
-from broker.records import encode_records
 from broker.settings import Settings
 from broker.timers import Instant
 
@@ -69,6 +69,9 @@ class Server:
         # Under an interval policy, what is written waits no longer than that to be synced.
         self._idle_ms = min(IDLE_MS, parse_fsync(settings.fsync).interval_ms or IDLE_MS)
         self._idle_ms = min(self._idle_ms, notifier.watchdog_ms or IDLE_MS)
+        self._outbox = Outbox(
+            journal, self._send, beside=not settings.in_memory and settings.fsync == "always"
+        )
         self._undelivered: list[tuple[str, int]] = []
         self._writable = True
         self._left: list[Arrival] = []
@@ -85,18 +88,21 @@ class Server:
         """
         poller = zmq.Poller()
         poller.register(self._stop_fd, zmq.POLLIN)
+        poller.register(self._outbox.fd, zmq.POLLIN)
         for door in self._doors.values():
             poller.register(door.socket, zmq.POLLIN)
         while True:
             ready = dict(poller.poll(self._patience_ms()))
             if self._stop_fd in ready:
                 break
+            if self._outbox.fd in ready:
+                self._outbox.finish()
             self._catch_up(poller)
             batch = self._left or self._take(ready)
             if batch or self._undelivered or not self._writable or self._due_in_ms() == 0:
                 self._serve(batch)
-            else:
-                self._journal.sync()  # under an interval policy there may be something left
+            elif not ready:
+                self._outbox.flush()
             self._do_chores(_now().mono_ms)
         self._leave(poller)
 
@@ -156,11 +162,9 @@ class Server:
         return self._journal.room(*self._pipeline.records_max(batch))
 
     def _release(self, outcome: Outcome) -> None:
-        """Send what a batch came to, once all of it is safe. No reply leaves by another way."""
-        self._journal.append(encode_records(outcome.records))
-        self._journal.sync()
-        for reply in outcome.replies:
-            self._send(reply)
+        """Have what a batch came to sent, once all of it is safe."""
+        more = bool(self._left) or self._more or any(map(Door.has_input, self._doors.values()))
+        self._outbox.put(outcome, more=more)
 
     def _send(self, reply: Reply) -> None:
         if not self._doors[reply.peer[0]].send(reply):
@@ -180,10 +184,13 @@ class Server:
         self._release(self._pipeline.drain())
         while self._pipeline.is_behind:
             self._serve([])
+        self._outbox.flush()
         poller.unregister(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms
         while self._left or (left_ms := leave_at_ms - _now().mono_ms) > 0:
             self._serve(self._left or self._take(dict(poller.poll(left_ms))))
+            self._outbox.flush()
+        self._outbox.close()
 
 
 def _disowned(arrival: Arrival, name: str) -> Arrival:

@@ -1,0 +1,97 @@
+"""Holds replies back until what they tell of is safe: the one place where a reply leaves from."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from broker.journal import Journal
+from broker.pipeline import Outcome, Reply
+from broker.records import encode_records
+
+HELD_BYTES_MAX: Final = 8 * 1024 * 1024
+HELD_MAX: Final = 1_000
+"""With so many replies behind a sync that is under way, its end is waited for."""
+
+
+class Outbox:
+    """Writes records down, and sends replies once all records before them are synced.
+
+    A sync takes about as long as deciding a message of a hundred commands. So with `beside`, and
+    while more is waiting to be decided, it goes on in a thread of its own; `fd` is readable when it
+    has ended, and then `finish` is to be called. Otherwise `put` returns when all is sent.
+    """
+
+    def __init__(self, journal: Journal, send: Callable[[Reply], None], *, beside: bool) -> None:
+        self._journal = journal
+        self._send = send
+        self._beside = beside
+        self._held: list[Reply] = []
+        """What the sync under way does not cover, or what waits for none that is."""
+        self._covered: list[Reply] = []
+        self._held_bytes = 0
+        self._is_syncing = False
+        self._fault: BaseException | None = None
+        self._is_closed = False
+        self._wanted = threading.Semaphore(0)
+        self.fd, self._ended = os.pipe()
+        if beside:
+            threading.Thread(target=self._sync_when_told, name="sync", daemon=True).start()
+
+    def put(self, outcome: Outcome, *, more: bool) -> None:
+        """Write a batch down, and see to it that its replies are sent when that is safe.
+
+        `more` says whether somebody waits to be decided meanwhile. Raises JournalFailedError.
+        """
+        self._journal.append(encode_records(outcome.records))
+        self._held += outcome.replies
+        if self._is_syncing:
+            self._held_bytes += sum(len(reply.frame) for reply in outcome.replies)
+            if len(self._held) > HELD_MAX or self._held_bytes > HELD_BYTES_MAX:
+                self.finish()
+        elif self._beside and more and outcome.records:
+            self._begin()
+        else:
+            self.flush()
+
+    def finish(self) -> None:
+        """Send what a sync that has ended, or is waited for, has made safe.
+
+        Raises what it raised: then nothing that it was to cover is sent.
+        """
+        os.read(self.fd, 1)
+        self._is_syncing = False
+        if self._fault is not None:
+            raise self._fault
+        covered, self._covered = self._covered, []
+        for reply in covered:
+            self._send(reply)
+        if self._held:
+            self._begin()
+
+    def flush(self) -> None:
+        """Return when all that was put in is safe and sent. Raises JournalFailedError."""
+        while self._is_syncing:
+            self.finish()
+        self._journal.sync()  # under an interval policy there may be something left
+        held, self._held = self._held, []
+        for reply in held:
+            self._send(reply)
+
+    def close(self) -> None:
+        """Let the thread go, after the sync that it is at."""
+        self._is_closed = True
+        self._wanted.release()
+
+    def _begin(self) -> None:
+        self._covered, self._held, self._held_bytes = self._held, [], 0
+        self._is_syncing = True
+        self._wanted.release()
+
+    def _sync_when_told(self) -> None:
+        while self._wanted.acquire() and not self._is_closed:
+            try:
+                self._journal.sync()
+            except BaseException as fault:  # noqa: BLE001 - it is raised where it can stop the broker
+                self._fault = fault
+            os.write(self._ended, b"\0")
