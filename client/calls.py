@@ -10,6 +10,7 @@ import msgspec
 
 from client.packing import UNFIT
 from domain.commands import (
+    UINT_LIMIT,
     AnyCommand,
     Cancel,
     Claim,
@@ -72,6 +73,10 @@ def _is_plain(text: object) -> bool:
 
 def _is_id(job_id: object) -> bool:
     return type(job_id) is str and 0 < len(job_id) <= JOB_ID_MAX and job_id.isascii()
+
+
+def _is_count(number: object) -> bool:
+    return type(number) is int and 0 < number < UINT_LIMIT
 
 
 def status_of(status: AnyStatus) -> JobStatus:
@@ -220,11 +225,17 @@ def transition(  # noqa: PLR0913 - one argument a field
         and _is_id(job_id)
         and error is None
         and input_schema is None
-        and expected_version is None
-        and lease is None
+        and (expected_version is None or _is_count(expected_version))
+        and (lease is None or _is_count(lease))
         and (result is None or (target is JobStatus.COMPLETED and _is_plain(result)))
     ):  # the common case: there is nothing else to check
-        return Transition(job_id=job_id, target=target, result=result)
+        return Transition(
+            job_id=job_id,
+            target=target,
+            result=result,
+            expected_version=expected_version,
+            lease=lease,
+        )
     return make(
         Transition,
         job_id=job_id,

@@ -133,6 +133,10 @@ def test_a_bad_row_is_refused_alone(row: Any) -> None:
         lambda: calls.transition("a", "running", input_schema="{}"),
         lambda: calls.transition("a", "running", expected_version=0),
         lambda: calls.transition("a", "running", lease=-1),
+        lambda: calls.transition("a", JobStatus.RUNNING, expected_version=0),
+        lambda: calls.transition("a", JobStatus.RUNNING, expected_version=2**53),
+        lambda: calls.transition("a", JobStatus.RUNNING, lease=2**53),
+        lambda: calls.transition("a", JobStatus.RUNNING, lease=True, expected_version=1.0),  # type: ignore[arg-type]
         lambda: calls.provide_input("a", 7, 1),  # type: ignore[arg-type]
         lambda: calls.cancel("a", 1.5),  # type: ignore[arg-type]
         lambda: calls.count("paid"),
@@ -170,6 +174,13 @@ def test_statuses_may_be_given_by_name() -> None:
     waiting, _ = Waiting("a", ["running", JobStatus.FAILED], None, 1).slice(0)
     assert waiting.job_ids == ["a"]
     assert waiting.statuses == [JobStatus.RUNNING, JobStatus.FAILED]
+
+
+def test_a_worker_says_the_same_by_the_short_way_and_the_long() -> None:
+    fields = {"result": "done", "expected_version": 2, "lease": 7}
+    short = calls.transition("a", JobStatus.COMPLETED, **fields)  # type: ignore[arg-type]
+    assert short == calls.transition("a", "completed", **fields)  # type: ignore[arg-type]
+    assert (short.result, short.expected_version, short.lease) == ("done", 2, 7)
 
 
 def test_a_wait_for_ever_is_made_of_slices() -> None:
