@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from client.values import Lease
-from domain.exceptions import JobNotFoundError
+from domain.exceptions import JobNotFoundError, TollgateError
 from domain.models import Job, JobStatus
 
 PATIENCE_S: Final = 30.0
@@ -43,16 +43,33 @@ def make_lease(make_job: Callable[..., Job]) -> Callable[..., Lease]:
     return make
 
 
+UNSCRIPTED: Final = object()
+
+
+def transition_said(
+    job_id: str,
+    target: JobStatus,
+    *,
+    result: str | None,
+    error: str | None,
+    expected_version: int,
+    lease: int,
+) -> tuple[Any, ...]:
+    return job_id, target, result or error, expected_version, lease
+
+
 class ScriptedClient:
     """The part of `AsyncClient` that a worker uses, answering what a test wants it to.
 
     `script[name]` holds the answers to come: values, exceptions to raise, or functions to call.
-    Without one, claims find nothing and all else succeeds. `said` is what the worker said.
+    Without one, claims find nothing and all else succeeds. `said` is what the worker said, and
+    `messages` has the commands of each of its batches.
     """
 
     def __init__(self) -> None:
         self.script: dict[str, list[Any]] = defaultdict(list)
         self.said: list[tuple[Any, ...]] = []
+        self.messages: list[list[str]] = []
         self._more = asyncio.Event()
 
     async def ping(self, timeout_s: float) -> None:
@@ -74,18 +91,8 @@ class ScriptedClient:
     async def release(self, job_id: str, token: int) -> None:
         await self._answer("release", (job_id, token))
 
-    async def transition(
-        self,
-        job_id: str,
-        target: JobStatus,
-        *,
-        result: str | None,
-        error: str | None,
-        expected_version: int,
-        lease: int,
-    ) -> Any:
-        said = (job_id, target, result or error, expected_version, lease)
-        return await self._answer("transition", said)
+    async def transition(self, job_id: str, target: JobStatus, **fields: Any) -> Any:
+        return await self._answer("transition", transition_said(job_id, target, **fields))
 
     async def get(self, job_id: str) -> Job:
         async def missing() -> Job:
@@ -93,6 +100,9 @@ class ScriptedClient:
 
         job: Job = await self._answer("get", (job_id,), missing)
         return job
+
+    def batch(self) -> "ScriptedBatch":
+        return ScriptedBatch(self)
 
     def saying(self, name: str) -> list[tuple[Any, ...]]:
         """What was said with the command `name`."""
@@ -110,15 +120,64 @@ class ScriptedClient:
         arguments: tuple[Any, ...],
         default: Callable[[], Awaitable[Any]] | None = None,
     ) -> Any:
+        answer = self._hear(name, arguments)
+        await asyncio.sleep(0)
+        return await self._worth(answer, default)
+
+    def _hear(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Note what was said, and return the answer to it, UNSCRIPTED if there is none."""
         self.said.append((name, *arguments))
         self._more.set()
-        await asyncio.sleep(0)
-        if not self.script[name]:
+        return self.script[name].pop(0) if self.script[name] else UNSCRIPTED
+
+    async def _worth(self, answer: Any, default: Callable[[], Awaitable[Any]] | None) -> Any:
+        if answer is UNSCRIPTED:
             return await default() if default else object()
-        answer = self.script[name].pop(0)
         if isinstance(answer, BaseException):
             raise answer
         return await answer() if callable(answer) else answer
+
+
+class ScriptedBatch:
+    """Commands for a `ScriptedClient`, each answered from the script of its name.
+
+    What is no answer of a broker is raised when the command is appended.
+    """
+
+    def __init__(self, client: ScriptedClient) -> None:
+        self._client = client
+        self._names: list[str] = []
+        self._answers: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def touch(self, job_id: str, token: int, *, lease_ms: int) -> int:
+        return self._append("touch", (job_id, token))
+
+    def release(self, job_id: str, token: int) -> int:
+        return self._append("release", (job_id, token))
+
+    def transition(self, job_id: str, target: JobStatus, **fields: Any) -> int:
+        return self._append("transition", transition_said(job_id, target, **fields))
+
+    async def send(self) -> list[Any]:
+        self._client.messages.append(self._names)
+        await asyncio.sleep(0)
+        if self._client.script["send"]:
+            await self._client._worth(self._client.script["send"].pop(0), None)
+        return [
+            answer if isinstance(answer, TollgateError) else await self._client._worth(answer, None)
+            for answer in self._answers
+        ]
+
+    def _append(self, name: str, arguments: tuple[Any, ...]) -> int:
+        answer = self._client._hear(name, arguments)
+        if isinstance(answer, BaseException) and not isinstance(answer, TollgateError):
+            raise answer
+        self._names.append(name)
+        self._answers.append(answer)
+        return len(self._names) - 1
 
 
 @pytest.fixture
