@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from client.aio import AsyncClient
@@ -14,7 +15,7 @@ from worker.link import Link, Pauses, is_passing, one_line
 from worker.outcome import Outcome
 from worker.roles import Role
 from worker.settings import CLAIM_WAIT_MS, SILENCE_S_MAX, Settings
-from worker.settle import settle
+from worker.shift import Shift
 from worker.unpaid import Unpaid
 
 log = logging.getLogger("tollgate.worker")
@@ -34,7 +35,7 @@ class Runner:
         self._link = Link(settings.endpoint)
         self._keeper = LeaseKeeper(client, settings.lease_ms)
         self._unpaid = Unpaid(settings.unpaid_max)
-        self._held: dict[Role, set[Held]] = {role: set() for role in roles}
+        self._shifts = [Shift(role, self, client, self._link, self._keeper) for role in roles]
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._finished = 0
@@ -47,7 +48,7 @@ class Runner:
     @property
     def is_idle(self) -> bool:
         """Whether nothing of what was begun still goes on."""
-        return not any(self._held.values())
+        return all(shift.is_idle for shift in self._shifts)
 
     def stop(self) -> None:
         """Claim nothing more, finish or give back what is held, and let `run` return."""
@@ -55,7 +56,7 @@ class Runner:
         self._changed.set()
 
     def look_again(self) -> None:
-        """Look again whether there is room for more jobs."""
+        """Look again whether there is room for more jobs, and whether all is done."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -65,14 +66,14 @@ class Runner:
             Refusal: the broker refuses this worker's claims for a reason that will not pass.
 
         """
-        loops = [asyncio.create_task(self._claim_for(role)) for role in self._held]
+        loops = [asyncio.create_task(self._claim_for(shift)) for shift in self._shifts]
         keeping = asyncio.create_task(self._keeper.run())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({*loops, keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
             self.stop()
             await asyncio.gather(self._end_claims(loops), self._end_jobs())
-            await self._give_back(self._unpaid.leases())
+            await self._release(self._unpaid.leases())
         finally:
             for task in (keeping, stopping, *loops):
                 task.cancel()
@@ -80,17 +81,18 @@ class Runner:
             if task.done() and not task.cancelled():
                 task.result()
 
-    async def _claim_for(self, role: Role) -> None:
+    async def _claim_for(self, shift: Shift) -> None:
         pauses = Pauses()
+        counts = self._settings.jobs is not None  # then a job too many is claimed for nothing
         while not self._stopping.is_set():
-            room = role.room(len(self._held[role]))
+            room = shift.room(until_settled=counts)
             if room < 1:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
             try:
                 leases = await self._client.claim(
-                    role.status,
+                    shift.role.status,
                     lease_ms=self._settings.lease_ms,
                     wait_ms=CLAIM_WAIT_MS,
                     limit=room,
@@ -104,47 +106,34 @@ class Runner:
                 continue
             pauses = Pauses()
             self._link.back()
-            await self._take(role, leases)
+            await self._take(shift, leases)
 
-    async def _take(self, role: Role, leases: list[Lease]) -> None:
+    async def _take(self, shift: Shift, leases: list[Lease]) -> None:
         if self._stopping.is_set():
-            await self._give_back((lease.job.job_id, lease.token) for lease in leases)
+            await self._release((lease.job.job_id, lease.token) for lease in leases)
             return
         for lease in leases:
-            if role.puts_aside(lease):
+            if shift.role.puts_aside(lease):
                 self._unpaid.put_aside(lease)
-                continue
-            held = Held(lease)
-            self._held[role].add(held)
-            self._keeper.hold(held)
-            held.task = asyncio.create_task(self._see_through(role, held))
+            else:
+                shift.take(Held(lease))
 
-    async def _see_through(self, role: Role, held: Held) -> None:
-        try:
-            outcome = await role.outcome(held.job)
-            if not held.is_lost and await settle(self._client, held, outcome, self._link):
-                self._count(held, outcome)
-        except asyncio.CancelledError:
-            if not held.is_lost:
-                log.info("job %s: given back unfinished", held.job.job_id)
-                await self._give_back([(held.job.job_id, held.token)])
-        except Exception as fault:
-            # One job must not take the others with it. It is not given back, since it would come
-            # again at once; the broker counts leases that lapse.
-            log.error("job %s: left alone after %r", held.job.job_id, fault)  # noqa: TRY400
-            log.debug("the fault", exc_info=fault)
-        finally:
-            self._keeper.drop(held)
-            self._held[role].discard(held)
-            self._changed.set()
-
-    def _count(self, held: Held, outcome: Outcome) -> None:
-        said = one_line(outcome.error) if outcome.error else ""
-        log.debug("job %s: %s %s", held.job.job_id, outcome.target, said)
+    def settled(self, held: Held, outcome: Outcome) -> None:
+        """Count a job whose outcome the broker took."""
+        if log.isEnabledFor(logging.DEBUG):
+            said = one_line(outcome.error) if outcome.error else ""
+            log.debug("job %s: %s %s", held.job.job_id, outcome.target, said)
         if outcome.target in TERMINAL or self._settings.only == "payments":
             self._finished += 1
         if self._settings.jobs is not None and self._finished >= self._settings.jobs:
             self.stop()
+
+    async def give_back(self, jobs: Iterable[Held]) -> None:
+        """Give back the leases on jobs that were begun."""
+        unfinished = [(held.job.job_id, held.token) for held in jobs]
+        for job_id, _ in unfinished:
+            log.info("job %s: given back unfinished", job_id)
+        await self._release(unfinished)
 
     async def _end_claims(self, loops: list[asyncio.Task[None]]) -> None:
         """Wait for parked claims, since what they bring has to be given back."""
@@ -154,31 +143,28 @@ class Runner:
 
     async def _end_jobs(self) -> None:
         """Let what is worth it finish in the time of grace, and give the rest back."""
-        for role, holds in self._held.items():
-            _cancel(held for held in holds if not (role.finishes_at_stop or held.is_settling))
-        await self._until_done(self._settings.stop_grace_s)
-        _cancel(held for holds in self._held.values() for held in holds)
-        await self._until_done(RELEASE_S + SLACK_S)
-        left = [held for holds in self._held.values() for held in holds]
-        for held in left:  # a handler that will not be cancelled: let others have the job
-            held.is_lost = True
-            self._keeper.drop(held)
-        await self._give_back((held.job.job_id, held.token) for held in left)
+        for shift in self._shifts:
+            if not shift.role.finishes_at_stop:
+                shift.cancel()
+        await self._until_idle(self._settings.stop_grace_s)
+        for shift in self._shifts:
+            shift.cancel()
+        await self.give_back(held for shift in self._shifts for held in shift.give_up())
+        await self._until_idle(RELEASE_S + SLACK_S)
+        # A handler that will not be cancelled: let others have the job.
+        left = [held for shift in self._shifts for held in shift.abandon()]
+        await self._release((held.job.job_id, held.token) for held in left)
 
-    async def _until_done(self, timeout_s: float) -> None:
-        tasks = {held.task for holds in self._held.values() for held in holds if held.task}
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout_s)
+    async def _until_idle(self, timeout_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.is_idle:
+                    self._changed.clear()
+                    await self._changed.wait()
 
-    async def _give_back(self, leases: Iterable[tuple[str, int]]) -> None:
+    async def _release(self, leases: Iterable[tuple[str, int]]) -> None:
         try:
             async with asyncio.timeout(RELEASE_S):
                 await self._keeper.release(leases)
         except TimeoutError:
             log.warning("the broker does not answer: leases left to lapse by themselves")
-
-
-def _cancel(holds: Iterable[Held]) -> None:
-    for held in holds:
-        if held.task is not None:
-            held.task.cancel()

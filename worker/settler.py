@@ -1,0 +1,116 @@
+"""Tells the broker what became of jobs: all that are ready at once, in one message."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from client.aio import AsyncClient
+from domain.exceptions import TollgateError
+from worker.lease import Held
+from worker.link import Link
+from worker.outcome import Outcome
+from worker.settle import settle, transition
+
+LOTS_MAX: Final = 4
+"""Messages under way at once, as many as a call of the client has. What is ready meanwhile waits
+for one of them to be answered, and so goes with others: the more there is, the less it costs."""
+
+Ended = Callable[[Held, Outcome | None], None]
+"""Is told of each job when nothing more will be said about it: what was said of it, or None if it
+was not this worker's to say, or nobody knows."""
+
+_Said = tuple[Held, Outcome]
+
+
+class Settler:
+    """Settles jobs in lots. A job that its lot did not settle is dealt with alone: see `settle`."""
+
+    def __init__(self, client: AsyncClient, link: Link, ended: Ended) -> None:
+        self._client = client
+        self._link = link
+        self._ended = ended
+        self._ready: list[_Said] = []
+        self._unsettled: set[Held] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lots = 0
+        self._is_due = False
+
+    def __len__(self) -> int:
+        """Return how many jobs are not settled yet."""
+        return len(self._unsettled)
+
+    def put(self, held: Held, outcome: Outcome) -> None:
+        """Have an outcome said, with all that become ready in this turn of the loop."""
+        held.is_settling = True
+        self._unsettled.add(held)
+        self._ready.append((held, outcome))
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def give_up(self) -> list[Held]:
+        """Say nothing more, and return the jobs that are not settled."""
+        for task in self._tasks:
+            task.cancel()
+        left = [*self._unsettled]
+        self._unsettled.clear()
+        self._ready.clear()
+        return left
+
+    def _send(self) -> None:
+        self._is_due = False
+        if self._ready and self._lots < LOTS_MAX:
+            self._lots += 1
+            lot, self._ready = self._ready, []
+            self._begin(self._settle_together(lot))
+
+    async def _settle_together(self, lot: list[_Said]) -> None:
+        try:
+            answers = await self._say(lot)
+        finally:
+            self._lots -= 1
+            self._send()
+        for (held, outcome), answer in zip(lot, answers, strict=True):
+            if isinstance(answer, TollgateError):
+                self._begin(self._settle_alone(held, outcome, answer))
+            elif isinstance(answer, Exception):
+                self._leave_alone(held, answer)
+            else:
+                self._end(held, outcome)
+
+    async def _say(self, lot: list[_Said]) -> list[Any]:
+        """Return the answer to each outcome of a lot, or what kept it from being said."""
+        batch = self._client.batch()
+        said: list[int | Exception] = []
+        for held, outcome in lot:
+            try:
+                said.append(transition(batch, held, outcome))
+            except Exception as fault:  # noqa: BLE001 - one job must not take the others with it
+                said.append(fault)
+        try:
+            answers = await batch.send()
+        except Exception as fault:  # noqa: BLE001 - it is that of each
+            answers = [fault] * len(batch)
+        return [answers[place] if isinstance(place, int) else place for place in said]
+
+    async def _settle_alone(self, held: Held, outcome: Outcome, answer: TollgateError) -> None:
+        try:
+            job = await settle(self._client, held, outcome, self._link, answer)
+        except Exception as fault:  # noqa: BLE001 - nobody waits for this task
+            self._leave_alone(held, fault)
+        else:
+            self._end(held, outcome if job else None)
+
+    def _leave_alone(self, held: Held, fault: Exception) -> None:
+        held.leave_alone(fault)
+        self._end(held, None)
+
+    def _end(self, held: Held, outcome: Outcome | None) -> None:
+        if held in self._unsettled:  # else it was given up
+            self._unsettled.remove(held)
+            self._ended(held, outcome)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
