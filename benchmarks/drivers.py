@@ -1,5 +1,6 @@
 """How each peer's producer enqueues jobs and sees their results; runs in a process of its own."""
 
+import asyncio
 import os
 import sys
 import time
@@ -69,18 +70,38 @@ class Tollgate(Driver):
 
         self._running = tollgate.JobStatus.RUNNING
         self._completed = tollgate.JobStatus.COMPLETED
-        self._client = tollgate.connect(f"ipc://{self.socket}", timeout_s=WAIT_S_MAX)
+        endpoint = f"ipc://{self.socket}"
+        self._client = tollgate.connect(endpoint, timeout_s=WAIT_S_MAX)
+        self._many = tollgate.AsyncClient(endpoint, timeout_s=WAIT_S_MAX)
+        self._loop = asyncio.Runner()
+        self._loop.run(self._many.ping())
 
     def burst(self, jobs: int) -> None:
-        pending: list[str] = []
-        for start in range(0, jobs, CHUNK):
-            pending += self._enqueue(min(CHUNK, jobs - start))
+        self._loop.run(self._burst(jobs))
+
+    async def _burst(self, jobs: int) -> None:
+        """Enqueue chunk after chunk, two at a time, while the results of those before come in."""
+        enqueuing = asyncio.Semaphore(2)
+        async with asyncio.TaskGroup() as chunks:
+            for start in range(0, jobs, CHUNK):
+                await enqueuing.acquire()
+                size = min(CHUNK, jobs - start)
+                chunks.create_task(self._chunk(size, enqueuing))
+
+    async def _chunk(self, size: int, enqueuing: asyncio.Semaphore) -> None:
+        created = await self._many.create_many([INPUT_HASH] * size)
+        pending = [job.job_id for job in created]
+        batch = self._many.batch()
+        for job_id in pending:
+            batch.transition(job_id, self._running)
+        await batch.send()
+        enqueuing.release()
         while pending:
-            self._client.wait(pending[-1], timeout_s=WAIT_S_MAX)
-            batch = self._client.batch()
+            await self._many.wait(pending[-1], timeout_s=WAIT_S_MAX)
+            batch = self._many.batch()
             for job_id in pending:
                 batch.get(job_id)
-            pending = [job.job_id for job in batch.send() if job.status != self._completed]
+            pending = [job.job_id for job in await batch.send() if job.status != self._completed]
 
     def single(self) -> None:
         job = self._client.create(INPUT_HASH)
@@ -93,14 +114,6 @@ class Tollgate(Driver):
             "--handler", "benchmarks.peers.empty:answer", "--concurrency", str(CONCURRENCY),
             "--log-level", "warning",
         ]  # fmt: skip
-
-    def _enqueue(self, jobs: int) -> list[str]:
-        ids = [job.job_id for job in self._client.create_many([INPUT_HASH] * jobs)]
-        batch = self._client.batch()
-        for job_id in ids:
-            batch.transition(job_id, self._running)
-        batch.send()
-        return ids
 
 
 class Celery(Driver):
