@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -12,6 +12,7 @@ import pytest
 from client.values import Lease
 from domain.exceptions import JobNotFoundError, TollgateError
 from domain.models import Job, JobStatus
+from tests.worker.house import ROOT, House
 
 PATIENCE_S: Final = 30.0
 """Longer than anything here takes, on a machine however slow."""
@@ -190,3 +191,13 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pauses be short: their length is not what is tested."""
     monkeypatch.setattr("worker.link.PAUSE_S_MIN", 0.001)
     monkeypatch.setattr("worker.link.PAUSE_S_MAX", 0.01)
+
+
+@pytest.fixture
+def house(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[House]:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    house = House(tmp_path_factory.mktemp("w"))
+    yield house
+    house.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -95,3 +96,21 @@ async def test_an_unanswered_touch_does_not_hold_up_the_others(
     keeper.hold(other)
     await client.until_said("touch", 4)
     assert [token for _, token in client.saying("touch")] == [101, 102, 102, 102]
+
+
+async def test_leases_are_touched_in_one_message_and_each_has_its_answer(
+    client: Any, keeper: LeaseKeeper, make_lease: Callable[..., Lease]
+) -> None:
+    client.script["touch"] = [None, LeaseLostError("over"), None]
+    holds = [Held(make_lease(number)) for number in (1, 2, 3)]
+    for held in holds:
+        keeper.hold(held)
+    await client.until_said("touch", 4)
+    assert client.messages[0] == ["touch"] * 3
+    assert Counter(held.is_lost for held in holds) == {False: 2, True: 1}
+
+
+async def test_leases_are_given_back_in_one_message(client: Any) -> None:
+    await LeaseKeeper(client, 15).release([("a", 1), ("b", 2)])
+    assert client.saying("release") == [("a", 1), ("b", 2)]
+    assert client.messages == [["release"] * 2]

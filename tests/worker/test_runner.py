@@ -92,6 +92,10 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def at_once(job: Job) -> str:
+    return "done"
+
+
 async def test_an_async_handler_that_lost_its_lease_is_cancelled_and_nothing_is_said(
     client: Any, start: Start, make_lease: Callable[..., Lease]
 ) -> None:
@@ -306,6 +310,72 @@ async def test_claims_ask_for_no_more_than_there_is_room_for(
     go_on.set()
     await running.ended()
     assert running.runner.finished == 3
+
+
+async def test_jobs_are_claimed_while_outcomes_are_on_their_way_but_not_without_end(
+    client: Any, start: Start, make_lease: Callable[..., Lease]
+) -> None:
+    go_on = asyncio.Event()
+    client.script["claim"] = [[make_lease(1), make_lease(2)], [make_lease(3), make_lease(4)]]
+    client.script["send"] = [go_on.wait] * 100
+    running = start(at_once, concurrency=2)
+    await client.until_said("transition", 4)
+    await asyncio.sleep(0.05)
+    assert [limit for _, limit in client.saying("claim")] == [2, 2]
+    go_on.set()
+    await client.until_said("claim", 3)
+    await running.stopped()
+    assert running.runner.finished == 4
+
+
+async def test_places_are_kept_until_the_outcome_is_heard_if_jobs_are_numbered(
+    client: Any, start: Start, make_lease: Callable[..., Lease]
+) -> None:
+    go_on = asyncio.Event()
+    client.script["claim"] = [[make_lease(1)], [make_lease(2)], [make_lease(3)]]
+    client.script["send"] = [go_on.wait] * 100
+    running = start(str, concurrency=1, jobs=2)
+    await client.until_said("transition")
+    await asyncio.sleep(0.05)
+    assert len(client.saying("claim")) == 1
+    go_on.set()
+    assert len(await running.ended()) == 2
+
+
+async def test_an_outcome_without_an_answer_is_given_back_at_the_end_of_the_grace(
+    client: Any, start: Start, make_lease: Callable[..., Lease], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    client.script["claim"] = [[make_lease()]]
+    client.script["send"] = [asyncio.Event().wait]
+    running = start(str, stop_grace_s=0.05)
+    await client.until_said("transition")
+    said = await running.stopped()
+    assert said[1:] == [("release", make_lease().job.job_id, make_lease().token)]
+    assert "given back unfinished" in caplog.text
+    assert running.runner.is_idle
+    assert running.runner.finished == 0
+
+
+async def test_a_lease_is_touched_until_its_outcome_is_heard(
+    client: Any, start: Start, make_lease: Callable[..., Lease]
+) -> None:
+    go_on = asyncio.Event()
+
+    async def unheard() -> object:
+        await go_on.wait()
+        return object()
+
+    client.script["claim"] = [[make_lease()]]
+    client.script["transition"] = [unheard]
+    running = start(str, lease_ms=15)
+    await client.until_said("touch", 3)
+    go_on.set()
+    await until(lambda: running.runner.finished)
+    touches = client.saying("touch")
+    await asyncio.sleep(0.05)
+    assert client.saying("touch") == touches
+    await running.stopped()
 
 
 async def test_payments_are_said_as_drawn(

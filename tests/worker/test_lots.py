@@ -1,0 +1,130 @@
+"""Real brokers and workers with many jobs at once: settled together, each has its own end."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from client.sync import Client
+from domain.models import Job
+from domain.status import JobStatus
+from tests.worker.house import PATIENCE_S, House, ended, left
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[Client]:
+    house.broker()
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        yield client
+
+
+def running(client: Client, inputs: list[str], **fields: object) -> list[Job]:
+    """Create jobs that are paid for already."""
+    jobs = client.create_many({"input": text, **fields} for text in inputs)
+    batch = client.batch()
+    for job in jobs:
+        batch.transition(job.job_id, JobStatus.RUNNING)
+    paid: list[Job] = batch.send()
+    return paid
+
+
+def all_ended(client: Client, jobs: list[Job]) -> list[Job]:
+    return [ended(client, job) for job in jobs]
+
+
+@pytest.mark.parametrize("handler", ["by_input", "by_input_at_once"])
+def test_each_job_of_many_has_its_own_end(house: House, client: Client, handler: str) -> None:
+    errors = {
+        "raise": "no such city:\nAtlantis",
+        "nothing": "the handler returned NoneType instead of a str",
+        "too much": "the handler's result has 90000 bytes, and a text may have 65536",
+    }
+    jobs = running(client, [*errors, *map(str, range(47))] * 6)
+    house.worker("--only", "work", "--concurrency", "128", handler=handler)
+    for job in all_ended(client, jobs):
+        text = job.input or ""
+        assert job.version == 3
+        assert (job.result, job.error) == ((None, errors[text]) if text in errors else (text, None))
+
+
+def test_a_broker_that_takes_less_fails_what_is_too_large_for_it_alone(house: House) -> None:
+    house.broker("--text-bytes", "100")
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        jobs = running(client, ["é" * 40, "short", "é" * 30])
+        house.worker("--only", "work", handler="twice")
+        large, short, fits = all_ended(client, jobs)
+    assert large.error == "the handler's result has 160 bytes, and a text may have 100"
+    assert short.result == "shortshort"
+    assert fits.error is not None
+
+
+def test_a_lease_lost_before_its_outcome_is_said_loses_that_one_alone(
+    house: House, client: Client
+) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    (late,) = running(client, ["late"], submit_result_time=soon)
+    others = running(client, ["in time"] * 9)
+    worker = house.worker("--only", "work", "--concurrency", "16", handler="late")
+    assert {job.result for job in all_ended(client, others)} == {"IN TIME"}
+    late = ended(client, late)
+    assert (late.status, late.result, late.version) == (JobStatus.FAILED, None, 3)
+    worker.terminate()
+    exit_code, log = left(worker)
+    assert exit_code == 0
+    assert log.count("refused") == 1
+    assert "jobs finished: 9" in log
+
+
+@pytest.mark.parametrize("handler", ["shout", "shout_later", "by_input_at_once"])
+def test_a_stop_amid_many_jobs_leaves_none_half_done(
+    house: House, client: Client, handler: str
+) -> None:
+    jobs = running(client, ["x"] * 2_000)
+    worker = house.worker("--only", "work", "--concurrency", "128", handler=handler)
+    house.until(lambda: client.count().by_status["completed"] > 100)
+    worker.terminate()
+    exit_code, log = left(worker)
+    assert exit_code == 0
+    assert "Traceback" not in log
+    completed = client.count().by_status["completed"]
+    assert f"jobs finished: {completed}\n" in log
+    # All else is free at once: nothing of it waits for the end of a lease.
+    free = client.claim(JobStatus.RUNNING, limit=1_000)
+    free += client.claim(JobStatus.RUNNING, limit=1_000)
+    assert len(free) == len(jobs) - completed
+
+
+def test_so_many_jobs_and_no_more(house: House, client: Client) -> None:
+    running(client, ["x"] * 50)
+    worker = house.worker(
+        "--only", "work", "--concurrency", "1", "--jobs", "5", handler="by_input_at_once"
+    )
+    exit_code, log = left(worker)
+    assert exit_code == 0
+    assert "jobs finished: 5\n" in log
+    assert client.count().by_status["completed"] == 5
+
+
+def test_a_broker_killed_amid_many_jobs_loses_none_and_ends_none_twice(house: House) -> None:
+    journal = ("--data-dir", str(house.folder / "data"))
+    broker = house.broker(*journal)
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        jobs = running(client, [str(number) for number in range(2_000)])
+        worker = house.worker("--only", "work", "--concurrency", "128", handler="shout_later")
+        for share in (200, 900):
+            house.until(lambda share=share: client.count().by_status["completed"] > share)  # type: ignore[misc]
+            broker.kill()
+            broker.communicate()
+            broker = house.broker(*journal)
+        results = [(job.result, job.version) for job in all_ended(client, jobs)]
+    assert results == [(f"{number}!", 3) for number in range(2_000)]
+    worker.terminate()
+    exit_code, log = left(worker)
+    assert exit_code == 0
+    assert "Traceback" not in log
+    # Not one of its outcomes was taken for somebody else's, and none of its leases was lost.
+    lines = Counter(re.findall(r"refused|moved on|lease lost|left alone", log))
+    assert not lines
+    assert "jobs finished: 2000\n" in log
