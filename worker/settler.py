@@ -106,9 +106,8 @@ class Settler:
         self._end(held, None)
 
     def _end(self, held: Held, outcome: Outcome | None) -> None:
-        if held in self._unsettled:  # else it was given up
-            self._unsettled.remove(held)
-            self._ended(held, outcome)
+        self._unsettled.remove(held)
+        self._ended(held, outcome)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -348,13 +349,36 @@ async def test_an_outcome_without_an_answer_is_given_back_at_the_end_of_the_grac
     caplog.set_level("INFO")
     client.script["claim"] = [[make_lease()]]
     client.script["send"] = [asyncio.Event().wait]
-    running = start(str, stop_grace_s=0.05)
+    running = start(str, stop_grace_s=0.05, lease_ms=60_000)
     await client.until_said("transition")
     said = await running.stopped()
     assert said[1:] == [("release", make_lease().job.job_id, make_lease().token)]
     assert "given back unfinished" in caplog.text
     assert running.runner.is_idle
     assert running.runner.finished == 0
+
+
+async def test_an_outcome_that_comes_too_late_and_has_no_answer_is_given_back(
+    client: Any,
+    start: Start,
+    make_lease: Callable[..., Lease],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_module, "RELEASE_S", 0.01)
+    monkeypatch.setattr(runner_module, "SLACK_S", 0.01)
+
+    async def handler(job: Job) -> str:
+        running.runner.stop()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600)
+        return "after all"
+
+    client.script["claim"] = [[make_lease()]]
+    client.script["send"] = [asyncio.Event().wait]
+    running = start(handler, stop_grace_s=0.01, lease_ms=60_000)
+    said = await running.ended()
+    assert [name for name, *_ in said] == ["transition", "release"]
+    assert running.runner.is_idle
 
 
 async def test_a_lease_is_touched_until_its_outcome_is_heard(

@@ -214,3 +214,14 @@ async def test_what_is_given_up_is_said_no_more(
     assert len(client.messages) == 1
     desk.put(3)
     assert await desk.until_ended(1) == {3: DONE}
+
+
+async def test_what_is_given_up_is_not_tried_again(client: Any, desk: Desk) -> None:
+    client.script["transition"] = [DrainingError("leaving")] * 1_000
+    held = desk.put(1)
+    await client.until_said("transition", 4)
+    assert desk.settler.give_up() == held
+    said = len(client.saying("transition"))
+    await asyncio.sleep(0.05)
+    assert len(client.saying("transition")) == said
+    assert not desk.ends
