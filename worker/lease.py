@@ -27,6 +27,7 @@ class Held:
         self.job: Job = lease.job
         self.token = lease.token
         self.task: asyncio.Task[None] | None = None
+        """Set while it is worked on; the task may work on other jobs before and after."""
         self.is_lost = False
         """The broker said that the lease is over: the job is somebody else's, or nobody's."""
         self.is_settling = False

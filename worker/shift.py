@@ -1,10 +1,11 @@
 """One role's jobs, from the claim to the outcome: worked on each by itself, settled together."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol
 
 from client.aio import AsyncClient
+from worker.hands import Hands
 from worker.lease import Held, LeaseKeeper
 from worker.link import Link
 from worker.outcome import Outcome
@@ -37,7 +38,9 @@ class Shift:
         self.role = role
         self._office = office
         self._keeper = keeper
+        self._hands = Hands(self._work_on)
         self._working: set[Held] = set()
+        self._is_cancelled = False
         self._settler = Settler(client, link, self._settled)
 
     @property
@@ -60,10 +63,11 @@ class Shift:
         """Begin to work on a job."""
         self._working.add(held)
         self._keeper.hold(held)
-        held.task = asyncio.create_task(self._work_on(held))
+        self._hands.add(held)
 
     def cancel(self) -> None:
-        """Work no more on what is worked on; what has an outcome already keeps it."""
+        """Work no more on what is worked on or not begun; what has an outcome already keeps it."""
+        self._is_cancelled = True
         for held in self._working:
             if held.task is not None:
                 held.task.cancel()
@@ -84,7 +88,7 @@ class Shift:
 
     async def _work_on(self, held: Held) -> None:
         try:
-            outcome = await self.role.outcome(held.job)
+            outcome = await self._outcome(held)
         except asyncio.CancelledError:
             if not held.is_lost:
                 await self._office.give_back([held])
@@ -98,6 +102,11 @@ class Shift:
             if not held.is_settling:
                 self._keeper.drop(held)
             self._office.look_again()
+
+    def _outcome(self, held: Held) -> Coroutine[Any, Any, Outcome]:
+        if self._is_cancelled or held.is_lost:  # while it waited for a hand
+            raise asyncio.CancelledError
+        return self.role.outcome(held.job)
 
     def _settled(self, held: Held, outcome: Outcome | None) -> None:
         self._keeper.drop(held)
