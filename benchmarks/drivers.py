@@ -62,7 +62,7 @@ class Tollgate(Driver):
     in_redis = False
     settings = (
         f"worker --only work --concurrency {CONCURRENCY}, async handler; broker --in-memory;"
-        " create_many, batch(), wait"
+        " AsyncClient: create_many, batch(), wait"
     )
 
     def connect(self) -> None:

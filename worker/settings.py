@@ -20,7 +20,7 @@ class Settings:
     only: str | None = None
     """`payments` or `work`; None for both."""
     concurrency: int = 4
-    """How many jobs are worked on at once."""
+    """How many jobs are worked on at once; of as many again the outcome may be on its way."""
     payments_max: int = 64
     """How many payments pend at once, those that never come aside."""
     unpaid_max: int = 10_000
