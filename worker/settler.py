@@ -1,7 +1,7 @@
 """Tells the broker what became of jobs: all that are ready at once, in one message."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 from client.aio import AsyncClient
@@ -31,8 +31,8 @@ class Settler:
         self._ended = ended
         self._ready: list[_Said] = []
         self._unsettled: set[Held] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._lots = 0
+        self._lots: set[asyncio.Task[None]] = set()
+        self._alone: set[asyncio.Task[None]] = set()
         self._is_due = False
 
     def __len__(self) -> int:
@@ -44,35 +44,38 @@ class Settler:
         held.is_settling = True
         self._unsettled.add(held)
         self._ready.append((held, outcome))
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_soon(self._send)
+        self._begin_lot()
 
     def give_up(self) -> list[Held]:
         """Say nothing more, and return the jobs that are not settled."""
-        for task in self._tasks:
+        for task in self._lots | self._alone:
             task.cancel()
         left = [*self._unsettled]
         self._unsettled.clear()
         self._ready.clear()
+        self._is_due = False
         return left
 
-    def _send(self) -> None:
-        self._is_due = False
-        if self._ready and self._lots < LOTS_MAX:
-            self._lots += 1
-            lot, self._ready = self._ready, []
-            self._begin(self._settle_together(lot))
+    def _begin_lot(self) -> None:
+        if self._ready and not self._is_due and len(self._lots) < LOTS_MAX:
+            self._is_due = True
+            lot = asyncio.create_task(self._settle_together())
+            self._lots.add(lot)
+            lot.add_done_callback(self._end_lot)
 
-    async def _settle_together(self, lot: list[_Said]) -> None:
-        try:
-            answers = await self._say(lot)
-        finally:
-            self._lots -= 1
-            self._send()
+    def _end_lot(self, lot: asyncio.Task[None]) -> None:
+        self._lots.discard(lot)
+        self._begin_lot()
+
+    async def _settle_together(self) -> None:
+        self._is_due = False
+        lot, self._ready = self._ready, []
+        answers = await self._say(lot)
         for (held, outcome), answer in zip(lot, answers, strict=True):
             if isinstance(answer, TollgateError):
-                self._begin(self._settle_alone(held, outcome, answer))
+                alone = asyncio.create_task(self._settle_alone(held, outcome, answer))
+                self._alone.add(alone)
+                alone.add_done_callback(self._alone.discard)
             elif isinstance(answer, Exception):
                 self._leave_alone(held, answer)
             else:
@@ -108,8 +111,3 @@ class Settler:
     def _end(self, held: Held, outcome: Outcome | None) -> None:
         self._unsettled.remove(held)
         self._ended(held, outcome)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
