@@ -147,6 +147,37 @@ async def test_a_task_is_that_of_the_job_at_hand_so_that_no_late_news_of_another
     assert [held.task for held in jobs] == [None, None]
 
 
+async def test_a_handler_may_limit_its_own_time(crew: Make) -> None:
+    async def handler(job: Job) -> str:
+        try:
+            async with asyncio.timeout(0.01), asyncio.TaskGroup() as group:
+                waiting = group.create_task(asyncio.sleep(3_600 if number_of(job) == 2 else 0))
+                await waiting
+        except TimeoutError:
+            return "late"
+        return "in time"
+
+    busy = crew(handler)
+    busy.take(1, 2, 3)
+    assert await busy.until_idle() == {1: "in time", 2: "late", 3: "in time"}
+
+
+async def test_a_fault_of_the_worker_leaves_that_job_alone(
+    crew: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def outcome(job: Job) -> Outcome:
+        if number_of(job) == 1:
+            raise RuntimeError("a bug")
+        return Outcome.of_result("done")
+
+    busy = crew(str)
+    monkeypatch.setattr(busy.shift.role, "outcome", outcome)
+    busy.take(1, 2)
+    assert await busy.until_idle() == {2: "done"}
+    assert busy.given_back == []
+    assert "left alone after RuntimeError('a bug')" in caplog.text
+
+
 async def test_a_job_that_stops_its_own_task_stops_no_other(crew: Make) -> None:
     async def handler(job: Job) -> str:
         task = asyncio.current_task()
