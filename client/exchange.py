@@ -5,14 +5,19 @@ from typing import Any
 
 from client.errors import BrokerUnreachableError
 from client.message import Message
-from client.packing import PENDING, Packer, Parcel
+from client.packing import PENDING, Packer
+from client.parcel import Parcel
 
 
 class Exchange:
     """The commands of one call, sent as one message or many, and their values in order."""
 
     def __init__(
-        self, packer: Packer, deadline: float, each_s: float | None, notify: Callable[[], None]
+        self,
+        packer: Packer,
+        deadline: float,
+        each_s: float | None,
+        notify: Callable[[], None] | None,
     ) -> None:
         """Begin with nothing asked; see `Session.submit` for the arguments."""
         self.packer = packer
@@ -34,8 +39,9 @@ class Exchange:
     def values(self) -> list[Any]:
         """What came of the commands in their order, exceptions among them."""
         values = self.packer.values
-        if self.broken and values and values[-1] is PENDING:  # it was to open the next message
-            values[-1] = BrokerUnreachableError("the broker had fallen silent before")
+        if self.broken and self.packer.held:  # they were to be in the next messages
+            silent = BrokerUnreachableError("the broker had fallen silent before")
+            values = [silent if value is PENDING else value for value in values]
         return values
 
     @property
@@ -45,10 +51,12 @@ class Exchange:
         return len(self.packer.values) - self.packer.held - asked
 
     def put(self, parcel: Parcel, values: list[Any]) -> None:
-        """Store the values of a parcel's commands."""
+        """Store the values of a parcel's commands, and tell whoever waits for them."""
         mine, slots = self.packer.values, parcel.slots
         if slots[-1] - slots[0] == len(slots) - 1:  # none between them was refused at home
             mine[slots[0] : slots[-1] + 1] = values
-            return
-        for slot, value in zip(slots, values, strict=True):
-            mine[slot] = value
+        else:
+            for slot, value in zip(slots, values, strict=True):
+                mine[slot] = value
+        if self.notify is not None:
+            self.notify()

@@ -19,6 +19,10 @@ class ForsakenClaims:
         """Begin with none."""
         self._seqs: OrderedDict[int, None] = OrderedDict()
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._seqs)
+
     def add(self, message: Message) -> None:
         """Remember a message whose caller has left, if there may be leases in its answer."""
         if message.sent and any(type(command) is Claim for command in message.parcel.commands):

@@ -1,8 +1,7 @@
 """Holds the DEALER socket of one client, opened at first use; it blocks nowhere but in `wait`."""
 
 import os
-from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final, cast
 
 import zmq
@@ -11,10 +10,16 @@ from client.errors import BrokerUnreachableError, ForkedClientError, KeyFileErro
 from client.keyfile import read_key
 
 if TYPE_CHECKING:
+    from client.exchange import Exchange
     from client.session import Session
 
 ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
 WAIT_S_MAX: Final = 3_600.0
+
+# As plain numbers: arithmetic on the enum's members takes longer than the call that they are for.
+_DONTWAIT: Final = int(zmq.DONTWAIT)
+_POLLIN: Final = int(zmq.POLLIN)
+_EITHER: Final = int(zmq.POLLIN | zmq.POLLOUT)
 
 _OPTIONS: Final[dict[int, int | bytes]] = {
     zmq.IMMEDIATE: 1,  # nothing waits for a broker that is not there, to be executed much later
@@ -69,13 +74,15 @@ class Link:
             ForkedClientError: another process opened it.
 
         """
-        if self._socket is None:
-            self._socket, self._pid = self._open(), os.getpid()
-        elif self.foreign:
+        socket, pid = self._socket, os.getpid()
+        if socket is None:
+            self._socket = socket = self._open()
+            self._pid = pid
+        elif self._pid != pid:
             raise ForkedClientError(
-                f"process {self._pid} opened this client, process {os.getpid()} has to make its own"
+                f"process {self._pid} opened this client, process {pid} has to make its own"
             )
-        return self._socket
+        return socket
 
     @property
     def foreign(self) -> bool:
@@ -96,31 +103,35 @@ class Link:
             socket.close(linger=0)
             context.term()
 
-    def drain(self, session: "Session") -> None:
-        """Hand the session all that has arrived."""
-        socket = self.socket
-        while self._events() & zmq.POLLIN:
-            session.receive(socket.recv(zmq.DONTWAIT), monotonic())
+    def drain(self, session: "Session", exchange: "Exchange | None" = None) -> None:
+        """Hand the session all that has arrived, or as much of it as `exchange` needs."""
+        receive = self.socket.recv
+        try:
+            while exchange is None or not exchange.done:
+                session.receive(receive(_DONTWAIT), monotonic())
+        except zmq.Again:
+            return
 
     def flush(self, session: "Session") -> bool:
         """Send what the session has to send; return whether some of it could not leave yet."""
         socket = self.socket
         while True:
             now = monotonic()
-            frame = session.next_frame(now, datetime.now(UTC))
+            frame = session.next_frame(now, time())
             if frame is None:
                 return False
             try:
-                socket.send(frame, zmq.DONTWAIT)
+                socket.send(frame, _DONTWAIT)
             except zmq.Again:
                 return True
-            session.sent(now)
+            if not session.sent(now):
+                return False
 
     def wait(self, session: "Session", *, blocked: bool) -> None:
         """Sleep until something arrives, something `blocked` can leave, or the session is due."""
         wakeup = session.next_wakeup()
         left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
-        events = zmq.POLLIN | zmq.POLLOUT if blocked else zmq.POLLIN
+        events = _EITHER if blocked else _POLLIN
         if self._spin_s and self._spin(events):
             return
         # Rounded up: a millisecond too early is a turn in vain.
@@ -142,7 +153,7 @@ class Link:
         """
         while True:
             self.drain(session)
-            wanted = zmq.POLLIN | zmq.POLLOUT if self.flush(session) else zmq.POLLIN
+            wanted = _EITHER if self.flush(session) else _POLLIN
             if not self._events() & wanted:
                 return
 

@@ -1,12 +1,12 @@
 """One request under way: its frame, how long it may take, and what its silence means."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from client.errors import BrokerUnreachableError, OutcomeUnknown
-from client.packing import Parcel, frame_of
+from client.parcel import Parcel, frame_of
 from domain.commands import Wait
 from domain.exceptions import Refusal, TollgateError
 from domain.messages import encode_command
@@ -88,12 +88,12 @@ class Message:
         """Whether it may have changed something that its caller would not know of."""
         return self.sent and not self.parcel.repeatable
 
-    def frame(self, now: float, wall: datetime) -> bytes:
+    def frame(self, now: float, wall: float) -> bytes:
         """Return the frame to send: the same each time, but that a wait asks for what is left."""
         if isinstance(self.parcel.commands[0], Wait):
             return self._build([self._what_is_left(self.parcel.commands[0], now)], now, wall)
         if self._frame is None:
-            self._frame = self._build(self.parcel.encoded, now, wall)
+            self._frame = self._build(self.parcel.pieces, now, wall)
         return self._frame
 
     def renumber(self, seq: int) -> None:
@@ -117,10 +117,12 @@ class Message:
             late += f" (what did come was: {complaint})"
         return OutcomeUnknown(late + MAYBE) if self.uncertain else BrokerUnreachableError(late)
 
-    def _build(self, encoded: list[bytes], now: float, wall: datetime) -> bytes:
-        valid_until = wall + timedelta(seconds=min(self.deadline - now, VALID_S_MAX))
+    def _build(self, pieces: list[bytes], now: float, wall: float) -> bytes:
+        left_s = min(self.deadline - now, VALID_S_MAX)
+        valid_until = datetime.fromtimestamp(wall + left_s, UTC)
         acked = self.memory.acked if self.session and self.memory else 0
-        return frame_of(self.session, self.seq, acked, encoded, valid_until)
+        count = len(self.parcel.commands)
+        return frame_of(self.session, self.seq, acked, count, pieces, valid_until)
 
     def _what_is_left(self, wait: Wait, now: float) -> bytes:
         # A broker that came back knows nothing of the time waited before.

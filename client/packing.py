@@ -1,14 +1,16 @@
-"""Packs commands into the frames of requests, each command encoded once and each limit kept."""
+"""Takes the commands of a call and makes parcels of them, encoded, with each limit kept."""
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any, Final, cast
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, Final, get_args
 
 import msgspec
 
-from domain.commands import UINT_LIMIT, AnyCommand, Claim, Create, Wait
+from client.parcel import ENVELOPE_BYTES_MAX, Parcel
+from domain.commands import AnyCommand, Claim, Wait
 from domain.exceptions import MalformedError, TollgateError, TooLargeError
-from domain.messages import PROTOCOL_VERSION, Request, encode_command, encode_request
+from domain.messages import encode_command, encode_commands
 
 UNFIT: Final = (
     AttributeError,
@@ -20,8 +22,11 @@ UNFIT: Final = (
 )
 """What making or encoding a command of wrong contents may raise."""
 
-_MAY_PARK: Final = frozenset({Wait, Claim})
-_FIXARRAY: Final = 16
+_PLAIN: Final = frozenset(get_args(AnyCommand)) - {Wait, Claim}
+"""The kinds of commands that never have to stand alone."""
+_CHANGING: Final = frozenset(kind for kind in get_args(AnyCommand) if kind.changes)
+_TAKEN_AT_ONCE: Final = 100
+"""How many commands to take off a call's iterator at once: it may be slow, or they large."""
 _ARRAY16: Final = 2**16
 
 
@@ -32,107 +37,93 @@ class Pending:
 PENDING: Final = Pending()
 
 
-class Parcel:
-    """The commands of one message: their places in the call's values, and their bytes."""
-
-    __slots__ = ("commands", "encoded", "slots")
-
-    def __init__(self) -> None:
-        self.slots: list[int] = []
-        self.commands: list[AnyCommand] = []
-        self.encoded: list[bytes] = []
-
-    def add(self, slot: int, command: AnyCommand, encoded: bytes) -> None:
-        """Append a command."""
-        self.slots.append(slot)
-        self.commands.append(command)
-        self.encoded.append(encoded)
-
-    def only(self, positions: list[int]) -> "Parcel":
-        """Return a parcel of the commands at these positions alone."""
-        part = Parcel()
-        for position in positions:
-            part.add(self.slots[position], self.commands[position], self.encoded[position])
-        return part
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether all of it may be asked twice without being done twice."""
-        return all(
-            not command.changes or (type(command) is Create and command.job_id is not None)
-            for command in self.commands
-        )
-
-    @property
-    def changes(self) -> bool:
-        """Whether any of it could change something."""
-        return any(command.changes for command in self.commands)
-
-    @property
-    def parks(self) -> bool:
-        """Whether its answer may take its time."""
-        return len(self.commands) == 1 and self.commands[0].parks
-
-
 class Packer:
     """Takes commands off an iterator and makes parcels of them, as large as the limits allow.
 
     Every command gets the next place in `values`: PENDING, or at once the reason why it cannot be
     sent. An exception among the commands stands for a row that was refused before it got here.
+
+    Commands are taken and encoded many at once; one by one only where that will not do: a bad one
+    is among them, or one that may have to stand alone, or they do not all fit.
     """
 
     def __init__(
-        self, commands: Iterator[AnyCommand | TollgateError], commands_max: int, bytes_max: int
+        self, commands: Iterable[AnyCommand | TollgateError], commands_max: int, bytes_max: int
     ) -> None:
         """Keep to `commands_max` commands and `bytes_max` bytes a frame."""
         self.values: list[Any] = []
-        self.exhausted = False
-        self._commands = commands
+        self._commands = iter(commands)
+        self._ended = False
         self._commands_max = min(commands_max, _ARRAY16 - 1)
         self._bytes_max = bytes_max
         self._room_max = bytes_max - ENVELOPE_BYTES_MAX
-        self._held: tuple[int, AnyCommand, bytes] | None = None
+        self._held: deque[tuple[int, AnyCommand, bytes]] = deque()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there are no more parcels."""
+        return self._ended and not self._held
 
     @property
     def held(self) -> int:
-        """How many commands are taken and wait for the next parcel: one or none."""
-        return self._held is not None
+        """How many commands are taken and wait for the next parcel."""
+        return len(self._held)
 
     def next(self) -> Parcel | None:
         """Return the next parcel, or None when there are no more commands."""
         parcel = Parcel()
         room = self._room_max
-        if self._held is not None:
-            parcel.add(*self._held)
-            room -= len(self._held[2])
-            self._held = None
-        if not parcel.parks:
-            self._fill(parcel, room)
-        return parcel if parcel.commands else None
+        while True:
+            if self._held:
+                room = self._add_held(parcel, room)
+            wanted = min(self._commands_max - len(parcel.commands), _TAKEN_AT_ONCE)
+            if self._held or not wanted or parcel.parks:
+                return parcel
+            if self._ended:
+                return parcel if parcel.commands else None
+            taken = [*islice(self._commands, wanted)]
+            self._ended = len(taken) < wanted
+            room = self._add_together(parcel, taken, room)
 
-    def _fill(self, parcel: Parcel, room: int) -> None:
-        values, encode = self.values, self._encode
-        slots, kept, encodings = parcel.slots, parcel.commands, parcel.encoded  # a hot loop
-        for command in self._commands:
-            slot = len(values)
+    def _add_together(
+        self, parcel: Parcel, taken: list[AnyCommand | TollgateError], room: int
+    ) -> int:
+        """Add what was taken in one piece, or hold all of it; return the room that is left."""
+        kinds = set(map(type, taken))
+        try:
+            encoded = encode_commands(taken) if kinds <= _PLAIN else None  # type: ignore[arg-type]
+        except UNFIT:
+            encoded = None
+        if encoded is None or len(encoded) > room:
+            self._hold(taken)
+            return room
+        slot = len(self.values)
+        self.values.extend([PENDING] * len(taken))
+        changes = not _CHANGING.isdisjoint(kinds)
+        parcel.extend(slot, taken, encoded, changes=changes)  # type: ignore[arg-type] # the same
+        return room - len(encoded)
+
+    def _hold(self, taken: list[AnyCommand | TollgateError]) -> None:
+        for slot, command in enumerate(taken, len(self.values)):
             if isinstance(command, TollgateError):
-                values.append(command)
+                self.values.append(command)
                 continue
-            values.append(PENDING)
-            encoded = encode(command, slot)
-            if encoded is None:
-                continue
+            self.values.append(PENDING)
+            encoded = self._encode(command, slot)
+            if encoded is not None:
+                self._held.append((slot, command, encoded))
+
+    def _add_held(self, parcel: Parcel, room: int) -> int:
+        """Add of the commands held what fits; return the room that is left."""
+        held = self._held
+        while held and len(parcel.commands) < self._commands_max and not parcel.parks:
+            slot, command, encoded = held[0]
+            if len(encoded) > room or (command.parks and parcel.commands):
+                break
+            held.popleft()
+            parcel.add(slot, command, encoded)
             room -= len(encoded)
-            parks = type(command) in _MAY_PARK and command.parks
-            if room < 0 or (parks and slots):
-                self._held = (slot, command, encoded)
-                return
-            slots.append(slot)
-            kept.append(command)
-            encodings.append(encoded)
-            if parks or len(slots) >= self._commands_max:
-                return
-        self.exhausted = True
+        return room
 
     def _encode(self, command: AnyCommand, slot: int) -> bytes | None:
         try:
@@ -147,36 +138,3 @@ class Packer:
             )
             return None
         return encoded
-
-
-def frame_of(
-    session: int, seq: int, acked: int, encoded: list[bytes], valid_until: datetime | None
-) -> bytes:
-    """Return a request's one frame, made of commands that are encoded already."""
-    commands = msgspec.Raw(_array_header(len(encoded)) + b"".join(encoded))
-    return encode_request(
-        Request(
-            PROTOCOL_VERSION,
-            session,
-            seq,
-            acked,
-            cast("list[AnyCommand]", commands),  # bytes that stand for them
-            valid_until,
-        )
-    )
-
-
-def _array_header(length: int) -> bytes:
-    return bytes([0x90 | length]) if length < _FIXARRAY else b"\xdc" + length.to_bytes(2, "big")
-
-
-ENVELOPE_BYTES_MAX: Final = 2 + len(
-    frame_of(
-        UINT_LIMIT - 1,
-        UINT_LIMIT - 1,
-        UINT_LIMIT - 1,
-        [],
-        datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC),
-    )
-)
-"""The most that a frame takes beyond its commands: 2 for the header of a longer list."""

@@ -6,18 +6,18 @@ A driver hands in what it received and when it is, and gets the frames to send:
     while not exchange.done:
         session.pull(exchange)                        # may run the caller's iterator
         while frame := session.next_frame(now, wall): # give it to the socket, then say so:
-            session.sent(now)
+            session.sent(now)                         # False: there is no more to be sent now
         ...                                           # until session.next_wakeup() at the latest:
         session.receive(frame, now)
     exchange.values
 
-`now` is monotonic, in seconds; `wall` is the time of day, for `valid_until`. A driver hands in all
-that has arrived before it asks for frames, since only that call lets time pass.
+`now` is monotonic, in seconds; `wall` is the time of day, in seconds of Unix time, for
+`valid_until`. A driver hands in all that has arrived before it asks for frames, since only that
+call lets time pass; unless `awaits_nothing`.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from itertools import count
 from math import inf
 from operator import attrgetter
@@ -28,7 +28,8 @@ from client.exchange import Exchange
 from client.forsaken import ForsakenClaims
 from client.memory import Memory, State
 from client.message import MAYBE, Message
-from client.packing import Packer, Parcel
+from client.packing import Packer
+from client.parcel import Parcel
 from client.timetable import Timetable
 from client.values import values_of
 from domain.commands import AnyCommand, Hello, Wait
@@ -78,6 +79,8 @@ class Session:
         self._broker = broker
         self._jitter = jitter
         self._window = window
+        self._commands_max = COMMANDS_MAX
+        self._bytes_max = REQUEST_BYTES_MAX
         self._seqs = count(1)
         self._messages: dict[int, Message] = {}
         self._unstamped: list[Message] = []
@@ -97,7 +100,7 @@ class Session:
         deadline: float,
         each_s: float | None = None,
         message_commands: int | None = None,
-        notify: Callable[[], None] = lambda: None,
+        notify: Callable[[], None] | None = None,
     ) -> Exchange:
         """Begin a call; `pull` takes its commands off the iterable.
 
@@ -106,19 +109,17 @@ class Session:
         called whenever values have come. An exception among the commands becomes its
         own value.
         """
-        limits = self.greeting.limits if self.greeting else {}
-        commands_max = limits.get("commands", COMMANDS_MAX)
-        packer = Packer(
-            iter(commands),
-            commands_max=min(message_commands or commands_max, commands_max),
-            bytes_max=limits.get("request_bytes", REQUEST_BYTES_MAX),
-        )
+        commands_max = self._commands_max
+        if message_commands is not None:
+            commands_max = min(message_commands, commands_max)
+        packer = Packer(commands, commands_max, self._bytes_max)
         return Exchange(packer, deadline, each_s, notify)
 
     def pull(self, exchange: Exchange) -> None:
         """Make messages of the call's next commands, as many as its window has room for."""
-        while not exchange.broken and len(exchange.messages) < self._window:
-            parcel = exchange.packer.next()
+        packer, messages = exchange.packer, exchange.messages
+        while not exchange.broken and not packer.exhausted and len(messages) < self._window:
+            parcel = packer.next()
             if parcel is None:
                 return
             self._post(exchange, parcel)
@@ -139,11 +140,17 @@ class Session:
 
     # --- what the driver does ---------------------------------------------------------------------
 
-    def next_frame(self, now: float, wall: datetime) -> bytes | None:
+    @property
+    def awaits_nothing(self) -> bool:
+        """Whether nothing is under way to which an answer could have come."""
+        return not self._messages and not self._forsaken
+
+    def next_frame(self, now: float, wall: float) -> bytes | None:
         """Let time pass, and return the frame to send next, or None; it stays until `sent`."""
-        for message in self._unstamped:
-            self._stamp(message, now)
-        self._unstamped.clear()
+        if self._unstamped:
+            for message in self._unstamped:
+                self._stamp(message, now)
+            self._unstamped.clear()
         while (due := self._timetable.pop_due(now)) is not None:
             self._wake(due, now)
         outbox = self._outbox
@@ -151,14 +158,18 @@ class Session:
             outbox.popleft()
         return outbox[0].frame(now, wall) if outbox else None
 
-    def sent(self, now: float) -> None:
-        """Note that the socket took the frame which `next_frame` returned last."""
+    def sent(self, now: float) -> bool:
+        """Note that the socket took the frame which `next_frame` returned last.
+
+        Return whether there may be another one to send.
+        """
         message = self._outbox.popleft()
         message.queued = False
         message.sends += 1
         message.attempts += 1
         if message.repeatable:
             self._wake_at(message, now + message.backoff_s(self._jitter()))
+        return bool(self._outbox)
 
     def receive(self, frame: bytes, now: float) -> None:
         """Take a frame that came; whatever it holds, nothing is raised."""
@@ -313,7 +324,6 @@ class Session:
         if message.sends > 1 and [] in values:
             self._forsaken.add(message)  # a copy that comes late may be granted what nobody awaits
         message.exchange.put(parcel, values)
-        message.exchange.notify()
 
     def _partly_done(self, message: Message, values: list[Any], now: float) -> None:
         """Ask anew for what the reply had no room for, or a wait that a leaving broker ended."""
@@ -334,7 +344,6 @@ class Session:
         if again:
             self._post(message.exchange, parcel.only(again))
         message.exchange.put(parcel.only(kept), [values[position] for position in kept])
-        message.exchange.notify()
 
     def _refused(self, message: Message, refusal: Refusal, now: float) -> None:
         if isinstance(refusal, SessionEvictedError):
@@ -348,6 +357,8 @@ class Session:
 
     def _greeted(self, message: Message, greeting: HelloResult) -> None:
         self.greeting = greeting
+        self._commands_max = greeting.limits.get("commands", COMMANDS_MAX)
+        self._bytes_max = greeting.limits.get("request_bytes", REQUEST_BYTES_MAX)
         if message.exchange is self._claims_memory.opener:
             memory = self._claims_memory
         elif message.exchange is self._memory.opener or (
@@ -393,7 +404,6 @@ class Session:
     def _finish(self, message: Message, reason: TollgateError) -> None:
         self._remove(message)
         message.exchange.put(message.parcel, [reason] * len(message.parcel.slots))
-        message.exchange.notify()
 
     def _remove(self, message: Message) -> None:
         del self._messages[message.seq]

@@ -2,7 +2,6 @@
 
 import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from os import PathLike
 from random import random
@@ -370,11 +369,14 @@ class Client:
         return self._ask_until(command, monotonic() + self._seconds(timeout_s))
 
     def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
-        with self._in_use():
-            if not isinstance(command, Hello):
+        outer = self._take()
+        try:
+            if self._session.greeting is None and not isinstance(command, Hello):
                 self._greet(deadline, opening=command.changes)
             exchange = self._session.submit([command], deadline=deadline)
             return value(self._drive(exchange, None))
+        finally:
+            self._thread = outer
 
     def _run(
         self,
@@ -385,19 +387,22 @@ class Client:
     ) -> builtins.list[Any]:
         calls.check_message_commands(message_commands)
         each_s = self._seconds(timeout_s)
-        with self._in_use():
+        outer = self._take()
+        try:
             deadline = monotonic() + each_s
-            self._greet(deadline, opening=True)
+            if self._session.greeting is None:
+                self._greet(deadline, opening=True)
             exchange = self._session.submit(
                 commands, deadline=deadline, each_s=each_s, message_commands=message_commands
             )
             return self._drive(exchange, on_progress)
+        finally:
+            self._thread = outer
 
     def _greet(self, deadline: float, *, opening: bool) -> None:
-        """Learn the broker's limits, the first time; `opening`, begin a session with that."""
-        if self._session.greeting is None:
-            hello = OPENING if opening else Hello()
-            value(self._drive(self._session.submit([hello], deadline=deadline), None))
+        """Learn the broker's limits; `opening`, begin a session with that."""
+        hello = OPENING if opening else Hello()
+        value(self._drive(self._session.submit([hello], deadline=deadline), None))
 
     def _drive(
         self, exchange: Exchange, on_progress: Callable[[int], None] | None
@@ -405,8 +410,9 @@ class Client:
         session, link = self._session, self._link
         told = 0
         try:
-            while True:
+            if not session.awaits_nothing:
                 link.drain(session)
+            while True:
                 session.pull(exchange)
                 blocked = link.flush(session)
                 if on_progress is not None and exchange.answered > told:
@@ -415,20 +421,17 @@ class Client:
                 if exchange.done:
                     return exchange.values
                 link.wait(session, blocked=blocked)
+                link.drain(session, exchange)
         except BaseException:
             session.drop(exchange)
             raise
 
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Keep other threads out; what the same thread asks in between is fine."""
+    def _take(self) -> int | None:
+        """Keep other threads out, until what this returns is put back; the same may come again."""
         if self._closed:
             raise ClientClosedError(f"the client of {self.endpoint} is closed")
         outer, me = self._thread, get_ident()
         if outer not in (None, me):
             raise RuntimeError("a client is for one thread at a time; give each thread its own")
         self._thread = me
-        try:
-            yield
-        finally:
-            self._thread = outer
+        return outer

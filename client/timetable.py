@@ -40,9 +40,10 @@ class Timetable:
 
     def pop_due(self, now: float) -> "Message | None":
         """Return a message whose time has come, once; None if there is none."""
-        at = self.next()
-        if at is None or at > now:
-            return None
-        message = heapq.heappop(self._heap)[2]
-        message.wake_at = None
-        return message
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, message = heapq.heappop(heap)
+            if message.wake_at == at:
+                message.wake_at = None
+                return message
+        return None

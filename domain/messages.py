@@ -85,6 +85,11 @@ def encode_command(command: AnyCommand) -> bytes:
     return _encoder.encode(command)
 
 
+def encode_commands(commands: list[AnyCommand]) -> bytes:
+    """Return the shares of several commands, one behind the other."""
+    return _encoder.encode(commands)[len(_array_header(len(commands))) :]
+
+
 def decode_request(frame: bytes) -> Request:
     """Read a request strictly; see `read_request`."""
     return read_request(frame)[0]

@@ -26,6 +26,7 @@ from domain.status import JobStatus
 
 ROOT = Path(__file__).parents[2]
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
+WALL_S = WALL.timestamp()
 HASH = "0123456789abcdef" * 4
 PATIENCE_S = 30.0
 """Longer than anything here takes, on a machine however slow."""

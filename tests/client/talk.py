@@ -8,7 +8,7 @@ from domain.commands import AnyCommand
 from domain.exceptions import TollgateError
 from domain.messages import Request, decode_request
 
-from .peers import WALL
+from .peers import WALL_S
 
 
 class Talk:
@@ -34,7 +34,7 @@ class Talk:
         return [decode_request(frame) for frame in self.frames()]
 
     def frames(self) -> Iterator[bytes]:
-        while (frame := self.session.next_frame(self.now, WALL)) is not None:
+        while (frame := self.session.next_frame(self.now, WALL_S)) is not None:
             yield frame
             self.session.sent(self.now)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client import packing
+from client import parcel
 from client.errors import BatchError, ClientClosedError
 from client.sync import Client, connect
 from domain.commands import Create
@@ -337,7 +337,7 @@ def test_a_message_has_as_many_commands_as_were_asked_for(
 ) -> None:
     client.ping()
     frames: list[Request] = []
-    build = packing.frame_of
+    build = parcel.frame_of
 
     def frame_of(*parts: Any) -> bytes:
         frame = build(*parts)

@@ -1,5 +1,6 @@
 """Parcels are as large as the limits allow and no larger, and every command has its place."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.packing import ENVELOPE_BYTES_MAX, PENDING, Packer, Parcel, frame_of
+from client.packing import PENDING, Packer
+from client.parcel import ENVELOPE_BYTES_MAX, Parcel, frame_of
 from domain.commands import AnyCommand, Claim, Count, Create, Get, Wait
 from domain.exceptions import MalformedError, TollgateError, TooLargeError
 from domain.messages import Request, decode_request, encode_command, encode_request
@@ -39,7 +41,7 @@ def test_a_joined_frame_is_what_the_encoder_makes(count: int) -> None:
     encoded = [encode_command(command) for command in commands]
     expected = Request(v=1, session=5, seq=6, acked=7, commands=commands, valid_until=WALL)
 
-    frame = frame_of(5, 6, 7, encoded, WALL)
+    frame = frame_of(5, 6, 7, count, encoded, WALL)
 
     assert frame == encode_request(expected)
     assert decode_request(frame) == expected
@@ -55,10 +57,11 @@ def test_every_frame_keeps_both_limits_and_wastes_nothing(
     assert [slot for parcel in made for slot in parcel.slots] == [*range(len(sizes))]
     assert values == [PENDING] * len(sizes)
     for parcel in made:
-        assert len(parcel.encoded) <= commands_max
-        assert len(frame_of(*LONGEST, parcel.encoded, LAST)) <= bytes_max
+        assert len(parcel.commands) <= commands_max
+        frame = frame_of(*LONGEST, len(parcel.commands), parcel.pieces, LAST)
+        assert len(frame) <= bytes_max
     for parcel, following in pairwise(made):
-        fuller = [*parcel.encoded, following.encoded[0]]
+        fuller = [*map(encode_command, [*parcel.commands, following.commands[0]])]
         room = bytes_max - ENVELOPE_BYTES_MAX
         assert len(fuller) > commands_max or sum(map(len, fuller)) > room
 
@@ -95,6 +98,47 @@ def test_what_cannot_be_encoded_is_refused_at_home(command: AnyCommand) -> None:
     made, values = parcels(command, Count())
     assert [parcel.slots for parcel in made] == [[1]]
     assert isinstance(values[0], MalformedError)
+
+
+def test_a_bad_command_among_many_costs_the_others_nothing() -> None:
+    commands: list[AnyCommand | TollgateError] = [Get(job_id=str(number)) for number in range(500)]
+    commands[250] = Create(input_hash=HASH, input="\ud800")
+    commands[251] = refusal = MalformedError("a bad row")
+
+    made, values = parcels(*commands, commands_max=400)
+
+    assert [len(parcel.commands) for parcel in made] == [400, 98]
+    assert [slot for parcel in made for slot in parcel.slots] == [*range(250), *range(252, 500)]
+    assert isinstance(values[250], MalformedError)
+    assert values[251] is refusal
+    for parcel in made:
+        frame = frame_of(0, 1, 0, len(parcel.commands), parcel.pieces, WALL)
+        assert decode_request(frame).commands == parcel.commands
+
+
+def test_large_commands_are_not_all_taken_at_once() -> None:
+    taken: list[int] = []
+
+    def commands() -> Iterator[AnyCommand]:
+        for number in range(10_000):
+            taken.append(number)
+            yield Create(input_hash=HASH, input="x" * 10_000)
+
+    packer = Packer(commands(), 1_000, 262_144)
+    slots = [slot for _ in range(10) for slot in (packer.next() or Parcel()).slots]
+
+    assert slots == [*range(250)]
+    assert len(taken) == 300
+    assert packer.held == 50
+
+
+def test_a_message_takes_no_more_than_it_has_room_for() -> None:
+    commands = iter([Get(job_id=str(number)) for number in range(20)])
+    packer = Packer(commands, 7, 262_144)
+    parcel = packer.next()
+    assert parcel is not None
+    assert len(parcel.commands) == 7
+    assert next(commands) == Get(job_id="7")
 
 
 def test_what_the_iterator_raises_passes_through() -> None:

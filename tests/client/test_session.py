@@ -34,7 +34,7 @@ from domain.models import Job
 from domain.results import OkResult, error_of
 from domain.status import JobStatus
 
-from .peers import HASH, WALL, hello_result, job_fields, job_id, job_result, refused, reply
+from .peers import HASH, WALL, WALL_S, hello_result, job_fields, job_id, job_result, refused, reply
 from .talk import Talk
 
 CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1_000, wait_ms=5_000, limit=1)
@@ -115,11 +115,11 @@ def test_a_reply_to_a_request_that_was_not_sent_is_not_taken(talk: Talk) -> None
 
 def test_a_frame_stays_until_it_was_taken(talk: Talk) -> None:
     talk.ask(TRANSITION)
-    frame = talk.session.next_frame(talk.now, WALL)
+    frame = talk.session.next_frame(talk.now, WALL_S)
     assert frame is not None
-    assert talk.session.next_frame(talk.now, WALL) == frame
+    assert talk.session.next_frame(talk.now, WALL_S) == frame
     talk.session.sent(talk.now)
-    assert talk.session.next_frame(talk.now, WALL) is None
+    assert talk.session.next_frame(talk.now, WALL_S) is None
 
 
 # --- silence --------------------------------------------------------------------------------------
@@ -152,11 +152,11 @@ def test_what_is_not_is_asked_once_and_its_outcome_unknown(talk: Talk, command: 
 @pytest.mark.parametrize("command", [*READS, *CHANGES], ids=lambda command: type(command).__name__)
 def test_what_never_left_was_not_done(talk: Talk, command: AnyCommand) -> None:
     exchange = talk.ask(command, timeout_s=10)
-    assert talk.session.next_frame(talk.now, WALL) is not None  # and nothing takes it
+    assert talk.session.next_frame(talk.now, WALL_S) is not None  # and nothing takes it
     assert talk.session.next_wakeup() == talk.now + 10
-    assert talk.session.next_frame(talk.now + 9.99, WALL) is not None
+    assert talk.session.next_frame(talk.now + 9.99, WALL_S) is not None
 
-    assert talk.session.next_frame(talk.now + 10, WALL) is None
+    assert talk.session.next_frame(talk.now + 10, WALL_S) is None
 
     assert type(exchange.values[0]) is BrokerUnreachableError
     assert str(exchange.values[0]) == "no broker at nowhere"
@@ -191,7 +191,7 @@ def test_a_repeat_that_was_overtaken_by_the_answer_is_not_sent(talk: Talk) -> No
     exchange = talk.ask(Get(job_id="a"))
     talk.requests()
     talk.now += 0.5
-    assert talk.session.next_frame(talk.now, WALL) is not None
+    assert talk.session.next_frame(talk.now, WALL_S) is not None
     talk.hear(reply(1, job_result(1)))
     assert exchange.done
     assert talk.requests() == []
@@ -261,7 +261,7 @@ def test_a_repeat_that_is_waiting_to_leave_when_its_request_is_refused_leaves_on
     exchange = talk.ask(Count())
     talk.requests()
     talk.now += 0.5
-    assert talk.session.next_frame(talk.now, WALL) is not None  # the repeat, not taken yet
+    assert talk.session.next_frame(talk.now, WALL_S) is not None  # the repeat, not taken yet
     talk.hear(refused(1, OverloadedError("full")))
     assert talk.requests() == []
     assert [request.seq for request in talk.wake()] == [2]

@@ -8,7 +8,7 @@ from domain.exceptions import DrainingError
 from domain.results import Grant, JobsResult, LeasesResult, OkResult
 from domain.status import JobStatus
 
-from .peers import WALL, job_fields, job_id, job_result, refused, reply
+from .peers import WALL_S, job_fields, job_id, job_result, refused, reply
 from .talk import Talk
 
 CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1_000, wait_ms=5_000, limit=1)
@@ -17,7 +17,7 @@ TRANSITION = Transition(job_id="a", target=JobStatus.RUNNING)
 
 def test_a_dropped_call_is_not_sent_or_repeated_and_its_answer_not_missed(talk: Talk) -> None:
     sent, unsent = talk.ask(Count()), talk.ask(Count())
-    assert talk.session.next_frame(talk.now, WALL) is not None
+    assert talk.session.next_frame(talk.now, WALL_S) is not None
     talk.session.sent(talk.now)
     talk.session.drop(sent)
     talk.session.drop(unsent)

@@ -1,0 +1,99 @@
+"""The commands of one message, encoded, and the frame that is made of them."""
+
+from datetime import UTC, datetime
+from typing import Final, cast
+
+import msgspec
+
+from domain.commands import UINT_LIMIT, AnyCommand, Create
+from domain.messages import PROTOCOL_VERSION, Request, encode_command, encode_request
+
+_FIXARRAY: Final = 16
+
+
+class Parcel:
+    """The commands of one message: their places in the call's values, and their bytes."""
+
+    __slots__ = ("changes", "commands", "pieces", "slots")
+
+    def __init__(self) -> None:
+        self.slots: list[int] = []
+        self.commands: list[AnyCommand] = []
+        self.pieces: list[bytes] = []
+        """The commands encoded, in order; a piece is one of them or many."""
+        self.changes = False
+        """Whether any of it could change something."""
+
+    def add(self, slot: int, command: AnyCommand, encoded: bytes) -> None:
+        """Append a command."""
+        self.slots.append(slot)
+        self.commands.append(command)
+        self.pieces.append(encoded)
+        self.changes = self.changes or command.changes
+
+    def extend(
+        self, slot: int, commands: list[AnyCommand], encoded: bytes, *, changes: bool
+    ) -> None:
+        """Append commands that stand side by side, the first of them at `slot`."""
+        self.slots.extend(range(slot, slot + len(commands)))
+        self.commands.extend(commands)
+        self.pieces.append(encoded)
+        self.changes = self.changes or changes
+
+    def only(self, positions: list[int]) -> "Parcel":
+        """Return a parcel of the commands at these positions alone."""
+        part = Parcel()
+        for position in positions:
+            command = self.commands[position]
+            part.add(self.slots[position], command, encode_command(command))
+        return part
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all of it may be asked twice without being done twice."""
+        return not self.changes or all(
+            not command.changes or (type(command) is Create and command.job_id is not None)
+            for command in self.commands
+        )
+
+    @property
+    def parks(self) -> bool:
+        """Whether its answer may take its time."""
+        return len(self.commands) == 1 and self.commands[0].parks
+
+
+class _Frame(msgspec.Struct, omit_defaults=True, gc=False):
+    """A `Request` whose commands are encoded already, and whose time is in UTC."""
+
+    v: int
+    session: int
+    seq: int
+    acked: int
+    commands: msgspec.Raw
+    valid_until: datetime | None = None
+
+
+def frame_of(  # noqa: PLR0913, PLR0917 - one argument a field
+    session: int, seq: int, acked: int, count: int, pieces: list[bytes], valid_until: datetime
+) -> bytes:
+    """Return a request's one frame, made of `count` commands that are encoded already."""
+    commands = msgspec.Raw(_array_header(count) + b"".join(pieces))
+    frame = _Frame(PROTOCOL_VERSION, session, seq, acked, commands, valid_until)
+    return encode_request(cast("Request", frame))  # the same on the wire
+
+
+def _array_header(length: int) -> bytes:
+    return bytes([0x90 | length]) if length < _FIXARRAY else b"\xdc" + length.to_bytes(2, "big")
+
+
+ENVELOPE_BYTES_MAX: Final = 2 + len(
+    frame_of(
+        UINT_LIMIT - 1,
+        UINT_LIMIT - 1,
+        UINT_LIMIT - 1,
+        0,
+        [],
+        datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC),
+    )
+)
+"""The most that a frame takes beyond its commands: 2 for the header of a longer list."""
