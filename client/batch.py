@@ -24,6 +24,7 @@ class Commands:
         """Begin with none."""
         self._commands: list[AnyCommand] = []
         self._sent = False
+        self._job_ids = calls.new_job_ids()
 
     def __len__(self) -> int:
         """Return how many commands there are."""
@@ -46,7 +47,7 @@ class Commands:
                 input_hash,
                 input=input,
                 identifier_from_purchaser=identifier_from_purchaser,
-                job_id=job_id,
+                job_id=job_id or next(self._job_ids),
                 blockchain_identifier=blockchain_identifier,
                 pay_by_time=pay_by_time,
                 submit_result_time=submit_result_time,

@@ -345,7 +345,7 @@ class Client:
 
         """
         values = self._run(calls.creates(jobs), timeout_s, on_progress, message_commands)
-        if any(isinstance(value, TollgateError) for value in values):
+        if any(issubclass(kind, TollgateError) for kind in set(map(type, values))):
             raise BatchError(values)
         return values
 

@@ -70,21 +70,19 @@ _EXPECTED: Final[dict[type[AnyCommand], type[AnyResult]]] = {
     Touch: LeaseResult,
     Release: OkResult,
 }
+_JOBS: Final = frozenset({JobResult})
 _GIVES_JOB: Final = frozenset(kind for kind, gives in _EXPECTED.items() if gives is JobResult)
 
 
 def values_of(commands: list[AnyCommand], results: list[AnyResult]) -> list[Any]:
     """Return what the results of commands, as many, are worth; most of them will be jobs."""
-    kinds = set(map(type, results))
-    make_job = job_maker() if JobResult in kinds else None
-    if make_job is not None and len(kinds) == 1 and _GIVES_JOB.issuperset(map(type, commands)):
-        return [make_job(result.job) for result in results]  # type: ignore[union-attr]
-    return [
-        make_job(result.job)
-        if make_job is not None and type(result) is JobResult and type(command) in _GIVES_JOB
-        else value_of(command, result)
-        for command, result in zip(commands, results, strict=True)
-    ]
+    if (
+        len(results) > 1
+        and _JOBS.issuperset(map(type, results))
+        and _GIVES_JOB.issuperset(map(type, commands))
+    ):
+        return _jobs([result.job for result in results])  # type: ignore[union-attr] # told by type
+    return [*map(value_of, commands, results)]
 
 
 def value_of(command: AnyCommand, result: AnyResult) -> Any:  # noqa: ANN401 - one kind a command
@@ -103,24 +101,31 @@ def _tag(struct: msgspec.Struct) -> str:
 
 
 @cache
-def job_maker() -> "Callable[[JobFields], Job]":
-    """Return what makes a `Job` of decoded fields; pydantic is loaded here, when first needed."""
+def _job_class() -> "type[Job]":
+    """Return `Job`; pydantic is loaded here, when first needed."""
     from domain.models import Job  # noqa: PLC0415 - a ping does without
 
-    return Job.from_checked  # type: ignore[return-value] # a decoded TypedDict is a plain dict
+    return Job
+
+
+def _jobs(fields: list[JobFields]) -> "list[Job]":
+    return _job_class().all_from_checked(fields)  # type: ignore[arg-type] # they are plain dicts
 
 
 def _job(_: AnyCommand, result: Any) -> "Job":  # noqa: ANN401 - told by its type
-    return job_maker()(result.job)
+    return _job_class().from_checked(result.job)
 
 
 def _page(_: AnyCommand, result: Any) -> Page:  # noqa: ANN401 - told by its type
-    return Page([*map(job_maker(), result.jobs)], result.next)
+    return Page(_jobs(result.jobs), result.next)
 
 
 def _leases(command: Any, result: Any) -> list[Lease]:  # noqa: ANN401 - told by its type
-    make = job_maker()
-    return [Lease(make(grant.job), grant.lease, command.lease_ms) for grant in result.leases]
+    jobs = _jobs([grant.job for grant in result.leases])
+    return [
+        Lease(job, grant.lease, command.lease_ms)
+        for job, grant in zip(jobs, result.leases, strict=True)
+    ]
 
 
 def _nothing(_: AnyCommand, __: AnyResult) -> None:

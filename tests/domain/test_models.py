@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, get_type_hints
 
@@ -98,12 +99,19 @@ def test_a_job_takes_no_field_of_a_wrong_type(name: str) -> None:
         Job(**fields(**{name: object()}))
 
 
+def one_of_many(some: dict[str, Any]) -> Job:
+    return Job.all_from_checked([fields(), some, fields()])[1]
+
+
+@pytest.mark.parametrize("make", [Job.from_checked, one_of_many])
 @pytest.mark.parametrize(
     "changes", [{}, {"status": JobStatus.FAILED, "error": "cancelled", "version": 3}]
 )
-def test_a_job_made_of_checked_fields_is_like_a_validated_one(changes: dict[str, Any]) -> None:
+def test_a_job_made_of_checked_fields_is_like_a_validated_one(
+    changes: dict[str, Any], make: Callable[[dict[str, Any]], Job]
+) -> None:
     validated = Job(**fields(**changes))
-    quick = Job.from_checked(fields(**changes))
+    quick = make(fields(**changes))
     assert quick == validated
     assert hash(quick) == hash(validated)
     assert repr(quick) == repr(validated)
@@ -122,8 +130,11 @@ def test_a_job_made_of_checked_fields_is_like_a_validated_one(changes: dict[str,
     assert quick != Job.from_checked(fields(version=9))
 
 
-def test_jobs_made_of_checked_fields_share_nothing_that_changes() -> None:
-    first, second = Job.from_checked(fields()), Job.from_checked(fields())
+@pytest.mark.parametrize("make", [Job.from_checked, one_of_many])
+def test_jobs_made_of_checked_fields_share_nothing_that_changes(
+    make: Callable[[dict[str, Any]], Job],
+) -> None:
+    first, second = make(fields()), make(fields())
     copied = first.model_copy(update={"result": "x"})
     assert (first.result, second.result, copied.result) == (None, None, "x")
     assert second.model_fields_set == set(fields())
