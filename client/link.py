@@ -115,17 +115,18 @@ class Link:
     def flush(self, session: "Session") -> bool:
         """Send what the session has to send; return whether some of it could not leave yet."""
         socket = self.socket
-        while True:
+        while not session.awaits_nothing:
             now = monotonic()
             frame = session.next_frame(now, time())
             if frame is None:
-                return False
+                break
             try:
                 socket.send(frame, _DONTWAIT)
             except zmq.Again:
                 return True
             if not session.sent(now):
-                return False
+                break
+        return False
 
     def wait(self, session: "Session", *, blocked: bool) -> None:
         """Sleep until something arrives, something `blocked` can leave, or the session is due."""

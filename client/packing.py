@@ -52,17 +52,14 @@ class Packer:
     ) -> None:
         """Keep to `commands_max` commands and `bytes_max` bytes a frame."""
         self.values: list[Any] = []
+        self.exhausted = False
+        """Whether there are no more parcels."""
         self._commands = iter(commands)
         self._ended = False
         self._commands_max = min(commands_max, _ARRAY16 - 1)
         self._bytes_max = bytes_max
         self._room_max = bytes_max - ENVELOPE_BYTES_MAX
         self._held: deque[tuple[int, AnyCommand, bytes]] = deque()
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether there are no more parcels."""
-        return self._ended and not self._held
 
     @property
     def held(self) -> int:
@@ -76,14 +73,16 @@ class Packer:
         while True:
             if self._held:
                 room = self._add_held(parcel, room)
+                if self._held or parcel.parks:
+                    break
             wanted = min(self._commands_max - len(parcel.commands), _TAKEN_AT_ONCE)
-            if self._held or not wanted or parcel.parks:
-                return parcel
-            if self._ended:
-                return parcel if parcel.commands else None
+            if self._ended or not wanted:
+                break
             taken = [*islice(self._commands, wanted)]
             self._ended = len(taken) < wanted
             room = self._add_together(parcel, taken, room)
+        self.exhausted = self._ended and not self._held
+        return parcel if parcel.commands else None
 
     def _add_together(
         self, parcel: Parcel, taken: list[AnyCommand | TollgateError], room: int
