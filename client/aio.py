@@ -373,7 +373,8 @@ class AsyncClient:
         try:
             while True:
                 session.pull(exchange)
-                self._turn()
+                if not exchange.done:  # else whoever brought the last values has had a turn
+                    self._turn()
                 if on_progress is not None and exchange.answered > told:
                     told = exchange.answered
                     on_progress(told)
