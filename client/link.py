@@ -103,11 +103,17 @@ class Link:
             socket.close(linger=0)
             context.term()
 
-    def drain(self, session: "Session", exchange: "Exchange | None" = None) -> None:
-        """Hand the session all that has arrived, or as much of it as `exchange` needs."""
+    def drain(self, session: "Session") -> None:
+        """Hand the session all that has arrived."""
+        receive = self.socket.recv
+        while self._events() & _POLLIN:
+            session.receive(receive(_DONTWAIT), monotonic())
+
+    def listen(self, session: "Session", exchange: "Exchange") -> None:
+        """Hand the session what has arrived, as far as `exchange` needs it; most often it has."""
         receive = self.socket.recv
         try:
-            while exchange is None or not exchange.done:
+            while not exchange.done:
                 session.receive(receive(_DONTWAIT), monotonic())
         except zmq.Again:
             return
@@ -139,11 +145,15 @@ class Link:
         zmq.zmq_poll([(self.socket, events)], max(0, int(left_s * 1_000) + 1))
 
     def _spin(self, events: int) -> bool:
-        """Look for events for a moment; return whether there are any."""
+        """Look for events for a moment; return whether there are any.
+
+        Whoever else is ready to run goes first: it may be the thread that brings the answer.
+        """
         until = monotonic() + self._spin_s
         while not self._events() & events:
             if monotonic() >= until:
                 return False
+            os.sched_yield()
         return True
 
     def turn(self, session: "Session") -> None:

@@ -421,7 +421,7 @@ class Client:
                 if exchange.done:
                     return exchange.values
                 link.wait(session, blocked=blocked)
-                link.drain(session, exchange)
+                link.listen(session, exchange)
         except BaseException:
             session.drop(exchange)
             raise

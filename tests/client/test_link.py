@@ -32,8 +32,6 @@ class TrickySocket:
 
     def recv(self, flags: int) -> bytes:
         assert flags == zmq.DONTWAIT
-        if not self.inbox:
-            raise zmq.Again
         return self.inbox.popleft()
 
     def send(self, frame: bytes, flags: int) -> None:
