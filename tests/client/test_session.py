@@ -31,7 +31,7 @@ from domain.exceptions import (
     WaitTimeoutError,
 )
 from domain.models import Job
-from domain.results import OkResult, error_of
+from domain.results import LeasesResult, OkResult, error_of
 from domain.status import JobStatus
 
 from .peers import HASH, WALL, WALL_S, hello_result, job_fields, job_id, job_result, refused, reply
@@ -120,6 +120,33 @@ def test_a_frame_stays_until_it_was_taken(talk: Talk) -> None:
     assert talk.session.next_frame(talk.now, WALL_S) == frame
     talk.session.sent(talk.now)
     assert talk.session.next_frame(talk.now, WALL_S) is None
+
+
+def test_the_socket_that_took_a_frame_is_told_whether_there_are_more(talk: Talk) -> None:
+    talk.ask(Get(job_id="a"))
+    talk.ask(Get(job_id="b"))
+    more = []
+    while talk.session.next_frame(talk.now, WALL_S) is not None:
+        more.append(talk.session.sent(talk.now))
+    assert more == [True, False]
+
+
+def test_it_awaits_nothing_once_all_is_answered(talk: Talk) -> None:
+    seen = [talk.session.awaits_nothing]
+    talk.ask(Get(job_id="a"))
+    seen.append(talk.session.awaits_nothing)
+    talk.requests()
+    talk.hear(reply(1, job_result(1)))
+    assert [*seen, talk.session.awaits_nothing] == [True, False, True]
+
+
+def test_it_awaits_what_a_claim_may_still_get_for_a_caller_who_left(talk: Talk) -> None:
+    exchange = talk.ask(CLAIM)
+    talk.requests()
+    talk.session.drop(exchange)
+    before = talk.session.awaits_nothing
+    talk.hear(reply(1, LeasesResult([])))
+    assert [before, talk.session.awaits_nothing] == [False, True]
 
 
 # --- silence --------------------------------------------------------------------------------------
