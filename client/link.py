@@ -37,6 +37,10 @@ _HEARTBEATS: Final[dict[int, int | bytes]] = {
 """By tcp the other side may be gone without a word; then libzmq connects anew."""
 
 
+def _events(socket: "zmq.Socket[bytes]") -> int:
+    return cast("int", socket.getsockopt(zmq.EVENTS))
+
+
 def resolve_endpoint(endpoint: str | None) -> str:
     """Return `endpoint`, or else what TOLLGATE_ENDPOINT says, or else the user's default."""
     named = endpoint or os.environ.get(ENDPOINT_VARIABLE)
@@ -105,9 +109,9 @@ class Link:
 
     def drain(self, session: "Session") -> None:
         """Hand the session all that has arrived."""
-        receive = self.socket.recv
-        while self._events() & _POLLIN:
-            session.receive(receive(_DONTWAIT), monotonic())
+        socket = self.socket
+        while _events(socket) & _POLLIN:
+            session.receive(socket.recv(_DONTWAIT), monotonic())
 
     def listen(self, session: "Session", exchange: "Exchange") -> None:
         """Hand the session what has arrived, as far as `exchange` needs it; most often it has."""
@@ -138,19 +142,19 @@ class Link:
         """Sleep until something arrives, something `blocked` can leave, or the session is due."""
         wakeup = session.next_wakeup()
         left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
-        events = _EITHER if blocked else _POLLIN
-        if self._spin_s and self._spin(events):
+        wanted, socket = _EITHER if blocked else _POLLIN, self.socket
+        if self._spin_s and self._spin(socket, wanted):
             return
         # Rounded up: a millisecond too early is a turn in vain.
-        zmq.zmq_poll([(self.socket, events)], max(0, int(left_s * 1_000) + 1))
+        zmq.zmq_poll([(socket, wanted)], max(0, int(left_s * 1_000) + 1))
 
-    def _spin(self, events: int) -> bool:
+    def _spin(self, socket: "zmq.Socket[bytes]", wanted: int) -> bool:
         """Look for events for a moment; return whether there are any.
 
         Whoever else is ready to run goes first: it may be the thread that brings the answer.
         """
         until = monotonic() + self._spin_s
-        while not self._events() & events:
+        while not _events(socket) & wanted:
             if monotonic() >= until:
                 return False
             os.sched_yield()
@@ -162,14 +166,12 @@ class Link:
         It says so on a change only, and every use of the socket may swallow that; so ask for the
         events after the last use.
         """
+        socket = self.socket
         while True:
             self.drain(session)
             wanted = _EITHER if self.flush(session) else _POLLIN
-            if not self._events() & wanted:
+            if not _events(socket) & wanted:
                 return
-
-    def _events(self) -> int:
-        return cast("int", self.socket.getsockopt(zmq.EVENTS))
 
     def _open(self) -> "zmq.Socket[bytes]":
         context = zmq.Context()  # one per client, and made after any fork

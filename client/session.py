@@ -197,7 +197,7 @@ class Session:
     # --- the life of a message --------------------------------------------------------------------
 
     def _post(self, exchange: Exchange, parcel: Parcel) -> None:
-        memory = self._memory_for(parcel)
+        memory = self._memory_for(parcel) if parcel.changes else None
         message = Message(self._seq_in(memory), exchange, parcel, memory)
         self._messages[message.seq] = message
         exchange.messages.add(message)
@@ -205,12 +205,10 @@ class Session:
         self._queue(message)
 
     def _memory_for(self, parcel: Parcel) -> Memory | None:
-        """Return whose memory a parcel needs: none for reads, and a claim that waits its own.
+        """Return whose memory a parcel of changes needs: a claim that waits has its own.
 
         It is under way for long, and would stop the others at the end of their window.
         """
-        if not parcel.changes:
-            return None
         memory = self._claims_memory if parcel.parks else self._memory
         return None if memory.state is State.NEVER else memory
 
