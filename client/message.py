@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 VALID_S_MAX: Final = 366 * 86_400.0
 """A request is valid for a year at most, however long its caller would wait."""
-BACKOFF_S: Final = 0.5
-BACKOFF_S_MAX: Final = 5.0
-DOUBLINGS_MAX: Final = 4
+BACKOFFS_S: Final = (0.5, 1.0, 2.0, 4.0, 5.0)
+"""How long to wait for an answer before the next attempt; all later ones have the last."""
 JITTER: Final = 0.5
 """Repeats are spread over so much of the backoff, half of it to either side."""
 MAYBE: Final = "; what was asked of it may be done or not"
@@ -105,8 +104,8 @@ class Message:
 
     def backoff_s(self, jitter: float) -> float:
         """Return how long to leave it alone; `jitter` is from 0 to 1."""
-        doubled = BACKOFF_S * float(2 ** min(self.attempts - 1, DOUBLINGS_MAX))
-        return min(doubled, BACKOFF_S_MAX) * (1 - JITTER / 2 + JITTER * jitter)
+        backoff_s = BACKOFFS_S[min(self.attempts, len(BACKOFFS_S)) - 1]
+        return backoff_s * (1 - JITTER / 2 + JITTER * jitter)
 
     def silence(self, broker: str, complaint: str) -> TollgateError:
         """Return what it means that no answer came by the deadline."""
