@@ -35,8 +35,9 @@ class Outbox:
         self._is_closed = False
         self._wanted = threading.Semaphore(0)
         self.fd, self._ended = os.pipe()
+        self.thread = threading.Thread(target=self._sync_when_told, name="sync", daemon=True)
         if beside:
-            threading.Thread(target=self._sync_when_told, name="sync", daemon=True).start()
+            self.thread.start()
 
     def put(self, outcome: Outcome, *, more: bool) -> None:
         """Write a batch down, and see to it that its replies are sent when that is safe.

@@ -4,7 +4,7 @@
                                          └──▶ result ──▶ reply ─ ─ ▶ bytes
 
 The pipeline does neither of the two things on the right. It hands back the records and the
-replies, and whoever runs it (`server`, by its `outbox`) sends none before all those records are safe.
+replies, and whoever runs it (`server`) sends none through its `outbox` before those are safe.
 """
 
 from collections import Counter
@@ -175,6 +175,10 @@ class Pipeline:
         if self._is_behind:
             return 0
         return self._engine.due_in_ms(now, writable=writable)
+
+    def foresee(self, now: Instant) -> None:
+        """Look when there will be something to do, before the first batch."""
+        self._engine.foresee(now)
 
     def calm_ms(self, now: Instant, *, writable: bool = True) -> int:
         """Return how long `run` has nothing to do, as the last one has foreseen; FAR_MS at most."""

@@ -91,6 +91,7 @@ class Server:
         poller.register(self._outbox.fd, zmq.POLLIN)
         for door in self._doors.values():
             poller.register(door.socket, zmq.POLLIN)
+        self._pipeline.foresee(_now())
         while True:
             ready = dict(poller.poll(self._patience_ms()))
             if self._stop_fd in ready:

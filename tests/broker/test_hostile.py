@@ -267,7 +267,7 @@ class Nothing:
 def server_of(pipeline: Pipeline, journal: NoJournal, keys: Ring | None = None) -> Server:
     nothing = Nothing()
     return Server(
-        pipeline, journal, nothing, [], load({}), 0,  # type: ignore[arg-type]
+        pipeline, journal, nothing, [], load({"in_memory": True}), 0,  # type: ignore[arg-type]
         counters=Counter(), notifier=nothing, keys=keys,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -294,7 +294,7 @@ def test_what_has_no_room_on_disk_refuses_nobody_elses(records: int) -> None:
     pipeline = make_pipeline()
     server = server_of(pipeline, Tight(records))
     sent: list[ErrorResult | object] = []
-    server._send = lambda reply: sent.extend(  # type: ignore[method-assign]
+    server._outbox._send = lambda reply: sent.extend(
         decode_answer(reply.frame).results  # type: ignore[union-attr]
     )
     admin = Principal("uid:0", Role.ADMIN)

@@ -156,8 +156,6 @@ def test_a_failure_is_noticed_by_whoever_writes_next(office: Office) -> None:
 
 def test_the_thread_ends_when_it_is_let_go(office: Office) -> None:
     office.outbox.close()
-    for thread in threading.enumerate():
-        if thread.name == "sync" and thread is not threading.current_thread():
-            thread.join(PATIENCE_S)
-            assert not thread.is_alive()
+    office.outbox.thread.join(PATIENCE_S)
+    assert not office.outbox.thread.is_alive()
     os.fstat(office.outbox.fd)  # the descriptors stay for who polls them

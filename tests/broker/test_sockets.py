@@ -436,7 +436,7 @@ def test_every_request_that_was_taken_is_answered_before_it_leaves(
 
 
 def test_replies_on_their_way_are_delivered_before_it_leaves(broker: Start, peer: Connect) -> None:
-    process = broker(drain_ms=0)
+    process = broker(drain_ms=0, linger_ms=30_000)  # for as long as a busy machine takes
     slow = peer(process.endpoint, RCVHWM=1, SNDHWM=0, RCVBUF=4_096)
     mine = peer(process.endpoint)
     big = create(mine, input="x" * 60_000)
