@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     max_finished: int = Field(500_000, ge=0, description="finished jobs kept, whatever their age")
 
     batch_messages: int = Field(256, ge=1, description="messages decided at once")
-    batch_bytes: int = Field(1024 * 1024, ge=1, description="bytes decided at once")
+    batch_bytes: int = Field(4 * 1024, ge=1, description="bytes decided at once")
     batch_reply_bytes: int = Field(
         8 * 1024 * 1024, ge=1, description="bytes of replies after which a batch ends"
     )
