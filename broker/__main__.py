@@ -127,6 +127,9 @@ def run(settings: Settings) -> None:
             if url.startswith("ipc:")
         }
         keys = None if settings.keys is None else KeyRing(settings.keys)
+        # What is replayed stays, and what serving leaves behind is no garbage that only a
+        # collector finds (a test sees to that): a collection would be a pause for nothing.
+        gc.disable()
         state = _restored(journal)
         engine = Engine(
             limits,
@@ -147,11 +150,8 @@ def run(settings: Settings) -> None:
             pipeline, journal, compactor, doors, settings, _stop_fd(),
             counters=counters, notifier=notifier, keys=keys,
         )  # fmt: skip
-        # What was replayed stays, and what serving leaves behind is no garbage that only a
-        # collector finds (a test sees to that): a collection would be a pause for nothing.
         sys.setswitchinterval(SWITCH_S)
         gc.freeze()
-        gc.disable()
         bound = [url for door in doors for url in door.bound]
         log.info("ready", bind=bound, jobs=state.jobs.count(), pid=os.getpid())
         notifier.ready(f"{state.jobs.count()} jobs, at {' '.join(bound)}")
