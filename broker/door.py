@@ -1,7 +1,7 @@
 """A ROUTER socket and who comes in by it: listening, connections, messages in and replies out."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -9,6 +9,7 @@ import zmq
 
 from broker.counters import Counters
 from broker.endpoint import Endpoint, EndpointError
+from broker.listener import Listener
 from broker.pipeline import Arrival, Reply
 from broker.principal import Principal
 from broker.settings import Settings
@@ -57,7 +58,7 @@ class Door:
         )
         self.bound: list[str] = []
         """Where it listens, as libzmq calls it."""
-        self._held: list[Endpoint] = []
+        self._held: list[Endpoint | Listener] = []
         self._is_shut = False
         self.socket = context.socket(zmq.ROUTER)
         self._unread = Unread(self.socket, settings.unread_bytes)
@@ -68,19 +69,26 @@ class Door:
         self.socket.setsockopt(zmq.RCVHWM, settings.receive_window)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, settings.handshake_ms)
         # Who stands in the kernel's queue is let in yet after the door was shut.
-        self.socket.setsockopt(zmq.BACKLOG, min(BACKLOG_MAX, max(1, settings.connections // 8)))
+        self._backlog = min(BACKLOG_MAX, max(1, settings.connections // 8))
+        self.socket.setsockopt(zmq.BACKLOG, self._backlog)
         self._watch = Watch(self.socket, settings.connections, self._shut, self._reopen)
 
     def open(self, endpoints: Sequence[str | Endpoint]) -> None:
-        """Listen: at a url, or at an ipc endpoint that this process holds. Raises EndpointError."""
+        """Listen: at a tcp url, or at an ipc endpoint that this process holds.
+
+        Raises EndpointError.
+        """
         for endpoint in endpoints:
-            if isinstance(endpoint, Endpoint):
-                self._bind(endpoint.url)
-                endpoint.opened()
-                self._held.append(endpoint)
-            else:
-                self._bind(endpoint)
+            held = endpoint if isinstance(endpoint, Endpoint) else self._listen(endpoint)
+            self._held.append(held)
+            self._bind(held.url)
+            held.opened()
             self.bound.append(_text(self.socket.getsockopt(zmq.LAST_ENDPOINT)))
+
+    def _listen(self, url: str) -> Listener:
+        listener = Listener(url, self._backlog)
+        self.socket.setsockopt(zmq.USE_FD, listener.give())
+        return listener
 
     def _bind(self, url: str) -> None:
         umask = os.umask(0o177)
@@ -92,34 +100,25 @@ class Door:
             os.umask(umask)
 
     def tend(self) -> None:
-        """Do what the watch on the connections has found to be done, and count what it saw."""
+        """Say and count what the watch on the connections has seen and done."""
         self._counters.update(self._watch.take_failures())
-        if self._watch.is_shut == self._is_shut:
-            return
-        self._is_shut = self._watch.is_shut
-        said = "too many connections: accepting no more" if self._is_shut else "accepting again"
-        log.warning(said, connections=self._watch.connections)
-        if self._held:
-            return  # the watch did it at once
-        for url in self.bound:  # by tcp, it ends the connections that stand; they will come again
-            if self._is_shut:
-                self.socket.unbind(url)
-            else:
-                self._bind(url)
-        if self._is_shut:
-            self._watch.begin_anew()  # and at the next turn, listen again
+        if self._watch.is_shut is not self._is_shut:
+            self._is_shut = self._watch.is_shut
+            said = "too many connections: accepting no more" if self._is_shut else "accepting again"
+            log.warning(said, connections=self._watch.connections)
 
     def close(self) -> None:
         """Watch no more; the socket goes with its context."""
         self._watch.close()
+        for held in self._held:
+            if isinstance(held, Listener):
+                held.close()
 
     def _shut(self) -> None:
-        for endpoint in self._held:
-            endpoint.shut()
+        _each(held.shut for held in self._held)
 
     def _reopen(self) -> None:
-        for endpoint in self._held:
-            endpoint.reopen()
+        _each(held.reopen for held in self._held)
 
     def has_input(self) -> bool:
         """Return whether something has arrived."""
@@ -172,6 +171,18 @@ class Door:
             self._unread.forget(peer)
             self._counters["reply_peer_gone"] += 1
         return False
+
+
+def _each(actions: Iterable[Callable[[], None]]) -> None:
+    """Do all of them, whatever becomes of each; then raise the first fault, if there was one."""
+    faults = []
+    for act in actions:
+        try:
+            act()
+        except OSError as fault:
+            faults.append(fault)
+    if faults:
+        raise faults[0]
 
 
 def _text(option: int | bytes) -> str:

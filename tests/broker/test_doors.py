@@ -3,13 +3,17 @@
 import grp
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,13 @@ import tollgate
 from broker.callers import Callers
 from broker.counters import Counters
 from broker.door import Door
-from broker.endpoint import Endpoint
+from broker.endpoint import Endpoint, EndpointError
 from broker.keyring import KeyRing, KeyRingError, new_pair
+from broker.listener import Listener
 from broker.pipeline import Arrival
 from broker.settings import load
 from broker.watch import Watch
+from client.keyfile import read_key
 from domain.commands import Hello
 from domain.messages import Request, encode_request
 from domain.roles import Role
@@ -515,27 +521,154 @@ def test_replies_to_a_peer_that_does_not_read_are_bounded_in_bytes(
     assert dropped["reply_not_read"] + dropped.get("request_of_mute", 0) >= 90
 
 
+def crowd_in(port: int, until: Callable[[], bool], at_once: int = 1) -> list[socket.socket]:
+    """Connect by tcp, as nobody in particular, until something has come of it."""
+    crowd: list[socket.socket] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while not until():
+        assert time.monotonic() < deadline
+        crowd.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+        with suppress(BlockingIOError):
+            crowd[-1].connect(("127.0.0.1", port))
+        if len(crowd) % at_once == 0:
+            time.sleep(0.001)
+    return crowd
+
+
+def port_of(broker: BrokerProcess) -> int:
+    return int(broker.tcp.rpartition(":")[2])
+
+
+def left_in_order(broker: BrokerProcess) -> Counter[str]:
+    """Stop a broker that had something to say; return what it dropped."""
+    broker.process.terminate()
+    assert broker.process.wait(PATIENCE_S) == 0, broker.stderr
+    broker.checked = True
+    return Counter(broker.events[-1]["dropped"])
+
+
 def test_a_tcp_door_is_shut_too_and_opened_again(short_dir: Path) -> None:
     key = new_key(short_dir, "alice")
-    with running_broker(short_dir, keys=short_dir / "keys", connections=20) as broker:
-        port = int(broker.tcp.rpartition(":")[2])
-        crowd: list[socket.socket] = []
-        deadline = time.monotonic() + PATIENCE_S
-        while "accepting no more" not in broker.stderr:
-            assert time.monotonic() < deadline
-            crowd.append(socket.socket())
-            with suppress(OSError):
-                crowd[-1].connect(("127.0.0.1", port))
-            time.sleep(0.001)
+    with (
+        running_broker(short_dir, keys=short_dir / "keys", connections=20) as broker,
+        zmq.Context() as context,
+    ):
+        mine = context.socket(zmq.DEALER)
+        mine.curve_publickey, mine.curve_secretkey, mine.curve_serverkey = read_key(str(key))
+        left = mine.get_monitor_socket(zmq.Event.DISCONNECTED)
+        mine.connect(broker.tcp)
+        mine.send(HELLO)
+        assert mine.recv()
+        crowd = crowd_in(port_of(broker), lambda: "accepting no more" in broker.stderr)
+        mine.send(HELLO)
+        assert mine.recv()
         for each in crowd:
             each.close()
         with tollgate.connect(broker.tcp, key=key, timeout_s=PATIENCE_S) as client:
             client.ping()
+        assert not left.poll(0)  # who is in, stayed in
+        mine.disable_monitor()
+        left.close(0)
+        mine.close(0)
         with tollgate.connect(broker.endpoint, timeout_s=PATIENCE_S) as local:
             local.ping()
-        broker.process.terminate()
-        assert broker.process.wait(PATIENCE_S) == 0
-        broker.checked = True
+        assert left_in_order(broker)["stopped_accepting"] >= 1
+
+
+def test_strangers_by_tcp_do_not_take_all_files(short_dir: Path) -> None:
+    # With none left, libzmq's ipc listener ends the process as soon as somebody connects.
+    new_key(short_dir, "alice")
+    with few_files(1_024), running_broker(short_dir, keys=short_dir / "keys") as broker:
+        turns = chain(repeat(False, 2 * 1_024), (True,))
+        crowd = crowd_in(port_of(broker), turns.__next__, at_once=60)
+        with tollgate.connect(broker.endpoint, timeout_s=PATIENCE_S) as local:
+            local.ping()
+        assert len(list(Path(f"/proc/{broker.process.pid}/fd").iterdir())) < 1_024 // 2
+        for each in crowd:
+            each.close()
+        assert left_in_order(broker)["stopped_accepting"] >= 1
+
+
+@contextmanager
+def few_files(most: int) -> Iterator[None]:
+    """Start brokers within that may have so many files open."""
+    real = subprocess.Popen
+
+    def bound() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", partial(real, preexec_fn=bound))
+        yield
+
+
+def test_a_tcp_door_can_be_shut_and_opened_as_fast_as_may_be() -> None:
+    # Bound anew each time, its own address would be in use: libzmq takes a moment to give it back.
+    listener = Listener("tcp://127.0.0.1:*", 10)
+    with zmq.Context() as context:
+        router = context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.USE_FD, listener.give())
+        router.bind(listener.url)
+        listener.opened()
+        for _ in range(1_000):
+            listener.shut()
+            listener.reopen()
+        peer = Peer(context, listener.url)
+        peer.send_frames(b"here")
+        assert router.recv_multipart()[1:] == [b"here"]
+        peer.close()
+        router.close(0)
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("bind", "in use"), ("setsockopt", "cannot hold off a crowd")]
+)
+def test_a_tcp_address_that_cannot_be_had_is_said_so(
+    monkeypatch: pytest.MonkeyPatch, fault: str, reason: str
+) -> None:
+    taken = Listener("tcp://127.0.0.1:*", 10)
+    if fault == "setsockopt":
+        monkeypatch.setattr(sys, "platform", "another")
+    url = taken.url if fault == "bind" else "tcp://[::1]:*"
+    with pytest.raises(EndpointError, match=reason):
+        Listener(url, 10)
+    taken.close()
+
+
+def test_a_door_stays_shut_for_a_while(short_dir: Path) -> None:
+    calls: list[str] = []
+    with zmq.Context() as context:
+        router, url = context.socket(zmq.ROUTER), f"ipc://{short_dir}/w.sock"
+        watch = Watch(router, 1, lambda: calls.append("shut"), lambda: calls.append("open"), 3_600)
+        router.bind(url)
+        for _ in range(2):
+            peer = Peer(context, url)
+            wait_for(lambda: watch.connections == 1)
+            peer.close()
+            wait_for(lambda: watch.connections == 0)
+        time.sleep(SILENCE_S)
+        assert calls == ["shut"]
+        watch.close()
+        router.close(0)
+
+
+def test_one_socket_file_that_is_gone_keeps_no_other_open(short_dir: Path) -> None:
+    settings = load({"connections": 1, "bind": [f"ipc://{short_dir}/{name}" for name in "ab"]})
+    with (
+        zmq.Context() as context,
+        Endpoint(settings.bind[0]) as gone,
+        Endpoint(settings.bind[1]) as there,
+    ):
+        door = Door(context, b"\x01", Callers().identify, settings, Counters())
+        door.open([gone, there])
+        gone.path.unlink()
+        peer = Peer(context, there.url)
+        wait_for(lambda: not there.path.exists())
+        peer.close()
+        wait_for(there.path.exists)
+        door.close()
+        door.socket.close(0)
 
 
 def test_a_socket_file_that_somebody_removed_does_not_stop_the_count(short_dir: Path) -> None:
@@ -547,7 +680,7 @@ def test_a_socket_file_that_somebody_removed_does_not_stop_the_count(short_dir: 
 
     with zmq.Context() as context:
         router, url = context.socket(zmq.ROUTER), f"ipc://{short_dir}/w.sock"
-        watch = Watch(router, 1, gone, lambda: calls.append("reopen"))
+        watch = Watch(router, 1, gone, lambda: calls.append("reopen"), shut_s=0)
         router.bind(url)
         for _ in range(2):
             peer = Peer(context, url)
