@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -42,5 +43,6 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.nice(10)  # the broker that goes on beside this comes first
+    with suppress(OSError):  # a service manager may forbid it; then it is as nice as the broker
+        os.nice(10)  # the broker that goes on beside this comes first
     sys.stdout.buffer.write(msgspec.json.encode(fold_directory(Path(sys.argv[1]))))

@@ -1,6 +1,8 @@
 """`tollgate journal` on real data directories, sound and damaged."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from broker.replay import replay
 from broker.state import State
 from domain.commands import Create, Hello, Transition
 from domain.status import JobStatus
+from tests.brokers import PATIENCE_S, ROOT
 from tests.core import HASH, Driver, job_of
 
 JOBS = 30
@@ -111,3 +114,21 @@ def test_a_directory_in_use_is_refused_in_one_line(directory: Path) -> None:
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
     assert "in use" in result.stderr
+
+
+def test_segments_are_folded_where_nobody_may_be_nice(directory: Path) -> None:
+    # As under a service manager that forbids it: a fold that fails is tried again for ever.
+    forbid = (
+        "import os, runpy, sys\n"
+        "def nice(_): raise PermissionError(1, 'forbidden')\n"
+        "os.nice = nice\n"
+        "runpy.run_module('broker.fold', run_name='__main__', alter_sys=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", forbid, directory],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as folding:  # fmt: skip
+        assert folding.stdout is not None
+        replaced = json.loads(folding.stdout.read() or "null")
+        assert folding.wait(PATIENCE_S) == 0
+    assert replaced
