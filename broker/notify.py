@@ -41,9 +41,9 @@ class Notifier:
     def _send(self, message: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.settimeout(0)
                 sender.sendto(message.encode(), self._address)
-            except OSError:
-                pass  # the manager went away, or does not read: nothing of ours depends on it
+        except OSError:
+            pass  # no file to be had, nobody there, or not reading: nothing of ours depends on it

@@ -1,6 +1,7 @@
 """What a service manager is told: ready, alive, about to leave; by systemd's protocol."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.notify import Notifier
 from tests.brokers import PATIENCE_S, ROOT
 
 
@@ -51,3 +53,16 @@ def test_a_manager_that_is_gone_stops_nobody(short_dir: Path) -> None:
     done.terminate()
     done.communicate(timeout=PATIENCE_S)
     assert done.returncode == 0
+
+
+def test_no_file_left_to_say_it_with_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, short_dir: Path
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", f"{short_dir}/nobody")
+    notifier = Notifier()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+    try:
+        notifier.alive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
