@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import structlog
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
@@ -10,6 +11,8 @@ from broker.principal import NOBODY, Principal
 
 DOMAIN: Final = "tollgate"
 """Without a domain, and that enforced, libzmq lets in everybody as soon as nobody is asked."""
+
+log = structlog.get_logger("tollgate.broker")
 
 
 def heartbeats(every_ms: int) -> dict[int, int]:
@@ -35,7 +38,11 @@ class KeyHolders:
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Return whether a key (Z85) may come in: what pyzmq calls at each handshake."""
-        return domain == DOMAIN and self._ring.lets_in(key.decode())
+        try:
+            return domain == DOMAIN and self._ring.lets_in(key.decode())
+        except Exception:  # raised, it would end the thread, and nobody would come in any more
+            log.exception("a key was not looked up")
+            return False
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
         """Have a socket, that does not listen yet, let in key holders alone."""

@@ -7,18 +7,35 @@ from typing import Final
 
 STICKY: Final = stat.S_ISVTX
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+PRIVATE: Final = 0o700
 
 
 class UnsafeError(Exception):
     """Somebody else could change what is there; the message is one line that says what to do."""
 
 
-def make_private(directory: Path) -> None:
-    """Make a directory with mode 0700, and those above it, where they are missing.
+def make_private(directory: Path) -> bool:
+    """Make a directory, and those above it, with mode 0700 where they are missing.
 
-    Raises UnsafeError for one that somebody else owns, or could write to or replace.
+    Return whether it was missing. Raises UnsafeError for one that somebody else owns, or could
+    write to or replace; nothing is made under such a one.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = False
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    for level in reversed(missing):
+        _check_above(level.resolve())
+        try:
+            level.mkdir(PRIVATE)
+        except FileExistsError:  # another broker was faster
+            continue
+        level.chmod(PRIVATE)  # whatever the umask
+        made = True
+    check_private(directory)
+    return made
+
+
+def check_private(directory: Path) -> None:
+    """Raise UnsafeError for a directory that somebody else owns, or could write to or replace."""
     directory = directory.resolve()
     state = directory.stat()
     _check_owner(directory, state)
@@ -27,13 +44,17 @@ def make_private(directory: Path) -> None:
             f"others can write to {directory} (mode {stat.S_IMODE(state.st_mode):04o});"
             f" say: chmod go-w {directory}, or use another directory"
         )
+    _check_above(directory)
+
+
+def _check_above(directory: Path) -> None:
     for above in directory.parents:
         state = above.stat()
         _check_owner(above, state)
-        if state.st_mode & stat.S_IWOTH and not state.st_mode & STICKY:
+        if state.st_mode & OTHERS_WRITE and not state.st_mode & STICKY:
             raise UnsafeError(
-                f"anybody can replace what is in {above}, which {directory} is under;"
-                f" say: chmod o-w {above}, or use another directory"
+                f"others can replace what is in {above} (mode {stat.S_IMODE(state.st_mode):04o}),"
+                f" which {directory} is under; say: chmod go-w {above}, or use another directory"
             )
 
 
@@ -45,6 +66,19 @@ def check_secret(path: Path, opened: int) -> None:
         raise UnsafeError(
             f"others can read {path} (mode {stat.S_IMODE(state.st_mode):04o});"
             f" say: chmod 600 {path}, and if they may have read it, make new keys"
+        )
+
+
+def check_unchanged(path: Path, opened: int) -> None:
+    """Raise UnsafeError for an open file that somebody else owns or can write to."""
+    state = os.fstat(opened)
+    _check_owner(path, state)
+    if not stat.S_ISREG(state.st_mode):
+        raise UnsafeError(f"{path} is no file")
+    if state.st_mode & OTHERS_WRITE:
+        raise UnsafeError(
+            f"others can write to {path} (mode {stat.S_IMODE(state.st_mode):04o});"
+            f" see what it says, then say: chmod 600 {path}"
         )
 
 

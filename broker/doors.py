@@ -49,6 +49,7 @@ def open_doors(  # noqa: PLR0913, PLR0917 - what they are made of
         yield door
     urls = [url for url in settings.bind if url not in endpoints]
     if urls and keys is not None:
+        keys.counters = counters
         holders = KeyHolders(context, keys)
         stack.callback(holders.close)
         door = Door(context, b"\x02", holders.identify, settings, counters)

@@ -6,10 +6,11 @@
 Keys are Z85 text of 40 characters, as CURVE has them.
 """
 
+import errno
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -18,11 +19,20 @@ import msgspec
 import structlog
 import zmq
 
-from broker.directories import UnsafeError, check_secret, make_private
+from broker.counters import Counters
+from broker.directories import (
+    UnsafeError,
+    check_private,
+    check_secret,
+    check_unchanged,
+    make_private,
+)
 from broker.principal import NOBODY, Principal
 from domain.roles import Role
 
 OWN: Final = "broker.key"
+WANTING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
+"""What tells of the system's state, and nothing of the keys."""
 SUFFIX: Final = ".toml"
 is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}").fullmatch
 """What a key may be called: what any file system takes for a name, and no log for anything else."""
@@ -55,16 +65,20 @@ class KeyRing:
 
     def __init__(self, directory: Path) -> None:
         """Read all keys. Raises KeyRingError if one of them, or the directory, cannot be used."""
+        self.counters = Counters()
+        """Where to count the keys that were passed over; for the thread that refreshes."""
         self._directory = directory
-        try:
-            make_private(directory)
-        except (OSError, UnsafeError) as fault:
-            raise KeyRingError(f"the keys in {directory} cannot be used: {fault}") from None
-        self.own = read_pair(directory / OWN)
         self._lock = Lock()
         self._changed: list[str] = []
-        self._seen = self._signature()
-        self._clients: dict[str, Client] = dict(self._read())
+        self._passed_over: Counter[str] = Counter()
+        self._wants = False
+        try:
+            make_private(directory)
+            self._seen = self._signature()
+            self.own = read_pair(directory / OWN)
+            self._clients: dict[str, Client] = dict(map(_read_client, self._paths()))
+        except (OSError, UnsafeError) as fault:
+            raise KeyRingError(f"the keys in {directory} cannot be used: {fault}") from None
         self._by_key = _by_key(self._clients)
 
     def __len__(self) -> int:
@@ -83,55 +97,80 @@ class KeyRing:
         """Read the keys again if a file has changed.
 
         Return the principals that are not as they were at the last call. A file that cannot be read
-        is no key any more.
+        is no key any more, but nothing changes while the system cannot have a file opened.
         """
         with self._lock:
             self._read_again()
             changed, self._changed = self._changed, []
+            self.counters.update(self._passed_over)
+            self._passed_over.clear()
         return changed
 
     def lets_in(self, public_key: str) -> bool:
-        """Return whether who has this key may come in; an unknown one may be new. Any thread."""
+        """Return whether who has this key may come in; an unknown one may be new. Any thread.
+
+        Raises nothing: it is libzmq that asks.
+        """
         if self.principal(public_key).role is None:
             with self._lock:
                 self._read_again()
         return self.principal(public_key).role is not None
 
     def _read_again(self) -> None:
-        signature = self._signature()
-        if signature == self._seen:
+        try:
+            signature = self._signature()
+            if signature == self._seen:
+                return
+            clients = self._read()
+        except OSError as fault:  # later, then: the signature is not noted
+            if not self._wants:
+                log.warning("the keys cannot be read now, and stay", reason=str(fault))
+            self._wants = True
             return
+        self._wants = False
         self._seen = signature
-        before = self._clients
-        clients: dict[str, Client] = {}
-        for path in self._paths():
-            try:
-                name, client = _read_client(path)
-                _by_key({**clients, name: client})
-            except KeyRingError as fault:
-                log.error("a key was passed over", reason=str(fault))  # noqa: TRY400
-                continue
-            clients[name] = client
-        self._clients, self._by_key = clients, _by_key(clients)
-        changed = [name for name in before if before[name] != self._clients.get(name)]
+        before, self._clients, self._by_key = self._clients, clients, _by_key(clients)
+        changed = [name for name in before if before[name] != clients.get(name)]
         log.info("keys read again", keys=len(self), changed=changed)
         self._changed += [f"key:{name}" for name in changed]
 
-    def _read(self) -> Iterator[tuple[str, Client]]:
-        for path in self._paths():
-            yield _read_client(path)
+    def _read(self) -> dict[str, Client]:
+        """Return the keys that can be used. Raises OSError if that cannot be told now."""
+        clients: dict[str, Client] = {}
+        try:
+            check_private(self._directory)
+            paths = self._paths()
+        except (OSError, UnsafeError) as fault:
+            self._pass_over(fault)
+            return clients
+        for path in paths:
+            try:
+                name, client = _read_client(path)
+                _by_key({**clients, name: client})
+            except (OSError, KeyRingError) as fault:
+                self._pass_over(fault)
+                continue
+            clients[name] = client
+        return clients
+
+    def _pass_over(self, fault: OSError | KeyRingError | UnsafeError) -> None:
+        if isinstance(fault, OSError) and fault.errno in WANTING:
+            raise fault
+        self._passed_over["key_passed_over"] += 1
+        log.error("a key was passed over", reason=str(fault))
 
     def _paths(self) -> list[Path]:
-        return sorted(self._directory.glob("*" + SUFFIX))
+        return sorted(path for path in self._directory.iterdir() if path.name.endswith(SUFFIX))
 
     def _signature(self) -> list[tuple[str, int, int]]:
-        """Return what tells the files from how they were before."""
+        """Return what tells the files from how they were before. Raises OSError."""
         try:
             with os.scandir(self._directory) as entries:
-                found = [(entry.name, entry.stat()) for entry in entries]
-        except OSError:
+                found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+            found.append(("", self._directory.stat()))
+        except FileNotFoundError:
             return []
-        return sorted((name, state.st_mtime_ns, state.st_ino) for name, state in found)
+        return sorted((name, state.st_ctime_ns, state.st_ino) for name, state in found)
 
 
 def read_pair(path: Path) -> Pair:
@@ -192,12 +231,17 @@ def new_pair() -> Pair:
 
 
 def _read_client(path: Path) -> tuple[str, Client]:
+    """Return a client's name and what is known of it. Raises KeyRingError or OSError."""
     name = path.name.removesuffix(SUFFIX)
     if not is_name(name):
-        raise KeyRingError(f"{path}: a key cannot be called that")
+        raise KeyRingError(f"{path.parent}: a key cannot be called {path.name!r}")
+    # Of a file that is no file, opening would wait for somebody.
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        client = msgspec.convert(tomllib.loads(path.read_text()), Client)
-    except (OSError, ValueError) as fault:
+        with os.fdopen(opened, "rb") as file:
+            check_unchanged(path, opened)
+            client = msgspec.convert(tomllib.load(file), Client)
+    except (ValueError, UnsafeError) as fault:
         raise KeyRingError(f"{path}: {fault}") from None
     if not _is_key(client.public_key):
         raise KeyRingError(f"{path}: a key has 40 characters of Z85")

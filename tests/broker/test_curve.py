@@ -104,3 +104,18 @@ def test_our_guard_lets_in_whose_key_is_known_and_nobody_else(
         assert not gets_in(context, router, own, alice, SILENCE_MS)
         router.close(0)
         holders.close()
+
+
+def test_who_is_asked_and_cannot_tell_goes_on_being_asked(ring: KeyRing, tmp_path: Path) -> None:
+    alice, own = read_pair(tmp_path / "alice.key"), ring.own.public_key
+    with zmq.Context() as context, pytest.MonkeyPatch.context() as patch:
+        holders = KeyHolders(context, ring)
+        router = context.socket(zmq.ROUTER)
+        holders.guard(router)
+        router.bind("tcp://127.0.0.1:*")
+        with patch.context() as broken:
+            broken.delattr(ring, "_lock")
+            assert not gets_in(context, router, own, new_pair(), SILENCE_MS)
+        assert gets_in(context, router, own, alice, ANSWER_MS)
+        router.close(0)
+        holders.close()

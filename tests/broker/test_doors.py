@@ -23,6 +23,7 @@ import zmq
 import tollgate
 from broker.callers import Callers
 from broker.counters import Counters
+from broker.directories import make_private
 from broker.door import Door
 from broker.endpoint import Endpoint, EndpointError
 from broker.keyring import KeyRing, KeyRingError, new_pair
@@ -231,6 +232,11 @@ def test_no_key_is_written_over(tmp_path: Path) -> None:
         (lambda keys: (keys / "x.toml").write_text('public_key = "y"\nrole = "admin"'), "Z85"),
         (lambda keys: (keys / "x.toml").write_text("role = admin"), "x.toml"),
         (lambda keys: (keys / "x.toml").write_bytes((keys / "alice.toml").read_bytes()), "same"),
+        (lambda keys: (keys / "alice.toml").chmod(0o620), "others can write"),
+        (lambda keys: (keys / "alice.toml").chmod(0o602), "others can write"),
+        (lambda keys: (keys / "x.toml").symlink_to(keys / "alice.toml"), "x.toml"),
+        (lambda keys: os.mkfifo(keys / "x.toml"), "no file"),
+        (lambda keys: (keys / "x\udcff.toml").write_text(""), "cannot be called"),
     ],
 )
 def test_keys_that_cannot_be_trusted_are_refused(
@@ -255,6 +261,86 @@ def test_a_ring_notices_what_changes_and_denies_what_it_cannot_read(tmp_path: Pa
     assert ring.refresh() == ["key:bob"]
     assert ring.principal(known["bob"]).role is None
     assert ring.principal(known["alice"]).role is Role.ADMIN
+
+
+@as_root
+def test_a_key_that_somebody_else_owns_is_refused(tmp_path: Path) -> None:
+    new_key(tmp_path, "alice")
+    os.chown(tmp_path / "keys" / "alice.toml", NOBODY, NOBODY)
+    with pytest.raises(KeyRingError, match="belongs to uid 65534"):
+        KeyRing(tmp_path / "keys")
+
+
+@pytest.mark.parametrize(("spoilt", "out"), [("alice.toml", {"alice"}), ("", {"alice", "bob"})])
+def test_a_key_that_others_can_write_to_later_is_passed_over_and_counted(
+    tmp_path: Path, spoilt: str, out: set[str]
+) -> None:
+    new_key(tmp_path, "alice")
+    new_key(tmp_path, "bob")
+    ring = KeyRing(tmp_path / "keys")
+    before = ring.clients()
+    path = tmp_path / "keys" / spoilt
+    mode = path.stat().st_mode
+    path.chmod(mode | 0o020)
+    assert set(ring.refresh()) == {f"key:{name}" for name in out}
+    assert set(ring.clients()) == {"alice", "bob"} - out
+    assert ring.counters == {"key_passed_over": 1}
+    path.chmod(mode)
+    ring.refresh()
+    assert ring.clients() == before
+
+
+def test_a_key_passed_over_is_among_what_the_broker_counts(
+    house: tuple[Path, BrokerProcess],
+) -> None:
+    directory, broker = house
+    (directory / "keys" / "eve.toml").write_text("?")
+    wait_for(lambda: "passed over" in broker.stderr)
+    with tollgate.connect(broker.tcp, key=directory / "alice.key", timeout_s=PATIENCE_S) as client:
+        client.ping()
+    wait_for(lambda: "keys read again" in broker.stderr)
+    assert left_in_order(broker) == {"key_passed_over": 1}
+
+
+@contextmanager
+def no_files() -> Iterator[None]:
+    """Leave no file to be opened in this process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(here + 64, limits[0]), limits[1]))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        yield
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_ring_stays_as_it_is_while_no_file_can_be_opened(tmp_path: Path) -> None:
+    new_key(tmp_path, "alice")
+    new_key(tmp_path, "bob")
+    ring = KeyRing(tmp_path / "keys")
+    known = ring.clients()
+    new_key(tmp_path, "carol")
+    (tmp_path / "keys" / "bob.toml").unlink()
+    with no_files():
+        assert ring.refresh() == []
+        assert not ring.lets_in(new_pair().public_key)
+        assert ring.lets_in(known["alice"].public_key)
+    assert ring.refresh() == ["key:bob"]  # nothing of it was noted as read
+    assert set(ring.clients()) == {"alice", "carol"}
+
+
+def test_keys_that_are_all_gone_let_in_nobody(tmp_path: Path) -> None:
+    new_key(tmp_path, "alice")
+    ring = KeyRing(tmp_path / "keys")
+    (tmp_path / "keys").rename(tmp_path / "elsewhere")
+    assert ring.refresh() == ["key:alice"]
+    assert len(ring) == 0
 
 
 @pytest.mark.parametrize("spoil", ["mode", "text", "missing"])
@@ -320,8 +406,26 @@ def test_a_directory_that_others_can_write_to_is_refused(short_dir: Path) -> Non
     for mode in (0o720, 0o702, 0o1777):
         place.chmod(mode)
         assert "chmod go-w" in refused(short_dir, "--bind", f"ipc://{place}/b.sock")
-    place.chmod(0o777)
-    assert "replace" in refused(short_dir, "--bind", f"ipc://{place}/under/it/b.sock")
+    for mode in (0o777, 0o770):
+        place.chmod(mode)
+        assert "replace" in refused(short_dir, "--bind", f"ipc://{place}/under/it/b.sock")
+        assert not list(place.iterdir())
+    place.chmod(0o1770)  # sticky: what is there is its owner's
+    make_private(place / "under")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_every_directory_that_is_made_is_private_whatever_the_umask(
+    short_dir: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        assert make_private(short_dir / "a" / "b" / "c")
+    finally:
+        os.umask(before)
+    for made in ("a", "a/b", "a/b/c"):
+        assert (short_dir / made).stat().st_mode & 0o7777 == 0o700
+    assert not make_private(short_dir / "a" / "b" / "c")
 
 
 @as_root
