@@ -14,13 +14,13 @@ class UnsafeError(Exception):
     """Somebody else could change what is there; the message is one line that says what to do."""
 
 
-def make_private(directory: Path) -> bool:
+def make_private(directory: Path) -> list[Path]:
     """Make a directory, and those above it, with mode 0700 where they are missing.
 
-    Return whether it was missing. Raises UnsafeError for one that somebody else owns, or could
+    Return those that were made. Raises UnsafeError for one that somebody else owns, or could
     write to or replace; nothing is made under such a one.
     """
-    made = False
+    made = []
     missing = [each for each in (directory, *directory.parents) if not each.exists()]
     for level in reversed(missing):
         _check_above(level.resolve())
@@ -29,7 +29,7 @@ def make_private(directory: Path) -> bool:
         except FileExistsError:  # another broker was faster
             continue
         level.chmod(PRIVATE)  # whatever the umask
-        made = True
+        made.append(level)
     check_private(directory)
     return made
 
@@ -56,6 +56,12 @@ def _check_above(directory: Path) -> None:
                 f"others can replace what is in {above} (mode {stat.S_IMODE(state.st_mode):04o}),"
                 f" which {directory} is under; say: chmod go-w {above}, or use another directory"
             )
+
+
+def is_reached_by(group: int, directory: Path) -> bool:
+    """Return whether a group's members can use what is in a directory; those above, aside."""
+    state = directory.stat()
+    return bool(state.st_mode & (stat.S_IXGRP if state.st_gid == group else stat.S_IXOTH))
 
 
 def check_secret(path: Path, opened: int) -> None:

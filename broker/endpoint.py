@@ -2,12 +2,13 @@
 
 import errno
 import fcntl
+import grp
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from broker.directories import UnsafeError, make_private
+from broker.directories import UnsafeError, is_reached_by, make_private
 
 IPC_PATH_BYTES_MAX: Final = 107
 """The longest path that a unix socket can have."""
@@ -23,7 +24,7 @@ class Endpoint:
     libzmq binds over a living socket without a word, so a lock beside the socket file says who
     is there. The lock is the kernel's: it goes with the process, however that ends.
 
-    Nobody else can come near it, but members of `group` (its number) if there is one.
+    Nobody else can connect to it, but members of `group` (its number) if there is one.
     """
 
     def __init__(self, url: str, group: int | None = None) -> None:
@@ -40,8 +41,7 @@ class Endpoint:
                 f"{self.url}: the path is longer than {IPC_PATH_BYTES_MAX} bytes; bind elsewhere"
             )
         try:
-            make_private(self.path.parent)
-            self._let_in(self.path.parent, 0o750)
+            self._make_directory(self.path.parent)
             lock_path = self.path.with_name(self.path.name + ".lock")
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._lock = os.open(lock_path, flags, 0o600)
@@ -86,6 +86,20 @@ class Endpoint:
     def reopen(self) -> None:
         """Let in whoever comes again."""
         self._aside.rename(self.path)
+
+    def _make_directory(self, directory: Path) -> None:
+        """Make the socket's directory. One that is there stays as it is: it may hold other things.
+
+        Raises UnsafeError or OSError.
+        """
+        for made in make_private(directory):
+            self._let_in(made, 0o750)
+        if self._group is not None and not is_reached_by(self._group, directory):
+            name = grp.getgrgid(self._group).gr_name
+            raise UnsafeError(
+                f"the group cannot enter {directory}, which was there already;"
+                f" say: chgrp {name} {directory} && chmod 750 {directory}, or bind elsewhere"
+            )
 
     def _let_in(self, path: Path, mode: int) -> None:
         if self._group is not None:
