@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import time
 from typing import Final
 
 import zmq
@@ -12,6 +13,8 @@ from domain.roles import Role
 
 KNOWN_MAX: Final = 4_096
 """How many processes are remembered: one more, and all are looked up anew."""
+KNOWN_S: Final = 1.0
+"""How long they are: by then, who was put out of the group is out here, too."""
 
 
 class Callers:
@@ -24,6 +27,7 @@ class Callers:
         self._group = group
         self._group_role = group_role
         self._known: dict[str, Principal] = {}
+        self._known_until_s = 0.0
 
     def identify(self, frame: zmq.Frame) -> Principal:
         """Return who has sent a frame."""
@@ -34,10 +38,11 @@ class Callers:
 
     def principal(self, address: str) -> Principal:
         """Return who a peer is."""
+        if time.monotonic() >= self._known_until_s or len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+            self._known_until_s = time.monotonic() + KNOWN_S
         known = self._known.get(address)
         if known is None:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
             known = self._known[address] = self._look_up(address)
         return known
 
