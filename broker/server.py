@@ -1,6 +1,7 @@
 """The loop: takes what has arrived, has it decided, makes it safe, and sends what came of it."""
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -61,6 +62,7 @@ class Server:
         self._journal = journal
         self._compactor = compactor
         self._doors = {door.mark[0]: door for door in doors}
+        self._turns = deque(doors)
         self._settings = settings
         self._stop_fd = stop_fd
         self._counters = counters
@@ -111,7 +113,8 @@ class Server:
         """Take what has arrived at the doors, within the bounds of a batch."""
         batch: list[Arrival] = []
         self._more = False
-        for door in self._doors.values():
+        self._turns.rotate()  # a door that could fill each batch would keep all others waiting
+        for door in self._turns:
             if door.socket in ready and door.drain(batch):
                 self._more = True
         return batch

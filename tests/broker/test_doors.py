@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -503,8 +504,7 @@ def framed(name: str) -> bytes:
 def test_every_role_and_command_by_ipc(short_dir: Path, role: Role) -> None:
     short_dir.chmod(0o755)
     group = next(each for each in grp.getgrall() if each.gr_gid not in {0, NOBODY})
-    place = short_dir / "shared"
-    place.mkdir(mode=0o700)
+    place = shared_with(short_dir, group.gr_gid)
     names = sorted(ALLOWED[Role.ADMIN])
     with running_broker(place, socket_group=group.gr_name, group_role=role) as broker:
         answers = ask_as(NOBODY, group.gr_gid, broker.endpoint, *map(framed, names))
@@ -518,15 +518,57 @@ def test_every_role_and_command_by_ipc(short_dir: Path, role: Role) -> None:
 def test_a_group_has_the_role_that_it_was_given(short_dir: Path) -> None:
     short_dir.chmod(0o755)
     group = next(each for each in grp.getgrall() if each.gr_gid not in {0, NOBODY})
-    place = short_dir / "shared"
-    place.mkdir(mode=0o700)
+    place = shared_with(short_dir, group.gr_gid)
     with running_broker(place, socket_group=group.gr_name, group_role="worker") as broker:
-        assert place.stat().st_mode & 0o777 == 0o750
         assert broker.path.stat().st_mode & 0o777 == 0o660
-        assert broker.path.stat().st_gid == place.stat().st_gid == group.gr_gid
+        assert broker.path.stat().st_gid == group.gr_gid
         (hello,) = ask_as(NOBODY, group.gr_gid, broker.endpoint)
         assert b"\xa4role\xa6worker" in hello
         assert ask_as(NOBODY, NOBODY, broker.endpoint) == [b"silence"]
+
+
+def shared_with(directory: Path, group: int) -> Path:
+    """Make a directory that a group may enter, as --socket-group wants it."""
+    place = directory / "shared"
+    place.mkdir()
+    os.chown(place, -1, group)
+    place.chmod(0o750)
+    return place
+
+
+@as_root
+def test_a_group_is_let_into_a_directory_that_was_made_for_it_alone(short_dir: Path) -> None:
+    group = next(each.gr_gid for each in grp.getgrall() if each.gr_gid not in {0, NOBODY})
+    with Endpoint(f"ipc://{short_dir}/made/for/b.sock", group):
+        for made in ("made", "made/for"):
+            state = (short_dir / made).stat()
+            assert (state.st_mode & 0o777, state.st_gid) == (0o750, group)
+    before = short_dir.stat()
+    with (
+        pytest.raises(EndpointError, match=f"cannot enter {short_dir}.* chmod 750"),
+        Endpoint(f"ipc://{short_dir}/b.sock", group),
+    ):
+        pass
+    after = short_dir.stat()
+    assert (after.st_mode, after.st_gid) == (before.st_mode, before.st_gid)
+    assert not list(short_dir.glob("b.sock*"))
+
+
+def test_who_is_put_out_of_the_group_is_out_a_second_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    group, now_s, asked = 7, [100.0], []
+
+    def groups(uid: int, gid: int) -> list[int]:
+        asked.append(uid)
+        return [gid, group] if now_s[0] < 100.5 else [gid]
+
+    monkeypatch.setattr("broker.callers._groups", groups)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    callers, address = Callers(group, Role.WORKER), f"localhost:{NOBODY}:{NOBODY}:1"
+    for _ in range(3):
+        assert callers.principal(address).role is Role.WORKER
+    assert len(asked) == 1  # not at each message
+    now_s[0] += 1
+    assert callers.principal(address).role is None
 
 
 # --- connections and shares ---------------------------------------------------------------------
@@ -608,6 +650,40 @@ def test_a_share_is_of_bytes_too(short_dir: Path) -> None:
         flooder.close()
         door.close()
         door.socket.close(0)
+
+
+def test_who_comes_by_tcp_is_served_however_much_comes_by_ipc(short_dir: Path) -> None:
+    key = new_key(short_dir, "alice")
+    one: dict[str, Any] = {
+        "batch_messages": 1,
+        "share_messages": 1,
+    }  # so the first door always fills a batch
+    done = threading.Event()
+    with (
+        running_broker(short_dir, keys=short_dir / "keys", **one) as broker,
+        zmq.Context() as context,
+        tollgate.connect(broker.tcp, key=key, timeout_s=5) as client,
+    ):
+        flooder = Peer(context, broker.endpoint, SNDHWM=0)
+
+        def flood() -> None:
+            ahead = 0  # there is always something of it at the door
+            while not done.is_set() or ahead:
+                while ahead < 2_000 and not done.is_set():
+                    flooder.send({"type": "count"})
+                    ahead += 1
+                flooder.receive()
+                ahead -= 1
+
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        try:
+            for _ in range(20):
+                client.ping()
+        finally:
+            done.set()
+            flooding.join()
+            flooder.close()
 
 
 def test_replies_to_a_peer_that_does_not_read_are_bounded_in_bytes(
