@@ -21,6 +21,8 @@ log = structlog.get_logger("tollgate.broker")
 FRAME_FACTOR: Final = 4
 """A frame of up to so many times the limit is answered; a larger one ends its connection."""
 
+QUEUED_MIN: Final = 4
+"""So many messages of a peer may be queued at least: a client sends some ahead."""
 BACKLOG_MAX: Final = 100
 
 Identify = Callable[[zmq.Frame], Principal]
@@ -66,7 +68,7 @@ class Door:
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes another's replies
         self.socket.setsockopt(zmq.MAXMSGSIZE, FRAME_FACTOR * settings.request_bytes)
         self.socket.setsockopt(zmq.SNDHWM, settings.send_window)
-        self.socket.setsockopt(zmq.RCVHWM, settings.receive_window)
+        self.socket.setsockopt(zmq.RCVHWM, _queued_max(settings))
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, settings.handshake_ms)
         # Who stands in the kernel's queue is let in yet after the door was shut.
         self._backlog = min(BACKLOG_MAX, max(1, settings.connections // 8))
@@ -183,6 +185,12 @@ def _each(actions: Iterable[Callable[[], None]]) -> None:
             faults.append(fault)
     if faults:
         raise faults[0]
+
+
+def _queued_max(settings: Settings) -> int:
+    """Return how many messages may be queued from a peer: libzmq bounds their number alone."""
+    largest = settings.receive_bytes // (FRAME_FACTOR * settings.request_bytes)
+    return max(QUEUED_MIN, min(settings.receive_window, largest))
 
 
 def _text(option: int | bytes) -> str:

@@ -119,6 +119,11 @@ class Settings(BaseSettings):
         32 * 1024 * 1024, ge=1, description="bytes queued for a peer that does not read"
     )
     receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
+    receive_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1,
+        description="bytes queued from a peer, as if each message were as large as may be",
+    )
     connections: int = Field(
         0, ge=0, description="connections at a time; 0 for a quarter of the files that may be open"
     )

@@ -25,7 +25,7 @@ import tollgate
 from broker.callers import Callers
 from broker.counters import Counters
 from broker.directories import make_private
-from broker.door import Door
+from broker.door import FRAME_FACTOR, Door
 from broker.endpoint import Endpoint, EndpointError
 from broker.keyring import KeyRing, KeyRingError, new_pair
 from broker.listener import Listener
@@ -684,6 +684,37 @@ def test_who_comes_by_tcp_is_served_however_much_comes_by_ipc(short_dir: Path) -
             done.set()
             flooding.join()
             flooder.close()
+
+
+@pytest.mark.parametrize(("receive_bytes", "queued"), [(4_000_000, 10), (1, 4)])
+def test_what_a_peer_has_queued_is_bounded_in_bytes(
+    short_dir: Path, receive_bytes: int, queued: int
+) -> None:
+    settings = load(
+        {
+            "request_bytes": 100_000,
+            "receive_bytes": receive_bytes,
+            "bind": [f"ipc://{short_dir}/b.sock"],
+        }
+    )
+    frame = bytes(FRAME_FACTOR * settings.request_bytes)
+    with zmq.Context() as context, Endpoint(settings.bind[0]) as endpoint:
+        door = Door(context, b"\x01", Callers().identify, settings, Counters())
+        door.open([endpoint])
+        sender = Peer(context, endpoint.url, SNDHWM=1, SNDTIMEO=int(SILENCE_S * 1_000))
+        sent = 0
+        with suppress(zmq.Again):
+            while sent < 100:
+                sender.send_frames(frame)
+                sent += 1
+        assert queued <= sent <= queued + 4  # one in the sender, and what is on its way
+        taken: list[Arrival] = []
+        while len(taken) < sent:
+            assert door.socket.poll(int(PATIENCE_S * 1_000))
+            door.drain(taken)
+        sender.close()
+        door.close()
+        door.socket.close(0)
 
 
 def test_replies_to_a_peer_that_does_not_read_are_bounded_in_bytes(
