@@ -63,7 +63,7 @@ class Door:
         self._held: list[Endpoint | Listener] = []
         self._is_shut = False
         self.socket = context.socket(zmq.ROUTER)
-        self._unread = Unread(self.socket, settings.unread_bytes)
+        self._unread = Unread(self.socket, settings.unread_bytes, settings.unread_total_bytes)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # hear of peers that are gone
         self.socket.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes another's replies
         self.socket.setsockopt(zmq.MAXMSGSIZE, FRAME_FACTOR * settings.request_bytes)

@@ -118,6 +118,12 @@ class Settings(BaseSettings):
     unread_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="bytes queued for a peer that does not read"
     )
+    unread_total_bytes: int = Field(
+        512 * 1024 * 1024,
+        ge=1,
+        description="bytes queued for all peers of a door that do not read; half of it, and what"
+        " is beyond it, for those of whom little is queued",
+    )
     receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
     receive_bytes: int = Field(
         32 * 1024 * 1024,
@@ -179,6 +185,16 @@ class Settings(BaseSettings):
                     f"bind: {endpoint} is every address of this machine; name one,"
                     " or say --allow-wildcard"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_replies(self) -> Self:
+        """Refuse what leaves no room for a large reply to who reads, while somebody does not."""
+        if self.unread_total_bytes < 2 * self.reply_bytes:
+            raise ValueError(
+                f"unread_total_bytes: {self.unread_total_bytes} are too few for replies of"
+                f" {self.reply_bytes} bytes (reply_bytes): it takes twice that"
+            )
         return self
 
     def limits(self) -> Limits:

@@ -758,6 +758,28 @@ def left_in_order(broker: BrokerProcess) -> Counter[str]:
     return Counter(broker.events[-1]["dropped"])
 
 
+def test_replies_to_all_peers_that_do_not_read_are_bounded_in_bytes(
+    broker: Start, peer: Connect
+) -> None:
+    process = broker(unread_total_bytes=10_000_000, linger_ms=0)
+    mute = [peer(process.endpoint, RCVHWM=1, RCVBUF=4_096) for _ in range(20)]
+    mine = peer(process.endpoint)
+    big = mine.one({"type": "create", "input_hash": HASH, "input": "x" * 60_000})["job"]["job_id"]
+    for each in mute:  # six megabytes for each, far less than the bound of a connection
+        for _ in range(6):
+            each.send(*[{"type": "get", "job_id": big}] * 16)
+    for _ in range(100):  # who reads, is served
+        mine.one({"type": "get", "job_id": big})
+    dropped = process.stop()["dropped"]
+    assert dropped["reply_not_read"] >= 1
+    assert dropped["reply_not_read"] + dropped.get("request_of_mute", 0) >= 80
+
+
+def test_the_total_of_what_is_unread_leaves_room_for_a_reply(short_dir: Path) -> None:
+    reason = refused(short_dir, "--unread-total-bytes", "5000000")
+    assert "unread_total_bytes" in reason
+
+
 def test_a_tcp_door_is_shut_too_and_opened_again(short_dir: Path) -> None:
     key = new_key(short_dir, "alice")
     with (
