@@ -20,7 +20,7 @@ from domain.roles import Role
 LIBZMQ_MIN: Final = (4, 3, 5)
 """The oldest that was tried; those before have known faults that a peer can use."""
 FILES_MAX: Final = 65_536
-"""How many connections there may be where the system sets no limit."""
+"""How many connections there are by default where the system sets no limit."""
 CONNECTIONS_MIN: Final = 256
 """With fewer, libzmq is faster than whoever counts; tried with this many."""
 
@@ -84,13 +84,23 @@ def check_libzmq(settings: Settings) -> None:
 def open_files(settings: Settings) -> Settings:
     """Have as many files open as may be; by default, a quarter of them are for connections.
 
-    No more, since libzmq accepts faster than anybody can count, and ends with the last of them.
+    No more, since libzmq accepts faster than anybody can count, and ends with the last of them. The
+    doors share that: a crowd at one takes nothing from the other. Raises SettingsError for more
+    connections than can be had.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    share = most // 4 if most != resource.RLIM_INFINITY else FILES_MAX
-    if share < CONNECTIONS_MIN:
+    if most == resource.RLIM_INFINITY:
+        most = 4 * FILES_MAX
+    if most // 4 < CONNECTIONS_MIN:
         log.warning(
             "few files may be open: a flood of connections could end the broker", files=most
         )
-    return settings.model_copy(update={"connections": settings.connections or share})
+    if settings.connections > most - most // 4:
+        raise SettingsError(
+            f"connections: {settings.connections} are too many where {most} files may be open;"
+            f" three quarters of them, {most - most // 4}, are the most (see ulimit -n)"
+        )
+    doors = len({url.startswith("tcp:") for url in settings.bind})
+    share = (settings.connections or most // 4) // doors
+    return settings.model_copy(update={"connections": max(1, share)})

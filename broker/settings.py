@@ -131,7 +131,10 @@ class Settings(BaseSettings):
         description="bytes queued from a peer, as if each message were as large as may be",
     )
     connections: int = Field(
-        0, ge=0, description="connections at a time; 0 for a quarter of the files that may be open"
+        0,
+        ge=0,
+        description="connections at a time, which ipc and tcp share evenly; 0 for a quarter of the"
+        " files that may be open",
     )
     handshake_ms: int = Field(5_000, ge=1, description="time for a peer to say who it is")
     heartbeat_ms: int = Field(

@@ -26,6 +26,7 @@ from broker.callers import Callers
 from broker.counters import Counters
 from broker.directories import make_private
 from broker.door import FRAME_FACTOR, Door
+from broker.doors import open_files
 from broker.endpoint import Endpoint, EndpointError
 from broker.keyring import KeyRing, KeyRingError, new_pair
 from broker.listener import Listener
@@ -867,6 +868,28 @@ def test_a_tcp_address_that_cannot_be_had_is_said_so(
     with pytest.raises(EndpointError, match=reason):
         Listener(url, 10)
     taken.close()
+
+
+@pytest.mark.parametrize(
+    ("connections", "tcp", "share"), [(0, False, 512), (0, True, 256), (30, True, 15), (1, True, 1)]
+)
+def test_the_doors_share_the_connections(
+    monkeypatch: pytest.MonkeyPatch, connections: int, tcp: bool, share: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 2_048))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    bind = ["ipc:///a", "ipc:///b", *["tcp://127.0.0.1:*"][:tcp]]
+    settings = load({"bind": bind, "keys": "k", "connections": connections})
+    assert open_files(settings).connections == share
+
+
+def test_more_connections_than_files_are_refused(short_dir: Path) -> None:
+    with few_files(1_024):
+        reason = refused(short_dir, "--connections", "769", "--bind", f"ipc://{short_dir}/b.sock")
+        assert "connections: 769" in reason
+        assert "768" in reason
+        with running_broker(short_dir, connections=768):
+            pass
 
 
 def test_a_door_stays_shut_for_a_while(short_dir: Path) -> None:

@@ -39,7 +39,7 @@ class Churn:
 
 def crowd(home: Path, clients: int) -> Crowd:
     """Connect clients, have all of them ask at once, and wait for all answers."""
-    with broker(home, "--in-memory", "--connections", str(2 * clients)) as house:
+    with broker(home, "--in-memory", "--connections", str(clients * 3 // 2)) as house:
         before = house.memory()
         ready = processes.Barrier(CREWS + 1)
         waiting = [aside(_crew, house.endpoint, clients // CREWS, ready)[0] for _ in range(CREWS)]
