@@ -1,0 +1,60 @@
+"""The units in deploy/ leave the broker what it needs, and take from it what it does not."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+ANALYZE = shutil.which("systemd-analyze")
+UNIT = DEPLOY / "tollgate.service"
+
+
+def values(path: Path, name: str) -> list[str]:
+    """Return what a setting is given, in order, as systemd reads it."""
+    joined = path.read_text().replace("\\\n", " ")
+    return re.findall(rf"^{name}=(.*)$", joined, re.MULTILINE)
+
+
+def allowed(filters: list[str]) -> set[str]:
+    """Return the calls and groups that are allowed when all the filters have been read."""
+    found: set[str] = set()
+    for each in filters:
+        names = set(each.removeprefix("~").split())
+        found = found - names if each.startswith("~") else found | names
+    return found
+
+
+def test_the_broker_sees_who_its_callers_are() -> None:
+    # In a user namespace of its own, all uids but its own would be 65534.
+    assert not set(values(UNIT, "PrivateUsers")) & {"yes", "true", "on", "1", "self", "identity"}
+
+
+@pytest.mark.parametrize("call", ["setpriority", "prlimit64", "chown", "fchownat"])
+def test_the_broker_may_make_the_calls_that_it_makes(call: str) -> None:
+    filters = values(UNIT, "SystemCallFilter")
+    forbidden = next(i for i, each in enumerate(filters) if each.startswith("~"))
+    assert call in allowed(filters[forbidden:])  # named after its group was taken away
+    assert "@resources" not in allowed(filters)
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="takes systemd")
+@pytest.mark.parametrize("name", ["tollgate.service", "tollgate-worker@.service"])
+def test_systemd_knows_all_that_a_unit_says(name: str, tmp_path: Path) -> None:
+    text = (DEPLOY / name).read_text()
+    text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE)
+    unit = tmp_path / name.replace("@", "@1")
+    unit.write_text(text)
+    done = subprocess.run(
+        [str(ANALYZE), "verify", unit], capture_output=True, text=True, check=False
+    )
+    assert "tollgate" not in done.stderr, done.stderr
+
+
+def test_the_broker_is_bounded_and_comes_back() -> None:
+    for name in ("MemoryMax", "LimitNOFILE", "TasksMax", "WatchdogSec"):
+        assert values(UNIT, name), name
+    assert values(UNIT, "Restart") == ["always"]
+    assert values(UNIT, "MemorySwapMax") == ["0"]
