@@ -18,7 +18,7 @@ from tests.soak.house import MIB, Broker, Seen, aside, broker, look, missing, pr
 
 encode = msgspec.msgpack.encode
 GREETING: Final = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + b"\0" + bytes(31)
-READY: Final = b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"
+READY: Final = b"\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"
 MUTE: Final = 10
 STUCK: Final = 200
 FILES: Final = 1_024
