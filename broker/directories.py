@@ -18,16 +18,18 @@ def make_private(directory: Path) -> list[Path]:
     """Make a directory, and those above it, with mode 0700 where they are missing.
 
     Return those that were made. Raises UnsafeError for one that somebody else owns, or could
-    write to or replace; nothing is made under such a one.
+    write to or replace, and OSError; nothing is made under such a one.
     """
     made = []
-    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    missing = [each for each in (directory, *directory.parents) if not each.is_dir()]
     for level in reversed(missing):
         _check_above(level.resolve())
         try:
             level.mkdir(PRIVATE)
-        except FileExistsError:  # another broker was faster
-            continue
+        except FileExistsError:
+            if not level.is_dir():
+                raise
+            continue  # another broker was faster
         level.chmod(PRIVATE)  # whatever the umask
         made.append(level)
     check_private(directory)

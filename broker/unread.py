@@ -11,6 +11,7 @@ to each that has taken all before.
 
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 import zmq
@@ -27,6 +28,8 @@ PEERS_MAX: Final = 1_000
 """With so many peers in mind, those are looked for of whom nothing is held any more."""
 SWEEP_S: Final = 0.1
 """How often that is done at most while much is held."""
+WORD_S: Final = 0.001
+"""How long the word may take that a peer has taken all: it comes by a thread of its own."""
 
 
 class Held:
@@ -107,9 +110,13 @@ class Unread:
         if self._held_bytes + size > self._anybodys_bytes and time.monotonic() >= self._sweep_at_s:
             self._sweep()
             self._peers[peer] = held
-        after = self._held_bytes + size
-        if held.bytes + size <= self._allowed(after):
+        if held.bytes + size <= self._allowed(self._held_bytes + size):
             return False
+        if held.marks and not held.refused_bytes:
+            with suppress(zmq.NotDone):
+                held.marks[-1][0].wait(WORD_S)
+            self._settle(held)
+        after = self._held_bytes + size
         return bool(held.marks) or (after > self._total_bytes and size > SMALL_BYTES)
 
     def _allowed(self, in_all: int) -> int:
