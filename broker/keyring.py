@@ -241,7 +241,9 @@ def _read_client(path: Path) -> tuple[str, Client]:
         with os.fdopen(opened, "rb") as file:
             check_unchanged(path, opened)
             client = msgspec.convert(tomllib.load(file), Client)
-    except (ValueError, UnsafeError) as fault:
+    except UnsafeError as fault:
+        raise KeyRingError(str(fault)) from None
+    except ValueError as fault:
         raise KeyRingError(f"{path}: {fault}") from None
     if not _is_key(client.public_key):
         raise KeyRingError(f"{path}: a key has 40 characters of Z85")
