@@ -617,6 +617,9 @@ def test_a_flood_delays_nobody_by_more_than_a_share(short_dir: Path) -> None:
         door = Door(context, b"\x01", Callers().identify, settings, Counters())
         door.open([endpoint])
         flooder, honest = Peer(context, endpoint.url), Peer(context, endpoint.url)
+        honest.send_frames(b"connected")
+        assert door.socket.poll(int(PATIENCE_S * 1_000))
+        door.drain([])
         for _ in range(500):
             flooder.send_frames(b"flood")
         batch: list[Arrival] = []
