@@ -39,10 +39,10 @@ class Outbox:
         if beside:
             self.thread.start()
 
-    def put(self, outcome: Outcome, *, more: bool) -> None:
+    def put(self, outcome: Outcome, *, more: Callable[[], bool]) -> None:
         """Write a batch down, and see to it that its replies are sent when that is safe.
 
-        `more` says whether somebody waits to be decided meanwhile. Raises JournalFailedError.
+        `more` tells whether somebody waits to be decided meanwhile. Raises JournalFailedError.
         """
         self._journal.append(encode_records(outcome.records))
         self._held += outcome.replies
@@ -50,7 +50,7 @@ class Outbox:
             self._held_bytes += sum(len(reply.frame) for reply in outcome.replies)
             if len(self._held) > HELD_MAX or self._held_bytes > HELD_BYTES_MAX:
                 self.finish()
-        elif self._beside and more and outcome.records:
+        elif self._beside and outcome.records and more():
             self._begin()
         else:
             self.flush()

@@ -26,7 +26,9 @@ IDLE_MS: Final = 1_000
 """How long to sleep at most: by then a wall clock that was set is noticed, and a full segment."""
 RETRY_MS: Final = 1_000
 """How long to wait for room on the disk before what is due is tried again."""
-CHORES_MS: Final = 1_000
+CHORES_MS: Final = 20
+"""How often to look after what is not a message, at most."""
+KEYS_MS: Final = 1_000
 """How often to look for keys that have changed."""
 NEWS_MS: Final = 60_000
 """How often to log what was refused or dropped, if anything was."""
@@ -80,7 +82,7 @@ class Server:
         """What was taken, and comes before all else at the next turn."""
         self._more = False
         """Whether something was left at a door when the last batch was taken."""
-        self._chores_at_ms = self._alive_at_ms = 0
+        self._chores_at_ms = self._keys_at_ms = self._alive_at_ms = 0
         self._news_at_ms = _now().mono_ms + NEWS_MS
 
     def run(self) -> None:
@@ -120,14 +122,17 @@ class Server:
         return batch
 
     def _do_chores(self, now_ms: int) -> None:
+        if now_ms < self._chores_at_ms:
+            return
+        self._chores_at_ms = now_ms + CHORES_MS
         self._compactor.step(now_ms)
         for door in self._doors.values():
             door.tend()
         if self._notifier.watchdog_ms is not None and now_ms >= self._alive_at_ms:
             self._alive_at_ms = now_ms + self._notifier.watchdog_ms
             self._notifier.alive()
-        if now_ms >= self._chores_at_ms and self._keys is not None:
-            self._chores_at_ms = now_ms + CHORES_MS
+        if now_ms >= self._keys_at_ms and self._keys is not None:
+            self._keys_at_ms = now_ms + KEYS_MS
             for name in self._keys.refresh():
                 self._left = [_disowned(arrival, name) for arrival in self._left]
                 self._release(self._pipeline.expel(name))
@@ -167,8 +172,11 @@ class Server:
 
     def _release(self, outcome: Outcome) -> None:
         """Have what a batch came to sent, once all of it is safe."""
-        more = bool(self._left) or self._more or any(map(Door.has_input, self._doors.values()))
-        self._outbox.put(outcome, more=more)
+        self._outbox.put(outcome, more=self._has_more)
+
+    def _has_more(self) -> bool:
+        """Return whether somebody waits to be decided."""
+        return bool(self._left) or self._more or any(map(Door.has_input, self._turns))
 
     def _send(self, reply: Reply) -> None:
         if not self._doors[reply.peer[0]].send(reply):

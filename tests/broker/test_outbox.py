@@ -55,7 +55,7 @@ class Office:
 
     def put(self, name: bytes, records: int = 1, *, more: bool = True) -> None:
         written = [Record([SessionEvicted(1)]) for _ in range(records)]
-        self.outbox.put(Outcome(written, [Reply(b"p", name)]), more=more)
+        self.outbox.put(Outcome(written, [Reply(b"p", name)]), more=lambda: more)
 
     def has_ended(self, timeout_s: float = PATIENCE_S) -> bool:
         return bool(select.select([self.outbox.fd], [], [], timeout_s)[0])
