@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    import client.calls as commands
     from client.aio import AsyncBatch, AsyncClient
     from client.batch import Batch
     from client.errors import (
@@ -100,6 +101,7 @@ __all__ = [
     "VersionConflictError",
     "WaitTimeoutError",
     "__version__",
+    "commands",
     "connect",
     "input_hash",
     "output_hash",
@@ -134,6 +136,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever has that name
         from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom asked for
 
         found: Any = version("tollgate")
+    elif name == "commands":
+        found = import_module("client.calls")
     elif name in __all__:  # the refusals are all that is left
         found = getattr(import_module(_HOME_OF.get(name, "domain.exceptions")), name)
     else:

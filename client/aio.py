@@ -313,6 +313,24 @@ class AsyncClient:
             raise BatchError(values)
         return values
 
+    async def send_many(
+        self,
+        commands: Iterable[AnyCommand],
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        message_commands: int | None = None,
+        timeout_s: float | None = None,
+    ) -> builtins.list[Any]:
+        """Send commands as they come off an iterable, and return what came of each, in order.
+
+        They are made by the functions of `tollgate.commands`, which take what the methods here
+        take. While some are under way, the next are taken and made: a generator costs no time of
+        its own, and less memory than a batch. As there, refusals are values, and commands run in
+        the order given. What the iterable raises passes through; the commands before it may be
+        done then. The other arguments are those of `create_many`.
+        """
+        return await self._run(commands, timeout_s, on_progress, message_commands)
+
     def batch(
         self, *, message_commands: int | None = None, timeout_s: float | None = None
     ) -> AsyncBatch:

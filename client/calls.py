@@ -29,6 +29,19 @@ from domain.exceptions import MalformedError
 from domain.messages import encode_command
 from domain.status import JobStatus
 
+__all__ = [  # the public ones: `tollgate.commands`
+    "cancel",
+    "claim",
+    "count",
+    "create",
+    "get",
+    "list_page",
+    "provide_input",
+    "release",
+    "touch",
+    "transition",
+]
+
 SLICE_MS: Final = 15_000
 """A longer wait is made of waits of this length."""
 JOB_IDS_AT_ONCE: Final = 64
@@ -264,17 +277,17 @@ def count(status: AnyStatus | None = None) -> Count:
     return make(Count, status=optional_status(status))
 
 
-def list_page(status: AnyStatus | None, after: str | None, limit: int) -> List:
+def list_page(status: AnyStatus | None = None, after: str | None = None, limit: int = 100) -> List:
     """Return a `list`. Raises MalformedError."""
     return make(List, status=optional_status(status), after=after, limit=limit)
 
 
-def claim(status: AnyStatus, *, lease_ms: int, wait_ms: int, limit: int) -> Claim:
+def claim(status: AnyStatus, *, lease_ms: int = 30_000, wait_ms: int = 0, limit: int = 1) -> Claim:
     """Return a `claim`. Raises MalformedError."""
     return make(Claim, status=status_of(status), lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
 
 
-def touch(job_id: str, lease: int, lease_ms: int) -> Touch:
+def touch(job_id: str, lease: int, lease_ms: int = 30_000) -> Touch:
     """Return a `touch`. Raises MalformedError."""
     return make(Touch, job_id=job_id, lease=lease, lease_ms=lease_ms)
 

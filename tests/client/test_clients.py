@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from client import calls as commands
 from client import parcel
 from client.errors import BatchError, ClientClosedError
 from client.sync import Client, connect
-from domain.commands import Create
+from domain.commands import AnyCommand, Create
 from domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -211,6 +212,43 @@ def test_create_many_stores_what_it_can_and_says_what_it_could_not(client: Any) 
     assert [type(result) for result in caught.value.results] == kinds
     assert [position for position, _ in caught.value.failed] == [1, 3]
     assert client.count().total == 3
+
+
+def test_send_many_takes_commands_as_they_are_sent(client: Any) -> None:
+    ids = [job_id(number) for number in range(1, 2_501)]
+    made: list[int] = []
+    progress: list[int] = []
+
+    def lifecycles() -> Iterator[AnyCommand]:
+        for number, each in enumerate(ids):
+            made.append(number)
+            yield commands.create(HASH, job_id=each)
+        # By now some of them are stored: no more than four messages are ahead.
+        seen.append(progress[-1])
+        for each in ids:
+            yield commands.transition(each, "running")
+        yield commands.get("nowhere")
+        yield commands.count()
+
+    seen: list[int] = []
+    values = client.send_many(lifecycles(), on_progress=progress.append, message_commands=100)
+    assert [job.job_id for job in values[:2_500]] == ids
+    assert {job.status for job in values[2_500:5_000]} == {JobStatus.RUNNING}
+    assert isinstance(values[5_000], JobNotFoundError)
+    assert values[5_001].by_status["running"] == 2_500
+    assert seen[0] >= 2_500 - 6 * 100
+    assert made == list(range(2_500))
+
+
+def test_send_many_passes_on_what_the_iterable_raises(client: Any) -> None:
+    def some() -> Iterator[AnyCommand]:
+        yield commands.create(HASH)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        client.send_many(some())
+    assert client.send_many([]) == []
+    assert client.ping().protocol == 1  # and goes on
 
 
 def test_create_many_of_nothing(client: Any) -> None:
