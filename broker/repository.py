@@ -270,11 +270,12 @@ class InMemoryJobRepository(Generic[View]):
             job.status = target
             job.result = result
             job.error = error
-            if target is AWAITING_INPUT:
-                job.input_schema = input_schema
-                job.provided_input = None
-            elif provided_input is not None:
+            if target is AWAITING_INPUT or provided_input is not None:
+                self.text_bytes -= text_bytes(job.input_schema) + text_bytes(job.provided_input)
+                if target is AWAITING_INPUT:
+                    job.input_schema = input_schema
                 job.provided_input = provided_input
+                self.text_bytes += text_bytes(job.input_schema) + text_bytes(job.provided_input)
             job.updated_at = max(job.updated_at, at)
             job.version = version = version + 1
             if self._held:

@@ -525,6 +525,40 @@ def test_indexes_stay_small_however_much_happens() -> None:
     assert first.job_id == live[0]
 
 
+def test_the_bytes_of_all_texts_are_those_of_the_jobs_that_are_stored() -> None:
+    jobs = fixed()
+
+    def counted() -> int:
+        texts = ("input", "result", "error", "input_schema", "provided_input",
+                 "identifier_from_purchaser")  # fmt: skip
+        return sum(
+            len((getattr(job, text) or "").encode())
+            for job in jobs.page(-1, 9)[0]
+            for text in texts
+        )
+
+    one = jobs.create(HASH, input="ä", identifier_from_purchaser="abc").job_id
+    assert jobs.text_bytes == counted() == 5
+    jobs.update_status(one, RUNNING)
+    jobs.update_status(one, AWAITING_INPUT, input_schema="schema")
+    assert jobs.text_bytes == counted() == 11
+    jobs.update_status(one, RUNNING, provided_input="given")
+    assert jobs.text_bytes == counted() == 16
+    jobs.update_status(one, AWAITING_INPUT, input_schema="ß")
+    assert jobs.text_bytes == counted() == 7
+    jobs.update_status(one, RUNNING, "r" * 10)
+    jobs.update_status(one, FAILED, error="e" * 20)
+    assert jobs.text_bytes == counted() == 27
+    copy = fixed()
+    image = jobs.image()
+    copy.restore(image.slots, image.held, image.named)
+    assert copy.text_bytes == 27
+    jobs.create(HASH, blockchain_identifier="pay")
+    assert jobs.text_bytes == 30
+    jobs.remove(one)
+    assert jobs.text_bytes == 3
+
+
 # --- against a naive model ----------------------------------------------------------------------
 
 
