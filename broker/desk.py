@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from copy import copy
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -55,7 +55,8 @@ class Desk:
 
     def __init__(self, limits: Limits, new_id: Callable[[], str], state: State) -> None:
         self.limits = limits
-        self.pay_within = timedelta(milliseconds=limits.pay_within_ms)
+        self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
+        self._pay_from = self._pay_by = datetime.min
         self.new_id = new_id
         self.state = state
         self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched)
@@ -67,6 +68,12 @@ class Desk:
         """Whether anything may be due earlier than it was."""
         self.applying = False
         """True from an event's first effect to its last: who fails in between must stop."""
+
+    def pay_by(self, now: datetime) -> datetime:
+        """Return the `pay_by_time` of a job that is created now: one object for all of a batch."""
+        if now is not self._pay_from:
+            self._pay_from, self._pay_by = now, now + self._pay_within
+        return self._pay_by
 
     def record(self, event: AnyEvent, now: Instant) -> Any:  # noqa: ANN401 - as the event has it
         """Let an event happen; return the job, as it is held, that it created or moved.

@@ -39,7 +39,7 @@ def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
         command.input,
         command.identifier_from_purchaser,
         command.blockchain_identifier,
-        command.pay_by_time or now + desk.pay_within,
+        command.pay_by_time or desk.pay_by(now),
         command.submit_result_time,
     )
     return JobResult(desk.record(event, turn.now))
