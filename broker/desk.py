@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from copy import copy
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -56,7 +56,7 @@ class Desk:
     def __init__(self, limits: Limits, new_id: Callable[[], str], state: State) -> None:
         self.limits = limits
         self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
-        self._pay_from = self._pay_by = datetime.min
+        self._pay_from = self._pay_by = datetime.min.replace(tzinfo=UTC)
         self.new_id = new_id
         self.state = state
         self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched)
