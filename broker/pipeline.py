@@ -202,11 +202,14 @@ class Pipeline:
         limits = self._limits
         size = TICK_BYTES_MAX
         for arrival in batch:
-            frame_bytes = sum(map(len, arrival.frames))
-            commands = min(limits.commands, 1 + frame_bytes // COMMAND_BYTES_MIN)
-            claims = sum(frame.count(CLAIM_TAG) for frame in arrival.frames)
-            grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
-            size += 2 * frame_bytes + commands * EVENT_BYTES_MAX + grants * GRANT_BYTES_MAX
+            if len(arrival.frames) != 1:
+                continue  # it is refused
+            frame = arrival.frames[0]
+            commands = min(limits.commands, 1 + len(frame) // COMMAND_BYTES_MIN)
+            size += 2 * len(frame) + commands * EVENT_BYTES_MAX
+            if claims := frame.count(CLAIM_TAG):
+                grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
+                size += grants * GRANT_BYTES_MAX
         return size, 2 * (1 + len(batch)) + self._engine.parked
 
     def _answer(self, arrival: Arrival, now: Instant, *, writable: bool) -> None:

@@ -100,15 +100,16 @@ class Server:
             ready = dict(poller.poll(self._patience_ms()))
             if self._stop_fd in ready:
                 break
+            now = _now()
             if self._outbox.fd in ready:
                 self._outbox.finish()
-            self._catch_up(poller)
+            self._catch_up(poller, now)
             batch = self._left or self._take(ready)
-            if batch or self._undelivered or not self._writable or self._due_in_ms() == 0:
-                self._serve(batch)
+            if batch or self._undelivered or not self._writable or self._due_in_ms(now) == 0:
+                self._serve(batch, now)
             elif not ready:
                 self._outbox.flush()
-            self._do_chores(_now().mono_ms)
+            self._do_chores(now.mono_ms)
         self._leave(poller)
 
     def _take(self, ready: dict[object, int]) -> list[Arrival]:
@@ -141,14 +142,14 @@ class Server:
             if news := self._counters.news():
                 log.info("refused or dropped so far", **news)
 
-    def _catch_up(self, poller: zmq.Poller) -> None:
+    def _catch_up(self, poller: zmq.Poller, now: Instant) -> None:
         """Decide all deadlines that have passed: nobody acts on a job that one has ended."""
-        while self._pipeline.is_overdue(_now(), writable=self._writable):
-            self._serve([])
+        while self._pipeline.is_overdue(now, writable=self._writable):
+            self._serve([], now)
             if self._stop_fd in dict(poller.poll(0)):
                 return
 
-    def _serve(self, batch: list[Arrival]) -> None:
+    def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided, if there is room on disk for all that it may change."""
         behind: list[Arrival] = []
         writable = self._has_room(batch)
@@ -160,7 +161,7 @@ class Server:
             event = "there is room on the disk again" if writable else "the disk is full"
             log.warning(event, refused=None if writable else "all that changes something")
         undelivered, self._undelivered = self._undelivered, []
-        outcome = self._pipeline.run(batch, _now(), undelivered, writable=self._writable)
+        outcome = self._pipeline.run(batch, now, undelivered, writable=self._writable)
         if batch:
             self._left = batch[outcome.taken :] + behind
         if not self._writable:
@@ -185,22 +186,22 @@ class Server:
     def _patience_ms(self) -> int:
         if self._left or self._more or (self._undelivered and self._writable):
             return 0
-        return min(self._due_in_ms(), self._idle_ms if self._writable else RETRY_MS)
+        return min(self._due_in_ms(_now()), self._idle_ms if self._writable else RETRY_MS)
 
-    def _due_in_ms(self) -> int:
-        return self._pipeline.calm_ms(_now(), writable=self._writable)
+    def _due_in_ms(self, now: Instant) -> int:
+        return self._pipeline.calm_ms(now, writable=self._writable)
 
     def _leave(self, poller: zmq.Poller) -> None:
         """Wake the parked, answer what is here already, and refuse what comes for a moment."""
         self._notifier.stopping()
         self._release(self._pipeline.drain())
         while self._pipeline.is_behind:
-            self._serve([])
+            self._serve([], _now())
         self._outbox.flush()
         poller.unregister(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms
         while self._left or (left_ms := leave_at_ms - _now().mono_ms) > 0:
-            self._serve(self._left or self._take(dict(poller.poll(left_ms))))
+            self._serve(self._left or self._take(dict(poller.poll(left_ms))), _now())
             self._outbox.flush()
         self._outbox.close()
 

@@ -16,6 +16,8 @@ from typing import Final
 
 import zmq
 
+NO_WAIT: Final = int(zmq.DONTWAIT)  # plain numbers: an enum takes its time with each message
+NO_WAIT_MORE: Final = NO_WAIT | int(zmq.SNDMORE)
 MARK_BYTES: Final = 256 * 1024
 """How far marks are apart: each costs as much as a few commands."""
 MARKS_MIN: Final = 4
@@ -73,12 +75,12 @@ class Unread:
             held.refused_bytes = size
             return False
         unmarked_bytes = held.unmarked_bytes + size
-        self._socket.send(peer, zmq.DONTWAIT | zmq.SNDMORE)
+        self._socket.send(peer, NO_WAIT_MORE)
         # The first is marked, too: who was met anew after a sweep may hold something yet.
         if unmarked_bytes < self._mark_bytes and held.bytes:
-            self._socket.send(frame, zmq.DONTWAIT)
+            self._socket.send(frame, NO_WAIT)
         else:
-            tracker = self._socket.send(frame, zmq.DONTWAIT, copy=False, track=True)
+            tracker = self._socket.send(frame, NO_WAIT, copy=False, track=True)
             self._settle(held)
             held.marks.append((tracker, unmarked_bytes))
             unmarked_bytes = 0

@@ -299,9 +299,10 @@ def test_what_has_no_room_on_disk_refuses_nobody_elses(records: int) -> None:
     )
     admin = Principal("uid:0", Role.ADMIN)
     frames = [encode_request(Request(1, 0, seq, 0, [Create(input_hash=HASH)])) for seq in (1, 2)]
-    server._serve([Arrival(PEER, [frame], admin) for frame in frames])
+    now = Instant(EPOCH, 0)
+    server._serve([Arrival(PEER, [frame], admin) for frame in frames], now)
     while server._left:
-        server._serve(server._left)
+        server._serve(server._left, now)
     refused = [result for result in sent if isinstance(result, ErrorResult)]
     assert len(sent) == 2
     assert len(refused) == (0 if records == 4 else 2)
