@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from broker.desk import Turn
-from broker.engine import FAR_MS, Engine
+from broker.engine import Engine
 from broker.outcomes import (
     AnyOutcome,
     LeasesOutcome,
@@ -23,6 +23,7 @@ from broker.outcomes import (
 )
 from broker.principal import Principal
 from broker.records import Record
+from broker.schedule import FAR_MS
 from broker.sizes import RESULT_BYTES
 from broker.timers import Instant
 from broker.waiters import Ticket
@@ -99,6 +100,7 @@ class Pipeline:
         until all of it is safe.
         """
         self._engine = engine
+        self._schedule = engine.schedule
         self._batch_reply_bytes = batch_reply_bytes
         self._reply_bytes = 0
         self._refused = refused
@@ -123,7 +125,7 @@ class Pipeline:
         """
         self._reply_bytes = 0
         self._engine.rest()
-        if undelivered or self._is_behind or not writable or not self._engine.calm_ms(now):
+        if undelivered or self._is_behind or not writable or not self._schedule.calm_ms(now):
             self._pass_time(now, undelivered, writable=writable)
         taken = 0
         for arrival in batch:
@@ -131,17 +133,17 @@ class Pipeline:
             taken += 1
             if self._is_full or self._engine.is_tired:
                 break
-        self._engine.foresee(now)
+        self._schedule.foresee(now)
         outcome, self._outcome = self._outcome, Outcome([], [])
         return Outcome(outcome.records, outcome.replies, taken)
 
     def _pass_time(
         self, now: Instant, undelivered: Sequence[tuple[str, int]], *, writable: bool
     ) -> None:
-        self._engine.time_out(now)
+        self._schedule.time_out(now)
         if writable:
-            self._engine.release(undelivered, now)
-            self._engine.tick(now)
+            self._schedule.release(undelivered, now)
+            self._schedule.tick(now)
         self._settle(now, writable=writable)
 
     def expel(self, name: str) -> Outcome:
@@ -174,24 +176,24 @@ class Pipeline:
         """Return how long `run` has nothing to do without a message; None for ever."""
         if self._is_behind:
             return 0
-        return self._engine.due_in_ms(now, writable=writable)
+        return self._schedule.due_in_ms(now, writable=writable)
 
     def foresee(self, now: Instant) -> None:
         """Look when there will be something to do, before the first batch."""
-        self._engine.foresee(now)
+        self._schedule.foresee(now)
 
     def calm_ms(self, now: Instant, *, writable: bool = True) -> int:
         """Return how long `run` has nothing to do, as the last one has foreseen; FAR_MS at most."""
         if writable and not self._is_behind:
-            return self._engine.calm_ms(now)
+            return self._schedule.calm_ms(now)
         due_in_ms = self.due_in_ms(now, writable=writable)
         return FAR_MS if due_in_ms is None else due_in_ms
 
     def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
         """Return whether a deadline, a lease or a wait is over that `run` has not decided yet."""
-        if writable and self._engine.calm_ms(now):
+        if writable and self._schedule.calm_ms(now):
             return False
-        return self._engine.is_overdue(now, writable=writable)
+        return self._schedule.is_overdue(now, writable=writable)
 
     def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
         """Return bounds on the records of a batch, before it is decided: their bytes, their number.
