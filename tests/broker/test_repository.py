@@ -16,8 +16,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker import repository as module
-from broker.repository import SLACK, InMemoryJobRepository
+from broker import lane, repository
+from broker.lane import SLACK
+from broker.repository import InMemoryJobRepository
 from domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -391,15 +392,14 @@ def test_a_hundred_threads_do_everything_at_once(crowd: Any) -> None:
 # --- indexes ------------------------------------------------------------------------------------
 
 
-def test_pages_show_each_job_that_matches_throughout_once(monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "SCAN_JOBS_MAX", 7)
+def test_pages_show_each_job_that_matches_throughout_once() -> None:
     random = Random(1)
     jobs = fixed()
     steady = [jobs.create(HASH).job_id for _ in range(60)]
     restless = [jobs.create(HASH).job_id for _ in range(60)]
     after, seen, pages = -1, [], 0
     while True:
-        page, cursors = jobs.page(after, 5, AWAITING_PAYMENT)
+        page, cursors = jobs.page(after, 5, AWAITING_PAYMENT, scan_max=7)
         assert len(page) <= 5
         assert len(cursors) in (len(page), len(page) + 1)
         seen += [job.job_id for job in page]
@@ -687,7 +687,8 @@ class SmallIndexMachine(RepositoryMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(module, "SLACK", 0)
+        for module in (lane, repository):
+            self.patch.setattr(module, "SLACK", 0)
 
     def teardown(self) -> None:
         self.patch.undo()

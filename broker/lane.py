@@ -1,0 +1,81 @@
+"""The jobs of one status: in what order they came, and who of them may be claimed."""
+
+from collections import deque
+from heapq import heapify, heappush
+from typing import Final
+
+from broker.stored import Slot, StoredJob
+from domain.status import TERMINAL, JobStatus
+
+SLACK = 1_024
+"""How many stale entries an index may hold beyond as many as there are live ones."""
+ONLY_ENTRY: Final = 2
+"""Up to this version, created and running, a job has been in no status twice."""
+
+
+class Lane:
+    """The jobs of one status: how many, in what order they came, and who of them may be claimed."""
+
+    __slots__ = ("count", "entered", "free", "is_last", "look_at", "status")
+
+    def __init__(self, status: JobStatus) -> None:
+        self.status = status
+        self.is_last = status in TERMINAL
+        self.count = 0
+        self.entered: deque[Slot] = deque()
+        """In order: a slot, or who comes a second time behind minus its version then."""
+        self.free: list[Slot] = []
+        """A heap; stale once held or elsewhere."""
+        self.look_at = SLACK
+        """With so many entries, those that are stale are looked for."""
+
+    def has(self, entry: Slot) -> bool:
+        """Return whether a job is here still, since it came as `entry` says."""
+        mark, job = entry
+        if job.status is not self.status or not job.version:
+            return False
+        if mark < 0:
+            return job.version == -mark
+        return self.is_last or job.version <= ONLY_ENTRY
+
+    def enter(self, slot: Slot, version: int) -> None:
+        """Note that a job has come here, which made it `version`."""
+        self.count += 1
+        if self.is_last:
+            self.entered.append(slot)
+        else:
+            self.entered.append(slot if version <= ONLY_ENTRY else (-version, slot[1]))
+            heappush(self.free, slot)
+        if len(self.entered) + len(self.free) > self.look_at:
+            self._sweep()
+
+    def offer(self, slot: Slot) -> None:
+        """Let a job be claimed again."""
+        heappush(self.free, slot)
+        if len(self.entered) + len(self.free) > self.look_at:
+            self._sweep()
+
+    def first(self) -> StoredJob | None:
+        """Return the job that has been here for longest."""
+        entered = self.entered
+        while entered:
+            if self.has(entered[0]):
+                return entered[0][1]
+            entered.popleft()
+        return None
+
+    def _sweep(self) -> None:
+        """Let go of what is stale, if that is most of it; look again after SLACK more entries."""
+        most = 2 * self.count + SLACK
+        if len(self.entered) > most:
+            self.entered = deque(filter(self.has, self.entered))
+        if len(self.free) > most:
+            # Each once; those that are held come back when they are freed, or go.
+            here = {slot[0]: slot for slot in self.free if self.has_job(slot[1])}
+            self.free = list(here.values())
+            heapify(self.free)
+        self.look_at = len(self.entered) + len(self.free) + SLACK
+
+    def has_job(self, job: StoredJob) -> bool:
+        """Return whether a job is here."""
+        return job.status is self.status and job.version > 0
