@@ -134,10 +134,11 @@ class Ledger:
     def evict(self, number: int) -> None:
         """Forget a session for ever. Raises SessionEvictedError if it is gone already."""
         session = self._find(number)
-        self.outcomes -= session.size
+        size = session.size
+        self.outcomes -= size
         del self._sessions[number]
         holding = self._holdings[session.owner]
-        holding.outcomes -= session.size
+        holding.outcomes -= size
         del holding.sessions[number]
         if not holding.sessions:
             del self._holdings[session.owner]

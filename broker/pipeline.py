@@ -106,7 +106,7 @@ class Pipeline:
         self._refused = refused
         self._limits = engine.limits
         self._draining = False
-        self._is_behind = False
+        self._owes_claims = False
         self._outcome = Outcome([], [])
 
     def run(
@@ -125,7 +125,7 @@ class Pipeline:
         """
         self._reply_bytes = 0
         self._engine.rest()
-        if undelivered or self._is_behind or not writable or not self._schedule.calm_ms(now):
+        if undelivered or self.is_behind or not writable or not self._schedule.calm_ms(now):
             self._pass_time(now, undelivered, writable=writable)
         taken = 0
         for arrival in batch:
@@ -157,6 +157,7 @@ class Pipeline:
     def drain(self) -> Outcome:
         """Wake all who are parked; from now on refuse all that comes in."""
         self._draining = True
+        self._owes_claims = False
         self._reply_bytes = 0
         self._engine.drain()
         self._answer_parked()
@@ -165,8 +166,8 @@ class Pipeline:
 
     @property
     def is_behind(self) -> bool:
-        """Whether there are answers that the last batch had no room for."""
-        return self._is_behind
+        """Whether there are answers, or leases for who waits, that there was no room for."""
+        return self._owes_claims or bool(self._engine.answers)
 
     @property
     def _is_full(self) -> bool:
@@ -174,7 +175,7 @@ class Pipeline:
 
     def due_in_ms(self, now: Instant, *, writable: bool = True) -> int | None:
         """Return how long `run` has nothing to do without a message; None for ever."""
-        if self._is_behind:
+        if self._engine.answers or (writable and self._owes_claims):
             return 0
         return self._schedule.due_in_ms(now, writable=writable)
 
@@ -184,7 +185,7 @@ class Pipeline:
 
     def calm_ms(self, now: Instant, *, writable: bool = True) -> int:
         """Return how long `run` has nothing to do, as the last one has foreseen; FAR_MS at most."""
-        if writable and not self._is_behind:
+        if writable and not self.is_behind:
             return self._schedule.calm_ms(now)
         due_in_ms = self.due_in_ms(now, writable=writable)
         return FAR_MS if due_in_ms is None else due_in_ms
@@ -325,9 +326,10 @@ class Pipeline:
         if self._engine.events:
             self._outcome.records.append(Record(self._engine.take_events()))
         self._answer_parked()
-        while writable and not self._is_full and (answer := self._engine.serve_claim(now)):
-            self._answer_alone(answer.ticket, answer.result)
-        self._is_behind = self._is_full
+        if writable:
+            while not self._is_full and (answer := self._engine.serve_claim(now)):
+                self._answer_alone(answer.ticket, answer.result)
+            self._owes_claims = self._is_full
 
     def _answer_parked(self) -> None:
         """Answer who waits no more, as far as this batch has room for replies."""
@@ -335,7 +337,6 @@ class Pipeline:
         while answers and not self._is_full:
             answer = answers.popleft()
             self._answer_alone(answer.ticket, answer.result)
-        self._is_behind = bool(answers)
 
     def _answer_alone(self, ticket: Ticket, result: Result) -> None:
         """Answer a command that stands alone in its message, and write down what it did."""

@@ -333,6 +333,8 @@ class InMemoryJobRepository(Generic[View]):
 
     def restore_entered(self, status: JobStatus, indexes: Sequence[int]) -> None:
         """Take over the order in which the jobs of a status have entered it."""
+        if not indexes:
+            return
         with self._lock:
             by_index, lane = dict(self._created), self._lanes[status]
             for index in indexes:

@@ -24,7 +24,8 @@ class Retention:
 
     def over(self, jobs: InMemoryJobRepository[Any], now: Instant) -> Iterator[str]:
         """Yield what is to be forgotten, oldest first; the caller removes each before the next."""
-        if not self._is_calm(now):
+        self.notice(now)
+        if now.mono_ms < self._calm_from_ms:
             return
         while (oldest := jobs.oldest_finished()) is not None:
             ended_at, job_id = oldest
@@ -43,11 +44,10 @@ class Retention:
             due_in_ms = milliseconds(oldest[0] + self._keep - now.wall)
         return max(due_in_ms, self._calm_from_ms - now.mono_ms)
 
-    def _is_calm(self, now: Instant) -> bool:
-        """Return whether the wall clock has gone on evenly for a while."""
+    def notice(self, now: Instant) -> None:
+        """Compare the clocks with how they were the last time: one of them may have been set."""
         if self._last is not None:
             went_ms = (now.wall - self._last.wall) // timedelta(milliseconds=1)
             if abs(went_ms - (now.mono_ms - self._last.mono_ms)) > STEP_MS:
                 self._calm_from_ms = now.mono_ms + CALM_MS
         self._last = now
-        return now.mono_ms >= self._calm_from_ms

@@ -71,6 +71,7 @@ class Schedule:
 
     def foresee(self, now: Instant) -> None:
         """Look when something will be due, after a batch that was decided at `now`."""
+        self._retention.notice(now)
         if self.calm_ms(now) and not self._desk.is_moved:
             return
         self._desk.is_moved = False

@@ -398,6 +398,7 @@ class AsyncClient:
                     on_progress(told)
                 if exchange.done:
                     return exchange.values
+                self._check_open()
                 await news.wait()
                 news.clear()
         except BaseException:
@@ -422,10 +423,13 @@ class AsyncClient:
         self._timer = None
         self._turn()
 
-    def _join_loop(self) -> None:
-        """Listen on the running loop, which must be the one of all calls before."""
+    def _check_open(self) -> None:
         if self._closed:
             raise ClientClosedError(f"the client of {self.endpoint} is closed")
+
+    def _join_loop(self) -> None:
+        """Listen on the running loop, which must be the one of all calls before."""
+        self._check_open()
         socket, loop = self._link.socket, asyncio.get_running_loop()
         if self._loop is loop:
             return

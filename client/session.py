@@ -117,12 +117,22 @@ class Session:
 
     def pull(self, exchange: Exchange) -> None:
         """Make messages of the call's next commands, as many as its window has room for."""
-        packer, messages = exchange.packer, exchange.messages
-        while not exchange.broken and not packer.exhausted and len(messages) < self._window:
-            parcel = packer.next()
-            if parcel is None:
-                return
-            self._post(exchange, parcel)
+        while self.pull_one(exchange):
+            pass
+
+    def pull_one(self, exchange: Exchange) -> bool:
+        """Make a message of the call's next commands, if its window has room for one.
+
+        Return whether there is one: then it can be sent, and there may be more.
+        """
+        packer = exchange.packer
+        if exchange.broken or packer.exhausted or len(exchange.messages) >= self._window:
+            return False
+        parcel = packer.next()
+        if parcel is None:
+            return False
+        self._post(exchange, parcel)
+        return True
 
     def drop(self, exchange: Exchange) -> None:
         """Forget a call whose caller has left: what of it is not sent yet never will be."""

@@ -431,13 +431,19 @@ class Client:
             if not session.awaits_nothing:
                 link.drain(session)
             while True:
-                session.pull(exchange)
+                made = session.pull_one(exchange)
+                if made and (exchange.answered or len(exchange.messages) > 1):
+                    link.drain(session)  # the iterable took its time: first what came meanwhile
                 blocked = link.flush(session)
+                if made and not exchange.packer.exhausted:
+                    continue
                 if on_progress is not None and exchange.answered > told:
                     told = exchange.answered
                     on_progress(told)
                 if exchange.done:
                     return exchange.values
+                if not exchange.messages:
+                    continue  # a call within `on_progress` has taken the answers: go on
                 link.wait(session, blocked=blocked)
                 link.listen(session, exchange)
         except BaseException:

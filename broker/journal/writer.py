@@ -47,6 +47,7 @@ class Writer:
         self._spare: Spare | None = None
         # Held while the current segment is synced, and while another one takes its place.
         self._segment_lock = Lock()
+        self._failure: OSError | None = None
 
     def resume(self, replay: Replay) -> None:
         """Begin behind the last record that was read, and make sure that it is all on the disk.
@@ -113,11 +114,21 @@ class Writer:
         self.sequence = sequence
 
     def sync(self) -> None:
-        """Return once all that was appended before this call is on the disk."""
+        """Return once all that was appended before this call is on the disk.
+
+        A sync that has failed is never tried again, by whoever waited for it either: the kernel
+        would say that all is well, with the data gone.
+        """
         with self._segment_lock:
+            if self._failure is not None:
+                raise OSError(*self._failure.args)
             written = self.sequence
             if written > self.durable:
-                self._files.sync_data(self._descriptor)
+                try:
+                    self._files.sync_data(self._descriptor)
+                except OSError as failure:
+                    self._failure = failure
+                    raise
                 self.durable = written
 
     def begin_segment(self, stored_bytes: int = 0) -> None:

@@ -15,7 +15,7 @@ from broker.repository import SCAN_JOBS_MAX
 from broker.server import Server
 from broker.settings import load
 from broker.timers import Instant
-from domain.commands import Cancel, Claim, Create, Get, Hello, List, Transition, Wait
+from domain.commands import AnyCommand, Cancel, Claim, Create, Get, Hello, List, Transition, Wait
 from domain.messages import Refused, Reply, Request, decode_answer, encode_request
 from domain.results import ErrorResult, HelloResult, JobsResult
 from domain.roles import Role
@@ -180,6 +180,29 @@ def test_answers_to_the_parked_come_a_batch_at_a_time() -> None:
         sizes.append(len(more))
     assert max(sizes) <= 3
     assert sorted(answer.seq or 0 for answer in answered) == list(range(2, 13))
+
+
+def test_claims_that_had_no_room_are_served_whoever_is_put_out_meanwhile() -> None:
+    engine = make_engine()
+    pipeline = Pipeline(engine, Counter(), batch_reply_bytes=60_000)
+    now, admin = Instant(EPOCH, 0), Principal("uid:0", Role.ADMIN)
+
+    def run(seq: int, *commands: AnyCommand, peer: bytes = PEER) -> int:
+        frame = encode_request(Request(1, 0, seq, 0, [*commands]))
+        return len(pipeline.run([Arrival(peer, [frame], admin)], now).replies)
+
+    claim = Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=9_999, wait_ms=9_999, limit=1)
+    for seq in range(4):
+        assert run(seq, claim, peer=bytes([seq])) == 0
+    text = "x" * 50_000
+    served = run(9, *[Create(input_hash=HASH, input=text) for _ in range(4)])
+    assert pipeline.due_in_ms(now) == 0
+    pipeline.expel("key:somebody")
+    served += len(pipeline.run([], now, writable=False).replies)
+    while pipeline.is_behind:
+        served += len(pipeline.run([], now).replies)
+    assert served == 1 + 4
+    assert engine.parked == 0
 
 
 def test_a_claim_of_many_leases_counts_as_many_outcomes() -> None:

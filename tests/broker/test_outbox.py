@@ -3,7 +3,7 @@
 import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +28,16 @@ class Gate(Files):
         self.open_gate = threading.Semaphore(0)
         self.is_open = True
         self.fails = False
+        self.once = False
+        """Whether a sync after one that has failed succeeds, as the kernel has it."""
+        self.tries = 0
 
     def sync_data(self, descriptor: int) -> None:
         if not self.is_open:
             assert self.open_gate.acquire(timeout=PATIENCE_S)
+        self.tries += 1
         if self.fails:
+            self.fails = not self.once
             raise OSError(5, "no such luck")
         super().sync_data(descriptor)
 
@@ -152,6 +157,29 @@ def test_a_failure_is_noticed_by_whoever_writes_next(office: Office) -> None:
     with pytest.raises(JournalFailedError):
         office.put(b"b")
     assert office.sent == []
+
+
+def test_a_sync_that_failed_is_not_tried_again_by_who_waited_for_it(office: Office) -> None:
+    """A new segment waits for the sync of the one before, and must not try it again."""
+    office.put(b"a")
+    waiting = threading.Thread(target=lambda: raised.append(catch(office.journal.close_segment)))
+    raised: list[BaseException | None] = []
+    waiting.start()
+    office.files.fails = True
+    office.files.once = True
+    office.files.open_gate.release(2)
+    waiting.join(PATIENCE_S)
+    assert isinstance(raised[0], JournalFailedError)
+    assert office.journal.durable == 1
+    assert office.files.tries == 2  # the first batch, and this
+
+
+def catch(call: Callable[[], None]) -> BaseException | None:
+    try:
+        call()
+    except JournalFailedError as fault:
+        return fault
+    return None
 
 
 def test_the_thread_ends_when_it_is_let_go(office: Office) -> None:

@@ -1,5 +1,6 @@
 """Every call, of both clients alike, against a real broker."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -238,6 +239,36 @@ def test_send_many_takes_commands_as_they_are_sent(client: Any) -> None:
     assert values[5_001].by_status["running"] == 2_500
     assert seen[0] >= 2_500 - 6 * 100
     assert made == list(range(2_500))
+
+
+def test_an_iterable_that_takes_its_time_costs_no_answer_that_has_come(
+    make_client: Make, broker: BrokerProcess
+) -> None:
+    client = make_client(timeout_s=1)
+
+    def slow() -> Iterator[AnyCommand]:
+        for number in range(8):
+            if number == 5:
+                time.sleep(1.5)  # longer than a message may take
+            yield commands.create(HASH)
+
+    values = client.send_many(slow(), message_commands=1)
+    assert [type(value) for value in values] == [Job] * 8
+
+
+def test_progress_may_be_told_by_way_of_the_same_client(
+    broker: BrokerProcess, endpoint: str
+) -> None:
+    client = Client(endpoint, timeout_s=PATIENCE_S)
+    totals: list[int] = []
+
+    def tell(_: int) -> None:
+        time.sleep(0.02)  # all that is under way is answered by now
+        totals.append(client.count().total)
+
+    client.create_many([HASH] * 20, message_commands=1, on_progress=tell)
+    assert totals[-1] == 20
+    client.close()
 
 
 def test_send_many_passes_on_what_the_iterable_raises(client: Any) -> None:

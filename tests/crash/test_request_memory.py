@@ -343,6 +343,25 @@ def test_of_too_many_finished_jobs_the_oldest_go_a_thousand_at_a_time() -> None:
     assert driver.pipeline.due_in_ms(driver.now) != 0
 
 
+def test_a_clock_that_is_set_long_after_the_start_makes_nobody_forget() -> None:
+    """Though nothing was due since: the clocks are compared after each batch."""
+    driver = Driver()
+    driver.ask(create(1), failing(1))
+    state = replayed(driver.records)
+    later = Driver()
+    later.engine._desk.state = state
+    later.pipeline.foresee(later.now)
+    for _ in range(10):
+        later.mono_ms += 1_000
+        later.wall += timedelta(seconds=1)
+        later.ask(Count())
+    later.set_wall(later.wall + timedelta(days=400))
+    assert state.jobs.count() == 1
+    for _ in range(120):
+        later.pass_ms(1_000)
+    assert state.jobs.count() == 0
+
+
 @pytest.mark.parametrize("step_s", [-3_600, 3_600])
 def test_nothing_is_forgotten_in_the_minute_after_the_clock_was_set(step_s: int) -> None:
     driver = Driver(keep_finished_ms=1_000, max_finished=1)
