@@ -916,6 +916,16 @@ def test_a_job_too_large_for_todays_limits_does_not_bring_the_broker_down() -> N
     assert state.jobs.get(job["job_id"]).status is RUNNING
 
 
+def test_a_wait_is_answered_with_the_job_as_it_came_there_though_it_moves_on_at_once() -> None:
+    driver = Driver()
+    job = driver.job(create())
+    waiting = Wait(job_ids=[job["job_id"]], statuses=[RUNNING], timeout_ms=9)
+    seq = driver.post(waiting, peer=OTHER)
+    driver.ask(move(job, RUNNING), move(job, COMPLETED, result="r"))
+    shown = job_of(driver.result_of(seq, OTHER))
+    assert (shown["status"], shown["version"], shown["result"]) == (RUNNING, 2, None)
+
+
 # --- time ---------------------------------------------------------------------------------------
 
 
