@@ -169,6 +169,7 @@ class Door:
                 return True
             self._counters["reply_not_read"] += 1
         except zmq.Again:
+            self._unread.mute(peer)
             self._counters["reply_not_read"] += 1
         except zmq.ZMQError as fault:
             if fault.errno != zmq.EHOSTUNREACH:

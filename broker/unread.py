@@ -30,6 +30,8 @@ PEERS_MAX: Final = 1_000
 """With so many peers in mind, those are looked for of whom nothing is held any more."""
 SWEEP_S: Final = 0.1
 """How often that is done at most while much is held."""
+MUTE_S: Final = 0.05
+"""How long a peer with all the messages that it may have is not asked what it wants."""
 WORD_S: Final = 0.001
 """How long the word may take that a peer has taken all: it comes by a thread of its own."""
 
@@ -37,10 +39,11 @@ WORD_S: Final = 0.001
 class Held:
     """What was sent to one peer and not proved to have left: in all, and since the last mark."""
 
-    __slots__ = ("bytes", "marks", "refused_bytes", "unmarked_bytes")
+    __slots__ = ("bytes", "marks", "mute_until_s", "refused_bytes", "unmarked_bytes")
 
     def __init__(self) -> None:
         self.bytes = self.unmarked_bytes = 0
+        self.mute_until_s = 0.0
         self.marks: deque[tuple[zmq.MessageTracker, int]] = deque()
         self.refused_bytes = 0
         """Of the last reply that was held back, until half of what may be held has left."""
@@ -92,7 +95,11 @@ class Unread:
     def is_full(self, peer: bytes) -> bool:
         """Return whether a reply to a peer was held back, and it has not read half since."""
         held = self._peers.get(peer)
-        if held is None or not held.refused_bytes:
+        if held is None:
+            return False
+        if held.mute_until_s and time.monotonic() < held.mute_until_s:
+            return True
+        if not held.refused_bytes:
             return False
         self._settle(held)
         allowed = self._allowed(self._held_bytes + held.refused_bytes)
@@ -100,6 +107,12 @@ class Unread:
             return True
         held.refused_bytes = 0
         return False
+
+    def mute(self, peer: bytes) -> None:
+        """Note that libzmq took no more messages for a peer."""
+        held = self._peers.get(peer)
+        if held is not None:
+            held.mute_until_s = time.monotonic() + MUTE_S
 
     def forget(self, peer: bytes) -> None:
         """Note that a peer is gone."""

@@ -171,3 +171,17 @@ def test_a_peer_that_is_gone_is_forgotten(house: House) -> None:
     house.send_until_refused(house.peer)
     house.unread.forget(house.peer)
     assert not house.unread.is_full(house.peer)
+
+
+def test_a_peer_with_all_the_messages_it_may_have_is_not_asked_for_a_moment(house: House) -> None:
+    unread = house.unread
+    unread.mute(b"nobody")
+    assert not unread.is_full(b"nobody")
+    assert unread.send(house.peer, b"one")
+    assert not unread.is_full(house.peer)
+    unread.mute(house.peer)
+    assert unread.is_full(house.peer)
+    deadline = time.monotonic() + 5
+    while unread.is_full(house.peer) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not unread.is_full(house.peer)  # it may have read since: it is tried again
