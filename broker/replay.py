@@ -21,7 +21,7 @@ def replay(entries: Iterable[Entry], state: State) -> int:
     Each event is checked as strictly as the command that caused it once was. Leases begin at zero
     on the monotonic clock: `state.leases.restart` sets them going. Raises ReplayError.
     """
-    records = 0
+    records, effects = 0, state.effects
     for entry in entries:
         try:
             if entry.kind == SNAPSHOT_CHUNK:
@@ -29,7 +29,7 @@ def replay(entries: Iterable[Entry], state: State) -> int:
                 continue
             record = decode_record(entry.payload)
             for event in record.events:
-                state.apply(event, 0)
+                effects[type(event)](event, 0)  # what `apply` does, without the call
             state.remember(record)
             records += 1
         except (
