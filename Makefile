@@ -67,6 +67,7 @@ crash: setup ## kill the broker a hundred times under load, and look for what is
 
 fuzz: setup ## a million damaged frames for the core, a hundred thousand for a running broker
 	$(BIN)/python -m tests.fuzz
+	FUZZ_EXAMPLES=20000 $(BIN)/pytest -q --timeout 900 tests/fuzz/test_shapes.py
 
 soak: setup ## attacks, 10,000 clients and ten million commands (a quarter of an hour)
 	$(BIN)/python -m tests.soak --write docs/reliability.md

@@ -1,0 +1,83 @@
+"""Requests of every shape, by hypothesis: fields that fit, that do not, that are missing or new.
+
+`FUZZ_EXAMPLES` says how many lots of frames to try; `make fuzz` tries many.
+"""
+
+import os
+from typing import Any, get_args
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from domain.commands import AnyCommand
+from domain.status import JobStatus
+from tests.core import EPOCH, HASH, job_id
+from tests.fuzz.core import feed
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
+FRAMES_MAX = 20
+
+KINDS = [kind.__struct_config__.tag for kind in get_args(AnyCommand)]
+FIELDS = sorted({field for kind in get_args(AnyCommand) for field in kind.__struct_fields__})
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=20)
+)
+anything = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+fitting = (
+    st.sampled_from([job_id(1), job_id(2), job_id(9), HASH, "nowhere", '{"a": 1}', "0", ""])
+    | st.sampled_from([status.value for status in JobStatus])
+    | st.integers(0, 5)
+    | st.just(EPOCH)
+    | st.lists(st.sampled_from([job_id(1), job_id(2), "running", "failed"]), max_size=3)
+)
+commands = st.fixed_dictionaries(
+    {"type": st.sampled_from(KINDS)},
+    optional=dict.fromkeys([*FIELDS, "unknown"], fitting | anything),
+)
+likely = st.sampled_from(
+    [
+        {"type": "hello", "open_session": True},
+        {"type": "create", "input_hash": HASH},
+        {"type": "create", "input_hash": HASH, "job_id": job_id(9), "input": "{}"},
+        {"type": "claim", "status": "running", "lease_ms": 1, "wait_ms": 0, "limit": 9},
+        {"type": "claim", "status": "running", "lease_ms": 1, "wait_ms": 9, "limit": 9},
+        {"type": "wait", "job_ids": [job_id(1)], "timeout_ms": 5},
+        *(
+            {"type": "transition", "job_id": job_id(1), "target": status.value}
+            for status in JobStatus
+        ),
+    ]
+)
+requests = st.fixed_dictionaries(
+    {
+        "v": st.just(1) | scalars,
+        "session": st.integers(0, 2) | scalars,
+        "seq": st.integers(0, 9) | scalars,
+        "acked": st.integers(0, 9) | scalars,
+        "commands": st.lists(likely | commands, max_size=4) | anything,
+    },
+    optional={"valid_until": st.just(EPOCH) | anything, "more": anything},
+)
+
+
+def encoded(shape: Any) -> bytes:
+    return msgspec.msgpack.encode(shape)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[*HealthCheck], database=None)
+@given(st.lists((requests | anything).map(encoded), min_size=1, max_size=FRAMES_MAX))
+def test_a_request_of_any_shape_is_answered_as_the_protocol_says(frames: list[bytes]) -> None:
+    feed(frames)
