@@ -97,12 +97,8 @@ class OneLargeBatch:
         self._client.close()
 
 
-class OneStream:
+class OneStream(OneLargeBatch):
     """One `send_many()` of a generator: commands are made while others are under way."""
-
-    def __init__(self, endpoint: str, shape: Shape) -> None:
-        self._client = tollgate.connect(endpoint, timeout_s=60)
-        self._shape = shape
 
     def lot(self) -> int:
         shape = self._shape
@@ -121,9 +117,6 @@ class OneStream:
             yield make.transition(job_id, COMPLETED, result=RESULT)
         for job_id in ids:
             yield make.get(job_id)
-
-    def close(self) -> None:
-        self._client.close()
 
 
 class Tasks:

@@ -65,8 +65,12 @@ class Lane:
         return None
 
     def _sweep(self) -> None:
-        """Let go of what is stale, if that is most of it; look again after SLACK more entries."""
-        most = 2 * self.count + SLACK
+        """Let go of what is stale, if that is most of it, and say when to look again.
+
+        Between two looks each index grows by half of SLACK at most, so that it never has more than
+        SLACK stale entries beyond as many as there are live ones.
+        """
+        most = 2 * self.count + SLACK // 2
         if len(self.entered) > most:
             self.entered = deque(filter(self.has, self.entered))
         if len(self.free) > most:
@@ -74,7 +78,7 @@ class Lane:
             here = {slot[0]: slot for slot in self.free if self.has_job(slot[1])}
             self.free = list(here.values())
             heapify(self.free)
-        self.look_at = len(self.entered) + len(self.free) + SLACK
+        self.look_at = len(self.entered) + len(self.free) + SLACK // 2
 
     def has_job(self, job: StoredJob) -> bool:
         """Return whether a job is here."""

@@ -1,4 +1,4 @@
-"""Starting up: the journal's entries make the state what it was, through the same `apply`."""
+"""Starting up: the journal's entries make the state what it was, through the same effects."""
 
 from collections.abc import Iterable
 
@@ -29,7 +29,7 @@ def replay(entries: Iterable[Entry], state: State) -> int:
                 continue
             record = decode_record(entry.payload)
             for event in record.events:
-                effects[type(event)](event, 0)  # what `apply` does, without the call
+                effects[type(event)](event, 0)
             state.remember(record)
             records += 1
         except (

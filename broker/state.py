@@ -53,15 +53,12 @@ class State:
             SessionEvicted: self._evict_session,
             JobPruned: self._prune,
         }
-        """What each kind of event does; see `apply`."""
+        """What each kind of event does, live and replayed alike.
 
-    def apply(self, event: AnyEvent, now_ms: int) -> StoredJob | None:
-        """Let an event take effect; return the job that it created or moved.
-
-        `now_ms` is where the time of a lease begins (monotonic). Raises a Refusal, and changes
-        nothing, if the event contradicts what is known.
+        Each takes an event and where the time of a lease begins (monotonic, in milliseconds), and
+        returns the job that was created or moved. It raises a Refusal, and changes nothing, if the
+        event contradicts what is known.
         """
-        return self.effects[type(event)](event, now_ms)
 
     def remember(self, record: Record) -> None:
         """Keep the outcomes of a record's message, if it belongs to a session."""

@@ -82,11 +82,11 @@ class Timers(Generic[When, Item]):
         return min(first, self._heap[0][0]) if self._heap else first
 
     def _sweep(self) -> None:
-        """Let go of what is settled, if that is most of it; look again after SLACK more items."""
-        if len(self) > 2 * self._count_live() + SLACK:
+        """Let go of what is settled, if that is most of it; look again before SLACK are beyond."""
+        if len(self) > 2 * self._count_live() + SLACK // 2:
             self._queue = deque(self.live())
             self._heap.clear()
-        self._look_at = len(self) + SLACK
+        self._look_at = len(self) + SLACK // 2
 
     def live(self) -> list[Item]:
         """Return the items that still matter, each once, earliest first."""

@@ -1245,7 +1245,7 @@ def test_the_same_records_make_the_same_state() -> None:
     other = make_pipeline()
     for record in driver.records:
         for event in record.events:
-            other._engine._desk.state.apply(event, 0)
+            other._engine._desk.state.effects[type(event)](event, 0)
     states = [pipeline._engine._desk.state for pipeline in (driver.pipeline, other)]
     shown = [state.jobs.page(-1, 99)[0] for state in states]
     assert shown[0] == shown[1]
@@ -1259,7 +1259,7 @@ def test_an_event_that_contradicts_what_is_known_changes_nothing() -> None:
     before = state.jobs.get(job_id(1))
     for event in [event for record in driver.records for event in record.events]:
         with pytest.raises(Refusal):
-            state.apply(event, 0)
+            state.effects[type(event)](event, 0)
     assert state.jobs.get(job_id(1)) == before
     assert state.jobs.count() == 1
 
