@@ -916,6 +916,15 @@ def test_a_job_too_large_for_todays_limits_does_not_bring_the_broker_down() -> N
     assert state.jobs.get(job["job_id"]).status is RUNNING
 
 
+def test_a_lease_that_was_touched_for_less_ends_earlier() -> None:
+    driver = Driver()
+    job = running(driver)["job_id"]
+    (grant,) = driver.grants_of(claim(lease_ms=60_000))
+    driver.ask(Touch(job_id=job, lease=grant.lease, lease_ms=10))
+    driver.pass_ms(10)
+    assert [each.job["job_id"] for each in driver.grants_of(claim())] == [job]
+
+
 def test_a_wait_is_answered_with_the_job_as_it_came_there_though_it_moves_on_at_once() -> None:
     driver = Driver()
     job = driver.job(create())

@@ -2,11 +2,17 @@
 
 import zlib
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 
+from broker.door import Door
+from broker.endpoint import Endpoint
 from broker.journal.none import NoJournal
 from broker.outcomes import JobOutcome
 from broker.pipeline import Arrival, Pipeline
@@ -287,10 +293,15 @@ class Nothing:
     def step(self, now_ms: int) -> None: ...
 
 
-def server_of(pipeline: Pipeline, journal: NoJournal, keys: Ring | None = None) -> Server:
+def server_of(
+    pipeline: Pipeline,
+    journal: NoJournal,
+    keys: Ring | None = None,
+    doors: Sequence[Door] = (),
+) -> Server:
     nothing = Nothing()
     return Server(
-        pipeline, journal, nothing, [], load({"in_memory": True}), 0,  # type: ignore[arg-type]
+        pipeline, journal, nothing, doors, load({"in_memory": True}), 0,  # type: ignore[arg-type]
         counters=Counter(), notifier=nothing, keys=keys,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -329,6 +340,30 @@ def test_what_has_no_room_on_disk_refuses_nobody_elses(records: int) -> None:
     refused = [result for result in sent if isinstance(result, ErrorResult)]
     assert len(sent) == 2
     assert len(refused) == (0 if records == 4 else 2)
+
+
+def test_a_door_that_fills_each_batch_keeps_nobody_at_another_waiting(short_dir: Path) -> None:
+    settings = load({"batch_messages": 1})
+    with zmq.Context() as context, ExitStack() as stack:
+        doors = []
+        for mark in (b"\x01", b"\x02"):
+            door = Door(context, mark, lambda _: WORKER, settings, Counter())  # type: ignore[arg-type]
+            stack.callback(door.socket.close, 0)
+            stack.callback(door.close)
+            url = f"ipc://{short_dir}/{mark.hex()}"
+            door.open([stack.enter_context(Endpoint(url))])
+            peer = context.socket(zmq.DEALER)
+            stack.callback(peer.close, 0)
+            peer.connect(url)
+            for _ in range(9):
+                peer.send(b"")
+            doors.append(door)
+        for door in doors:
+            assert door.socket.poll(10_000)
+        server = server_of(make_pipeline(), Tight(99), doors=doors)
+        ready: dict[object, int] = {door.socket: zmq.POLLIN for door in doors}
+        heard = [server._take(ready)[0].peer[:1] for _ in range(8)]
+        assert sorted(heard) == [b"\x01"] * 4 + [b"\x02"] * 4
 
 
 # --- what is stored -------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What only the asyncio client can do: many tasks, cancellation, closing while others wait."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -191,3 +192,23 @@ def test_a_client_belongs_to_one_loop(broker: BrokerProcess) -> None:
 
 async def _ping(client: AsyncClient) -> None:
     await client.ping()
+
+
+async def test_a_call_ends_whose_answers_came_as_its_client_was_closed(client: AsyncClient) -> None:
+    await client.ping()
+    session, receive = client._session, client._session.receive
+    closing: list[asyncio.Task[None]] = []
+
+    def receive_all_and_close(frame: bytes, now: float) -> None:
+        if not closing and len(session._messages) == 4:
+            time.sleep(0.3)  # the other three answers come: all of the window in one go
+            closing.append(asyncio.create_task(client.close()))  # its turn is before the caller's
+        receive(frame, now)
+
+    batch = client.batch(message_commands=1)
+    for _ in range(40):
+        batch.count()
+    session.receive = receive_all_and_close  # type: ignore[method-assign]
+    with pytest.raises(ClientClosedError):
+        await asyncio.wait_for(batch.send(), PATIENCE_S)
+    assert closing
