@@ -435,11 +435,11 @@ class Client:
                 if made and (exchange.answered or len(exchange.messages) > 1):
                     link.drain(session)  # the iterable took its time: first what came meanwhile
                 blocked = link.flush(session)
-                if made and not exchange.packer.exhausted:
-                    continue
                 if on_progress is not None and exchange.answered > told:
                     told = exchange.answered
                     on_progress(told)
+                if made and not exchange.packer.exhausted:
+                    continue
                 if exchange.done:
                     return exchange.values
                 if not exchange.messages:

@@ -58,6 +58,12 @@ class House:
                 self.router.poll(0)  # as the loop does: then libzmq looks who has gone
         return most
 
+    def close(self) -> None:
+        """Let the peers go first, and then the socket with what they have not read."""
+        for dealer in self._dealers:
+            dealer.close(linger=0)
+        self.router.close(linger=0)
+
     def fill(self) -> int:
         """Let more peers not read than there is room for; return how many bytes were sent."""
         mute = [self.join()[1] for _ in range(MUTE)]
@@ -67,8 +73,10 @@ class House:
 @pytest.fixture
 def house(short_dir: Path) -> Iterator[House]:
     context = zmq.Context()
-    yield House(context, short_dir)
-    context.destroy(linger=0)
+    house = House(context, short_dir)
+    yield house
+    house.close()
+    context.term()
 
 
 def test_a_peer_that_does_not_read_is_sent_no_more_than_the_limit(house: House) -> None:
