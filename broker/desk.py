@@ -11,10 +11,8 @@ import msgspec
 from broker.events import AnyEvent, JobTransitioned
 from broker.limits import Limits
 from broker.repository import SCAN_JOBS_MAX
-from broker.sizes import Checks
 from broker.state import State
 from broker.stored import StoredJob
-from broker.timers import Instant
 from broker.waiters import Ticket, Waiters
 from domain.commands import Command
 from domain.exceptions import Refusal
@@ -24,14 +22,16 @@ from domain.results import JobResult, Result
 class Turn(msgspec.Struct):
     """What the commands of a message are decided with: who asks, when, and what there is room for.
 
-    `handlers` decide the kinds of command that the one who asks may give, and `checks` are those
-    limits of texts that a message of this size can go beyond.
+    `handlers` decide each kind of command, or refuse it; `tight_handlers` do so where the reply is
+    so full that a result might not fit.
     """
 
     ticket: Ticket
-    now: Instant
+    now: datetime
+    now_ms: int
+    """The same moment on the monotonic clock."""
     handlers: "Handlers"
-    checks: Checks
+    tight_handlers: "Handlers"
     room_bytes: int
     """How much room the reply has left for the next result."""
     writable: bool = True
@@ -66,8 +66,8 @@ class Desk:
         """How many jobs may be looked at for pages before the batch is to end."""
         self.is_moved = False
         """Whether anything may be due earlier than it was."""
-        self.applying = False
-        """True from an event's first effect to its last: who fails in between must stop."""
+        self.is_torn = False
+        """Whether an event has broken off amid its effects: nobody may go on from there."""
 
     def pay_by(self, now: datetime) -> datetime:
         """Return the `pay_by_time` of a job that is created now: one object for all of a batch."""
@@ -75,20 +75,19 @@ class Desk:
             self._pay_from, self._pay_by = now, now + self._pay_within
         return self._pay_by
 
-    def record(self, event: AnyEvent, now: Instant) -> Any:  # noqa: ANN401 - as the event has it
+    def record(self, event: AnyEvent, now_ms: int) -> Any:  # noqa: ANN401 - as the event has it
         """Let an event happen; return the job, as it is held, that it created or moved.
 
-        Raises a Refusal, with nothing changed, if it may not.
+        `now_ms` is monotonic. Raises a Refusal, with nothing changed, if it may not.
         """
         kind = type(event)
-        self.applying = True
         try:
-            job = self.state.effects[kind](event, now.mono_ms)
+            job = self.state.effects[kind](event, now_ms)
         except Refusal:
-            self.applying = False
             raise
-        self.applying = False
-        self.is_moved = True
+        except BaseException:
+            self.is_torn = True
+            raise
         self.events.append(event)
         if self.waiters.watched and kind is JobTransitioned and job is not None:
             self._tell(job)
@@ -106,6 +105,8 @@ class Desk:
     def take_events(self) -> list[AnyEvent]:
         """Return the events since the last call, in order."""
         events, self.events = self.events, []
+        if events:
+            self.is_moved = True
         return events
 
 

@@ -1,17 +1,18 @@
 """One command in, one result out: where each command goes."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import msgspec
 
-from broker.desk import Answer, Desk, Handlers, Turn
+from broker.desk import Answer, Desk, Turn
 from broker.events import (
     AnyEvent,
     SessionEvicted,
     SessionOpened,
 )
+from broker.gates import Gates, not_authorized
 from broker.handlers import HANDLERS
 from broker.ledger import WINDOW
 from broker.lending import LENDING, serve_claim
@@ -21,35 +22,21 @@ from broker.principal import Principal
 from broker.records import Record
 from broker.repository import SCAN_JOBS_MAX
 from broker.schedule import Schedule
-from broker.sizes import (
-    RESULT_BYTES,
-    check_texts,
-    command_bytes,
-    job_bytes_max,
-    result_bytes_max,
-    text_checks,
-)
+from broker.sizes import result_bytes_max
 from broker.state import State
-from broker.stored import StoredJob
 from broker.timers import Instant
 from broker.waiters import Ticket
-from domain.commands import Claim, Command, Get, Hello, List
+from domain.commands import Claim, Command, Hello
 from domain.exceptions import (
     DrainingError,
     InternalError,
-    JobNotFoundError,
     NotAuthorizedError,
     Refusal,
-    ReplyFullError,
     RequestConflictError,
     StorageFullError,
 )
 from domain.messages import PROTOCOL_VERSION, Request
 from domain.results import HelloResult, Result, error_of
-from domain.roles import MAY, roles_for
-
-FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
-"""The commands that give as many jobs as there is room for in the reply."""
 
 
 class Engine:
@@ -71,60 +58,56 @@ class Engine:
         self._desk = Desk(limits, new_id, state or State())
         self._server = server
         self._boot_id = boot_id
-        self._checks = text_checks(limits)
-        self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
-        """What is left of them in a message that is no longer than most of its texts may be."""
         self._result_bytes_max = result_bytes_max(limits)
         """What the result of any command takes at most, but of those that fit to the room."""
         self.schedule = Schedule(self._desk, limits)
         """What happens by itself in time."""
-        handlers: Handlers = {**HANDLERS, **LENDING, Hello: self._hello}
-        self._handlers = {
-            role: {kind: handlers[kind] for kind in kinds} for role, kinds in MAY.items()
-        }
+        self._gates = Gates(limits, {**HANDLERS, **LENDING, Hello: self._hello})
 
     def turn(self, ticket: Ticket, now: Instant, frame_bytes: int, *, writable: bool) -> Turn:
         """Return what the commands of a message of that size are to be decided with."""
+        role, table = ticket.principal.role, self._gates.table
         return Turn(
             ticket,
-            now,
-            self._handlers[ticket.principal.role],
-            self._checks if frame_bytes > self.limits.text_bytes else self._checks_of_short,
+            now.wall,
+            now.mono_ms,
+            table(role, frame_bytes, writable=writable, tight=False),
+            table(role, frame_bytes, writable=writable, tight=True),
             self.limits.reply_bytes,
             writable,
         )
 
-    def execute(self, command: Command, turn: Turn) -> Result | None:
-        """Decide one command; None if it was parked. A refusal changes nothing, and is a result.
+    def decide(self, commands: Iterable[Command], turn: Turn) -> Iterator[Any]:
+        """Decide commands, each once it is asked for; yield its Result, or None if it was parked.
 
-        An error that is none is a fault of ours: InternalError if nothing had happened yet, raised
-        if something had, and then the broker must stop.
+        A result shows jobs as they are held: encode it before the next command is decided. A
+        refusal changes nothing, and is a result. An error that is none is a fault of ours:
+        InternalError if nothing had happened yet, raised if something had, and then the broker must
+        stop.
         """
-        desk, kind = self._desk, type(command)
-        before = len(desk.events)
-        try:
-            handler = turn.handlers.get(kind)
-            if handler is None:
-                return error_of(_not_authorized(command, turn.ticket.principal))
-            if kind in turn.checks:
-                check_texts(command, turn.checks[kind])
-            if not turn.writable and command.changes:
-                return error_of(_storage_full())
-            if turn.room_bytes < self._result_bytes_max:
-                self._check_room(command, turn.room_bytes)
-            return handler(desk, command, turn)
-        except Refusal as refusal:
-            return error_of(refusal)
-        except Exception as fault:
-            if desk.applying or len(desk.events) != before:
-                raise
-            return error_of(InternalError(f"{type(fault).__name__}: {fault!s:.200}"))
+        desk, handlers, tight_bytes = self._desk, turn.handlers, self._result_bytes_max
+        for command in commands:
+            before = len(desk.events)
+            try:
+                if turn.room_bytes < tight_bytes:
+                    result = turn.tight_handlers[type(command)](desk, command, turn)
+                else:
+                    result = handlers[type(command)](desk, command, turn)
+            except Refusal as refusal:
+                result = error_of(refusal)
+            except Exception as fault:
+                if desk.is_torn or len(desk.events) != before:
+                    raise
+                result = error_of(InternalError(f"{type(fault).__name__}: {fault!s:.200}"))
+            yield result
 
-    def execute_again(self, command: Command, outcome: AnyOutcome, principal: Principal) -> Result:
+    def decide_again(self, command: Command, outcome: AnyOutcome, turn: Turn) -> Result:
         """Build the result of a command anew, for who may still ask: a role can be taken away."""
-        if type(command) not in MAY[principal.role]:
-            return error_of(_not_authorized(command, principal))
-        return self._again(outcome)
+        if turn.handlers[type(command)] is not_authorized:
+            (refused,) = self.decide([command], turn)
+            return cast("Result", refused)
+        state = self._desk.state
+        return result_again(outcome, state.jobs.find, state.leases.stands)
 
     def check(self, request: Request, principal: Principal) -> None:
         """Raise the Refusal of a request whose session does not allow it, or is another's."""
@@ -147,11 +130,7 @@ class Engine:
             raise RequestConflictError(f"request {request.seq} had other commands before")
         return outcomes
 
-    def _again(self, outcome: AnyOutcome) -> Result:
-        state = self._desk.state
-        return result_again(outcome, state.jobs.find, state.leases.stands)
-
-    def make_room(self, request: Request, now: Instant) -> None:
+    def make_room(self, request: Request, now_ms: int) -> None:
         """Forget the sessions least recently used, if this request's outcomes need their place."""
         ledger = self._desk.state.ledger
         needed = len(request.commands) + len(self._desk.waiters)  # a parked claim has a place too
@@ -161,7 +140,7 @@ class Engine:
             oldest = ledger.most_outcomes(but=request.session)
             if oldest is None:
                 break
-            self._desk.record(SessionEvicted(oldest), now)
+            self._desk.record(SessionEvicted(oldest), now_ms)
 
     def remember(self, record: Record) -> None:
         """Keep what a message came to."""
@@ -177,7 +156,7 @@ class Engine:
 
     def serve_claim(self, now: Instant) -> Answer | None:
         """Grant one parked claim what has become free; None if nobody waits for what there is."""
-        return serve_claim(self._desk, now, self.limits.reply_bytes)
+        return serve_claim(self._desk, now.mono_ms, self.limits.reply_bytes)
 
     def expel(self, name: str) -> None:
         """Answer the parked commands of a principal: what it was allowed, it is no more."""
@@ -222,25 +201,6 @@ class Engine:
         """Begin a batch: as much may be looked at as in any."""
         self._desk.scans_left = SCAN_JOBS_MAX
 
-    def _check_room(self, command: Command, room_bytes: int) -> None:
-        """Refuse a command whose result may not fit, while it has not been executed."""
-        needed = RESULT_BYTES
-        if type(command) not in FIT_TO_ROOM:
-            job = self._job_of(command)
-            needed = (job_bytes_max(job) if job else RESULT_BYTES) + command_bytes(command)
-        if needed > room_bytes:
-            raise ReplyFullError("the result would not fit in this reply")
-
-    def _job_of(self, command: Command) -> StoredJob | None:
-        jobs = self._desk.state.jobs
-        try:
-            if isinstance(command, Get) and command.blockchain_identifier is not None:
-                return jobs.get_by_payment(command.blockchain_identifier)
-        except JobNotFoundError:
-            return None
-        job_id = getattr(command, "job_id", None)
-        return jobs.find(job_id) if job_id else None
-
     def _hello(self, desk: Desk, command: Hello, turn: Turn) -> HelloResult:
         session = self._open_session(desk, turn) if command.open_session else None
         return HelloResult(
@@ -255,23 +215,11 @@ class Engine:
 
     def _open_session(self, desk: Desk, turn: Turn) -> int:
         if not turn.writable:
-            raise _storage_full()
+            raise StorageFullError("the disk has no room for another session")
         ledger = desk.state.ledger
         mine = turn.ticket.session
         while len(ledger) >= self.limits.sessions and (oldest := ledger.most_sessions(but=mine)):
-            desk.record(SessionEvicted(oldest), turn.now)
+            desk.record(SessionEvicted(oldest), turn.now_ms)
         number = ledger.last_session + 1
-        desk.record(SessionOpened(number, turn.ticket.principal.name), turn.now)
+        desk.record(SessionOpened(number, turn.ticket.principal.name), turn.now_ms)
         return number
-
-
-def _not_authorized(command: Command, principal: Principal) -> NotAuthorizedError:
-    kind = type(command)
-    return NotAuthorizedError(
-        f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
-        f" this peer has {principal.role or 'none'}"
-    )
-
-
-def _storage_full() -> StorageFullError:
-    return StorageFullError("the disk has no room for what this command would change")

@@ -31,18 +31,13 @@ def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
     if jobs.text_bytes >= desk.limits.stored_bytes:
         limit = desk.limits.stored_bytes
         raise RepositoryFullError(f"the jobs stored have {limit} bytes of texts", limit=limit)
-    now = turn.now.wall
+    now = turn.now
     event = JobCreated(
-        job_id or desk.new_id(),
-        now,
-        command.input_hash,
-        command.input,
-        command.identifier_from_purchaser,
-        command.blockchain_identifier,
-        command.pay_by_time or desk.pay_by(now),
-        command.submit_result_time,
-    )
-    return JobResult(desk.record(event, turn.now))
+        job_id or desk.new_id(), now, command.input_hash, command.input,
+        command.identifier_from_purchaser, command.blockchain_identifier,
+        command.pay_by_time or desk.pay_by(now), command.submit_result_time,
+    )  # fmt: skip
+    return JobResult(desk.record(event, turn.now_ms))
 
 
 def _created_before(command: Create, job: StoredJob) -> JobResult:
@@ -70,22 +65,18 @@ def transition(desk: Desk, command: Transition, turn: Turn) -> JobResult:
     """Move a job, for whoever holds its lease, or for anybody while nobody does."""
     state, job_id = desk.state, command.job_id
     job = state.jobs.get(job_id)
-    now, updated_at = turn.now, job.updated_at
+    at, lease = turn.now, command.lease
+    at = max(at, job.updated_at)
     if command.expected_version is not None:
         _check_version(job, command.expected_version)
     try:
-        if state.leases.standing or command.lease is not None:
-            state.leases.check(job_id, command.lease)
+        if lease is not None or state.leases.standing:
+            state.leases.check(job_id, lease)
         event = JobTransitioned(
-            job_id,
-            job.version,
-            command.target,
-            max(updated_at, now.wall),
-            command.result,
-            command.error,
-            command.input_schema,
-        )
-        return JobResult(desk.record(event, now))
+            job_id, job.version, command.target, at,
+            command.result, command.error, command.input_schema,
+        )  # fmt: skip
+        return JobResult(desk.record(event, turn.now_ms))
     except Refusal as refusal:
         raise about(job, refusal) from None
 
@@ -101,10 +92,10 @@ def provide_input(desk: Desk, command: ProvideInput, turn: Turn) -> JobResult:
         job.job_id,
         job.version,
         JobStatus.RUNNING,
-        max(turn.now.wall, job.updated_at),
+        max(turn.now, job.updated_at),
         provided_input=command.input,
     )
-    return JobResult(desk.record(event, turn.now))
+    return JobResult(desk.record(event, turn.now_ms))
 
 
 def cancel(desk: Desk, command: Cancel, turn: Turn) -> JobResult:
@@ -118,10 +109,10 @@ def cancel(desk: Desk, command: Cancel, turn: Turn) -> JobResult:
         job.job_id,
         job.version,
         JobStatus.FAILED,
-        max(turn.now.wall, job.updated_at),
+        max(turn.now, job.updated_at),
         error="cancelled",
     )
-    return JobResult(desk.record(event, turn.now))
+    return JobResult(desk.record(event, turn.now_ms))
 
 
 def _check_version(job: StoredJob, expected_version: int) -> None:

@@ -16,7 +16,7 @@ ONLY_ENTRY: Final = 2
 class Lane:
     """The jobs of one status: how many, in what order they came, and who of them may be claimed."""
 
-    __slots__ = ("count", "entered", "free", "is_last", "look_at", "status")
+    __slots__ = ("count", "entered", "free", "is_last", "look_in", "status")
 
     def __init__(self, status: JobStatus) -> None:
         self.status = status
@@ -26,8 +26,8 @@ class Lane:
         """In order: a slot, or who comes a second time behind minus its version then."""
         self.free: list[Slot] = []
         """A heap; stale once held or elsewhere."""
-        self.look_at = SLACK
-        """With so many entries, those that are stale are looked for."""
+        self.look_in = SLACK
+        """After so many more entries, those that are stale are looked for."""
 
     def has(self, entry: Slot) -> bool:
         """Return whether a job is here still, since it came as `entry` says."""
@@ -46,13 +46,15 @@ class Lane:
         else:
             self.entered.append(slot if version <= ONLY_ENTRY else (-version, slot[1]))
             heappush(self.free, slot)
-        if len(self.entered) + len(self.free) > self.look_at:
+        self.look_in -= 1
+        if self.look_in < 0:
             self._sweep()
 
     def offer(self, slot: Slot) -> None:
         """Let a job be claimed again."""
         heappush(self.free, slot)
-        if len(self.entered) + len(self.free) > self.look_at:
+        self.look_in -= 1
+        if self.look_in < 0:
             self._sweep()
 
     def first(self) -> StoredJob | None:
@@ -78,7 +80,7 @@ class Lane:
             here = {slot[0]: slot for slot in self.free if self.has_job(slot[1])}
             self.free = list(here.values())
             heapify(self.free)
-        self.look_at = len(self.entered) + len(self.free) + SLACK // 2
+        self.look_in = SLACK // 2
 
     def has_job(self, job: StoredJob) -> bool:
         """Return whether a job is here."""

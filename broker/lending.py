@@ -6,7 +6,6 @@ from broker.desk import Answer, Desk, Handlers, Turn, job_result
 from broker.events import LeaseGranted, LeaseReleased
 from broker.handlers import about
 from broker.sizes import RESULT_BYTES, job_bytes_max
-from broker.timers import Instant
 from broker.waiters import Parked
 from domain.commands import Claim, Release, Touch, Wait
 from domain.exceptions import Refusal, ReplyFullError, SessionEvictedError, WaitTimeoutError
@@ -23,15 +22,15 @@ from domain.results import (
 
 def claim(desk: Desk, command: Claim, turn: Turn) -> LeasesResult | None:
     """Grant leases on the oldest free jobs; park the claim if there are none."""
-    granted = grant(desk, command, turn.now, turn.room_bytes)
+    granted = grant(desk, command, turn.now_ms, turn.room_bytes)
     if granted.leases or not command.wait_ms:
         return granted
     desk.is_moved = True
-    desk.waiters.park(turn.ticket, command, turn.now.mono_ms + command.wait_ms)
+    desk.waiters.park(turn.ticket, command, turn.now_ms + command.wait_ms)
     return None
 
 
-def grant(desk: Desk, command: Claim, now: Instant, room_bytes: int) -> LeasesResult:
+def grant(desk: Desk, command: Claim, now_ms: int, room_bytes: int) -> LeasesResult:
     """Grant a claim what there is for it now, as far as it fits in `room_bytes`."""
     grants: list[Grant] = []
     room_bytes -= RESULT_BYTES
@@ -45,7 +44,7 @@ def grant(desk: Desk, command: Claim, now: Instant, room_bytes: int) -> LeasesRe
                 raise ReplyFullError("the next job would not fit in this reply")
             break
         token = desk.state.leases.next_token
-        desk.record(LeaseGranted(job.job_id, token, command.lease_ms), now)
+        desk.record(LeaseGranted(job.job_id, token, command.lease_ms), now_ms)
         grants.append(Grant(job, token))  # type: ignore[arg-type]  # encoded, JobFields
     return LeasesResult(grants)
 
@@ -55,7 +54,7 @@ def touch(desk: Desk, command: Touch, turn: Turn) -> LeaseResult:
     job = desk.state.jobs.get(command.job_id)
     desk.is_moved = True  # it may be shorter than before
     try:
-        desk.state.leases.touch(command.job_id, command.lease, command.lease_ms, turn.now.mono_ms)
+        desk.state.leases.touch(command.job_id, command.lease, command.lease_ms, turn.now_ms)
     except Refusal as refusal:
         raise about(job, refusal) from None
     return LeaseResult(command.job_id, command.lease, command.lease_ms)
@@ -65,7 +64,7 @@ def release(desk: Desk, command: Release, turn: Turn) -> OkResult:
     """End a lease unused; the job may be claimed again."""
     job = desk.state.jobs.get(command.job_id)
     try:
-        desk.record(LeaseReleased(command.job_id, command.lease), turn.now)
+        desk.record(LeaseReleased(command.job_id, command.lease), turn.now_ms)
     except Refusal as refusal:
         raise about(job, refusal) from None
     return OkResult()
@@ -81,11 +80,11 @@ def wait(desk: Desk, command: Wait, turn: Turn) -> JobResult | None:
     if not command.timeout_ms:
         raise _timed_out()
     desk.is_moved = True
-    desk.waiters.park(turn.ticket, command, turn.now.mono_ms + command.timeout_ms)
+    desk.waiters.park(turn.ticket, command, turn.now_ms + command.timeout_ms)
     return None
 
 
-def serve_claim(desk: Desk, now: Instant, room_bytes: int) -> Answer | None:
+def serve_claim(desk: Desk, now_ms: int, room_bytes: int) -> Answer | None:
     """Grant one parked claim what there is for it, first come first served."""
     for status in desk.waiters.claims():
         parked = desk.waiters.first_claim(status)
@@ -97,7 +96,7 @@ def serve_claim(desk: Desk, now: Instant, room_bytes: int) -> Answer | None:
             refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
             return Answer(parked.ticket, error_of(refusal))
         try:
-            result = grant(desk, parked.command, now, room_bytes)  # type: ignore[arg-type]  # a claim
+            result = grant(desk, parked.command, now_ms, room_bytes)  # type: ignore[arg-type]  # a claim
         except ReplyFullError as refusal:  # a job from before the limits were lowered
             return Answer(parked.ticket, error_of(refusal))
         return Answer(parked.ticket, result)

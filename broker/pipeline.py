@@ -9,7 +9,7 @@ replies, and whoever runs it (`server`) sends none through its `outbox` before t
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from broker.desk import Turn
 from broker.engine import Engine
@@ -42,10 +42,9 @@ from domain.messages import (
     Request,
     begin_reply,
     encode_refused,
-    encoded_bytes,
+    encode_result,
     read_envelope,
     read_request,
-    write_result,
 )
 from domain.results import ErrorResult, JobResult, LeasesResult, Result, refusal_of
 
@@ -255,67 +254,70 @@ class Pipeline:
 
     def _execute(self, request: Request, turn: Turn) -> None:
         """Decide the commands of a new request, write them down, and answer."""
-        commands, session = request.commands, request.session
-        events, execute = self._engine.events, self._engine.execute
+        commands, session, events = request.commands, request.session, self._engine.events
+        parts = [begin_reply(request.seq, len(commands))]
         grants: list[tuple[str, int]] = []
         outcomes: list[int | AnyOutcome] = []
-        full: ErrorResult | None = None
         if session and turn.writable:
-            self._engine.make_room(request, turn.now)
-        reply = begin_reply(request.seq, len(commands))
-        end = self._limits.reply_bytes - len(commands) * REFUSAL_BYTES
-        for command in commands:
-            end += REFUSAL_BYTES  # the others behind this one are to be refused at least
-            place = len(events)
-            turn.room_bytes = end - len(reply)
-            result: Any = execute(command, turn) if full is None else full
-            kind = type(result)
+            self._engine.make_room(request, turn.now_ms)
+        place = len(events)
+        # The commands behind each are to be refused at least.
+        turn.room_bytes -= len(parts[0]) + (len(commands) - 1) * REFUSAL_BYTES
+        for command, result in zip(commands, self._engine.decide(commands, turn), strict=False):
+            parts.append(part := encode_result(result))
+            turn.room_bytes += REFUSAL_BYTES - len(part)
             if session and command.changes:
-                moved = kind is JobResult and len(events) > place
+                moved = type(result) is JobResult and len(events) > place
                 outcomes.append(place if moved else outcome_of(result))
-            if kind is ErrorResult:
+            place = len(events)
+            if type(result) is LeasesResult:
+                grants += grants_of(result)
+            elif type(result) is ErrorResult:
                 self._refused[f"refused_{result.code}"] += 1
                 if result.code == ReplyFullError.code:
-                    full = result
-            elif kind is LeasesResult:
-                grants += grants_of(result)
-            write_result(result, reply, -1)
+                    left = commands[len(parts) - 1 :]
+                    parts += [part] * len(left)
+                    if session:
+                        outcomes += [outcome_of(result) for each in left if each.changes]
+                    self._refused[f"refused_{result.code}"] += len(left)
+                    break
         if turn.writable:
             self._write_down(request, turn.ticket, outcomes)
-        self._send(Reply(turn.ticket.peer, bytes(reply), grants))
+        self._send(Reply(turn.ticket.peer, b"".join(parts), grants))
 
     def _repeat(self, request: Request, remembered: Sequence[AnyOutcome], turn: Turn) -> None:
         """Answer as the first time what has changed something then, and the rest as it is now."""
-        reply = begin_reply(request.seq, len(request.commands))
-        changing = [command for command in request.commands if command.changes]
+        commands = request.commands
+        changing = [command for command in commands if command.changes]
         again = [
-            self._engine.execute_again(command, outcome, turn.ticket.principal)
+            self._engine.decide_again(command, outcome, turn)
             for command, outcome in zip(changing, remembered, strict=True)
         ]
         # Their room comes first: to say of what was executed that it did not fit would be a lie.
-        kept_bytes = sum(map(encoded_bytes, again))
-        if kept_bytes > self._limits.reply_bytes - len(request.commands) * REFUSAL_BYTES:
-            again = [*map(without_texts, again)]  # the jobs have grown since
-            kept_bytes = sum(map(encoded_bytes, again))
-        results = iter(again)
-        behind = len(request.commands)
-        for command in request.commands:
-            behind -= 1
+        kept = [*map(encode_result, again)]
+        head = begin_reply(request.seq, len(commands))
+        room_bytes = self._limits.reply_bytes - len(head) - len(commands) * REFUSAL_BYTES
+        if sum(map(len, kept)) > room_bytes:
+            kept = [
+                encode_result(without_texts(result)) for result in again
+            ]  # they have grown since
+        turn.room_bytes = room_bytes - sum(map(len, kept)) + len(kept) * REFUSAL_BYTES
+        parts, kept_parts = [head], iter(kept)
+        for command in commands:
             if command.changes:
-                result: Any = next(results)
-                kept_bytes -= encoded_bytes(result)
-            else:
-                used_bytes = len(reply) + kept_bytes + behind * REFUSAL_BYTES
-                turn.room_bytes = self._limits.reply_bytes - used_bytes
-                result = self._engine.execute(command, turn)
-            write_result(result, reply, -1)
+                parts.append(next(kept_parts))
+                continue
+            turn.room_bytes += REFUSAL_BYTES
+            (result,) = self._engine.decide([command], turn)
+            parts.append(part := encode_result(result))
+            turn.room_bytes -= len(part)
         self._write_down(request, turn.ticket, [])
-        self._send(Reply(turn.ticket.peer, bytes(reply)))
+        self._send(Reply(turn.ticket.peer, b"".join(parts)))
 
     def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
         if request.session and turn.writable and request.commands[0].changes:
-            self._engine.make_room(request, turn.now)
-        result = self._engine.execute(request.commands[0], turn)
+            self._engine.make_room(request, turn.now_ms)
+        (result,) = self._engine.decide(request.commands, turn)
         if type(result) is ErrorResult and REFUSALS[result.code].refuses_message:
             self._refuse(arrival, refusal_of(result))
         elif result is not None:
@@ -351,10 +353,8 @@ class Pipeline:
                     ticket.principal.name,
                 )
             )  # fmt: skip
-        reply = begin_reply(ticket.seq, 1)
-        write_result(result, reply, -1)
         grants = grants_of(result) if isinstance(result, LeasesResult) else ()
-        self._send(Reply(ticket.peer, bytes(reply), grants))
+        self._send(Reply(ticket.peer, begin_reply(ticket.seq, 1) + encode_result(result), grants))
 
     def _write_down(
         self, request: Request, ticket: Ticket, outcomes: list[int | AnyOutcome]

@@ -126,8 +126,9 @@ class InMemoryJobRepository(Generic[View]):
                 None, None, 1, input, identifier_from_purchaser, pay_by_time, submit_result_time,
                 None, None,
             )  # fmt: skip
-            slot = (self._next_index, job)
-            self._next_index += 1
+            index = self._next_index
+            slot = (index, job)
+            self._next_index = index + 1
             self._store[job_id] = slot
             self._created.append(slot)
             self._lanes[AWAITING_PAYMENT].enter(slot, 1)
@@ -181,35 +182,44 @@ class InMemoryJobRepository(Generic[View]):
         Raises JobNotFoundError, VersionConflictError or InvalidStateTransitionError; then nothing
         has changed.
         """
-        at = at or self._clock()
+        if at is None:
+            at = self._clock()
         with self._lock:
             slot = self._store.get(job_id)
             if slot is None:
                 raise JobNotFoundError(job_id)
-            job = slot[1]
+            job, lanes = slot[1], self._lanes
             version, current = job.version, job.status
             if expected_version is not None and expected_version != version:
                 raise _version_conflict(job, expected_version)
             validate_transition(current, target)
             if result is not job.result or error is not job.error:
-                self.text_bytes += text_bytes(result) + text_bytes(error)
-                self.text_bytes -= text_bytes(job.result) + text_bytes(job.error)
-            self._lanes[current].count -= 1
-            job.status = target
-            job.result = result
-            job.error = error
+                self._set_outcome(job, result, error)
             if target is AWAITING_INPUT or provided_input is not None:
-                self.text_bytes -= text_bytes(job.input_schema) + text_bytes(job.provided_input)
-                if target is AWAITING_INPUT:
-                    job.input_schema = input_schema
-                job.provided_input = provided_input
-                self.text_bytes += text_bytes(job.input_schema) + text_bytes(job.provided_input)
-            job.updated_at = max(job.updated_at, at)
+                self._set_dialogue(job, target, input_schema, provided_input)
+            lanes[current].count -= 1
+            job.status = target
             job.version = version = version + 1
+            job.updated_at = max(job.updated_at, at)
             if self._held:
                 self._held.discard(job_id)
-            self._lanes[target].enter(slot, version)
+            lanes[target].enter(slot, version)
             return job if self._as_stored else self._show(job)  # type: ignore[return-value]
+
+    def _set_outcome(self, job: StoredJob, result: str | None, error: str | None) -> None:
+        self.text_bytes += text_bytes(result) + text_bytes(error)
+        self.text_bytes -= text_bytes(job.result) + text_bytes(job.error)
+        job.result, job.error = result, error
+
+    def _set_dialogue(
+        self, job: StoredJob, target: JobStatus, schema: str | None, provided: str | None
+    ) -> None:
+        """Note what a job asks for, or what it got."""
+        self.text_bytes -= text_bytes(job.input_schema) + text_bytes(job.provided_input)
+        if target is AWAITING_INPUT:
+            job.input_schema = schema
+        job.provided_input = provided
+        self.text_bytes += text_bytes(job.input_schema) + text_bytes(job.provided_input)
 
     def count(self, status: JobStatus | None = None) -> int:
         """Return how many jobs are stored, in all or in one status."""

@@ -35,7 +35,7 @@ class Schedule:
         """Decide what time has brought: lapsed leases, passed deadlines, old jobs to forget."""
         desk, state = self._desk, self._desk.state
         for job_id, token in islice(state.leases.lapsed(now.mono_ms), DUE_MAX):
-            desk.record(LeaseLapsed(job_id, token), now)
+            desk.record(LeaseLapsed(job_id, token), now.mono_ms)
             if state.leases.lapses[job_id] >= self._lapses:
                 self._fail_worn_out(job_id, now)
         for job in islice(state.unpaid.due(now.wall - self._grace), DUE_MAX):
@@ -43,7 +43,7 @@ class Schedule:
         for job in islice(state.unfinished.due(now.wall), DUE_MAX):
             self._fail(job, "not finished by submit_result_time", now)
         for job_id in islice(self._retention.over(state.jobs, now), DUE_MAX):
-            desk.record(JobPruned(job_id), now)
+            desk.record(JobPruned(job_id), now.mono_ms)
 
     def time_out(self, now: Instant) -> None:
         """Answer the parked commands whose time is over."""
@@ -54,7 +54,7 @@ class Schedule:
         """End leases, by job and token, whose holders cannot have heard of them."""
         for job_id, token in grants:
             try:
-                self._desk.record(LeaseReleased(job_id, token), now)
+                self._desk.record(LeaseReleased(job_id, token), now.mono_ms)
             except Refusal:
                 continue  # over already, by a deadline or by its time
 
@@ -128,4 +128,4 @@ class Schedule:
     def _fail(self, job: StoredJob, reason: str, now: Instant) -> None:
         at = max(now.wall, job.updated_at)
         event = JobTransitioned(job.job_id, job.version, JobStatus.FAILED, at, error=reason)
-        self._desk.record(event, now)
+        self._desk.record(event, now.mono_ms)

@@ -48,7 +48,8 @@ class Timers(Generic[When, Item]):
         self._queue: deque[Item] = deque()
         self._heap: list[tuple[When, int, Item]] = []
         self._places = count()
-        self._look_at = SLACK
+        self._newest: When | None = None
+        self._look_in = SLACK
 
     def __len__(self) -> int:
         """Return how many items there are, settled ones included."""
@@ -56,12 +57,14 @@ class Timers(Generic[When, Item]):
 
     def add(self, item: Item) -> None:
         """Have an item come up at its time."""
-        queue, when = self._queue, self._when(item)
-        if queue and when < self._when(queue[-1]):
-            heappush(self._heap, (when, next(self._places), item))
+        when, newest = self._when(item), self._newest
+        if newest is None or when >= newest or not self._queue:
+            self._queue.append(item)
+            self._newest = when
         else:
-            queue.append(item)
-        if len(queue) + len(self._heap) > self._look_at:
+            heappush(self._heap, (when, next(self._places), item))
+        self._look_in -= 1
+        if self._look_in < 0:
             self._sweep()
 
     def due(self, now: When) -> Iterator[Item]:
@@ -85,8 +88,9 @@ class Timers(Generic[When, Item]):
         """Let go of what is settled, if that is most of it; look again before SLACK are beyond."""
         if len(self) > 2 * self._count_live() + SLACK // 2:
             self._queue = deque(self.live())
+            self._newest = self._when(self._queue[-1]) if self._queue else None
             self._heap.clear()
-        self._look_at = len(self) + SLACK // 2
+        self._look_in = SLACK // 2
 
     def live(self) -> list[Item]:
         """Return the items that still matter, each once, earliest first."""

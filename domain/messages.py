@@ -164,20 +164,13 @@ def decode_answer(frame: bytes) -> Reply | Refused:
     return answer
 
 
-def encoded_bytes(result: Result) -> int:
-    """Return how many bytes a result takes in a reply."""
-    return len(_encoder.encode(result))
+def begin_reply(seq: int, results: int) -> bytes:
+    """Return the beginning of the reply to request `seq`, before its `results` results."""
+    return _encoder.encode(Reply(PROTOCOL_VERSION, seq, []))[:-1] + _array_header(results)
 
 
-def begin_reply(seq: int, results: int) -> bytearray:
-    """Return the beginning of the reply to request `seq`, which `results` results complete."""
-    reply = bytearray(_encoder.encode(Reply(PROTOCOL_VERSION, seq, [])))
-    reply[-1:] = _array_header(results)
-    return reply
-
-
-write_result: Final[Callable[[Result, bytearray, int], None]] = _encoder.encode_into
-"""Write a result into a reply at a place; -1 is its end. It is written as it is now."""
+encode_result: Final[Callable[[Result], bytes]] = _encoder.encode
+"""Return a result's share of a reply, which shows it as it is now."""
 
 
 def _array_header(length: int) -> bytes:

@@ -37,7 +37,6 @@ from domain.results import (
     LeasesResult,
     OkResult,
 )
-from domain.roles import Role
 from tests.core import (
     ADMIN,
     EPOCH,
@@ -1187,7 +1186,7 @@ def test_the_deadline_of_a_forgotten_job_is_not_that_of_a_new_one_by_its_id() ->
 
 
 def break_handler(driver: Driver, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
-    handlers: dict[Any, Any] = driver.engine._handlers[Role.ADMIN]
+    handlers: dict[Any, Any] = driver.engine._gates.handlers
     monkeypatch.setitem(handlers, Count, fault)
 
 
@@ -1208,7 +1207,7 @@ def test_a_fault_before_anything_happened_is_told_and_survived(
 
 def test_a_fault_after_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    real = driver.engine._handlers[Role.ADMIN][Create]
+    real = driver.engine._gates.handlers[Create]
 
     def fault(desk: Any, _: Any, turn: Any) -> None:
         real(desk, create(), turn)

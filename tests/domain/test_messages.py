@@ -40,8 +40,8 @@ from domain.messages import (
     encode_command,
     encode_refused,
     encode_request,
+    encode_result,
     read_envelope,
-    write_result,
 )
 from domain.results import CountResult, ErrorResult, OkResult, error_of
 from domain.status import JobStatus
@@ -391,10 +391,7 @@ RESULTS: list[Any] = [
 def test_a_reply_written_bit_by_bit_has_the_encoders_bytes(count: int) -> None:
     results = [RESULTS[place % len(RESULTS)] for place in range(count)]
     for seq in (0, 127, TOO_BIG - 1):
-        reply = begin_reply(seq, count)
-        for result in results:
-            write_result(result, reply, -1)
-        frame = bytes(reply)
+        frame = begin_reply(seq, count) + b"".join(map(encode_result, results))
         assert frame == msgspec.msgpack.encode(Reply(1, seq, results))
         if count == 16:
             assert decode_answer(frame) == Reply(1, seq, results)

@@ -1,0 +1,128 @@
+"""What stands before each handler: who may ask, how large texts are, whether there is room."""
+
+from operator import attrgetter
+from typing import Final
+
+from broker.desk import Desk, Handler, Handlers, Turn
+from broker.limits import Limits
+from broker.sizes import (
+    RESULT_BYTES,
+    Check,
+    check_texts,
+    command_bytes,
+    job_bytes_max,
+    text_checks,
+)
+from broker.stored import StoredJob
+from domain.commands import Claim, Command, Get, List
+from domain.exceptions import (
+    JobNotFoundError,
+    NotAuthorizedError,
+    ReplyFullError,
+    StorageFullError,
+)
+from domain.results import Result
+from domain.roles import MAY, Role, roles_for
+
+FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
+"""The commands that give as many jobs as there is room for in the reply."""
+
+
+class Gates:
+    """The handlers as the commands of a message find them, each behind what it has to pass.
+
+    What has to be passed is known before the first command is looked at: one that may pass all of
+    it costs one look-up in a table.
+    """
+
+    def __init__(self, limits: Limits, handlers: Handlers) -> None:
+        self.handlers = handlers
+        self._text_bytes = limits.text_bytes
+        self._checks = text_checks(limits)
+        self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
+        """What is left of them in a message that is no longer than most of its texts may be."""
+        self._tables: dict[tuple[Role | None, bool, bool, bool], Handlers] = {}
+
+    def table(
+        self, role: Role | None, frame_bytes: int, *, writable: bool, tight: bool
+    ) -> Handlers:
+        """Return a handler for every kind of command, in a message of `frame_bytes` from a `role`.
+
+        Not `writable`, nothing may change; `tight`, a result might not fit in the reply.
+        """
+        key = (role, frame_bytes > self._text_bytes, writable, tight)
+        table = self._tables.get(key)
+        if table is None:
+            self._tables[key] = table = self._build(*key)
+        return table
+
+    def _build(self, role: Role | None, is_long: bool, writable: bool, tight: bool) -> Handlers:  # noqa: FBT001 - a key
+        checks = self._checks if is_long else self._checks_of_short
+        table: Handlers = {}
+        for kind, handler in self.handlers.items():
+            if kind not in MAY[role]:
+                table[kind] = not_authorized
+                continue
+            behind = handler
+            if not writable and kind.changes:
+                behind = _storage_full
+            elif tight:
+                behind = _where_it_fits(handler)
+            table[kind] = _checked(behind, checks[kind]) if kind in checks else behind
+        return table
+
+
+def not_authorized(_: Desk, command: Command, turn: Turn) -> Result:
+    """Refuse what the one who asks may not ask."""
+    kind, role = type(command), turn.ticket.principal.role
+    raise NotAuthorizedError(
+        f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
+        f" this peer has {role or 'none'}"
+    )
+
+
+def _storage_full(*_: object) -> Result:
+    raise StorageFullError("the disk has no room for what this command would change")
+
+
+def _checked(handler: Handler, checks: list[Check]) -> Handler:
+    """Let a command through whose texts are no longer than they may be."""
+    fields = [field for _, field, _ in checks]
+    texts_of = attrgetter(*fields)
+    nothing = (None,) * len(fields) if len(fields) > 1 else None
+
+    def checked(desk: Desk, command: Command, turn: Turn) -> Result | None:
+        if texts_of(command) != nothing:
+            check_texts(command, checks)
+        return handler(desk, command, turn)
+
+    return checked
+
+
+def _where_it_fits(handler: Handler) -> Handler:
+    """Let a command through whose result fits in the reply, while it has not been executed."""
+
+    def fitting(desk: Desk, command: Command, turn: Turn) -> Result | None:
+        if _result_bytes_max(desk, command) > turn.room_bytes:
+            raise ReplyFullError("the result would not fit in this reply")
+        return handler(desk, command, turn)
+
+    return fitting
+
+
+def _result_bytes_max(desk: Desk, command: Command) -> int:
+    if type(command) in FIT_TO_ROOM:
+        return RESULT_BYTES
+    job = _job_of(desk, command)
+    return (job_bytes_max(job) if job else RESULT_BYTES) + command_bytes(command)
+
+
+def _job_of(desk: Desk, command: Command) -> StoredJob | None:
+    jobs = desk.state.jobs
+    try:
+        if isinstance(command, Get) and command.blockchain_identifier is not None:
+            return jobs.get_by_payment(command.blockchain_identifier)
+    except JobNotFoundError:
+        return None
+    job_id = getattr(command, "job_id", None)
+    return jobs.find(job_id) if job_id else None
