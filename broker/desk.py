@@ -1,7 +1,7 @@
 """Where decisions are written: an event takes effect at once, and whoever waited for it is told."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import msgspec
 from broker.events import AnyEvent, JobTransitioned
 from broker.limits import Limits
 from broker.repository import SCAN_JOBS_MAX
-from broker.state import State
+from broker.state import State, stored
 from broker.stored import StoredJob
 from broker.waiters import Ticket, Waiters
 from domain.commands import Command
@@ -32,14 +32,19 @@ class Turn(msgspec.Struct):
     """The same moment on the monotonic clock."""
     handlers: "Handlers"
     tight_handlers: "Handlers"
+    frame_bytes: int
+    """How long the message is."""
     room_bytes: int
     """How much room the reply has left for the next result."""
     writable: bool = True
     """Whether there is room to write an event down."""
 
 
-Handler = Callable[["Desk", Any, Turn], Result | None]
-"""Decides one command. Raises a Refusal; returns None for a command that it has parked."""
+Handler = Callable[["Desk", Sequence[Any], Turn], list[Any]]
+"""Decides a run of commands of one kind; returns the Result of each, or None if it was parked.
+
+What it raises, a Refusal too, it raises before anything of the run has happened.
+"""
 Handlers = dict[type[Command], Handler]
 
 
@@ -93,6 +98,24 @@ class Desk:
             self._tell(job)
         return job
 
+    def record_all(
+        self, kind: type[AnyEvent], events: list[Any], now_ms: int
+    ) -> list[StoredJob | Refusal]:
+        """Let events of one kind happen, in order; return of each the job, or why it may not."""
+        try:
+            done = self.state.effects_of_all[kind](events, now_ms)
+        except BaseException:
+            self.is_torn = True
+            raise
+        happened = stored(done)
+        if len(happened) < len(events):
+            events = [event for event, each in zip(events, done, strict=True) if each in happened]
+        self.events += events
+        if self.waiters.watched and kind is JobTransitioned:
+            for job in happened:
+                self._tell(job)
+        return done
+
     def _tell(self, job: StoredJob) -> None:
         """Answer who has waited for a job to come where it is now."""
         waiting = self.waiters.awaiting(job.job_id, job.status)
@@ -108,6 +131,16 @@ class Desk:
         if events:
             self.is_moved = True
         return events
+
+
+def alone(decide: Callable[["Desk", Any, Turn], Result | None]) -> Handler:
+    """Return the handler of a kind of which no run has more than one command."""
+
+    def handler(desk: Desk, commands: Sequence[Any], turn: Turn) -> list[Any]:
+        (command,) = commands
+        return [decide(desk, command, turn)]
+
+    return handler
 
 
 def job_result(job: StoredJob) -> JobResult:

@@ -1,12 +1,12 @@
 """One command in, one result out: where each command goes."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
 
-from broker.desk import Answer, Desk, Turn
+from broker.desk import Answer, Desk, Turn, alone
 from broker.events import (
     AnyEvent,
     SessionEvicted,
@@ -21,6 +21,7 @@ from broker.outcomes import AnyOutcome, result_again
 from broker.principal import Principal
 from broker.records import Record
 from broker.repository import SCAN_JOBS_MAX
+from broker.runs import runs
 from broker.schedule import Schedule
 from broker.sizes import result_bytes_max
 from broker.state import State
@@ -62,7 +63,7 @@ class Engine:
         """What the result of any command takes at most, but of those that fit to the room."""
         self.schedule = Schedule(self._desk, limits)
         """What happens by itself in time."""
-        self._gates = Gates(limits, {**HANDLERS, **LENDING, Hello: self._hello})
+        self._gates = Gates(limits, {**HANDLERS, **LENDING, Hello: alone(self._hello)})
 
     def turn(self, ticket: Ticket, now: Instant, frame_bytes: int, *, writable: bool) -> Turn:
         """Return what the commands of a message of that size are to be decided with."""
@@ -73,39 +74,43 @@ class Engine:
             now.mono_ms,
             table(role, frame_bytes, writable=writable, tight=False),
             table(role, frame_bytes, writable=writable, tight=True),
+            frame_bytes,
             self.limits.reply_bytes,
             writable,
         )
 
-    def decide(self, commands: Iterable[Command], turn: Turn) -> Iterator[Any]:
-        """Decide commands, each once it is asked for; yield its Result, or None if it was parked.
+    def decide(
+        self, commands: Sequence[Command], turn: Turn
+    ) -> Iterator[tuple[Sequence[Command], list[Any]]]:
+        """Decide commands, a run at a time; yield it with a Result of each, or None if parked.
 
-        A result shows jobs as they are held: encode it before the next command is decided. A
-        refusal changes nothing, and is a result. An error that is none is a fault of ours:
-        InternalError if nothing had happened yet, raised if something had, and then the broker must
-        stop.
+        Results show jobs as they are held: encode them before the next run is decided. A refusal
+        changes nothing, and is a result. An error that is none is a fault of ours: InternalError if
+        nothing had happened yet, raised if something had, and then the broker must stop.
         """
-        desk, handlers, tight_bytes = self._desk, turn.handlers, self._result_bytes_max
-        for command in commands:
-            before = len(desk.events)
-            try:
-                if turn.room_bytes < tight_bytes:
-                    result = turn.tight_handlers[type(command)](desk, command, turn)
-                else:
-                    result = handlers[type(command)](desk, command, turn)
-            except Refusal as refusal:
-                result = error_of(refusal)
-            except Exception as fault:
-                if desk.is_torn or len(desk.events) != before:
-                    raise
-                result = error_of(InternalError(f"{type(fault).__name__}: {fault!s:.200}"))
-            yield result
+        for run in runs(self._desk, commands, turn):
+            yield run, self._decide(run, turn)
+
+    def _decide(self, run: Sequence[Command], turn: Turn) -> list[Any]:
+        desk, before, is_alone = self._desk, len(self._desk.events), len(run) == 1
+        is_tight = is_alone and turn.room_bytes < self._result_bytes_max
+        handler = (turn.tight_handlers if is_tight else turn.handlers)[type(run[0])]
+        try:
+            return handler(desk, run, turn)
+        except Refusal as refusal:
+            if is_alone:
+                return [error_of(refusal)]
+        except Exception as fault:
+            if desk.is_torn or len(desk.events) != before:
+                raise
+            if is_alone:
+                return [error_of(InternalError(f"{type(fault).__name__}: {fault!s:.200}"))]
+        return [self._decide([command], turn)[0] for command in run]
 
     def decide_again(self, command: Command, outcome: AnyOutcome, turn: Turn) -> Result:
         """Build the result of a command anew, for who may still ask: a role can be taken away."""
         if turn.handlers[type(command)] is not_authorized:
-            (refused,) = self.decide([command], turn)
-            return cast("Result", refused)
+            return cast("Result", self._decide([command], turn)[0])
         state = self._desk.state
         return result_again(outcome, state.jobs.find, state.leases.stands)
 

@@ -1,7 +1,7 @@
 """What stands before each handler: who may ask, how large texts are, whether there is room."""
 
-from operator import attrgetter
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from broker.desk import Desk, Handler, Handlers, Turn
 from broker.limits import Limits
@@ -21,7 +21,6 @@ from domain.exceptions import (
     ReplyFullError,
     StorageFullError,
 )
-from domain.results import Result
 from domain.roles import MAY, Role, roles_for
 
 FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
@@ -72,29 +71,28 @@ class Gates:
         return table
 
 
-def not_authorized(_: Desk, command: Command, turn: Turn) -> Result:
+def not_authorized(_: Desk, commands: Sequence[Command], turn: Turn) -> list[Any]:
     """Refuse what the one who asks may not ask."""
-    kind, role = type(command), turn.ticket.principal.role
+    kind, role = type(commands[0]), turn.ticket.principal.role
     raise NotAuthorizedError(
         f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
         f" this peer has {role or 'none'}"
     )
 
 
-def _storage_full(*_: object) -> Result:
+def _storage_full(*_: object) -> list[Any]:
     raise StorageFullError("the disk has no room for what this command would change")
 
 
 def _checked(handler: Handler, checks: list[Check]) -> Handler:
     """Let a command through whose texts are no longer than they may be."""
-    fields = [field for _, field, _ in checks]
-    texts_of = attrgetter(*fields)
-    nothing = (None,) * len(fields) if len(fields) > 1 else None
+    texts_of = [text_of for text_of, _, _ in checks]
 
-    def checked(desk: Desk, command: Command, turn: Turn) -> Result | None:
-        if texts_of(command) != nothing:
-            check_texts(command, checks)
-        return handler(desk, command, turn)
+    def checked(desk: Desk, commands: Sequence[Command], turn: Turn) -> list[Any]:
+        if any(any(map(text_of, commands)) for text_of in texts_of):
+            for command in commands:
+                check_texts(command, checks)
+        return handler(desk, commands, turn)
 
     return checked
 
@@ -102,10 +100,11 @@ def _checked(handler: Handler, checks: list[Check]) -> Handler:
 def _where_it_fits(handler: Handler) -> Handler:
     """Let a command through whose result fits in the reply, while it has not been executed."""
 
-    def fitting(desk: Desk, command: Command, turn: Turn) -> Result | None:
+    def fitting(desk: Desk, commands: Sequence[Command], turn: Turn) -> list[Any]:
+        (command,) = commands  # where it is tight, no run has more
         if _result_bytes_max(desk, command) > turn.room_bytes:
             raise ReplyFullError("the result would not fit in this reply")
-        return handler(desk, command, turn)
+        return handler(desk, commands, turn)
 
     return fitting
 

@@ -1,43 +1,61 @@
 """What each command about jobs does: look, decide, record an event."""
 
-from typing import Final
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any, Final
 
-from broker.desk import Desk, Handlers, Turn, job_result
+from broker.desk import Desk, Handlers, Turn, alone, job_result
 from broker.events import JobCreated, JobTransitioned
+from broker.leases import Leases
+from broker.repository import InMemoryJobRepository
 from broker.sizes import RESULT_BYTES, job_bytes_max
+from broker.state import stored
 from broker.stored import StoredJob
 from domain.commands import Cancel, Count, Create, Get, List, ProvideInput, Transition
 from domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
+    JobNotFoundError,
     Refusal,
     ReplyFullError,
     RepositoryFullError,
     VersionConflictError,
 )
-from domain.results import CountResult, JobResult, JobsResult
+from domain.results import CountResult, JobResult, JobsResult, error_of
 from domain.status import LEGAL_TRANSITIONS, JobStatus
 
 
-def create(desk: Desk, command: Create, turn: Turn) -> JobResult:
-    """Store a job; a second time with the same id and fields, show it as it is now."""
-    jobs, job_id = desk.state.jobs, command.job_id
-    if job_id is not None and (job := jobs.find(job_id)) is not None:
-        return _created_before(command, job)
-    if jobs.count() >= desk.limits.jobs:
-        raise RepositoryFullError(
-            f"{desk.limits.jobs} jobs are stored already", limit=desk.limits.jobs
+def create(desk: Desk, commands: Sequence[Create], turn: Turn) -> list[Any]:
+    """Store jobs; show one that is there already, with the same fields, as it is now."""
+    now, pay_by = turn.now, desk.pay_by(turn.now)
+    found = desk.state.jobs.find_all([command.job_id for command in commands])
+    known = [
+        _created_before(command, job) for command, job in zip(commands, found, strict=True) if job
+    ]
+    events = [
+        JobCreated(
+            command.job_id or desk.new_id(), now, command.input_hash, command.input,
+            command.identifier_from_purchaser, command.blockchain_identifier,
+            command.pay_by_time or pay_by, command.submit_result_time,
         )
-    if jobs.text_bytes >= desk.limits.stored_bytes:
-        limit = desk.limits.stored_bytes
-        raise RepositoryFullError(f"the jobs stored have {limit} bytes of texts", limit=limit)
-    now = turn.now
-    event = JobCreated(
-        job_id or desk.new_id(), now, command.input_hash, command.input,
-        command.identifier_from_purchaser, command.blockchain_identifier,
-        command.pay_by_time or desk.pay_by(now), command.submit_result_time,
-    )  # fmt: skip
-    return JobResult(desk.record(event, turn.now_ms))
+        for command, job in zip(commands, found, strict=True) if job is None
+    ]  # fmt: skip
+    if events:
+        _check_capacity(desk)
+    made = _results_of(desk.record_all(JobCreated, events, turn.now_ms))
+    if not known:
+        return made
+    as_known, as_made = iter(known), iter(made)
+    return [next(as_known if job else as_made) for job in found]
+
+
+def _check_capacity(desk: Desk) -> None:
+    jobs, limits = desk.state.jobs, desk.limits
+    if jobs.count() >= limits.jobs:
+        raise RepositoryFullError(f"{limits.jobs} jobs are stored already", limit=limits.jobs)
+    if jobs.text_bytes >= limits.stored_bytes:
+        message = f"the jobs stored have {limits.stored_bytes} bytes of texts"
+        raise RepositoryFullError(message, limit=limits.stored_bytes)
 
 
 def _created_before(command: Create, job: StoredJob) -> JobResult:
@@ -53,30 +71,60 @@ def _created_before(command: Create, job: StoredJob) -> JobResult:
     return job_result(job)
 
 
-def get(desk: Desk, command: Get, _: Turn) -> JobResult:
-    """Show a job."""
+def _results_of(
+    done: list[StoredJob | Refusal], jobs: Iterable[StoredJob | None] = repeat(None)
+) -> list[Any]:
+    """Return the results of what was done to `jobs`, or was not."""
+    if len(stored(done)) == len(done):
+        return [*map(JobResult, done)]  # type: ignore[arg-type]  # as in job_result
+    return [
+        error_of(about(job, each) if job else each)
+        if isinstance(each, Refusal)
+        else job_result(each)
+        for each, job in zip(done, jobs, strict=False)
+    ]
+
+
+def get(desk: Desk, commands: Sequence[Get], _: Turn) -> list[Any]:
+    """Show jobs."""
     jobs = desk.state.jobs
-    if command.job_id is not None:
-        return JobResult(jobs.get(command.job_id))  # type: ignore[arg-type]  # as in job_result
-    return job_result(jobs.get_by_payment(command.blockchain_identifier or ""))
+    found = jobs.find_all([command.job_id for command in commands])
+    if None in found:
+        found = [job or _paid_by(jobs, each) for job, each in zip(found, commands, strict=True)]
+    return [*map(JobResult, found)]  # type: ignore[arg-type]  # as in job_result
 
 
-def transition(desk: Desk, command: Transition, turn: Turn) -> JobResult:
-    """Move a job, for whoever holds its lease, or for anybody while nobody does."""
-    state, job_id = desk.state, command.job_id
-    job = state.jobs.get(job_id)
-    at, lease = turn.now, command.lease
-    at = max(at, job.updated_at)
-    if command.expected_version is not None:
-        _check_version(job, command.expected_version)
-    try:
-        if lease is not None or state.leases.standing:
-            state.leases.check(job_id, lease)
-        event = JobTransitioned(
-            job_id, job.version, command.target, at,
-            command.result, command.error, command.input_schema,
+def _paid_by(jobs: InMemoryJobRepository[StoredJob], command: Get) -> StoredJob:
+    if command.blockchain_identifier is None:
+        raise JobNotFoundError(command.job_id or "")
+    return jobs.get_by_payment(command.blockchain_identifier)
+
+
+def transition(desk: Desk, commands: Sequence[Transition], turn: Turn) -> list[Any]:
+    """Move jobs, for whoever holds their lease, or for anybody while nobody does."""
+    leases, now = desk.state.leases, turn.now
+    found = desk.state.jobs.find_all([command.job_id for command in commands])
+    events: list[JobTransitioned] = []
+    for command, job in zip(commands, found, strict=True):
+        if job is None:
+            raise JobNotFoundError(command.job_id)
+        version, at, lease = job.version, job.updated_at, command.lease
+        if command.expected_version is not None and command.expected_version != version:
+            _check_version(job, command.expected_version)
+        if lease is not None or leases.standing:
+            _check_lease(leases, job, lease)
+        events.append(
+            JobTransitioned(
+                command.job_id, version, command.target, now if now > at else at,  # noqa: FURB136 - `max` takes twice as long
+                command.result, command.error, command.input_schema,
+            )
         )  # fmt: skip
-        return JobResult(desk.record(event, turn.now_ms))
+    return _results_of(desk.record_all(JobTransitioned, events, turn.now_ms), found)
+
+
+def _check_lease(leases: Leases, job: StoredJob, token: int | None) -> None:
+    try:
+        leases.check(job.job_id, token)
     except Refusal as refusal:
         raise about(job, refusal) from None
 
@@ -176,8 +224,8 @@ HANDLERS: Final[Handlers] = {
     Create: create,
     Get: get,
     Transition: transition,
-    ProvideInput: provide_input,
-    Cancel: cancel,
-    Count: count,
-    List: list_jobs,
+    ProvideInput: alone(provide_input),
+    Cancel: alone(cancel),
+    Count: alone(count),
+    List: alone(list_jobs),
 }

@@ -38,15 +38,28 @@ class Lane:
             return job.version == -mark
         return self.is_last or job.version <= ONLY_ENTRY
 
-    def enter(self, slot: Slot, version: int) -> None:
-        """Note that a job has come here, which made it `version`."""
-        self.count += 1
+    def enter_new(self, slots: list[Slot]) -> None:
+        """Note jobs that come here first of all, each created after all there are."""
+        self.count += len(slots)
+        self.entered += slots
+        self.free += slots  # behind all others: a heap still
+        self.look_in -= len(slots)
+        if self.look_in < 0:
+            self._sweep()
+
+    def enter(self, slots: list[Slot]) -> None:
+        """Note jobs that have come here by their last move, each its own."""
+        self.count += len(slots)
         if self.is_last:
-            self.entered.append(slot)
+            self.entered += slots
         else:
-            self.entered.append(slot if version <= ONLY_ENTRY else (-version, slot[1]))
-            heappush(self.free, slot)
-        self.look_in -= 1
+            self.entered += [
+                slot if slot[1].version <= ONLY_ENTRY else (-slot[1].version, slot[1])
+                for slot in slots
+            ]
+            for slot in slots:
+                heappush(self.free, slot)
+        self.look_in -= len(slots)
         if self.look_in < 0:
             self._sweep()
 

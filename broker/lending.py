@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from broker.desk import Answer, Desk, Handlers, Turn, job_result
+from broker.desk import Answer, Desk, Handlers, Turn, alone, job_result
 from broker.events import LeaseGranted, LeaseReleased
 from broker.handlers import about
 from broker.sizes import RESULT_BYTES, job_bytes_max
@@ -116,8 +116,8 @@ def _timed_out() -> WaitTimeoutError:
 
 
 LENDING: Final[Handlers] = {
-    Claim: claim,
-    Touch: touch,
-    Release: release,
-    Wait: wait,
+    Claim: alone(claim),
+    Touch: alone(touch),
+    Release: alone(release),
+    Wait: alone(wait),
 }

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from broker.events import AnyEvent
 from broker.stored import StoredJob
 from domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from domain.results import (
@@ -19,6 +20,7 @@ from domain.results import (
 )
 from domain.status import TERMINAL, JobStatus
 
+_JOBS: Final = frozenset({JobResult})
 Digest = int | bytes
 """What tells the commands of a request from others; a number before 0.2."""
 
@@ -80,6 +82,30 @@ def outcome_of(result: Result) -> AnyOutcome:
     if type(result) is LeasesResult:
         return LeasesOutcome(grants_of(result))
     return DoneOutcome()
+
+
+def outcomes_of(
+    results: Sequence[Result], events: Sequence[AnyEvent], place: int
+) -> Sequence[int | AnyOutcome]:
+    """Return what is to be remembered of a run's results: the place of its event, where it has one.
+
+    Those of the run are the `events` from `place` on, in the order of the results.
+    """
+    end = len(events)
+    if end - place == len(results) and _JOBS.issuperset(map(type, results)):
+        return range(place, end)
+    outcomes: list[int | AnyOutcome] = []
+    for result in results:
+        if place < end and type(result) is JobResult and _is_of(events[place], result):
+            outcomes.append(place)
+            place += 1
+        else:
+            outcomes.append(outcome_of(result))
+    return outcomes
+
+
+def _is_of(event: Any, result: Any) -> bool:  # noqa: ANN401 - the broker's own, with a job's id
+    return bool(event.job_id == result.job.job_id)
 
 
 def grants_of(result: LeasesResult) -> list[tuple[str, int]]:

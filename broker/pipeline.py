@@ -19,6 +19,7 @@ from broker.outcomes import (
     RefusedOutcome,
     grants_of,
     outcome_of,
+    outcomes_of,
     without_texts,
 )
 from broker.principal import Principal
@@ -43,6 +44,7 @@ from domain.messages import (
     begin_reply,
     encode_refused,
     encode_result,
+    encode_results,
     read_envelope,
     read_request,
 )
@@ -60,6 +62,7 @@ GRANTS_MAX: Final = 1_000
 """How many leases one claim can be granted: TG/1's bound on its `limit`."""
 GRANT_BYTES_MAX: Final = 128
 """More than a granted lease takes, as an event and in an outcome."""
+_JOBS: Final = frozenset({JobResult})
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim that got nothing has changed nothing: a repeat of it is a claim like any other."""
 
@@ -255,35 +258,43 @@ class Pipeline:
     def _execute(self, request: Request, turn: Turn) -> None:
         """Decide the commands of a new request, write them down, and answer."""
         commands, session, events = request.commands, request.session, self._engine.events
-        parts = [begin_reply(request.seq, len(commands))]
         grants: list[tuple[str, int]] = []
         outcomes: list[int | AnyOutcome] = []
         if session and turn.writable:
             self._engine.make_room(request, turn.now_ms)
-        place = len(events)
+        place, left = len(events), len(commands)
+        parts = [begin_reply(request.seq, left)]
         # The commands behind each are to be refused at least.
-        turn.room_bytes -= len(parts[0]) + (len(commands) - 1) * REFUSAL_BYTES
-        for command, result in zip(commands, self._engine.decide(commands, turn), strict=False):
-            parts.append(part := encode_result(result))
-            turn.room_bytes += REFUSAL_BYTES - len(part)
-            if session and command.changes:
-                moved = type(result) is JobResult and len(events) > place
-                outcomes.append(place if moved else outcome_of(result))
+        turn.room_bytes -= len(parts[0]) + (left - 1) * REFUSAL_BYTES
+        for run, results in self._engine.decide(commands, turn):
+            left -= len(run)
+            parts.append(part := encode_results(results))
+            turn.room_bytes += len(run) * REFUSAL_BYTES - len(part)
+            if session and run[0].changes:
+                outcomes += outcomes_of(results, events, place)
             place = len(events)
-            if type(result) is LeasesResult:
-                grants += grants_of(result)
-            elif type(result) is ErrorResult:
-                self._refused[f"refused_{result.code}"] += 1
-                if result.code == ReplyFullError.code:
-                    left = commands[len(parts) - 1 :]
-                    parts += [part] * len(left)
-                    if session:
-                        outcomes += [outcome_of(result) for each in left if each.changes]
-                    self._refused[f"refused_{result.code}"] += len(left)
-                    break
+            if _JOBS.issuperset(map(type, results)):  # the common case, at the speed of C
+                continue
+            grants += self._note(results)
+            if _is_full(results[-1]):
+                parts += [part] * left
+                refused = [each for each in commands[len(commands) - left :] if each.changes]
+                outcomes += [outcome_of(results[-1])] * len(refused) if session else []
+                self._refused[f"refused_{ReplyFullError.code}"] += left
+                break
         if turn.writable:
             self._write_down(request, turn.ticket, outcomes)
         self._send(Reply(turn.ticket.peer, b"".join(parts), grants))
+
+    def _note(self, results: Sequence[Result]) -> list[tuple[str, int]]:
+        """Count what was refused, and return job and token of each lease granted."""
+        grants: list[tuple[str, int]] = []
+        for result in results:
+            if isinstance(result, ErrorResult):
+                self._refused[f"refused_{result.code}"] += 1
+            elif isinstance(result, LeasesResult):
+                grants += grants_of(result)
+        return grants
 
     def _repeat(self, request: Request, remembered: Sequence[AnyOutcome], turn: Turn) -> None:
         """Answer as the first time what has changed something then, and the rest as it is now."""
@@ -308,7 +319,7 @@ class Pipeline:
                 parts.append(next(kept_parts))
                 continue
             turn.room_bytes += REFUSAL_BYTES
-            (result,) = self._engine.decide([command], turn)
+            ((_, (result,)),) = self._engine.decide([command], turn)
             parts.append(part := encode_result(result))
             turn.room_bytes -= len(part)
         self._write_down(request, turn.ticket, [])
@@ -317,7 +328,7 @@ class Pipeline:
     def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
         if request.session and turn.writable and request.commands[0].changes:
             self._engine.make_room(request, turn.now_ms)
-        (result,) = self._engine.decide(request.commands, turn)
+        ((_, (result,)),) = self._engine.decide(request.commands, turn)
         if type(result) is ErrorResult and REFUSALS[result.code].refuses_message:
             self._refuse(arrival, refusal_of(result))
         elif result is not None:
@@ -382,6 +393,10 @@ class Pipeline:
     def _send(self, reply: Reply) -> None:
         self._outcome.replies.append(reply)
         self._reply_bytes += len(reply.frame)
+
+
+def _is_full(result: Result) -> bool:
+    return isinstance(result, ErrorResult) and result.code == ReplyFullError.code
 
 
 def _is_kept(outcome: int | AnyOutcome) -> bool:

@@ -21,15 +21,14 @@ def replay(entries: Iterable[Entry], state: State) -> int:
     Each event is checked as strictly as the command that caused it once was. Leases begin at zero
     on the monotonic clock: `state.leases.restart` sets them going. Raises ReplayError.
     """
-    records, effects = 0, state.effects
+    records = 0
     for entry in entries:
         try:
             if entry.kind == SNAPSHOT_CHUNK:
                 restore(state, entry.payload)
                 continue
             record = decode_record(entry.payload)
-            for event in record.events:
-                effects[type(event)](event, 0)
+            state.apply(record.events, 0)
             state.remember(record)
             records += 1
         except (

@@ -11,10 +11,17 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 import msgspec
 
+from broker.events import JobCreated, JobTransitioned
 from broker.lane import ONLY_ENTRY, SLACK, Lane
 from broker.sizes import job_text_bytes, text_bytes
 from broker.stored import Slot, StoredJob, mock_identifier
-from domain.exceptions import JobConflictError, JobNotFoundError, VersionConflictError
+from domain.exceptions import (
+    InvalidStateTransitionError,
+    JobConflictError,
+    JobNotFoundError,
+    Refusal,
+    VersionConflictError,
+)
 from domain.models import Job
 from domain.status import TERMINAL, JobStatus, validate_transition
 
@@ -94,6 +101,8 @@ class InMemoryJobRepository(Generic[View]):
         """How many jobs all pages so far have looked at."""
         self.text_bytes = 0
         """How many bytes the texts of all stored jobs have."""
+        self.longest_text_bytes = 0
+        """No text of any job here has more bytes, or had."""
 
     def create(  # noqa: PLR0913 - a job has many fields
         self,
@@ -111,32 +120,50 @@ class InMemoryJobRepository(Generic[View]):
 
         Raises JobConflictError if `job_id` or `blockchain_identifier` is a stored job's.
         """
-        job_id = job_id or self._new_id()
-        at = at or self._clock()
+        new = JobCreated(
+            job_id or self._new_id(), at or self._clock(), input_hash, input,
+            identifier_from_purchaser, blockchain_identifier, pay_by_time, submit_result_time,
+        )  # fmt: skip
         with self._lock:
-            if job_id in self._store:
-                raise JobConflictError(f"there is a job {job_id} already", job_id=job_id)
-            if blockchain_identifier is None:
-                blockchain_identifier = mock_identifier(job_id)
+            (made,) = self._create_all([new])
+            return self._show(_unless_refused(made))
+
+    def create_all(self, news: Sequence[JobCreated]) -> list[StoredJob | Refusal]:
+        """Store jobs in `awaiting_payment`, in order, as `create` does one.
+
+        Return each as it is held, for the owner alone, or why it could not be stored.
+        """
+        with self._lock:
+            return self._create_all(news)
+
+    def _create_all(self, news: Sequence[JobCreated]) -> list[StoredJob | Refusal]:
+        store, slots = self._store, list[Slot]()
+        made: list[StoredJob | Refusal] = []
+        for new in news:
+            job_id, at, payment, text = new.job_id, new.at, new.blockchain_identifier, new.input
+            if job_id in store:
+                made.append(_known(job_id))
+                continue
+            if payment is None:
+                payment = mock_identifier(job_id)
+            elif self._by_payment.setdefault(payment, job_id) == job_id:
+                self._gain_texts(payment)
             else:
-                self._name_payment(blockchain_identifier, job_id)
-                self.text_bytes += text_bytes(blockchain_identifier)
+                made.append(_paid_for(self._by_payment[payment]))
+                continue
             job = StoredJob(
-                job_id, AWAITING_PAYMENT, input_hash, blockchain_identifier, at, at,
-                None, None, 1, input, identifier_from_purchaser, pay_by_time, submit_result_time,
-                None, None,
+                job_id, AWAITING_PAYMENT, new.input_hash, payment, at, at, None, None, 1, text,
+                new.identifier_from_purchaser, new.pay_by_time, new.submit_result_time, None, None,
             )  # fmt: skip
-            index = self._next_index
-            slot = (index, job)
-            self._next_index = index + 1
-            self._store[job_id] = slot
-            self._created.append(slot)
-            self._lanes[AWAITING_PAYMENT].enter(slot, 1)
-            if input is not None:
-                self.text_bytes += text_bytes(input)
-            if identifier_from_purchaser is not None:
-                self.text_bytes += text_bytes(identifier_from_purchaser)
-            return job if self._as_stored else self._show(job)  # type: ignore[return-value]
+            if text is not None or job.identifier_from_purchaser is not None:
+                self._gain_texts(text, job.identifier_from_purchaser)
+            store[job_id] = slot = (self._next_index, job)
+            self._next_index += 1
+            slots.append(slot)
+            made.append(job)
+        self._created += slots
+        self._lanes[AWAITING_PAYMENT].enter_new(slots)
+        return made
 
     def get(self, job_id: str) -> View:
         """Return the job. Raises JobNotFoundError."""
@@ -151,6 +178,11 @@ class InMemoryJobRepository(Generic[View]):
         with self._lock:
             slot = self._store.get(job_id)
             return None if slot is None else self._show(slot[1])
+
+    def find_all(self, job_ids: Iterable[str | None]) -> list[StoredJob | None]:
+        """Return jobs as they are held, for the owner alone, and None for those not stored."""
+        with self._lock:
+            return [slot and slot[1] for slot in map(self._store.get, job_ids)]  # type: ignore[arg-type]
 
     def count_finished(self) -> int:
         """Return how many jobs are completed or failed."""
@@ -182,44 +214,97 @@ class InMemoryJobRepository(Generic[View]):
         Raises JobNotFoundError, VersionConflictError or InvalidStateTransitionError; then nothing
         has changed.
         """
-        if at is None:
-            at = self._clock()
         with self._lock:
-            slot = self._store.get(job_id)
+            version = (
+                self._find(job_id)[1].version if expected_version is None else expected_version
+            )
+            move = JobTransitioned(
+                job_id, version, target, at or self._clock(), result, error, input_schema,
+                provided_input,
+            )  # fmt: skip
+            (moved,) = self._update_all([move])
+            return self._show(_unless_refused(moved))
+
+    def update_all(self, moves: Sequence[JobTransitioned]) -> list[StoredJob | Refusal]:
+        """Move jobs, in order, each from its version, as `update_status` does one.
+
+        Return each as it is held then, for the owner alone, or why it did not move.
+        """
+        with self._lock:
+            return self._update_all(moves)
+
+    def _update_all(self, moves: Sequence[JobTransitioned]) -> list[StoredJob | Refusal]:
+        find, held = self._store.get, self._held
+        done: list[StoredJob | Refusal] = []
+        before = after = None  # how the last job has moved, and all whose slots are in `moved`
+        moved: list[Slot] = []
+        for move in moves:
+            job_id, target = move.job_id, move.target
+            slot = find(job_id)
             if slot is None:
-                raise JobNotFoundError(job_id)
-            job, lanes = slot[1], self._lanes
+                done.append(JobNotFoundError(job_id))
+                continue
+            job = slot[1]
             version, current = job.version, job.status
-            if expected_version is not None and expected_version != version:
-                raise _version_conflict(job, expected_version)
-            validate_transition(current, target)
-            if result is not job.result or error is not job.error:
-                self._set_outcome(job, result, error)
-            if target is AWAITING_INPUT or provided_input is not None:
-                self._set_dialogue(job, target, input_schema, provided_input)
-            lanes[current].count -= 1
-            job.status = target
-            job.version = version = version + 1
-            job.updated_at = max(job.updated_at, at)
-            if self._held:
-                self._held.discard(job_id)
-            lanes[target].enter(slot, version)
-            return job if self._as_stored else self._show(job)  # type: ignore[return-value]
+            if version != move.version:
+                done.append(_version_conflict(job, move.version))
+                continue
+            if target is not after or current is not before:
+                self._change_lanes(moved, before, after)
+                moved, before, after = [], current, target
+                try:
+                    validate_transition(current, target)
+                except InvalidStateTransitionError as refusal:
+                    # Its traceback has this frame, which has it: they would hold each other.
+                    done.append(refusal.with_traceback(None))
+                    before = after = None
+                    continue
+            if move.result is not job.result or move.error is not job.error:
+                self._set_outcome(job, move)
+            if target is AWAITING_INPUT or move.provided_input is not None:
+                self._set_dialogue(job, move)
+            job.status, job.version = target, version + 1
+            if move.at > job.updated_at:  # noqa: PLR1730 - `max` takes twice as long
+                job.updated_at = move.at
+            if held:
+                held.discard(job_id)
+            moved.append(slot)
+            done.append(job)
+        self._change_lanes(moved, before, after)
+        return done
 
-    def _set_outcome(self, job: StoredJob, result: str | None, error: str | None) -> None:
-        self.text_bytes += text_bytes(result) + text_bytes(error)
-        self.text_bytes -= text_bytes(job.result) + text_bytes(job.error)
-        job.result, job.error = result, error
-
-    def _set_dialogue(
-        self, job: StoredJob, target: JobStatus, schema: str | None, provided: str | None
+    def _change_lanes(
+        self, moved: list[Slot], before: JobStatus | None, after: JobStatus | None
     ) -> None:
+        if moved and before and after:
+            self._lanes[before].count -= len(moved)
+            self._lanes[after].enter(moved)
+
+    def _set_outcome(self, job: StoredJob, move: JobTransitioned) -> None:
+        self._lose_texts(job.result, job.error)
+        job.result, job.error = move.result, move.error
+        self._gain_texts(job.result, job.error)
+
+    def _set_dialogue(self, job: StoredJob, move: JobTransitioned) -> None:
         """Note what a job asks for, or what it got."""
-        self.text_bytes -= text_bytes(job.input_schema) + text_bytes(job.provided_input)
-        if target is AWAITING_INPUT:
-            job.input_schema = schema
-        job.provided_input = provided
-        self.text_bytes += text_bytes(job.input_schema) + text_bytes(job.provided_input)
+        self._lose_texts(job.input_schema, job.provided_input)
+        if move.target is AWAITING_INPUT:
+            job.input_schema = move.input_schema
+        job.provided_input = move.provided_input
+        self._gain_texts(job.input_schema, job.provided_input)
+
+    def _gain_texts(self, *texts: str | None) -> None:
+        for text in texts:
+            if text is not None:
+                size = text_bytes(text)
+                self.text_bytes += size
+                if size > self.longest_text_bytes:  # noqa: PLR1730 - `max` takes twice as long
+                    self.longest_text_bytes = size
+
+    def _lose_texts(self, *texts: str | None) -> None:
+        for text in texts:
+            if text is not None:
+                self.text_bytes -= text_bytes(text)
 
     def count(self, status: JobStatus | None = None) -> int:
         """Return how many jobs are stored, in all or in one status."""
@@ -333,8 +418,13 @@ class InMemoryJobRepository(Generic[View]):
                 if not lane.is_last:
                     lane.free.append(slot)
             for job_id in named:
-                self._name_payment(self._store[job_id][1].blockchain_identifier, job_id)
-            self.text_bytes += sum(self._text_bytes_of(job) for _, job in slots)
+                payment = self._store[job_id][1].blockchain_identifier
+                holder = self._by_payment.setdefault(payment, job_id)
+                if holder != job_id:
+                    raise _paid_for(holder)
+            sizes = [self._text_bytes_of(job) for _, job in slots]
+            self.text_bytes += sum(sizes)
+            self.longest_text_bytes = max(self.longest_text_bytes, *sizes, 0)  # more than its texts
 
     def begin_at(self, next_index: int) -> None:
         """Take over what place the next job will have in the order of creation."""
@@ -363,13 +453,6 @@ class InMemoryJobRepository(Generic[View]):
             raise JobNotFoundError(job_id)
         return slot
 
-    def _name_payment(self, blockchain_identifier: str, job_id: str) -> None:
-        holder = self._by_payment.setdefault(blockchain_identifier, job_id)
-        if holder != job_id:
-            raise JobConflictError(
-                f"this blockchain identifier belongs to job {holder}", job_id=holder
-            )
-
     def _text_bytes_of(self, job: StoredJob) -> int:
         """Return how much of `text_bytes` is a job's: an identifier made of its id counts not."""
         made_up = 0 if self._is_named(job) else len(job.blockchain_identifier)
@@ -377,6 +460,21 @@ class InMemoryJobRepository(Generic[View]):
 
     def _is_named(self, job: StoredJob) -> bool:
         return self._by_payment.get(job.blockchain_identifier) == job.job_id
+
+
+def _unless_refused(done: StoredJob | Refusal) -> StoredJob:
+    if isinstance(done, Refusal):
+        raise done
+    return done
+
+
+def _known(job_id: str) -> Refusal:
+    return JobConflictError(f"there is a job {job_id} already", job_id=job_id)
+
+
+def _paid_for(holder: str) -> Refusal:
+    message = f"this blockchain identifier belongs to job {holder}"
+    return JobConflictError(message, job_id=holder)
 
 
 def _version_conflict(job: StoredJob, expected_version: int) -> VersionConflictError:

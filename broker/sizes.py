@@ -81,6 +81,11 @@ def command_bytes(command: Command) -> int:
     return sum(text_bytes(getattr(command, field)) for field, _ in _TEXTS.get(type(command), ()))
 
 
+def result_bytes_with(text_bytes_max: int) -> int:
+    """Return a bound on the result of a command about a job with no longer text than that."""
+    return RESULT_BYTES + len(_JOB_TEXTS) * text_bytes_max
+
+
 def result_bytes_max(limits: Limits) -> int:
     """Return a bound on the result of any command about one job."""
     texts = len(_JOB_TEXTS) - 2

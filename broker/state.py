@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import groupby
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeGuard, cast
 
 from broker.events import (
     AnyEvent,
@@ -22,9 +23,11 @@ from broker.records import Record
 from broker.repository import InMemoryJobRepository
 from broker.stored import Slot, StoredJob
 from broker.timers import Timers
-from domain.exceptions import JobConflictError
+from domain.exceptions import JobConflictError, Refusal
 from domain.status import TERMINAL, JobStatus
 
+AllEffects = Callable[[Sequence[Any], int], list[StoredJob | Refusal]]
+_STORED: Final = frozenset({StoredJob})
 _UNFINISHED: Final = (JobStatus.RUNNING, JobStatus.AWAITING_INPUT)
 
 
@@ -44,8 +47,8 @@ class State:
         )
         """Jobs that run or await input, by `submit_result_time`."""
         self.effects: dict[type[AnyEvent], Callable[[Any, int], StoredJob | None]] = {
-            JobCreated: self._create,
-            JobTransitioned: self._transition,
+            JobCreated: _one(self._create_all),
+            JobTransitioned: _one(self._transition_all),
             LeaseGranted: self._grant,
             LeaseReleased: self._release,
             LeaseLapsed: self._lapse,
@@ -59,6 +62,21 @@ class State:
         returns the job that was created or moved. It raises a Refusal, and changes nothing, if the
         event contradicts what is known.
         """
+        self.effects_of_all: dict[type[AnyEvent], AllEffects] = {
+            JobCreated: self._create_all,
+            JobTransitioned: self._transition_all,
+        }
+        """What many events of a kind do, one after the other: of each, the job or the Refusal."""
+
+    def apply(self, events: Iterable[AnyEvent], now_ms: int) -> None:
+        """Let what has happened once happen again, in order. Raises a Refusal if it cannot."""
+        for kind, some in groupby(events, type):
+            effects = self.effects_of_all.get(kind)
+            if effects is None:
+                for event in some:
+                    self.effects[kind](event, now_ms)
+            elif refused := next(filter(_is_refusal, effects([*some], now_ms)), None):
+                raise refused
 
     def remember(self, record: Record) -> None:
         """Keep the outcomes of a record's message, if it belongs to a session."""
@@ -78,9 +96,8 @@ class State:
     def _watch_deadlines(self, job: StoredJob) -> None:
         """Have a job come up when the time is over in which it may be in its status."""
         if job.status is JobStatus.AWAITING_PAYMENT:
-            if job.pay_by_time is not None:
-                self.unpaid.add(job)
-        elif job.submit_result_time is not None and job.status in _UNFINISHED:
+            self.unpaid.add(job)
+        elif job.status in _UNFINISHED:
             self.unfinished.add(job)
 
     def _count_unpaid(self) -> int:
@@ -89,37 +106,23 @@ class State:
     def _count_unfinished(self) -> int:
         return sum(self.jobs.count(status) for status in _UNFINISHED)
 
-    def _create(self, event: JobCreated, _: int) -> StoredJob:
-        job = self.jobs.create(
-            event.input_hash,
-            job_id=event.job_id,
-            at=event.at,
-            input=event.input,
-            identifier_from_purchaser=event.identifier_from_purchaser,
-            blockchain_identifier=event.blockchain_identifier,
-            pay_by_time=event.pay_by_time,
-            submit_result_time=event.submit_result_time,
-        )
-        if job.pay_by_time is not None:
-            self.unpaid.add(job)
-        return job
+    def _create_all(self, events: Sequence[JobCreated], _: int) -> list[StoredJob | Refusal]:
+        made = self.jobs.create_all(events)
+        self.unpaid.add_all(stored(made))
+        return made
 
-    def _transition(self, event: JobTransitioned, _: int) -> StoredJob:
-        job = self.jobs.update_status(
-            event.job_id,
-            event.target,
-            event.result,
-            event.error,
-            at=event.at,
-            expected_version=event.version,
-            input_schema=event.input_schema,
-            provided_input=event.provided_input,
-        )
-        if self.leases.standing or self.leases.lapses:
-            self.leases.forget(event.job_id)
-        if job.submit_result_time is not None:
-            self._watch_deadlines(job)
-        return job
+    def _transition_all(
+        self, events: Sequence[JobTransitioned], _: int
+    ) -> list[StoredJob | Refusal]:
+        done, leases = self.jobs.update_all(events), self.leases
+        moved = stored(done)
+        if leases.standing or leases.lapses:
+            for job in moved:
+                leases.forget(job.job_id)
+        for job in moved:
+            if job.submit_result_time is not None:
+                self._watch_deadlines(job)
+        return done
 
     def _grant(self, event: LeaseGranted, now_ms: int) -> None:
         status = self.jobs.get(event.job_id).status
@@ -144,6 +147,29 @@ class State:
 
     def _prune(self, event: JobPruned, _: int) -> None:
         self.jobs.remove(event.job_id)
+
+
+def stored(done: list[StoredJob | Refusal]) -> list[StoredJob]:
+    """Return what was not refused; most often that is all."""
+    if _STORED.issuperset(map(type, done)):  # the common case, at the speed of C
+        return cast("list[StoredJob]", done)
+    return [each for each in done if not isinstance(each, Refusal)]
+
+
+def _is_refusal(done: StoredJob | Refusal) -> TypeGuard[Refusal]:
+    return isinstance(done, Refusal)
+
+
+def _one(effects: AllEffects) -> Callable[[Any, int], StoredJob]:
+    """Return what does to one event what `effects` do to many."""
+
+    def effect(event: AnyEvent, now_ms: int) -> StoredJob:
+        (done,) = effects([event], now_ms)
+        if isinstance(done, Refusal):
+            raise done
+        return done
+
+    return effect
 
 
 def _is_unpaid(job: StoredJob) -> bool:

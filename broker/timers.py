@@ -1,11 +1,11 @@
 """Time as the core sees it: what comes in as `now`, and what is due by then."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 When = TypeVar("When", int, datetime)
@@ -38,11 +38,11 @@ class Timers(Generic[When, Item]):
 
     def __init__(
         self,
-        when: Callable[[Item], When],
+        when: Callable[[Item], When | None],
         is_live: Callable[[Item], bool],
         count_live: Callable[[], int],
     ) -> None:
-        self._when: Callable[[Item], When] = when
+        self._when: Callable[[Item], Any] = when
         self._count_live = count_live
         self._is_live: Callable[[Item], bool] = is_live
         self._queue: deque[Item] = deque()
@@ -55,17 +55,26 @@ class Timers(Generic[When, Item]):
         """Return how many items there are, settled ones included."""
         return len(self._queue) + len(self._heap)
 
-    def add(self, item: Item) -> None:
-        """Have an item come up at its time."""
-        when, newest = self._when(item), self._newest
-        if newest is None or when >= newest or not self._queue:
-            self._queue.append(item)
-            self._newest = when
-        else:
-            heappush(self._heap, (when, next(self._places), item))
-        self._look_in -= 1
+    def add_all(self, items: Iterable[Item]) -> None:
+        """Have items come up, each at its time; never if it has none."""
+        queue, newest = self._queue, self._newest
+        for item in items:
+            when = self._when(item)
+            if when is None:
+                continue
+            if newest is None or when >= newest or not queue:
+                queue.append(item)
+                newest = when
+            else:
+                heappush(self._heap, (when, next(self._places), item))
+            self._look_in -= 1
+        self._newest = newest
         if self._look_in < 0:
             self._sweep()
+
+    def add(self, item: Item) -> None:
+        """Have an item come up at its time; never if it has none."""
+        self.add_all((item,))
 
     def due(self, now: When) -> Iterator[Item]:
         """Take out and yield what is live and due, earliest first."""
@@ -81,7 +90,7 @@ class Timers(Generic[When, Item]):
         """Return when the next item, live or settled, is due."""
         if not self._queue:
             return self._heap[0][0] if self._heap else None
-        first = self._when(self._queue[0])
+        first: When = self._when(self._queue[0])
         return min(first, self._heap[0][0]) if self._heap else first
 
     def _sweep(self) -> None:

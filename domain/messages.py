@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 from msgspec.structs import astuple
@@ -71,6 +71,8 @@ _commands_decoder = msgspec.msgpack.Decoder(list[AnyCommand])
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 _answer_decoder = msgspec.msgpack.Decoder(Reply | Refused)
 _MAY_PARK = frozenset({Wait, Claim})
+_TOLD_APART = frozenset(kind for kind in get_args(AnyCommand) if kind.changes) | _MAY_PARK
+"""The kinds of commands for which a repeat must be told from another request."""
 # ValueError: text that is no UTF-8, and a timestamp that rounds up to the year 10000.
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)
 
@@ -120,7 +122,7 @@ def read_request(frame: bytes) -> tuple[Request, bytes]:
         raise _unsupported(request.v)
     if len(request.commands) > 1 and _parks(request.commands):
         raise MalformedError("a wait, or a claim with wait_ms, must be alone in its message")
-    if session and any(command.changes or command.parks for command in commands):
+    if session and not _TOLD_APART.isdisjoint(map(type, commands)):
         return request, blake2b(raw, digest_size=DIGEST_BYTES).digest()
     return request, b""
 
@@ -171,6 +173,11 @@ def begin_reply(seq: int, results: int) -> bytes:
 
 encode_result: Final[Callable[[Result], bytes]] = _encoder.encode
 """Return a result's share of a reply, which shows it as it is now."""
+
+
+def encode_results(results: list[Result]) -> bytes:
+    """Return the shares of several results, one behind the other."""
+    return _encoder.encode(results)[len(_array_header(len(results))) :]
 
 
 def _array_header(length: int) -> bytes:

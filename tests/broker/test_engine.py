@@ -1210,7 +1210,7 @@ def test_a_fault_after_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch
     real = driver.engine._gates.handlers[Create]
 
     def fault(desk: Any, _: Any, turn: Any) -> None:
-        real(desk, create(), turn)
+        real(desk, [create()], turn)
         raise ZeroDivisionError("oops")
 
     break_handler(driver, monkeypatch, fault)
@@ -1224,7 +1224,7 @@ def test_a_fault_amid_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch)
     def fault(*_: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setitem(driver.engine._desk.state.effects, JobCreated, fault)
+    monkeypatch.setitem(driver.engine._desk.state.effects_of_all, JobCreated, fault)
     with pytest.raises(ZeroDivisionError):
         driver.ask(create())
 

@@ -1,0 +1,56 @@
+"""Cuts the commands of a message into runs: of one kind, blind to one another, sure to fit.
+
+Each of a run can be decided before any of it has happened, and all of them together: what has to
+be found out about the message, its kind, and the state is found out once a run.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+from broker.desk import Desk, Turn
+from broker.sizes import RESULT_BYTES, job_bytes_max, result_bytes_with
+from domain.commands import Command, Create, Get, Transition
+
+IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition})
+"""The kinds whose handlers take more than one command."""
+
+
+def runs(desk: Desk, commands: Sequence[Command], turn: Turn) -> Iterator[Sequence[Any]]:
+    """Yield commands in order, one or more at a time; the next ones once those are decided."""
+    if len(commands) == 1:
+        yield commands
+        return
+    for kind, group in groupby(commands, type):
+        run = [*group]
+        if kind in IN_RUNS and _are_blind(kind, run) and _is_ample(desk, kind, run, turn):
+            yield run
+        else:
+            for command in run:
+                yield [command]
+
+
+def _are_blind(kind: type[Command], run: Sequence[Any]) -> bool:
+    """Return whether no command can change what another one finds."""
+    if kind is Get:
+        return True
+    ids = [command.job_id for command in run if command.job_id is not None]
+    return len(set(ids)) == len(ids)
+
+
+def _is_ample(desk: Desk, kind: type[Command], run: Sequence[Any], turn: Turn) -> bool:
+    """Return whether no command can be refused for what others before it have taken up."""
+    jobs, limits = desk.state.jobs, desk.limits
+    if kind is Create and (
+        jobs.count() + len(run) > limits.jobs
+        or jobs.text_bytes + turn.frame_bytes >= limits.stored_bytes
+    ):
+        return False
+    room_bytes = turn.room_bytes - turn.frame_bytes  # no texts that come in take more than that
+    if len(run) * result_bytes_with(jobs.longest_text_bytes) <= room_bytes:
+        return True
+    ids = [command.job_id for command in run]
+    if kind is not Create and None in ids:  # a job that is asked for by its payment
+        return False
+    found = jobs.find_all(ids)
+    return sum([job_bytes_max(job) if job else RESULT_BYTES for job in found]) <= room_bytes
