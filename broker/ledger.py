@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -18,6 +18,10 @@ from domain.roles import Role
 
 WINDOW: Final = 64
 """How many requests of a session may be under way: none of their outcomes is forgotten."""
+
+
+FRESH_MAX: Final = 64
+"""How many requests are kept as they were written: texts in them may be stored nowhere else."""
 
 
 class Session(msgspec.Struct):
@@ -44,6 +48,21 @@ class Holding(msgspec.Struct):
     outcomes: int = 0
 
 
+class Written(Protocol):
+    """What was written down of a request; its outcomes in full are made when they are needed."""
+
+    @property
+    def digest(self) -> Digest:
+        """What tells its commands from others."""
+
+    @property
+    def outcomes(self) -> Sequence[int | AnyOutcome]:
+        """The outcomes in short, as many as in full."""
+
+    def full_outcomes(self) -> list[AnyOutcome]:
+        """Return the outcomes in full."""
+
+
 class Ledger:
     """The sessions, least recently used first, in the order of the log.
 
@@ -57,6 +76,8 @@ class Ledger:
         self.last_session = 0
         self.outcomes = 0
         """How much is remembered in all: see `weight`."""
+        self._fresh: OrderedDict[tuple[int, int], Written] = OrderedDict()
+        """The latest requests as they were written: most are acknowledged before they are asked."""
 
     def __len__(self) -> int:
         """Return how many sessions there are."""
@@ -92,6 +113,7 @@ class Ledger:
 
         Raises RequestConflictError if its commands are not those of the first time.
         """
+        self._write_out(number, seq)
         remembered = self._find(number).outcomes.get(seq)
         if remembered is None:
             return None
@@ -108,14 +130,12 @@ class Ledger:
         session = self._find(number)
         return acked > session.acked and bool(session.outcomes)
 
-    def remember(
-        self, number: int, seq: int, acked: int, digest: Digest, outcomes: Sequence[AnyOutcome]
-    ) -> None:
+    def remember(self, number: int, seq: int, acked: int, written: Written) -> None:
         """Keep a request's outcomes, and forget those acknowledged.
 
         Raises SessionEvictedError, or RequestConflictError if some are kept already.
         """
-        session = self._find(number)
+        session, outcomes = self._find(number), written.outcomes
         if outcomes and seq in session.outcomes:
             raise RequestConflictError(f"request {seq} of session {number} was executed before")
         self._sessions.move_to_end(number)
@@ -125,15 +145,28 @@ class Ledger:
         if acked > session.acked:
             session.acked = acked
             for old in [old for old in session.outcomes if old <= acked]:
-                self.outcomes -= weight(session.outcomes.pop(old)[1])
+                _, forgotten = session.outcomes.pop(old)
+                fresh = self._fresh.pop((number, old), None)
+                self.outcomes -= weight(fresh.outcomes if fresh else forgotten)
         if outcomes and seq > session.acked:
-            session.outcomes[seq] = (digest, list(outcomes))
+            session.outcomes[seq] = (written.digest, [])
+            self._fresh[number, seq] = written
             self.outcomes += weight(outcomes)
+            if len(self._fresh) > FRESH_MAX:
+                self._write_out(*next(iter(self._fresh)))
         holding.outcomes += self.outcomes - before
+
+    def _write_out(self, number: int, seq: int) -> None:
+        """Keep of a request its outcomes alone, and not the events that they are made of."""
+        written = self._fresh.pop((number, seq), None)
+        if written is not None:
+            self._sessions[number].outcomes[seq] = (written.digest, written.full_outcomes())
 
     def evict(self, number: int) -> None:
         """Forget a session for ever. Raises SessionEvictedError if it is gone already."""
         session = self._find(number)
+        for seq in session.outcomes:
+            self._write_out(number, seq)
         size = session.size
         self.outcomes -= size
         del self._sessions[number]
@@ -161,6 +194,8 @@ class Ledger:
 
     def sessions(self) -> Iterator[tuple[int, Session]]:
         """Yield what is remembered, least recently used first."""
+        for request in [*self._fresh]:
+            self._write_out(*request)
         yield from self._sessions.items()
 
     def restore(self, number: int, session: Session) -> None:

@@ -62,7 +62,7 @@ class RefusedOutcome(Outcome, tag=4):
 AnyOutcome = JobOutcome | LeasesOutcome | DoneOutcome | RefusedOutcome
 
 
-def weight(outcomes: Sequence[AnyOutcome]) -> int:
+def weight(outcomes: Sequence[int | AnyOutcome]) -> int:
     """Return how much outcomes take up: each counts as one, and each lease in it as one more."""
     if LeasesOutcome not in set(map(type, outcomes)):  # the common case, at the speed of C
         return len(outcomes)

@@ -1,10 +1,11 @@
 """What one message, or the clock, has made happen, in one piece: what the journal holds."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
-from broker.events import AnyEvent
+from broker.events import AnyEvent, JobCreated, JobTransitioned
 from broker.outcomes import AnyOutcome, Digest, written_out
 
 
@@ -25,11 +26,18 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     outcomes: list[int | AnyOutcome] = []
     by: str = ""
 
+    def check(self) -> None:
+        """Raise what `full_outcomes` would; it is called later, or never."""
+        is_plain = _MOVES.issuperset(map(type, self.events))
+        if not is_plain or self.outcomes != [*range(len(self.events))]:
+            self.full_outcomes()
+
     def full_outcomes(self) -> list[AnyOutcome]:
         """Return the outcomes, those given by their place written out."""
         return written_out(self.outcomes, self.events)
 
 
+_MOVES: Final = frozenset({JobCreated, JobTransitioned})
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 

@@ -29,6 +29,7 @@ def replay(entries: Iterable[Entry], state: State) -> int:
                 continue
             record = decode_record(entry.payload)
             state.apply(record.events, 0)
+            record.check()
             state.remember(record)
             records += 1
         except (

@@ -96,6 +96,7 @@ class InMemoryJobRepository(Generic[View]):
         self._created: list[Slot] = []  # by index; a removed job stays until it is swept
         self._next_index = 0
         self._lanes = {status: Lane(status) for status in JobStatus}
+        self._last_lanes = [self._lanes[status] for status in TERMINAL]
         self._held: set[str] = set()  # somebody has a lease on them
         self.scanned = 0
         """How many jobs all pages so far have looked at."""
@@ -187,7 +188,7 @@ class InMemoryJobRepository(Generic[View]):
     def count_finished(self) -> int:
         """Return how many jobs are completed or failed."""
         with self._lock:
-            return sum(self._lanes[status].count for status in TERMINAL)
+            return sum([lane.count for lane in self._last_lanes])
 
     def get_by_payment(self, blockchain_identifier: str) -> View:
         """Return the job whose creator supplied this identifier. Raises JobNotFoundError."""
@@ -375,7 +376,7 @@ class InMemoryJobRepository(Generic[View]):
     def oldest_finished(self) -> tuple[datetime, str] | None:
         """Return when the job ended that has been completed or failed for longest, and its id."""
         with self._lock:
-            heads = [self._lanes[status].first() for status in TERMINAL]
+            heads = [lane.first() for lane in self._last_lanes]
             return min(((job.updated_at, job.job_id) for job in heads if job), default=None)
 
     def remove(self, job_id: str) -> None:

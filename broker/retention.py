@@ -30,9 +30,13 @@ class Retention:
         while (oldest := jobs.oldest_finished()) is not None:
             ended_at, job_id = oldest
             too_old = ended_at + self._keep <= now.wall
-            if not too_old and jobs.count_finished() <= self._keep_max:
+            if not too_old and not self.is_full(jobs):
                 return
             yield job_id
+
+    def is_full(self, jobs: InMemoryJobRepository[Any]) -> bool:
+        """Return whether there are more finished jobs than are kept."""
+        return jobs.count_finished() > self._keep_max
 
     def due_in_ms(self, jobs: InMemoryJobRepository[Any], now: Instant) -> int | None:
         """Return how long nothing is to be forgotten; None while there is nothing finished."""
@@ -40,7 +44,7 @@ class Retention:
         if oldest is None:
             return None
         due_in_ms = 0
-        if jobs.count_finished() <= self._keep_max:
+        if not self.is_full(jobs):
             due_in_ms = milliseconds(oldest[0] + self._keep - now.wall)
         return max(due_in_ms, self._calm_from_ms - now.mono_ms)
 

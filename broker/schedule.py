@@ -1,7 +1,7 @@
 """What happens by itself in time, and how long nothing will."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
@@ -29,7 +29,10 @@ class Schedule:
         self._lapses = limits.lapses
         self._grace = timedelta(milliseconds=limits.payment_grace_ms)
         self._retention = Retention(limits.keep_finished_ms, limits.max_finished)
+        self._span_ms_max = min(FAR_MS, limits.keep_finished_ms)
         self._calm_until: Instant | None = None
+        self._unpaid_until = datetime.min.replace(tzinfo=UTC)
+        """With that `pay_by_time` a job fails then."""
 
     def tick(self, now: Instant) -> None:
         """Decide what time has brought: lapsed leases, passed deadlines, old jobs to forget."""
@@ -72,13 +75,31 @@ class Schedule:
     def foresee(self, now: Instant) -> None:
         """Look when something will be due, after a batch that was decided at `now`."""
         self._retention.notice(now)
-        if self.calm_ms(now) and not self._desk.is_moved:
+        is_moved, self._desk.is_moved = self._desk.is_moved, False
+        until = self._calm_until
+        if until is not None and self.calm_ms(now) and not (is_moved and self._is_sooner(until)):
             return
-        self._desk.is_moved = False
         due_in_ms = self.due_in_ms(now)
-        span_ms = FAR_MS if due_in_ms is None else min(due_in_ms, FAR_MS)
+        span_ms = self._span_ms_max if due_in_ms is None else min(due_in_ms, self._span_ms_max)
         wall = now.wall + timedelta(milliseconds=span_ms)
         self._calm_until = Instant(wall, now.mono_ms + span_ms)
+        self._unpaid_until = wall - self._grace
+
+    def _is_sooner(self, until: Instant) -> bool:
+        """Return whether anything has come up that is due before `until`.
+
+        No job that has ended since then is to be forgotten for its age: nobody looks that far.
+        """
+        state, wall, mono_ms = self._desk.state, until.wall, until.mono_ms
+        ends_ms, lapses_ms = self._desk.waiters.next_due_ms(), state.leases.next_end_ms()
+        unpaid, unfinished = state.unpaid.next(), state.unfinished.next()
+        return (
+            (unpaid is not None and unpaid < self._unpaid_until)
+            or (unfinished is not None and unfinished < wall)
+            or (ends_ms is not None and ends_ms < mono_ms)
+            or (lapses_ms is not None and lapses_ms < mono_ms)
+            or self._retention.is_full(state.jobs)
+        )
 
     def calm_ms(self, now: Instant) -> int:
         """Return how long nothing will be due, as far as was foreseen; 0 if it must be looked at.

@@ -81,9 +81,7 @@ class State:
     def remember(self, record: Record) -> None:
         """Keep the outcomes of a record's message, if it belongs to a session."""
         if record.session:
-            self.ledger.remember(
-                record.session, record.seq, record.acked, record.digest, record.full_outcomes()
-            )
+            self.ledger.remember(record.session, record.seq, record.acked, record)
 
     def restore_jobs(
         self, slots: Sequence[Slot], held: Iterable[str], named: Iterable[str]

@@ -17,6 +17,7 @@ from broker.journal.none import NoJournal
 from broker.outcomes import JobOutcome
 from broker.pipeline import Arrival, Pipeline
 from broker.principal import Principal
+from broker.records import Record
 from broker.repository import SCAN_JOBS_MAX
 from broker.server import Server
 from broker.settings import load
@@ -112,7 +113,7 @@ def test_an_outcome_from_before_0_2_goes_to_a_request_of_as_many_commands_alone(
     job = driver.job(Create(input_hash=HASH))
     ledger = driver.engine._desk.state.ledger
     then = JobOutcome(job["job_id"], 1, JobStatus.AWAITING_PAYMENT, EPOCH)
-    ledger.remember(session, 1, 0, 4_000_000_000, [then])
+    ledger.remember(session, 1, 0, Record([], digest=4_000_000_000, outcomes=[then]))
     answer = send(driver, Request(1, session, 1, 0, [Create(input_hash=HASH)]))
     assert isinstance(answer, Reply)
     assert driver.engine._desk.state.jobs.count() == 1

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from broker.events import SessionEvicted
+from broker.ledger import FRESH_MAX
 from broker.pipeline import Arrival
 from broker.records import Record, encode_records
 from broker.state import State
@@ -13,7 +14,18 @@ from domain.commands import AnyCommand, Claim, Count, Create, Get, Hello, Releas
 from domain.messages import Refused, Reply, Request, encode_request
 from domain.results import AnyResult, ErrorResult, HelloResult, JobResult, OkResult
 from domain.status import JobStatus
-from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id, job_of, leases_of
+from tests.core import (
+    ADMIN,
+    EPOCH,
+    HASH,
+    OTHER,
+    PEER,
+    Driver,
+    error_of_result,
+    job_id,
+    job_of,
+    leases_of,
+)
 from tests.crash.test_replay import replayed
 
 WINDOW = 64
@@ -149,6 +161,39 @@ def test_acked_never_goes_back() -> None:
     session = opened(driver)
     results(driver, session, 3, create(1), acked=2)
     assert refusal(driver, session, 2, create(2)).code == "stale_request"
+
+
+def test_only_the_latest_requests_keep_their_events_and_all_are_answered_again() -> None:
+    driver = Driver()
+    sessions = [opened(driver) for _ in range(2)]
+    ledger = driver.engine._desk.state.ledger
+    first = []
+    for number in range(1, 81):
+        session, seq = sessions[number % 2], (number + 1) // 2
+        first += results(driver, session, seq, create(number), failing(number), failing(number))
+    assert len(ledger._fresh) == FRESH_MAX
+    again = []
+    for number in range(1, 81):
+        session, seq = sessions[number % 2], (number + 1) // 2
+        again += results(driver, session, seq, create(number), failing(number), failing(number))
+    assert not ledger._fresh
+    for one, other in zip(first, again, strict=True):
+        if isinstance(one, JobResult):
+            assert one.job["version"] == job_of(other)["version"]
+        else:
+            assert error_of_result(one).code == error_of_result(other).code
+    assert ledger.outcomes == 240
+    results(driver, sessions[0], 41, acked=40)
+    assert ledger.outcomes == 120
+
+
+def test_what_is_evicted_while_it_is_fresh_is_gone() -> None:
+    driver = Driver()
+    session = opened(driver)
+    results(driver, session, 1, create(1), failing(1))
+    ledger = driver.engine._desk.state.ledger
+    ledger.evict(session)
+    assert (ledger.outcomes, len(ledger._fresh), known(driver.engine._desk.state)) == (0, 0, [])
 
 
 def test_acknowledging_forgets() -> None:
