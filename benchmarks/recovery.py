@@ -19,8 +19,8 @@ from benchmarks.work import Shape
 EVENTS_A_JOB: Final = 3
 """Created, running, completed; reading leaves nothing behind."""
 SHAPE: Final = Shape(1_000, 1)
-ONE_SEGMENT: Final = ("--segment-bytes", str(2**30), "--fsync", "never")
-"""The whole history as a log: nothing is folded into a snapshot while it is written."""
+SEGMENT_BYTES_A_JOB: Final = 400
+"""More than a job's events take, and not much more: a segment is read to its end."""
 NO_SYNC: Final = ("--appendfsync", "no", "--appendonly", "yes")
 
 
@@ -29,11 +29,12 @@ def measure(effort: Effort, directory: Path) -> Findings:
     jobs = effort.pick(quick=20_000, full=200_000)
     events = jobs * EVENTS_A_JOB
     place = directory / "recovery"
-    broker = Broker(place / "a", *ONE_SEGMENT, durable=True)
+    log = _one_segment(jobs)
+    broker = Broker(place / "a", *log, durable=True)
     redis = Redis(place / "b", *NO_SYNC)
     _write_history(broker, redis, jobs)
     empty = (
-        Broker(place / "c", *ONE_SEGMENT, durable=True),
+        Broker(place / "c", *log, durable=True),
         Redis(place / "d", *NO_SYNC),
     )
     starts = _starts({"broker": broker, "redis": redis}, effort)
@@ -51,6 +52,11 @@ def measure(effort: Effort, directory: Path) -> Findings:
         "time": "from the start of the process to its first answer, less a start without history",
     }
     return findings
+
+
+def _one_segment(jobs: int) -> tuple[str, ...]:
+    """Return what makes a history of so many jobs one log: no part of it is folded meanwhile."""
+    return ("--segment-bytes", str(jobs * SEGMENT_BYTES_A_JOB), "--fsync", "never")
 
 
 def _write_history(broker: Broker, redis: Redis, jobs: int) -> None:
