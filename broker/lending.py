@@ -1,11 +1,14 @@
 """What the commands about leases do, and those that wait: claim, touch, release, wait."""
 
+from itertools import count
 from typing import Final
 
 from broker.desk import Answer, Desk, Handlers, Turn, alone, job_result
 from broker.events import LeaseGranted, LeaseReleased
 from broker.handlers import about
 from broker.sizes import RESULT_BYTES, job_bytes_max
+from broker.state import stored
+from broker.stored import Slot
 from broker.waiters import Parked
 from domain.commands import Claim, Release, Touch, Wait
 from domain.exceptions import Refusal, ReplyFullError, SessionEvictedError, WaitTimeoutError
@@ -32,21 +35,34 @@ def claim(desk: Desk, command: Claim, turn: Turn) -> LeasesResult | None:
 
 def grant(desk: Desk, command: Claim, now_ms: int, room_bytes: int) -> LeasesResult:
     """Grant a claim what there is for it now, as far as it fits in `room_bytes`."""
-    grants: list[Grant] = []
-    room_bytes -= RESULT_BYTES
-    while len(grants) < command.limit:
-        job = desk.state.jobs.first_free(command.status)
-        if job is None:
-            break
+    jobs = desk.state.jobs
+    taken = jobs.take_free(command.status, command.limit)
+    fitting = _fitting(taken, room_bytes - RESULT_BYTES)
+    if len(fitting) < len(taken):
+        jobs.put_back(taken[len(fitting) :])
+        if not fitting:
+            raise ReplyFullError("the next job would not fit in this reply")
+    tokens = count(desk.state.leases.next_token)
+    events = [
+        LeaseGranted(job.job_id, token, command.lease_ms)
+        for (_, job), token in zip(fitting, tokens, strict=False)
+    ]
+    granted = stored(desk.record_all(LeaseGranted, events, now_ms))
+    return LeasesResult(
+        [
+            Grant(job, event.lease)  # type: ignore[arg-type]  # encoded, JobFields
+            for job, event in zip(granted, events, strict=True)
+        ]
+    )
+
+
+def _fitting(taken: list[Slot], room_bytes: int) -> list[Slot]:
+    """Return the first of the jobs, as many as fit."""
+    for place, (_, job) in enumerate(taken):
         room_bytes -= job_bytes_max(job)
         if room_bytes < 0:
-            if not grants:
-                raise ReplyFullError("the next job would not fit in this reply")
-            break
-        token = desk.state.leases.next_token
-        desk.record(LeaseGranted(job.job_id, token, command.lease_ms), now_ms)
-        grants.append(Grant(job, token))  # type: ignore[arg-type]  # encoded, JobFields
-    return LeasesResult(grants)
+            return taken[:place]
+    return taken
 
 
 def touch(desk: Desk, command: Touch, turn: Turn) -> LeaseResult:

@@ -360,10 +360,28 @@ class InMemoryJobRepository(Generic[View]):
                 heappop(lane.free)
             return None
 
-    def hold(self, job_id: str) -> None:
-        """Keep a job from `first_free` until it is freed or changes its status."""
+    def take_free(self, status: JobStatus, limit: int) -> list[Slot]:
+        """Return up to `limit` such jobs, oldest first; each is to be held now, or put back."""
         with self._lock:
-            self._held.add(self._find(job_id)[1].job_id)
+            lane, taken = self._lanes[status], list[Slot]()
+            while lane.free and len(taken) < limit:
+                slot = heappop(lane.free)
+                if taken and taken[-1] is slot:  # it was offered twice
+                    continue
+                if lane.has_job(slot[1]) and slot[1].job_id not in self._held:
+                    taken.append(slot)
+            return taken
+
+    def put_back(self, slots: Iterable[Slot]) -> None:
+        """Let what was taken be taken again."""
+        with self._lock:
+            for slot in slots:
+                self._lanes[slot[1].status].offer(slot)
+
+    def hold(self, *job_ids: str) -> None:
+        """Keep jobs from being taken until they are freed or change their status."""
+        with self._lock:
+            self._held.update([self._find(job_id)[1].job_id for job_id in job_ids])
 
     def free(self, job_id: str) -> None:
         """Let go of a job that was held."""

@@ -23,7 +23,7 @@ from broker.records import Record
 from broker.repository import InMemoryJobRepository
 from broker.stored import Slot, StoredJob
 from broker.timers import Timers
-from domain.exceptions import JobConflictError, Refusal
+from domain.exceptions import JobConflictError, JobNotFoundError, Refusal
 from domain.status import TERMINAL, JobStatus
 
 AllEffects = Callable[[Sequence[Any], int], list[StoredJob | Refusal]]
@@ -49,7 +49,7 @@ class State:
         self.effects: dict[type[AnyEvent], Callable[[Any, int], StoredJob | None]] = {
             JobCreated: _one(self._create_all),
             JobTransitioned: _one(self._transition_all),
-            LeaseGranted: self._grant,
+            LeaseGranted: _one(self._grant_all),
             LeaseReleased: self._release,
             LeaseLapsed: self._lapse,
             SessionOpened: self._open_session,
@@ -65,6 +65,7 @@ class State:
         self.effects_of_all: dict[type[AnyEvent], AllEffects] = {
             JobCreated: self._create_all,
             JobTransitioned: self._transition_all,
+            LeaseGranted: self._grant_all,
         }
         """What many events of a kind do, one after the other: of each, the job or the Refusal."""
 
@@ -122,12 +123,23 @@ class State:
                 self._watch_deadlines(job)
         return done
 
-    def _grant(self, event: LeaseGranted, now_ms: int) -> None:
-        status = self.jobs.get(event.job_id).status
-        if status in TERMINAL:
-            raise JobConflictError(f"job {event.job_id} is {status}: there is nothing to do")
-        self.leases.grant(event.job_id, event.lease, event.lease_ms, now_ms)
-        self.jobs.hold(event.job_id)
+    def _grant_all(self, events: Sequence[LeaseGranted], now_ms: int) -> list[StoredJob | Refusal]:
+        done: list[StoredJob | Refusal] = []
+        found = self.jobs.find_all([event.job_id for event in events])
+        for event, job in zip(events, found, strict=True):
+            try:
+                if job is None:
+                    raise JobNotFoundError(event.job_id)
+                if job.status in TERMINAL:
+                    message = f"job {job.job_id} is {job.status}: there is nothing to do"
+                    raise JobConflictError(message, job_id=job.job_id)
+                self.leases.grant(event.job_id, event.lease, event.lease_ms, now_ms)
+            except Refusal as refusal:
+                done.append(refusal.with_traceback(None))  # it would hold this frame
+                continue
+            done.append(job)
+        self.jobs.hold(*[job.job_id for job in stored(done)])
+        return done
 
     def _release(self, event: LeaseReleased, _: int) -> None:
         self.leases.end(event.job_id, event.lease)

@@ -297,6 +297,11 @@ def test_every_public_call_holds_the_one_lock_once() -> None:
         lambda: jobs.oldest(AWAITING_PAYMENT),
         lambda: jobs.page(-1, 9),
         lambda: jobs.first_free(AWAITING_PAYMENT),
+        lambda: jobs.take_free(RUNNING, 1),
+        lambda: jobs.put_back([]),
+        lambda: jobs.find_all([job_id]),
+        lambda: jobs.create_all([]),
+        lambda: jobs.update_all([]),
         lambda: jobs.hold(job_id),
         lambda: jobs.free(job_id),
         lambda: jobs.update_status(job_id, RUNNING, expected_version=1),
@@ -473,6 +478,22 @@ def test_the_first_free_job_is_the_one_created_first() -> None:
     assert free(RUNNING) == first
     jobs.update_status(first, COMPLETED)
     assert free(RUNNING) == third
+
+
+def test_what_is_taken_is_gone_until_it_is_put_back_or_freed() -> None:
+    jobs = InMemoryJobRepository(as_stored=True)
+    ids = [jobs.create(HASH).job_id for _ in range(5)]
+    jobs.hold(ids[1])
+    jobs.hold(ids[0])
+    jobs.free(ids[0])  # so it is offered twice
+    taken = jobs.take_free(AWAITING_PAYMENT, 3)
+    assert [job.job_id for _, job in taken] == [ids[0], ids[2], ids[3]]
+    jobs.put_back(taken[1:])
+    jobs.hold(ids[0])
+    assert [job.job_id for _, job in jobs.take_free(AWAITING_PAYMENT, 9)] == ids[2:]
+    assert jobs.take_free(AWAITING_PAYMENT, 9) == []
+    jobs.free(ids[0])
+    assert [job.job_id for _, job in jobs.take_free(AWAITING_PAYMENT, 9)] == ids[:1]
 
 
 def test_what_is_not_there_is_neither_held_nor_freed() -> None:
