@@ -11,6 +11,8 @@ import zmq
 from broker.principal import NOBODY, Principal
 from domain.roles import Role
 
+ADDRESS: Final = b"Peer-Address"
+"""What libzmq calls it; as bytes, since text would be encoded anew for each message."""
 KNOWN_MAX: Final = 4_096
 """How many processes are remembered: one more, and all are looked up anew."""
 KNOWN_S: Final = 1.0
@@ -32,7 +34,7 @@ class Callers:
     def identify(self, frame: zmq.Frame) -> Principal:
         """Return who has sent a frame."""
         try:
-            return self.principal(str(frame.get("Peer-Address")))
+            return self.principal(str(frame.get(ADDRESS)))
         except zmq.ZMQError:  # the kernel does not say; then it is nobody
             return NOBODY
 

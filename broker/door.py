@@ -133,14 +133,16 @@ class Door:
     def drain(self, batch: list[Arrival]) -> bool:
         """Take what has arrived, until one peer has had its share, or the batch is full.
 
-        Return whether there may be more. libzmq hands over one message of each peer in turn: who
-        waits is never behind more than one share of each other's.
+        To be called when something has, as a poll has told. Return whether there may be more.
+        libzmq hands over one message of each peer in turn: who waits is never behind more than one
+        share of each other's.
         """
         share, receive, mark, identify = self._share, self.socket.recv, self.mark, self._identify
         messages: dict[bytes, int] = {}
         sizes: dict[bytes, int] = {}
         size = 0
-        while self.has_input():  # asking costs less than being told by an exception
+        has_input = True
+        while has_input:
             if len(batch) >= share.batch_messages or size >= share.batch_bytes:
                 return True
             peer = receive(NO_WAIT)
@@ -157,8 +159,9 @@ class Door:
             size += taken
             messages[peer] = count = messages.get(peer, 0) + 1
             sizes[peer] = taken = sizes.get(peer, 0) + taken
+            has_input = self.has_input()  # asking costs less than being told by an exception
             if count >= share.messages or taken >= share.bytes:
-                return self.has_input()
+                return has_input
         return False
 
     def send(self, reply: Reply) -> bool:

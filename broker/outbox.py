@@ -44,7 +44,8 @@ class Outbox:
 
         `more` tells whether somebody waits to be decided meanwhile. Raises JournalFailedError.
         """
-        self._journal.append(encode_records(outcome.records))
+        if outcome.records:
+            self._journal.append(encode_records(outcome.records))
         self._held += outcome.replies
         if self._is_syncing:
             self._held_bytes += sum(len(reply.frame) for reply in outcome.replies)

@@ -11,6 +11,7 @@ to each that has taken all before.
 
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -53,7 +54,8 @@ class Unread:
     """Sends replies, and holds no more than `limit_bytes` for a peer and `total_bytes` for all."""
 
     def __init__(self, socket: "zmq.Socket[bytes]", limit_bytes: int, total_bytes: int) -> None:
-        self._socket = socket
+        # The socket's own `send` looks at options for other kinds of sockets first.
+        self._send: Callable[..., zmq.MessageTracker] = super(zmq.Socket, socket).send
         socket.copy_threshold = 0  # a mark is never copied, however short
         self._limit_bytes = limit_bytes
         self._total_bytes = total_bytes
@@ -78,12 +80,12 @@ class Unread:
             held.refused_bytes = size
             return False
         unmarked_bytes = held.unmarked_bytes + size
-        self._socket.send(peer, NO_WAIT_MORE)
+        self._send(peer, NO_WAIT_MORE)
         # The first is marked, too: who was met anew after a sweep may hold something yet.
         if unmarked_bytes < self._mark_bytes and held.bytes:
-            self._socket.send(frame, NO_WAIT)
+            self._send(frame, NO_WAIT)
         else:
-            tracker = self._socket.send(frame, NO_WAIT, copy=False, track=True)
+            tracker = self._send(frame, NO_WAIT, copy=False, track=True)
             self._settle(held)
             held.marks.append((tracker, unmarked_bytes))
             unmarked_bytes = 0

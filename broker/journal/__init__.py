@@ -59,6 +59,9 @@ class Entry(NamedTuple):
 class Journal(Protocol):
     """Where the broker keeps what must survive it."""
 
+    is_bounded: bool
+    """Whether `room` may ever say no; if not, nobody has to ask."""
+
     def replay(self) -> Iterator[Entry]:
         """Yield all that is stored: the newest snapshot's chunks, then every later record in order.
 

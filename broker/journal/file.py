@@ -39,6 +39,8 @@ class FileJournal:
     has it. A child made by fork shares the lock, so make children by other means.
     """
 
+    is_bounded = True
+
     def __init__(  # noqa: PLR0913 (what there is to configure, each with its default)
         self,
         directory: Path,
@@ -104,6 +106,8 @@ class FileJournal:
     def sync(self) -> None:
         """Sync if the policy says that it is time; to be called when idle too, for interval:MS."""
         self._check()
+        if self._policy.interval_ms == 0 and self._writer.durable == self._writer.sequence:
+            return  # as most often, where it is read
         now = self._clock()
         if self._policy.is_due(now - self._synced_at):
             with self._stopping_on_failure("sync"):

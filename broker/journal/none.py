@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class NoJournal:
     """Forgets every record at once, and minds the order of calls as every backend does."""
 
+    is_bounded = False
+
     def __init__(self) -> None:
         """Begin unreplayed."""
         self._is_replayed = False

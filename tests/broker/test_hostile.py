@@ -277,6 +277,8 @@ class Ring:
 class Tight(NoJournal):
     """A journal with room for so many records at a time, and no more."""
 
+    is_bounded = True
+
     def __init__(self, records: int) -> None:
         super().__init__()
         self._records = records
