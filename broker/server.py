@@ -4,16 +4,16 @@ import time
 from collections import deque
 from collections.abc import Container, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
-import zmq
 
 from broker.compactor import Compactor
 from broker.counters import Counters
 from broker.door import Door
 from broker.journal import Journal
 from broker.journal.fsync import parse_fsync
+from broker.lookout import Lookout
 from broker.notify import Notifier
 from broker.outbox import Outbox
 from broker.pipeline import Arrival, Outcome, Pipeline, Reply
@@ -22,7 +22,6 @@ from broker.timers import Instant
 
 log = structlog.get_logger("tollgate.broker")
 
-INPUT: Final = int(zmq.POLLIN)
 IDLE_MS: Final = 1_000
 """How long to sleep at most: by then a wall clock that was set is noticed, and a full segment."""
 RETRY_MS: Final = 1_000
@@ -66,9 +65,6 @@ class Server:
         self._compactor = compactor
         self._doors = {door.mark[0]: door for door in doors}
         self._turns = deque(doors)
-        self._polled: list[tuple[Any, int]] = [
-            (stop_fd, INPUT), *((door.socket, INPUT) for door in doors)
-        ]
         self._settings = settings
         self._stop_fd = stop_fd
         self._counters = counters
@@ -80,7 +76,8 @@ class Server:
         self._outbox = Outbox(
             journal, self._send, beside=not settings.in_memory and settings.fsync == "always"
         )
-        self._polled.append((self._outbox.fd, INPUT))
+        sockets = [door.socket for door in doors]
+        self._lookout = Lookout([stop_fd, self._outbox.fd, *sockets], settings.spin_us)
         self._undelivered: list[tuple[str, int]] = []
         self._writable = True
         self._left: list[Arrival] = []
@@ -97,7 +94,7 @@ class Server:
         """
         self._pipeline.foresee(_now())
         while True:
-            ready = self._poll(self._patience_ms())
+            ready = self._lookout.wait(self._patience_ms())
             if self._stop_fd in ready:
                 break
             now = _now()
@@ -111,10 +108,6 @@ class Server:
                 self._outbox.flush()
             self._do_chores(now.mono_ms)
         self._leave()
-
-    def _poll(self, patience_ms: int) -> list[object]:
-        """Wait for so long at most until something can be read, and return what."""
-        return [each for each, _ in zmq.zmq_poll(self._polled, patience_ms)]
 
     def _take(self, ready: Container[object]) -> list[Arrival]:
         """Take what has arrived at the doors, within the bounds of a batch."""
@@ -150,7 +143,7 @@ class Server:
         """Decide all deadlines that have passed: nobody acts on a job that one has ended."""
         while self._pipeline.is_overdue(now, writable=self._writable):
             self._serve([], now)
-            if self._stop_fd in self._poll(0):
+            if self._stop_fd in self._lookout.wait(0):
                 return
 
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
@@ -204,10 +197,10 @@ class Server:
         while self._pipeline.is_behind:
             self._serve([], _now())
         self._outbox.flush()
-        self._polled = [(each, INPUT) for each, _ in self._polled if each != self._stop_fd]
+        self._lookout.forget(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms
         while self._left or (left_ms := leave_at_ms - _now().mono_ms) > 0:
-            self._serve(self._left or self._take(self._poll(left_ms)), _now())
+            self._serve(self._left or self._take(self._lookout.wait(left_ms)), _now())
             self._outbox.flush()
         self._outbox.close()
 

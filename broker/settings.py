@@ -140,6 +140,13 @@ class Settings(BaseSettings):
     heartbeat_ms: int = Field(
         10_000, ge=0, description="how often a tcp peer is asked whether it lives; 0 for never"
     )
+    spin_us: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="microseconds to look for the next message before sleeping: answers come"
+        " sooner where one follows the other, and a core is busy for that long after each",
+    )
     drain_ms: int = Field(250, ge=0, le=2_000, description="time to refuse latecomers at the end")
     linger_ms: int = Field(2_000, ge=0, le=2_500, description="time to deliver the last replies")
 
