@@ -1,7 +1,7 @@
 """A ROUTER socket and who comes in by it: listening, connections, messages in and replies out."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -137,32 +137,37 @@ class Door:
         libzmq hands over one message of each peer in turn: who waits is never behind more than one
         share of each other's.
         """
-        share, receive, mark, identify = self._share, self.socket.recv, self.mark, self._identify
+        share, receive = self._share, self.socket.recv
         messages: dict[bytes, int] = {}
         sizes: dict[bytes, int] = {}
         size = 0
-        has_input = True
-        while has_input:
-            if len(batch) >= share.batch_messages or size >= share.batch_bytes:
-                return True
+        while len(batch) < share.batch_messages and size < share.batch_bytes:
             peer = receive(NO_WAIT)
             frame = receive(NO_WAIT, copy=False)
-            frames, principal = [frame.bytes], identify(frame)
-            while frame.more:
-                frame = receive(NO_WAIT, copy=False)
-                frames.append(frame.bytes)
+            principal, frames = self._identify(frame), [frame.bytes]
+            if frame.more:
+                frames += self._rest()
             if self._unread.is_full(peer):
                 self._counters["request_of_mute"] += 1  # its answer would have to be dropped
             else:
-                batch.append(Arrival(mark + peer, frames, principal))
+                batch.append(Arrival(self.mark + peer, frames, principal))
+            if not self.has_input():  # asking costs less than being told by an exception
+                return False
             taken = sum(map(len, frames))
             size += taken
             messages[peer] = count = messages.get(peer, 0) + 1
             sizes[peer] = taken = sizes.get(peer, 0) + taken
-            has_input = self.has_input()  # asking costs less than being told by an exception
             if count >= share.messages or taken >= share.bytes:
-                return has_input
-        return False
+                break
+        return True
+
+    def _rest(self) -> Iterator[bytes]:
+        """Take the frames of a message behind its first one."""
+        more = True
+        while more:
+            frame = self.socket.recv(NO_WAIT, copy=False)
+            yield frame.bytes
+            more = frame.more
 
     def send(self, reply: Reply) -> bool:
         """Send a reply; return False, and count why, if it cannot be."""
