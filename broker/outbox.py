@@ -3,6 +3,8 @@
 import os
 import threading
 from collections.abc import Callable
+from enum import Enum, auto
+from queue import SimpleQueue
 from typing import Final
 
 from broker.journal import Journal
@@ -12,6 +14,13 @@ from broker.records import encode_records
 HELD_BYTES_MAX: Final = 8 * 1024 * 1024
 HELD_MAX: Final = 1_000
 """With so many replies behind a sync that is under way, its end is waited for."""
+
+
+class Order(Enum):
+    """What the thread beside the loop is told to do."""
+
+    SYNC = auto()
+    LEAVE = auto()
 
 
 class Outbox:
@@ -32,8 +41,8 @@ class Outbox:
         self._held_bytes = 0
         self._is_syncing = False
         self._fault: BaseException | None = None
-        self._is_closed = False
-        self._wanted = threading.Semaphore(0)
+        # In C: a semaphore is made of Python, and the loop has to wait while the thread runs that.
+        self._orders: SimpleQueue[Order] = SimpleQueue()
         self.fd, self._ended = os.pipe()
         self.thread = threading.Thread(target=self._sync_when_told, name="sync", daemon=True)
         if beside:
@@ -82,16 +91,15 @@ class Outbox:
 
     def close(self) -> None:
         """Let the thread go, after the sync that it is at."""
-        self._is_closed = True
-        self._wanted.release()
+        self._orders.put(Order.LEAVE)
 
     def _begin(self) -> None:
         self._covered, self._held, self._held_bytes = self._held, [], 0
         self._is_syncing = True
-        self._wanted.release()
+        self._orders.put(Order.SYNC)
 
     def _sync_when_told(self) -> None:
-        while self._wanted.acquire() and not self._is_closed:
+        while self._orders.get() is Order.SYNC:
             try:
                 self._journal.sync()
             except BaseException as fault:  # noqa: BLE001 - it is raised where it can stop the broker

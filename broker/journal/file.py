@@ -100,8 +100,10 @@ class FileJournal:
         """Write the batch, all of it in one segment."""
         self._check()
         if payloads:
-            with self._stopping_on_failure("append to"):
+            try:  # as `_stopping_on_failure`, which would take as long as the rest
                 self._writer.append(payloads)
+            except OSError as error:
+                raise self._failed("append to", error) from error
 
     def sync(self) -> None:
         """Sync if the policy says that it is time; to be called when idle too, for interval:MS."""
@@ -110,8 +112,10 @@ class FileJournal:
             return  # as most often, where it is read
         now = self._clock()
         if self._policy.is_due(now - self._synced_at):
-            with self._stopping_on_failure("sync"):
+            try:
                 self._writer.sync()
+            except OSError as error:
+                raise self._failed("sync", error) from error
             self._synced_at = now
 
     def close(self) -> None:
