@@ -421,6 +421,23 @@ def test_it_wakes_the_parked_refuses_the_new_and_leaves(
     process.check_left()
 
 
+def test_one_that_spins_answers_and_leaves_as_well(broker: Start, peer: Connect) -> None:
+    """However long it may look for the next message, it looks for signals too."""
+    process = broker(spin_us=10_000, drain_ms=1_000)
+    mine, other = peer(process.endpoint), peer(process.endpoint)
+    job = create(mine)
+    other.send(claim(wait_ms=20))
+    assert other.receive()["results"][0]["type"] == "leases"
+    process.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + PATIENCE_S
+    kinds = {"reply"}
+    while "refused" not in kinds:
+        assert time.monotonic() < deadline
+        mine.send({"type": "get", "job_id": job})
+        kinds.add(mine.receive()["type"])
+    process.check_left()
+
+
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_every_request_that_was_taken_is_answered_before_it_leaves(
     broker: Start, peer: Connect, by: signal.Signals
