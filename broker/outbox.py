@@ -53,7 +53,7 @@ class Outbox:
 
         `more` tells whether somebody waits to be decided meanwhile. Raises JournalFailedError.
         """
-        if outcome.records:
+        if outcome.records and self._journal.is_kept:
             self._journal.append(encode_records(outcome.records))
         self._held += outcome.replies
         if self._is_syncing:

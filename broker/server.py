@@ -166,7 +166,7 @@ class Server:
         self._release(outcome)
 
     def _has_room(self, batch: list[Arrival]) -> bool:
-        if not self._journal.is_bounded:
+        if not self._journal.is_kept:
             return True
         return self._journal.room(*self._pipeline.records_max(batch))
 

@@ -53,7 +53,7 @@ def test_systemd_knows_all_that_a_unit_says(name: str, tmp_path: Path) -> None:
     assert "tollgate" not in done.stderr, done.stderr
 
 
-def test_the_broker_is_bounded_and_comes_back() -> None:
+def test_the_broker_is_kept_and_comes_back() -> None:
     for name in ("MemoryMax", "LimitNOFILE", "TasksMax", "WatchdogSec"):
         assert values(UNIT, name), name
     assert values(UNIT, "Restart") == ["always"]

@@ -59,8 +59,8 @@ class Entry(NamedTuple):
 class Journal(Protocol):
     """Where the broker keeps what must survive it."""
 
-    is_bounded: bool
-    """Whether `room` may ever say no; if not, nobody has to ask."""
+    is_kept: bool
+    """Whether what is appended is kept; if not, there is always room, and nothing to encode."""
 
     def replay(self) -> Iterator[Entry]:
         """Yield all that is stored: the newest snapshot's chunks, then every later record in order.

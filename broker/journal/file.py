@@ -39,7 +39,7 @@ class FileJournal:
     has it. A child made by fork shares the lock, so make children by other means.
     """
 
-    is_bounded = True
+    is_kept = True
 
     def __init__(  # noqa: PLR0913 (what there is to configure, each with its default)
         self,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class NoJournal:
     """Forgets every record at once, and minds the order of calls as every backend does."""
 
-    is_bounded = False
+    is_kept = False
 
     def __init__(self) -> None:
         """Begin unreplayed."""

@@ -691,7 +691,7 @@ def test_who_comes_by_tcp_is_served_however_much_comes_by_ipc(short_dir: Path) -
 
 
 @pytest.mark.parametrize(("receive_bytes", "queued"), [(4_000_000, 10), (1, 4)])
-def test_what_a_peer_has_queued_is_bounded_in_bytes(
+def test_what_a_peer_has_queued_is_kept_in_bytes(
     short_dir: Path, receive_bytes: int, queued: int
 ) -> None:
     settings = load(

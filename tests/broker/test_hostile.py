@@ -277,7 +277,7 @@ class Ring:
 class Tight(NoJournal):
     """A journal with room for so many records at a time, and no more."""
 
-    is_bounded = True
+    is_kept = True
 
     def __init__(self, records: int) -> None:
         super().__init__()
