@@ -148,7 +148,7 @@ class InMemoryJobRepository(Generic[View]):
             if payment is None:
                 payment = mock_identifier(job_id)
             elif self._by_payment.setdefault(payment, job_id) == job_id:
-                self._gain_texts(payment)
+                self._gain_text(payment)
             else:
                 made.append(_paid_for(self._by_payment[payment]))
                 continue
@@ -156,8 +156,10 @@ class InMemoryJobRepository(Generic[View]):
                 job_id, AWAITING_PAYMENT, new.input_hash, payment, at, at, None, None, 1, text,
                 new.identifier_from_purchaser, new.pay_by_time, new.submit_result_time, None, None,
             )  # fmt: skip
-            if text is not None or job.identifier_from_purchaser is not None:
-                self._gain_texts(text, job.identifier_from_purchaser)
+            if text is not None:
+                self._gain_text(text)
+            if job.identifier_from_purchaser is not None:
+                self._gain_text(job.identifier_from_purchaser)
             store[job_id] = slot = (self._next_index, job)
             self._next_index += 1
             slots.append(slot)
@@ -282,9 +284,14 @@ class InMemoryJobRepository(Generic[View]):
             self._lanes[after].enter(moved)
 
     def _set_outcome(self, job: StoredJob, move: JobTransitioned) -> None:
-        self._lose_texts(job.result, job.error)
-        job.result, job.error = move.result, move.error
-        self._gain_texts(job.result, job.error)
+        if job.result is not None or job.error is not None:
+            self._lose_texts(job.result, job.error)
+        job.result = result = move.result
+        job.error = error = move.error
+        if result is not None:
+            self._gain_text(result)
+        if error is not None:
+            self._gain_text(error)
 
     def _set_dialogue(self, job: StoredJob, move: JobTransitioned) -> None:
         """Note what a job asks for, or what it got."""
@@ -292,15 +299,14 @@ class InMemoryJobRepository(Generic[View]):
         if move.target is AWAITING_INPUT:
             job.input_schema = move.input_schema
         job.provided_input = move.provided_input
-        self._gain_texts(job.input_schema, job.provided_input)
+        self._gain_text(job.input_schema or "")
+        self._gain_text(job.provided_input or "")
 
-    def _gain_texts(self, *texts: str | None) -> None:
-        for text in texts:
-            if text is not None:
-                size = text_bytes(text)
-                self.text_bytes += size
-                if size > self.longest_text_bytes:  # noqa: PLR1730 - `max` takes twice as long
-                    self.longest_text_bytes = size
+    def _gain_text(self, text: str) -> None:
+        size = len(text) if text.isascii() else len(text.encode())
+        self.text_bytes += size
+        if size > self.longest_text_bytes:  # noqa: PLR1730 - `max` takes twice as long
+            self.longest_text_bytes = size
 
     def _lose_texts(self, *texts: str | None) -> None:
         for text in texts:

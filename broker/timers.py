@@ -1,7 +1,7 @@
 """Time as the core sees it: what comes in as `now`, and what is due by then."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
@@ -55,11 +55,17 @@ class Timers(Generic[When, Item]):
         """Return how many items there are, settled ones included."""
         return len(self._queue) + len(self._heap)
 
-    def add_all(self, items: Iterable[Item]) -> None:
+    def add_all(self, items: Sequence[Item]) -> None:
         """Have items come up, each at its time; never if it has none."""
         queue, newest = self._queue, self._newest
-        for item in items:
-            when = self._when(item)
+        whens = [*map(self._when, items)]
+        first = whens[0] if whens else None
+        is_late = first is not None and (newest is None or first >= newest or not queue)
+        if is_late and whens.count(first) == len(whens):  # as most often: all in one go
+            queue.extend(items)
+            newest, whens = first, []
+            self._look_in -= len(items)
+        for item, when in zip(items, whens, strict=False):
             if when is None:
                 continue
             if newest is None or when >= newest or not queue:

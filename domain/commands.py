@@ -93,7 +93,8 @@ class Create(Command, tag="create"):
     def __post_init__(self) -> None:
         """Refuse what the fields' types allow, and take times in UTC."""
         job_id = self.job_id or _A_UUID
-        if len(job_id) != len(_A_UUID) or not _has_form(self.input_hash + job_id, _HASH_UUID_FORM):
+        both = (self.input_hash + job_id).encode().translate(_AS_ZERO)
+        if both != _HASH_UUID_FORM or len(job_id) != len(_A_UUID):
             if not _has_form(self.input_hash, _HASH_FORM):
                 raise ValueError("input_hash is not 64 lowercase hexadecimal digits")
             raise ValueError("job_id is no UUID in lowercase with hyphens")
