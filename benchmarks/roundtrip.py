@@ -19,7 +19,7 @@ from benchmarks.processes import Broker, Redis
 from benchmarks.work import INPUT_HASH, Shape, job_ids
 from domain.commands import Get
 from domain.messages import PROTOCOL_VERSION, Reply, Request, encode_request
-from domain.results import JobResult
+from domain.results import JobFields, JobResult
 
 PERCENTILES: Final = (("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9))
 WITH_GOALS: Final = ("p50", "p99")
@@ -78,7 +78,7 @@ def _prepare(endpoint: str) -> tuple[str, bytes, bytes]:
         Request(PROTOCOL_VERSION, 0, 2, 0, [Get(job_id=job.job_id)], job.pay_by_time)
     )
     reply = msgspec.msgpack.encode(
-        Reply(PROTOCOL_VERSION, 2, [JobResult(job.model_dump())])  # type: ignore[arg-type]
+        Reply(PROTOCOL_VERSION, 2, [JobResult(JobFields(**job.model_dump()))])
     )
     return job.job_id, request, reply
 

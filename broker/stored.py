@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 
 from domain.models import Job
+from domain.results import JobFields
 from domain.status import JobStatus
 
 
@@ -29,7 +30,7 @@ class StoredJob(msgspec.Struct, gc=False):
 
     def job(self) -> Job:
         """Return the job as it is now; it does not change any more."""
-        return Job.from_checked(msgspec.structs.asdict(self))
+        return Job.from_checked(JobFields(*msgspec.structs.astuple(self)))
 
 
 Slot = tuple[int, StoredJob]

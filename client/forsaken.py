@@ -36,7 +36,7 @@ class ForsakenClaims:
             return []
         del self._seqs[answer.seq]
         return [
-            Release(job_id=grant.job["job_id"], lease=grant.lease)
+            Release(job_id=grant.job.job_id, lease=grant.lease)
             for result in (answer.results if isinstance(answer, Reply) else [])
             if isinstance(result, LeasesResult)
             for grant in result.leases

@@ -109,7 +109,7 @@ def _job_class() -> "type[Job]":
 
 
 def _jobs(fields: list[JobFields]) -> "list[Job]":
-    return _job_class().all_from_checked(fields)  # type: ignore[arg-type] # they are plain dicts
+    return _job_class().all_from_checked(fields)
 
 
 def _job(_: AnyCommand, result: Any) -> "Job":  # noqa: ANN401 - told by its type

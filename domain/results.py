@@ -1,7 +1,7 @@
 """The results of TG/1: what the broker answers to a command, and how refusals travel."""
 
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any
 
 import msgspec
 
@@ -9,7 +9,7 @@ from domain.exceptions import REFUSALS, Refusal
 from domain.status import JobStatus
 
 
-class JobFields(TypedDict):
+class JobFields(msgspec.Struct, gc=False):
     """A job on the wire: all fields of `domain.models.Job`, nil where absent."""
 
     job_id: str

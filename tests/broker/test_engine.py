@@ -68,9 +68,7 @@ def create(**fields: Any) -> Create:
 
 
 def move(job: JobFields | str, target: JobStatus, **fields: Any) -> Transition:
-    return Transition(
-        job_id=job if isinstance(job, str) else job["job_id"], target=target, **fields
-    )
+    return Transition(job_id=job if isinstance(job, str) else job.job_id, target=target, **fields)
 
 
 def claim(
@@ -122,24 +120,24 @@ def test_hello_tells_who_is_there_and_its_limits() -> None:
 def test_create_and_get() -> None:
     driver = Driver()
     job = driver.job(create())
-    assert job == {
-        "job_id": job_id(1),
-        "status": AWAITING_PAYMENT,
-        "input_hash": HASH,
-        "blockchain_identifier": "mock_bc_00000001",
-        "created_at": EPOCH,
-        "updated_at": EPOCH,
-        "result": None,
-        "error": None,
-        "version": 1,
-        "input": None,
-        "identifier_from_purchaser": None,
-        "pay_by_time": EPOCH + timedelta(days=1),
-        "submit_result_time": None,
-        "input_schema": None,
-        "provided_input": None,
-    }
-    assert driver.job(Get(job_id=job["job_id"])) == job
+    assert job == JobFields(
+        job_id=job_id(1),
+        status=AWAITING_PAYMENT,
+        input_hash=HASH,
+        blockchain_identifier="mock_bc_00000001",
+        created_at=EPOCH,
+        updated_at=EPOCH,
+        result=None,
+        error=None,
+        version=1,
+        input=None,
+        identifier_from_purchaser=None,
+        pay_by_time=EPOCH + timedelta(days=1),
+        submit_result_time=None,
+        input_schema=None,
+        provided_input=None,
+    )
+    assert driver.job(Get(job_id=job.job_id)) == job
     fields: dict[str, Any] = {
         "input": '{"a": 1}',
         "identifier_from_purchaser": "aa",
@@ -149,7 +147,7 @@ def test_create_and_get() -> None:
         "submit_result_time": EPOCH + 2 * HOUR,
     }
     full = driver.job(create(**fields))
-    assert {name: full[name] for name in fields} == fields  # type: ignore[literal-required]
+    assert {name: getattr(full, name) for name in fields} == fields
     assert driver.job(Get(blockchain_identifier="pay")) == full
 
 
@@ -203,44 +201,42 @@ def test_a_transition_takes_what_belongs_to_it() -> None:
     job = driver.job(create())
     driver.pass_ms(10)
     job = driver.job(move(job, RUNNING))
-    assert (job["status"], job["version"]) == (RUNNING, 2)
-    assert job["updated_at"] == EPOCH + timedelta(milliseconds=10)
+    assert (job.status, job.version) == (RUNNING, 2)
+    assert job.updated_at == EPOCH + timedelta(milliseconds=10)
     job = driver.job(move(job, AWAITING_INPUT, input_schema="which?"))
-    assert (job["input_schema"], job["provided_input"]) == ("which?", None)
-    job = driver.job(ProvideInput(job_id=job["job_id"], input="this", expected_version=3))
-    assert (job["status"], job["provided_input"], job["version"]) == (RUNNING, "this", 4)
+    assert (job.input_schema, job.provided_input) == ("which?", None)
+    job = driver.job(ProvideInput(job_id=job.job_id, input="this", expected_version=3))
+    assert (job.status, job.provided_input, job.version) == (RUNNING, "this", 4)
     job = driver.job(move(job, COMPLETED, result="done"))
-    assert (job["status"], job["result"], job["error"]) == (COMPLETED, "done", None)
+    assert (job.status, job.result, job.error) == (COMPLETED, "done", None)
     failed = driver.job(move(running(driver), FAILED, error="broke"))
-    assert (failed["status"], failed["result"], failed["error"]) == (FAILED, None, "broke")
+    assert (failed.status, failed.result, failed.error) == (FAILED, None, "broke")
 
 
 def test_cancel_fails_an_unpaid_job() -> None:
     driver = Driver()
     job = driver.job(create())
-    job = driver.job(Cancel(job_id=job["job_id"], expected_version=1))
-    assert (job["status"], job["error"], job["version"]) == (FAILED, "cancelled", 2)
+    job = driver.job(Cancel(job_id=job.job_id, expected_version=1))
+    assert (job.status, job.error, job.version) == (FAILED, "cancelled", 2)
 
 
 @pytest.mark.parametrize("status", [RUNNING, AWAITING_INPUT, COMPLETED, FAILED])
 def test_cancel_of_any_other_is_illegal(status: JobStatus) -> None:
     driver = Driver()
     job = at(driver, status)
-    error = driver.error(Cancel(job_id=job["job_id"]))
+    error = driver.error(Cancel(job_id=job.job_id))
     assert (error.code, error.status, error.target) == ("illegal_transition", status, "failed")
-    assert error.version == job["version"]
-    assert driver.job(Get(job_id=job["job_id"])) == job
+    assert error.version == job.version
+    assert driver.job(Get(job_id=job.job_id)) == job
 
 
 @pytest.mark.parametrize("status", [AWAITING_PAYMENT, RUNNING, COMPLETED, FAILED])
 def test_only_a_job_that_asks_takes_input(status: JobStatus) -> None:
     driver = Driver()
     job = at(driver, status)
-    error = driver.error(
-        ProvideInput(job_id=job["job_id"], input="x", expected_version=job["version"])
-    )
+    error = driver.error(ProvideInput(job_id=job.job_id, input="x", expected_version=job.version))
     assert (error.code, error.status, error.target) == ("illegal_transition", status, "running")
-    assert driver.job(Get(job_id=job["job_id"])) == job
+    assert driver.job(Get(job_id=job.job_id)) == job
 
 
 def test_count_by_status_with_the_oldest_of_each() -> None:
@@ -272,7 +268,7 @@ def pages(driver: Driver, **fields: Any) -> list[list[str]]:
     while True:
         (page,) = driver.ask(List(after=after, **fields))
         assert isinstance(page, JobsResult)
-        seen.append([job["job_id"] for job in page.jobs])
+        seen.append([job.job_id for job in page.jobs])
         after = page.next
         if after is None:
             return seen
@@ -284,7 +280,7 @@ def flat(lists: list[list[str]]) -> list[str]:
 
 def test_list_by_pages() -> None:
     driver = Driver()
-    ids = [driver.job(create())["job_id"] for _ in range(5)]
+    ids = [driver.job(create()).job_id for _ in range(5)]
     assert pages(driver, limit=2) == [ids[:2], ids[2:4], ids[4:]]
     assert pages(driver, limit=5) == [ids]
     driver.job(move(ids[1], RUNNING))
@@ -295,7 +291,7 @@ def test_list_by_pages() -> None:
 
 def test_a_page_holds_what_fits_in_the_reply() -> None:
     driver = Driver(reply_bytes=400_000)
-    ids = [driver.job(create(input="x" * 60_000))["job_id"] for _ in range(14)]
+    ids = [driver.job(create(input="x" * 60_000)).job_id for _ in range(14)]
     shown = pages(driver, limit=1_000)
     assert len(shown) > 1
     assert flat(shown) == ids
@@ -304,10 +300,10 @@ def test_a_page_holds_what_fits_in_the_reply() -> None:
 
 def test_claim_touch_release() -> None:
     driver = Driver()
-    ids = [running(driver)["job_id"] for _ in range(3)]
+    ids = [running(driver).job_id for _ in range(3)]
     grants = driver.grants_of(claim(limit=2))
-    assert [(grant.job["job_id"], grant.lease) for grant in grants] == [(ids[0], 1), (ids[1], 2)]
-    assert [grant.job["job_id"] for grant in driver.grants_of(claim(limit=9))] == [ids[2]]
+    assert [(grant.job.job_id, grant.lease) for grant in grants] == [(ids[0], 1), (ids[1], 2)]
+    assert [grant.job.job_id for grant in driver.grants_of(claim(limit=9))] == [ids[2]]
     assert driver.grants_of(claim()) == []
     driver.pass_ms(900)
     (touched,) = driver.ask(Touch(job_id=ids[0], lease=1, lease_ms=1_000))
@@ -315,11 +311,11 @@ def test_claim_touch_release() -> None:
     assert driver.ask(Release(job_id=ids[1], lease=2)) == [OkResult()]
     assert [grant.lease for grant in driver.grants_of(claim())] == [4]
     driver.pass_ms(100)  # the third one lapses, the touched one does not
-    assert [grant.job["job_id"] for grant in driver.grants_of(claim())] == [ids[2]]
+    assert [grant.job.job_id for grant in driver.grants_of(claim())] == [ids[2]]
     driver.pass_ms(899)
     assert driver.grants_of(claim(limit=9)) == []
     driver.pass_ms(1)
-    assert [grant.job["job_id"] for grant in driver.grants_of(claim(limit=9))] == ids[:2]
+    assert [grant.job.job_id for grant in driver.grants_of(claim(limit=9))] == ids[:2]
 
 
 def test_claims_of_unpaid_jobs_are_apart_from_those_of_running_ones() -> None:
@@ -328,7 +324,7 @@ def test_claims_of_unpaid_jobs_are_apart_from_those_of_running_ones() -> None:
     assert driver.grants_of(claim(RUNNING)) == []
     (grant,) = driver.grants_of(claim(AWAITING_PAYMENT))
     job = driver.job(move(unpaid, RUNNING, lease=grant.lease))
-    assert job["status"] is RUNNING
+    assert job.status is RUNNING
     (again,) = driver.grants_of(claim(RUNNING))  # the transition has ended the lease
     assert again.lease > grant.lease
 
@@ -343,11 +339,11 @@ def test_a_standing_lease_guards_its_job() -> None:
         lost = driver.error(move(job, COMPLETED, lease=wrong))
         assert (lost.code, lost.status, lost.version) == ("lease_lost", "running", 2)
     done = driver.job(move(job, COMPLETED, lease=grant.lease))
-    assert done["version"] == 3
+    assert done.version == 3
     for command in (
         move(job, FAILED, lease=grant.lease),
-        Touch(job_id=job["job_id"], lease=grant.lease, lease_ms=1),
-        Release(job_id=job["job_id"], lease=grant.lease),
+        Touch(job_id=job.job_id, lease=grant.lease, lease_ms=1),
+        Release(job_id=job.job_id, lease=grant.lease),
     ):
         assert driver.error(command).code == "lease_lost"
 
@@ -359,32 +355,32 @@ def test_the_old_holder_cannot_act_after_the_lease_lapsed() -> None:
     driver.pass_ms(1_000)
     for command in (
         move(job, COMPLETED, lease=old.lease),
-        Touch(job_id=job["job_id"], lease=old.lease, lease_ms=1),
-        Release(job_id=job["job_id"], lease=old.lease),
+        Touch(job_id=job.job_id, lease=old.lease, lease_ms=1),
+        Release(job_id=job.job_id, lease=old.lease),
     ):
         assert driver.error(command).code == "lease_lost"
     (new,) = driver.grants_of(claim())
     assert new.lease > old.lease
     assert driver.error(move(job, COMPLETED, lease=old.lease)).code == "lease_lost"
-    assert driver.job(move(job, COMPLETED, lease=new.lease))["status"] is COMPLETED
+    assert driver.job(move(job, COMPLETED, lease=new.lease)).status is COMPLETED
 
 
 def test_a_free_job_may_be_moved_by_anybody() -> None:
     driver = Driver()
     job = running(driver)
     assert driver.error(move(job, COMPLETED, lease=1)).code == "lease_lost"
-    assert driver.job(move(job, COMPLETED))["status"] is COMPLETED
+    assert driver.job(move(job, COMPLETED)).status is COMPLETED
 
 
 def test_a_purchaser_is_not_held_up_by_a_lease() -> None:
     driver = Driver()
     unpaid = driver.job(create())
     driver.grants_of(claim(AWAITING_PAYMENT))
-    assert driver.job(Cancel(job_id=unpaid["job_id"]))["status"] is FAILED
+    assert driver.job(Cancel(job_id=unpaid.job_id)).status is FAILED
     asking = at(driver, AWAITING_INPUT)
     driver.grants_of(claim(AWAITING_INPUT))
-    answered = driver.job(ProvideInput(job_id=asking["job_id"], input="x", expected_version=3))
-    assert answered["status"] is RUNNING
+    answered = driver.job(ProvideInput(job_id=asking.job_id, input="x", expected_version=3))
+    assert answered.status is RUNNING
 
 
 # --- refusals of one command, in their order ----------------------------------------------------
@@ -445,7 +441,7 @@ def test_too_large_a_text_is_told_before_anything_else(command: AnyCommand, limi
 @pytest.mark.parametrize("text", ["x" * 10, "é" * 5, "😀😀é", ""])
 def test_a_text_at_its_limit_is_taken(text: str) -> None:
     driver = Driver(text_bytes=10, identifier_from_purchaser_bytes=8, blockchain_identifier_bytes=9)
-    assert driver.job(create(input=text))["input"] == text
+    assert driver.job(create(input=text)).input == text
     driver.job(create(identifier_from_purchaser="x" * 8, blockchain_identifier="x" * 9))
 
 
@@ -456,8 +452,8 @@ def test_a_full_repository_takes_no_more_but_knows_what_it_has() -> None:
     error = driver.error(create())
     assert (error.code, error.retryable, error.limit) == ("repository_full", True, 2)
     assert driver.error(create(blockchain_identifier="pay")).code == "repository_full"
-    assert driver.job(create(job_id=job_id(7)))["job_id"] == job_id(7)
-    assert driver.job(move(job_id(7), RUNNING))["status"] is RUNNING
+    assert driver.job(create(job_id=job_id(7))).job_id == job_id(7)
+    assert driver.job(move(job_id(7), RUNNING)).status is RUNNING
     assert driver.engine._desk.state.jobs.count() == 2
 
 
@@ -470,15 +466,15 @@ def test_the_version_is_checked_before_the_lease_and_the_lease_before_what_is_le
     assert driver.error(move(job, AWAITING_PAYMENT, lease=99)).code == "lease_lost"
     assert driver.error(move(job, AWAITING_PAYMENT)).code == "lease_held"
     illegal = driver.error(move(job, AWAITING_PAYMENT, lease=grant.lease, expected_version=2))
-    assert (illegal.code, illegal.job_id) == ("illegal_transition", job["job_id"])
+    assert (illegal.code, illegal.job_id) == ("illegal_transition", job.job_id)
     assert (illegal.status, illegal.target, illegal.version) == ("running", "awaiting_payment", 2)
     assert illegal.allowed == ["awaiting_input", "completed", "failed"]
     for command in (
-        ProvideInput(job_id=job["job_id"], input="x", expected_version=1),
-        Cancel(job_id=job["job_id"], expected_version=1),
+        ProvideInput(job_id=job.job_id, input="x", expected_version=1),
+        Cancel(job_id=job.job_id, expected_version=1),
     ):
         assert driver.error(command).code == "version_conflict"
-    assert driver.job(Get(job_id=job["job_id"]))["version"] == 2
+    assert driver.job(Get(job_id=job.job_id)).version == 2
 
 
 @pytest.mark.parametrize("target", JobStatus)
@@ -495,12 +491,12 @@ def test_every_pair_of_statuses_through_the_pipeline(status: JobStatus, target: 
     job = at(driver, status)
     records = len(driver.records)
     if target in legal:
-        assert driver.job(move(job, target))["status"] is target
+        assert driver.job(move(job, target)).status is target
         return
     error = driver.error(move(job, target))
     assert (error.code, error.status, error.target) == ("illegal_transition", status, target)
     assert error.allowed == sorted(legal)
-    assert driver.job(Get(job_id=job["job_id"])) == job
+    assert driver.job(Get(job_id=job.job_id)) == job
     assert len(driver.records) == records
 
 
@@ -516,7 +512,7 @@ def test_what_does_not_fit_in_the_reply_is_not_executed_nor_is_all_after_it() ->
     assert 5 <= len(done) <= 8
     assert {error.code for error in full} == {"reply_full"}
     assert all(error.retryable for error in full)
-    statuses = [driver.job(Get(job_id=job["job_id"]))["status"] for job in jobs]
+    statuses = [driver.job(Get(job_id=job.job_id)).status for job in jobs]
     assert statuses == [COMPLETED] * len(done) + [RUNNING] * (20 - len(done))
 
 
@@ -621,13 +617,13 @@ def test_a_repeat_of_a_parked_claim_does_not_begin_its_time_anew() -> None:
 
 def test_a_claim_takes_what_fits_and_leaves_the_rest_free() -> None:
     driver = Driver(reply_bytes=400_000)
-    ids = [driver.job(create(input="x" * 60_000))["job_id"] for _ in range(10)]
+    ids = [driver.job(create(input="x" * 60_000)).job_id for _ in range(10)]
     grants = driver.grants_of(claim(AWAITING_PAYMENT, limit=10))
-    taken = [grant.job["job_id"] for grant in grants]
+    taken = [grant.job.job_id for grant in grants]
     assert 3 <= len(taken) < 10
     assert taken == ids[: len(taken)]
     rest = driver.grants_of(claim(AWAITING_PAYMENT, limit=10))
-    assert rest[0].job["job_id"] == ids[len(taken)]
+    assert rest[0].job.job_id == ids[len(taken)]
 
 
 def test_a_bound_on_a_result_is_one() -> None:
@@ -643,7 +639,7 @@ def test_a_bound_on_a_result_is_one() -> None:
             submit_result_time=EPOCH,
         )
     )
-    stored = driver.engine._desk.state.jobs.get(job["job_id"])
+    stored = driver.engine._desk.state.jobs.get(job.job_id)
     assert len(msgspec.msgpack.encode(job)) <= job_bytes_max(stored)
     assert job_bytes_max(stored) <= result_bytes_max(driver.engine.limits)
     for result in driver.ask(Hello(), Count()):
@@ -753,16 +749,16 @@ def test_a_wait_for_what_is_there_already_ends_at_once() -> None:
     driver = Driver()
     failed, unpaid = at(driver, FAILED), at(driver, AWAITING_PAYMENT)
     done = at(driver, COMPLETED)
-    assert driver.job(wait(unpaid["job_id"], done["job_id"], failed["job_id"])) == done
-    assert driver.job(wait(unpaid["job_id"], statuses=[AWAITING_PAYMENT])) == unpaid
-    assert driver.job(wait(failed["job_id"], statuses=[RUNNING])) == failed
+    assert driver.job(wait(unpaid.job_id, done.job_id, failed.job_id)) == done
+    assert driver.job(wait(unpaid.job_id, statuses=[AWAITING_PAYMENT])) == unpaid
+    assert driver.job(wait(failed.job_id, statuses=[RUNNING])) == failed
 
 
 def test_a_wait_ends_in_the_batch_that_ends_it() -> None:
     driver = Driver()
     job = driver.job(create())
-    seq = driver.post(wait(job["job_id"], timeout_ms=1_000), peer=OTHER)
-    running_seq = driver.post(wait(job["job_id"], statuses=[RUNNING]), peer=OTHER)
+    seq = driver.post(wait(job.job_id, timeout_ms=1_000), peer=OTHER)
+    running_seq = driver.post(wait(job.job_id, statuses=[RUNNING]), peer=OTHER)
     assert driver.answer_to(seq, OTHER) is None
     arrivals = [
         Arrival(PEER, [encode_request(driver.request(command))], ADMIN)
@@ -770,27 +766,27 @@ def test_a_wait_ends_in_the_batch_that_ends_it() -> None:
     ]
     answers = driver.run(*arrivals)
     assert [to for to, _ in answers] == [PEER, OTHER, PEER, OTHER]
-    assert job_of(driver.result_of(running_seq, OTHER))["status"] is RUNNING
-    assert job_of(driver.result_of(seq, OTHER))["result"] == "r"
+    assert job_of(driver.result_of(running_seq, OTHER)).status is RUNNING
+    assert job_of(driver.result_of(seq, OTHER)).result == "r"
     assert len(driver.engine._desk.waiters) == 0
 
 
 def test_a_wait_is_answered_once() -> None:
     driver = Driver()
     first, second = driver.job(create()), driver.job(create())
-    seq = driver.post(wait(first["job_id"], second["job_id"], first["job_id"]), peer=OTHER)
+    seq = driver.post(wait(first.job_id, second.job_id, first.job_id), peer=OTHER)
     driver.ask(move(first, FAILED), move(second, FAILED))
     driver.pass_ms(10_000)
     answers = [answer for to, answer in driver.inbox if to == OTHER]
     assert len(answers) == 1
-    assert job_of(driver.result_of(seq, OTHER))["job_id"] == first["job_id"]
+    assert job_of(driver.result_of(seq, OTHER)).job_id == first.job_id
 
 
 def test_a_wait_ends_in_time() -> None:
     driver = Driver()
     job = driver.job(create())
-    assert driver.error(wait(job["job_id"], timeout_ms=0)).code == "wait_timeout"
-    seq = driver.post(wait(job["job_id"], timeout_ms=100))
+    assert driver.error(wait(job.job_id, timeout_ms=0)).code == "wait_timeout"
+    seq = driver.post(wait(job.job_id, timeout_ms=100))
     driver.pass_ms(99)
     assert driver.answer_to(seq) is None
     driver.pass_ms(1)
@@ -804,9 +800,9 @@ def test_a_wait_ends_in_time() -> None:
 def test_waits_end_for_what_the_clock_does_too() -> None:
     driver = Driver()
     job = driver.job(create(pay_by_time=EPOCH + HOUR))
-    seq = driver.post(wait(job["job_id"], timeout_ms=3_600_000))
+    seq = driver.post(wait(job.job_id, timeout_ms=3_600_000))
     driver.set_wall(EPOCH + HOUR + timedelta(milliseconds=GRACE_MS))
-    assert job_of(driver.result_of(seq))["status"] is FAILED
+    assert job_of(driver.result_of(seq)).status is FAILED
 
 
 def test_waits_with_and_without_a_session_may_end_at_the_same_time() -> None:
@@ -816,7 +812,7 @@ def test_waits_with_and_without_a_session_may_end_at_the_same_time() -> None:
     (hello,) = driver.ask(Hello(open_session=True))
     assert isinstance(hello, HelloResult)
     for session in (0, hello.session or 0, 0, hello.session or 0):
-        request = driver.request(wait(job["job_id"], timeout_ms=100), session=session)
+        request = driver.request(wait(job.job_id, timeout_ms=100), session=session)
         driver.run(Arrival(PEER, [encode_request(request)], ADMIN))
     assert len(driver.engine._desk.waiters) == 4
     driver.pass_ms(100)
@@ -829,10 +825,8 @@ def test_parked_claims_are_served_in_their_order_with_jobs_in_theirs() -> None:
     seqs = [driver.post(claim(wait_ms=1_000, limit=limit), peer=OTHER) for limit in (1, 2, 5)]
     answers = driver.ask(*(move(job, RUNNING) for job in reversed(unpaid)))
     assert len(answers) == 4
-    got = [
-        [grant.job["job_id"] for grant in leases_of(driver.result_of(seq, OTHER))] for seq in seqs
-    ]
-    ids = [job["job_id"] for job in unpaid]
+    got = [[grant.job.job_id for grant in leases_of(driver.result_of(seq, OTHER))] for seq in seqs]
+    ids = [job.job_id for job in unpaid]
     assert got == [ids[:1], ids[1:3], ids[3:]]
 
 
@@ -842,7 +836,7 @@ def test_a_released_or_lapsed_job_goes_to_who_waits() -> None:
     (grant,) = driver.grants_of(claim(lease_ms=500))
     first = driver.post(claim(wait_ms=10_000, lease_ms=500))
     second = driver.post(claim(wait_ms=10_000, lease_ms=500))
-    driver.ask(Release(job_id=job["job_id"], lease=grant.lease))
+    driver.ask(Release(job_id=job.job_id, lease=grant.lease))
     assert [g.lease for g in leases_of(driver.result_of(first))] == [2]
     driver.pass_ms(500)
     assert [g.lease for g in leases_of(driver.result_of(second))] == [3]
@@ -853,12 +847,12 @@ def test_a_parked_claim_gets_the_job_as_it_is_then() -> None:
     seq = driver.post(claim(wait_ms=1_000))
     running(driver)
     (grant,) = leases_of(driver.result_of(seq))
-    assert (grant.job["status"], grant.job["version"]) == (RUNNING, 2)
+    assert (grant.job.status, grant.job.version) == (RUNNING, 2)
 
 
 def test_no_more_waits_than_the_settings_allow() -> None:
     driver = Driver(parked=2, watched=3)
-    ids = [driver.job(create())["job_id"] for _ in range(3)]
+    ids = [driver.job(create()).job_id for _ in range(3)]
     driver.post(wait(*ids))
     error = driver.refused(wait(ids[0]))
     assert (error.code, error.retryable, error.limit) == ("overloaded", True, 3)
@@ -866,7 +860,7 @@ def test_no_more_waits_than_the_settings_allow() -> None:
     for command in (wait(ids[0]), claim(wait_ms=100)):
         error = driver.refused(command)
         assert (error.code, error.retryable, error.limit) == ("overloaded", True, 2)
-    assert driver.job(wait(ids[0], statuses=[AWAITING_PAYMENT]))["job_id"] == ids[0]
+    assert driver.job(wait(ids[0], statuses=[AWAITING_PAYMENT])).job_id == ids[0]
     assert driver.error(wait(ids[0], timeout_ms=0)).code == "wait_timeout"
     assert driver.grants_of(claim()) == []
     driver.pass_ms(1_000)  # both are over
@@ -879,11 +873,11 @@ def test_a_repeated_wait_goes_to_where_it_was_last_asked_for() -> None:
     job = driver.job(create())
     (hello,) = driver.ask(Hello(open_session=True))
     assert isinstance(hello, HelloResult)
-    request = encode_request(driver.request(wait(job["job_id"]), session=hello.session or 0))
+    request = encode_request(driver.request(wait(job.job_id), session=hello.session or 0))
     assert driver.run(Arrival(PEER, [request], ADMIN)) == []
     assert driver.run(Arrival(OTHER, [request], ADMIN)) == []
     answers = driver.run(
-        Arrival(PEER, [encode_request(driver.request(Cancel(job_id=job["job_id"])))], ADMIN)
+        Arrival(PEER, [encode_request(driver.request(Cancel(job_id=job.job_id)))], ADMIN)
     )
     assert [to for to, _ in answers] == [PEER, OTHER]
 
@@ -891,7 +885,7 @@ def test_a_repeated_wait_goes_to_where_it_was_last_asked_for() -> None:
 def test_leaving_wakes_all_who_wait() -> None:
     driver = Driver()
     job = driver.job(create())
-    seqs = [driver.post(wait(job["job_id"])), driver.post(claim(wait_ms=100))]
+    seqs = [driver.post(wait(job.job_id)), driver.post(claim(wait_ms=100))]
     driver.drain()
     for seq in seqs:
         error = error_of_result(driver.result_of(seq))
@@ -912,33 +906,33 @@ def test_a_job_too_large_for_todays_limits_does_not_bring_the_broker_down() -> N
     other.ask(create())
     other.post(move(job, RUNNING))
     assert error_of_result(other.result_of(seq)).code == "reply_full"
-    assert state.jobs.get(job["job_id"]).status is RUNNING
+    assert state.jobs.get(job.job_id).status is RUNNING
 
 
 def test_a_lease_that_was_touched_for_less_ends_earlier() -> None:
     driver = Driver()
-    job = running(driver)["job_id"]
+    job = running(driver).job_id
     (grant,) = driver.grants_of(claim(lease_ms=60_000))
     driver.ask(Touch(job_id=job, lease=grant.lease, lease_ms=10))
     driver.pass_ms(10)
-    assert [each.job["job_id"] for each in driver.grants_of(claim())] == [job]
+    assert [each.job.job_id for each in driver.grants_of(claim())] == [job]
 
 
 def test_a_wait_is_answered_with_the_job_as_it_came_there_though_it_moves_on_at_once() -> None:
     driver = Driver()
     job = driver.job(create())
-    waiting = Wait(job_ids=[job["job_id"]], statuses=[RUNNING], timeout_ms=9)
+    waiting = Wait(job_ids=[job.job_id], statuses=[RUNNING], timeout_ms=9)
     seq = driver.post(waiting, peer=OTHER)
     driver.ask(move(job, RUNNING), move(job, COMPLETED, result="r"))
     shown = job_of(driver.result_of(seq, OTHER))
-    assert (shown["status"], shown["version"], shown["result"]) == (RUNNING, 2, None)
+    assert (shown.status, shown.version, shown.result) == (RUNNING, 2, None)
 
 
 # --- time ---------------------------------------------------------------------------------------
 
 
 def status_of(driver: Driver, job: JobFields) -> JobStatus:
-    return driver.engine._desk.state.jobs.get(job["job_id"]).status
+    return driver.engine._desk.state.jobs.get(job.job_id).status
 
 
 def test_an_unpaid_job_fails_after_its_deadline_and_the_grace() -> None:
@@ -948,10 +942,10 @@ def test_an_unpaid_job_fails_after_its_deadline_and_the_grace() -> None:
     driver.set_wall(EPOCH + HOUR + timedelta(milliseconds=4_999))
     assert status_of(driver, job) is AWAITING_PAYMENT
     driver.set_wall(EPOCH + HOUR + timedelta(milliseconds=5_000))
-    shown = driver.job(Get(job_id=job["job_id"]))
-    assert (shown["status"], shown["version"]) == (FAILED, 2)
-    assert "pay_by_time" in (shown["error"] or "")
-    assert shown["updated_at"] == EPOCH + HOUR + timedelta(seconds=5)
+    shown = driver.job(Get(job_id=job.job_id))
+    assert (shown.status, shown.version) == (FAILED, 2)
+    assert "pay_by_time" in (shown.error or "")
+    assert shown.updated_at == EPOCH + HOUR + timedelta(seconds=5)
     driver.set_wall(EPOCH + timedelta(days=1, seconds=5))
     assert status_of(driver, default) is FAILED
 
@@ -965,9 +959,9 @@ def test_an_unfinished_job_fails_at_its_deadline(status: JobStatus) -> None:
     driver.set_wall(EPOCH + HOUR - timedelta(milliseconds=1))
     assert status_of(driver, job) is status
     driver.set_wall(EPOCH + HOUR)
-    shown = driver.job(Get(job_id=job["job_id"]))
-    assert shown["status"] is FAILED
-    assert "submit_result_time" in (shown["error"] or "")
+    shown = driver.job(Get(job_id=job.job_id))
+    assert shown.status is FAILED
+    assert "submit_result_time" in (shown.error or "")
 
 
 def test_a_deadline_passed_already_counts_when_the_job_comes_to_it() -> None:
@@ -1012,7 +1006,7 @@ def test_a_clock_set_back_takes_no_time_back() -> None:
     driver.set_wall(EPOCH - timedelta(days=400))
     driver.mono_ms += 999
     moved = driver.job(move(job, AWAITING_INPUT, lease=grant.lease))
-    assert moved["updated_at"] == EPOCH
+    assert moved.updated_at == EPOCH
     driver.set_wall(EPOCH + HOUR - timedelta(seconds=1))
     assert status_of(driver, job) is AWAITING_INPUT
     driver.set_wall(EPOCH + HOUR)
@@ -1044,9 +1038,9 @@ def test_a_running_job_whose_lease_lapses_too_often_fails() -> None:
     lapse(driver, 4)
     assert status_of(driver, job) is RUNNING
     lapse(driver, 1)
-    shown = driver.job(Get(job_id=job["job_id"]))
-    assert (shown["status"], shown["version"]) == (FAILED, 3)
-    assert "lapsed 5 times" in (shown["error"] or "")
+    shown = driver.job(Get(job_id=job.job_id))
+    assert (shown.status, shown.version) == (FAILED, 3)
+    assert "lapsed 5 times" in (shown.error or "")
 
 
 def test_lapses_are_counted_within_one_stay_in_running() -> None:
@@ -1057,7 +1051,7 @@ def test_lapses_are_counted_within_one_stay_in_running() -> None:
     driver.job(move(job, RUNNING))
     lapse(driver, 1)
     (grant,) = driver.grants_of(claim())
-    driver.ask(Release(job_id=job["job_id"], lease=grant.lease))
+    driver.ask(Release(job_id=job.job_id, lease=grant.lease))
     driver.job(move(job, AWAITING_INPUT))
     lapse(driver, 3, AWAITING_INPUT)
     driver.job(move(job, RUNNING))
@@ -1072,12 +1066,12 @@ def test_an_undelivered_grant_is_free_at_once() -> None:
     running(driver)
     (grant,) = driver.grants_of(claim(lease_ms=DAY_MS))
     undelivered = driver.grants[-1]
-    assert undelivered == [(grant.job["job_id"], grant.lease)]
+    assert undelivered == [(grant.job.job_id, grant.lease)]
     seq = driver.post(claim(wait_ms=1_000))
     driver.run(undelivered=undelivered)
     (again,) = leases_of(driver.result_of(seq))
     assert again.lease == grant.lease + 1
-    assert driver.grants[-1] == [(again.job["job_id"], again.lease)]
+    assert driver.grants[-1] == [(again.job.job_id, again.lease)]
     driver.run(undelivered=undelivered)  # over already
     assert driver.grants_of(claim()) == []
 
@@ -1107,7 +1101,7 @@ def test_how_long_nothing_will_happen(far: bool) -> None:
         assert in_ms > DAY_MS * 365 * 7_000
         return
     assert due() == 3_605_000
-    seq = driver.post(wait(job["job_id"], timeout_ms=700))
+    seq = driver.post(wait(job.job_id, timeout_ms=700))
     assert due() == 700
     driver.grants_of(claim(AWAITING_PAYMENT, lease_ms=300))
     assert due() == 300
@@ -1168,10 +1162,10 @@ def test_a_bouncing_job_leaves_no_heap_of_deadlines() -> None:
 def test_the_deadline_of_a_forgotten_job_is_not_that_of_a_new_one_by_its_id() -> None:
     driver = Driver(payment_grace_ms=0, keep_finished_ms=1_000)
     first = driver.job(create(job_id=job_id(9), pay_by_time=EPOCH + timedelta(minutes=10)))
-    driver.job(Cancel(job_id=first["job_id"]))
+    driver.job(Cancel(job_id=first.job_id))
     for _ in range(70):
         driver.pass_ms(1_000)
-    assert driver.error(Get(job_id=first["job_id"])).code == "job_not_found"
+    assert driver.error(Get(job_id=first.job_id)).code == "job_not_found"
     again = driver.job(create(job_id=job_id(9), pay_by_time=EPOCH + timedelta(minutes=20)))
     for _ in range(11):
         driver.pass_ms(60_000)
@@ -1202,7 +1196,7 @@ def test_a_fault_before_anything_happened_is_told_and_survived(
     first, error, second = driver.ask(create(), Count(), create())
     internal = error_of_result(error)
     assert (internal.code, internal.retryable) == ("internal", False)
-    assert (job_of(first)["job_id"], job_of(second)["job_id"]) == (job_id(1), job_id(2))
+    assert (job_of(first).job_id, job_of(second).job_id) == (job_id(1), job_id(2))
 
 
 def test_a_fault_after_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def without_collector() -> Iterator[None]:
 def serve(driver: Driver) -> None:
     """Have it decide a bit of everything, refusals and timeouts among it."""
     (created,) = driver.ask(Create(input_hash=HASH, input="x"))
-    job_id = job_of(created)["job_id"]
+    job_id = job_of(created).job_id
     driver.ask(Get(job_id=job_id), Get(job_id="nobody"), Count(), List(limit=5))
     driver.ask(Transition(job_id=job_id, target=JobStatus.COMPLETED))
     driver.ask(Transition(job_id=job_id, target=JobStatus.RUNNING))

@@ -112,7 +112,7 @@ def test_an_outcome_from_before_0_2_goes_to_a_request_of_as_many_commands_alone(
     session = session_of(driver)
     job = driver.job(Create(input_hash=HASH))
     ledger = driver.engine._desk.state.ledger
-    then = JobOutcome(job["job_id"], 1, JobStatus.AWAITING_PAYMENT, EPOCH)
+    then = JobOutcome(job.job_id, 1, JobStatus.AWAITING_PAYMENT, EPOCH)
     ledger.remember(session, 1, 0, Record([], digest=4_000_000_000, outcomes=[then]))
     answer = send(driver, Request(1, session, 1, 0, [Create(input_hash=HASH)]))
     assert isinstance(answer, Reply)
@@ -124,7 +124,7 @@ def test_an_outcome_from_before_0_2_goes_to_a_request_of_as_many_commands_alone(
 def test_two_waits_under_one_number_of_a_session_are_two_requests() -> None:
     driver = Driver()
     session = session_of(driver)
-    job = driver.job(Create(input_hash=HASH))["job_id"]
+    job = driver.job(Create(input_hash=HASH)).job_id
     first, second = (Wait(job_ids=[job], timeout_ms=ms) for ms in (1_000, 2_000))
     assert driver.run(Arrival(PEER, [encode_request(Request(1, session, 1, 0, [first]))],
                               driver.principal)) == []  # fmt: skip
@@ -230,7 +230,7 @@ def test_a_claim_of_many_leases_counts_as_many_outcomes() -> None:
 
 def test_a_repeat_that_would_be_too_long_by_now_shows_no_texts() -> None:
     driver = Driver(reply_bytes=400_000)
-    job = driver.job(Create(input_hash=HASH))["job_id"]
+    job = driver.job(Create(input_hash=HASH)).job_id
     session = session_of(driver)
     steps = [JobStatus.RUNNING, JobStatus.AWAITING_INPUT] * 40
     request = Request(1, session, 1, 0, [Transition(job_id=job, target=step) for step in steps])
@@ -374,12 +374,12 @@ def test_a_door_that_fills_each_batch_keeps_nobody_at_another_waiting(short_dir:
 
 def test_no_job_is_created_above_the_bytes_of_all_texts() -> None:
     driver = Driver(stored_bytes=1_000, keep_finished_ms=1_000)
-    first = driver.job(Create(input_hash=HASH, input="ä" * 499))["job_id"]
+    first = driver.job(Create(input_hash=HASH, input="ä" * 499)).job_id
     driver.ask(Create(input_hash=HASH))  # without a text, it takes nothing
-    other = driver.job(Create(input_hash=HASH, input="xx", job_id=job_id(99)))["job_id"]
+    other = driver.job(Create(input_hash=HASH, input="xx", job_id=job_id(99))).job_id
     error = driver.error(Create(input_hash=HASH))
     assert (error.code, error.limit, error.retryable) == ("repository_full", 1_000, True)
-    assert driver.job(Create(input_hash=HASH, input="xx", job_id=other))["job_id"] == other
+    assert driver.job(Create(input_hash=HASH, input="xx", job_id=other)).job_id == other
     # Those that are there go on, whatever their results take.
     driver.ask(Transition(job_id=first, target=JobStatus.RUNNING))
     driver.ask(Transition(job_id=first, target=JobStatus.COMPLETED, result="r" * 500))
@@ -388,4 +388,4 @@ def test_no_job_is_created_above_the_bytes_of_all_texts() -> None:
     driver.pass_ms(120_000)
     assert driver.error(Get(job_id=first)).code == "job_not_found"
     assert driver.engine._desk.state.jobs.text_bytes == 2
-    assert driver.job(Create(input_hash=HASH))["job_id"]
+    assert driver.job(Create(input_hash=HASH)).job_id

@@ -33,7 +33,7 @@ def directory(tmp_path: Path) -> Path:
     for _ in range(JOBS):
         (created,) = driver.ask(Create(input_hash=HASH, input="ä"))
     job = job_of(created)
-    driver.ask(Transition(job_id=job["job_id"], target=JobStatus.RUNNING))
+    driver.ask(Transition(job_id=job.job_id, target=JobStatus.RUNNING))
     journal = FileJournal(tmp_path / "data", segment_bytes=1_024)
     replay(journal.replay(), State())
     for record in driver.records:

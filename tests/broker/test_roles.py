@@ -208,4 +208,4 @@ def test_who_has_too_much_remembered_pays_with_its_own() -> None:
     again = send(driver, ALICE, Request(1, kept, 1, 0, [Create(input_hash=HASH)]))
     assert isinstance(again, Reply)
     assert isinstance(again.results[0], JobResult)
-    assert again.results[0].job["job_id"] == job_id(1)
+    assert again.results[0].job.job_id == job_id(1)

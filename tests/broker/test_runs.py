@@ -142,7 +142,7 @@ def test_commands_about_one_job_are_no_run(monkeypatch: pytest.MonkeyPatch) -> N
         Transition(job_id=job_id(1), target=JobStatus.COMPLETED),
     )
     assert sizes == [1, 1]
-    assert [job_of(result)["version"] for result in results] == [2, 3]
+    assert [job_of(result).version for result in results] == [2, 3]
 
 
 @pytest.mark.parametrize(

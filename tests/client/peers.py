@@ -42,7 +42,12 @@ def job_id(number: int) -> str:
 
 
 def job_fields(number: int = 1, **fields: Any) -> JobFields:
-    job: dict[str, Any] = {
+    return JobFields(**wire_job(number, **fields))
+
+
+def wire_job(number: int = 1, **fields: Any) -> dict[str, Any]:
+    """Return a job as a map, to spoil it, or to make a `Job` of it in the usual way."""
+    return {
         "job_id": job_id(number),
         "status": JobStatus.AWAITING_PAYMENT,
         "input_hash": HASH,
@@ -58,8 +63,8 @@ def job_fields(number: int = 1, **fields: Any) -> JobFields:
         "submit_result_time": None,
         "input_schema": None,
         "provided_input": None,
+        **fields,
     }
-    return job | fields  # type: ignore[return-value] # the names of a TypedDict
 
 
 def job_result(number: int = 1, **fields: Any) -> JobResult:

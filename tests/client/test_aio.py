@@ -136,7 +136,7 @@ async def test_what_a_cancelled_claim_gets_is_given_back(endpoint: str) -> None:
             await client.get("a")
             await granted.wait()
             await released.wait()
-    assert router.commands()[-1] == Release(job_id=job_fields(1)["job_id"], lease=11)
+    assert router.commands()[-1] == Release(job_id=job_fields(1).job_id, lease=11)
 
 
 async def test_closing_ends_the_calls_under_way(endpoint: str) -> None:

@@ -34,7 +34,7 @@ from domain.models import Job
 from domain.results import LeasesResult, OkResult, error_of
 from domain.status import JobStatus
 
-from .peers import HASH, WALL, WALL_S, hello_result, job_fields, job_id, job_result, refused, reply
+from .peers import HASH, WALL, WALL_S, hello_result, job_id, job_result, refused, reply, wire_job
 from .talk import Talk
 
 CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1_000, wait_ms=5_000, limit=1)
@@ -67,7 +67,7 @@ def test_a_call_is_a_request_and_its_reply_the_value(talk: Talk) -> None:
     talk.hear(reply(1, job_result(7)))
 
     assert exchange.done
-    assert exchange.values == [Job(**job_fields(7))]
+    assert exchange.values == [Job(**wire_job(7))]
     assert talk.requests() == []
     assert talk.session.next_wakeup() is None
 
@@ -101,7 +101,7 @@ def test_a_second_reply_changes_nothing(talk: Talk) -> None:
     talk.requests()
     talk.hear(reply(1, job_result(1)))
     talk.hear(reply(1, job_result(2)))
-    assert exchange.values == [Job(**job_fields(1))]
+    assert exchange.values == [Job(**wire_job(1))]
     assert talk.session.strays == 1
 
 
@@ -258,7 +258,7 @@ def test_a_message_refused_for_the_moment_is_a_new_request_later(
     assert not exchange.done
     talk.hear(reply(3, job_result(3)))
 
-    assert exchange.values == [Job(**job_fields(3))]
+    assert exchange.values == [Job(**wire_job(3))]
 
 
 def test_a_refusal_to_the_last_is_raised(talk: Talk) -> None:
@@ -473,7 +473,7 @@ def test_an_exception_among_the_commands_is_its_own_value(talk: Talk) -> None:
     assert len(request.commands) == 1
     assert exchange.answered == 2
     talk.hear(reply(1, job_result(1)))
-    assert exchange.values == [bad, Job(**job_fields(1)), bad]
+    assert exchange.values == [bad, Job(**wire_job(1)), bad]
 
 
 def test_a_call_of_nothing_is_done_at_once(talk: Talk) -> None:

@@ -13,7 +13,7 @@ from domain.models import Job
 from domain.results import ErrorResult, OkResult
 from domain.status import JobStatus
 
-from .peers import encode, job_fields, job_result, refused, reply
+from .peers import encode, job_result, refused, reply, wire_job
 from .talk import Talk
 
 TRANSITION = Transition(job_id="a", target=JobStatus.RUNNING)
@@ -32,12 +32,12 @@ def error_of_the_answer(talk: Talk, frame: bytes) -> Any:
 @pytest.mark.parametrize(
     "results",
     [
-        [{"type": "job", "job": job_fields()}],  # one for two
+        [{"type": "job", "job": wire_job()}],  # one for two
         [{"type": "ok"}] * 3,
         [],
         [{"type": "ok"}, {"type": "riddle"}],
         [{"type": "job", "job": {}}, {"type": "ok"}],
-        [{"type": "job", "job": {**job_fields(), "status": "lost"}}, {"type": "ok"}],
+        [{"type": "job", "job": {**wire_job(), "status": "lost"}}, {"type": "ok"}],
         [{}, 7],
         "results",
         None,
@@ -82,10 +82,10 @@ def test_a_result_of_another_command_is_the_error_of_that_one(talk: Talk) -> Non
 def test_unknown_fields_of_a_reply_are_ignored(talk: Talk) -> None:
     exchange = talk.ask(Get(job_id="a"))
     talk.requests()
-    job = {**job_fields(3), "colour": "green"}
+    job = {**wire_job(3), "colour": "green"}
     result = {"type": "job", "job": job, "mood": "fine"}
     talk.hear(encode({"type": "reply", "v": 1, "seq": 1, "results": [result], "age": 3}))
-    assert exchange.values == [Job(**job_fields(3))]
+    assert exchange.values == [Job(**wire_job(3))]
 
 
 def refused_with_an_unknown_code(retryable: bool) -> bytes:

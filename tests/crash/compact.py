@@ -30,8 +30,8 @@ def microseconds(time: datetime) -> int:
 
 
 def of_job(job: JobFields) -> Compact:
-    at = microseconds(job["updated_at"])
-    return ["job", job["job_id"], job["version"], str(job["status"]), at]
+    at = microseconds(job.updated_at)
+    return ["job", job.job_id, job.version, str(job.status), at]
 
 
 def of_result(result: AnyResult) -> Compact:
@@ -40,7 +40,7 @@ def of_result(result: AnyResult) -> Compact:
         case JobResult():
             return of_job(result.job)
         case LeasesResult():
-            return ["leases", [[grant.job["job_id"], grant.lease] for grant in result.leases]]
+            return ["leases", [[grant.job.job_id, grant.lease] for grant in result.leases]]
         case ErrorResult():
             return ["error", result.code, result.job_id, result.status, result.version]
         case OkResult():

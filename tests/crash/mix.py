@@ -71,7 +71,7 @@ class Mix:
                     self._learn_job(job)
             case LeasesResult():
                 for grant in result.leases:
-                    self._leases.append((grant.job["job_id"], grant.lease))
+                    self._leases.append((grant.job.job_id, grant.lease))
                     self._learn_job(grant.job)
             case ErrorResult(job_id=str(job_id), status=str(status), version=int(version)):
                 self._learn(job_id, JobStatus(status), version)
@@ -79,7 +79,7 @@ class Mix:
                 pass
 
     def _learn_job(self, job: JobFields) -> None:
-        self._learn(job["job_id"], JobStatus(job["status"]), job["version"])
+        self._learn(job.job_id, JobStatus(job.status), job.version)
 
     def _learn(self, job_id: str, status: JobStatus, version: int) -> None:
         if LEGAL_TRANSITIONS[status]:

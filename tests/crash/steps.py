@@ -150,9 +150,9 @@ class Bench:
         if isinstance(result, HelloResult) and result.session:
             self._sessions.append(result.session)
         elif isinstance(result, JobResult):
-            self._jobs.append(result.job["job_id"])
+            self._jobs.append(result.job.job_id)
         elif isinstance(result, LeasesResult):
-            self._leases += [(grant.job["job_id"], grant.lease) for grant in result.leases]
+            self._leases += [(grant.job.job_id, grant.lease) for grant in result.leases]
 
     def _pass(self, span_ms: int) -> None:
         self.driver.mono_ms += span_ms

@@ -109,8 +109,8 @@ def test_what_a_session_asks_twice_happens_once() -> None:
     driver.pass_ms(1_000)
     again = results(driver, session, 1, *commands)
     assert len(driver.records) == records
-    assert job_of(again[0])["version"] == job_of(first[0])["version"] == 1
-    assert job_of(again[1])["updated_at"] == job_of(first[1])["updated_at"]
+    assert job_of(again[0]).version == job_of(first[0]).version == 1
+    assert job_of(again[1]).updated_at == job_of(first[1]).updated_at
     for place, code in ((2, "illegal_transition"), (3, "job_not_found")):
         one, other = first[place], again[place]
         assert isinstance(one, ErrorResult)
@@ -126,8 +126,8 @@ def test_a_read_among_what_is_repeated_is_decided_afresh() -> None:
     results(driver, session, 1, create(1), read)
     results(driver, session, 2, failing(1))
     created, now = results(driver, session, 1, create(1), read)
-    assert job_of(created)["status"] is JobStatus.AWAITING_PAYMENT
-    assert job_of(now)["status"] is JobStatus.FAILED
+    assert job_of(created).status is JobStatus.AWAITING_PAYMENT
+    assert job_of(now).status is JobStatus.FAILED
 
 
 def test_a_number_never_given_is_evicted() -> None:
@@ -179,7 +179,7 @@ def test_only_the_latest_requests_keep_their_events_and_all_are_answered_again()
     assert not ledger._fresh
     for one, other in zip(first, again, strict=True):
         if isinstance(one, JobResult):
-            assert one.job["version"] == job_of(other)["version"]
+            assert one.job.version == job_of(other).version
         else:
             assert error_of_result(one).code == error_of_result(other).code
     assert ledger.outcomes == 240
@@ -259,7 +259,7 @@ def test_of_a_remembered_claim_only_leases_that_stand_are_shown_again() -> None:
     assert len(leases_of(results(driver, session, 1, claim)[0])) == 2
     assert results(driver, session, 2, Release(job_id=job_id(1), lease=1)) == [OkResult()]
     again = leases_of(results(driver, session, 1, claim)[0])
-    assert [(grant.job["job_id"], grant.lease) for grant in again] == [(job_id(2), 2)]
+    assert [(grant.job.job_id, grant.lease) for grant in again] == [(job_id(2), 2)]
     assert results(driver, session, 2, Release(job_id=job_id(1), lease=1)) == [OkResult()]
 
 
@@ -318,7 +318,7 @@ def test_a_session_alone_keeps_all_of_its_window_whatever_the_limit() -> None:
     for seq in range(1, 9):
         results(driver, session, seq, create(seq))
     for seq in range(1, 9):
-        assert job_of(results(driver, session, seq, create(seq))[0])["job_id"] == job_id(seq)
+        assert job_of(results(driver, session, seq, create(seq))[0]).job_id == job_id(seq)
     assert evicted(driver.records) == []
 
 
@@ -337,14 +337,14 @@ def test_a_full_disk_refuses_writes_answers_reads_and_remembers_nothing() -> Non
         assert (refused.code, refused.retryable) == ("storage_full", True)
     claim = results(driver, session, 3, claiming(5_000))[0]
     assert isinstance(claim, ErrorResult)
-    assert job_of(results(driver, session, 1, create(1))[0])["job_id"] == job_id(1)
+    assert job_of(results(driver, session, 1, create(1))[0]).job_id == job_id(1)
     assert results(driver, session, 4, acked=1) == []
     driver.pass_ms(40 * 86_400_000)  # deadlines wait for room, too
     assert len(driver.records) == records
     driver.writable = True
     made = results(driver, session, 2, create(2), Get(job_id=job_id(1)), Hello(open_session=True))
-    assert job_of(made[0])["version"] == 1
-    assert job_of(made[1])["status"] is JobStatus.FAILED
+    assert job_of(made[0]).version == 1
+    assert job_of(made[1]).status is JobStatus.FAILED
     assert isinstance(made[2], HelloResult)
 
 
@@ -355,17 +355,17 @@ def test_a_repeat_about_a_job_forgotten_since_does_not_find_it() -> None:
     driver.pass_ms(1)
     gone = results(driver, session, 1, create(1), failing(1))
     assert [each.code for each in gone if isinstance(each, ErrorResult)] == ["job_not_found"] * 2
-    assert job_of(results(driver, session, 2, create(1))[0])["version"] == 1  # the id is free again
+    assert job_of(results(driver, session, 2, create(1))[0]).version == 1  # the id is free again
 
 
 def test_finished_jobs_are_kept_for_their_time() -> None:
     driver = Driver(keep_finished_ms=100_000)
     driver.ask(create(1), create(2), failing(1))
     driver.pass_ms(99_999)
-    assert driver.job(Get(job_id=job_id(1)))
+    assert driver.job(Get(job_id=job_id(1))).version == 2
     driver.pass_ms(1)
     assert driver.error(Get(job_id=job_id(1))).code == "job_not_found"
-    assert driver.job(Get(job_id=job_id(2)))
+    assert driver.job(Get(job_id=job_id(2))).version == 1
 
 
 def test_of_too_many_finished_jobs_the_oldest_go_a_thousand_at_a_time() -> None:
@@ -412,9 +412,9 @@ def test_nothing_is_forgotten_in_the_minute_after_the_clock_was_set(step_s: int)
     driver = Driver(keep_finished_ms=1_000, max_finished=1)
     driver.ask(create(1), create(2), failing(1), failing(2))
     driver.set_wall(driver.wall + timedelta(seconds=step_s))
-    assert driver.job(Get(job_id=job_id(1)))
+    assert driver.job(Get(job_id=job_id(1))).version == 2
     driver.pass_ms(59_999)
-    assert driver.job(Get(job_id=job_id(1)))
+    assert driver.job(Get(job_id=job_id(1))).version == 2
     driver.pass_ms(1)
     assert driver.error(Get(job_id=job_id(1))).code == "job_not_found"
 
@@ -424,15 +424,15 @@ def test_the_clock_set_back_and_forth_moves_no_job_back() -> None:
     driver.ask(create(1))
     driver.set_wall(EPOCH - timedelta(days=3))
     moved = driver.job(Transition(job_id=job_id(1), target=JobStatus.RUNNING))
-    assert moved["updated_at"] == EPOCH
+    assert moved.updated_at == EPOCH
     driver.set_wall(EPOCH + timedelta(days=3))
     driver.ask(Transition(job_id=job_id(1), target=JobStatus.COMPLETED, result="done"))
     driver.ask(create(2))
     driver.set_wall(EPOCH + timedelta(days=30, minutes=6))
-    assert driver.job(Get(job_id=job_id(2)))["status"] is JobStatus.FAILED
+    assert driver.job(Get(job_id=job_id(2))).status is JobStatus.FAILED
     driver.set_wall(EPOCH)
-    assert driver.job(Get(job_id=job_id(2)))["status"] is JobStatus.FAILED
-    assert driver.job(Get(job_id=job_id(1)))["updated_at"] == EPOCH + timedelta(days=3)
+    assert driver.job(Get(job_id=job_id(2))).status is JobStatus.FAILED
+    assert driver.job(Get(job_id=job_id(1))).updated_at == EPOCH + timedelta(days=3)
     state = replayed(driver.records)
     assert state.jobs.get(job_id(2)) == driver.engine._desk.state.jobs.get(job_id(2))
 
