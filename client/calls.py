@@ -56,7 +56,13 @@ Row = Create | str | Mapping[str, Any]
 AnyStatus = JobStatus | str
 _Command = TypeVar("_Command", bound=Command)
 
-_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_STATUSES: Final = {status.value: status for status in JobStatus}
+# An enum's members are looked up by a chain of calls, up to Python 3.11.
+_COMPLETED: Final = JobStatus.COMPLETED
+_FAILED: Final = JobStatus.FAILED
+_VARIANT: Final = "89ab" * 4
+"""What a random digit becomes where a UUID says how it is to be read."""
+_TO_VARIANT: Final = bytes.maketrans(b"0123456789abcdef", _VARIANT.encode())
 _strict = msgspec.msgpack.Decoder(AnyCommand)
 
 
@@ -95,8 +101,8 @@ def _is_count(number: object) -> bool:
 def status_of(status: AnyStatus) -> JobStatus:
     """Return the status of that name. Raises MalformedError."""
     try:
-        return JobStatus(status)
-    except ValueError:
+        return _STATUSES[status]
+    except (KeyError, TypeError):
         raise MalformedError(f"no status {status!r}; there are {', '.join(JobStatus)}") from None
 
 
@@ -129,20 +135,28 @@ def _no_constant(name: str) -> None:
 
 def new_job_id() -> str:
     """Return a UUID4 as text, in less than half the time that `uuid` takes."""
-    return _uuid4(urandom(16).hex())
+    digits = urandom(16).hex()
+    variant = _VARIANT[int(digits[16], 16)]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def new_job_ids() -> Iterator[str]:
-    """Yield UUID4s as text without end, in less time than one by one."""
+    """Yield UUID4s as text without end, in a fifth of the time that they take one by one."""
     while True:
-        digits = urandom(16 * JOB_IDS_AT_ONCE).hex()
-        for start in range(0, len(digits), 32):
-            yield _uuid4(digits[start : start + 32])
+        yield from _uuid4s(JOB_IDS_AT_ONCE)
 
 
-def _uuid4(digits: str) -> str:
-    variant = _VARIANT[digits[16]]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+def _uuid4s(count: int) -> list[str]:
+    """Return UUID4s, all of them formed at once by strides over one text."""
+    text = bytearray(urandom(16 * count).hex("-", 2).encode())
+    text += b"-"
+    del text[4::40]  # hyphens: after every four digits there is one too many in three places
+    del text[28::39]
+    del text[32::38]
+    text[14::37] = b"4" * count  # the version
+    text[19::37] = text[19::37].translate(_TO_VARIANT)
+    text[36::37] = b" " * count
+    return text.decode().split()
 
 
 def create(  # noqa: PLR0913 - one argument a field
@@ -161,14 +175,14 @@ def create(  # noqa: PLR0913 - one argument a field
             raise MalformedError("create takes an input_hash, or an input as text")
         input_hash = hash_of_input(input, identifier_from_purchaser)
     if (
-        _is_plain(input_hash)
-        and (input is None or _is_plain(input))
-        and (job_id is None or _is_plain(job_id))
-        and identifier_from_purchaser is None
+        identifier_from_purchaser is None
         and blockchain_identifier is None
         and pay_by_time is None
         and submit_result_time is None
+        and type(input_hash) is str
         and len(input_hash) == HASH_LENGTH
+        and (job_id is None or type(job_id) is str)
+        and (input is None or _is_plain(input))
     ):  # the common case: all else a `Create` checks itself
         try:
             return Create(input_hash=input_hash, input=input, job_id=job_id or new_job_id())
@@ -192,7 +206,9 @@ def creates(rows: Iterable[Row]) -> Iterator[Create | MalformedError]:
     for row in rows:
         try:
             if type(row) is str and len(row) == HASH_LENGTH:  # nothing else in it can be wrong
-                yield Create(input_hash=row, job_id=next(job_ids))
+                command = Create(input_hash=row)
+                command.job_id = next(job_ids)  # of which nothing need be checked
+                yield command
             elif type(row) is dict and "job_id" not in row:
                 yield create(**row, job_id=next(job_ids))
             else:
@@ -218,7 +234,12 @@ def _create_of(row: Row) -> Create:
 
 def get(job_id: str | None = None, blockchain_identifier: str | None = None) -> Get:
     """Return a `get`, by one of both. Raises MalformedError."""
-    if blockchain_identifier is None and _is_id(job_id):
+    if (
+        blockchain_identifier is None
+        and type(job_id) is str
+        and 0 < len(job_id) <= JOB_ID_MAX
+        and job_id.isascii()
+    ):  # the common case: there is nothing else to check
         return Get(job_id=job_id)
     return make(Get, job_id=job_id, blockchain_identifier=blockchain_identifier)
 
@@ -234,26 +255,28 @@ def transition(  # noqa: PLR0913 - one argument a field
     lease: int | None = None,
 ) -> Transition:
     """Return a `transition`. Raises MalformedError."""
+    if type(target) is not JobStatus:
+        target = status_of(target)
     if (
-        type(target) is JobStatus
+        input_schema is None
         and _is_id(job_id)
-        and error is None
-        and input_schema is None
+        and (result is None or (target is _COMPLETED and _is_plain(result)))
+        and (error is None or (target is _FAILED and _is_plain(error)))
         and (expected_version is None or _is_count(expected_version))
         and (lease is None or _is_count(lease))
-        and (result is None or (target is JobStatus.COMPLETED and _is_plain(result)))
     ):  # the common case: there is nothing else to check
         return Transition(
             job_id=job_id,
             target=target,
             result=result,
+            error=error,
             expected_version=expected_version,
             lease=lease,
         )
     return make(
         Transition,
         job_id=job_id,
-        target=status_of(target),
+        target=target,
         result=result,
         error=error,
         input_schema=input_schema,

@@ -9,7 +9,7 @@ import pytest
 
 from client import calls
 from client.calls import Waiting
-from domain.commands import AnyCommand, Create
+from domain.commands import AnyCommand, Create, Transition
 from domain.exceptions import MalformedError
 from domain.hashing import input_hash
 from domain.messages import Request, decode_request, encode_request
@@ -130,6 +130,10 @@ def test_a_bad_row_is_refused_alone(row: Any) -> None:
         lambda: calls.transition("a", "paid"),
         lambda: calls.transition("a", "running", result="text"),
         lambda: calls.transition("a", "completed", error="text"),
+        lambda: calls.transition("a", "running", error="text"),
+        lambda: calls.transition("a", "failed", result="text"),
+        lambda: calls.transition("a", "failed", error="\ud800"),
+        lambda: calls.transition("a", "completed", result=7),  # type: ignore[arg-type]
         lambda: calls.transition("a", "running", input_schema="{}"),
         lambda: calls.transition("a", "running", expected_version=0),
         lambda: calls.transition("a", "running", lease=-1),
@@ -176,11 +180,31 @@ def test_statuses_may_be_given_by_name() -> None:
     assert waiting.statuses == [JobStatus.RUNNING, JobStatus.FAILED]
 
 
-def test_a_worker_says_the_same_by_the_short_way_and_the_long() -> None:
-    fields = {"result": "done", "expected_version": 2, "lease": 7}
-    short = calls.transition("a", JobStatus.COMPLETED, **fields)  # type: ignore[arg-type]
-    assert short == calls.transition("a", "completed", **fields)  # type: ignore[arg-type]
-    assert (short.result, short.expected_version, short.lease) == ("done", 2, 7)
+@pytest.mark.parametrize(
+    ("target", "name", "text"),
+    [
+        (JobStatus.COMPLETED, "result", "done"),
+        (JobStatus.COMPLETED, "result", "schön"),  # the long way: the encoder has the say
+        (JobStatus.FAILED, "error", "broken"),
+        (JobStatus.FAILED, "error", "größer"),
+        (JobStatus.AWAITING_INPUT, "input_schema", "{}"),
+    ],
+)
+def test_a_transition_is_the_same_by_the_short_way_and_the_long(
+    target: JobStatus, name: str, text: str
+) -> None:
+    for given in (target, target.value):
+        made = calls.transition("a", given, **{name: text}, expected_version=2, lease=7)
+        assert made == Transition(
+            job_id="a", target=target, expected_version=2, lease=7, **{name: text}
+        )
+        assert made.target is target
+
+
+@pytest.mark.parametrize("status", [None, 7, [], {}, "", "RUNNING", b"running"], ids=repr)
+def test_what_is_no_status_is_refused(status: Any) -> None:
+    with pytest.raises(MalformedError, match="no status"):
+        calls.transition("a", status)
 
 
 def test_a_wait_for_ever_is_made_of_slices() -> None:
