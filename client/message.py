@@ -1,12 +1,13 @@
 """One request under way: its frame, how long it may take, and what its silence means."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from client.errors import BrokerUnreachableError, OutcomeUnknown
-from client.parcel import Parcel, frame_of
+from client.parcel import Parcel, Piece, frame_of
 from domain.commands import Wait
 from domain.exceptions import Refusal, TollgateError
 from domain.messages import encode_command
@@ -116,7 +117,7 @@ class Message:
             late += f" (what did come was: {complaint})"
         return OutcomeUnknown(late + MAYBE) if self.uncertain else BrokerUnreachableError(late)
 
-    def _build(self, pieces: list[bytes], now: float, wall: float) -> bytes:
+    def _build(self, pieces: Sequence[Piece], now: float, wall: float) -> bytes:
         left_s = min(self.deadline - now, VALID_S_MAX)
         valid_until = datetime.fromtimestamp(wall + left_s, UTC)
         acked = self.memory.acked if self.session and self.memory else 0

@@ -24,7 +24,6 @@ UNFIT: Final = (
 
 _PLAIN: Final = frozenset(get_args(AnyCommand)) - {Wait, Claim}
 """The kinds of commands that never have to stand alone."""
-_CHANGING: Final = frozenset(kind for kind in get_args(AnyCommand) if kind.changes)
 _TAKEN_AT_ONCE: Final = 100
 """How many commands to take off a call's iterator at once: it may be slow, or they large."""
 _ARRAY16: Final = 2**16
@@ -88,7 +87,7 @@ class Packer:
         self, parcel: Parcel, taken: list[AnyCommand | TollgateError], room: int
     ) -> int:
         """Add what was taken in one piece, or hold all of it; return the room that is left."""
-        kinds = set(map(type, taken))
+        kinds: set[type] = set(map(type, taken))
         try:
             encoded = encode_commands(taken) if kinds <= _PLAIN else None  # type: ignore[arg-type]
         except UNFIT:
@@ -98,8 +97,7 @@ class Packer:
             return room
         slot = len(self.values)
         self.values.extend([PENDING] * len(taken))
-        changes = not _CHANGING.isdisjoint(kinds)
-        parcel.extend(slot, taken, encoded, changes=changes)  # type: ignore[arg-type] # the same
+        parcel.extend(slot, taken, kinds, encoded)  # type: ignore[arg-type] # told by their kinds
         return room - len(encoded)
 
     def _hold(self, taken: list[AnyCommand | TollgateError]) -> None:

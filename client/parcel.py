@@ -1,44 +1,50 @@
 """The commands of one message, encoded, and the frame that is made of them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import Final, cast, get_args
 
 import msgspec
 
 from domain.commands import UINT_LIMIT, AnyCommand, Create
 from domain.messages import PROTOCOL_VERSION, Request, encode_command, encode_request
 
+Piece = bytes | memoryview
+"""Some commands, encoded."""
+
 _FIXARRAY: Final = 16
+_BEHIND_COMMANDS: Final = msgspec.msgpack.encode("valid_until")
+_CHANGING: Final = frozenset(kind for kind in get_args(AnyCommand) if kind.changes)
 
 
 class Parcel:
     """The commands of one message: their places in the call's values, and their bytes."""
 
-    __slots__ = ("changes", "commands", "pieces", "slots")
+    __slots__ = ("commands", "kinds", "pieces", "slots")
 
     def __init__(self) -> None:
         self.slots: list[int] = []
         self.commands: list[AnyCommand] = []
-        self.pieces: list[bytes] = []
+        self.kinds: set[type] = set()
+        """What kinds of commands there are among them."""
+        self.pieces: list[Piece] = []
         """The commands encoded, in order; a piece is one of them or many."""
-        self.changes = False
-        """Whether any of it could change something."""
 
-    def add(self, slot: int, command: AnyCommand, encoded: bytes) -> None:
+    def add(self, slot: int, command: AnyCommand, encoded: Piece) -> None:
         """Append a command."""
         self.slots.append(slot)
         self.commands.append(command)
+        self.kinds.add(type(command))
         self.pieces.append(encoded)
-        self.changes = self.changes or command.changes
 
     def extend(
-        self, slot: int, commands: list[AnyCommand], encoded: bytes, *, changes: bool
+        self, slot: int, commands: list[AnyCommand], kinds: set[type], encoded: Piece
     ) -> None:
-        """Append commands that stand side by side, the first of them at `slot`."""
+        """Append commands of these kinds that stand side by side, the first of them at `slot`."""
         self.slots.extend(range(slot, slot + len(commands)))
         self.commands.extend(commands)
+        self.kinds.update(kinds)
         self.pieces.append(encoded)
-        self.changes = self.changes or changes
 
     def only(self, positions: list[int]) -> "Parcel":
         """Return a parcel of the commands at these positions alone."""
@@ -47,6 +53,11 @@ class Parcel:
             command = self.commands[position]
             part.add(self.slots[position], command, encode_command(command))
         return part
+
+    @property
+    def changes(self) -> bool:
+        """Whether any of it could change something."""
+        return not _CHANGING.isdisjoint(self.kinds)
 
     @property
     def repeatable(self) -> bool:
@@ -74,12 +85,14 @@ class _Frame(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 def frame_of(  # noqa: PLR0913, PLR0917 - one argument a field
-    session: int, seq: int, acked: int, count: int, pieces: list[bytes], valid_until: datetime
+    session: int, seq: int, acked: int, count: int, pieces: Sequence[Piece], valid_until: datetime
 ) -> bytes:
     """Return a request's one frame, made of `count` commands that are encoded already."""
-    commands = msgspec.Raw(_array_header(count) + b"".join(pieces))
+    commands = msgspec.Raw(_array_header(count))
     frame = _Frame(PROTOCOL_VERSION, session, seq, acked, commands, valid_until)
-    return encode_request(cast("Request", frame))  # the same on the wire
+    bare = encode_request(cast("Request", frame))  # the same on the wire, but for the commands
+    before, name, after = bare.rpartition(_BEHIND_COMMANDS)
+    return b"".join((before, *pieces, name, after))  # so that they are copied once
 
 
 def _array_header(length: int) -> bytes:

@@ -31,7 +31,7 @@ from client.message import MAYBE, Message
 from client.packing import Packer
 from client.parcel import Parcel
 from client.timetable import Timetable
-from client.values import values_of
+from client.values import jobs_of, values_of
 from domain.commands import AnyCommand, Hello, Wait
 from domain.exceptions import (
     DrainingError,
@@ -85,7 +85,7 @@ class Session:
         self._messages: dict[int, Message] = {}
         self._unstamped: list[Message] = []
         self._outbox: deque[Message] = deque()
-        self._timetable = Timetable()
+        self._timetable = Timetable(self._messages)
         self._forsaken = ForsakenClaims()
         self._memory = Memory(REMEMBERED_SEQ)
         self._claims_memory = Memory(CLAIM_SEQ)
@@ -272,7 +272,7 @@ class Session:
             self._wake_at(message, message.deadline)
 
     def _wake_at(self, message: Message, at: float) -> None:
-        self._timetable.set(message, min(at, message.deadline), len(self._messages))
+        self._timetable.set(message, min(at, message.deadline))
 
     def _wake(self, message: Message, now: float) -> None:
         if now >= message.deadline:
@@ -321,6 +321,11 @@ class Session:
         if len(results) != len(parcel.commands):
             counts = f"{len(parcel.commands)} commands were answered with {len(results)} results"
             self._finish(message, ProtocolError(counts))
+            return
+        jobs = jobs_of(parcel.kinds, results)
+        if jobs is not None:
+            self._remove(message)
+            message.exchange.put(parcel, jobs)
             return
         values = values_of(parcel.commands, results)
         if not _UNDONE.isdisjoint(map(type, values)):

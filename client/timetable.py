@@ -1,7 +1,6 @@
 """Remembers which message wants attention when; holds no clock."""
 
 import heapq
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -12,29 +11,33 @@ SLACK: Final = 64
 
 
 class Timetable:
-    """When which message wants attention; a message has one such time at most, its `wake_at`."""
+    """When which message wants attention; a message has one such time at most, its `wake_at`.
 
-    def __init__(self) -> None:
-        """Begin empty."""
-        self._heap: list[tuple[float, int, Message]] = []
-        self._ties = count()
+    It knows messages by their numbers alone, so that it keeps none alive that is done: its commands
+    are given back when it is, and not a thousand messages later.
+    """
+
+    def __init__(self, messages: "dict[int, Message]") -> None:
+        """Begin empty; `messages` are those under way, by their numbers."""
+        self._messages = messages
+        self._heap: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
         """Return how many entries there are, outdated ones included."""
         return len(self._heap)
 
-    def set(self, message: "Message", at: float, live: int) -> None:
-        """Wake `message` at `at`, and no more at a time set before; there are `live` messages."""
+    def set(self, message: "Message", at: float) -> None:
+        """Wake `message` at `at`, and no more at a time set before."""
         message.wake_at = at
-        heapq.heappush(self._heap, (at, next(self._ties), message))
-        if len(self._heap) > 2 * live + SLACK:  # mostly of messages that are done
-            self._heap = [entry for entry in self._heap if entry[2].wake_at == entry[0]]
+        heapq.heappush(self._heap, (at, message.seq))
+        if len(self._heap) > 2 * len(self._messages) + SLACK:  # mostly of messages that are done
+            self._heap = [entry for entry in self._heap if self._of(entry) is not None]
             heapq.heapify(self._heap)
 
     def next(self) -> float | None:
         """Return the earliest time, or None."""
         heap = self._heap
-        while heap and heap[0][2].wake_at != heap[0][0]:
+        while heap and self._of(heap[0]) is None:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
@@ -42,8 +45,13 @@ class Timetable:
         """Return a message whose time has come, once; None if there is none."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            at, _, message = heapq.heappop(heap)
-            if message.wake_at == at:
+            message = self._of(heapq.heappop(heap))
+            if message is not None:
                 message.wake_at = None
                 return message
         return None
+
+    def _of(self, entry: tuple[float, int]) -> "Message | None":
+        """Return whom an entry is about, or None if it is outdated."""
+        message = self._messages.get(entry[1])
+        return message if message is not None and message.wake_at == entry[0] else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -70,18 +71,25 @@ _EXPECTED: Final[dict[type[AnyCommand], type[AnyResult]]] = {
     Touch: LeaseResult,
     Release: OkResult,
 }
-_JOBS: Final = frozenset({JobResult})
 _GIVES_JOB: Final = frozenset(kind for kind, gives in _EXPECTED.items() if gives is JobResult)
+_job_in = attrgetter("job")
+
+
+def jobs_of(kinds: set[type], results: list[AnyResult]) -> "list[Job] | None":
+    """Return the results of commands of these kinds if they are jobs all, as most often; or None.
+
+    They are `values_of` the same, at the speed of C.
+    """
+    if not _GIVES_JOB.issuperset(kinds):
+        return None
+    try:
+        return _jobs([*map(_job_in, results)])
+    except AttributeError:  # no other result has a `job`
+        return None
 
 
 def values_of(commands: list[AnyCommand], results: list[AnyResult]) -> list[Any]:
-    """Return what the results of commands, as many, are worth; most of them will be jobs."""
-    if (
-        len(results) > 1
-        and _JOBS.issuperset(map(type, results))
-        and _GIVES_JOB.issuperset(map(type, commands))
-    ):
-        return _jobs([result.job for result in results])  # type: ignore[union-attr] # told by type
+    """Return what the results of commands, as many, are worth."""
     return [*map(value_of, commands, results)]
 
 

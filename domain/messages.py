@@ -87,9 +87,9 @@ def encode_command(command: AnyCommand) -> bytes:
     return _encoder.encode(command)
 
 
-def encode_commands(commands: list[AnyCommand]) -> bytes:
+def encode_commands(commands: list[AnyCommand]) -> memoryview:
     """Return the shares of several commands, one behind the other."""
-    return _encoder.encode(commands)[len(_array_header(len(commands))) :]
+    return memoryview(_encoder.encode(commands))[len(_array_header(len(commands))) :]
 
 
 def decode_request(frame: bytes) -> Request:

@@ -1,9 +1,11 @@
 """Callers that leave, and what still comes for them."""
 
+import sys
+
 import pytest
 
 from client.errors import ClientClosedError, OutcomeUnknown
-from domain.commands import Claim, Count, Release, Transition
+from domain.commands import Claim, Count, Get, Release, Transition
 from domain.exceptions import DrainingError
 from domain.results import Grant, JobsResult, LeasesResult, OkResult
 from domain.status import JobStatus
@@ -91,6 +93,20 @@ def test_closing_fails_what_is_under_way(talk: Talk) -> None:
     assert outcomes == [ClientClosedError, ClientClosedError, OutcomeUnknown]
     assert unsent.done
     assert talk.session.next_wakeup() is None
+
+
+def test_what_is_done_is_kept_by_nobody_but_its_caller(talk: Talk) -> None:
+    talk.ask(Count(), timeout_s=0.1)  # the first to be due, and so in front of what is done
+    talk.requests()
+    command = Get(job_id="a")
+    before = sys.getrefcount(command)
+    exchange = talk.ask(command)
+    (request,) = talk.requests()
+    assert sys.getrefcount(command) > before
+    talk.hear(reply(request.seq, job_result(1)))
+    assert exchange.done
+    del exchange
+    assert sys.getrefcount(command) == before
 
 
 def test_the_timetable_does_not_grow_with_what_is_done(talk: Talk) -> None:
