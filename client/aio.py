@@ -4,6 +4,7 @@ import asyncio
 import builtins
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from os import PathLike
 from random import random
 from time import monotonic
@@ -13,6 +14,7 @@ from client import calls
 from client.batch import AsyncBatch
 from client.calls import AnyStatus, Row, Waiting
 from client.errors import BatchError, ClientClosedError
+from client.exchange import Exchange
 from client.keyfile import resolve_key
 from client.link import Link, resolve_endpoint
 from client.session import Session
@@ -353,7 +355,8 @@ class AsyncClient:
     async def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
         if not isinstance(command, Hello):
             await self._greet(deadline)
-        return value(await self._drive([command], deadline, None, None))
+        submit = partial(self._session.submit_one, command, deadline=deadline)
+        return value(await self._drive(submit, None))
 
     async def _run(
         self,
@@ -366,27 +369,24 @@ class AsyncClient:
         each_s = self._seconds(timeout_s)
         deadline = monotonic() + each_s
         await self._greet(deadline)
-        return await self._drive(commands, deadline, each_s, on_progress, message_commands)
+        submit = partial(
+            self._session.submit, commands, deadline=deadline, each_s=each_s,
+            message_commands=message_commands,
+        )  # fmt: skip
+        return await self._drive(submit, on_progress)
 
     async def _greet(self, deadline: float) -> None:
         """Learn the broker's limits, the first time."""
         if self._session.greeting is None:
-            value(await self._drive([Hello()], deadline, None, None))
+            submit = partial(self._session.submit_one, Hello(), deadline=deadline)
+            value(await self._drive(submit, None))
 
     async def _drive(
-        self,
-        commands: Iterable[AnyCommand | TollgateError],
-        deadline: float,
-        each_s: float | None,
-        on_progress: Callable[[int], None] | None,
-        message_commands: int | None = None,
+        self, submit: Callable[..., Exchange], on_progress: Callable[[int], None] | None
     ) -> builtins.list[Any]:
         self._join_loop()
         session, news = self._session, asyncio.Event()
-        exchange = session.submit(
-            commands, deadline=deadline, each_s=each_s, message_commands=message_commands,
-            notify=news.set,
-        )  # fmt: skip
+        exchange = submit(notify=news.set)
         told = 0
         try:
             while True:

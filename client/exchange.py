@@ -5,7 +5,7 @@ from typing import Any
 
 from client.errors import BrokerUnreachableError
 from client.message import Message
-from client.packing import PENDING, Packer
+from client.packing import PENDING, Packer, SinglePacker
 from client.parcel import Parcel
 
 
@@ -14,7 +14,7 @@ class Exchange:
 
     def __init__(
         self,
-        packer: Packer,
+        packer: Packer | SinglePacker,
         deadline: float,
         each_s: float | None,
         notify: Callable[[], None] | None,
@@ -53,7 +53,9 @@ class Exchange:
     def put(self, parcel: Parcel, values: list[Any]) -> None:
         """Store the values of a parcel's commands, and tell whoever waits for them."""
         mine, slots = self.packer.values, parcel.slots
-        if slots[-1] - slots[0] == len(slots) - 1:  # none between them was refused at home
+        if len(slots) == 1:
+            mine[slots[0]] = values[0]
+        elif slots[-1] - slots[0] == len(slots) - 1:  # none between them was refused at home
             mine[slots[0] : slots[-1] + 1] = values
         else:
             for slot, value in zip(slots, values, strict=True):

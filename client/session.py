@@ -28,7 +28,7 @@ from client.exchange import Exchange
 from client.forsaken import ForsakenClaims
 from client.memory import Memory, State
 from client.message import MAYBE, Message
-from client.packing import Packer
+from client.packing import Packer, SinglePacker
 from client.parcel import Parcel
 from client.timetable import Timetable
 from client.values import jobs_of, values_of
@@ -115,6 +115,16 @@ class Session:
         packer = Packer(commands, commands_max, self._bytes_max)
         return Exchange(packer, deadline, each_s, notify)
 
+    def submit_one(
+        self,
+        command: AnyCommand,
+        *,
+        deadline: float,
+        notify: Callable[[], None] | None = None,
+    ) -> Exchange:
+        """Begin a call of one command, to be answered by `deadline`; see `submit`."""
+        return Exchange(SinglePacker(command, self._bytes_max), deadline, None, notify)
+
     def pull(self, exchange: Exchange) -> None:
         """Make messages of the call's next commands, as many as its window has room for."""
         while self.pull_one(exchange):
@@ -158,9 +168,7 @@ class Session:
     def next_frame(self, now: float, wall: float) -> bytes | None:
         """Let time pass, and return the frame to send next, or None; it stays until `sent`."""
         if self._unstamped:
-            for message in self._unstamped:
-                self._stamp(message, now)
-            self._unstamped.clear()
+            self._stamp(now)
         while (due := self._timetable.pop_due(now)) is not None:
             self._wake(due, now)
         outbox = self._outbox
@@ -179,6 +187,8 @@ class Session:
         message.attempts += 1
         if message.repeatable:
             self._wake_at(message, now + message.backoff_s(self._jitter()))
+        elif message.wake_at is None:
+            self._wake_at(message, message.deadline)
         return bool(self._outbox)
 
     def receive(self, frame: bytes, now: float) -> None:
@@ -189,7 +199,7 @@ class Session:
             self._unreadable(read_envelope(frame)[1], fault)
             return
         message = self._messages.get(answer.seq or 0)
-        if message is None or not message.sent:
+        if message is None or not message.sends:
             self._stray(answer, now)
             return
         self._complaint = ""
@@ -202,6 +212,8 @@ class Session:
 
     def next_wakeup(self) -> float | None:
         """Return when `next_frame` must be called at the latest, or None: nothing is under way."""
+        if self._outbox and self._outbox[0].wake_at is None:
+            self._wake_at(self._outbox[0], self._outbox[0].deadline)  # it could not leave
         return self._timetable.next()
 
     # --- the life of a message --------------------------------------------------------------------
@@ -265,11 +277,20 @@ class Session:
         elif waiting and memory.state is State.CLOSED:
             self._open(memory)
 
-    def _stamp(self, message: Message, now: float) -> None:
-        if message.exchange.each_s is not None:
-            message.deadline = now + message.exchange.each_s
-        if message.seq in self._messages:  # it may be dropped already
-            self._wake_at(message, message.deadline)
+    def _stamp(self, now: float) -> None:
+        """Give what was made since the last turn its deadline.
+
+        The time to wake the first to leave is set when it leaves, or when it turns out not to.
+        """
+        first = self._outbox[0] if self._outbox else None
+        for message in self._unstamped:
+            if message.exchange.each_s is not None:
+                message.deadline = now + message.exchange.each_s
+            if message.seq in self._messages and (  # it may be dropped already
+                message is not first or message.deadline <= now
+            ):
+                self._wake_at(message, message.deadline)
+        self._unstamped.clear()
 
     def _wake_at(self, message: Message, at: float) -> None:
         self._timetable.set(message, min(at, message.deadline))

@@ -391,7 +391,7 @@ class Client:
         try:
             if self._session.greeting is None and not isinstance(command, Hello):
                 self._greet(deadline, opening=command.changes)
-            exchange = self._session.submit([command], deadline=deadline)
+            exchange = self._session.submit_one(command, deadline=deadline)
             return value(self._drive(exchange, None))
         finally:
             self._thread = outer
@@ -420,20 +420,22 @@ class Client:
     def _greet(self, deadline: float, *, opening: bool) -> None:
         """Learn the broker's limits; `opening`, begin a session with that."""
         hello = OPENING if opening else Hello()
-        value(self._drive(self._session.submit([hello], deadline=deadline), None))
+        value(self._drive(self._session.submit_one(hello, deadline=deadline), None))
 
     def _drive(
         self, exchange: Exchange, on_progress: Callable[[int], None] | None
     ) -> builtins.list[Any]:
         session, link = self._session, self._link
-        told = 0
+        told = messages = 0
         try:
             if not session.awaits_nothing:
                 link.drain(session)
             while True:
                 made = session.pull_one(exchange)
-                if made and (exchange.answered or len(exchange.messages) > 1):
-                    link.drain(session)  # the iterable took its time: first what came meanwhile
+                if made:
+                    messages += 1
+                    if messages > 1:  # the iterable took its time: first what came meanwhile
+                        link.drain(session)
                 blocked = link.flush(session)
                 if on_progress is not None and exchange.answered > told:
                     told = exchange.answered

@@ -45,6 +45,8 @@ class LazyModel(BaseModel):
     @classmethod
     def all_from_checked(cls, fields: list[Any]) -> list[Self]:
         """Make many models as `from_checked` makes one, at the speed of C."""
+        if len(fields) == 1:
+            return [cls.from_checked(fields[0])]
         models = [*map(_new, repeat(cls, len(fields)))]
         _exhaust(map(_set_struct, models, fields))
         return models

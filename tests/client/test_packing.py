@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.packing import PENDING, Packer
+from client.packing import PENDING, Packer, SinglePacker
 from client.parcel import ENVELOPE_BYTES_MAX, Parcel, frame_of
 from domain.commands import AnyCommand, Claim, Count, Create, Get, Wait
 from domain.exceptions import MalformedError, TollgateError, TooLargeError
@@ -163,3 +163,42 @@ def test_what_the_iterator_raises_passes_through() -> None:
 def test_which_parcels_may_be_repeated(command: AnyCommand, repeatable: bool) -> None:
     ((parcel,), _) = parcels(Count(), command)
     assert parcel.repeatable is repeatable
+
+
+def described(packer: Packer | SinglePacker) -> list[object]:
+    """All that a packer of one command does, so that two can be compared."""
+    parcel = packer.next()
+    parts: list[object] = [
+        parcel is None,
+        packer.exhausted,
+        packer.held,
+        [*map(str, packer.values)],
+    ]
+    if parcel is not None:
+        whole = b"".join(parcel.pieces)
+        parts += [parcel.slots, parcel.commands, parcel.kinds, whole]
+        parts += [parcel.changes, parcel.parks, parcel.repeatable, packer.values == [PENDING]]
+    return parts
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Get(job_id="a"),
+        Count(),
+        Create(input_hash=HASH),
+        Create(input_hash=HASH, job_id=job_id(1)),
+        WAIT,
+        CLAIM,
+        PARKED_CLAIM,
+        Create(input_hash=HASH, input="x" * 1_000),
+        Create(input_hash=HASH, input="\ud800"),
+    ],
+    ids=lambda command: repr(command)[:40],
+)
+@pytest.mark.parametrize("bytes_max", [600, 262_144])
+def test_one_command_is_packed_as_a_call_of_many_packs_it(
+    command: AnyCommand, bytes_max: int
+) -> None:
+    alone, among_many = SinglePacker(command, bytes_max), Packer([command], 1_000, bytes_max)
+    assert described(alone) == described(among_many)
