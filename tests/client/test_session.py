@@ -176,6 +176,12 @@ def test_what_is_not_is_asked_once_and_its_outcome_unknown(talk: Talk, command: 
     assert type(exchange.values[0]) is OutcomeUnknown
 
 
+def test_what_is_overdue_before_it_could_leave_is_not_sent(talk: Talk) -> None:
+    exchange = talk.ask(Count(), timeout_s=0)
+    assert talk.requests() == []
+    assert type(exchange.values[0]) is BrokerUnreachableError
+
+
 @pytest.mark.parametrize("command", [*READS, *CHANGES], ids=lambda command: type(command).__name__)
 def test_what_never_left_was_not_done(talk: Talk, command: AnyCommand) -> None:
     exchange = talk.ask(command, timeout_s=10)
