@@ -11,8 +11,8 @@ import msgspec
 from broker.events import AnyEvent, JobTransitioned
 from broker.limits import Limits
 from broker.repository import SCAN_JOBS_MAX
-from broker.state import State, stored
-from broker.stored import StoredJob
+from broker.state import State
+from broker.stored import Done, StoredJob
 from broker.waiters import Ticket, Waiters
 from domain.commands import Command
 from domain.exceptions import Refusal
@@ -98,21 +98,18 @@ class Desk:
             self._tell(job)
         return job
 
-    def record_all(
-        self, kind: type[AnyEvent], events: list[Any], now_ms: int
-    ) -> list[StoredJob | Refusal]:
-        """Let events of one kind happen, in order; return of each the job, or why it may not."""
+    def record_all(self, kind: type[AnyEvent], events: list[Any], now_ms: int) -> Done:
+        """Let events of one kind happen, in order; return the jobs, and what was refused."""
         try:
             done = self.state.effects_of_all[kind](events, now_ms)
         except BaseException:
             self.is_torn = True
             raise
-        happened = stored(done)
-        if len(happened) < len(events):
-            events = [event for event, each in zip(events, done, strict=True) if each in happened]
+        if done.refused:
+            events = [event for place, event in enumerate(events) if place not in done.refused]
         self.events += events
         if self.waiters.watched and kind is JobTransitioned:
-            for job in happened:
+            for job in done.jobs:
                 self._tell(job)
         return done
 

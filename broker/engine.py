@@ -23,7 +23,7 @@ from broker.records import Record
 from broker.repository import SCAN_JOBS_MAX
 from broker.runs import runs
 from broker.schedule import Schedule
-from broker.sizes import result_bytes_max
+from broker.sizes import GRANTS_MAX, result_bytes_max
 from broker.state import State
 from broker.timers import Instant
 from broker.waiters import Ticket
@@ -67,17 +67,12 @@ class Engine:
 
     def turn(self, ticket: Ticket, now: Instant, frame_bytes: int, *, writable: bool) -> Turn:
         """Return what the commands of a message of that size are to be decided with."""
-        role, table = ticket.principal.role, self._gates.table
+        is_long = frame_bytes > self.limits.text_bytes
+        handlers, tight_handlers = self._gates.tables(ticket.principal.role, is_long, writable)
         return Turn(
-            ticket,
-            now.wall,
-            now.mono_ms,
-            table(role, frame_bytes, writable=writable, tight=False),
-            table(role, frame_bytes, writable=writable, tight=True),
-            frame_bytes,
-            self.limits.reply_bytes,
-            writable,
-        )
+            ticket, now.wall, now.mono_ms, handlers, tight_handlers, frame_bytes,
+            self.limits.reply_bytes, writable,
+        )  # fmt: skip
 
     def decide(
         self, commands: Sequence[Command], turn: Turn
@@ -114,31 +109,32 @@ class Engine:
         state = self._desk.state
         return result_again(outcome, state.jobs.find, state.leases.stands)
 
-    def check(self, request: Request, principal: Principal) -> None:
-        """Raise the Refusal of a request whose session does not allow it, or is another's."""
-        if request.session:
-            ledger = self._desk.state.ledger
-            ledger.check(request.session, request.seq, request.acked, principal)
-
-    def recall(self, request: Request, digest: bytes) -> list[AnyOutcome] | None:
+    def recall(
+        self, request: Request, digest: bytes, principal: Principal
+    ) -> list[AnyOutcome] | None:
         """Return what the commands that change things came to, if the request is a repeat.
 
-        Raises RequestConflictError if it was another request then.
+        Raises the Refusal of a request whose session does not allow it, or is another's, and
+        RequestConflictError if it was another request then.
         """
-        if not request.session:
+        session, seq = request.session, request.seq
+        if not session:
             return None
-        outcomes = self._desk.state.ledger.recall(request.session, request.seq, digest)
+        ledger = self._desk.state.ledger
+        outcomes = ledger.recall(session, seq, request.acked, digest, principal)
         if outcomes is None:
-            if self._desk.waiters.has_other(request.session, request.seq, digest):
-                raise RequestConflictError(f"request {request.seq} is parked, and is another one")
+            if self._desk.waiters and self._desk.waiters.has_other(session, seq, digest):
+                raise RequestConflictError(f"request {seq} is parked, and is another one")
         elif len(outcomes) != sum(command.changes for command in request.commands):
-            raise RequestConflictError(f"request {request.seq} had other commands before")
+            raise RequestConflictError(f"request {seq} had other commands before")
         return outcomes
 
     def make_room(self, request: Request, now_ms: int) -> None:
         """Forget the sessions least recently used, if this request's outcomes need their place."""
         ledger = self._desk.state.ledger
         needed = len(request.commands) + len(self._desk.waiters)  # a parked claim has a place too
+        if ledger.outcomes + needed * (1 + GRANTS_MAX) <= self.limits.outcomes:
+            return  # even if all of them were claims
         if Claim in set(map(type, request.commands)):
             needed += sum(each.limit for each in request.commands if isinstance(each, Claim))
         while ledger.outcomes + needed > self.limits.outcomes:

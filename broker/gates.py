@@ -36,26 +36,25 @@ class Gates:
 
     def __init__(self, limits: Limits, handlers: Handlers) -> None:
         self.handlers = handlers
-        self._text_bytes = limits.text_bytes
         self._checks = text_checks(limits)
         self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
         """What is left of them in a message that is no longer than most of its texts may be."""
-        self._tables: dict[tuple[Role | None, bool, bool, bool], Handlers] = {}
+        self._tables: dict[tuple[Role | None, bool, bool], tuple[Handlers, Handlers]] = {}
 
-    def table(
-        self, role: Role | None, frame_bytes: int, *, writable: bool, tight: bool
-    ) -> Handlers:
-        """Return a handler for every kind of command, in a message of `frame_bytes` from a `role`.
+    def tables(self, role: Role | None, is_long: bool, writable: bool) -> tuple[Handlers, Handlers]:  # noqa: FBT001 - the key of a table
+        """Return a handler for every kind of command in a message from a `role`.
 
-        Not `writable`, nothing may change; `tight`, a result might not fit in the reply.
+        In a long one texts may be too long; not `writable`, nothing may change. The second ones are
+        for where a result might not fit in the reply.
         """
-        key = (role, frame_bytes > self._text_bytes, writable, tight)
-        table = self._tables.get(key)
-        if table is None:
-            self._tables[key] = table = self._build(*key)
-        return table
+        key = (role, is_long, writable)
+        tables = self._tables.get(key)
+        if tables is None:
+            tables = self._build(*key, tight=False), self._build(*key, tight=True)
+            self._tables[key] = tables
+        return tables
 
-    def _build(self, role: Role | None, is_long: bool, writable: bool, tight: bool) -> Handlers:  # noqa: FBT001 - a key
+    def _build(self, role: Role | None, is_long: bool, writable: bool, *, tight: bool) -> Handlers:  # noqa: FBT001 - the same
         checks = self._checks if is_long else self._checks_of_short
         table: Handlers = {}
         for kind, handler in self.handlers.items():

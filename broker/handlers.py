@@ -1,7 +1,6 @@
 """What each command about jobs does: look, decide, record an event."""
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from typing import Any, Final
 
 from broker.desk import Desk, Handlers, Turn, alone, job_result
@@ -9,8 +8,7 @@ from broker.events import JobCreated, JobTransitioned
 from broker.leases import Leases
 from broker.repository import InMemoryJobRepository
 from broker.sizes import RESULT_BYTES, job_bytes_max
-from broker.state import stored
-from broker.stored import StoredJob
+from broker.stored import Done, StoredJob
 from domain.commands import Cancel, Count, Create, Get, List, ProvideInput, Transition
 from domain.exceptions import (
     InvalidStateTransitionError,
@@ -42,7 +40,8 @@ def create(desk: Desk, commands: Sequence[Create], turn: Turn) -> list[Any]:
     ]  # fmt: skip
     if events:
         _check_capacity(desk)
-    made = _results_of(desk.record_all(JobCreated, events, turn.now_ms))
+    new = [job for job in found if job is None]
+    made = _results_of(desk.record_all(JobCreated, events, turn.now_ms), new)
     if not known:
         return made
     as_known, as_made = iter(known), iter(made)
@@ -71,17 +70,16 @@ def _created_before(command: Create, job: StoredJob) -> JobResult:
     return job_result(job)
 
 
-def _results_of(
-    done: list[StoredJob | Refusal], jobs: Iterable[StoredJob | None] = repeat(None)
-) -> list[Any]:
-    """Return the results of what was done to `jobs`, or was not."""
-    if len(stored(done)) == len(done):
-        return [*map(JobResult, done)]  # type: ignore[arg-type]  # as in job_result
+def _results_of(done: Done, found: Sequence[StoredJob | None]) -> list[Any]:
+    """Return the results of what was done to the jobs that were `found`, or was not."""
+    if not done.refused:
+        return [*map(JobResult, done.jobs)]  # type: ignore[arg-type]  # as in job_result
+    jobs, refused = iter(done.jobs), done.refused
     return [
-        error_of(about(job, each) if job else each)
-        if isinstance(each, Refusal)
-        else job_result(each)
-        for each, job in zip(done, jobs, strict=False)
+        error_of(about(job, refused[place]) if job else refused[place])
+        if place in refused
+        else job_result(next(jobs))
+        for place, job in enumerate(found)
     ]
 
 

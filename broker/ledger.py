@@ -90,11 +90,13 @@ class Ledger:
         self.last_session = number
         self._add(number, Session(owner=owner))
 
-    def check(self, number: int, seq: int, acked: int, principal: Principal) -> None:
-        """Return if a request of `principal` may be decided, or answered again.
+    def recall(
+        self, number: int, seq: int, acked: int, digest: bytes, principal: Principal
+    ) -> list[AnyOutcome] | None:
+        """Return the outcomes of a request's commands that change things; None if it is new.
 
-        Raises SessionEvictedError, of another's session as of one never given;
-        StaleRequestError or OverloadedError.
+        Raises SessionEvictedError, of another's session as of one never given; StaleRequestError or
+        OverloadedError; RequestConflictError if its commands are not those of the first time.
         """
         session = self._find(number)
         if session.owner != principal.name and (session.owner or principal.role is not Role.ADMIN):
@@ -107,19 +109,13 @@ class Ledger:
                 f"request {seq} is more than {WINDOW} beyond {acked}, the last acknowledged",
                 limit=WINDOW,
             )
-
-    def recall(self, number: int, seq: int, digest: bytes) -> list[AnyOutcome] | None:
-        """Return the outcomes of a request's commands that change things; None if it is new.
-
-        Raises RequestConflictError if its commands are not those of the first time.
-        """
-        self._write_out(number, seq)
-        remembered = self._find(number).outcomes.get(seq)
-        if remembered is None:
+        if seq not in session.outcomes:
             return None
-        if isinstance(remembered[0], bytes) and remembered[0] != digest:
+        self._write_out(number, seq)
+        then, outcomes = session.outcomes[seq]
+        if isinstance(then, bytes) and then != digest:
             raise RequestConflictError(f"request {seq} of this session was another one before")
-        return remembered[1]
+        return outcomes
 
     def knows(self, number: int) -> bool:
         """Return whether anything is known of a session."""

@@ -7,7 +7,6 @@ from broker.desk import Answer, Desk, Handlers, Turn, alone, job_result
 from broker.events import LeaseGranted, LeaseReleased
 from broker.handlers import about
 from broker.sizes import RESULT_BYTES, job_bytes_max
-from broker.state import stored
 from broker.stored import Slot
 from broker.waiters import Parked
 from domain.commands import Claim, Release, Touch, Wait
@@ -47,7 +46,7 @@ def grant(desk: Desk, command: Claim, now_ms: int, room_bytes: int) -> LeasesRes
         LeaseGranted(job.job_id, token, command.lease_ms)
         for (_, job), token in zip(fitting, tokens, strict=False)
     ]
-    granted = stored(desk.record_all(LeaseGranted, events, now_ms))
+    granted = desk.record_all(LeaseGranted, events, now_ms).jobs
     return LeasesResult(
         [
             Grant(job, event.lease)  # type: ignore[arg-type]  # encoded, JobFields

@@ -9,7 +9,9 @@ replies, and whoever runs it (`server`) sends none through its `outbox` before t
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from broker.desk import Turn
 from broker.engine import Engine
@@ -25,7 +27,7 @@ from broker.outcomes import (
 from broker.principal import Principal
 from broker.records import Record
 from broker.schedule import FAR_MS
-from broker.sizes import RESULT_BYTES
+from broker.sizes import GRANTS_MAX, RESULT_BYTES
 from broker.timers import Instant
 from broker.waiters import Ticket
 from domain.exceptions import (
@@ -58,8 +60,6 @@ CLAIM_TAG: Final = b"claim"
 """Stands in a frame at least once for each claim in it."""
 EVENT_BYTES_MAX: Final = 512
 """More than an event and its outcome take beside the texts that came in."""
-GRANTS_MAX: Final = 1_000
-"""How many leases one claim can be granted: TG/1's bound on its `limit`."""
 GRANT_BYTES_MAX: Final = 128
 """More than a granted lease takes, as an event and in an outcome."""
 _JOBS: Final = frozenset({JobResult})
@@ -67,7 +67,7 @@ NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim that got nothing has changed nothing: a repeat of it is a claim like any other."""
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A message as the socket gave it: its connection, its frames, and who has sent it."""
 
     peer: bytes
@@ -75,7 +75,7 @@ class Arrival(NamedTuple):
     principal: Principal
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """A frame for a peer. If it cannot be sent, `grants` (job and token) are to be taken back."""
 
     peer: bytes
@@ -83,7 +83,7 @@ class Reply(NamedTuple):
     grants: Sequence[tuple[str, int]] = ()
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, gc=False):
     """What a batch comes to: first the records are made safe, then the replies are sent."""
 
     records: list[Record]
@@ -137,7 +137,8 @@ class Pipeline:
                 break
         self._schedule.foresee(now)
         outcome, self._outcome = self._outcome, Outcome([], [])
-        return Outcome(outcome.records, outcome.replies, taken)
+        outcome.taken = taken
+        return outcome
 
     def _pass_time(
         self, now: Instant, undelivered: Sequence[tuple[str, int]], *, writable: bool
@@ -220,7 +221,7 @@ class Pipeline:
     def _answer(self, arrival: Arrival, now: Instant, *, writable: bool) -> None:
         try:
             request, digest = self._accept(arrival, now)
-            remembered = self._engine.recall(request, digest)
+            remembered = self._engine.recall(request, digest, arrival.principal)
             if self._draining and remembered is None:
                 raise DrainingError("the broker is about to leave")
         except Refusal as refusal:
@@ -237,7 +238,10 @@ class Pipeline:
         self._settle(now, writable=writable)
 
     def _accept(self, arrival: Arrival, now: Instant) -> tuple[Request, bytes]:
-        """Return the request in a message and its digest, or raise why not, in TG/1's order."""
+        """Return the request in a message and its digest, or raise why not, in TG/1's order.
+
+        What its session has to say comes next.
+        """
         if len(arrival.frames) != 1:
             raise MalformedError(
                 f"a request is one frame, this was {len(arrival.frames)}; send it from a DEALER"
@@ -252,7 +256,6 @@ class Pipeline:
             raise TooLargeError(f"the request holds more than {limit} commands", limit=limit)
         if request.valid_until is not None and request.valid_until < now.wall:
             raise ExpiredError("the request came after its valid_until")
-        self._engine.check(request, arrival.principal)
         return request, digest
 
     def _execute(self, request: Request, turn: Turn) -> None:
@@ -338,11 +341,20 @@ class Pipeline:
         """Write down what has happened, and answer whoever was parked until it did."""
         if self._engine.events:
             self._outcome.records.append(Record(self._engine.take_events()))
-        self._answer_parked()
+        if self._engine.answers:
+            self._answer_parked()
         if writable:
-            while not self._is_full and (answer := self._engine.serve_claim(now)):
-                self._answer_alone(answer.ticket, answer.result)
-            self._owes_claims = self._is_full
+            self._owes_claims = self._engine.parked > 0
+            while self._owes_claims and not self._is_full:
+                self._owes_claims = self._serve_claim(now)
+
+    def _serve_claim(self, now: Instant) -> bool:
+        """Answer a parked claim, if there is something for one; return whether there was."""
+        answer = self._engine.serve_claim(now)
+        if answer is None:
+            return False
+        self._answer_alone(answer.ticket, answer.result)
+        return True
 
     def _answer_parked(self) -> None:
         """Answer who waits no more, as far as this batch has room for replies."""

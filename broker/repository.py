@@ -14,7 +14,7 @@ import msgspec
 from broker.events import JobCreated, JobTransitioned
 from broker.lane import ONLY_ENTRY, SLACK, Lane
 from broker.sizes import job_text_bytes, text_bytes
-from broker.stored import Slot, StoredJob, mock_identifier
+from broker.stored import Done, Slot, StoredJob, mock_identifier
 from domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -126,31 +126,31 @@ class InMemoryJobRepository(Generic[View]):
             identifier_from_purchaser, blockchain_identifier, pay_by_time, submit_result_time,
         )  # fmt: skip
         with self._lock:
-            (made,) = self._create_all([new])
-            return self._show(_unless_refused(made))
+            return self._show(self._create_all([new]).only())
 
-    def create_all(self, news: Sequence[JobCreated]) -> list[StoredJob | Refusal]:
+    def create_all(self, news: Sequence[JobCreated]) -> Done:
         """Store jobs in `awaiting_payment`, in order, as `create` does one.
 
-        Return each as it is held, for the owner alone, or why it could not be stored.
+        Return them as they are held, for the owner alone, and why others could not be stored.
         """
         with self._lock:
             return self._create_all(news)
 
-    def _create_all(self, news: Sequence[JobCreated]) -> list[StoredJob | Refusal]:
+    def _create_all(self, news: Sequence[JobCreated]) -> Done:
         store, slots = self._store, list[Slot]()
-        made: list[StoredJob | Refusal] = []
+        done = Done()
+        jobs = done.jobs
         for new in news:
             job_id, at, payment, text = new.job_id, new.at, new.blockchain_identifier, new.input
             if job_id in store:
-                made.append(_known(job_id))
+                done.refuse(_known(job_id))
                 continue
             if payment is None:
                 payment = mock_identifier(job_id)
             elif self._by_payment.setdefault(payment, job_id) == job_id:
                 self._gain_text(payment)
             else:
-                made.append(_paid_for(self._by_payment[payment]))
+                done.refuse(_paid_for(self._by_payment[payment]))
                 continue
             job = StoredJob(
                 job_id, AWAITING_PAYMENT, new.input_hash, payment, at, at, None, None, 1, text,
@@ -163,10 +163,10 @@ class InMemoryJobRepository(Generic[View]):
             store[job_id] = slot = (self._next_index, job)
             self._next_index += 1
             slots.append(slot)
-            made.append(job)
+            jobs.append(job)
         self._created += slots
         self._lanes[AWAITING_PAYMENT].enter_new(slots)
-        return made
+        return done
 
     def get(self, job_id: str) -> View:
         """Return the job. Raises JobNotFoundError."""
@@ -225,32 +225,32 @@ class InMemoryJobRepository(Generic[View]):
                 job_id, version, target, at or self._clock(), result, error, input_schema,
                 provided_input,
             )  # fmt: skip
-            (moved,) = self._update_all([move])
-            return self._show(_unless_refused(moved))
+            return self._show(self._update_all([move]).only())
 
-    def update_all(self, moves: Sequence[JobTransitioned]) -> list[StoredJob | Refusal]:
+    def update_all(self, moves: Sequence[JobTransitioned]) -> Done:
         """Move jobs, in order, each from its version, as `update_status` does one.
 
-        Return each as it is held then, for the owner alone, or why it did not move.
+        Return them as they are held then, for the owner alone, and why others did not move.
         """
         with self._lock:
             return self._update_all(moves)
 
-    def _update_all(self, moves: Sequence[JobTransitioned]) -> list[StoredJob | Refusal]:
+    def _update_all(self, moves: Sequence[JobTransitioned]) -> Done:
         find, held = self._store.get, self._held
-        done: list[StoredJob | Refusal] = []
+        done = Done()
+        jobs = done.jobs
         before = after = None  # how the last job has moved, and all whose slots are in `moved`
         moved: list[Slot] = []
         for move in moves:
             job_id, target = move.job_id, move.target
             slot = find(job_id)
             if slot is None:
-                done.append(JobNotFoundError(job_id))
+                done.refuse(JobNotFoundError(job_id))
                 continue
             job = slot[1]
             version, current = job.version, job.status
             if version != move.version:
-                done.append(_version_conflict(job, move.version))
+                done.refuse(_version_conflict(job, move.version))
                 continue
             if target is not after or current is not before:
                 self._change_lanes(moved, before, after)
@@ -258,8 +258,7 @@ class InMemoryJobRepository(Generic[View]):
                 try:
                     validate_transition(current, target)
                 except InvalidStateTransitionError as refusal:
-                    # Its traceback has this frame, which has it: they would hold each other.
-                    done.append(refusal.with_traceback(None))
+                    done.refuse(refusal)
                     before = after = None
                     continue
             if move.result is not job.result or move.error is not job.error:
@@ -272,7 +271,7 @@ class InMemoryJobRepository(Generic[View]):
             if held:
                 held.discard(job_id)
             moved.append(slot)
-            done.append(job)
+            jobs.append(job)
         self._change_lanes(moved, before, after)
         return done
 
@@ -485,12 +484,6 @@ class InMemoryJobRepository(Generic[View]):
 
     def _is_named(self, job: StoredJob) -> bool:
         return self._by_payment.get(job.blockchain_identifier) == job.job_id
-
-
-def _unless_refused(done: StoredJob | Refusal) -> StoredJob:
-    if isinstance(done, Refusal):
-        raise done
-    return done
 
 
 def _known(job_id: str) -> Refusal:

@@ -9,6 +9,8 @@ from broker.timers import Instant, milliseconds
 
 CALM_MS: Final = 60_000
 """How long after the wall clock was set nothing is forgotten for its age."""
+NOTICE_MS: Final = 100
+"""How often to compare the clocks, but for before something is forgotten."""
 STEP_MS: Final = 1_000
 """By how much the two clocks must disagree for one of them to have been set."""
 
@@ -24,7 +26,7 @@ class Retention:
 
     def over(self, jobs: InMemoryJobRepository[Any], now: Instant) -> Iterator[str]:
         """Yield what is to be forgotten, oldest first; the caller removes each before the next."""
-        self.notice(now)
+        self._compare(now)
         if now.mono_ms < self._calm_from_ms:
             return
         while (oldest := jobs.oldest_finished()) is not None:
@@ -49,6 +51,11 @@ class Retention:
         return max(due_in_ms, self._calm_from_ms - now.mono_ms)
 
     def notice(self, now: Instant) -> None:
+        """Compare the clocks now and then: what comes in between is seen the next time."""
+        if self._last is None or now.mono_ms - self._last.mono_ms >= NOTICE_MS:
+            self._compare(now)
+
+    def _compare(self, now: Instant) -> None:
         """Compare the clocks with how they were the last time: one of them may have been set."""
         if self._last is not None:
             went_ms = (now.wall - self._last.wall) // timedelta(milliseconds=1)

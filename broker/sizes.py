@@ -28,6 +28,8 @@ _JOB_TEXTS: Final = (
 )  # fmt: skip
 _texts_of: Callable[[StoredJob], tuple[str | None, ...]] = attrgetter(*_JOB_TEXTS)
 
+GRANTS_MAX: Final = 1_000
+"""How many leases one claim can be granted: TG/1's bound on its `limit`."""
 RESULT_BYTES: Final = 1_024
 """More than any result takes without the texts in it: names, times, hash, ids, limits."""
 _UTF8_BYTES_MAX: Final = 4

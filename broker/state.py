@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final
 
 from broker.events import (
     AnyEvent,
@@ -21,13 +21,12 @@ from broker.leases import Leases
 from broker.ledger import Ledger
 from broker.records import Record
 from broker.repository import InMemoryJobRepository
-from broker.stored import Slot, StoredJob
+from broker.stored import Done, Slot, StoredJob
 from broker.timers import Timers
 from domain.exceptions import JobConflictError, JobNotFoundError, Refusal
 from domain.status import TERMINAL, JobStatus
 
-AllEffects = Callable[[Sequence[Any], int], list[StoredJob | Refusal]]
-_STORED: Final = frozenset({StoredJob})
+AllEffects = Callable[[Sequence[Any], int], Done]
 _UNFINISHED: Final = (JobStatus.RUNNING, JobStatus.AWAITING_INPUT)
 
 
@@ -76,8 +75,8 @@ class State:
             if effects is None:
                 for event in some:
                     self.effects[kind](event, now_ms)
-            elif refused := next(filter(_is_refusal, effects([*some], now_ms)), None):
-                raise refused
+            elif refused := effects([*some], now_ms).refused:
+                raise next(iter(refused.values()))
 
     def remember(self, record: Record) -> None:
         """Keep the outcomes of a record's message, if it belongs to a session."""
@@ -105,26 +104,23 @@ class State:
     def _count_unfinished(self) -> int:
         return sum(self.jobs.count(status) for status in _UNFINISHED)
 
-    def _create_all(self, events: Sequence[JobCreated], _: int) -> list[StoredJob | Refusal]:
-        made = self.jobs.create_all(events)
-        self.unpaid.add_all(stored(made))
-        return made
+    def _create_all(self, events: Sequence[JobCreated], _: int) -> Done:
+        done = self.jobs.create_all(events)
+        self.unpaid.add_all(done.jobs)
+        return done
 
-    def _transition_all(
-        self, events: Sequence[JobTransitioned], _: int
-    ) -> list[StoredJob | Refusal]:
+    def _transition_all(self, events: Sequence[JobTransitioned], _: int) -> Done:
         done, leases = self.jobs.update_all(events), self.leases
-        moved = stored(done)
         if leases.standing or leases.lapses:
-            for job in moved:
+            for job in done.jobs:
                 leases.forget(job.job_id)
-        for job in moved:
+        for job in done.jobs:
             if job.submit_result_time is not None:
                 self._watch_deadlines(job)
         return done
 
-    def _grant_all(self, events: Sequence[LeaseGranted], now_ms: int) -> list[StoredJob | Refusal]:
-        done: list[StoredJob | Refusal] = []
+    def _grant_all(self, events: Sequence[LeaseGranted], now_ms: int) -> Done:
+        done = Done()
         found = self.jobs.find_all([event.job_id for event in events])
         for event, job in zip(events, found, strict=True):
             try:
@@ -135,10 +131,10 @@ class State:
                     raise JobConflictError(message, job_id=job.job_id)
                 self.leases.grant(event.job_id, event.lease, event.lease_ms, now_ms)
             except Refusal as refusal:
-                done.append(refusal.with_traceback(None))  # it would hold this frame
+                done.refuse(refusal)
                 continue
-            done.append(job)
-        self.jobs.hold(*[job.job_id for job in stored(done)])
+            done.jobs.append(job)
+        self.jobs.hold(*[job.job_id for job in done.jobs])
         return done
 
     def _release(self, event: LeaseReleased, _: int) -> None:
@@ -159,25 +155,11 @@ class State:
         self.jobs.remove(event.job_id)
 
 
-def stored(done: list[StoredJob | Refusal]) -> list[StoredJob]:
-    """Return what was not refused; most often that is all."""
-    if _STORED.issuperset(map(type, done)):  # the common case, at the speed of C
-        return cast("list[StoredJob]", done)
-    return [each for each in done if not isinstance(each, Refusal)]
-
-
-def _is_refusal(done: StoredJob | Refusal) -> TypeGuard[Refusal]:
-    return isinstance(done, Refusal)
-
-
 def _one(effects: AllEffects) -> Callable[[Any, int], StoredJob]:
     """Return what does to one event what `effects` do to many."""
 
     def effect(event: AnyEvent, now_ms: int) -> StoredJob:
-        (done,) = effects([event], now_ms)
-        if isinstance(done, Refusal):
-            raise done
-        return done
+        return effects([event], now_ms).only()
 
     return effect
 

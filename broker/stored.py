@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 
+from domain.exceptions import Refusal
 from domain.models import Job
 from domain.results import JobFields
 from domain.status import JobStatus
@@ -35,6 +36,24 @@ class StoredJob(msgspec.Struct, gc=False):
 
 Slot = tuple[int, StoredJob]
 """A job behind its place in the order of creation, which is never given twice."""
+
+
+class Done(msgspec.Struct):
+    """What came of many changes: the jobs, in order, and by its place what was refused instead."""
+
+    jobs: list[StoredJob] = msgspec.field(default_factory=list)
+    refused: dict[int, Refusal] = msgspec.field(default_factory=dict)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Note that the next one was refused."""
+        # Its traceback may have the frame that has this: they would hold each other.
+        self.refused[len(self.jobs) + len(self.refused)] = refusal.with_traceback(None)
+
+    def only(self) -> StoredJob:
+        """Return the one job, or raise its Refusal."""
+        if self.refused:
+            raise self.refused.pop(0)
+        return self.jobs[0]
 
 
 def mock_identifier(job_id: str) -> str:

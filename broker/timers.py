@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
 
 Item = TypeVar("Item")
 When = TypeVar("When", int, datetime)
@@ -14,7 +16,7 @@ SLACK = 1_024
 """How many settled items there may be beyond as many as there are live ones."""
 
 
-class Instant(NamedTuple):
+class Instant(msgspec.Struct, frozen=True, gc=False):
     """One moment on both clocks: `wall` in UTC, `mono_ms` on the one that is never set."""
 
     wall: datetime

@@ -177,6 +177,8 @@ encode_result: Final[Callable[[Result], bytes]] = _encoder.encode
 
 def encode_results(results: list[Result]) -> bytes:
     """Return the shares of several results, one behind the other."""
+    if len(results) == 1:
+        return encode_result(results[0])
     return _encoder.encode(results)[len(_array_header(len(results))) :]
 
 

@@ -95,9 +95,9 @@ def test_a_session_of_0_1_is_gone_on_with_by_an_admin_alone(tmp_path: Path) -> N
     replay(journal.replay(), state)
     journal.close()
     ((number, session),) = state.ledger.sessions()
-    state.ledger.check(number, session.acked + 1, 0, ADMIN)
+    state.ledger.recall(number, session.acked + 1, 0, b"", ADMIN)
     with pytest.raises(SessionEvictedError):
-        state.ledger.check(number, session.acked + 1, 0, Principal("key:bob", Role.PRODUCER))
+        state.ledger.recall(number, session.acked + 1, 0, b"", Principal("key:bob", Role.PRODUCER))
 
 
 if __name__ == "__main__":
