@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from heapq import heappop
 from operator import itemgetter
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
@@ -23,12 +23,16 @@ from domain.exceptions import (
     VersionConflictError,
 )
 from domain.models import Job
-from domain.status import TERMINAL, JobStatus, validate_transition
+from domain.status import (
+    AWAITING_INPUT,
+    AWAITING_PAYMENT,
+    TERMINAL,
+    JobStatus,
+    validate_transition,
+)
 
 SCAN_JOBS_MAX = 10_000
 """How many jobs one page may look at: a page may be short, a call may not be long."""
-AWAITING_PAYMENT: Final = JobStatus.AWAITING_PAYMENT
-AWAITING_INPUT: Final = JobStatus.AWAITING_INPUT
 
 View = TypeVar("View")
 """What a repository gives of a job: a frozen `Job`, or to its owner the `StoredJob` itself."""

@@ -24,7 +24,7 @@ from broker.repository import InMemoryJobRepository
 from broker.stored import Done, Slot, StoredJob
 from broker.timers import Timers
 from domain.exceptions import JobConflictError, JobNotFoundError, Refusal
-from domain.status import TERMINAL, JobStatus
+from domain.status import AWAITING_PAYMENT, TERMINAL, JobStatus
 
 AllEffects = Callable[[Sequence[Any], int], Done]
 _UNFINISHED: Final = (JobStatus.RUNNING, JobStatus.AWAITING_INPUT)
@@ -93,7 +93,7 @@ class State:
 
     def _watch_deadlines(self, job: StoredJob) -> None:
         """Have a job come up when the time is over in which it may be in its status."""
-        if job.status is JobStatus.AWAITING_PAYMENT:
+        if job.status is AWAITING_PAYMENT:
             self.unpaid.add(job)
         elif job.status in _UNFINISHED:
             self.unfinished.add(job)
@@ -165,7 +165,7 @@ def _one(effects: AllEffects) -> Callable[[Any, int], StoredJob]:
 
 
 def _is_unpaid(job: StoredJob) -> bool:
-    return job.status is JobStatus.AWAITING_PAYMENT
+    return job.status is AWAITING_PAYMENT
 
 
 def _is_unfinished(job: StoredJob) -> bool:

@@ -27,7 +27,7 @@ from domain.commands import (
 )
 from domain.exceptions import MalformedError
 from domain.messages import encode_command
-from domain.status import JobStatus
+from domain.status import COMPLETED, FAILED, JobStatus
 
 __all__ = [  # the public ones: `tollgate.commands`
     "cancel",
@@ -57,9 +57,6 @@ AnyStatus = JobStatus | str
 _Command = TypeVar("_Command", bound=Command)
 
 _STATUSES: Final = {status.value: status for status in JobStatus}
-# An enum's members are looked up by a chain of calls, up to Python 3.11.
-_COMPLETED: Final = JobStatus.COMPLETED
-_FAILED: Final = JobStatus.FAILED
 _VARIANT: Final = "89ab" * 4
 """What a random digit becomes where a UUID says how it is to be read."""
 _TO_VARIANT: Final = bytes.maketrans(b"0123456789abcdef", _VARIANT.encode())
@@ -260,8 +257,8 @@ def transition(  # noqa: PLR0913 - one argument a field
     if (
         input_schema is None
         and _is_id(job_id)
-        and (result is None or (target is _COMPLETED and _is_plain(result)))
-        and (error is None or (target is _FAILED and _is_plain(error)))
+        and (result is None or (target is COMPLETED and _is_plain(result)))
+        and (error is None or (target is FAILED and _is_plain(error)))
         and (expected_version is None or _is_count(expected_version))
         and (lease is None or _is_count(lease))
     ):  # the common case: there is nothing else to check

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
-from domain.status import TERMINAL, JobStatus
+from domain.status import AWAITING_INPUT, COMPLETED, FAILED, TERMINAL, JobStatus
 
 UINT_LIMIT: Final = 2**53
 """Integers stay below this, so that every language can hold them."""
@@ -131,11 +131,11 @@ class Transition(Command, tag="transition"):
 
     def __post_init__(self) -> None:
         """Refuse what the fields allow one by one, but not together."""
-        if self.result is not None and self.target != JobStatus.COMPLETED:
+        if self.result is not None and self.target != COMPLETED:
             raise ValueError("result goes with the target completed alone")
-        if self.error is not None and self.target != JobStatus.FAILED:
+        if self.error is not None and self.target != FAILED:
             raise ValueError("error goes with the target failed alone")
-        if self.input_schema is not None and self.target != JobStatus.AWAITING_INPUT:
+        if self.input_schema is not None and self.target != AWAITING_INPUT:
             raise ValueError("input_schema goes with the target awaiting_input alone")
 
 

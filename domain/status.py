@@ -16,6 +16,12 @@ class JobStatus(StrEnum):
     FAILED = "failed"
 
 
+# The same by names of their own: up to Python 3.11, a member is looked up by a chain of calls.
+AWAITING_PAYMENT: Final = JobStatus.AWAITING_PAYMENT
+AWAITING_INPUT: Final = JobStatus.AWAITING_INPUT
+COMPLETED: Final = JobStatus.COMPLETED
+FAILED: Final = JobStatus.FAILED
+
 LEGAL_TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
     JobStatus.AWAITING_PAYMENT: frozenset({JobStatus.RUNNING, JobStatus.FAILED}),
     JobStatus.AWAITING_INPUT: frozenset({JobStatus.RUNNING, JobStatus.FAILED}),
