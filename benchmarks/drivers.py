@@ -13,7 +13,7 @@ from benchmarks.work import INPUT_HASH
 
 WAIT_S_MAX: Final = 120
 CHUNK: Final = 1_000
-CONCURRENCY: Final = 128
+CONCURRENCY: Final = 512
 POLL_S: Final = 0.002
 
 

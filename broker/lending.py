@@ -6,7 +6,7 @@ from typing import Final
 from broker.desk import Answer, Desk, Handlers, Turn, alone, job_result
 from broker.events import LeaseGranted, LeaseReleased
 from broker.handlers import about
-from broker.sizes import RESULT_BYTES, job_bytes_max
+from broker.sizes import RESULT_BYTES, job_bytes_max, result_bytes_with
 from broker.stored import Slot
 from broker.waiters import Parked
 from domain.commands import Claim, Release, Touch, Wait
@@ -36,7 +36,9 @@ def grant(desk: Desk, command: Claim, now_ms: int, room_bytes: int) -> LeasesRes
     """Grant a claim what there is for it now, as far as it fits in `room_bytes`."""
     jobs = desk.state.jobs
     taken = jobs.take_free(command.status, command.limit)
-    fitting = _fitting(taken, room_bytes - RESULT_BYTES)
+    fitting = taken
+    if RESULT_BYTES + len(taken) * result_bytes_with(jobs.longest_text_bytes) > room_bytes:
+        fitting = _fitting(taken, room_bytes - RESULT_BYTES)
     if len(fitting) < len(taken):
         jobs.put_back(taken[len(fitting) :])
         if not fitting:

@@ -390,7 +390,9 @@ class InMemoryJobRepository(Generic[View]):
     def hold(self, *job_ids: str) -> None:
         """Keep jobs from being taken until they are freed or change their status."""
         with self._lock:
-            self._held.update([self._find(job_id)[1].job_id for job_id in job_ids])
+            if not self._store.keys() >= {*job_ids}:
+                raise JobNotFoundError(next(each for each in job_ids if each not in self._store))
+            self._held.update(job_ids)
 
     def free(self, job_id: str) -> None:
         """Let go of a job that was held."""

@@ -59,30 +59,35 @@ class Timers(Generic[When, Item]):
 
     def add_all(self, items: Sequence[Item]) -> None:
         """Have items come up, each at its time; never if it has none."""
-        queue, newest = self._queue, self._newest
         whens = [*map(self._when, items)]
         first = whens[0] if whens else None
-        is_late = first is not None and (newest is None or first >= newest or not queue)
-        if is_late and whens.count(first) == len(whens):  # as most often: all in one go
-            queue.extend(items)
-            newest, whens = first, []
-            self._look_in -= len(items)
-        for item, when in zip(items, whens, strict=False):
-            if when is None:
-                continue
-            if newest is None or when >= newest or not queue:
-                queue.append(item)
-                newest = when
-            else:
-                heappush(self._heap, (when, next(self._places), item))
-            self._look_in -= 1
-        self._newest = newest
+        if first is None or not self._is_last(first) or whens.count(first) < len(whens):
+            for item in items:
+                self.add(item)
+            return
+        self._queue.extend(items)  # as most often: all of them at one time, behind all others
+        self._newest = first
+        self._look_in -= len(items)
         if self._look_in < 0:
             self._sweep()
 
     def add(self, item: Item) -> None:
         """Have an item come up at its time; never if it has none."""
-        self.add_all((item,))
+        when = self._when(item)
+        if when is None:
+            return
+        if self._is_last(when):
+            self._queue.append(item)
+            self._newest = when
+        else:
+            heappush(self._heap, (when, next(self._places), item))
+        self._look_in -= 1
+        if self._look_in < 0:
+            self._sweep()
+
+    def _is_last(self, when: When) -> bool:
+        newest = self._newest
+        return newest is None or when >= newest or not self._queue
 
     def due(self, now: When) -> Iterator[Item]:
         """Take out and yield what is live and due, earliest first."""
