@@ -2,10 +2,12 @@
 
 import gc
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from broker.pipeline import Arrival
+from broker.repository import InMemoryJobRepository
 from domain.commands import (
     Cancel,
     Claim,
@@ -18,6 +20,7 @@ from domain.commands import (
     Transition,
     Wait,
 )
+from domain.exceptions import Refusal
 from domain.status import JobStatus
 from tests.core import ADMIN, HASH, PEER, Driver, job_of
 
@@ -55,4 +58,14 @@ def test_serving_leaves_nothing_for_the_collector(without_collector: None) -> No
     gc.collect()
     for _ in range(200):
         serve(driver)
+    assert gc.collect() == 0
+
+
+def test_a_refused_change_of_a_repository_leaves_nothing_either(without_collector: None) -> None:
+    jobs = InMemoryJobRepository()
+    job_id = jobs.create(HASH).job_id
+    gc.collect()
+    for _ in range(10):
+        with suppress(Refusal):
+            jobs.update_status(job_id, JobStatus.COMPLETED)
     assert gc.collect() == 0
