@@ -15,6 +15,7 @@ from benchmarks.work import Shape, input_of
 
 MICROSECONDS: Final = 1e6
 TRIAL_S: Final = 0.25
+SPIN_US: Final = 300
 GOAL_BATCHES: Final = (100, 1_000)
 
 
@@ -25,6 +26,8 @@ class Cell:
     shape: Shape
     producers: int = 1
     durable: bool = False
+    spin_us: int = 0
+    """How long our client looks for an answer before it sleeps, which others cannot."""
 
     @property
     def name(self) -> str:
@@ -32,7 +35,8 @@ class Cell:
         how = "lock step" if self.shape.in_flight == 1 else f"{self.shape.in_flight} in flight"
         who = "1 producer" if self.producers == 1 else f"{self.producers} producers"
         what = ", 200-byte input" if self.shape.input else ""
-        return f"{where}, {who}, batch {self.shape.batch}, {how}{what}"
+        waking = ", client spinning" if self.spin_us else ""
+        return f"{where}, {who}, batch {self.shape.batch}, {how}{what}{waking}"
 
     @property
     def counts(self) -> bool:
@@ -42,6 +46,7 @@ class Cell:
             and self.shape.batch in GOAL_BATCHES
             and self.shape.in_flight > 1
             and self.shape.input is None
+            and not self.spin_us
         )
 
 
@@ -72,7 +77,12 @@ def cells(effort: Effort) -> list[Cell]:
         for producers in (4, 16)
         for batch, in_flight in ((1, 1), (100, 1), (100, 4))
     ]
-    return [*single, *many, Cell(Shape(100, 4, input_of(200)))]
+    return [
+        *single,
+        *many,
+        Cell(Shape(100, 4, input_of(200))),
+        Cell(Shape(100, 4), spin_us=SPIN_US),
+    ]
 
 
 def measure(effort: Effort, directory: Path) -> Findings:
@@ -106,7 +116,8 @@ def _measure_cell(
     with ExitStack() as stack:
         broker = stack.enter_context(Broker(place / "a", durable=cell.durable))
         redis = stack.enter_context(Redis(place / "b", durable=cell.durable))
-        ours, our_way = _fastest(tollgate_side.ways(shape), broker.endpoint, cell)
+        our_ways = tollgate_side.ways(shape, cell.spin_us)
+        ours, our_way = _fastest(our_ways, broker.endpoint, cell)
         theirs, their_way = _fastest(redis_ways(shape), str(redis.socket_path), cell)
         our_crew = stack.enter_context(Crew(ours, cell.producers))
         their_crew = stack.enter_context(Crew(theirs, cell.producers))

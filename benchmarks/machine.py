@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sysconfig
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +35,7 @@ def versions() -> dict[str, str]:
     """Return the versions of all that was measured, "missing" for what is not there."""
     import zmq  # noqa: PLC0415 - for its version alone
 
-    found = {"tollgate": _commit(), "Python": platform.python_version()}
+    found = {"tollgate": _commit(), "Python": f"{platform.python_version()}, {_build()}"}
     found["libzmq"] = zmq.zmq_version()
     for name, flag in PROGRAMS.items():
         found[name] = _said([name, flag])
@@ -44,6 +45,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "missing"
     return found
+
+
+def _build() -> str:
+    """Say whose the interpreter is: one that was not built as distributions do takes longer."""
+    if "deb_system" in sysconfig.get_scheme_names():
+        return "as Debian builds it"
+    return f"built {platform.python_build()[1]}"
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, Final
 
 import tollgate
@@ -74,8 +75,8 @@ class LockStep:
 class OneLargeBatch:
     """One `batch()` that the client cuts into messages, as many at once as its window holds."""
 
-    def __init__(self, endpoint: str, shape: Shape) -> None:
-        self._client = tollgate.connect(endpoint, timeout_s=60)
+    def __init__(self, endpoint: str, shape: Shape, *, spin_us: int = 0) -> None:
+        self._client = tollgate.connect(endpoint, timeout_s=60, spin_us=spin_us)
         self._shape = shape
 
     def lot(self) -> int:
@@ -180,8 +181,10 @@ IN_FLIGHT: Final = {
 """The ways of having several messages in flight; the fastest is measured."""
 
 
-def ways(shape: Shape) -> dict[str, Any]:
+def ways(shape: Shape, spin_us: int = 0) -> dict[str, Any]:
     """Return the producers that can work in this shape, by the names of their ways."""
+    if spin_us:
+        return {"one send_many(), spinning": partial(OneStream, spin_us=spin_us)}
     if shape.in_flight > 1:
         return IN_FLIGHT
     return {"plain calls": OneByOne} if shape.batch == 1 else {"create_many, batch()": LockStep}
