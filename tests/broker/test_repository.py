@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker import lane, repository
+from broker.events import JobCreated, JobTransitioned
 from broker.image import JobRow
 from broker.lane import SLACK
 from broker.repository import InMemoryJobRepository
@@ -300,8 +301,8 @@ def test_every_public_call_holds_the_one_lock_once() -> None:
         lambda: jobs.take_free(RUNNING, 1),
         lambda: jobs.put_back([]),
         lambda: jobs.find_all([job_id]),
-        lambda: jobs.create_all([]),
-        lambda: jobs.update_all([]),
+        lambda: jobs.create_all([JobCreated(job_id, EPOCH, HASH)]),
+        lambda: jobs.update_all([JobTransitioned(job_id, 9, RUNNING, EPOCH)]),
         lambda: jobs.hold(job_id),
         lambda: jobs.free(job_id),
         lambda: jobs.update_status(job_id, RUNNING, expected_version=1),

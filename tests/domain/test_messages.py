@@ -490,3 +490,8 @@ def test_a_wait_ends_in_the_statuses_asked_for_or_a_final_one() -> None:
     assert Wait(job_ids=[JOB], timeout_ms=0, statuses=[]).awaited == final
     running = Wait(job_ids=[JOB], timeout_ms=0, statuses=[JobStatus.RUNNING])
     assert running.awaited == final | {JobStatus.RUNNING}
+
+
+def test_a_hash_too_short_is_not_made_up_for_by_an_id_too_long() -> None:
+    with pytest.raises(ValueError, match="input_hash is not 64"):
+        Create(input_hash=HASH[4:], job_id="0000" + JOB)
