@@ -16,7 +16,7 @@ from broker.stored import Done, StoredJob
 from broker.waiters import Ticket, Waiters
 from domain.commands import Command
 from domain.exceptions import Refusal
-from domain.results import JobResult, Result
+from domain.results import JobResult, Result, error_of
 
 
 class Turn(msgspec.Struct):
@@ -136,6 +136,21 @@ def alone(decide: Callable[["Desk", Any, Turn], Result | None]) -> Handler:
     def handler(desk: Desk, commands: Sequence[Any], turn: Turn) -> list[Any]:
         (command,) = commands
         return [decide(desk, command, turn)]
+
+    return handler
+
+
+def in_order(decide: Callable[["Desk", Any, Turn], Result]) -> Handler:
+    """Return the handler of a kind that is decided one by one, in runs, and whose results stay."""
+
+    def handler(desk: Desk, commands: Sequence[Any], turn: Turn) -> list[Any]:
+        results: list[Any] = []
+        for command in commands:
+            try:
+                results.append(decide(desk, command, turn))
+            except Refusal as refusal:
+                results.append(error_of(refusal))
+        return results
 
     return handler
 

@@ -1,4 +1,4 @@
-"""One command in, one result out: where each command goes."""
+"""Runs of commands in, their results out: where each command goes."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -93,6 +93,8 @@ class Engine:
         try:
             return handler(desk, run, turn)
         except Refusal as refusal:
+            if desk.is_torn:
+                raise
             if is_alone:
                 return [error_of(refusal)]
         except Exception as fault:

@@ -21,6 +21,7 @@ from domain.exceptions import (
     ReplyFullError,
     StorageFullError,
 )
+from domain.results import error_of
 from domain.roles import MAY, Role, roles_for
 
 FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
@@ -35,7 +36,7 @@ class Gates:
     """
 
     def __init__(self, limits: Limits, handlers: Handlers) -> None:
-        self.handlers = handlers
+        self._handlers = handlers
         self._checks = text_checks(limits)
         self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
         """What is left of them in a message that is no longer than most of its texts may be."""
@@ -57,7 +58,7 @@ class Gates:
     def _build(self, role: Role | None, is_long: bool, writable: bool, *, tight: bool) -> Handlers:  # noqa: FBT001 - the same
         checks = self._checks if is_long else self._checks_of_short
         table: Handlers = {}
-        for kind, handler in self.handlers.items():
+        for kind, handler in self._handlers.items():
             if kind not in MAY[role]:
                 table[kind] = not_authorized
                 continue
@@ -73,14 +74,16 @@ class Gates:
 def not_authorized(_: Desk, commands: Sequence[Command], turn: Turn) -> list[Any]:
     """Refuse what the one who asks may not ask."""
     kind, role = type(commands[0]), turn.ticket.principal.role
-    raise NotAuthorizedError(
+    refusal = NotAuthorizedError(
         f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
         f" this peer has {role or 'none'}"
     )
+    return [error_of(refusal)] * len(commands)
 
 
-def _storage_full(*_: object) -> list[Any]:
-    raise StorageFullError("the disk has no room for what this command would change")
+def _storage_full(_: Desk, commands: Sequence[Command], __: Turn) -> list[Any]:
+    refusal = StorageFullError("the disk has no room for what this command would change")
+    return [error_of(refusal)] * len(commands)
 
 
 def _checked(handler: Handler, checks: list[Check]) -> Handler:

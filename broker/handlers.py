@@ -1,11 +1,11 @@
 """What each command about jobs does: look, decide, record an event."""
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, Final
 
 from broker.desk import Desk, Handlers, Turn, alone, job_result
 from broker.events import JobCreated, JobTransitioned
-from broker.leases import Leases
 from broker.repository import InMemoryJobRepository
 from broker.sizes import RESULT_BYTES, job_bytes_max
 from broker.stored import Done, StoredJob
@@ -19,7 +19,7 @@ from domain.exceptions import (
     RepositoryFullError,
     VersionConflictError,
 )
-from domain.results import CountResult, JobResult, JobsResult, error_of
+from domain.results import CountResult, JobResult, JobsResult, Result, error_of
 from domain.status import LEGAL_TRANSITIONS, JobStatus
 
 
@@ -27,9 +27,6 @@ def create(desk: Desk, commands: Sequence[Create], turn: Turn) -> list[Any]:
     """Store jobs; show one that is there already, with the same fields, as it is now."""
     now, pay_by = turn.now, desk.pay_by(turn.now)
     found = desk.state.jobs.find_all([command.job_id for command in commands])
-    known = [
-        _created_before(command, job) for command, job in zip(commands, found, strict=True) if job
-    ]
     events = [
         JobCreated(
             command.job_id or desk.new_id(), now, command.input_hash, command.input,
@@ -40,12 +37,14 @@ def create(desk: Desk, commands: Sequence[Create], turn: Turn) -> list[Any]:
     ]  # fmt: skip
     if events:
         _check_capacity(desk)
-    new = [job for job in found if job is None]
-    made = _results_of(desk.record_all(JobCreated, events, turn.now_ms), new)
-    if not known:
-        return made
-    as_known, as_made = iter(known), iter(made)
-    return [next(as_known if job else as_made) for job in found]
+    done = desk.record_all(JobCreated, events, turn.now_ms)
+    if len(events) == len(commands):
+        return _results_of(done, found, {})
+    made = iter(_results_of(done, [None] * len(events), {}))
+    return [
+        _created_before(command, job) if job else next(made)
+        for command, job in zip(commands, found, strict=True)
+    ]
 
 
 def _check_capacity(desk: Desk) -> None:
@@ -57,45 +56,54 @@ def _check_capacity(desk: Desk) -> None:
         raise RepositoryFullError(message, limit=limits.stored_bytes)
 
 
-def _created_before(command: Create, job: StoredJob) -> JobResult:
+def _created_before(command: Create, job: StoredJob) -> Result:
     for field in command.__struct_fields__:
         supplied = getattr(command, field)
         if supplied is not None and supplied != getattr(job, field):
-            raise JobConflictError(
-                f"there is a job {job.job_id} already, with another {field}",
-                job_id=job.job_id,
-                status=job.status.value,
-                version=job.version,
-            )
+            message = f"there is a job {job.job_id} already, with another {field}"
+            return error_of(about(job, JobConflictError(message)))
     return job_result(job)
 
 
-def _results_of(done: Done, found: Sequence[StoredJob | None]) -> list[Any]:
-    """Return the results of what was done to the jobs that were `found`, or was not."""
-    if not done.refused:
+def _results_of(
+    done: Done, found: Sequence[StoredJob | None], refused: dict[int, Refusal]
+) -> list[Any]:
+    """Return the results of what was done to the jobs that were `found`, or was not.
+
+    What was refused by its place never came to be an event; `done` tells of the others.
+    """
+    if not done.refused and not refused:
         return [*map(JobResult, done.jobs)]  # type: ignore[arg-type]  # as in job_result
-    jobs, refused = iter(done.jobs), done.refused
-    return [
-        error_of(about(job, refused[place]) if job else refused[place])
-        if place in refused
-        else job_result(next(jobs))
-        for place, job in enumerate(found)
-    ]
+    jobs, places = iter(done.jobs), count()
+    results: list[Any] = []
+    for place, job in enumerate(found):
+        refusal = refused.get(place) or done.refused.get(next(places))
+        if refusal is None:
+            results.append(job_result(next(jobs)))
+        else:
+            results.append(error_of(about(job, refusal) if job else refusal))
+    return results
 
 
 def get(desk: Desk, commands: Sequence[Get], _: Turn) -> list[Any]:
     """Show jobs."""
     jobs = desk.state.jobs
     found = jobs.find_all([command.job_id for command in commands])
-    if None in found:
-        found = [job or _paid_by(jobs, each) for job, each in zip(found, commands, strict=True)]
-    return [*map(JobResult, found)]  # type: ignore[arg-type]  # as in job_result
+    if None not in found:
+        return [*map(JobResult, found)]  # type: ignore[arg-type]  # as in job_result
+    return [
+        job_result(job) if job else _paid_by(jobs, command)
+        for command, job in zip(commands, found, strict=True)
+    ]
 
 
-def _paid_by(jobs: InMemoryJobRepository[StoredJob], command: Get) -> StoredJob:
+def _paid_by(jobs: InMemoryJobRepository[StoredJob], command: Get) -> Result:
     if command.blockchain_identifier is None:
-        raise JobNotFoundError(command.job_id or "")
-    return jobs.get_by_payment(command.blockchain_identifier)
+        return error_of(JobNotFoundError(command.job_id or ""))
+    try:
+        return job_result(jobs.get_by_payment(command.blockchain_identifier))
+    except JobNotFoundError as refusal:
+        return error_of(refusal)
 
 
 def transition(desk: Desk, commands: Sequence[Transition], turn: Turn) -> list[Any]:
@@ -103,28 +111,26 @@ def transition(desk: Desk, commands: Sequence[Transition], turn: Turn) -> list[A
     leases, now = desk.state.leases, turn.now
     found = desk.state.jobs.find_all([command.job_id for command in commands])
     events: list[JobTransitioned] = []
+    refused: dict[int, Refusal] = {}
     for command, job in zip(commands, found, strict=True):
-        if job is None:
-            raise JobNotFoundError(command.job_id)
-        version, at, lease = job.version, job.updated_at, command.lease
-        if command.expected_version is not None and command.expected_version != version:
-            _check_version(job, command.expected_version)
-        if lease is not None or leases.standing:
-            _check_lease(leases, job, lease)
+        try:
+            if job is None:
+                raise JobNotFoundError(command.job_id)
+            version, at, lease = job.version, job.updated_at, command.lease
+            if command.expected_version is not None and command.expected_version != version:
+                _check_version(job, command.expected_version)
+            if lease is not None or leases.standing:
+                leases.check(command.job_id, lease)
+        except Refusal as refusal:
+            refused[len(events) + len(refused)] = refusal.with_traceback(None)
+            continue
         events.append(
             JobTransitioned(
                 command.job_id, version, command.target, now if now > at else at,  # noqa: FURB136 - `max` takes twice as long
                 command.result, command.error, command.input_schema,
             )
         )  # fmt: skip
-    return _results_of(desk.record_all(JobTransitioned, events, turn.now_ms), found)
-
-
-def _check_lease(leases: Leases, job: StoredJob, token: int | None) -> None:
-    try:
-        leases.check(job.job_id, token)
-    except Refusal as refusal:
-        raise about(job, refusal) from None
+    return _results_of(desk.record_all(JobTransitioned, events, turn.now_ms), found, refused)
 
 
 def provide_input(desk: Desk, command: ProvideInput, turn: Turn) -> JobResult:
@@ -179,7 +185,7 @@ def about(job: StoredJob, refusal: Refusal) -> Refusal:
     return refusal
 
 
-def count(desk: Desk, command: Count, _: Turn) -> CountResult:
+def count_jobs(desk: Desk, command: Count, _: Turn) -> CountResult:
     """Count jobs by status, and say since when the oldest of each has been there."""
     jobs = desk.state.jobs
     asked = [command.status] if command.status else list(JobStatus)
@@ -224,6 +230,6 @@ HANDLERS: Final[Handlers] = {
     Transition: transition,
     ProvideInput: alone(provide_input),
     Cancel: alone(cancel),
-    Count: alone(count),
+    Count: alone(count_jobs),
     List: alone(list_jobs),
 }

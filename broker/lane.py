@@ -43,9 +43,7 @@ class Lane:
         self.count += len(slots)
         self.entered += slots
         self.free += slots  # behind all others: a heap still
-        self.look_in -= len(slots)
-        if self.look_in < 0:
-            self._sweep()
+        self._grew(len(slots))
 
     def enter(self, slots: list[Slot]) -> None:
         """Note jobs that have come here by their last move, each its own."""
@@ -59,16 +57,12 @@ class Lane:
             ]
             for slot in slots:
                 heappush(self.free, slot)
-        self.look_in -= len(slots)
-        if self.look_in < 0:
-            self._sweep()
+        self._grew(len(slots))
 
     def offer(self, slot: Slot) -> None:
         """Let a job be claimed again."""
         heappush(self.free, slot)
-        self.look_in -= 1
-        if self.look_in < 0:
-            self._sweep()
+        self._grew(1)
 
     def first(self) -> StoredJob | None:
         """Return the job that has been here for longest."""
@@ -78,6 +72,11 @@ class Lane:
                 return entered[0][1]
             entered.popleft()
         return None
+
+    def _grew(self, by: int) -> None:
+        self.look_in -= by
+        if self.look_in < 0:
+            self._sweep()
 
     def _sweep(self) -> None:
         """Let go of what is stale, if that is most of it, and say when to look again.

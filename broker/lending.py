@@ -1,9 +1,8 @@
 """What the commands about leases do, and those that wait: claim, touch, release, wait."""
 
-from itertools import count
 from typing import Final
 
-from broker.desk import Answer, Desk, Handlers, Turn, alone, job_result
+from broker.desk import Answer, Desk, Handlers, Turn, alone, in_order, job_result
 from broker.events import LeaseGranted, LeaseReleased
 from broker.handlers import about
 from broker.sizes import RESULT_BYTES, job_bytes_max, result_bytes_with
@@ -43,10 +42,9 @@ def grant(desk: Desk, command: Claim, now_ms: int, room_bytes: int) -> LeasesRes
         jobs.put_back(taken[len(fitting) :])
         if not fitting:
             raise ReplyFullError("the next job would not fit in this reply")
-    tokens = count(desk.state.leases.next_token)
     events = [
         LeaseGranted(job.job_id, token, command.lease_ms)
-        for (_, job), token in zip(fitting, tokens, strict=False)
+        for token, (_, job) in enumerate(fitting, desk.state.leases.next_token)
     ]
     granted = desk.record_all(LeaseGranted, events, now_ms).jobs
     return LeasesResult(
@@ -134,7 +132,7 @@ def _timed_out() -> WaitTimeoutError:
 
 LENDING: Final[Handlers] = {
     Claim: alone(claim),
-    Touch: alone(touch),
-    Release: alone(release),
+    Touch: in_order(touch),
+    Release: in_order(release),
     Wait: alone(wait),
 }

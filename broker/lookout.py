@@ -29,9 +29,12 @@ class Lookout:
 
     def wait(self, patience_ms: int) -> list[Any]:
         """Return where something can be read; nowhere, if nothing could for so long."""
-        found = self._look(patience_ms) if self._is_awake else []
+        left_ms, found = patience_ms, list[tuple[Any, int]]()
+        if self._is_awake:
+            found = self._look(patience_ms)
+            left_ms = max(0, patience_ms - int(self._spin_s * 1_000))
         if not found:
-            found = zmq.zmq_poll(self._items, patience_ms)
+            found = zmq.zmq_poll(self._items, left_ms)
         if self._spin_s and patience_ms:
             self._is_awake = bool(found)
         return [each for each, _ in found]

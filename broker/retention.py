@@ -1,7 +1,7 @@
 """Which finished jobs are forgotten, and when it is wiser not to forget any."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from broker.repository import InMemoryJobRepository
@@ -39,6 +39,11 @@ class Retention:
     def is_full(self, jobs: InMemoryJobRepository[Any]) -> bool:
         """Return whether there are more finished jobs than are kept."""
         return jobs.count_finished() > self._keep_max
+
+    def is_due_before(self, jobs: InMemoryJobRepository[Any], when: datetime) -> bool:
+        """Return whether a finished job is to be forgotten before then."""
+        oldest = jobs.oldest_finished()
+        return oldest is not None and (oldest[0] < when - self._keep or self.is_full(jobs))
 
     def due_in_ms(self, jobs: InMemoryJobRepository[Any], now: Instant) -> int | None:
         """Return how long nothing is to be forgotten; None while there is nothing finished."""

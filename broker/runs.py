@@ -10,10 +10,14 @@ from typing import Any, Final
 
 from broker.desk import Desk, Turn
 from broker.sizes import RESULT_BYTES, job_bytes_max, result_bytes_with
-from domain.commands import Command, Create, Get, Transition
+from domain.commands import Command, Create, Get, Release, Touch, Transition
 
-IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition})
+IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition, Touch, Release})
 """The kinds whose handlers take more than one command."""
+CHANGING_JOBS: Final = frozenset[type[Command]]({Create, Transition})
+"""Those of them of which one can change what another one finds, if they are about the same job."""
+SHOWING_NONE: Final = frozenset[type[Command]]({Touch, Release})
+"""Those of them whose results show no job: they are decided in order, and none is too large."""
 
 
 def runs(desk: Desk, commands: Sequence[Command], turn: Turn) -> Iterator[Sequence[Any]]:
@@ -22,20 +26,32 @@ def runs(desk: Desk, commands: Sequence[Command], turn: Turn) -> Iterator[Sequen
         yield commands
         return
     for kind, group in groupby(commands, type):
-        run = [*group]
-        if kind in IN_RUNS and _are_blind(kind, run) and _is_ample(desk, kind, run, turn):
-            yield run
-        else:
-            for command in run:
-                yield [command]
+        for run in _blind(kind, [*group]):
+            if kind in IN_RUNS and len(run) > 1 and _is_ample(desk, kind, run, turn):
+                yield run
+            else:
+                for command in run:
+                    yield [command]
 
 
-def _are_blind(kind: type[Command], run: Sequence[Any]) -> bool:
-    """Return whether no command can change what another one finds."""
-    if kind is Get:
-        return True
+def _blind(kind: type[Command], run: list[Any]) -> Iterator[list[Any]]:
+    """Yield the commands in parts, in which none can change what another one finds."""
+    if kind not in CHANGING_JOBS:
+        yield run
+        return
     ids = [command.job_id for command in run if command.job_id is not None]
-    return len(set(ids)) == len(ids)
+    if len(set(ids)) == len(ids):
+        yield run
+        return
+    part, seen = list[Any](), set[str]()
+    for command in run:
+        if command.job_id in seen:
+            yield part
+            part, seen = [], set()
+        part.append(command)
+        if command.job_id is not None:
+            seen.add(command.job_id)
+    yield part
 
 
 def _is_ample(desk: Desk, kind: type[Command], run: Sequence[Any], turn: Turn) -> bool:
@@ -47,10 +63,15 @@ def _is_ample(desk: Desk, kind: type[Command], run: Sequence[Any], turn: Turn) -
     ):
         return False
     room_bytes = turn.room_bytes - turn.frame_bytes  # no texts that come in take more than that
+    if kind in SHOWING_NONE:
+        return len(run) * RESULT_BYTES <= room_bytes
     if len(run) * result_bytes_with(jobs.longest_text_bytes) <= room_bytes:
         return True
     ids = [command.job_id for command in run]
     if kind is not Create and None in ids:  # a job that is asked for by its payment
         return False
-    found = jobs.find_all(ids)
-    return sum([job_bytes_max(job) if job else RESULT_BYTES for job in found]) <= room_bytes
+    for job in jobs.find_all(ids):
+        room_bytes -= job_bytes_max(job) if job else RESULT_BYTES
+        if room_bytes < 0:
+            return False
+    return True

@@ -29,7 +29,6 @@ class Schedule:
         self._lapses = limits.lapses
         self._grace = timedelta(milliseconds=limits.payment_grace_ms)
         self._retention = Retention(limits.keep_finished_ms, limits.max_finished)
-        self._span_ms_max = min(FAR_MS, limits.keep_finished_ms)
         self._calm_until: Instant | None = None
         self._unpaid_until = datetime.min.replace(tzinfo=UTC)
         """With that `pay_by_time` a job fails then."""
@@ -80,16 +79,13 @@ class Schedule:
         if until is not None and self.calm_ms(now) and not (is_moved and self._is_sooner(until)):
             return
         due_in_ms = self.due_in_ms(now)
-        span_ms = self._span_ms_max if due_in_ms is None else min(due_in_ms, self._span_ms_max)
+        span_ms = FAR_MS if due_in_ms is None else min(due_in_ms, FAR_MS)
         wall = now.wall + timedelta(milliseconds=span_ms)
         self._calm_until = Instant(wall, now.mono_ms + span_ms)
         self._unpaid_until = wall - self._grace
 
     def _is_sooner(self, until: Instant) -> bool:
-        """Return whether anything has come up that is due before `until`.
-
-        No job that has ended since then is to be forgotten for its age: nobody looks that far.
-        """
+        """Return whether anything has come up that is due before `until`."""
         state, wall, mono_ms = self._desk.state, until.wall, until.mono_ms
         ends_ms, lapses_ms = self._desk.waiters.next_due_ms(), state.leases.next_end_ms()
         unpaid, unfinished = state.unpaid.next(), state.unfinished.next()
@@ -98,7 +94,7 @@ class Schedule:
             or (unfinished is not None and unfinished < wall)
             or (ends_ms is not None and ends_ms < mono_ms)
             or (lapses_ms is not None and lapses_ms < mono_ms)
-            or self._retention.is_full(state.jobs)
+            or self._retention.is_due_before(state.jobs, wall)
         )
 
     def calm_ms(self, now: Instant) -> int:

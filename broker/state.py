@@ -45,28 +45,25 @@ class State:
             attrgetter("submit_result_time"), _is_unfinished, self._count_unfinished
         )
         """Jobs that run or await input, by `submit_result_time`."""
+        self.effects_of_all: dict[type[AnyEvent], AllEffects] = {
+            JobCreated: self._create_all,
+            JobTransitioned: self._transition_all,
+            LeaseGranted: self._grant_all,
+        }
+        """What events of a kind do, one after the other, live and replayed alike.
+
+        Takes them and where the time of a lease begins (monotonic, in milliseconds); returns the
+        jobs, and the Refusals of those that contradict what is known: these have changed nothing.
+        """
         self.effects: dict[type[AnyEvent], Callable[[Any, int], StoredJob | None]] = {
-            JobCreated: _one(self._create_all),
-            JobTransitioned: _one(self._transition_all),
-            LeaseGranted: _one(self._grant_all),
+            **{kind: _one(effects) for kind, effects in self.effects_of_all.items()},
             LeaseReleased: self._release,
             LeaseLapsed: self._lapse,
             SessionOpened: self._open_session,
             SessionEvicted: self._evict_session,
             JobPruned: self._prune,
         }
-        """What each kind of event does, live and replayed alike.
-
-        Each takes an event and where the time of a lease begins (monotonic, in milliseconds), and
-        returns the job that was created or moved. It raises a Refusal, and changes nothing, if the
-        event contradicts what is known.
-        """
-        self.effects_of_all: dict[type[AnyEvent], AllEffects] = {
-            JobCreated: self._create_all,
-            JobTransitioned: self._transition_all,
-            LeaseGranted: self._grant_all,
-        }
-        """What many events of a kind do, one after the other: of each, the job or the Refusal."""
+        """The same for one event of any kind: returns the job, if there is one, or raises."""
 
     def apply(self, events: Iterable[AnyEvent], now_ms: int) -> None:
         """Let what has happened once happen again, in order. Raises a Refusal if it cannot."""

@@ -28,7 +28,8 @@ class LazyModel(BaseModel):
     def __pydantic_init_subclass__(cls, **_: Any) -> None:  # noqa: ANN401 - as pydantic has it
         """Have the fields of a fresh model read from its struct."""
         cls._fields_set = set(cls.model_fields)
-        for name in cls.model_fields:
+        known = {name for base in cls.__mro__[1:] for name in getattr(base, "_fields_set", ())}
+        for name in cls._fields_set - known:  # what a base or a mixin says stands
             setattr(cls, name, _Field(name))
 
     @classmethod

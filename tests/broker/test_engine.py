@@ -8,6 +8,7 @@ import pytest
 
 from broker.events import JobCreated
 from broker.pipeline import Arrival
+from broker.schedule import FAR_MS
 from broker.sizes import job_bytes_max, result_bytes_max
 from domain.commands import (
     AnyCommand,
@@ -1085,6 +1086,21 @@ def test_an_undelivered_grant_does_not_count_as_a_lapse() -> None:
     assert status_of(driver, job) is RUNNING
 
 
+@pytest.mark.parametrize("keep_finished_ms", [0, 1, 5_000])
+def test_who_keeps_nothing_for_long_still_sleeps_while_there_is_nothing(
+    keep_finished_ms: int,
+) -> None:
+    driver = Driver(keep_finished_ms=keep_finished_ms)
+    driver.run()
+    assert driver.pipeline.calm_ms(driver.now) == FAR_MS
+    driver.ask(create(), move(job_id(1), FAILED))
+    assert driver.pipeline.calm_ms(driver.now) <= keep_finished_ms
+    driver.pass_ms(keep_finished_ms)
+    assert driver.engine._desk.state.jobs.count() == 0
+    driver.run()
+    assert driver.pipeline.calm_ms(driver.now) == FAR_MS
+
+
 @pytest.mark.parametrize("far", [False, True])
 def test_how_long_nothing_will_happen(far: bool) -> None:
     driver = Driver(payment_grace_ms=5_000)
@@ -1180,7 +1196,7 @@ def test_the_deadline_of_a_forgotten_job_is_not_that_of_a_new_one_by_its_id() ->
 
 
 def break_handler(driver: Driver, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
-    handlers: dict[Any, Any] = driver.engine._gates.handlers
+    handlers: dict[Any, Any] = driver.engine._gates._handlers
     monkeypatch.setitem(handlers, Count, fault)
 
 
@@ -1201,7 +1217,7 @@ def test_a_fault_before_anything_happened_is_told_and_survived(
 
 def test_a_fault_after_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    real = driver.engine._gates.handlers[Create]
+    real = driver.engine._gates._handlers[Create]
 
     def fault(desk: Any, _: Any, turn: Any) -> None:
         real(desk, [create()], turn)

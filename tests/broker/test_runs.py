@@ -9,11 +9,22 @@ from hypothesis import strategies as st
 
 from broker import runs
 from broker.pipeline import Arrival
-from domain.commands import AnyCommand, Claim, Create, Get, Hello, Transition, Wait
+from domain.commands import (
+    AnyCommand,
+    Claim,
+    Create,
+    Get,
+    Hello,
+    Release,
+    Touch,
+    Transition,
+    Wait,
+)
 from domain.messages import encode_request
+from domain.results import JobResult
 from domain.roles import Role
 from domain.status import JobStatus
-from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id, job_of
+from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, error_of_result, job_id, job_of
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -56,6 +67,9 @@ def transitions(draw: Any) -> Transition:
     )
 
 
+tokens = st.integers(1, 3)
+lease_ends = st.builds(Release, job_id=ids, lease=tokens)
+touches = st.builds(Touch, job_id=ids, lease=tokens, lease_ms=st.just(30))
 claims = st.builds(
     Claim,
     status=st.sampled_from([JobStatus.AWAITING_PAYMENT, JobStatus.RUNNING]),
@@ -67,6 +81,8 @@ several = (
     st.lists(creates, min_size=1, max_size=8)
     | st.lists(gets, min_size=1, max_size=8)
     | st.lists(transitions(), min_size=1, max_size=8)
+    | st.lists(touches, min_size=1, max_size=4)
+    | st.lists(lease_ends, min_size=1, max_size=4)
     | st.lists(claims, max_size=1)
 )
 messages = st.lists(several, max_size=4).map(
@@ -133,16 +149,37 @@ def test_a_message_of_one_kind_is_one_run(monkeypatch: pytest.MonkeyPatch) -> No
     assert sizes == [5, 3, 2, 3]
 
 
-def test_commands_about_one_job_are_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_ends_before_a_job_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    driver.ask(Create(input_hash=HASH))
+    driver.ask(*[Create(input_hash=HASH)] * 3)
     sizes = spy_on_runs(monkeypatch)
     results = driver.ask(
         Transition(job_id=job_id(1), target=JobStatus.RUNNING),
+        Transition(job_id=job_id(2), target=JobStatus.RUNNING),
         Transition(job_id=job_id(1), target=JobStatus.COMPLETED),
+        Transition(job_id=job_id(3), target=JobStatus.RUNNING),
     )
-    assert sizes == [1, 1]
-    assert [job_of(result).version for result in results] == [2, 3]
+    assert sizes == [2, 2]
+    assert [job_of(result).version for result in results] == [2, 2, 3, 2]
+
+
+def test_what_is_refused_in_a_run_leaves_the_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    driver.ask(*[Create(input_hash=HASH)] * 3)
+    sizes = spy_on_runs(monkeypatch)
+    targets = {
+        1: JobStatus.RUNNING,
+        2: JobStatus.COMPLETED,
+        9: JobStatus.RUNNING,
+        3: JobStatus.RUNNING,
+    }
+    results = driver.ask(*[Transition(job_id=job_id(n), target=to) for n, to in targets.items()])
+    assert sizes == [4]
+    codes = [
+        "ok" if isinstance(each, JobResult) else error_of_result(each).code for each in results
+    ]
+    assert codes == ["ok", "illegal_transition", "job_not_found", "ok"]
+    assert [len(record.events) for record in driver.records][-1] == 2
 
 
 @pytest.mark.parametrize(
