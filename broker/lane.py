@@ -45,16 +45,17 @@ class Lane:
         self.free += slots  # behind all others: a heap still
         self._grew(len(slots))
 
-    def enter(self, slots: list[Slot]) -> None:
-        """Note jobs that have come here by their last move, each its own."""
+    def enter(self, slots: list[Slot], *, is_first: bool) -> None:
+        """Note jobs that have come here by their last move; `is_first` if none can have before."""
         self.count += len(slots)
-        if self.is_last:
+        if self.is_last or is_first:
             self.entered += slots
         else:
             self.entered += [
                 slot if slot[1].version <= ONLY_ENTRY else (-slot[1].version, slot[1])
                 for slot in slots
             ]
+        if not self.is_last:
             for slot in slots:
                 heappush(self.free, slot)
         self._grew(len(slots))

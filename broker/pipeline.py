@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from broker.bounds import records_bytes_max
 from broker.desk import Turn
 from broker.engine import Engine
 from broker.outcomes import (
@@ -27,7 +28,6 @@ from broker.outcomes import (
 from broker.principal import Principal
 from broker.records import Record
 from broker.schedule import FAR_MS
-from broker.sizes import GRANTS_MAX, RESULT_BYTES
 from broker.timers import Instant
 from broker.waiters import Ticket
 from domain.exceptions import (
@@ -42,9 +42,11 @@ from domain.exceptions import (
 )
 from domain.messages import (
     REFUSAL_BYTES,
+    REPLY_BYTES_MAX,
     Request,
     begin_reply,
     encode_refused,
+    encode_reply,
     encode_result,
     encode_results,
     read_envelope,
@@ -52,16 +54,6 @@ from domain.messages import (
 )
 from domain.results import ErrorResult, JobResult, LeasesResult, Result, refusal_of
 
-TICK_BYTES_MAX: Final = 2 * 1024 * 1024
-"""More than the records of what time brings at once take: a few thousand short events."""
-COMMAND_BYTES_MIN: Final = 13
-"""The shortest command, a map with its type, takes this much of a frame."""
-CLAIM_TAG: Final = b"claim"
-"""Stands in a frame at least once for each claim in it."""
-EVENT_BYTES_MAX: Final = 512
-"""More than an event and its outcome take beside the texts that came in."""
-GRANT_BYTES_MAX: Final = 128
-"""More than a granted lease takes, as an event and in an outcome."""
 _JOBS: Final = frozenset({JobResult})
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim that got nothing has changed nothing: a repeat of it is a claim like any other."""
@@ -202,20 +194,10 @@ class Pipeline:
     def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
         """Return bounds on the records of a batch, before it is decided: their bytes, their number.
 
-        They hold whatever the batch says: a frame has only so many commands and claims, a reply
-        only so many grants, and each parked claim that is served makes a record of its own.
+        Each message makes two records at most, and each parked claim that is served one of its own.
         """
-        limits = self._limits
-        size = TICK_BYTES_MAX
-        for arrival in batch:
-            if len(arrival.frames) != 1:
-                continue  # it is refused
-            frame = arrival.frames[0]
-            commands = min(limits.commands, 1 + len(frame) // COMMAND_BYTES_MIN)
-            size += 2 * len(frame) + commands * EVENT_BYTES_MAX
-            if claims := frame.count(CLAIM_TAG):
-                grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
-                size += grants * GRANT_BYTES_MAX
+        frames = [each.frames[0] for each in batch if len(each.frames) == 1]  # others are refused
+        size = records_bytes_max(frames, self._limits)
         return size, 2 * (1 + len(batch)) + self._engine.parked
 
     def _answer(self, arrival: Arrival, now: Instant, *, writable: bool) -> None:
@@ -265,13 +247,16 @@ class Pipeline:
         outcomes: list[int | AnyOutcome] = []
         if session and turn.writable:
             self._engine.make_room(request, turn.now_ms)
-        place, left = len(events), len(commands)
-        parts = [begin_reply(request.seq, left)]
+        place, left, parts = len(events), len(commands), list[bytes]()
         # The commands behind each are to be refused at least.
-        turn.room_bytes -= len(parts[0]) + (left - 1) * REFUSAL_BYTES
+        turn.room_bytes -= REPLY_BYTES_MAX + (left - 1) * REFUSAL_BYTES
         for run, results in self._engine.decide(commands, turn):
             left -= len(run)
-            parts.append(part := encode_results(results))
+            if len(run) == len(commands):  # as most often: all of the reply in one go
+                parts.append(part := encode_reply(request.seq, results))
+            else:
+                parts += [] if parts else [begin_reply(request.seq, len(commands))]
+                parts.append(part := encode_results(results))
             turn.room_bytes += len(run) * REFUSAL_BYTES - len(part)
             if session and run[0].changes:
                 outcomes += outcomes_of(results, events, place)
@@ -287,7 +272,8 @@ class Pipeline:
                 break
         if turn.writable:
             self._write_down(request, turn.ticket, outcomes)
-        self._send(Reply(turn.ticket.peer, b"".join(parts), grants))
+        frame = b"".join(parts) if commands else encode_reply(request.seq, [])
+        self._send(Reply(turn.ticket.peer, frame, grants))
 
     def _note(self, results: Sequence[Result]) -> list[tuple[str, int]]:
         """Count what was refused, and return job and token of each lease granted."""
@@ -377,7 +363,7 @@ class Pipeline:
                 )
             )  # fmt: skip
         grants = grants_of(result) if isinstance(result, LeasesResult) else ()
-        self._send(Reply(ticket.peer, begin_reply(ticket.seq, 1) + encode_result(result), grants))
+        self._send(Reply(ticket.peer, encode_reply(ticket.seq, [result]), grants))
 
     def _write_down(
         self, request: Request, ticket: Ticket, outcomes: list[int | AnyOutcome]

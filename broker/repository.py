@@ -284,7 +284,7 @@ class InMemoryJobRepository(Generic[View]):
     ) -> None:
         if moved and before and after:
             self._lanes[before].count -= len(moved)
-            self._lanes[after].enter(moved)
+            self._lanes[after].enter(moved, is_first=before is AWAITING_PAYMENT)
 
     def _set_outcome(self, job: StoredJob, move: JobTransitioned) -> None:
         if job.result is not None or job.error is not None:

@@ -19,7 +19,7 @@ import zmq
 
 NO_WAIT: Final = int(zmq.DONTWAIT)  # plain numbers: an enum takes its time with each message
 NO_WAIT_MORE: Final = NO_WAIT | int(zmq.SNDMORE)
-MARK_BYTES: Final = 512 * 1024
+MARK_BYTES: Final = 1024 * 1024
 """How far marks are apart: each costs as much as a few commands."""
 MARKS_MIN: Final = 4
 """They are closer where the limit is so low that there would be fewer,"""

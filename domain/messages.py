@@ -1,13 +1,13 @@
 """TG/1 on the wire: the envelopes around commands and results, and their bytes both ways."""
 
 from collections.abc import Callable
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, Final, get_args
 
 import msgspec
 from msgspec.structs import astuple
 
-from domain.commands import AnyCommand, Claim, Time, Uint, Wait, in_utc
+from domain.commands import UINT_LIMIT, AnyCommand, Claim, Time, Uint, Wait, in_utc
 from domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
 from domain.results import AnyResult, ErrorResult, Result, error_of
 
@@ -100,8 +100,9 @@ def decode_request(frame: bytes) -> Request:
 def read_request(frame: bytes) -> tuple[Request, bytes]:
     """Read a request strictly; return it with what tells its commands from others.
 
-    That is a BLAKE2b digest of their bytes: nobody can make two lists of commands that have the
-    same. It is empty if the request is of no session, or neither changes anything nor waits.
+    That is the beginning of a SHA-256 digest of their bytes: nobody can make two lists of commands
+    that have the same. It is empty if the request is of no session, or neither changes anything nor
+    waits.
 
     Raises:
         UnsupportedVersionError: it speaks another version than 1.
@@ -123,7 +124,7 @@ def read_request(frame: bytes) -> tuple[Request, bytes]:
     if len(request.commands) > 1 and _parks(request.commands):
         raise MalformedError("a wait, or a claim with wait_ms, must be alone in its message")
     if session and not _TOLD_APART.isdisjoint(map(type, commands)):
-        return request, blake2b(raw, digest_size=DIGEST_BYTES).digest()
+        return request, sha256(raw).digest()[:DIGEST_BYTES]
     return request, b""
 
 
@@ -171,6 +172,11 @@ def begin_reply(seq: int, results: int) -> bytes:
     return _encoder.encode(Reply(PROTOCOL_VERSION, seq, []))[:-1] + _array_header(results)
 
 
+def encode_reply(seq: int, results: list[Any]) -> bytes:
+    """Return the frame of a reply whose results are all there; they are shown as they are now."""
+    return _encoder.encode(Reply(PROTOCOL_VERSION, seq, results))
+
+
 encode_result: Final[Callable[[Result], bytes]] = _encoder.encode
 """Return a result's share of a reply, which shows it as it is now."""
 
@@ -186,3 +192,7 @@ def _array_header(length: int) -> bytes:
     if length < 16:  # noqa: PLR2004 - MessagePack's fixarray ends here
         return bytes([0x90 | length])
     return b"\xdc" + length.to_bytes(2, "big")
+
+
+REPLY_BYTES_MAX: Final = len(begin_reply(UINT_LIMIT - 1, 2**16 - 1))
+"""The most that a reply takes beside its results."""

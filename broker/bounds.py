@@ -1,0 +1,34 @@
+"""How much a batch can come to write, told before it is decided: what there must be room for."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from broker.limits import Limits
+from broker.sizes import GRANTS_MAX, RESULT_BYTES
+
+TICK_BYTES_MAX: Final = 2 * 1024 * 1024
+"""More than the records of what time brings at once take: a few thousand short events."""
+COMMAND_BYTES_MIN: Final = 13
+"""The shortest command, a map with its type, takes this much of a frame."""
+CLAIM_TAG: Final = b"claim"
+"""Stands in a frame at least once for each claim in it."""
+EVENT_BYTES_MAX: Final = 512
+"""More than an event and its outcome take beside the texts that came in."""
+GRANT_BYTES_MAX: Final = 128
+"""More than a granted lease takes, as an event and in an outcome."""
+
+
+def records_bytes_max(frames: Iterable[bytes], limits: Limits) -> int:
+    """Return a bound on the bytes of the records of a batch of requests.
+
+    It holds whatever they say: a frame has only so many commands and claims, a reply only so many
+    grants.
+    """
+    size = TICK_BYTES_MAX
+    for frame in frames:
+        commands = min(limits.commands, 1 + len(frame) // COMMAND_BYTES_MIN)
+        size += 2 * len(frame) + commands * EVENT_BYTES_MAX
+        if claims := frame.count(CLAIM_TAG):
+            grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
+            size += grants * GRANT_BYTES_MAX
+    return size
