@@ -1,0 +1,77 @@
+"""Where the time of a message goes: how long each thread runs, and how long it waits for a core.
+
+`python -m benchmarks.threads [COMMANDS_A_MESSAGE]` runs the lifecycle with 4 messages in flight for a
+few seconds, and reads what the kernel has counted in /proc/PID/task/*/schedstat.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks import tollgate_side
+from benchmarks.crew import Crew
+from benchmarks.processes import Broker, workplace
+from benchmarks.work import Shape
+
+RUN_S: Final = 3.0
+WARM_UP_S: Final = 0.3
+IN_FLIGHT: Final = 4
+
+
+class Counted(NamedTuple):
+    """What the kernel has counted of a thread, in nanoseconds; and how often it got a core."""
+
+    name: str
+    ran_ns: int
+    waited_ns: int
+    times: int
+
+
+def threads(pid: int) -> dict[str, Counted]:
+    """Return what was counted of each thread of a process, by its number."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        found[task.name] = Counted(name, *map(int, (task / "schedstat").read_text().split()))
+    return found
+
+
+def children() -> list[int]:
+    """Return the processes that this one has started."""
+    me = os.getpid()
+    return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
+
+
+def main() -> None:
+    """Run, and print a line for each thread that had something to do."""
+    shape = Shape(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000, IN_FLIGHT)
+    make = tollgate_side.ways(shape)["one send_many()"]
+    with workplace(None) as directory, Broker(directory / "a") as broker:
+        with Crew(partial(make, broker.endpoint, shape)) as crew:
+            (producer,) = (pid for pid in children() if pid != broker.pid)
+            crew.run(WARM_UP_S)
+            before = {pid: threads(pid) for pid in (broker.pid, producer)}
+            tally = crew.run(RUN_S)
+            after = {pid: threads(pid) for pid in before}
+    messages = tally.commands / shape.batch
+    print(f"{tally.per_second:,.0f} commands a second, {shape.batch} a message")
+    for who, pid in zip(("broker", "client"), before, strict=True):
+        for number, now in after[pid].items():
+            then = before[pid].get(number)
+            if then is not None and now.times - then.times > messages / 10:
+                ran_us, waited_us = (
+                    (count - earlier) / messages / 1_000
+                    for count, earlier in (
+                        (now.ran_ns, then.ran_ns),
+                        (now.waited_ns, then.waited_ns),
+                    )
+                )
+                print(
+                    f"{who} {now.name:16} ran {ran_us:7.0f} us a message, waited {waited_us:6.0f}"
+                )
+
+
+if __name__ == "__main__":
+    main()
