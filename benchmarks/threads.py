@@ -1,7 +1,7 @@
 """Where the time of a message goes: how long each thread runs, and how long it waits for a core.
 
-`python -m benchmarks.threads [COMMANDS_A_MESSAGE]` runs the lifecycle with 4 messages in flight for a
-few seconds, and reads what the kernel has counted in /proc/PID/task/*/schedstat.
+`python -m benchmarks.threads [COMMANDS_A_MESSAGE]` runs the lifecycle with 4 messages in flight for
+a few seconds, and reads what the kernel has counted in /proc/PID/task/*/schedstat.
 """
 
 import os
@@ -48,29 +48,25 @@ def main() -> None:
     """Run, and print a line for each thread that had something to do."""
     shape = Shape(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000, IN_FLIGHT)
     make = tollgate_side.ways(shape)["one send_many()"]
-    with workplace(None) as directory, Broker(directory / "a") as broker:
-        with Crew(partial(make, broker.endpoint, shape)) as crew:
-            (producer,) = (pid for pid in children() if pid != broker.pid)
-            crew.run(WARM_UP_S)
-            before = {pid: threads(pid) for pid in (broker.pid, producer)}
-            tally = crew.run(RUN_S)
-            after = {pid: threads(pid) for pid in before}
+    with (
+        workplace(None) as directory,
+        Broker(directory / "a") as broker,
+        Crew(partial(make, broker.endpoint, shape)) as crew,
+    ):
+        (producer,) = (pid for pid in children() if pid != broker.pid)
+        crew.run(WARM_UP_S)
+        before = [threads(pid) for pid in (broker.pid, producer)]
+        tally = crew.run(RUN_S)
+        after = [threads(pid) for pid in (broker.pid, producer)]
     messages = tally.commands / shape.batch
     print(f"{tally.per_second:,.0f} commands a second, {shape.batch} a message")
-    for who, pid in zip(("broker", "client"), before, strict=True):
-        for number, now in after[pid].items():
-            then = before[pid].get(number)
-            if then is not None and now.times - then.times > messages / 10:
-                ran_us, waited_us = (
-                    (count - earlier) / messages / 1_000
-                    for count, earlier in (
-                        (now.ran_ns, then.ran_ns),
-                        (now.waited_ns, then.waited_ns),
-                    )
-                )
-                print(
-                    f"{who} {now.name:16} ran {ran_us:7.0f} us a message, waited {waited_us:6.0f}"
-                )
+    for who, then, now in zip(("broker", "client"), before, after, strict=True):
+        for number, thread in now.items():
+            if number in then and thread.times - then[number].times > messages / 10:
+                ran_us = (thread.ran_ns - then[number].ran_ns) / messages / 1_000
+                waited_us = (thread.waited_ns - then[number].waited_ns) / messages / 1_000
+                who_it_is = f"{who} {thread.name:16}"
+                print(f"{who_it_is} ran {ran_us:7.0f} us a message, waited {waited_us:6.0f}")
 
 
 if __name__ == "__main__":
