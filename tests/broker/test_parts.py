@@ -405,3 +405,15 @@ def test_a_million_waits_leave_nothing_behind() -> None:
     assert len(waiters) == 1
     assert len(waiters._timers) <= 2 + SLACK
     assert not waiters._waits
+
+
+@pytest.mark.parametrize(
+    "whens", [[5, 1, 3], [5, 5, 1], [1, 5, 3], [5, 5, 5], [5, None, 1], [None, 5]], ids=str
+)
+def test_items_added_together_come_up_each_at_its_time(whens: list[int | None]) -> None:
+    timers: Timers[int, int | None] = Timers(lambda when: when, lambda _: True, lambda: 99)
+    timers.add_all(whens)
+    timers.add_all(whens)
+    due = sorted([when for when in whens if when is not None] * 2)
+    assert [*timers.due(2)] == [when for when in due if when <= 2]
+    assert [*timers.due(9)] == [when for when in due if when > 2]
