@@ -20,7 +20,8 @@ from domain.results import (
 )
 from domain.status import TERMINAL, JobStatus
 
-_JOBS: Final = frozenset({JobResult})
+JOBS_ALONE: Final = frozenset({JobResult})
+"""The kind of result that most messages come to, without any other."""
 Digest = int | bytes
 """What tells the commands of a request from others; a number before 0.2."""
 
@@ -92,7 +93,7 @@ def outcomes_of(
     Those of the run are the `events` from `place` on, in the order of the results.
     """
     end = len(events)
-    if end - place == len(results) and _JOBS.issuperset(map(type, results)):
+    if end - place == len(results) and JOBS_ALONE.issuperset(map(type, results)):
         return range(place, end)
     outcomes: list[int | AnyOutcome] = []
     for result in results:

@@ -17,6 +17,7 @@ from broker.bounds import records_bytes_max
 from broker.desk import Turn
 from broker.engine import Engine
 from broker.outcomes import (
+    JOBS_ALONE,
     AnyOutcome,
     LeasesOutcome,
     RefusedOutcome,
@@ -52,9 +53,8 @@ from domain.messages import (
     read_envelope,
     read_request,
 )
-from domain.results import ErrorResult, JobResult, LeasesResult, Result, refusal_of
+from domain.results import ErrorResult, LeasesResult, Result, refusal_of
 
-_JOBS: Final = frozenset({JobResult})
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim that got nothing has changed nothing: a repeat of it is a claim like any other."""
 
@@ -261,7 +261,7 @@ class Pipeline:
             if session and run[0].changes:
                 outcomes += outcomes_of(results, events, place)
             place = len(events)
-            if _JOBS.issuperset(map(type, results)):  # the common case, at the speed of C
+            if JOBS_ALONE.issuperset(map(type, results)):  # the common case, at the speed of C
                 continue
             grants += self._note(results)
             if _is_full(results[-1]):
@@ -298,9 +298,8 @@ class Pipeline:
         head = begin_reply(request.seq, len(commands))
         room_bytes = self._limits.reply_bytes - len(head) - len(commands) * REFUSAL_BYTES
         if sum(map(len, kept)) > room_bytes:
-            kept = [
-                encode_result(without_texts(result)) for result in again
-            ]  # they have grown since
+            # The jobs have grown since.
+            kept = [encode_result(without_texts(result)) for result in again]
         turn.room_bytes = room_bytes - sum(map(len, kept)) + len(kept) * REFUSAL_BYTES
         parts, kept_parts = [head], iter(kept)
         for command in commands:

@@ -63,8 +63,8 @@ class InMemoryJobRepository(Generic[View]):
 
     `job_id` and `at` are for those who have decided them already (the broker, which writes them
     down first); without them the repository asks `new_id` and `clock`. Jobs are given out as
-    frozen `Job`s, which never change. The broker, which only looks at a job and encodes it before
-    it decides anything else, takes them `as_stored`: no copy is made.
+    frozen `Job`s, which never change. The broker takes them `as_stored`: no copy is made, since
+    it encodes what a run has come to before it decides the next one.
     """
 
     @overload

@@ -25,7 +25,7 @@ from domain.commands import (
     Transition,
     Wait,
 )
-from domain.exceptions import Refusal
+from domain.exceptions import JobConflictError, Refusal
 from domain.messages import Refused, Reply, Request, encode_request
 from domain.models import JobStatus
 from domain.results import (
@@ -1228,15 +1228,20 @@ def test_a_fault_after_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch
         driver.ask(Count())
 
 
-def test_a_fault_amid_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [ZeroDivisionError, JobConflictError])
+@pytest.mark.parametrize("commands", [1, 2])
+def test_a_fault_amid_an_event_stops_the_broker(
+    kind: type[Exception], commands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Refusal too, if it comes out of many events: nobody knows which of them have happened."""
     driver = Driver()
 
     def fault(*_: object) -> None:
-        raise ZeroDivisionError("oops")
+        raise kind("oops")
 
     monkeypatch.setitem(driver.engine._desk.state.effects_of_all, JobCreated, fault)
-    with pytest.raises(ZeroDivisionError):
-        driver.ask(create())
+    with pytest.raises(kind):
+        driver.ask(*[create()] * commands)
 
 
 # --- records ------------------------------------------------------------------------------------
