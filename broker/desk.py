@@ -141,7 +141,7 @@ def alone(decide: Callable[["Desk", Any, Turn], Result | None]) -> Handler:
 
 
 def in_order(decide: Callable[["Desk", Any, Turn], Result]) -> Handler:
-    """Return the handler of a kind that is decided one by one, in runs, and whose results stay."""
+    """Return the handler of a kind whose results show no job: a run of it is decided in order."""
 
     def handler(desk: Desk, commands: Sequence[Any], turn: Turn) -> list[Any]:
         results: list[Any] = []

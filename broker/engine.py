@@ -92,16 +92,11 @@ class Engine:
         handler = (turn.tight_handlers if is_tight else turn.handlers)[type(run[0])]
         try:
             return handler(desk, run, turn)
-        except Refusal as refusal:
-            if desk.is_torn:
-                raise
-            if is_alone:
-                return [error_of(refusal)]
         except Exception as fault:
             if desk.is_torn or len(desk.events) != before:
                 raise
             if is_alone:
-                return [error_of(InternalError(f"{type(fault).__name__}: {fault!s:.200}"))]
+                return [error_of(_refusal_of(fault))]
         return [self._decide([command], turn)[0] for command in run]
 
     def decide_again(self, command: Command, outcome: AnyOutcome, turn: Turn) -> Result:
@@ -226,3 +221,9 @@ class Engine:
         number = ledger.last_session + 1
         desk.record(SessionOpened(number, turn.ticket.principal.name), turn.now_ms)
         return number
+
+
+def _refusal_of(fault: Exception) -> Refusal:
+    if isinstance(fault, Refusal):
+        return fault
+    return InternalError(f"{type(fault).__name__}: {fault!s:.200}")

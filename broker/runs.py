@@ -1,7 +1,7 @@
-"""Cuts the commands of a message into runs: of one kind, blind to one another, sure to fit.
+"""Cuts the commands of a message into runs: of one kind, none in another's way, sure to fit.
 
-Each of a run can be decided before any of it has happened, and all of them together: what has to
-be found out about the message, its kind, and the state is found out once a run.
+What has to be found out about the message, the kind, and the state is found out once a run. Each
+that shows a job is decided before any of the run has happened.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,7 @@
 """Commands decided in runs come to the same bytes as the same commands decided one by one."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,7 +23,7 @@ from domain.commands import (
     Wait,
 )
 from domain.messages import encode_request
-from domain.results import JobResult
+from domain.results import ErrorResult, JobResult
 from domain.roles import Role
 from domain.status import JobStatus
 from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, error_of_result, job_id, job_of
@@ -180,6 +182,24 @@ def test_what_is_refused_in_a_run_leaves_the_run_whole(monkeypatch: pytest.Monke
     ]
     assert codes == ["ok", "illegal_transition", "job_not_found", "ok"]
     assert [len(record.events) for record in driver.records][-1] == 2
+
+
+@pytest.mark.parametrize("kind", [Release, partial(Touch, lease_ms=9)])
+def test_leases_are_given_back_and_touched_in_order_whatever_is_refused(
+    kind: Callable[..., AnyCommand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver()
+    driver.ask(*[Create(input_hash=HASH)] * 3)
+    driver.ask(Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=50, wait_ms=0, limit=3))
+    sizes = spy_on_runs(monkeypatch)
+    results = driver.ask(
+        *[kind(job_id=job_id(n), lease=lease) for n, lease in ((1, 1), (2, 9), (3, 3))]
+    )
+    assert sizes == [3]
+    refused = [each.code if isinstance(each, ErrorResult) else None for each in results]
+    assert refused == [None, "lease_lost", None]
+    left = {2} if kind is Release else {1, 2, 3}
+    assert set(driver.engine._desk.state.leases.standing) == {job_id(n) for n in left}
 
 
 @pytest.mark.parametrize(
