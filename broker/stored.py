@@ -10,7 +10,7 @@ from domain.results import JobFields
 from domain.status import JobStatus
 
 
-class StoredJob(msgspec.Struct, gc=False):
+class StoredJob(msgspec.Struct, omit_defaults=True, gc=False):
     """A job as it is held, and as it goes on the wire: the fields of `Job`, changed in place."""
 
     job_id: str
@@ -19,19 +19,19 @@ class StoredJob(msgspec.Struct, gc=False):
     blockchain_identifier: str
     created_at: datetime
     updated_at: datetime
-    result: str | None
-    error: str | None
-    version: int  # 0 once the job is no longer stored
-    input: str | None
-    identifier_from_purchaser: str | None
-    pay_by_time: datetime | None
-    submit_result_time: datetime | None
-    input_schema: str | None
-    provided_input: str | None
+    result: str | None = None
+    error: str | None = None
+    version: int = 0  # while it is stored, from 1
+    input: str | None = None
+    identifier_from_purchaser: str | None = None
+    pay_by_time: datetime | None = None
+    submit_result_time: datetime | None = None
+    input_schema: str | None = None
+    provided_input: str | None = None
 
     def job(self) -> Job:
         """Return the job as it is now; it does not change any more."""
-        return Job.from_checked(JobFields(*msgspec.structs.astuple(self)))
+        return Job.from_checked(JobFields(**msgspec.structs.asdict(self)))
 
 
 Slot = tuple[int, StoredJob]

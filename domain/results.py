@@ -9,8 +9,8 @@ from domain.exceptions import REFUSALS, Refusal
 from domain.status import JobStatus
 
 
-class JobFields(msgspec.Struct, gc=False):
-    """A job on the wire: all fields of `domain.models.Job`, nil where absent."""
+class JobFields(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """A job on the wire: the fields of `domain.models.Job` that it has; others are left out."""
 
     job_id: str
     status: JobStatus
@@ -18,15 +18,15 @@ class JobFields(msgspec.Struct, gc=False):
     blockchain_identifier: str
     created_at: datetime
     updated_at: datetime
-    result: str | None
-    error: str | None
+    result: str | None = None
+    error: str | None = None
     version: int
-    input: str | None
-    identifier_from_purchaser: str | None
-    pay_by_time: datetime | None
-    submit_result_time: datetime | None
-    input_schema: str | None
-    provided_input: str | None
+    input: str | None = None
+    identifier_from_purchaser: str | None = None
+    pay_by_time: datetime | None = None
+    submit_result_time: datetime | None = None
+    input_schema: str | None = None
+    provided_input: str | None = None
 
 
 class Result(msgspec.Struct, tag_field="type", gc=False):

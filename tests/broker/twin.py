@@ -21,6 +21,11 @@ FINAL = ("completed", "failed")
 RETRYABLE = ("overloaded", "draining", "repository_full", "wait_timeout")
 
 
+def shown(job: Wire) -> Wire:
+    """Return a job as it goes on the wire: what it has, and no word of what it has not."""
+    return {name: value for name, value in job.items() if value is not None}
+
+
 class No(Exception):  # noqa: N818 - an answer
     """A refusal, with the details that the design asks for."""
 
@@ -101,7 +106,7 @@ class Twin:
             if job["job_id"] == job_id:
                 if any(job[name] != command[name] for name in command if name != "type"):
                     raise No("job_conflict", status=job["status"], version=job["version"])
-                return {"type": "job", "job": dict(job)}
+                return {"type": "job", "job": shown(job)}
         if len(self.jobs) >= self.jobs_max:
             raise No("repository_full", limit=self.jobs_max)
         payment = command.get("blockchain_identifier")
@@ -130,14 +135,14 @@ class Twin:
         self.jobs.append(job)
         self.lapsed[job_id] = 0
         self.entries.append((job_id, "awaiting_payment"))
-        return {"type": "job", "job": dict(job)}
+        return {"type": "job", "job": shown(job)}
 
     def do_get(self, command: Wire) -> Wire:
         if "job_id" in command:
-            return {"type": "job", "job": dict(self.find(command["job_id"]))}
+            return {"type": "job", "job": shown(self.find(command["job_id"]))}
         for job in self.jobs:
             if job["blockchain_identifier"] == command["blockchain_identifier"]:
-                return {"type": "job", "job": dict(job)}
+                return {"type": "job", "job": shown(job)}
         raise No("job_not_found")
 
     def lease_on(self, job_id: str) -> Wire | None:
@@ -160,7 +165,7 @@ class Twin:
             ends = target in FINAL or target in command.get("statuses", ())
             if command["type"] == "wait" and job["job_id"] in command["job_ids"] and ends:
                 self.parked.remove(parked)
-                self.reply(parked["peer"], parked["seq"], [{"type": "job", "job": dict(job)}])
+                self.reply(parked["peer"], parked["seq"], [{"type": "job", "job": shown(job)}])
 
     def go(self, job: Wire, target: str, **changes: object) -> Wire:
         if target not in LEGAL[job["status"]]:
@@ -169,7 +174,7 @@ class Twin:
                 allowed=LEGAL[job["status"]],
             )  # fmt: skip
         self.enter(job, target, **changes)
-        return {"type": "job", "job": dict(job)}
+        return {"type": "job", "job": shown(job)}
 
     def do_transition(self, command: Wire) -> Wire:
         self.check_text(*(command.get(name) for name in ("result", "error", "input_schema")))
@@ -213,7 +218,7 @@ class Twin:
     def do_list(self, command: Wire) -> Wire:
         """Show all from the start that match: the real one is asked page by page."""
         jobs = [job for job in self.jobs if command.get("status") in (None, job["status"])]
-        return {"type": "jobs", "jobs": [dict(job) for job in jobs]}
+        return {"type": "jobs", "jobs": [shown(job) for job in jobs]}
 
     # --- leases and waiting -------------------------------------------------------------------
 
@@ -230,7 +235,7 @@ class Twin:
                         "ends": self.mono_ms + command["lease_ms"],
                     }
                 )
-                leases.append({"job": dict(job), "lease": self.token})
+                leases.append({"job": shown(job), "lease": self.token})
         return {"type": "leases", "leases": leases}
 
     do_claim = grant
@@ -266,7 +271,7 @@ class Twin:
             jobs = [self.find(job_id) for job_id in command["job_ids"]]
             for job in jobs:
                 if job["status"] in FINAL or job["status"] in command.get("statuses", ()):
-                    return {"type": "job", "job": dict(job)}
+                    return {"type": "job", "job": shown(job)}
             span_ms = command["timeout_ms"]
             if not span_ms:
                 raise No("wait_timeout")
