@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from client import calls
 from client.batch import AsyncBatch
 from client.calls import AnyStatus, Row, Waiting
+from client.crowd import Crowd
 from client.errors import BatchError, ClientClosedError
 from client.exchange import Exchange
 from client.keyfile import resolve_key
@@ -32,10 +33,11 @@ __all__ = ["AsyncBatch", "AsyncClient", "Lease", "Page"]
 class AsyncClient:
     """Talks to one broker from one event loop; many tasks may use it at once.
 
-    It is `client.sync.Client` with `await`: the same calls, arguments and exceptions. A parked
-    `wait` or `claim` holds nobody up. A call may be cancelled; what a cancelled claim still gets is
-    given back. `close` ends the calls under way with ClientClosedError, or with OutcomeUnknown
-    where something may be done.
+    It is `client.sync.Client` with `await`: the same calls, arguments and exceptions. What several
+    tasks ask at the same time goes in one message, but for calls with a `timeout_s` of their own. A
+    parked `wait` or `claim` holds nobody up. A call may be cancelled; what a cancelled claim still
+    gets is given back. `close` ends the calls under way with ClientClosedError, or with
+    OutcomeUnknown where something may be done.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._link = Link(self.endpoint, resolve_key(key))
         self._session = Session(self._link.broker, random)
+        self._crowd = Crowd(self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -60,7 +63,9 @@ class AsyncClient:
         if self._closed:
             return
         self._closed = True
-        self._session.fail(ClientClosedError(f"the client of {self.endpoint} was closed"))
+        reason = ClientClosedError(f"the client of {self.endpoint} was closed")
+        self._crowd.fail(reason)
+        self._session.fail(reason)
         self._forget_loop()
         self._link.close()
 
@@ -350,7 +355,27 @@ class AsyncClient:
         return self._timeout_s if timeout_s is None else timeout_s
 
     async def _ask(self, command: AnyCommand, timeout_s: float | None) -> Any:  # noqa: ANN401
-        return await self._ask_until(command, monotonic() + self._seconds(timeout_s))
+        deadline = monotonic() + self._seconds(timeout_s)
+        if timeout_s is None and self._crowd.takes(command):  # all of it has the same deadline
+            return await self._ask_together(command, deadline)
+        return await self._ask_until(command, deadline)
+
+    async def _ask_together(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
+        """Ask in one message with all that is asked in this turn of the loop."""
+        loop = self._join_loop()
+        seat, is_first = self._crowd.join(command, deadline, loop)
+        if is_first:
+            loop.call_soon(self._depart)
+        try:
+            return value([await seat.future])
+        except asyncio.CancelledError:
+            self._crowd.leave(seat)
+            self._turn()
+            raise
+
+    def _depart(self) -> None:
+        self._crowd.depart()
+        self._turn()
 
     async def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
         if not isinstance(command, Hello):
@@ -385,6 +410,7 @@ class AsyncClient:
         self, submit: Callable[..., Exchange], on_progress: Callable[[int], None] | None
     ) -> builtins.list[Any]:
         self._join_loop()
+        self._crowd.depart()  # what was asked before is to be executed before
         session, news = self._session, asyncio.Event()
         exchange = submit(notify=news.set)
         told = 0
@@ -427,16 +453,17 @@ class AsyncClient:
         if self._closed:
             raise ClientClosedError(f"the client of {self.endpoint} is closed")
 
-    def _join_loop(self) -> None:
-        """Listen on the running loop, which must be the one of all calls before."""
+    def _join_loop(self) -> asyncio.AbstractEventLoop:
+        """Listen on the running loop, which must be the one of all calls before; return it."""
         self._check_open()
         socket, loop = self._link.socket, asyncio.get_running_loop()
         if self._loop is loop:
-            return
+            return loop
         if self._loop is not None:
             raise RuntimeError("an AsyncClient is for one event loop; make one for each")
         loop.add_reader(socket.fileno(), self._turn)
         self._loop = loop
+        return loop
 
     def _forget_loop(self) -> None:
         if self._timer is not None:

@@ -245,6 +245,7 @@ def test_an_iterable_that_takes_its_time_costs_no_answer_that_has_come(
     make_client: Make, broker: BrokerProcess
 ) -> None:
     client = make_client(timeout_s=1)
+    client.ping(timeout_s=PATIENCE_S)  # it may take its time to start
 
     def slow() -> Iterator[AnyCommand]:
         for number in range(8):

@@ -1,0 +1,135 @@
+"""Sends calls that many tasks make at the same time as one message.
+
+Most of what a command costs that is alone in its message is the message. So what is asked in one
+turn of the loop is gathered, and leaves together at its end.
+"""
+
+import asyncio
+from copy import copy
+from typing import Any, Final
+
+from client.errors import BrokerUnreachableError, OutcomeUnknown
+from client.exchange import Exchange
+from client.session import Session
+from domain.commands import AnyCommand, Claim, Hello, Wait
+from domain.exceptions import TollgateError
+
+_ALONE: Final = frozenset[type]({Hello, Wait, Claim})
+"""What may be answered late, what has to be given back if nobody takes it, and what opens all."""
+
+
+class Seat:
+    """One command of a crowd, and the future that its caller waits for."""
+
+    __slots__ = ("command", "future", "ride")
+
+    def __init__(self, command: AnyCommand, future: "asyncio.Future[Any]") -> None:
+        self.command = command
+        self.future = future
+        self.ride: Ride | None = None
+        """What it left with."""
+
+
+class Ride:
+    """Those who left together."""
+
+    def __init__(self, seats: list[Seat], session: Session, deadline: float) -> None:
+        """Have the session send their commands; its driver has a turn then."""
+        self._seats = seats
+        self._session = session
+        self.deadline = deadline
+        for seat in seats:
+            seat.ride = self
+        commands = [seat.command for seat in seats]
+        if len(commands) == 1:
+            exchange = session.submit_one(commands[0], deadline=deadline, notify=self._go_on)
+        else:
+            exchange = session.submit(commands, deadline=deadline, notify=self._go_on)
+        self._exchange: Exchange = exchange
+        session.pull(self._exchange)
+        if self._exchange.done:  # none of it could be sent
+            self._arrive()
+
+    @property
+    def waiting(self) -> list[Seat]:
+        """Those whose callers still wait."""
+        return [seat for seat in self._seats if not seat.future.done()]
+
+    @property
+    def has_left(self) -> bool:
+        """Whether any of it may be executed."""
+        return any(message.sent for message in self._exchange.messages)
+
+    def drop(self) -> None:
+        """Send nothing of it any more."""
+        self._session.drop(self._exchange)
+
+    def _go_on(self) -> None:
+        self._session.pull(self._exchange)
+        if self._exchange.done:
+            self._arrive()
+
+    def _arrive(self) -> None:
+        for seat, value in zip(self._seats, self._exchange.values, strict=True):
+            if not seat.future.done():
+                seat.future.set_result(_own(seat.command, value))
+
+
+def _own(command: AnyCommand, value: Any) -> Any:  # noqa: ANN401 - as the command has it
+    """Return a value for one caller alone: what became of a message is told to all in it."""
+    if not isinstance(value, TollgateError):
+        return value
+    if isinstance(value, OutcomeUnknown) and not command.changes:
+        return BrokerUnreachableError(str(value))  # others in its message may be done
+    return copy(value)  # whoever raises it adds its traceback
+
+
+class Crowd:
+    """Gathers the calls of one turn of the loop."""
+
+    def __init__(self, session: Session) -> None:
+        """Begin with none."""
+        self._session = session
+        self._seats: list[Seat] = []
+        self._deadline = 0.0
+
+    def takes(self, command: AnyCommand) -> bool:
+        """Return whether a call may leave with others."""
+        return self._session.greeting is not None and type(command) not in _ALONE
+
+    def join(
+        self, command: AnyCommand, deadline: float, loop: asyncio.AbstractEventLoop
+    ) -> tuple[Seat, bool]:
+        """Take a call in, to be answered by `deadline`; return whether it is the first."""
+        seat = Seat(command, loop.create_future())
+        is_first = not self._seats
+        if is_first:
+            self._deadline = deadline
+        self._seats.append(seat)
+        return seat, is_first
+
+    def depart(self) -> None:
+        """Have the session send what was gathered."""
+        gathered, self._seats = self._seats, []
+        seats = [seat for seat in gathered if not seat.future.done()]
+        if seats:
+            Ride(seats, self._session, self._deadline)
+
+    def leave(self, seat: Seat) -> None:
+        """Note that a caller has given up: what has not left is not to be executed for it."""
+        ride = seat.ride
+        if ride is None:
+            return
+        waiting = ride.waiting
+        if not waiting:
+            ride.drop()
+        elif not ride.has_left:
+            ride.drop()
+            Ride(waiting, self._session, ride.deadline)
+
+    def fail(self, reason: TollgateError) -> None:
+        """Give all who have not left a reason."""
+        gathered, self._seats = self._seats, []
+        for seat in gathered:
+            if not seat.future.done():
+                seat.future.set_result(copy(reason))

@@ -1,0 +1,234 @@
+"""Calls of many tasks in one message: each has its own outcome, and may leave by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from client.aio import AsyncClient
+from client.crowd import Crowd
+from client.errors import BrokerUnreachableError, ClientClosedError, OutcomeUnknown
+from client.session import Session
+from domain.commands import AnyCommand, Claim, Get, Hello, Wait
+from domain.exceptions import JobNotFoundError, TollgateError, TooLargeError
+from domain.messages import Request
+from domain.models import Job, JobStatus
+from domain.results import AnyResult, error_of
+
+from .peers import (
+    HASH,
+    PATIENCE_S,
+    SOON_S,
+    BrokerProcess,
+    ScriptedRouter,
+    hello_result,
+    job_result,
+    reply,
+)
+
+NOBODY = "nobody"
+UNANSWERED = "unanswered"
+Talk = tuple[AsyncClient, ScriptedRouter]
+
+
+@pytest.fixture
+async def client(broker: BrokerProcess) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(broker.endpoint, timeout_s=PATIENCE_S) as client:
+        yield client
+
+
+@pytest.fixture
+async def talk(endpoint: str) -> AsyncIterator[Talk]:
+    """Give a client that knows the broker's limits, and whom it asks."""
+    with ScriptedRouter(endpoint, answer) as router:
+        async with AsyncClient(endpoint, timeout_s=PATIENCE_S) as client:
+            await client.ping()
+            yield client, router
+
+
+def answer(request: Request) -> list[bytes]:
+    """Answer any command with the job that it names, or say that there is none."""
+    results: list[AnyResult] = []
+    for command in request.commands:
+        if isinstance(command, Hello):
+            results.append(hello_result())
+            continue
+        name = name_of(command)
+        if name == UNANSWERED:
+            return []
+        gone = error_of(JobNotFoundError(name))
+        results.append(gone if name == NOBODY else job_result(1, job_id=name))
+    return [reply(request.seq, *results)]
+
+
+def name_of(command: Any) -> str:
+    return str(command.job_ids[0] if isinstance(command, Wait) else command.job_id)
+
+
+def names(router: ScriptedRouter) -> list[list[str]]:
+    """The jobs that were asked for, a list a message."""
+    return [
+        [*map(name_of, request.commands)]
+        for request in router.requests
+        if not isinstance(request.commands[0], Hello)
+    ]
+
+
+def is_idle(client: AsyncClient) -> bool:
+    return client._session.awaits_nothing
+
+
+async def outcomes(*calls: Any) -> Sequence[Any]:
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_what_is_asked_in_one_turn_of_the_loop_is_one_message(talk: Talk) -> None:
+    client, router = talk
+    jobs = await outcomes(*map(client.get, "12345"))
+    await client.get("6")
+    assert [job.job_id for job in jobs] == [*"12345"]
+    assert names(router) == [[*"12345"], ["6"]]
+
+
+async def test_each_has_its_own_outcome(talk: Talk) -> None:
+    client, router = talk
+    asked = ["1", NOBODY, "2", NOBODY, "3"]
+    first, none, second, nothing, third = await outcomes(*map(client.get, asked))
+    assert names(router) == [asked]
+    assert [first.job_id, second.job_id, third.job_id] == ["1", "2", "3"]
+    assert type(none) is type(nothing) is JobNotFoundError
+    assert none is not nothing
+
+
+async def test_many_tasks_at_a_broker(client: AsyncClient) -> None:
+    async def life(number: int) -> Job:
+        job = await client.create(input=str(number))
+        await client.transition(job.job_id, "running")
+        with pytest.raises(TollgateError):
+            await client.transition(job.job_id, "running")
+        await client.transition(job.job_id, "completed", result=str(number))
+        return await client.get(job.job_id)
+
+    jobs = await asyncio.gather(*map(life, range(300)))
+    assert [job.result for job in jobs] == [*map(str, range(300))]
+    assert {job.version for job in jobs} == {3}
+
+
+async def test_what_does_not_share_a_message_keeps_its_place(talk: Talk) -> None:
+    client, router = talk
+    await outcomes(
+        client.get("1"),
+        client.get("2"),
+        client.wait("3"),  # alone in its message
+        client.get("4"),
+        client.get("5", timeout_s=PATIENCE_S),  # has a deadline of its own
+        client.get("6"),
+        client.send_many([Get(job_id="7"), Get(job_id="8")]),
+        client.get("9"),
+    )
+    assert names(router) == [["1", "2"], ["3"], ["4"], ["5"], ["6"], ["7", "8"], ["9"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "taken"),
+    [
+        (Get(job_id="1"), True),
+        (Hello(), False),
+        (Wait(job_ids=["1"], timeout_ms=1), False),
+        (Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=0, limit=1), False),
+    ],
+)
+def test_what_is_answered_late_or_given_back_leaves_alone(
+    command: AnyCommand, *, taken: bool
+) -> None:
+    session = Session("nowhere", jitter=lambda: 0.5)
+    crowd = Crowd(session)
+    assert not crowd.takes(command)  # the broker's limits are not known yet
+    session.greeting = hello_result()
+    assert crowd.takes(command) is taken
+
+
+async def test_a_command_that_is_too_large_is_only_its_callers_fault(client: AsyncClient) -> None:
+    await client.ping()
+    made = await outcomes(
+        client.create(HASH), client.create(HASH), client.create(HASH, input="x" * 300_000)
+    )
+    assert [type(each) for each in made] == [Job, Job, TooLargeError]
+    assert (await client.count()).total == 2
+
+
+async def test_more_than_fits_in_a_message_goes_in_several(client: AsyncClient) -> None:
+    await client.ping()
+    made = await asyncio.gather(*(client.create(HASH, input="x" * 60_000) for _ in range(40)))
+    assert len({job.job_id for job in made}) == 40
+
+
+async def test_who_is_cancelled_before_the_message_leaves_is_not_in_it(talk: Talk) -> None:
+    client, router = talk
+    tasks = [asyncio.create_task(client.get(name)) for name in "1234"]
+    await asyncio.sleep(0)  # all have asked, and none is sent
+    tasks[2].cancel()
+    await outcomes(*tasks)
+    assert names(router) == [["1", "2", "4"]]
+
+
+async def test_who_is_cancelled_while_no_broker_is_there_is_not_executed(endpoint: str) -> None:
+    with ScriptedRouter(endpoint, answer):
+        client = AsyncClient(endpoint, timeout_s=PATIENCE_S)
+        await client.ping()
+    await asyncio.sleep(SOON_S)  # it notices that nobody is there
+    tasks = [asyncio.create_task(client.get(name)) for name in "1234"]
+    await asyncio.sleep(SOON_S)
+    tasks[2].cancel()
+    await asyncio.sleep(0)
+    with ScriptedRouter(endpoint, answer) as router:
+        made = await outcomes(*tasks)
+    await client.close()
+    assert [type(each) for each in made] == [Job, Job, asyncio.CancelledError, Job]
+    assert names(router) == [["1", "2", "4"]]
+
+
+async def test_when_all_are_cancelled_nothing_is_repeated(talk: Talk) -> None:
+    client, router = talk
+    # The second has no answer, and so the message has none.
+    tasks = [asyncio.create_task(client.get(name)) for name in ("1", UNANSWERED, "2")]
+    await asyncio.sleep(SOON_S)
+    assert not is_idle(client)
+    for task in tasks:
+        task.cancel()
+    await outcomes(*tasks)
+    assert is_idle(client)
+    await asyncio.sleep(4 * SOON_S)  # a repeat would come after half a second
+    assert names(router) == [["1", UNANSWERED, "2"]]
+
+
+async def test_a_silent_broker_is_told_to_each_as_it_is(endpoint: str) -> None:
+    with ScriptedRouter(endpoint, answer) as router:
+        async with AsyncClient(endpoint, timeout_s=SOON_S) as client:
+            await client.ping()
+            alone = client.get(UNANSWERED, timeout_s=SOON_S)
+            got, read, cancelled, moved = await outcomes(
+                alone,
+                client.get(UNANSWERED),
+                client.cancel("2"),
+                client.transition("3", "running"),
+            )
+    assert [*map(name_of, router.requests[-1].commands)] == [UNANSWERED, "2", "3"]
+    assert type(got) is type(read) is BrokerUnreachableError
+    assert type(cancelled) is type(moved) is OutcomeUnknown
+    assert cancelled is not moved
+
+
+async def test_closing_tells_all_what_became_of_it(talk: Talk) -> None:
+    client, router = talk
+    left = [asyncio.create_task(client.cancel(name)) for name in ("1", UNANSWERED, "2")]
+    await asyncio.sleep(SOON_S)
+    assert names(router) == [["1", UNANSWERED, "2"]]
+    gathered = [asyncio.create_task(client.cancel(name)) for name in "45"]
+    await asyncio.sleep(0)
+    await client.close()
+    made = await outcomes(*left, *gathered)
+    assert [type(each) for each in made] == [OutcomeUnknown] * 3 + [ClientClosedError] * 2
+    assert len({*map(id, made)}) == 5
+    assert len(names(router)) == 1
