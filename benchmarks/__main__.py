@@ -13,7 +13,7 @@ from benchmarks import machine, pictures, report
 from benchmarks.measure import FULL, QUICK, Effort, Findings
 from benchmarks.processes import Missing, workplace
 
-PARTS: Final = ("lifecycle", "roundtrip", "jobs", "growth", "recovery")
+PARTS: Final = ("lifecycle", "budget", "roundtrip", "jobs", "growth", "recovery")
 PEERS_S: Final = "medians of interleaved runs, ratios taken pair by pair"
 
 

@@ -28,6 +28,8 @@ class Cell:
     durable: bool = False
     spin_us: int = 0
     """How long our client looks for an answer before it sleeps, which others cannot."""
+    tasks: bool = False
+    """Whether so many asyncio tasks make one call after the other, through one client."""
 
     @property
     def name(self) -> str:
@@ -36,6 +38,8 @@ class Cell:
         who = "1 producer" if self.producers == 1 else f"{self.producers} producers"
         what = ", 200-byte input" if self.shape.input else ""
         waking = ", client spinning" if self.spin_us else ""
+        if self.tasks:
+            return f"{where}, {self.shape.in_flight} asyncio tasks, plain calls"
         return f"{where}, {who}, batch {self.shape.batch}, {how}{what}{waking}"
 
     @property
@@ -82,6 +86,11 @@ def cells(effort: Effort) -> list[Cell]:
         *many,
         Cell(Shape(100, 4, input_of(200))),
         Cell(Shape(100, 4), spin_us=SPIN_US),
+        *(
+            Cell(Shape(1, tasks), tasks=True, durable=durable)
+            for durable in (False, True)
+            for tasks in (4, 64)
+        ),
     ]
 
 
@@ -99,7 +108,7 @@ def measure(effort: Effort, directory: Path) -> Findings:
     return findings
 
 
-def _redis_ways() -> Callable[[Shape], dict[str, Any]]:
+def _redis_ways() -> Callable[..., dict[str, Any]]:
     from benchmarks import redis_side  # noqa: PLC0415 - may raise Missing
 
     return redis_side.ways
@@ -110,15 +119,17 @@ def _measure_cell(
     effort: Effort,
     place: Path,
     findings: Findings,
-    redis_ways: Callable[[Shape], dict[str, Any]],
+    redis_ways: Callable[..., dict[str, Any]],
 ) -> None:
     shape = cell.shape
     with ExitStack() as stack:
         broker = stack.enter_context(Broker(place / "a", durable=cell.durable))
         redis = stack.enter_context(Redis(place / "b", durable=cell.durable))
-        our_ways = tollgate_side.ways(shape, cell.spin_us)
+        our_ways = tollgate_side.ways(shape, cell.spin_us, tasks=cell.tasks)
         ours, our_way = _fastest(our_ways, broker.endpoint, cell)
-        theirs, their_way = _fastest(redis_ways(shape), str(redis.socket_path), cell)
+        theirs, their_way = _fastest(
+            redis_ways(shape, tasks=cell.tasks), str(redis.socket_path), cell
+        )
         our_crew = stack.enter_context(Crew(ours, cell.producers))
         their_crew = stack.enter_context(Crew(theirs, cell.producers))
         runs = in_turns(

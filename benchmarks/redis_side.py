@@ -7,6 +7,7 @@ left out: times come from the client, nothing is counted, listed or made unique,
 and a job stays a dict of strings.
 """
 
+import asyncio
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -17,6 +18,7 @@ from benchmarks.work import INPUT_HASH, RESULT, STEPS, Shape, job_ids
 try:
     import hiredis  # noqa: F401 - redis-py uses it where it is
     from redis import Redis
+    from redis.asyncio import Redis as AsyncRedis
     from redis.connection import UnixDomainSocketConnection
 except ImportError as fault:
     raise Missing(f"redis-py with hiredis is not installed ({fault.name})") from None
@@ -173,6 +175,39 @@ class Pipelines(Calls):
         return STEPS * len(ids)
 
 
+class Tasks:
+    """As many asyncio tasks as commands in flight, over as many connections of redis-py's pool."""
+
+    def __init__(self, path: str, shape: Shape) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._redis: Any = AsyncRedis(unix_socket_path=path, decode_responses=True, protocol=2)
+        with_scripts = connect(path)
+        self._commands = Commands(with_scripts, shape)
+        with_scripts.disconnect()
+        self._shape = shape
+
+    def lot(self) -> int:
+        return self._loop.run_until_complete(self._lot())
+
+    async def _lot(self) -> int:
+        shape = self._shape
+        tasks = [self._life(shape.groups // shape.in_flight) for _ in range(shape.in_flight)]
+        return sum(await asyncio.gather(*tasks))
+
+    async def _life(self, rounds: int) -> int:
+        redis = self._redis
+        for ids in (job_ids(1) for _ in range(rounds)):
+            *scripts, read = self._commands.steps
+            for step in scripts:
+                job_of(await redis.evalsha(*step(ids)[0][1:]))
+            expect_completed(await redis.hgetall(*read(ids)[0][1:]))
+        return rounds * STEPS
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._redis.aclose())
+        self._loop.close()
+
+
 class SendAhead:
     """Writes the next pipelines before it reads the oldest one, over one connection or several."""
 
@@ -217,8 +252,10 @@ IN_FLIGHT: Final = {
 }
 
 
-def ways(shape: Shape) -> dict[str, Any]:
+def ways(shape: Shape, *, tasks: bool = False) -> dict[str, Any]:
     """Return the producers that can work in this shape, by the names of their ways."""
+    if tasks:
+        return {"redis.asyncio": Tasks}
     if shape.in_flight > 1:
         return IN_FLIGHT
     return {"plain calls": Calls} if shape.batch == 1 else {"pipeline()": Pipelines}

@@ -15,6 +15,7 @@ END: Final = "<!-- benchmarks: end -->"
 COMMAND: Final = "make bench"
 TITLES: Final = {
     "lifecycle": "Lifecycle: create, running, completed, get",
+    "budget": "Budget: what the goals leave, and what the parts take",
     "roundtrip": "Round trip: one command at a time",
     "jobs": "Jobs: enqueue, execute an empty handler, see the result",
     "growth": "Growth: many jobs, many clients",

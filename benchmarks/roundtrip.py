@@ -1,36 +1,66 @@
-"""One command at a time: how long a `get` takes, beside redis-py and beside a bare echo."""
+"""One command at a time: how long a `get` takes, beside redis-py and beside a bare echo.
 
-import inspect
+Beside those that have goals there are the parts of it: the echo with a little work on either side,
+our broker asked by a bare client, our client answered by an echo, and an echo over a bare socket.
+"""
+
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Any, Final, NamedTuple
 
 import tollgate
 from benchmarks import redis_side
 from benchmarks.crew import aside
-from benchmarks.echo import EchoClient, EchoServer
+from benchmarks.echo import BareClient, EchoClient, EchoServer, busily, by_number, in_turn
 from benchmarks.measure import Effort, Findings, Goal, at_most, in_turns, percentile
 from benchmarks.processes import Broker, Redis
 from benchmarks.work import INPUT_HASH, Shape, job_ids
 from domain.commands import Get
-from domain.messages import PROTOCOL_VERSION, Reply, Request, encode_request
-from domain.results import JobFields, JobResult
+from domain.messages import PROTOCOL_VERSION, Reply, Request, encode_reply, encode_request
+from domain.results import HelloResult, JobFields, JobResult
 
 PERCENTILES: Final = (("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9))
 WITH_GOALS: Final = ("p50", "p99")
 MICROSECONDS: Final = 1e6
 WARM_UP: Final = 300
 VALUE_BYTES: Final = 400
-"""About as much as a job without an input takes on the wire."""
-SPIN: Final = {"spin_us": 300, "spin_ms": 0.3, "spin_s": 0.0003}
-"""The client's setting for a brief spin, by the names that it may have."""
+"""About as much as a job with a short input takes on the wire."""
+SPIN_US: Final = 300
+WORK_US: Final = 10
+"""What the busy echo does on either side."""
+OURS: Final = ("tollgate", "tollgate, spinning", "tollgate, broker spinning")
+PARTS: Final = (
+    f"echo, {WORK_US} us of work on either side",
+    "our broker, a bare client",
+    "an echo, our client",
+    "an echo over a bare socket",
+)
 
 Times = dict[str, list[list[float]]]
+
+
+class Asked(NamedTuple):
+    """A stored job, and the frames of asking for it and of the answer."""
+
+    job: dict[str, Any]
+    hello: HelloResult
+    request: bytes
+    reply: bytes
+
+
+class Places(NamedTuple):
+    """Where the servers listen."""
+
+    broker: str
+    awake_broker: str
+    redis: str
+    echo: str
+    busy_echo: str
+    fitting_echo: str
+    bare_echo: str
 
 
 def measure(effort: Effort, directory: Path) -> Findings:
@@ -38,84 +68,67 @@ def measure(effort: Effort, directory: Path) -> Findings:
     calls = effort.pick(quick=1_000, full=5_000)
     with ExitStack() as stack:
         broker = stack.enter_context(Broker(directory / "roundtrip-a"))
-        awake = stack.enter_context(Broker(directory / "roundtrip-c", "--spin-us", "300"))
+        awake = stack.enter_context(Broker(directory / "roundtrip-c", "--spin-us", str(SPIN_US)))
         redis = stack.enter_context(Redis(directory / "roundtrip-b"))
-        echo_url = f"ipc://{directory}/echo"
-        job_id, request, reply = aside(partial(_prepare, broker.endpoint))
-        stack.enter_context(EchoServer(echo_url, reply))
-        times: Times = aside(
-            partial(
-                _times,
-                broker.endpoint,
-                awake.endpoint,
-                str(redis.socket_path),
-                echo_url,
-                job_id,
-                request,
-                calls,
-                effort.rounds,
-            )
-        )
+        places = Places(
+            broker.endpoint, awake.endpoint, str(redis.socket_path), f"ipc://{directory}/echo",
+            f"ipc://{directory}/busy", f"ipc://{directory}/fits", f"{directory}/bare",
+        )  # fmt: skip
+        asked: Asked = aside(partial(_prepare, broker.endpoint))
+        shown = Reply(PROTOCOL_VERSION, 0, [JobResult(JobFields(**asked.job))])
+        for endpoint, answer in (
+            (places.echo, in_turn([asked.reply])),
+            (places.busy_echo, busily(asked.reply, WORK_US)),
+            (places.fitting_echo, by_number(Reply(PROTOCOL_VERSION, 0, [asked.hello]), shown)),
+            (places.bare_echo, in_turn([asked.reply])),
+        ):
+            stack.enter_context(EchoServer(endpoint, answer))
+        times: Times = aside(partial(_times, places, asked, calls, effort.rounds))
     _compare(findings, times)
-    if "tollgate, spinning" not in times:
-        findings.skip("the client has no setting for a brief spin")
     findings.settings |= {
         "calls": f"{calls} a run, {effort.rounds} runs, all sides in turns from one process",
-        "echo": f"request {len(request)} bytes, reply {len(reply)} bytes, poll then recv",
+        "echo": f"request {len(asked.request)}, reply {len(asked.reply)} bytes, poll then recv",
     }
     return findings
 
 
-def spin_setting() -> dict[str, Any]:
-    """Return the client's argument for a brief spin, or nothing if it has none."""
-    known = inspect.signature(tollgate.Client).parameters
-    return {name: value for name, value in SPIN.items() if name in known}
-
-
-def _prepare(endpoint: str) -> tuple[str, bytes, bytes]:
-    """Store a job; return its id, and the frames of asking for it and of the answer."""
+def _prepare(endpoint: str) -> Asked:
+    """Store a job; return it, and the frames of asking for it and of the answer."""
     with tollgate.connect(endpoint) as client:
-        job = client.create(INPUT_HASH)
-    request = encode_request(
-        Request(PROTOCOL_VERSION, 0, 2, 0, [Get(job_id=job.job_id)], job.pay_by_time)
-    )
-    reply = msgspec.msgpack.encode(
-        Reply(PROTOCOL_VERSION, 2, [JobResult(JobFields(**job.model_dump()))])
-    )
-    return job.job_id, request, reply
+        job, hello = client.create(INPUT_HASH), client.ping()
+    fields = job.model_dump()
+    request = Request(PROTOCOL_VERSION, 0, 2, 0, [Get(job_id=job.job_id)], job.pay_by_time)
+    reply = encode_reply(2, [JobResult(JobFields(**fields))])
+    return Asked(fields, hello, encode_request(request), reply)
 
 
-def _times(  # noqa: PLR0913, PLR0917 - one argument a side
-    endpoint: str,
-    awake_endpoint: str,
-    redis_path: str,
-    echo_url: str,
-    job_id: str,
-    request: bytes,
-    calls: int,
-    rounds: int,
-) -> Times:
+def _times(places: Places, asked: Asked, calls: int, rounds: int) -> Times:
     with ExitStack() as stack:
-        client = stack.enter_context(tollgate.connect(endpoint))
-        redis = redis_side.client(redis_path)
-        stack.callback(redis.close)
-        redis_id = _redis_job(redis_path)
+
+        def closed(client: Any) -> Any:  # noqa: ANN401 - anything that can be closed
+            stack.callback(client.close)
+            return client
+
+        job_id, request = asked.job["job_id"], asked.request
+        awake = closed(tollgate.connect(places.awake_broker))
+        redis = closed(redis_side.client(places.redis))
         redis.set("value", "x" * VALUE_BYTES)
-        echo = EchoClient(echo_url, request)
-        stack.callback(echo.close)
+        busy, bare_us, fits, bare = PARTS
         sides: dict[str, Callable[[], Any]] = {
-            "tollgate": partial(client.get, job_id),
-            "echo": echo.ask,
-            "redis-py HGETALL": partial(redis.hgetall, "job:" + redis_id),
+            "tollgate": partial(closed(tollgate.connect(places.broker)).get, job_id),
+            "echo": closed(EchoClient(places.echo, request)).ask,
+            "redis-py HGETALL": partial(redis.hgetall, "job:" + _redis_job(places.redis)),
             "redis-py GET": partial(redis.get, "value"),
+            "tollgate, spinning": partial(
+                closed(tollgate.connect(places.broker, spin_us=SPIN_US)).get, job_id
+            ),
+            "tollgate, broker spinning": partial(awake.get, awake.create(INPUT_HASH).job_id),
+            "echo, spinning": closed(EchoClient(places.echo, request, spin_us=SPIN_US)).ask,
+            busy: closed(EchoClient(places.busy_echo, request, work_us=WORK_US)).ask,
+            bare_us: closed(EchoClient(places.broker, request)).ask,
+            fits: partial(closed(tollgate.connect(places.fitting_echo)).get, job_id),
+            bare: closed(BareClient(places.bare_echo, request)).ask,
         }
-        if spin_setting():
-            spinning = tollgate.Client(endpoint, **spin_setting())
-            stack.callback(spinning.close)
-            sides["tollgate, spinning"] = partial(spinning.get, job_id)
-        awake = stack.enter_context(tollgate.connect(awake_endpoint))
-        awake_id = awake.create(INPUT_HASH).job_id
-        sides["tollgate, broker spinning"] = partial(awake.get, awake_id)
         for ask in sides.values():
             _time(ask, WARM_UP)
         return in_turns({name: partial(_time, ask, calls) for name, ask in sides.items()}, rounds)
@@ -148,15 +161,21 @@ def _compare(findings: Findings, times: Times) -> None:
         }
         for side, runs in times.items()
     }
-    for ours in ("tollgate", "tollgate, spinning", "tollgate, broker spinning"):
-        if ours not in tails:
-            continue
+
+    def compare(side: str, peer: str, name: str, goal: Goal | None = None) -> None:
+        findings.compare(
+            f"get, {side}, {name}", "us", tails[side][name], peer, tails[peer][name], goal
+        )
+
+    for ours in OURS:
         for peer in ("echo", "redis-py HGETALL", "redis-py GET"):
             for name, _ in PERCENTILES:
-                goal = _goal(ours, peer) if name in WITH_GOALS else None
-                findings.compare(
-                    f"get, {ours}, {name}", "us", tails[ours][name], peer, tails[peer][name], goal
-                )
+                compare(ours, peer, name, _goal(ours, peer) if name in WITH_GOALS else None)
+    for part in PARTS:
+        for name in WITH_GOALS:
+            compare(part, "echo", name)
+    for name in WITH_GOALS:
+        compare("echo, spinning", "redis-py HGETALL", name)
 
 
 def _goal(ours: str, peer: str) -> Goal | None:

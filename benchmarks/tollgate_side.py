@@ -25,6 +25,19 @@ def rows(shape: Shape) -> list[Any]:
     return [{"input_hash": INPUT_HASH, "input": shape.input}] * shape.batch
 
 
+def commands(ids: list[str], text: str | None) -> Iterator[Any]:
+    """Make the commands of the lifecycles of these jobs, all of a step before the next."""
+    make = tollgate.commands
+    for job_id in ids:
+        yield make.create(INPUT_HASH, job_id=job_id, input=text)
+    for job_id in ids:
+        yield make.transition(job_id, RUNNING)
+    for job_id in ids:
+        yield make.transition(job_id, COMPLETED, result=RESULT)
+    for job_id in ids:
+        yield make.get(job_id)
+
+
 class OneByOne:
     """The plain calls, one command a message."""
 
@@ -104,20 +117,9 @@ class OneStream(OneLargeBatch):
     def lot(self) -> int:
         shape = self._shape
         ids = job_ids(shape.batch * shape.groups)
-        values = self._client.send_many(self._commands(ids), message_commands=shape.batch)
+        values = self._client.send_many(commands(ids, shape.input), message_commands=shape.batch)
         expect_completed(values[-1])
         return STEPS * len(ids)
-
-    def _commands(self, ids: list[str]) -> Iterator[Any]:
-        text, make = self._shape.input, tollgate.commands
-        for job_id in ids:
-            yield make.create(INPUT_HASH, job_id=job_id, input=text)
-        for job_id in ids:
-            yield make.transition(job_id, RUNNING)
-        for job_id in ids:
-            yield make.transition(job_id, COMPLETED, result=RESULT)
-        for job_id in ids:
-            yield make.get(job_id)
 
 
 class Tasks:
@@ -181,8 +183,10 @@ IN_FLIGHT: Final = {
 """The ways of having several messages in flight; the fastest is measured."""
 
 
-def ways(shape: Shape, spin_us: int = 0) -> dict[str, Any]:
+def ways(shape: Shape, spin_us: int = 0, *, tasks: bool = False) -> dict[str, Any]:
     """Return the producers that can work in this shape, by the names of their ways."""
+    if tasks:
+        return {"AsyncClient": Tasks}
     if spin_us:
         return {"one send_many(), spinning": partial(OneStream, spin_us=spin_us)}
     if shape.in_flight > 1:
