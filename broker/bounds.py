@@ -1,6 +1,6 @@
 """How much a batch can come to write, told before it is decided: what there must be room for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from broker.limits import Limits
@@ -18,17 +18,27 @@ GRANT_BYTES_MAX: Final = 128
 """More than a granted lease takes, as an event and in an outcome."""
 
 
-def records_bytes_max(frames: Iterable[bytes], limits: Limits) -> int:
-    """Return a bound on the bytes of the records of a batch of requests.
+def records_max(
+    messages: Iterable[Sequence[bytes]], parked: int, limits: Limits
+) -> tuple[int, int]:
+    """Return bounds on the records of a batch of messages, given as frames: bytes and number.
 
-    It holds whatever they say: a frame has only so many commands and claims, a reply only so many
-    grants.
+    They hold whatever the messages say: a frame has only so many commands and claims, a reply only
+    so many grants. Each message makes two records at most, and each `parked` claim that is served
+    one of its own.
     """
-    size = TICK_BYTES_MAX
-    for frame in frames:
-        commands = min(limits.commands, 1 + len(frame) // COMMAND_BYTES_MIN)
-        size += 2 * len(frame) + commands * EVENT_BYTES_MAX
-        if claims := frame.count(CLAIM_TAG):
-            grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
-            size += grants * GRANT_BYTES_MAX
+    size, number = TICK_BYTES_MAX, 2 + parked
+    for frames in messages:
+        number += 2
+        if len(frames) == 1:  # others are refused
+            size += _record_bytes_max(frames[0], limits)
+    return size, number
+
+
+def _record_bytes_max(frame: bytes, limits: Limits) -> int:
+    commands = min(limits.commands, 1 + len(frame) // COMMAND_BYTES_MIN)
+    size = 2 * len(frame) + commands * EVENT_BYTES_MAX
+    if claims := frame.count(CLAIM_TAG):
+        grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
+        size += grants * GRANT_BYTES_MAX
     return size

@@ -5,58 +5,30 @@
 
 The pipeline does neither of the two things on the right. It hands back the records and the
 replies, and whoever runs it (`server`) sends none through its `outbox` before those are safe.
+
+`intake` reads a request. `execution` has its commands decided and words the reply; `repeats` does
+so where they were decided before. `agenda` knows what there is to do that no message asks for.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
-from broker.bounds import records_bytes_max
-from broker.desk import Turn
+from broker.agenda import Agenda
+from broker.bounds import records_max
+from broker.desk import Answer, Turn
 from broker.engine import Engine
-from broker.outcomes import (
-    JOBS_ALONE,
-    AnyOutcome,
-    LeasesOutcome,
-    RefusedOutcome,
-    grants_of,
-    outcome_of,
-    outcomes_of,
-    without_texts,
-)
+from broker.execution import Verdict, execute, execute_parking, verdict_of
+from broker.intake import accept
 from broker.principal import Principal
 from broker.records import Record
-from broker.schedule import FAR_MS
+from broker.repeats import repeat
 from broker.timers import Instant
 from broker.waiters import Ticket
-from domain.exceptions import (
-    REFUSALS,
-    DrainingError,
-    ExpiredError,
-    MalformedError,
-    NotAuthorizedError,
-    Refusal,
-    ReplyFullError,
-    TooLargeError,
-)
-from domain.messages import (
-    REFUSAL_BYTES,
-    REPLY_BYTES_MAX,
-    Request,
-    begin_reply,
-    encode_refused,
-    encode_reply,
-    encode_result,
-    encode_results,
-    read_envelope,
-    read_request,
-)
-from domain.results import ErrorResult, LeasesResult, Result, refusal_of
-
-NOTHING_GRANTED: Final = LeasesOutcome([])
-"""A claim that got nothing has changed nothing: a repeat of it is a claim like any other."""
+from domain.exceptions import REFUSALS, DrainingError, Refusal
+from domain.messages import Request, encode_refused, read_envelope
+from domain.results import ErrorResult, refusal_of
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +54,8 @@ class Outcome(msgspec.Struct, gc=False):
     replies: list[Reply]
     taken: int = 0
     """How many messages of the batch were decided."""
+    room_bytes: int = 0
+    """How much room for replies was left; none, or less than that, if the batch was full."""
 
 
 class Pipeline:
@@ -93,15 +67,12 @@ class Pipeline:
         A batch ends with the reply that makes it `batch_reply_bytes` long: replies are held back
         until all of it is safe.
         """
+        self.agenda = Agenda(engine)
+        """When there is something to do without a message."""
         self._engine = engine
-        self._schedule = engine.schedule
-        self._batch_reply_bytes = batch_reply_bytes
-        self._reply_bytes = 0
         self._refused = refused
-        self._limits = engine.limits
-        self._draining = False
-        self._owes_claims = False
-        self._outcome = Outcome([], [])
+        self._batch_reply_bytes = batch_reply_bytes
+        self._is_draining = False
 
     def run(
         self,
@@ -117,287 +88,104 @@ class Pipeline:
         there is no room for records: nothing changes, and what would change something is refused.
         `taken` of the outcome is how much of the batch was decided; the rest is to come again.
         """
-        self._reply_bytes = 0
-        self._engine.rest()
-        if undelivered or self.is_behind or not writable or not self._schedule.calm_ms(now):
-            self._pass_time(now, undelivered, writable=writable)
-        taken = 0
+        outcome, engine = self._begin(), self._engine
+        engine.rest()
+        lease_at = now if writable else None
+        if undelivered or not self.agenda.calm_ms(now, writable=writable):
+            self.agenda.pass_time(now, undelivered, writable=writable)
+            self._settle(lease_at, outcome)
         for arrival in batch:
-            self._answer(arrival, now, writable=writable)
-            taken += 1
-            if self._is_full or self._engine.is_tired:
+            self._answer(arrival, now, outcome, writable=writable)
+            self._settle(lease_at, outcome)
+            outcome.taken += 1
+            if outcome.room_bytes <= 0 or engine.is_tired:
                 break
-        self._schedule.foresee(now)
-        outcome, self._outcome = self._outcome, Outcome([], [])
-        outcome.taken = taken
+        self.agenda.foresee(now, is_full=outcome.room_bytes <= 0, writable=writable)
         return outcome
-
-    def _pass_time(
-        self, now: Instant, undelivered: Sequence[tuple[str, int]], *, writable: bool
-    ) -> None:
-        self._schedule.time_out(now)
-        if writable:
-            self._schedule.release(undelivered, now)
-            self._schedule.tick(now)
-        self._settle(now, writable=writable)
 
     def expel(self, name: str) -> Outcome:
         """Answer whatever is parked for a principal that may not have it any more."""
-        self._reply_bytes = 0
         self._engine.expel(name)
-        self._answer_parked()
-        outcome, self._outcome = self._outcome, Outcome([], [])
-        return outcome
+        return self._settle(None, self._begin())
 
     def drain(self) -> Outcome:
         """Wake all who are parked; from now on refuse all that comes in."""
-        self._draining = True
-        self._owes_claims = False
-        self._reply_bytes = 0
+        self._is_draining = True
         self._engine.drain()
-        self._answer_parked()
-        outcome, self._outcome = self._outcome, Outcome([], [])
-        return outcome
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether there are answers, or leases for who waits, that there was no room for."""
-        return self._owes_claims or bool(self._engine.answers)
-
-    @property
-    def _is_full(self) -> bool:
-        return self._reply_bytes >= self._batch_reply_bytes
-
-    def due_in_ms(self, now: Instant, *, writable: bool = True) -> int | None:
-        """Return how long `run` has nothing to do without a message; None for ever."""
-        if self._engine.answers or (writable and self._owes_claims):
-            return 0
-        return self._schedule.due_in_ms(now, writable=writable)
-
-    def foresee(self, now: Instant) -> None:
-        """Look when there will be something to do, before the first batch."""
-        self._schedule.foresee(now)
-
-    def calm_ms(self, now: Instant, *, writable: bool = True) -> int:
-        """Return how long `run` has nothing to do, as the last one has foreseen; FAR_MS at most."""
-        if writable and not self.is_behind:
-            return self._schedule.calm_ms(now)
-        due_in_ms = self.due_in_ms(now, writable=writable)
-        return FAR_MS if due_in_ms is None else due_in_ms
-
-    def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
-        """Return whether a deadline, a lease or a wait is over that `run` has not decided yet."""
-        if writable and self._schedule.calm_ms(now):
-            return False
-        return self._schedule.is_overdue(now, writable=writable)
+        return self._settle(None, self._begin())
 
     def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
-        """Return bounds on the records of a batch, before it is decided: their bytes, their number.
+        """Return bounds on the records of a batch, before it is decided: bytes and number."""
+        messages = [arrival.frames for arrival in batch]
+        return records_max(messages, self._engine.parked, self._engine.limits)
 
-        Each message makes two records at most, and each parked claim that is served one of its own.
-        """
-        frames = [each.frames[0] for each in batch if len(each.frames) == 1]  # others are refused
-        size = records_bytes_max(frames, self._limits)
-        return size, 2 * (1 + len(batch)) + self._engine.parked
+    def _begin(self) -> Outcome:
+        return Outcome([], [], room_bytes=self._batch_reply_bytes)
 
-    def _answer(self, arrival: Arrival, now: Instant, *, writable: bool) -> None:
+    def _answer(self, arrival: Arrival, now: Instant, outcome: Outcome, *, writable: bool) -> None:
+        """Take one message from its bytes to its record and its reply."""
+        engine = self._engine
         try:
-            request, digest = self._accept(arrival, now)
-            remembered = self._engine.recall(request, digest, arrival.principal)
-            if self._draining and remembered is None:
+            request, digest = accept(arrival.frames, engine.limits, now)
+            remembered = engine.recall(request, digest, arrival.principal)
+            if self._is_draining and remembered is None:
                 raise DrainingError("the broker is about to leave")
         except Refusal as refusal:
-            self._refuse(arrival, refusal)
+            self._refuse(arrival, refusal, outcome)
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
-        turn = self._engine.turn(ticket, now, len(arrival.frames[0]), writable=writable)
+        turn = engine.turn(ticket, now, len(arrival.frames[0]), writable=writable)
         if remembered is not None:
-            self._repeat(request, remembered, turn)
+            verdict = Verdict(repeat(engine, request, remembered, turn))
+            self._conclude(ticket, request.acked, verdict, outcome)
         elif len(request.commands) == 1 and request.commands[0].parks:
-            self._execute_parking(request, arrival, turn)
+            self._answer_or_park(arrival, request, turn, outcome)
         else:
-            self._execute(request, turn)
-        self._settle(now, writable=writable)
+            verdict = execute(engine, request, turn)
+            self._conclude(ticket, request.acked, verdict, outcome)
 
-    def _accept(self, arrival: Arrival, now: Instant) -> tuple[Request, bytes]:
-        """Return the request in a message and its digest, or raise why not, in TG/1's order.
-
-        What its session has to say comes next.
-        """
-        if len(arrival.frames) != 1:
-            raise MalformedError(
-                f"a request is one frame, this was {len(arrival.frames)}; send it from a DEALER"
-            )
-        frame = arrival.frames[0]
-        request, digest = read_request(frame)
-        if len(frame) > self._limits.request_bytes:
-            limit = self._limits.request_bytes
-            raise TooLargeError(f"the request holds more than {limit} bytes", limit=limit)
-        if len(request.commands) > self._limits.commands:
-            limit = self._limits.commands
-            raise TooLargeError(f"the request holds more than {limit} commands", limit=limit)
-        if request.valid_until is not None and request.valid_until < now.wall:
-            raise ExpiredError("the request came after its valid_until")
-        return request, digest
-
-    def _execute(self, request: Request, turn: Turn) -> None:
-        """Decide the commands of a new request, write them down, and answer."""
-        commands, session, events = request.commands, request.session, self._engine.events
-        grants: list[tuple[str, int]] = []
-        outcomes: list[int | AnyOutcome] = []
-        if session and turn.writable:
-            self._engine.make_room(request, turn.now_ms)
-        place, left, parts = len(events), len(commands), list[bytes]()
-        # The commands behind each are to be refused at least.
-        turn.room_bytes -= REPLY_BYTES_MAX + (left - 1) * REFUSAL_BYTES
-        for run, results in self._engine.decide(commands, turn):
-            left -= len(run)
-            if len(run) == len(commands):  # as most often: all of the reply in one go
-                parts.append(part := encode_reply(request.seq, results))
-            else:
-                parts += [] if parts else [begin_reply(request.seq, len(commands))]
-                parts.append(part := encode_results(results))
-            turn.room_bytes += len(run) * REFUSAL_BYTES - len(part)
-            if session and run[0].changes:
-                outcomes += outcomes_of(results, events, place)
-            place = len(events)
-            if JOBS_ALONE.issuperset(map(type, results)):  # the common case, at the speed of C
-                continue
-            grants += self._note(results)
-            if _is_full(results[-1]):
-                parts += [part] * left
-                refused = [each for each in commands[len(commands) - left :] if each.changes]
-                outcomes += [outcome_of(results[-1])] * len(refused) if session else []
-                self._refused[f"refused_{ReplyFullError.code}"] += left
-                break
-        if turn.writable:
-            self._write_down(request, turn.ticket, outcomes)
-        frame = b"".join(parts) if commands else encode_reply(request.seq, [])
-        self._send(Reply(turn.ticket.peer, frame, grants))
-
-    def _note(self, results: Sequence[Result]) -> list[tuple[str, int]]:
-        """Count what was refused, and return job and token of each lease granted."""
-        grants: list[tuple[str, int]] = []
-        for result in results:
-            if isinstance(result, ErrorResult):
-                self._refused[f"refused_{result.code}"] += 1
-            elif isinstance(result, LeasesResult):
-                grants += grants_of(result)
-        return grants
-
-    def _repeat(self, request: Request, remembered: Sequence[AnyOutcome], turn: Turn) -> None:
-        """Answer as the first time what has changed something then, and the rest as it is now."""
-        commands = request.commands
-        changing = [command for command in commands if command.changes]
-        again = [
-            self._engine.decide_again(command, outcome, turn)
-            for command, outcome in zip(changing, remembered, strict=True)
-        ]
-        # Their room comes first: to say of what was executed that it did not fit would be a lie.
-        kept = [*map(encode_result, again)]
-        head = begin_reply(request.seq, len(commands))
-        room_bytes = self._limits.reply_bytes - len(head) - len(commands) * REFUSAL_BYTES
-        if sum(map(len, kept)) > room_bytes:
-            # The jobs have grown since.
-            kept = [encode_result(without_texts(result)) for result in again]
-        turn.room_bytes = room_bytes - sum(map(len, kept)) + len(kept) * REFUSAL_BYTES
-        parts, kept_parts = [head], iter(kept)
-        for command in commands:
-            if command.changes:
-                parts.append(next(kept_parts))
-                continue
-            turn.room_bytes += REFUSAL_BYTES
-            ((_, (result,)),) = self._engine.decide([command], turn)
-            parts.append(part := encode_result(result))
-            turn.room_bytes -= len(part)
-        self._write_down(request, turn.ticket, [])
-        self._send(Reply(turn.ticket.peer, b"".join(parts)))
-
-    def _execute_parking(self, request: Request, arrival: Arrival, turn: Turn) -> None:
-        if request.session and turn.writable and request.commands[0].changes:
-            self._engine.make_room(request, turn.now_ms)
-        ((_, (result,)),) = self._engine.decide(request.commands, turn)
-        if type(result) is ErrorResult and REFUSALS[result.code].refuses_message:
-            self._refuse(arrival, refusal_of(result))
-        elif result is not None:
-            self._answer_alone(turn.ticket, result)
-
-    def _settle(self, now: Instant, *, writable: bool) -> None:
-        """Write down what has happened, and answer whoever was parked until it did."""
-        if self._engine.events:
-            self._outcome.records.append(Record(self._engine.take_events()))
-        if self._engine.answers:
-            self._answer_parked()
-        if writable:
-            self._owes_claims = self._engine.parked > 0
-            while self._owes_claims and not self._is_full:
-                self._owes_claims = self._serve_claim(now)
-
-    def _serve_claim(self, now: Instant) -> bool:
-        """Answer a parked claim, if there is something for one; return whether there was."""
-        answer = self._engine.serve_claim(now)
-        if answer is None:
-            return False
-        self._answer_alone(answer.ticket, answer.result)
-        return True
-
-    def _answer_parked(self) -> None:
-        """Answer who waits no more, as far as this batch has room for replies."""
-        answers = self._engine.answers
-        while answers and not self._is_full:
-            answer = answers.popleft()
-            self._answer_alone(answer.ticket, answer.result)
-
-    def _answer_alone(self, ticket: Ticket, result: Result) -> None:
-        """Answer a command that stands alone in its message, and write down what it did."""
-        if type(result) is ErrorResult:
-            self._refused[f"refused_{result.code}"] += 1
-        events = self._engine.take_events()
-        if events:
-            outcomes: list[int | AnyOutcome] = [outcome_of(result)] if ticket.session else []
-            self._record(
-                Record(
-                    events, ticket.session, ticket.seq, 0, ticket.digest, outcomes,
-                    ticket.principal.name,
-                )
-            )  # fmt: skip
-        grants = grants_of(result) if isinstance(result, LeasesResult) else ()
-        self._send(Reply(ticket.peer, encode_reply(ticket.seq, [result]), grants))
-
-    def _write_down(
-        self, request: Request, ticket: Ticket, outcomes: list[int | AnyOutcome]
+    def _answer_or_park(
+        self, arrival: Arrival, request: Request, turn: Turn, outcome: Outcome
     ) -> None:
-        """Make one record of a message, unless there is nothing in it that must be kept."""
+        answer = execute_parking(self._engine, request, turn)
+        if answer is None:
+            return
+        if isinstance(answer.result, ErrorResult) and REFUSALS[answer.result.code].refuses_message:
+            self._refuse(arrival, refusal_of(answer.result), outcome)
+        else:
+            self._conclude_alone(answer, outcome)
+
+    def _settle(self, lease_at: Instant | None, outcome: Outcome) -> Outcome:
+        """Write down what has happened by itself, and answer those parked until it did."""
+        if self._engine.events:
+            outcome.records.append(Record(self._engine.take_events()))
+        while outcome.room_bytes > 0 and (answer := self.agenda.next_answer(lease_at)):
+            self._conclude_alone(answer, outcome)
+        return outcome
+
+    def _conclude_alone(self, answer: Answer, outcome: Outcome) -> None:
+        verdict = verdict_of(answer, happened=bool(self._engine.events))
+        self._conclude(answer.ticket, 0, verdict, outcome)
+
+    def _conclude(self, ticket: Ticket, acked: int, verdict: Verdict, outcome: Outcome) -> None:
+        """Make one record of all that a message has made happen, and one reply."""
         events = self._engine.take_events()
-        kept = any(map(_is_kept, outcomes))
-        if events or kept or self._engine.forgets(request):
-            self._record(
-                Record(
-                    events, request.session, request.seq, request.acked, ticket.digest, outcomes,
-                    ticket.principal.name,
-                )
+        if events or verdict.is_kept:
+            record = Record(
+                events, ticket.session, ticket.seq, acked, ticket.digest, verdict.outcomes,
+                ticket.principal.name,
             )  # fmt: skip
+            self._engine.remember(record)
+            outcome.records.append(record)
+        self._send(Reply(ticket.peer, verdict.frame, verdict.grants), verdict.refused, outcome)
 
-    def _record(self, record: Record) -> None:
-        self._engine.remember(record)
-        self._outcome.records.append(record)
-
-    def _refuse(self, arrival: Arrival, refusal: Refusal) -> None:
-        self._refused[f"refused_{refusal.code}"] += 1
+    def _refuse(self, arrival: Arrival, refusal: Refusal, outcome: Outcome) -> None:
+        """Refuse a whole message: nothing of it has happened, so there is no record."""
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
-        self._send(Reply(arrival.peer, encode_refused(seq, refusal)))
+        self._send(Reply(arrival.peer, encode_refused(seq, refusal)), [refusal.code], outcome)
 
-    def _send(self, reply: Reply) -> None:
-        self._outcome.replies.append(reply)
-        self._reply_bytes += len(reply.frame)
-
-
-def _is_full(result: Result) -> bool:
-    return isinstance(result, ErrorResult) and result.code == ReplyFullError.code
-
-
-def _is_kept(outcome: int | AnyOutcome) -> bool:
-    """Return whether a repeat must have this outcome: it is not decided anew, as those are."""
-    if isinstance(outcome, RefusedOutcome):
-        return outcome.code != NotAuthorizedError.code
-    return outcome != NOTHING_GRANTED
+    def _send(self, reply: Reply, refused: Sequence[str], outcome: Outcome) -> None:
+        for code in refused:
+            self._refused[f"refused_{code}"] += 1
+        outcome.replies.append(reply)
+        outcome.room_bytes -= len(reply.frame)

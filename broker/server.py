@@ -62,6 +62,7 @@ class Server:
         keys: Keys | None = None,
     ) -> None:
         self._pipeline = pipeline
+        self._agenda = pipeline.agenda
         self._journal = journal
         self._compactor = compactor
         self._doors = {door.mark[0]: door for door in doors}
@@ -93,7 +94,7 @@ class Server:
 
         Raises JournalFailedError: nothing of the batch was sent, and the process must stop.
         """
-        self._pipeline.foresee(_now())
+        self._agenda.foresee(_now())
         while True:
             ready = self._lookout.wait(self._patience_ms())
             if self._stop_fd in ready:
@@ -142,7 +143,7 @@ class Server:
 
     def _catch_up(self, now: Instant) -> None:
         """Decide all deadlines that have passed: nobody acts on a job that one has ended."""
-        while self._pipeline.is_overdue(now, writable=self._writable):
+        while self._agenda.is_overdue(now, writable=self._writable):
             self._serve([], now)
             if self._stop_fd in self._lookout.wait(0):
                 return
@@ -189,13 +190,13 @@ class Server:
         return min(self._due_in_ms(_now()), self._idle_ms if self._writable else RETRY_MS)
 
     def _due_in_ms(self, now: Instant) -> int:
-        return self._pipeline.calm_ms(now, writable=self._writable)
+        return self._agenda.calm_ms(now, writable=self._writable)
 
     def _leave(self) -> None:
         """Wake the parked, answer what is here already, and refuse what comes for a moment."""
         self._notifier.stopping()
         self._release(self._pipeline.drain())
-        while self._pipeline.is_behind:
+        while self._agenda.is_behind:
             self._serve([], _now())
         self._outbox.flush()
         self._lookout.forget(self._stop_fd)

@@ -1092,13 +1092,13 @@ def test_who_keeps_nothing_for_long_still_sleeps_while_there_is_nothing(
 ) -> None:
     driver = Driver(keep_finished_ms=keep_finished_ms)
     driver.run()
-    assert driver.pipeline.calm_ms(driver.now) == FAR_MS
+    assert driver.pipeline.agenda.calm_ms(driver.now) == FAR_MS
     driver.ask(create(), move(job_id(1), FAILED))
-    assert driver.pipeline.calm_ms(driver.now) <= keep_finished_ms
+    assert driver.pipeline.agenda.calm_ms(driver.now) <= keep_finished_ms
     driver.pass_ms(keep_finished_ms)
     assert driver.engine._desk.state.jobs.count() == 0
     driver.run()
-    assert driver.pipeline.calm_ms(driver.now) == FAR_MS
+    assert driver.pipeline.agenda.calm_ms(driver.now) == FAR_MS
 
 
 @pytest.mark.parametrize("far", [False, True])
@@ -1106,7 +1106,7 @@ def test_how_long_nothing_will_happen(far: bool) -> None:
     driver = Driver(payment_grace_ms=5_000)
 
     def due() -> int | None:
-        return driver.pipeline.due_in_ms(driver.now)
+        return driver.pipeline.agenda.due_in_ms(driver.now)
 
     assert due() is None
     latest = datetime.max.replace(tzinfo=EPOCH.tzinfo)
@@ -1145,10 +1145,10 @@ def test_no_date_brings_the_broker_down(time: datetime) -> None:
     driver = Driver()
     job = driver.job(create(pay_by_time=time, submit_result_time=time))
     driver.pass_ms(1)
-    driver.pipeline.due_in_ms(driver.now)
+    driver.pipeline.agenda.due_in_ms(driver.now)
     if time.year == 9999:
         driver.job(move(job, RUNNING))
-        assert driver.pipeline.due_in_ms(driver.now) is not None
+        assert driver.pipeline.agenda.due_in_ms(driver.now) is not None
         driver.pass_ms(1)
     assert status_of(driver, job) is (RUNNING if time.year == 9999 else FAILED)
 
@@ -1159,7 +1159,7 @@ def test_more_deadlines_than_one_step_decides_are_all_decided_in_the_end() -> No
         driver.ask(*[create(pay_by_time=EPOCH)] * 900)
     driver.wall = EPOCH + HOUR
     steps = 0
-    while driver.pipeline.due_in_ms(driver.now) == 0:
+    while driver.pipeline.agenda.due_in_ms(driver.now) == 0:
         driver.run()
         steps += 1
         assert steps < 10

@@ -181,8 +181,8 @@ def test_answers_to_the_parked_come_a_batch_at_a_time() -> None:
         assert run(Wait(job_ids=[job_id(1)], timeout_ms=9), seq=seq) == []
     answered = run(Transition(job_id=job_id(1), target=JobStatus.FAILED), seq=12)
     sizes = [len(answered)]
-    while pipeline.is_behind:
-        assert pipeline.due_in_ms(now) == 0
+    while pipeline.agenda.is_behind:
+        assert pipeline.agenda.due_in_ms(now) == 0
         answered += (more := run())
         sizes.append(len(more))
     assert max(sizes) <= 3
@@ -203,10 +203,10 @@ def test_claims_that_had_no_room_are_served_whoever_is_put_out_meanwhile() -> No
         assert run(seq, claim, peer=bytes([seq])) == 0
     text = "x" * 50_000
     served = run(9, *[Create(input_hash=HASH, input=text) for _ in range(4)])
-    assert pipeline.due_in_ms(now) == 0
+    assert pipeline.agenda.due_in_ms(now) == 0
     pipeline.expel("key:somebody")
     served += len(pipeline.run([], now, writable=False).replies)
-    while pipeline.is_behind:
+    while pipeline.agenda.is_behind:
         served += len(pipeline.run([], now).replies)
     assert served == 1 + 4
     assert engine.parked == 0

@@ -269,7 +269,7 @@ class PipelineMachine(RuleBasedStateMachine):
         real = self.take(self.driver.pipeline.run([], self.driver.now))
         self.twin.clock(self.wall, self.driver.mono_ms)
         self.compare(real)
-        due_in_ms = self.driver.pipeline.due_in_ms(self.driver.now)
+        due_in_ms = self.driver.pipeline.agenda.due_in_ms(self.driver.now)
         assert due_in_ms is None or due_in_ms > 0
 
     @precondition(lambda self: self.grants)

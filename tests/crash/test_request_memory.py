@@ -385,7 +385,7 @@ def test_of_too_many_finished_jobs_the_oldest_go_a_thousand_at_a_time() -> None:
     driver.run()
     driver.run()
     assert jobs.count_finished() == 10
-    assert driver.pipeline.due_in_ms(driver.now) != 0
+    assert driver.pipeline.agenda.due_in_ms(driver.now) != 0
 
 
 def test_a_clock_that_is_set_long_after_the_start_makes_nobody_forget() -> None:
@@ -395,7 +395,7 @@ def test_a_clock_that_is_set_long_after_the_start_makes_nobody_forget() -> None:
     state = replayed(driver.records)
     later = Driver()
     later.engine._desk.state = state
-    later.pipeline.foresee(later.now)
+    later.pipeline.agenda.foresee(later.now)
     for _ in range(10):
         later.mono_ms += 1_000
         later.wall += timedelta(seconds=1)
