@@ -98,8 +98,10 @@ class Ledger:
         Raises SessionEvictedError, of another's session as of one never given; StaleRequestError or
         OverloadedError; RequestConflictError if its commands are not those of the first time.
         """
-        session = self._find(number)
-        if session.owner != principal.name and (session.owner or principal.role is not Role.ADMIN):
+        session = self._sessions.get(number)
+        if session is None or (
+            session.owner != principal.name and (session.owner or principal.role is not Role.ADMIN)
+        ):
             raise _unknown(number)
         acked = max(acked, session.acked)
         if seq <= acked:

@@ -5,7 +5,6 @@ from hashlib import sha256
 from typing import Any, Final, get_args
 
 import msgspec
-from msgspec.structs import astuple
 
 from domain.commands import UINT_LIMIT, AnyCommand, Claim, Time, Uint, Wait, in_utc
 from domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
@@ -110,21 +109,23 @@ def read_request(frame: bytes) -> tuple[Request, bytes]:
 
     """
     try:
-        v, session, seq, acked, raw, valid_until = astuple(_frame_decoder.decode(frame))
-        commands = _commands_decoder.decode(raw)
-        request = Request(v, session, seq, acked, commands, valid_until)
+        read = _frame_decoder.decode(frame)
+        commands = _commands_decoder.decode(read.commands)
+        request = Request(
+            read.v, read.session, read.seq, read.acked, commands, read.valid_until
+        )  # fmt: skip
     except _UNREADABLE as fault:
         version = read_envelope(frame)[0]
         if version not in (None, PROTOCOL_VERSION):
             raise _unsupported(version) from None
         where = str(fault).replace("`$[", "`$.commands[")
         raise MalformedError(f"not a TG/1 request: {where:.500}") from None
-    if request.v != PROTOCOL_VERSION:
-        raise _unsupported(request.v)
-    if len(request.commands) > 1 and _parks(request.commands):
+    if read.v != PROTOCOL_VERSION:
+        raise _unsupported(read.v)
+    if len(commands) > 1 and _parks(commands):
         raise MalformedError("a wait, or a claim with wait_ms, must be alone in its message")
-    if session and not _TOLD_APART.isdisjoint(map(type, commands)):
-        return request, sha256(raw).digest()[:DIGEST_BYTES]
+    if read.session and not _TOLD_APART.isdisjoint(map(type, commands)):
+        return request, sha256(read.commands).digest()[:DIGEST_BYTES]
     return request, b""
 
 
