@@ -66,6 +66,7 @@ class Desk:
         self.state = state
         self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched)
         self.events: list[AnyEvent] = []
+        """What has happened since it was last taken; one list for good."""
         self.answers: deque[Answer] = deque()
         self.scans_left = SCAN_JOBS_MAX
         """How many jobs may be looked at for pages before the batch is to end."""
@@ -124,8 +125,9 @@ class Desk:
 
     def take_events(self) -> list[AnyEvent]:
         """Return the events since the last call, in order."""
-        events, self.events = self.events, []
+        events = self.events.copy()
         if events:
+            self.events.clear()
             self.is_moved = True
         return events
 

@@ -1,6 +1,5 @@
 """Runs of commands in, their results out: where each command goes."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -56,12 +55,18 @@ class Engine:
         state: State | None = None,
     ) -> None:
         self.limits = limits
-        self._desk = Desk(limits, new_id, state or State())
+        self._desk = desk = Desk(limits, new_id, state or State())
+        self.events: Sequence[AnyEvent] = desk.events
+        """What has happened since it was last taken."""
+        self.take_events = desk.take_events
+        """Returns that, and it is so taken."""
+        self.answers = desk.answers
+        """What parked commands are to be answered; who answers one takes it out."""
         self._server = server
         self._boot_id = boot_id
         self._result_bytes_max = result_bytes_max(limits)
         """What the result of any command takes at most, but of those that fit to the room."""
-        self.schedule = Schedule(self._desk, limits)
+        self.schedule = Schedule(desk, limits)
         """What happens by itself in time."""
         self._gates = Gates(limits, {**HANDLERS, **LENDING, Hello: alone(self._hello)})
 
@@ -83,19 +88,22 @@ class Engine:
         changes nothing, and is a result. An error that is none is a fault of ours: InternalError if
         nothing had happened yet, raised if something had, and then the broker must stop.
         """
+        if len(commands) == 1:
+            yield commands, self._decide(commands, turn)
+            return
         for run in runs(self._desk, commands, turn):
             yield run, self._decide(run, turn)
 
     def _decide(self, run: Sequence[Command], turn: Turn) -> list[Any]:
-        desk, before, is_alone = self._desk, len(self._desk.events), len(run) == 1
-        is_tight = is_alone and turn.room_bytes < self._result_bytes_max
-        handler = (turn.tight_handlers if is_tight else turn.handlers)[type(run[0])]
+        desk, before, handlers = self._desk, len(self._desk.events), turn.handlers
+        if turn.room_bytes < self._result_bytes_max and len(run) == 1:
+            handlers = turn.tight_handlers
         try:
-            return handler(desk, run, turn)
+            return handlers[type(run[0])](desk, run, turn)
         except Exception as fault:
             if desk.is_torn or len(desk.events) != before:
                 raise
-            if is_alone:
+            if len(run) == 1:
                 return [error_of(_refusal_of(fault))]
         return [self._decide([command], turn)[0] for command in run]
 
@@ -120,7 +128,8 @@ class Engine:
         ledger = self._desk.state.ledger
         outcomes = ledger.recall(session, seq, request.acked, digest, principal)
         if outcomes is None:
-            if self._desk.waiters and self._desk.waiters.has_other(session, seq, digest):
+            waiters = self._desk.waiters
+            if waiters.parked and waiters.has_other(session, seq, digest):
                 raise RequestConflictError(f"request {seq} is parked, and is another one")
         elif len(outcomes) != sum(command.changes for command in request.commands):
             raise RequestConflictError(f"request {seq} had other commands before")
@@ -129,7 +138,8 @@ class Engine:
     def make_room(self, request: Request, now_ms: int) -> None:
         """Forget the sessions least recently used, if this request's outcomes need their place."""
         ledger = self._desk.state.ledger
-        needed = len(request.commands) + len(self._desk.waiters)  # a parked claim has a place too
+        parked = len(self._desk.waiters.parked)  # a parked claim has a place too
+        needed = len(request.commands) + parked
         if ledger.outcomes + needed * (1 + GRANTS_MAX) <= self.limits.outcomes:
             return  # even if all of them were claims
         if Claim in set(map(type, request.commands)):
@@ -174,21 +184,7 @@ class Engine:
     @property
     def parked(self) -> int:
         """How many commands wait for their answer."""
-        return len(self._desk.waiters)
-
-    @property
-    def events(self) -> Sequence[AnyEvent]:
-        """What has happened since it was last taken."""
-        return self._desk.events
-
-    def take_events(self) -> list[AnyEvent]:
-        """Return what has happened since the last call."""
-        return self._desk.take_events()
-
-    @property
-    def answers(self) -> deque[Answer]:
-        """What parked commands are to be answered; who answers one takes it out."""
-        return self._desk.answers
+        return len(self._desk.waiters.parked)
 
     @property
     def is_tired(self) -> bool:

@@ -22,11 +22,12 @@ SHOWING_NONE: Final = frozenset[type[Command]]({Touch, Release})
 
 def runs(desk: Desk, commands: Sequence[Command], turn: Turn) -> Iterator[Sequence[Any]]:
     """Yield commands in order, one or more at a time; the next ones once those are decided."""
-    if len(commands) == 1:
-        yield commands
-        return
     for kind, group in groupby(commands, type):
-        for run in _blind(kind, [*group]):
+        several = [*group]
+        if len(several) == 1:
+            yield several
+            continue
+        for run in _blind(kind, several):
             if kind in IN_RUNS and len(run) > 1 and _is_ample(desk, kind, run, turn):
                 yield run
             else:

@@ -66,23 +66,18 @@ class Waiters:
         self._watched_by_name: Counter[str] = Counter()
         self.watched = 0
         """How many jobs all waits together name."""
-        self._parked: dict[Key, Parked] = {}
+        self.parked: dict[Key, Parked] = {}
+        """All of them."""
         self._waits: dict[str, dict[int, Parked]] = {}
         self._claims: dict[JobStatus, OrderedDict[int, Parked]] = {}
-        self._timers: Timers[int, Due] = Timers(
-            itemgetter(0), self._is_parked, self._parked.__len__
-        )
-
-    def __len__(self) -> int:
-        """Return how many commands are parked."""
-        return len(self._parked)
+        self._timers: Timers[int, Due] = Timers(itemgetter(0), self._is_parked, self.parked.__len__)
 
     def park(self, ticket: Ticket, command: Wait | Claim, due_ms: int) -> None:
         """Keep a command; a repeat takes the place of the one it repeats.
 
         Raises OverloadedError when there is no room.
         """
-        parked = self._parked.get(ticket.key)
+        parked = self.parked.get(ticket.key)
         if parked is not None and parked.command == command:
             self._count(parked, -1)
             parked.ticket = ticket  # its time goes on: a repeat is no new wait
@@ -96,12 +91,12 @@ class Waiters:
 
     def has_other(self, session: int, seq: int, digest: bytes) -> bool:
         """Return whether another command than that of `digest` is parked under the number."""
-        parked = self._parked.get((session, b"", seq))
+        parked = self.parked.get((session, b"", seq))
         return parked is not None and parked.ticket.digest != digest
 
     def remove(self, parked: Parked) -> None:
         """Let a parked command go: it has its answer."""
-        del self._parked[parked.ticket.key]
+        del self.parked[parked.ticket.key]
         self._count(parked, -1)
         if isinstance(parked.command, Claim):
             del self._claims[parked.command.status][id(parked)]
@@ -134,11 +129,11 @@ class Waiters:
     def due(self, now_ms: int) -> Iterator[Parked]:
         """Yield each command whose time is over."""
         for _, key in self._timers.due(now_ms):
-            yield self._parked[key]
+            yield self.parked[key]
 
     def everybody(self) -> list[Parked]:
         """Return all parked commands."""
-        return list(self._parked.values())
+        return list(self.parked.values())
 
     def next_due_ms(self) -> int | None:
         """Return when some command's time may be over (monotonic)."""
@@ -151,7 +146,7 @@ class Waiters:
             self._claims.setdefault(command.status, OrderedDict())[id(parked)] = parked
         for job_id in parked.job_ids:
             self._waits.setdefault(job_id, {})[id(parked)] = parked
-        self._parked[parked.ticket.key] = parked
+        self.parked[parked.ticket.key] = parked
         self._count(parked, 1)
 
     def _check_room(self, parked: Parked) -> None:
@@ -159,7 +154,7 @@ class Waiters:
         peer, name = parked.ticket.peer, parked.ticket.principal.name
         jobs = len(parked.job_ids)
         for what, there, more, limit in (
-            ("commands are parked", len(self._parked), 1, self._parked_max),
+            ("commands are parked", len(self.parked), 1, self._parked_max),
             ("commands of this connection are parked", self._by_peer[peer], 1, self._share_max),
             (f"commands of {name} are parked", self._by_name[name], 1, _most(self._parked_max)),
             ("jobs are waited for", self.watched, jobs, self._watched_max),
@@ -181,7 +176,7 @@ class Waiters:
         _add_to(self._watched_by_name, name, jobs)
 
     def _is_parked(self, due: Due) -> bool:
-        parked = self._parked.get(due[1])
+        parked = self.parked.get(due[1])
         return parked is not None and parked.due_ms == due[0]
 
 

@@ -769,7 +769,7 @@ def test_a_wait_ends_in_the_batch_that_ends_it() -> None:
     assert [to for to, _ in answers] == [PEER, OTHER, PEER, OTHER]
     assert job_of(driver.result_of(running_seq, OTHER)).status is RUNNING
     assert job_of(driver.result_of(seq, OTHER)).result == "r"
-    assert len(driver.engine._desk.waiters) == 0
+    assert len(driver.engine._desk.waiters.parked) == 0
 
 
 def test_a_wait_is_answered_once() -> None:
@@ -815,9 +815,9 @@ def test_waits_with_and_without_a_session_may_end_at_the_same_time() -> None:
     for session in (0, hello.session or 0, 0, hello.session or 0):
         request = driver.request(wait(job.job_id, timeout_ms=100), session=session)
         driver.run(Arrival(PEER, [encode_request(request)], ADMIN))
-    assert len(driver.engine._desk.waiters) == 4
+    assert len(driver.engine._desk.waiters.parked) == 4
     driver.pass_ms(100)
-    assert len(driver.engine._desk.waiters) == 0
+    assert len(driver.engine._desk.waiters.parked) == 0
 
 
 def test_parked_claims_are_served_in_their_order_with_jobs_in_theirs() -> None:
@@ -866,7 +866,7 @@ def test_no_more_waits_than_the_settings_allow() -> None:
     assert driver.grants_of(claim()) == []
     driver.pass_ms(1_000)  # both are over
     driver.post(wait(ids[0], timeout_ms=5))
-    assert len(driver.engine._desk.waiters) == 1
+    assert len(driver.engine._desk.waiters.parked) == 1
 
 
 def test_a_repeated_wait_goes_to_where_it_was_last_asked_for() -> None:

@@ -244,7 +244,7 @@ def test_a_wait_is_found_by_each_of_its_jobs_in_its_statuses() -> None:
     assert woken(C, JobStatus.COMPLETED) == []
     for parked in waiters.awaiting(B, JobStatus.COMPLETED):
         waiters.remove(parked)
-    assert len(waiters) == 0
+    assert len(waiters.parked) == 0
     assert woken(A, JobStatus.FAILED) == []
     assert not waiters._waits
     assert waiters.watched == 0
@@ -273,7 +273,7 @@ def test_a_repeat_takes_the_place_of_the_parked_one() -> None:
     waiters.park(ticket(1, session=7), claim(), 5)
     waiters.park(ticket(2, session=8), claim(), 5)
     waiters.park(ticket(1, OTHER, session=7), claim(), 9)  # full, but nothing is added
-    assert len(waiters) == 2
+    assert len(waiters.parked) == 2
     first = waiters.first_claim(RUNNING)
     assert first is not None
     assert (first.ticket.peer, first.ticket.seq, first.due_ms) == (OTHER, 1, 5)
@@ -287,7 +287,7 @@ def test_requests_without_a_session_are_told_apart_by_their_connection() -> None
     waiters.park(ticket(1, session=1), wait(A), 5)
     waiters.park(ticket(1, session=2), wait(A), 5)
     waiters.park(ticket(1), wait(A), 5)
-    assert len(waiters) == 4
+    assert len(waiters.parked) == 4
     due = list(waiters.due(5))
     assert len({parked.ticket.key for parked in due}) == 4
 
@@ -296,7 +296,7 @@ def test_another_command_by_the_same_number_replaces_the_first() -> None:
     waiters = Waiters(1, 1, 3)
     waiters.park(ticket(1), wait(A, B, C), 5)
     waiters.park(ticket(1), wait(A), 5)
-    assert len(waiters) == 1
+    assert len(waiters.parked) == 1
     assert waiters.watched == 1
     waiters.park(ticket(1), claim(), 5)
     assert waiters.watched == 0
@@ -311,7 +311,7 @@ def test_no_more_commands_than_there_is_room_for() -> None:
         with pytest.raises(OverloadedError) as caught:
             waiters.park(ticket(3), command, 5)
         assert caught.value.limit == 2
-    assert len(waiters) == 2
+    assert len(waiters.parked) == 2
     waiters.remove(waiters.everybody()[0])
     waiters.park(ticket(3), wait(A), 5)
     none = Waiters(0, 0, 9)
@@ -376,7 +376,7 @@ def test_no_more_jobs_waited_for_than_there_is_room_for() -> None:
     with pytest.raises(OverloadedError) as caught:
         waiters.park(ticket(2), wait(A, B), 5)
     assert caught.value.limit == 3
-    assert len(waiters) == 1
+    assert len(waiters.parked) == 1
     assert len(waiters.awaiting(A, JobStatus.FAILED)) == 1
     waiters.park(ticket(3), wait(C), 5)
     waiters.park(ticket(4), claim(), 5)  # watches no job
@@ -402,7 +402,7 @@ def test_a_million_waits_leave_nothing_behind() -> None:
         waiters.park(ticket(turn), wait(A), 1_000_000 + turn)
         waiters.remove(waiters.awaiting(A, JobStatus.FAILED)[0])
         waiters.park(ticket(0), claim(), 2_000_000)
-    assert len(waiters) == 1
+    assert len(waiters.parked) == 1
     assert len(waiters._timers) <= 2 + SLACK
     assert not waiters._waits
 
