@@ -32,7 +32,8 @@ JobIds = Annotated[list[JobId], Meta(min_length=1, max_length=1_000)]
 _AS_ZERO: Final = bytes.maketrans(b"123456789abcdef", b"0" * 15)
 _HASH_FORM: Final = b"0" * 64
 _A_UUID: Final = "00000000-0000-0000-0000-000000000000"
-_HASH_UUID_FORM: Final = _HASH_FORM + _A_UUID.encode()
+_HASH_UUID_FORM: Final = _HASH_FORM + b" " + _A_UUID.encode()
+"""With one space, so that neither can be longer at the cost of the other."""
 
 
 def _has_form(text: str, form: bytes) -> bool:
@@ -92,9 +93,8 @@ class Create(Command, tag="create"):
 
     def __post_init__(self) -> None:
         """Refuse what the fields' types allow, and take times in UTC."""
-        job_id = self.job_id or _A_UUID
-        both = (self.input_hash + job_id).encode().translate(_AS_ZERO)
-        if both != _HASH_UUID_FORM or len(job_id) != len(_A_UUID):
+        both = f"{self.input_hash} {self.job_id or _A_UUID}".encode().translate(_AS_ZERO)
+        if both != _HASH_UUID_FORM:
             if not _has_form(self.input_hash, _HASH_FORM):
                 raise ValueError("input_hash is not 64 lowercase hexadecimal digits")
             raise ValueError("job_id is no UUID in lowercase with hyphens")
