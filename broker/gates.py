@@ -91,9 +91,11 @@ def _checked(handler: Handler, checks: list[Check]) -> Handler:
     texts_of = [text_of for text_of, _, _ in checks]
 
     def checked(desk: Desk, commands: Sequence[Command], turn: Turn) -> list[Any]:
-        if any(any(map(text_of, commands)) for text_of in texts_of):
-            for command in commands:
-                check_texts(command, checks)
+        for text_of in texts_of:
+            if any(map(text_of, commands)):
+                for command in commands:
+                    check_texts(command, checks)
+                break
         return handler(desk, commands, turn)
 
     return checked
