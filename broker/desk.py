@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from broker.creation import SCAN_JOBS_MAX
 from broker.events import AnyEvent, JobTransitioned
 from broker.limits import Limits
-from broker.repository import SCAN_JOBS_MAX
 from broker.state import State
 from broker.stored import Done, StoredJob
 from broker.waiters import Ticket, Waiters

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import msgspec
 
+from broker.creation import SCAN_JOBS_MAX
 from broker.desk import Answer, Desk, Turn, alone
 from broker.events import (
     AnyEvent,
@@ -19,7 +20,6 @@ from broker.limits import Limits
 from broker.outcomes import AnyOutcome, result_again
 from broker.principal import Principal
 from broker.records import Record
-from broker.repository import SCAN_JOBS_MAX
 from broker.runs import runs
 from broker.schedule import Schedule
 from broker.sizes import GRANTS_MAX, result_bytes_max

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from broker.desk import Desk, Handlers, Turn, alone, job_result
 from broker.events import JobCreated, JobTransitioned
-from broker.repository import InMemoryJobRepository
+from broker.jobs import Jobs
 from broker.sizes import RESULT_BYTES, job_bytes_max
 from broker.stored import Done, StoredJob
 from domain.commands import Cancel, Count, Create, Get, List, ProvideInput, Transition
@@ -51,7 +51,7 @@ def _check_capacity(desk: Desk) -> None:
     jobs, limits = desk.state.jobs, desk.limits
     if jobs.count() >= limits.jobs:
         raise RepositoryFullError(f"{limits.jobs} jobs are stored already", limit=limits.jobs)
-    if jobs.text_bytes >= limits.stored_bytes:
+    if jobs.texts.total_bytes >= limits.stored_bytes:
         message = f"the jobs stored have {limits.stored_bytes} bytes of texts"
         raise RepositoryFullError(message, limit=limits.stored_bytes)
 
@@ -97,7 +97,7 @@ def get(desk: Desk, commands: Sequence[Get], _: Turn) -> list[Any]:
     ]
 
 
-def _paid_by(jobs: InMemoryJobRepository[StoredJob], command: Get) -> Result:
+def _paid_by(jobs: Jobs, command: Get) -> Result:
     if command.blockchain_identifier is None:
         return error_of(JobNotFoundError(command.job_id or ""))
     try:
@@ -190,7 +190,7 @@ def count_jobs(desk: Desk, command: Count, _: Turn) -> CountResult:
     jobs = desk.state.jobs
     asked = [command.status] if command.status else list(JobStatus)
     by_status = {status.value: jobs.count(status) for status in asked}
-    oldest = {status: jobs.oldest(status) for status in asked}
+    oldest = {status: jobs.lanes.oldest(status) for status in asked}
     return CountResult(
         total=sum(by_status.values()),
         by_status=by_status,
@@ -203,11 +203,11 @@ def list_jobs(desk: Desk, command: List, turn: Turn) -> JobsResult:
 
     All pages of a batch share what may be looked at for them: it may be one job for the last.
     """
-    repository, after = desk.state.jobs, -1 if command.after is None else int(command.after)
-    scanned = repository.scanned
+    creation, after = desk.state.jobs.creation, -1 if command.after is None else int(command.after)
+    scanned = creation.scanned
     scan_max = max(1, desk.scans_left)
-    jobs, cursors = repository.page(after, command.limit, command.status, scan_max=scan_max)
-    desk.scans_left -= repository.scanned - scanned
+    jobs, cursors = creation.page(after, command.limit, command.status, scan_max=scan_max)
+    desk.scans_left -= creation.scanned - scanned
     room_bytes = turn.room_bytes - RESULT_BYTES
     for place, job in enumerate(jobs):
         room_bytes -= job_bytes_max(job)

@@ -1,14 +1,14 @@
 """The whole state as chunks of bytes, and back: what a snapshot holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from typing import Final, TypeVar
 
 import msgspec
 
+from broker.jobs import Jobs
 from broker.ledger import Session
-from broker.repository import Image
 from broker.state import State
 from broker.stored import Slot, StoredJob, mock_identifier
 from domain.status import JobStatus
@@ -85,17 +85,16 @@ _decoder = msgspec.msgpack.Decoder(
 
 def image(state: State) -> Iterator[bytes]:
     """Yield the chunks of a state: the same bytes for the same state."""
-    jobs = state.jobs.image()
-    standing, lapses = state.leases.image()
+    jobs, leases, ledger = state.jobs, state.leases, state.ledger
     yield _encoder.encode(
-        CountersChunk(jobs.next_index, state.leases.last_token, state.ledger.last_session)
+        CountersChunk(jobs.creation.next_index, leases.last_token, ledger.last_session)
     )
-    for some in _split(jobs.slots):
+    for some in _split(jobs.slots()):
         yield _encoder.encode(JobsChunk([_row(slot, jobs) for slot in some]))
-    for status, indexes in jobs.entered.items():
+    for status, indexes in jobs.lanes.entered(jobs.slots()).items():
         yield _encoder.encode(OrderChunk(status, indexes))
-    yield _encoder.encode(LeasesChunk(standing, lapses))
-    for sessions in _split(list(state.ledger.sessions())):
+    yield _encoder.encode(LeasesChunk(*leases.image()))
+    for sessions in _split(ledger.sessions()):
         yield _encoder.encode(SessionsChunk(sessions))
 
 
@@ -107,7 +106,7 @@ def restore(state: State, payload: bytes) -> None:
     chunk = _decoder.decode(payload)
     match chunk:
         case CountersChunk():
-            state.jobs.begin_at(chunk.next_index)
+            state.jobs.creation.next_index = chunk.next_index
             state.leases.last_token = chunk.last_token
             state.ledger.last_session = chunk.last_session
         case JobsChunk():
@@ -126,14 +125,14 @@ def restore(state: State, payload: bytes) -> None:
                 state.ledger.restore(number, session)
 
 
-def _row(slot: Slot, jobs: Image) -> JobRow:
+def _row(slot: Slot, jobs: Jobs) -> JobRow:
     index, job = slot
     return JobRow(
         job.job_id, job.status, job.input_hash,
-        job.blockchain_identifier if job.job_id in jobs.named else None,
+        job.blockchain_identifier if jobs.is_named(job) else None,
         job.created_at, job.updated_at, job.result, job.error, job.version,
         job.input, job.identifier_from_purchaser, job.pay_by_time, job.submit_result_time,
-        job.input_schema, job.provided_input, index, job.job_id in jobs.held,
+        job.input_schema, job.provided_input, index, job.job_id in jobs.lanes.held,
     )  # fmt: skip
 
 
@@ -147,7 +146,7 @@ def _job(row: JobRow) -> StoredJob:
     )  # fmt: skip
 
 
-def _split(items: Sequence[Item]) -> Iterator[list[Item]]:
+def _split(items: Iterable[Item]) -> Iterator[list[Item]]:
     remaining = iter(items)
     while some := list(islice(remaining, JOBS_A_CHUNK)):
         yield some

@@ -1,6 +1,7 @@
 """The jobs of one status: in what order they came, and who of them may be claimed."""
 
 from collections import deque
+from collections.abc import Iterable
 from heapq import heapify, heappush
 from typing import Final
 
@@ -64,6 +65,18 @@ class Lane:
         """Let a job be claimed again."""
         heappush(self.free, slot)
         self._grew(1)
+
+    def restore(self, slot: Slot) -> None:
+        """Take over a job that was created later than all there are."""
+        self.count += 1
+        if not self.is_last:
+            self.free.append(slot)  # a heap still
+
+    def restore_entered(self, slots: Iterable[Slot]) -> None:
+        """Take over the order in which jobs, which are here by now, have come here."""
+        for index, job in slots:
+            again = not self.is_last and job.version > ONLY_ENTRY
+            self.entered.append((-job.version if again else index, job))
 
     def first(self) -> StoredJob | None:
         """Return the job that has been here for longest."""

@@ -34,12 +34,12 @@ def claim(desk: Desk, command: Claim, turn: Turn) -> LeasesResult | None:
 def grant(desk: Desk, command: Claim, now_ms: int, room_bytes: int) -> LeasesResult:
     """Grant a claim what there is for it now, as far as it fits in `room_bytes`."""
     jobs = desk.state.jobs
-    taken = jobs.take_free(command.status, command.limit)
+    taken = jobs.lanes.take_free(command.status, command.limit)
     fitting = taken
-    if RESULT_BYTES + len(taken) * result_bytes_with(jobs.longest_text_bytes) > room_bytes:
+    if RESULT_BYTES + len(taken) * result_bytes_with(jobs.texts.longest_bytes) > room_bytes:
         fitting = _fitting(taken, room_bytes - RESULT_BYTES)
     if len(fitting) < len(taken):
-        jobs.put_back(taken[len(fitting) :])
+        jobs.lanes.put_back(taken[len(fitting) :])
         if not fitting:
             raise ReplyFullError("the next job would not fit in this reply")
     events = [
@@ -103,7 +103,7 @@ def serve_claim(desk: Desk, now_ms: int, room_bytes: int) -> Answer | None:
     """Grant one parked claim what there is for it, first come first served."""
     for status in desk.waiters.claims():
         parked = desk.waiters.first_claim(status)
-        if parked is None or desk.state.jobs.first_free(status) is None:
+        if parked is None or desk.state.jobs.lanes.first_free(status) is None:
             continue
         desk.waiters.remove(parked)
         session = parked.ticket.session

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from broker.repository import InMemoryJobRepository
+from broker.jobs import Jobs
 from broker.timers import Instant, milliseconds
 
 CALM_MS: Final = 60_000
@@ -24,30 +24,30 @@ class Retention:
         self._last: Instant | None = None
         self._calm_from_ms = 0
 
-    def over(self, jobs: InMemoryJobRepository[Any], now: Instant) -> Iterator[str]:
+    def over(self, jobs: Jobs, now: Instant) -> Iterator[str]:
         """Yield what is to be forgotten, oldest first; the caller removes each before the next."""
         self._compare(now)
         if now.mono_ms < self._calm_from_ms:
             return
-        while (oldest := jobs.oldest_finished()) is not None:
+        while (oldest := jobs.lanes.oldest_finished()) is not None:
             ended_at, job_id = oldest
             too_old = ended_at + self._keep <= now.wall
             if not too_old and not self.is_full(jobs):
                 return
             yield job_id
 
-    def is_full(self, jobs: InMemoryJobRepository[Any]) -> bool:
+    def is_full(self, jobs: Jobs) -> bool:
         """Return whether there are more finished jobs than are kept."""
-        return jobs.count_finished() > self._keep_max
+        return jobs.lanes.count_finished() > self._keep_max
 
-    def is_due_before(self, jobs: InMemoryJobRepository[Any], when: datetime) -> bool:
+    def is_due_before(self, jobs: Jobs, when: datetime) -> bool:
         """Return whether a finished job is to be forgotten before then."""
-        oldest = jobs.oldest_finished()
+        oldest = jobs.lanes.oldest_finished()
         return oldest is not None and (oldest[0] < when - self._keep or self.is_full(jobs))
 
-    def due_in_ms(self, jobs: InMemoryJobRepository[Any], now: Instant) -> int | None:
+    def due_in_ms(self, jobs: Jobs, now: Instant) -> int | None:
         """Return how long nothing is to be forgotten; None while there is nothing finished."""
-        oldest = jobs.oldest_finished()
+        oldest = jobs.lanes.oldest_finished()
         if oldest is None:
             return None
         due_in_ms = 0

@@ -60,13 +60,13 @@ def _is_ample(desk: Desk, kind: type[Command], run: Sequence[Any], turn: Turn) -
     jobs, limits = desk.state.jobs, desk.limits
     if kind is Create and (
         jobs.count() + len(run) > limits.jobs
-        or jobs.text_bytes + turn.frame_bytes >= limits.stored_bytes
+        or jobs.texts.total_bytes + turn.frame_bytes >= limits.stored_bytes
     ):
         return False
     room_bytes = turn.room_bytes - turn.frame_bytes  # no texts that come in take more than that
     if kind in SHOWING_NONE:
         return len(run) * RESULT_BYTES <= room_bytes
-    if len(run) * result_bytes_with(jobs.longest_text_bytes) <= room_bytes:
+    if len(run) * result_bytes_with(jobs.texts.longest_bytes) <= room_bytes:
         return True
     ids = [command.job_id for command in run]
     if kind is not Create and None in ids:  # a job that is asked for by its payment

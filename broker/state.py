@@ -34,7 +34,9 @@ class State:
     """Jobs, leases, deadlines and the memory of requests, as the records so far have left them."""
 
     def __init__(self) -> None:
-        self.jobs = InMemoryJobRepository(as_stored=True)
+        self.repository = InMemoryJobRepository()
+        self.jobs = self.repository.own()
+        """What is in it, as it is held: for one thread, which has all of this state to itself."""
         self.leases = Leases()
         self.ledger = Ledger()
         self.unpaid: Timers[datetime, StoredJob] = Timers(

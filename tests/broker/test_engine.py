@@ -1270,7 +1270,7 @@ def test_the_same_records_make_the_same_state() -> None:
         for event in record.events:
             other._engine._desk.state.effects[type(event)](event, 0)
     states = [pipeline._engine._desk.state for pipeline in (driver.pipeline, other)]
-    shown = [state.jobs.page(-1, 99)[0] for state in states]
+    shown = [state.jobs.creation.page(-1, 99)[0] for state in states]
     assert shown[0] == shown[1]
     assert states[0].leases.next_token == states[1].leases.next_token
 
@@ -1279,11 +1279,11 @@ def test_an_event_that_contradicts_what_is_known_changes_nothing() -> None:
     driver = Driver()
     driver.ask(create(), move(job_id(1), RUNNING))
     state = driver.engine._desk.state
-    before = state.jobs.get(job_id(1))
+    before = state.repository.get(job_id(1))
     for event in [event for record in driver.records for event in record.events]:
         with pytest.raises(Refusal):
             state.effects[type(event)](event, 0)
-    assert state.jobs.get(job_id(1)) == before
+    assert state.repository.get(job_id(1)) == before
     assert state.jobs.count() == 1
 
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import zmq
 
+from broker.creation import SCAN_JOBS_MAX
 from broker.door import Door
 from broker.endpoint import Endpoint
 from broker.journal.none import NoJournal
@@ -18,7 +19,6 @@ from broker.outcomes import JobOutcome
 from broker.pipeline import Arrival, Pipeline
 from broker.principal import Principal
 from broker.records import Record
-from broker.repository import SCAN_JOBS_MAX
 from broker.server import Server
 from broker.settings import load
 from broker.timers import Instant
@@ -139,11 +139,11 @@ def test_all_lists_of_a_batch_share_what_is_looked_at() -> None:
     driver = Driver()
     state = driver.engine._desk.state
     for _ in range(SCAN_JOBS_MAX + 1_000):
-        state.jobs.create(HASH, at=EPOCH)
-    before = state.jobs.scanned
+        state.repository.create(HASH, at=EPOCH)
+    before = state.jobs.creation.scanned
     many = [List(status=JobStatus.FAILED, limit=1) for _ in range(1_000)]
     pages = driver.ask(*many)
-    assert state.jobs.scanned - before <= SCAN_JOBS_MAX + len(many)
+    assert state.jobs.creation.scanned - before <= SCAN_JOBS_MAX + len(many)
     assert all(isinstance(page, JobsResult) and page.next is not None for page in pages)
     rest = pages[-1]
     assert isinstance(rest, JobsResult)
@@ -155,7 +155,7 @@ def test_all_lists_of_a_batch_share_what_is_looked_at() -> None:
 def test_a_batch_ends_when_enough_was_looked_at() -> None:
     driver = Driver()
     for _ in range(SCAN_JOBS_MAX + 1):
-        driver.engine._desk.state.jobs.create(HASH, at=EPOCH)
+        driver.engine._desk.state.repository.create(HASH, at=EPOCH)
     frames = [
         encode_request(Request(1, 0, seq, 0, [List(status=JobStatus.FAILED, limit=1)]))
         for seq in range(1, 4)
@@ -383,9 +383,9 @@ def test_no_job_is_created_above_the_bytes_of_all_texts() -> None:
     # Those that are there go on, whatever their results take.
     driver.ask(Transition(job_id=first, target=JobStatus.RUNNING))
     driver.ask(Transition(job_id=first, target=JobStatus.COMPLETED, result="r" * 500))
-    assert driver.engine._desk.state.jobs.text_bytes == 998 + 2 + 500
+    assert driver.engine._desk.state.jobs.texts.total_bytes == 998 + 2 + 500
     driver.set_wall(EPOCH + timedelta(seconds=1))
     driver.pass_ms(120_000)
     assert driver.error(Get(job_id=first)).code == "job_not_found"
-    assert driver.engine._desk.state.jobs.text_bytes == 2
+    assert driver.engine._desk.state.jobs.texts.total_bytes == 2
     assert driver.job(Create(input_hash=HASH)).job_id

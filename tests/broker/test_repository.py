@@ -1,4 +1,4 @@
-"""The repository: what its plan promises, a hundred threads, and its indexes by a naive model."""
+"""The repository: what its plan promises, and a hundred threads."""
 
 import inspect
 import sys
@@ -11,17 +11,14 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker import lane, repository
-from broker.events import JobCreated, JobTransitioned
-from broker.image import JobRow
-from broker.lane import SLACK
+from broker.events import JobTransitioned
+from broker.jobs import Jobs
 from broker.repository import InMemoryJobRepository
 from broker.stored import StoredJob
+from domain.commands import Create, Get
 from domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -29,8 +26,7 @@ from domain.exceptions import (
     VersionConflictError,
 )
 from domain.models import LEGAL_TRANSITIONS, Job, JobStatus
-from domain.results import JobFields
-from tests.core import EPOCH, HASH, job_ids
+from tests.core import EPOCH, HASH, Driver, job_ids
 
 AWAITING_PAYMENT, AWAITING_INPUT, RUNNING, COMPLETED, FAILED = (
     JobStatus("awaiting_payment"),
@@ -42,7 +38,7 @@ AWAITING_PAYMENT, AWAITING_INPUT, RUNNING, COMPLETED, FAILED = (
 THREADS = 100
 
 
-def fixed(start: datetime = EPOCH) -> InMemoryJobRepository[Job]:
+def fixed(start: datetime = EPOCH) -> InMemoryJobRepository:
     return InMemoryJobRepository(new_id=job_ids(), clock=lambda: start)
 
 
@@ -113,7 +109,6 @@ def test_what_is_not_there_is_not_found(call: str) -> None:
     with pytest.raises(JobNotFoundError) as caught:
         getattr(jobs, call)("nonexistent", *arguments)
     assert caught.value.job_id == "nonexistent"
-    assert jobs.find("nonexistent") is None
 
 
 PATHS = {
@@ -182,7 +177,7 @@ def test_what_is_supplied_is_kept() -> None:
     job = jobs.create(HASH, at=EPOCH, **supplied)
     assert {name: getattr(job, name) for name in supplied} == supplied
     assert job.created_at == job.updated_at == EPOCH
-    assert jobs.get_by_payment("pay") == job
+    assert jobs.own().get_by_payment("pay").job() == job
 
 
 def test_questions_and_answers_of_a_job() -> None:
@@ -212,9 +207,9 @@ def test_an_id_and_a_payment_belong_to_one_job() -> None:
     with pytest.raises(JobConflictError):  # and a refused creation claims no payment
         jobs.create(HASH, job_id=first.job_id, blockchain_identifier="other")
     with pytest.raises(JobNotFoundError):
-        jobs.get_by_payment("other")
+        jobs.own().get_by_payment("other")
     assert jobs.count() == 1
-    assert jobs.get_by_payment("pay") == first
+    assert jobs.own().get_by_payment("pay").job() == first
     assert jobs.create(HASH, blockchain_identifier="other").blockchain_identifier == "other"
 
 
@@ -286,33 +281,56 @@ def test_every_public_call_holds_the_one_lock_once() -> None:
     jobs = fixed()
     lock, store = WatchedLock(), GuardedStore()
     store.lock = lock
-    jobs._lock, jobs._store = lock, store  # type: ignore[assignment]
+    jobs._lock, jobs._store, jobs._jobs = lock, store, Jobs(store)  # type: ignore[assignment]
     job_id = jobs.create(HASH, blockchain_identifier="pay").job_id
-    calls: list[Callable[[], object]] = [
-        lambda: jobs.create(HASH),
-        lambda: jobs.get(job_id),
-        lambda: jobs.find(job_id),
-        lambda: jobs.get_by_payment("pay"),
-        jobs.count,
-        lambda: jobs.count(RUNNING),
-        lambda: jobs.oldest(AWAITING_PAYMENT),
-        lambda: jobs.page(-1, 9),
-        lambda: jobs.first_free(AWAITING_PAYMENT),
-        lambda: jobs.take_free(RUNNING, 1),
-        lambda: jobs.put_back([]),
-        lambda: jobs.find_all([job_id]),
-        lambda: jobs.create_all([JobCreated(job_id, EPOCH, HASH)]),
-        lambda: jobs.update_all([JobTransitioned(job_id, 9, RUNNING, EPOCH)]),
-        lambda: jobs.hold(job_id),
-        lambda: jobs.free(job_id),
-        lambda: jobs.update_status(job_id, RUNNING, expected_version=1),
-        lambda: jobs.update_status(job_id, FAILED),
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("create", lambda: jobs.create(HASH)),
+        ("get", lambda: jobs.get(job_id)),
+        ("update_status", lambda: jobs.update_status(job_id, RUNNING, expected_version=1)),
+        ("update_status", lambda: jobs.update_status(job_id, FAILED)),
+        ("count", jobs.count),
+        ("count", lambda: jobs.count(RUNNING)),
     ]
-    for call in calls:
+    public = {name for name in vars(InMemoryJobRepository) if not name.startswith("_")}
+    assert {name for name, _ in calls} == public - {"own"}
+    for _, call in calls:
         before = lock.taken
         call()
         assert lock.taken == before + 1
         assert not lock.held
+
+
+def test_the_owner_keeps_all_others_out_and_has_what_the_repository_has() -> None:
+    jobs = fixed()
+    job = jobs.create(HASH)
+    owned = jobs.own()
+    assert owned.get(job.job_id).job() == job
+    moved = owned.update_all([JobTransitioned(job.job_id, 1, RUNNING, EPOCH)]).only()
+    assert type(moved) is StoredJob
+    assert jobs.get(job.job_id) == moved.job()  # to the owner it still gives frozen jobs
+    assert jobs.own() is owned
+    other = threading.Thread(target=jobs.create, args=[HASH], daemon=True)
+    other.start()
+    other.join(timeout=0.1)
+    assert other.is_alive()
+    assert owned.count() == 1
+    for _ in range(2):
+        jobs._lock.release()
+    other.join(timeout=30)
+    assert owned.count() == 2
+
+
+def test_the_broker_owns_the_one_repository_that_has_its_jobs() -> None:
+    driver = Driver()
+    shown = driver.job(Create(input_hash=HASH))
+    repository = driver.engine._desk.state.repository
+    job = repository.get(shown.job_id)
+    assert type(job) is Job
+    assert job.model_dump() == msgspec.structs.asdict(shown)
+    repository.update_status(shown.job_id, RUNNING)
+    assert driver.job(Get(job_id=shown.job_id)).status is RUNNING
+    with ThreadPoolExecutor(1) as others:
+        assert not others.submit(repository._lock.acquire, blocking=False).result()
 
 
 def test_a_hundred_threads_create_and_lose_nothing(crowd: Any) -> None:
@@ -321,7 +339,7 @@ def test_a_hundred_threads_create_and_lose_nothing(crowd: Any) -> None:
     ids = {job_id for some in made for job_id in some}
     assert len(ids) == jobs.count() == jobs.count(AWAITING_PAYMENT) == 50 * THREADS
     assert all(jobs.get(job_id).job_id == job_id for job_id in ids)
-    seen, _ = jobs.page(-1, 10_000)
+    seen, _ = jobs.own().creation.page(-1, 10_000)
     assert {job.job_id for job in seen} == ids
 
 
@@ -370,7 +388,7 @@ def test_a_hundred_threads_take_the_same_payment_and_one_gets_it(crowd: Any) -> 
         except JobConflictError:
             return None
 
-    assert [job_id for job_id in crowd(pay) if job_id] == [jobs.get_by_payment("pay").job_id]
+    assert [job_id for job_id in crowd(pay) if job_id] == [jobs.own().get_by_payment("pay").job_id]
     assert jobs.count() == 1
 
 
@@ -388,345 +406,15 @@ def test_a_hundred_threads_do_everything_at_once(crowd: Any) -> None:
             assert jobs.update_status(job.job_id, target).version == 3
             done[target] += 1
             assert 0 <= jobs.count(target) <= jobs.count() <= 20 * THREADS
-            jobs.page(-1, 5)
-            jobs.oldest(target)
-            jobs.first_free(AWAITING_INPUT)
         return done
 
     total = sum(crowd(live), Counter[str]())
     assert {status.value: jobs.count(status) for status in JobStatus if jobs.count(status)} == total
     assert sum(total.values()) == jobs.count() == 20 * THREADS
-
-
-# --- indexes ------------------------------------------------------------------------------------
-
-
-def test_pages_show_each_job_that_matches_throughout_once() -> None:
-    random = Random(1)
-    jobs = fixed()
-    steady = [jobs.create(HASH).job_id for _ in range(60)]
-    restless = [jobs.create(HASH).job_id for _ in range(60)]
-    after, seen, pages = -1, [], 0
-    while True:
-        page, cursors = jobs.page(after, 5, AWAITING_PAYMENT, scan_max=7)
-        assert len(page) <= 5
-        assert len(cursors) in (len(page), len(page) + 1)
-        seen += [job.job_id for job in page]
-        pages += 1
-        if restless:
-            jobs.update_status(restless.pop(random.randrange(len(restless))), FAILED)
-        jobs.create(HASH)
-        if len(cursors) == len(page) or pages > 200:
-            break
-        after = cursors[-1]
-        if pages == 100:
-            break
-    assert len(seen) == len(set(seen))
-    assert set(steady) <= set(seen)
-
-
-def test_a_page_may_be_short_or_empty_and_still_go_on() -> None:
-    jobs = fixed()
-    ids = [jobs.create(HASH).job_id for _ in range(7)]
-    jobs.update_status(ids[6], FAILED)
-    assert jobs.page(-1, 9, FAILED, scan_max=3) == ([], [2])
-    assert jobs.page(2, 9, FAILED, scan_max=3) == ([], [5])
-    assert jobs.scanned == 6
-    page, cursors = jobs.page(5, 9, FAILED, scan_max=3)
-    assert ([job.job_id for job in page], cursors) == ([ids[6]], [6])
-    assert jobs.page(6, 9, FAILED) == ([], [])
-    assert jobs.page(10**14, 9) == ([], [])
-    assert fixed().page(-1, 9) == ([], [])
-
-
-def test_every_job_of_a_page_has_its_cursor() -> None:
-    jobs = fixed()
-    ids = [jobs.create(HASH).job_id for _ in range(6)]
-    page, cursors = jobs.page(-1, 4)
-    assert [job.job_id for job in page] == ids[:4]
-    for place, cursor in enumerate(cursors[:4]):
-        rest, _ = jobs.page(cursor, 9)
-        assert [job.job_id for job in rest] == ids[place + 1 :]
-    assert len(cursors) == 5
-    page, cursors = jobs.page(cursors[-1], 2)
-    assert ([job.job_id for job in page], len(cursors)) == (ids[4:], 2)  # nothing behind it
-
-
-def test_the_first_free_job_is_the_one_created_first() -> None:
-    jobs = fixed()
-    first, second, third = (jobs.create(HASH).job_id for _ in range(3))
-
-    def free(status: JobStatus = AWAITING_PAYMENT) -> str | None:
-        job = jobs.first_free(status)
-        return None if job is None else job.job_id
-
-    assert free() == first
-    assert free() == first  # looking takes nothing
-    jobs.hold(first)
-    assert free() == second
-    jobs.hold(second)
-    jobs.free(first)
-    jobs.free(first)
-    assert free() == first
-    jobs.update_status(third, RUNNING)
-    jobs.update_status(first, RUNNING)
-    assert free() is None
-    assert free(RUNNING) == first  # by creation, not by entry
-    jobs.hold(first)
-    jobs.update_status(first, AWAITING_INPUT)  # a change of status frees
-    assert free(AWAITING_INPUT) == first
-    jobs.update_status(first, RUNNING)
-    assert free(RUNNING) == first
-    jobs.update_status(first, COMPLETED)
-    assert free(RUNNING) == third
-
-
-def test_what_is_taken_is_gone_until_it_is_put_back_or_freed() -> None:
-    jobs = InMemoryJobRepository(as_stored=True)
-    ids = [jobs.create(HASH).job_id for _ in range(5)]
-    jobs.hold(ids[1])
-    jobs.hold(ids[0])
-    jobs.free(ids[0])  # so it is offered twice
-    taken = jobs.take_free(AWAITING_PAYMENT, 3)
-    assert [job.job_id for _, job in taken] == [ids[0], ids[2], ids[3]]
-    jobs.put_back(taken[1:])
-    jobs.hold(ids[0])
-    assert [job.job_id for _, job in jobs.take_free(AWAITING_PAYMENT, 9)] == ids[2:]
-    assert jobs.take_free(AWAITING_PAYMENT, 9) == []
-    jobs.free(ids[0])
-    assert [job.job_id for _, job in jobs.take_free(AWAITING_PAYMENT, 9)] == ids[:1]
-
-
-def test_what_is_not_there_is_neither_held_nor_freed() -> None:
-    for method in (fixed().hold, fixed().free):
-        with pytest.raises(JobNotFoundError):
-            method("nobody")
-
-
-def test_the_oldest_is_the_first_that_entered_and_is_still_there() -> None:
-    jobs = fixed()
-    a, b, c = (jobs.create(HASH).job_id for _ in range(3))
-
-    def oldest(status: JobStatus) -> str | None:
-        job = jobs.oldest(status)
-        return None if job is None else job.job_id
-
-    assert oldest(AWAITING_PAYMENT) == a
-    for job_id in (c, a, b):
-        jobs.update_status(job_id, RUNNING)
-    assert oldest(AWAITING_PAYMENT) is None
-    assert oldest(RUNNING) == c
-    jobs.update_status(c, AWAITING_INPUT)
-    assert oldest(RUNNING) == a
-    jobs.update_status(c, RUNNING)  # comes back as the last
-    assert oldest(RUNNING) == a
-    jobs.update_status(a, FAILED)
-    jobs.update_status(b, FAILED)
-    assert oldest(RUNNING) == c
-    assert oldest(FAILED) == a
-
-
-@pytest.mark.slow
-def test_indexes_stay_small_however_much_happens() -> None:
-    jobs = fixed()
-    live = [jobs.create(HASH).job_id for _ in range(3)]
-    for job_id in live:
-        jobs.update_status(job_id, RUNNING)
-    for turn in range(60_000):
-        job_id = live[turn % 3]
-        jobs.update_status(job_id, AWAITING_INPUT)
-        jobs.hold(job_id)
-        jobs.free(job_id)
-        jobs.update_status(job_id, RUNNING)
-        jobs.hold(job_id)
-        jobs.free(job_id)
-    bound = 2 * len(live) + SLACK
-    assert all(len(lane.entered) <= bound for lane in jobs._lanes.values())
-    assert all(len(lane.free) <= bound for lane in jobs._lanes.values())
-    assert len(jobs._created) == jobs.count() == 3
-    assert {job.job_id for job in jobs.page(-1, 9)[0]} == set(live)
-    first = jobs.first_free(RUNNING)
-    assert first is not None
-    assert first.job_id == live[0]
-
-
-def test_the_bytes_of_all_texts_are_those_of_the_jobs_that_are_stored() -> None:
-    jobs = fixed()
-
-    def counted() -> int:
-        texts = ("input", "result", "error", "input_schema", "provided_input",
-                 "identifier_from_purchaser")  # fmt: skip
-        return sum(
-            len((getattr(job, text) or "").encode())
-            for job in jobs.page(-1, 9)[0]
-            for text in texts
-        )
-
-    one = jobs.create(HASH, input="ä", identifier_from_purchaser="abc").job_id
-    assert jobs.text_bytes == counted() == 5
-    jobs.update_status(one, RUNNING)
-    jobs.update_status(one, AWAITING_INPUT, input_schema="schema")
-    assert jobs.text_bytes == counted() == 11
-    jobs.update_status(one, RUNNING, provided_input="given")
-    assert jobs.text_bytes == counted() == 16
-    jobs.update_status(one, AWAITING_INPUT, input_schema="ß")
-    assert jobs.text_bytes == counted() == 7
-    jobs.update_status(one, RUNNING, "r" * 10)
-    jobs.update_status(one, FAILED, error="e" * 20)
-    assert jobs.text_bytes == counted() == 27
-    copy = fixed()
-    image = jobs.image()
-    copy.restore(image.slots, image.held, image.named)
-    assert copy.text_bytes == 27
-    jobs.create(HASH, blockchain_identifier="pay")
-    assert jobs.text_bytes == 30
-    jobs.remove(one)
-    assert jobs.text_bytes == 3
-
-
-def test_a_job_has_the_same_fields_in_the_same_order_wherever_it_is_written_down() -> None:
-    fields = tuple(Job.model_fields)
-    assert fields == StoredJob.__struct_fields__
-    assert fields == JobFields.__struct_fields__
-    assert (*fields, "index", "held") == JobRow.__struct_fields__
-
-
-# --- against a naive model ----------------------------------------------------------------------
-
-
-class Naive:
-    """The repository as lists that are searched from end to end."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.entries = 0
-
-    def row(self, job_id: str) -> dict[str, Any] | None:
-        return next((row for row in self.rows if row["job_id"] == job_id), None)
-
-    def enter(self, row: dict[str, Any], status: JobStatus) -> None:
-        self.entries += 1
-        row.update(status=status, entered=self.entries, held=False, version=row["version"] + 1)
-
-    def in_status(self, status: JobStatus) -> list[dict[str, Any]]:
-        return [row for row in self.rows if row["status"] is status]
-
-
-class RepositoryMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = EPOCH
-        self.jobs = InMemoryJobRepository(new_id=job_ids(), clock=lambda: self.now)
-        self.naive = Naive()
-
-    def any_id(self, number: int) -> str:
-        rows = self.naive.rows
-        return rows[number % len(rows)]["job_id"] if rows else "nobody"
-
-    @rule(seconds=st.integers(-5, 5))
-    def set_clock(self, seconds: int) -> None:
-        self.now += timedelta(seconds=seconds)
-
-    @rule(payment=st.none() | st.sampled_from("abc"))
-    def create(self, payment: str | None) -> None:
-        taken = payment is not None and any(r["payment"] == payment for r in self.naive.rows)
-        if taken:
-            with pytest.raises(JobConflictError):
-                self.jobs.create(HASH, blockchain_identifier=payment)
-            return
-        job = self.jobs.create(HASH, blockchain_identifier=payment)
-        row = {"job_id": job.job_id, "payment": payment, "version": 0, "at": self.now}
-        self.naive.rows.append(row)
-        self.naive.enter(row, AWAITING_PAYMENT)
-
-    @rule(
-        number=st.integers(0, 99),
-        to=st.sampled_from(JobStatus),
-        version=st.none() | st.integers(1, 5),
-    )
-    def move(self, number: int, to: JobStatus, version: int | None) -> None:
-        job_id = self.any_id(number)
-        row = self.naive.row(job_id)
-        wrong: type[Exception] | None = None
-        if row is None:
-            wrong = JobNotFoundError
-        elif version not in (None, row["version"]):
-            wrong = VersionConflictError
-        elif to not in LEGAL_TRANSITIONS[row["status"]]:
-            wrong = InvalidStateTransitionError
-        if wrong is not None or row is None:
-            with pytest.raises(wrong or Exception):
-                self.jobs.update_status(job_id, to, expected_version=version)
-            return
-        job = self.jobs.update_status(job_id, to, expected_version=version)
-        self.naive.enter(row, to)
-        row["at"] = max(row["at"], self.now)
-        assert (job.version, job.updated_at) == (row["version"], row["at"])
-
-    @precondition(lambda self: self.naive.rows)
-    @rule(number=st.integers(0, 99), held=st.booleans())
-    def hold_or_free(self, number: int, held: bool) -> None:
-        row = self.naive.row(self.any_id(number))
-        assert row is not None
-        if row["status"] in (COMPLETED, FAILED):
-            return
-        (self.jobs.hold if held else self.jobs.free)(row["job_id"])
-        row["held"] = held
-
-    @precondition(lambda self: self.naive.rows)
-    @rule(number=st.integers(0, 99))
-    def remove(self, number: int) -> None:
-        row = self.naive.row(self.any_id(number))
-        assert row is not None
-        if row["status"] in (COMPLETED, FAILED):
-            self.jobs.remove(row["job_id"])
-            self.naive.rows.remove(row)
-            with pytest.raises(JobNotFoundError):
-                self.jobs.get(row["job_id"])
-        else:
-            with pytest.raises(JobConflictError):
-                self.jobs.remove(row["job_id"])
-
-    @invariant()
-    def same(self) -> None:
-        rows = self.naive.rows
-        assert self.jobs.text_bytes == sum(len(row["payment"] or "") for row in rows)
-        assert self.jobs.count() == len(rows)
-        page, _ = self.jobs.page(-1, 1_000)
-        assert [(j.job_id, j.status, j.version) for j in page] == [
-            (r["job_id"], r["status"], r["version"]) for r in rows
-        ]
-        for row in rows:
-            assert self.jobs.get(row["job_id"]).status is row["status"]
-            if row["payment"] is not None:
-                assert self.jobs.get_by_payment(row["payment"]).job_id == row["job_id"]
-        for status in JobStatus:
-            there = self.naive.in_status(status)
-            assert self.jobs.count(status) == len(there)
-            oldest = self.jobs.oldest(status)
-            expected = min(there, key=lambda row: row["entered"], default=None)
-            assert (oldest and oldest.job_id) == (expected and expected["job_id"])
-            if status in (COMPLETED, FAILED):
-                continue
-            free = self.jobs.first_free(status)
-            first = next((row for row in there if not row["held"]), None)
-            assert (free and free.job_id) == (first and first["job_id"])
-
-
-class SmallIndexMachine(RepositoryMachine):
-    """The same with indexes that are swept all the time, and pages that are cut short."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        for module in (lane, repository):
-            self.patch.setattr(module, "SLACK", 0)
-
-    def teardown(self) -> None:
-        self.patch.undo()
-
-
-TestRepository = RepositoryMachine.TestCase
-TestRepository.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestRepositorySwept = SmallIndexMachine.TestCase
-TestRepositorySwept.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    owned = jobs.own()
+    stored, _ = owned.creation.page(-1, 20 * THREADS)
+    assert Counter(job.status.value for job in stored) == total
+    entered = owned.lanes.entered(owned.slots())
+    assert {status.value: len(set(places)) for status, places in entered.items() if places} == total
+    asking = owned.lanes.take_free(AWAITING_INPUT, 20 * THREADS)
+    assert len(asking) == total[AWAITING_INPUT]

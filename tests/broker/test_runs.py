@@ -126,7 +126,7 @@ def bytes_of(
         for _ in range(2):  # and a repeat
             outcome = driver.pipeline.run([arrival], driver.now, writable=writable)
             seen += [*map(encode, outcome.records), *outcome.replies]
-    seen += [driver.engine._desk.state.jobs.text_bytes, *driver.pipeline.drain().replies]
+    seen += [driver.engine._desk.state.jobs.texts.total_bytes, *driver.pipeline.drain().replies]
     return seen
 
 

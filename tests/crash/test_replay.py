@@ -57,7 +57,7 @@ def deadlines(state: State) -> list[list[tuple[datetime | None, str]]]:
 
 
 def updated(state: State) -> dict[str, tuple[int, datetime, JobStatus]]:
-    slots = state.jobs.image().slots
+    slots = state.jobs.slots()
     return {job.job_id: (index, job.updated_at, job.status) for index, job in slots}
 
 

@@ -374,17 +374,17 @@ def test_of_too_many_finished_jobs_the_oldest_go_a_thousand_at_a_time() -> None:
         numbers = range(1_000 * batch, 1_000 * batch + 1_000)
         driver.ask(*[create(number) for number in numbers][:500])
         driver.ask(*[create(number) for number in numbers][500:])
-    jobs = driver.engine._desk.state.jobs
+    state = driver.engine._desk.state
     for number in range(2_500):
-        jobs.update_status(job_id(number), JobStatus.FAILED, at=EPOCH)
+        state.repository.update_status(job_id(number), JobStatus.FAILED, at=EPOCH)
     driver.ask(create(9_999))  # the pipeline looks at what is due only when something happens
     before = len(driver.records)
     driver.run()
     assert len(driver.records[before].events) == 1_000
-    assert jobs.count_finished() == 1_500
+    assert state.jobs.lanes.count_finished() == 1_500
     driver.run()
     driver.run()
-    assert jobs.count_finished() == 10
+    assert state.jobs.lanes.count_finished() == 10
     assert driver.pipeline.agenda.due_in_ms(driver.now) != 0
 
 

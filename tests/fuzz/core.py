@@ -69,7 +69,7 @@ def _decode(frame: bytes) -> None:
 def _audit(driver: Driver) -> None:
     """Count all jobs one by one, and by the indexes."""
     jobs = driver.engine._desk.state.jobs
-    stored = [job for _, job in jobs.image().slots]
+    stored = [job for _, job in jobs.slots()]
     for status in JobStatus:
         if jobs.count(status) != sum(job.status is status for job in stored):
             raise AssertionError(f"{status} is counted wrongly")
