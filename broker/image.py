@@ -7,7 +7,6 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from broker.jobs import Jobs
 from broker.ledger import Session
 from broker.state import State
 from broker.stored import Slot, StoredJob, mock_identifier
@@ -89,8 +88,9 @@ def image(state: State) -> Iterator[bytes]:
     yield _encoder.encode(
         CountersChunk(jobs.creation.next_index, leases.last_token, ledger.last_session)
     )
+    named, held = jobs.named(), jobs.lanes.held
     for some in _split(jobs.slots()):
-        yield _encoder.encode(JobsChunk([_row(slot, jobs) for slot in some]))
+        yield _encoder.encode(JobsChunk([_row(slot, named, held) for slot in some]))
     for status, indexes in jobs.lanes.entered(jobs.slots()).items():
         yield _encoder.encode(OrderChunk(status, indexes))
     yield _encoder.encode(LeasesChunk(*leases.image()))
@@ -125,14 +125,14 @@ def restore(state: State, payload: bytes) -> None:
                 state.ledger.restore(number, session)
 
 
-def _row(slot: Slot, jobs: Jobs) -> JobRow:
+def _row(slot: Slot, named: frozenset[str], held: set[str]) -> JobRow:
     index, job = slot
     return JobRow(
         job.job_id, job.status, job.input_hash,
-        job.blockchain_identifier if jobs.is_named(job) else None,
+        job.blockchain_identifier if job.job_id in named else None,
         job.created_at, job.updated_at, job.result, job.error, job.version,
         job.input, job.identifier_from_purchaser, job.pay_by_time, job.submit_result_time,
-        job.input_schema, job.provided_input, index, job.job_id in jobs.lanes.held,
+        job.input_schema, job.provided_input, index, job.job_id in held,
     )  # fmt: skip
 
 

@@ -130,10 +130,10 @@ class Jobs:
         _, job = self._slot(job_id)
         if job.status not in TERMINAL:
             raise JobConflictError(f"job {job_id} is {job.status}", job_id=job_id)
-        is_named = self.is_named(job)
-        self.texts.drop(job, is_named=is_named)
+        is_named = self._by_payment.get(job.blockchain_identifier) == job_id
         if is_named:
             del self._by_payment[job.blockchain_identifier]
+        self.texts.drop(job, is_named=is_named)
         self.lanes.leave(job)
         del self._store[job_id]
         job.version = 0
@@ -159,9 +159,9 @@ class Jobs:
             raise JobNotFoundError.rebuilt("no job has this blockchain identifier", {})
         return self._store[job_id][1]
 
-    def is_named(self, job: StoredJob) -> bool:
-        """Return whether the blockchain identifier of a stored job was supplied."""
-        return self._by_payment.get(job.blockchain_identifier) == job.job_id
+    def named(self) -> frozenset[str]:
+        """Return the ids of the jobs whose blockchain identifier was supplied."""
+        return frozenset(self._by_payment.values())
 
     def count(self, status: JobStatus | None = None) -> int:
         """Return how many jobs are stored, in all or in one status."""
@@ -181,7 +181,7 @@ class Jobs:
         """Return all jobs with their places, in the order of creation."""
         return self._store.values()
 
-    def restore(self, slots: Sequence[Slot], held: Iterable[str], named: Iterable[str]) -> None:
+    def restore(self, slots: Sequence[Slot], held: Iterable[str], named: Sequence[str]) -> None:
         """Take over jobs, by creation and later than all there are.
 
         Those that are `held`, and those whose blockchain identifier was supplied, are told by id.
@@ -194,8 +194,7 @@ class Jobs:
             holder = self._by_payment.setdefault(payment, job_id)
             if holder != job_id:
                 raise _paid_for(holder)
-        for _, job in slots:
-            self.texts.add(job, is_named=self.is_named(job))
+        self.texts.restore([job for _, job in slots], {*named})
 
     def restore_entered(self, status: JobStatus, indexes: Sequence[int]) -> None:
         """Take over the order in which the jobs of a status have entered it, by their places."""

@@ -66,12 +66,6 @@ class Lane:
         heappush(self.free, slot)
         self._grew(1)
 
-    def restore(self, slot: Slot) -> None:
-        """Take over a job that was created later than all there are."""
-        self.count += 1
-        if not self.is_last:
-            self.free.append(slot)  # a heap still
-
     def restore_entered(self, slots: Iterable[Slot]) -> None:
         """Take over the order in which jobs, which are here by now, have come here."""
         for index, job in slots:

@@ -98,7 +98,10 @@ class Lanes:
         """Take over jobs that were created later than all there are, and who of them is held."""
         self.held.update(held)
         for slot in slots:
-            self._by_status[slot[1].status].restore(slot)
+            lane = self._by_status[slot[1].status]
+            lane.count += 1
+            if not lane.is_last:
+                lane.free.append(slot)  # behind all others: a heap still
 
     def restore_entered(self, status: JobStatus, slots: Iterable[Slot]) -> None:
         """Take over the order in which the jobs of a status, here by now, have come to it."""

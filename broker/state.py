@@ -83,7 +83,7 @@ class State:
             self.ledger.remember(record.session, record.seq, record.acked, record)
 
     def restore_jobs(
-        self, slots: Sequence[Slot], held: Iterable[str], named: Iterable[str]
+        self, slots: Sequence[Slot], held: Iterable[str], named: Sequence[str]
     ) -> None:
         """Take over jobs from a snapshot, with their deadlines."""
         self.jobs.restore(slots, held, named)

@@ -1,5 +1,7 @@
 """The texts of jobs: what a move changes of them, and how many bytes all of them have."""
 
+from collections.abc import Collection, Iterable
+
 from broker.events import JobTransitioned
 from broker.sizes import job_text_bytes, text_bytes
 from broker.stored import StoredJob
@@ -47,22 +49,22 @@ class Texts:
         self.gain(job.input_schema or "")
         self.gain(job.provided_input or "")
 
-    def add(self, job: StoredJob, *, is_named: bool) -> None:
-        """Count all texts of a job; `is_named` if its blockchain identifier was supplied."""
-        size = _bytes_of(job, is_named=is_named)
-        self.total_bytes += size
-        self.longest_bytes = max(self.longest_bytes, size)  # none of them has more
+    def restore(self, jobs: Iterable[StoredJob], named: Collection[str]) -> None:
+        """Count all texts of jobs; the identifiers of those that are `named` were supplied."""
+        sizes = [
+            job_text_bytes(job) - (0 if job.job_id in named else len(job.blockchain_identifier))
+            for job in jobs
+        ]
+        self.total_bytes += sum(sizes)
+        self.longest_bytes = max(self.longest_bytes, *sizes, 0)  # no text has more than its job
 
     def drop(self, job: StoredJob, *, is_named: bool) -> None:
         """Count the texts of a job no more."""
-        self.total_bytes -= _bytes_of(job, is_named=is_named)
+        self.total_bytes -= job_text_bytes(job)
+        if not is_named:
+            self.total_bytes += len(job.blockchain_identifier)
 
     def _lose(self, *texts: str | None) -> None:
         for text in texts:
             if text is not None:
                 self.total_bytes -= text_bytes(text)
-
-
-def _bytes_of(job: StoredJob, *, is_named: bool) -> int:
-    made_up = 0 if is_named else len(job.blockchain_identifier)
-    return job_text_bytes(job) - made_up

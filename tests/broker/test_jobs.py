@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker import creation, lane
+from broker.events import JobTransitioned
 from broker.image import JobRow
 from broker.jobs import Jobs
 from broker.lane import SLACK
@@ -38,6 +39,39 @@ def both() -> tuple[InMemoryJobRepository, Jobs]:
     """Return a repository, whose methods do one thing each, and its jobs."""
     repository = InMemoryJobRepository(new_id=job_ids(), clock=lambda: EPOCH)
     return repository, repository.own()
+
+
+def test_of_moves_together_each_that_is_illegal_is_refused() -> None:
+    repository, jobs = both()
+    ids = [repository.create(HASH).job_id for _ in range(4)]
+    repository.update_status(ids[1], RUNNING)
+    done = jobs.update_all(
+        [
+            JobTransitioned(ids[0], 1, COMPLETED, EPOCH),
+            JobTransitioned(ids[2], 1, COMPLETED, EPOCH),  # as the one before
+            JobTransitioned(ids[1], 2, COMPLETED, EPOCH),
+            JobTransitioned(ids[2], 1, COMPLETED, EPOCH),
+            JobTransitioned(ids[3], 1, FAILED, EPOCH),
+        ]
+    )
+    assert [job.job_id for job in done.jobs] == [ids[1], ids[3]]
+    assert [*done.refused] == [0, 1, 3]
+    assert {type(refusal) for refusal in done.refused.values()} == {InvalidStateTransitionError}
+    assert [jobs.get(job_id).version for job_id in ids] == [1, 3, 1, 2]
+    assert {status: jobs.count(status) for status in JobStatus if jobs.count(status)} == {
+        AWAITING_PAYMENT: 2, COMPLETED: 1, FAILED: 1,
+    }  # fmt: skip
+
+
+def test_two_jobs_of_one_payment_are_not_restored() -> None:
+    repository, jobs = both()
+    first = repository.create(HASH, blockchain_identifier="pay")
+    _, copy = both()
+    other = both()[0].create(HASH, job_id="other", blockchain_identifier="pay")
+    slots = [*jobs.slots(), (1, StoredJob(**other.model_dump()))]
+    with pytest.raises(JobConflictError) as caught:
+        copy.restore(slots, [], [first.job_id, "other"])
+    assert caught.value.job_id == first.job_id
 
 
 def test_pages_show_each_job_that_matches_throughout_once() -> None:
@@ -189,6 +223,20 @@ def test_indexes_stay_small_however_much_happens() -> None:
     assert first.job_id == live[0]
 
 
+def test_the_places_of_removed_jobs_are_given_up_but_not_given_again() -> None:
+    repository, jobs = both()
+    first = repository.create(HASH).job_id
+    for _ in range(2 * SLACK):
+        job_id = repository.create(HASH).job_id
+        repository.update_status(job_id, FAILED)
+        jobs.remove(job_id)
+        assert len(jobs.creation._slots) <= 2 + SLACK
+    last = repository.create(HASH).job_id
+    page, cursors = jobs.creation.page(-1, 9)
+    assert [job.job_id for job in page] == [first, last]
+    assert cursors == [0, 2 * SLACK + 1]
+
+
 def test_the_bytes_of_all_texts_are_those_of_the_jobs_that_are_stored() -> None:
     repository, jobs = both()
 
@@ -213,11 +261,12 @@ def test_the_bytes_of_all_texts_are_those_of_the_jobs_that_are_stored() -> None:
     repository.update_status(one, RUNNING, "r" * 10)
     repository.update_status(one, FAILED, error="e" * 20)
     assert jobs.texts.total_bytes == counted() == 27
-    _, copy = both()
-    copy.restore(list(jobs.slots()), [], [])
-    assert copy.texts.total_bytes == 27
-    repository.create(HASH, blockchain_identifier="pay")
+    named = repository.create(HASH, blockchain_identifier="pay").job_id
     assert jobs.texts.total_bytes == 30
+    _, copy = both()
+    copy.restore(list(jobs.slots()), [], [named])
+    assert copy.texts.total_bytes == 30
+    assert copy.texts.longest_bytes >= jobs.texts.longest_bytes == 20
     jobs.remove(one)
     assert jobs.texts.total_bytes == 3
 
