@@ -1,4 +1,4 @@
-"""Holds the DEALER socket of one client, opened at first use; it blocks nowhere but in `wait`."""
+"""Holds the DEALER socket of one client, opened at first use; it blocks nowhere but in `listen`."""
 
 import os
 from time import monotonic, time
@@ -113,15 +113,6 @@ class Link:
         while _events(socket) & _POLLIN:
             session.receive(socket.recv(_DONTWAIT), monotonic())
 
-    def listen(self, session: "Session", exchange: "Exchange") -> None:
-        """Hand the session what has arrived, as far as `exchange` needs it; most often it has."""
-        receive = self.socket.recv
-        try:
-            while not exchange.done:
-                session.receive(receive(_DONTWAIT), monotonic())
-        except zmq.Again:
-            return
-
     def flush(self, session: "Session") -> bool:
         """Send what the session has to send; return whether some of it could not leave yet."""
         socket = self.socket
@@ -138,13 +129,24 @@ class Link:
                 break
         return False
 
-    def wait(self, session: "Session", *, blocked: bool) -> None:
-        """Sleep until something arrives, something `blocked` can leave, or the session is due."""
-        wakeup = session.next_wakeup()
-        left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
-        wanted, socket = _EITHER if blocked else _POLLIN, self.socket
+    def listen(self, session: "Session", exchange: "Exchange", *, blocked: bool) -> None:
+        """Sleep until something arrives, something `blocked` can leave, or the session is due.
+
+        Then hand the session what has arrived, as far as `exchange` needs it; most often it has.
+        """
+        socket, under_way = self.socket, exchange.messages
+        if under_way:
+            self._sleep(socket, session.next_wakeup(), _EITHER if blocked else _POLLIN)
+        try:
+            while under_way:
+                session.receive(socket.recv(_DONTWAIT), monotonic())
+        except zmq.Again:
+            return
+
+    def _sleep(self, socket: "zmq.Socket[bytes]", wakeup: float | None, wanted: int) -> None:
         if self._spin_s and self._spin(socket, wanted):
             return
+        left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
         # Rounded up: a millisecond too early is a turn in vain.
         zmq.zmq_poll([(socket, wanted)], max(0, int(left_s * 1_000) + 1))
 

@@ -126,31 +126,12 @@ class Packer:
         return room
 
 
-class SinglePacker:
-    """Does what a `Packer` does with a call of one command, most often, in less time."""
-
-    __slots__ = ("_bytes_max", "_command", "exhausted", "values")
-
-    held = 0
-
-    def __init__(self, command: AnyCommand, bytes_max: int) -> None:
-        """Keep to `bytes_max` bytes a frame."""
-        self.values: list[Any] = []
-        self.exhausted = False
-        self._command = command
-        self._bytes_max = bytes_max
-
-    def next(self) -> Parcel | None:
-        """Return the parcel, or None if the command cannot be sent."""
-        self.exhausted = True
-        encoded = _encoded(self._command, self._bytes_max)
-        if isinstance(encoded, TollgateError):
-            self.values.append(encoded)
-            return None
-        self.values.append(PENDING)
-        parcel = Parcel()
-        parcel.add(0, self._command, encoded)
-        return parcel
+def pack_one(command: AnyCommand, bytes_max: int) -> Parcel | TollgateError:
+    """Return what a `Packer` would make of this command alone: its parcel, or its value."""
+    encoded = _encoded(command, bytes_max)
+    if isinstance(encoded, TollgateError):
+        return encoded
+    return Parcel([0], [command], {type(command)}, [encoded])
 
 
 def _encoded(command: AnyCommand, bytes_max: int) -> bytes | TollgateError:

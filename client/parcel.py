@@ -1,34 +1,31 @@
 """The commands of one message, encoded, and the frame that is made of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final, cast, get_args
+from typing import Final, get_args
 
 import msgspec
 
 from domain.commands import UINT_LIMIT, AnyCommand, Create
-from domain.messages import PROTOCOL_VERSION, Request, encode_command, encode_request
+from domain.messages import PROTOCOL_VERSION, encode_command
 
 Piece = bytes | memoryview
 """Some commands, encoded."""
 
 _FIXARRAY: Final = 16
-_BEHIND_COMMANDS: Final = msgspec.msgpack.encode("valid_until")
+_HEADERS: Final = [bytes([0x90 | count]) for count in range(_FIXARRAY)]
 _CHANGING: Final = frozenset(kind for kind in get_args(AnyCommand) if kind.changes)
 
 
-class Parcel:
+class Parcel(msgspec.Struct, eq=False):
     """The commands of one message: their places in the call's values, and their bytes."""
 
-    __slots__ = ("commands", "kinds", "pieces", "slots")
-
-    def __init__(self) -> None:
-        self.slots: list[int] = []
-        self.commands: list[AnyCommand] = []
-        self.kinds: set[type] = set()
-        """What kinds of commands there are among them."""
-        self.pieces: list[Piece] = []
-        """The commands encoded, in order; a piece is one of them or many."""
+    slots: list[int] = []
+    commands: list[AnyCommand] = []
+    kinds: set[type] = set()
+    """What kinds of commands there are among them."""
+    pieces: list[Piece] = []
+    """The commands encoded, in order; a piece is one of them or many."""
 
     def add(self, slot: int, command: AnyCommand, encoded: Piece) -> None:
         """Append a command."""
@@ -84,19 +81,16 @@ class _Frame(msgspec.Struct, omit_defaults=True, gc=False):
     valid_until: datetime | None = None
 
 
+_encode: Final[Callable[[_Frame], bytes]] = msgspec.msgpack.Encoder().encode
+
+
 def frame_of(  # noqa: PLR0913, PLR0917 - one argument a field
     session: int, seq: int, acked: int, count: int, pieces: Sequence[Piece], valid_until: datetime
 ) -> bytes:
     """Return a request's one frame, made of `count` commands that are encoded already."""
-    commands = msgspec.Raw(_array_header(count))
-    frame = _Frame(PROTOCOL_VERSION, session, seq, acked, commands, valid_until)
-    bare = encode_request(cast("Request", frame))  # the same on the wire, but for the commands
-    before, name, after = bare.rpartition(_BEHIND_COMMANDS)
-    return b"".join((before, *pieces, name, after))  # so that they are copied once
-
-
-def _array_header(length: int) -> bytes:
-    return bytes([0x90 | length]) if length < _FIXARRAY else b"\xdc" + length.to_bytes(2, "big")
+    header = _HEADERS[count] if count < _FIXARRAY else b"\xdc" + count.to_bytes(2, "big")
+    commands = msgspec.Raw(b"".join((header, *pieces)))
+    return _encode(_Frame(PROTOCOL_VERSION, session, seq, acked, commands, valid_until))
 
 
 ENVELOPE_BYTES_MAX: Final = 2 + len(

@@ -28,7 +28,7 @@ from client.exchange import Exchange
 from client.forsaken import ForsakenClaims
 from client.memory import Memory, State
 from client.message import MAYBE, Message
-from client.packing import Packer, SinglePacker
+from client.packing import PENDING, Packer, pack_one
 from client.parcel import Parcel
 from client.timetable import Timetable
 from client.values import jobs_of, values_of
@@ -113,7 +113,7 @@ class Session:
         if message_commands is not None:
             commands_max = min(message_commands, commands_max)
         packer = Packer(commands, commands_max, self._bytes_max)
-        return Exchange(packer, deadline, each_s, notify)
+        return Exchange(packer.values, deadline, notify, each_s, packer)
 
     def submit_one(
         self,
@@ -122,8 +122,13 @@ class Session:
         deadline: float,
         notify: Callable[[], None] | None = None,
     ) -> Exchange:
-        """Begin a call of one command, to be answered by `deadline`; see `submit`."""
-        return Exchange(SinglePacker(command, self._bytes_max), deadline, None, notify)
+        """Begin a call of one command, to be answered by `deadline`; there is nothing to pull."""
+        parcel = pack_one(command, self._bytes_max)
+        if isinstance(parcel, TollgateError):
+            return Exchange([parcel], deadline)
+        exchange = Exchange([PENDING], deadline, notify)
+        self._post(exchange, parcel)
+        return exchange
 
     def pull(self, exchange: Exchange) -> None:
         """Make messages of the call's next commands, as many as its window has room for."""
@@ -136,9 +141,11 @@ class Session:
         Return whether there is one: then it can be sent, and there may be more.
         """
         packer = exchange.packer
-        if exchange.broken or packer.exhausted or len(exchange.messages) >= self._window:
+        if packer is None or exchange.broken or len(exchange.messages) >= self._window:
             return False
         parcel = packer.next()
+        if packer.exhausted:
+            exchange.packer = None
         if parcel is None:
             return False
         self._post(exchange, parcel)
@@ -172,9 +179,12 @@ class Session:
         while (due := self._timetable.pop_due(now)) is not None:
             self._wake(due, now)
         outbox = self._outbox
-        while outbox and not outbox[0].queued:
+        while outbox:
+            message = outbox[0]
+            if message.queued:
+                return message.frame(now, wall)
             outbox.popleft()
-        return outbox[0].frame(now, wall) if outbox else None
+        return None
 
     def sent(self, now: float) -> bool:
         """Note that the socket took the frame which `next_frame` returned last.
@@ -186,9 +196,9 @@ class Session:
         message.sends += 1
         message.attempts += 1
         if message.repeatable:
-            self._wake_at(message, now + message.backoff_s(self._jitter()))
+            self._timetable.set(message, now + message.backoff_s(self._jitter()))
         elif message.wake_at is None:
-            self._wake_at(message, message.deadline)
+            self._timetable.set(message, message.deadline)
         return bool(self._outbox)
 
     def receive(self, frame: bytes, now: float) -> None:
@@ -213,15 +223,16 @@ class Session:
     def next_wakeup(self) -> float | None:
         """Return when `next_frame` must be called at the latest, or None: nothing is under way."""
         if self._outbox and self._outbox[0].wake_at is None:
-            self._wake_at(self._outbox[0], self._outbox[0].deadline)  # it could not leave
+            self._timetable.set(self._outbox[0], self._outbox[0].deadline)  # it could not leave
         return self._timetable.next()
 
     # --- the life of a message --------------------------------------------------------------------
 
     def _post(self, exchange: Exchange, parcel: Parcel) -> None:
         memory = self._memory_for(parcel) if parcel.changes else None
-        message = Message(self._seq_in(memory), exchange, parcel, memory)
-        self._messages[message.seq] = message
+        seq = self._seq_in(memory)
+        message = Message(seq, exchange, parcel, memory, exchange.deadline)
+        self._messages[seq] = message
         exchange.messages.add(message)
         self._unstamped.append(message)
         self._queue(message)
@@ -289,11 +300,8 @@ class Session:
             if message.seq in self._messages and (  # it may be dropped already
                 message is not first or message.deadline <= now
             ):
-                self._wake_at(message, message.deadline)
+                self._timetable.set(message, message.deadline)
         self._unstamped.clear()
-
-    def _wake_at(self, message: Message, at: float) -> None:
-        self._timetable.set(message, min(at, message.deadline))
 
     def _wake(self, message: Message, now: float) -> None:
         if now >= message.deadline:
@@ -303,7 +311,7 @@ class Session:
             self._repeat(message)
         else:
             self._queue(message)
-        self._wake_at(message, message.deadline)
+        self._timetable.set(message, message.deadline)
 
     def _repeat(self, message: Message) -> None:
         """Send a message again, behind those of its call that came before it.
@@ -328,7 +336,7 @@ class Session:
         if memory is not None:
             memory.settle(old_seq)
             self._let_go(memory)
-        self._wake_at(message, now + message.backoff_s(self._jitter()))
+        self._timetable.set(message, now + message.backoff_s(self._jitter()))
 
     def _expire(self, message: Message) -> None:
         message.exchange.broken = True

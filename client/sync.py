@@ -391,8 +391,7 @@ class Client:
         try:
             if self._session.greeting is None and not isinstance(command, Hello):
                 self._greet(deadline, opening=command.changes)
-            exchange = self._session.submit_one(command, deadline=deadline)
-            return value(self._drive(exchange, None))
+            return self._call(command, deadline)
         finally:
             self._thread = outer
 
@@ -419,8 +418,22 @@ class Client:
 
     def _greet(self, deadline: float, *, opening: bool) -> None:
         """Learn the broker's limits; `opening`, begin a session with that."""
-        hello = OPENING if opening else Hello()
-        value(self._drive(self._session.submit_one(hello, deadline=deadline), None))
+        self._call(OPENING if opening else Hello(), deadline)
+
+    def _call(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
+        """Have one command sent and answered; return its value or raise it."""
+        session, link = self._session, self._link
+        if not session.awaits_nothing:
+            link.drain(session)
+        exchange = session.submit_one(command, deadline=deadline)
+        try:
+            while exchange.messages:
+                blocked = link.flush(session)
+                link.listen(session, exchange, blocked=blocked)
+        except BaseException:
+            session.drop(exchange)
+            raise
+        return value(exchange.values)
 
     def _drive(
         self, exchange: Exchange, on_progress: Callable[[int], None] | None
@@ -440,14 +453,11 @@ class Client:
                 if on_progress is not None and exchange.answered > told:
                     told = exchange.answered
                     on_progress(told)
-                if made and not exchange.packer.exhausted:
+                if made and exchange.packer is not None:
                     continue
                 if exchange.done:
                     return exchange.values
-                if not exchange.messages:
-                    continue  # a call within `on_progress` has taken the answers: go on
-                link.wait(session, blocked=blocked)
-                link.listen(session, exchange)
+                link.listen(session, exchange, blocked=blocked)
         except BaseException:
             session.drop(exchange)
             raise

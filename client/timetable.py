@@ -27,7 +27,8 @@ class Timetable:
         return len(self._heap)
 
     def set(self, message: "Message", at: float) -> None:
-        """Wake `message` at `at`, and no more at a time set before."""
+        """Wake `message` at `at` or its deadline, and no more at a time set before."""
+        at = min(at, message.deadline)
         message.wake_at = at
         heapq.heappush(self._heap, (at, message.seq))
         if len(self._heap) > 2 * len(self._messages) + SLACK:  # mostly of messages that are done
