@@ -181,9 +181,12 @@ class Session:
         outbox = self._outbox
         while outbox:
             message = outbox[0]
-            if message.queued:
+            if not message.queued:
+                outbox.popleft()
+            elif now >= message.deadline:
+                self._expire(message)
+            else:
                 return message.frame(now, wall)
-            outbox.popleft()
         return None
 
     def sent(self, now: float) -> bool:
@@ -234,8 +237,11 @@ class Session:
         message = Message(seq, exchange, parcel, memory, exchange.deadline)
         self._messages[seq] = message
         exchange.messages.add(message)
-        self._unstamped.append(message)
+        if exchange.each_s is not None:
+            self._unstamped.append(message)
         self._queue(message)
+        if not message.queued or self._outbox[0] is not message:
+            self._timetable.set(message, message.deadline)
 
     def _memory_for(self, parcel: Parcel) -> Memory | None:
         """Return whose memory a parcel of changes needs: a claim that waits has its own.
@@ -250,11 +256,12 @@ class Session:
 
     def _queue(self, message: Message) -> None:
         """Have a message sent when it may be, in its turn."""
-        memory = message.memory or self._memory
-        if memory.admits(message) and not message.exchange.held:
+        memory = message.memory
+        if not message.exchange.held and (memory is None or memory.admits(message)):
             self._to_outbox(message)
             return
         message.exchange.held += 1
+        memory = memory or self._memory
         memory.hold(message)
         self._let_go(memory)
 
@@ -289,17 +296,10 @@ class Session:
             self._open(memory)
 
     def _stamp(self, now: float) -> None:
-        """Give what was made since the last turn its deadline.
-
-        The time to wake the first to leave is set when it leaves, or when it turns out not to.
-        """
-        first = self._outbox[0] if self._outbox else None
+        """Give what was made since the last turn a deadline of its own."""
         for message in self._unstamped:
-            if message.exchange.each_s is not None:
-                message.deadline = now + message.exchange.each_s
-            if message.seq in self._messages and (  # it may be dropped already
-                message is not first or message.deadline <= now
-            ):
+            message.deadline = now + (message.exchange.each_s or 0.0)
+            if message.wake_at is not None:  # else it is the first to leave, or dropped already
                 self._timetable.set(message, message.deadline)
         self._unstamped.clear()
 

@@ -30,6 +30,9 @@ class Timetable:
         """Wake `message` at `at` or its deadline, and no more at a time set before."""
         at = min(at, message.deadline)
         message.wake_at = at
+        if len(self._messages) == 1:  # the usual case: all other entries are outdated
+            self._heap = [(at, message.seq)]
+            return
         heapq.heappush(self._heap, (at, message.seq))
         if len(self._heap) > 2 * len(self._messages) + SLACK:  # mostly of messages that are done
             self._heap = [entry for entry in self._heap if self._of(entry) is not None]

@@ -83,7 +83,7 @@ def jobs_of(kinds: set[type], results: list[AnyResult]) -> "list[Job] | None":
     if not _GIVES_JOB.issuperset(kinds):
         return None
     try:
-        return _jobs([*map(_job_in, results)])
+        return _job_class().all_from_checked([*map(_job_in, results)])
     except AttributeError:  # no other result has a `job`
         return None
 
