@@ -378,10 +378,9 @@ class AsyncClient:
         self._turn()
 
     async def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
-        if not isinstance(command, Hello):
-            await self._greet(deadline)
-        submit = partial(self._session.submit_one, command, deadline=deadline)
-        return value(await self._drive(submit, None))
+        if self._session.greeting is None and not isinstance(command, Hello):
+            await self._call(Hello(), deadline)
+        return await self._call(command, deadline)
 
     async def _run(
         self,
@@ -393,27 +392,38 @@ class AsyncClient:
         calls.check_message_commands(message_commands)
         each_s = self._seconds(timeout_s)
         deadline = monotonic() + each_s
-        await self._greet(deadline)
-        submit = partial(
-            self._session.submit, commands, deadline=deadline, each_s=each_s,
-            message_commands=message_commands,
-        )  # fmt: skip
-        return await self._drive(submit, on_progress)
-
-    async def _greet(self, deadline: float) -> None:
-        """Learn the broker's limits, the first time."""
         if self._session.greeting is None:
-            submit = partial(self._session.submit_one, Hello(), deadline=deadline)
-            value(await self._drive(submit, None))
+            await self._call(Hello(), deadline)
+        self._begin()
+        news = asyncio.Event()
+        exchange = self._session.submit(
+            commands,
+            deadline=deadline,
+            each_s=each_s,
+            message_commands=message_commands,
+            notify=news.set,
+        )
+        return await self._drive(exchange, news, on_progress)
+
+    async def _call(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
+        """Have one command sent and answered; return its value or raise it."""
+        answer = self._begin().create_future()
+        tell = partial(_tell, answer)
+        exchange = self._session.submit_one(command, deadline=deadline, notify=tell)
+        try:
+            self._turn()
+            if exchange.messages:
+                self._check_open()
+                await answer
+        except BaseException:
+            self._session.drop(exchange)
+            raise
+        return value(exchange.values)
 
     async def _drive(
-        self, submit: Callable[..., Exchange], on_progress: Callable[[int], None] | None
+        self, exchange: Exchange, news: asyncio.Event, on_progress: Callable[[int], None] | None
     ) -> builtins.list[Any]:
-        self._join_loop()
-        self._crowd.depart()  # what was asked before is to be executed before
-        session, news = self._session, asyncio.Event()
-        exchange = submit(notify=news.set)
-        told = 0
+        session, told = self._session, 0
         try:
             while True:
                 session.pull(exchange)
@@ -453,6 +463,12 @@ class AsyncClient:
         if self._closed:
             raise ClientClosedError(f"the client of {self.endpoint} is closed")
 
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        """Begin a call that leaves alone: what was asked before is to be executed before."""
+        loop = self._join_loop()
+        self._crowd.depart()
+        return loop
+
     def _join_loop(self) -> asyncio.AbstractEventLoop:
         """Listen on the running loop, which must be the one of all calls before; return it."""
         self._check_open()
@@ -471,3 +487,8 @@ class AsyncClient:
         # A forked child shares the parent's epoll instance: what it takes out is out there too.
         if self._loop is not None and not self._loop.is_closed() and not self._link.foreign:
             self._loop.remove_reader(self._link.socket.fileno())
+
+
+def _tell(answer: asyncio.Future[None]) -> None:
+    if not answer.done():  # its caller may have been cancelled, and not yet have had its turn
+        answer.set_result(None)

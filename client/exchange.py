@@ -51,11 +51,11 @@ class Exchange(msgspec.Struct, eq=False):
 
     def put(self, parcel: Parcel, values: list[Any]) -> None:
         """Store the values of a parcel's commands, and tell whoever waits for them."""
-        slots = parcel.slots
-        if slots[-1] - slots[0] == len(values) - 1:  # none between them was refused at home
-            self.given[slots[0] : slots[-1] + 1] = values
+        first, behind = parcel.slots[0], parcel.slots[-1] + 1
+        if behind - first == len(values):  # none between them was refused at home
+            self.given[first:behind] = values
         else:
-            for slot, value in zip(slots, values, strict=True):
+            for slot, value in zip(parcel.slots, values, strict=True):
                 self.given[slot] = value
         if self.notify is not None:
             self.notify()

@@ -47,6 +47,29 @@ def _events(socket: "zmq.Socket[bytes]") -> int:
     return cast("int", socket.getsockopt(zmq.EVENTS))
 
 
+def _drain(socket: "zmq.Socket[bytes]", session: "Session") -> None:
+    while _events(socket) & _POLLIN:
+        session.receive(socket.recv(_DONTWAIT), monotonic())
+
+
+def _flush(socket: "zmq.Socket[bytes]", session: "Session") -> bool | None:
+    """Send what there is to send; return whether some could not leave, None if there was none."""
+    blocked = None
+    while not session.awaits_nothing:
+        now = monotonic()
+        frame = session.next_frame(now, time())
+        if frame is None:
+            break
+        try:
+            socket.send(frame, _DONTWAIT)
+        except zmq.Again:
+            return True
+        blocked = False
+        if not session.sent(now):
+            break
+    return blocked
+
+
 def resolve_endpoint(endpoint: str | None) -> str:
     """Return `endpoint`, or else what TOLLGATE_ENDPOINT says, or else the user's default."""
     named = endpoint or os.environ.get(ENDPOINT_VARIABLE)
@@ -115,25 +138,11 @@ class Link:
 
     def drain(self, session: "Session") -> None:
         """Hand the session all that has arrived."""
-        socket = self.socket
-        while _events(socket) & _POLLIN:
-            session.receive(socket.recv(_DONTWAIT), monotonic())
+        _drain(self.socket, session)
 
     def flush(self, session: "Session") -> bool:
         """Send what the session has to send; return whether some of it could not leave yet."""
-        socket = self.socket
-        while not session.awaits_nothing:
-            now = monotonic()
-            frame = session.next_frame(now, time())
-            if frame is None:
-                break
-            try:
-                socket.send(frame, _DONTWAIT)
-            except zmq.Again:
-                return True
-            if not session.sent(now):
-                break
-        return False
+        return _flush(self.socket, session) is True
 
     def listen(self, session: "Session", exchange: "Exchange", *, blocked: bool) -> None:
         """Sleep until something arrives, something `blocked` can leave, or the session is due.
@@ -189,9 +198,11 @@ class Link:
         """
         socket = self.socket
         while True:
-            self.drain(session)
-            wanted = _EITHER if self.flush(session) else _POLLIN
-            if not _events(socket) & wanted:
+            _drain(socket, session)
+            blocked = _flush(socket, session)
+            if blocked is None:  # the last use was to ask for the events
+                return
+            if not _events(socket) & (_EITHER if blocked else _POLLIN):
                 return
 
     def _open(self) -> "zmq.Socket[bytes]":

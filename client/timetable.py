@@ -41,9 +41,11 @@ class Timetable:
     def next(self) -> float | None:
         """Return the earliest time, or None."""
         heap = self._heap
-        while heap and self._of(heap[0]) is None:
+        while heap:
+            if self._of(heap[0]) is not None:
+                return heap[0][0]
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return None
 
     def pop_due(self, now: float) -> "Message | None":
         """Return a message whose time has come, once; None if there is none."""

@@ -25,9 +25,11 @@ class TrickySocket:
         self.sent: list[bytes] = []
         self.inbox: deque[bytes] = deque()
         self.replies: deque[bytes] = deque()
+        self.looks = 0
 
     def getsockopt(self, option: int) -> int:
         assert option == zmq.EVENTS
+        self.looks += 1
         return READABLE * bool(self.inbox) + WRITABLE * self.writable
 
     def recv(self, flags: int) -> bytes:
@@ -96,3 +98,15 @@ def test_a_socket_that_stays_shut_ends_the_turn(
     link.turn(session)
     link.turn(session)
     assert len(socket.sent) == 1
+
+
+def test_a_turn_that_sends_nothing_looks_no_more_often_than_it_must(
+    link: Link, socket: TrickySocket, session: Session
+) -> None:
+    call = session.submit_one(Count(), deadline=float("inf"))
+    link.turn(session)
+    socket.looks = 0
+    socket.inbox.append(reply(1, JobsResult([], None)))
+    link.turn(session)
+    assert call.done
+    assert socket.looks == 2
