@@ -87,10 +87,6 @@ def _is_plain(text: object) -> bool:
     return type(text) is str and text.isascii()
 
 
-def _is_id(job_id: object) -> bool:
-    return type(job_id) is str and 0 < len(job_id) <= JOB_ID_MAX and job_id.isascii()
-
-
 def _is_count(number: object) -> bool:
     return type(number) is int and 0 < number < UINT_LIMIT
 
@@ -256,7 +252,9 @@ def transition(  # noqa: PLR0913 - one argument a field
         target = status_of(target)
     if (
         input_schema is None
-        and _is_id(job_id)
+        and type(job_id) is str
+        and 0 < len(job_id) <= JOB_ID_MAX
+        and job_id.isascii()
         and (result is None or (target is COMPLETED and _is_plain(result)))
         and (error is None or (target is FAILED and _is_plain(error)))
         and (expected_version is None or _is_count(expected_version))
