@@ -6,6 +6,7 @@ turn of the loop is gathered, and leaves together at its end.
 
 import asyncio
 from copy import copy
+from itertools import chain, repeat
 from typing import Any, Final
 
 from client.errors import BrokerUnreachableError, OutcomeUnknown
@@ -70,7 +71,9 @@ class Ride:
             self._arrive()
 
     def _arrive(self) -> None:
-        for seat, value in zip(self._seats, self._exchange.values, strict=True):
+        silent = repeat(BrokerUnreachableError("the broker had fallen silent before"))
+        values = chain(self._exchange.values, silent)  # it did not come to all of them
+        for seat, value in zip(self._seats, values, strict=False):
             if not seat.future.done():
                 seat.future.set_result(_own(seat.command, value))
 

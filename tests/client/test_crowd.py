@@ -220,6 +220,19 @@ async def test_a_silent_broker_is_told_to_each_as_it_is(endpoint: str) -> None:
     assert cancelled is not moved
 
 
+async def test_who_was_to_be_in_a_later_message_of_a_silent_broker_is_told(endpoint: str) -> None:
+    def silent(request: Request) -> list[bytes]:
+        greets = isinstance(request.commands[0], Hello)
+        return [reply(request.seq, hello_result(commands=1))] if greets else []
+
+    with ScriptedRouter(endpoint, silent) as router:
+        async with AsyncClient(endpoint, timeout_s=2 * SOON_S) as client:
+            await client.ping()
+            made = await outcomes(*(client.cancel(name) for name in "123456"))
+    assert [type(each) for each in made] == [OutcomeUnknown] * 4 + [BrokerUnreachableError] * 2
+    assert names(router) == [["1"], ["2"], ["3"], ["4"]]
+
+
 async def test_closing_tells_all_what_became_of_it(talk: Talk) -> None:
     client, router = talk
     left = [asyncio.create_task(client.cancel(name)) for name in ("1", UNANSWERED, "2")]
