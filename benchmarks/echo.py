@@ -1,6 +1,7 @@
 """Echoes: the least that a round trip can take here, over ZeroMQ, over a bare socket, or busy."""
 
 import multiprocessing
+import os
 import socket as sockets
 import time
 from collections.abc import Callable, Sequence
@@ -143,6 +144,7 @@ class EchoClient:
         while not self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
             if time.perf_counter() > until:
                 return False
+            os.sched_yield()
         return True
 
     def close(self) -> None:
