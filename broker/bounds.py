@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from broker.limits import Limits
-from broker.sizes import GRANTS_MAX, RESULT_BYTES
+from broker.sizes import GRANTS_MAX
 
 TICK_BYTES_MAX: Final = 2 * 1024 * 1024
 """More than the records of what time brings at once take: a few thousand short events."""
@@ -16,18 +16,24 @@ EVENT_BYTES_MAX: Final = 512
 """More than an event and its outcome take beside the texts that came in."""
 GRANT_BYTES_MAX: Final = 128
 """More than a granted lease takes, as an event and in an outcome."""
+RELEASE_BYTES_MAX: Final = 64
+"""More than a lease takes that is given back."""
+SHOWN_BYTES_MIN: Final = 208
+"""Less than a granted lease takes of a reply: its job has an id, a hash and times at least."""
 
 
 def records_max(
-    messages: Iterable[Sequence[bytes]], parked: int, limits: Limits
+    messages: Iterable[Sequence[bytes]], undelivered: int, parked: int, limits: Limits
 ) -> tuple[int, int]:
     """Return bounds on the records of a batch of messages, given as frames: bytes and number.
 
     They hold whatever the messages say: a frame has only so many commands and claims, a reply only
     so many grants. Each message makes two records at most, and each `parked` claim that is served
-    one of its own.
+    one of its own. Each of the leases that were `undelivered` is given back, and may be granted to
+    who waits.
     """
     size, number = TICK_BYTES_MAX, 2 + parked
+    size += undelivered * (RELEASE_BYTES_MAX + GRANT_BYTES_MAX)
     for frames in messages:
         number += 2
         if len(frames) == 1:  # others are refused
@@ -39,6 +45,6 @@ def _record_bytes_max(frame: bytes, limits: Limits) -> int:
     commands = min(limits.commands, 1 + len(frame) // COMMAND_BYTES_MIN)
     size = 2 * len(frame) + commands * EVENT_BYTES_MAX
     if claims := frame.count(CLAIM_TAG):
-        grants = min(limits.reply_bytes // RESULT_BYTES, claims * GRANTS_MAX)
+        grants = min(limits.reply_bytes // SHOWN_BYTES_MIN, claims * GRANTS_MAX)
         size += grants * GRANT_BYTES_MAX
     return size

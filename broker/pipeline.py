@@ -114,10 +114,13 @@ class Pipeline:
         self._engine.drain()
         return self._settle(None, self._begin())
 
-    def records_max(self, batch: Sequence[Arrival]) -> tuple[int, int]:
-        """Return bounds on the records of a batch, before it is decided: bytes and number."""
+    def records_max(self, batch: Sequence[Arrival], undelivered: int = 0) -> tuple[int, int]:
+        """Return bounds on the records of a batch, before it is decided: bytes and number.
+
+        `undelivered` is how many grants `run` will be told of that could not be sent.
+        """
         messages = [arrival.frames for arrival in batch]
-        return records_max(messages, self._engine.parked, self._engine.limits)
+        return records_max(messages, undelivered, self._engine.parked, self._engine.limits)
 
     def _begin(self) -> Outcome:
         return Outcome([], [], room_bytes=self._batch_reply_bytes)

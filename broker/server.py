@@ -170,7 +170,7 @@ class Server:
     def _has_room(self, batch: list[Arrival]) -> bool:
         if not self._journal.is_kept:
             return True
-        return self._journal.room(*self._pipeline.records_max(batch))
+        return self._journal.room(*self._pipeline.records_max(batch, len(self._undelivered)))
 
     def _release(self, outcome: Outcome) -> None:
         """Have what a batch came to sent, once all of it is safe."""
