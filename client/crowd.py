@@ -11,12 +11,15 @@ from typing import Any, Final
 
 from client.errors import BrokerUnreachableError, OutcomeUnknown
 from client.exchange import Exchange
+from client.packing import PENDING
 from client.session import Session
 from domain.commands import AnyCommand, Claim, Hello, Wait
 from domain.exceptions import TollgateError
 
 _ALONE: Final = frozenset[type]({Hello, Wait, Claim})
 """What may be answered late, what has to be given back if nobody takes it, and what opens all."""
+_SILENT: Final = BrokerUnreachableError("the broker had fallen silent before")
+_GIVEN_UP: Final = BrokerUnreachableError("nobody waits for it")
 
 
 class Seat:
@@ -38,44 +41,41 @@ class Ride:
         """Have the session send their commands; its driver has a turn then."""
         self._seats = seats
         self._session = session
-        self.deadline = deadline
         for seat in seats:
             seat.ride = self
-        commands = [seat.command for seat in seats]
-        if len(commands) == 1:
-            exchange = session.submit_one(commands[0], deadline=deadline, notify=self._go_on)
+        if len(seats) == 1:
+            command = seats[0].command
+            exchange = session.submit_one(command, deadline=deadline, notify=self._go_on)
         else:
+            commands = (_GIVEN_UP if seat.future.done() else seat.command for seat in seats)
             exchange = session.submit(commands, deadline=deadline, notify=self._go_on)
         self._exchange: Exchange = exchange
         session.pull(self._exchange)
         if self._exchange.done:  # none of it could be sent
             self._arrive()
 
-    @property
-    def waiting(self) -> list[Seat]:
-        """Those whose callers still wait."""
-        return [seat for seat in self._seats if not seat.future.done()]
-
-    @property
-    def has_left(self) -> bool:
-        """Whether any of it may be executed."""
-        return any(message.sent for message in self._exchange.messages)
-
-    def drop(self) -> None:
-        """Send nothing of it any more."""
-        self._session.drop(self._exchange)
+    def go_without(self) -> None:
+        """Leave out those whose callers have given up, of all that has not left yet."""
+        gone = {place for place, seat in enumerate(self._seats) if seat.future.done()}
+        self._session.withdraw(self._exchange, gone)
+        self._go_on()
 
     def _go_on(self) -> None:
         self._session.pull(self._exchange)
-        if self._exchange.done:
-            self._arrive()
+        self._arrive()
 
     def _arrive(self) -> None:
-        silent = repeat(BrokerUnreachableError("the broker had fallen silent before"))
-        values = chain(self._exchange.values, silent)  # it did not come to all of them
+        """Give what has come to those who wait for it: the others may take longer."""
+        exchange = self._exchange
+        is_over = exchange.done
+        silent = repeat(_SILENT)  # it did not come to all of them
+        values = chain(exchange.values, silent) if is_over else exchange.given
         for seat, value in zip(self._seats, values, strict=False):
-            if not seat.future.done():
+            if value is not PENDING and not seat.future.done():
                 seat.future.set_result(_own(seat.command, value))
+        if is_over:  # they all know each other, and nobody else need know them
+            self._seats = []
+            exchange.notify = None
 
 
 def _own(command: AnyCommand, value: Any) -> Any:  # noqa: ANN401 - as the command has it
@@ -120,15 +120,8 @@ class Crowd:
 
     def leave(self, seat: Seat) -> None:
         """Note that a caller has given up: what has not left is not to be executed for it."""
-        ride = seat.ride
-        if ride is None:
-            return
-        waiting = ride.waiting
-        if not waiting:
-            ride.drop()
-        elif not ride.has_left:
-            ride.drop()
-            Ride(waiting, self._session, ride.deadline)
+        if seat.ride is not None:
+            seat.ride.go_without()
 
     def fail(self, reason: TollgateError) -> None:
         """Give all who have not left a reason."""

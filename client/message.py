@@ -92,6 +92,11 @@ class Message(msgspec.Struct, eq=False):
         self.queued = False
         self._frame = None
 
+    def shrink(self, positions: list[int]) -> None:
+        """Keep the commands at these positions alone; none of it has left under this number."""
+        self.parcel = self.parcel.only(positions)
+        self._frame = None
+
     def backoff_s(self, jitter: float) -> float:
         """Return how long to leave it alone; `jitter` is from 0 to 1."""
         backoff_s = BACKOFFS_S[min(self.attempts, len(BACKOFFS_S)) - 1]

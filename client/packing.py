@@ -84,6 +84,10 @@ class Packer:
         self.exhausted = self._ended and not self._held
         return parcel if parcel.commands else None
 
+    def forget(self, places: set[int]) -> None:
+        """Make no parcel of the commands at these places, as far as they are taken already."""
+        self._held = deque(entry for entry in self._held if entry[0] not in places)
+
     def _add_together(
         self, parcel: Parcel, taken: list[AnyCommand | TollgateError], room: int
     ) -> int:

@@ -158,6 +158,19 @@ class Session:
             self._remove(message)
             self._forsaken.add(message)
 
+    def withdraw(self, exchange: Exchange, places: set[int]) -> None:
+        """Forget some commands of a call, by their places in it; what has left stays whole."""
+        for message in [*exchange.messages]:
+            slots = message.parcel.slots
+            wanted = [position for position, slot in enumerate(slots) if slot not in places]
+            if not wanted:
+                self._remove(message)
+                self._forsaken.add(message)
+            elif len(wanted) < len(slots) and not message.sent:
+                message.shrink(wanted)
+        if exchange.packer is not None:
+            exchange.packer.forget(places)
+
     def fail(self, reason: TollgateError) -> None:
         """Give every call under way `reason`, or OutcomeUnknown where something may be done."""
         for message in [*self._messages.values()]:

@@ -1,17 +1,19 @@
 """Calls of many tasks in one message: each has its own outcome, and may leave by itself."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from client.aio import AsyncClient
-from client.crowd import Crowd
+from client.crowd import Crowd, Ride, Seat
 from client.errors import BrokerUnreachableError, ClientClosedError, OutcomeUnknown
+from client.exchange import Exchange
 from client.session import Session
 from domain.commands import AnyCommand, Claim, Get, Hello, Wait
-from domain.exceptions import JobNotFoundError, TollgateError, TooLargeError
+from domain.exceptions import JobNotFoundError, OverloadedError, TollgateError, TooLargeError
 from domain.messages import Request
 from domain.models import Job, JobStatus
 from domain.results import AnyResult, error_of
@@ -24,6 +26,7 @@ from .peers import (
     ScriptedRouter,
     hello_result,
     job_result,
+    refused,
     reply,
 )
 
@@ -187,6 +190,100 @@ async def test_who_is_cancelled_while_no_broker_is_there_is_not_executed(endpoin
     await client.close()
     assert [type(each) for each in made] == [Job, Job, asyncio.CancelledError, Job]
     assert names(router) == [["1", "2", "4"]]
+
+
+@pytest.fixture
+async def small(endpoint: str) -> AsyncIterator[tuple[AsyncClient, ScriptedRouter, list[str]]]:
+    """Give a client whose messages hold two commands, and whom the broker puts off once."""
+    put_off: list[str] = []
+
+    def answer_later(request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, hello_result(commands=2))]
+        name = name_of(request.commands[0])
+        if name not in put_off:
+            return answer(request)
+        put_off.remove(name)
+        return [refused(request.seq, OverloadedError("later"))]
+
+    with ScriptedRouter(endpoint, answer_later) as router:
+        async with AsyncClient(endpoint, timeout_s=PATIENCE_S) as client:
+            await client.ping()
+            yield client, router, put_off
+
+
+async def test_what_is_done_is_not_asked_again_when_another_is_cancelled(
+    small: tuple[AsyncClient, ScriptedRouter, list[str]],
+) -> None:
+    client, router, put_off = small
+    put_off += ["3"]
+    tasks = [asyncio.create_task(client.cancel(name)) for name in "1234"]
+    await asyncio.sleep(SOON_S)
+    assert [task.done() for task in tasks] == [True, True, False, False]
+    tasks[3].cancel()
+    made = await outcomes(*tasks)
+    assert [type(each) for each in made] == [Job, Job, Job, asyncio.CancelledError]
+    assert names(router) == [["1", "2"], ["3", "4"], ["3"]]
+
+
+async def test_who_is_cancelled_leaves_out_what_has_not_left_beside_what_has(
+    small: tuple[AsyncClient, ScriptedRouter, list[str]],
+) -> None:
+    client, router, put_off = small
+    put_off += ["3"]
+    tasks = [asyncio.create_task(client.cancel(name)) for name in ("1", UNANSWERED, *"3456")]
+    await asyncio.sleep(SOON_S)
+    assert [task.done() for task in tasks] == [False] * 4 + [True] * 2
+    tasks[2].cancel()
+    await outcomes(tasks[2], tasks[3])
+    assert names(router) == [["1", UNANSWERED], ["3", "4"], ["5", "6"], ["4"]]
+    for task in tasks:
+        task.cancel()
+    await outcomes(*tasks)
+    assert is_idle(client)
+
+
+async def test_who_is_cancelled_moves_nobody_behind_a_later_message(endpoint: str) -> None:
+    with ScriptedRouter(endpoint, answer):
+        client = AsyncClient(endpoint, timeout_s=PATIENCE_S)
+        await client.ping()
+    await asyncio.sleep(SOON_S)  # it notices that nobody is there
+    tasks = [asyncio.create_task(client.get(name)) for name in "12"]
+    await asyncio.sleep(SOON_S)
+    tasks += [asyncio.create_task(client.get(name)) for name in "34"]
+    await asyncio.sleep(SOON_S)
+    tasks[0].cancel()
+    with ScriptedRouter(endpoint, answer) as router:
+        await outcomes(*tasks)
+    await client.close()
+    assert names(router) == [["2"], ["3", "4"]]
+
+
+async def test_who_is_cancelled_is_not_in_a_message_that_was_still_to_be_made(
+    small: tuple[AsyncClient, ScriptedRouter, list[str]],
+) -> None:
+    client, router, _ = small
+    asked = [*map(str, range(120))]  # the first 100 are taken at once, the others as needed
+    asked[::2] = [UNANSWERED] * 4 + asked[8::2]
+    tasks = [asyncio.create_task(client.get(name)) for name in asked]
+    await asyncio.sleep(SOON_S)
+    for task in (*tasks[:8], tasks[90], tasks[110]):
+        task.cancel()
+    await outcomes(*tasks)
+    got = [name for message in names(router)[4:] for name in message]
+    assert got == [name for name in asked[8:] if name not in {"90", "110"}]
+
+
+async def test_what_is_over_is_freed_at_once(talk: Talk) -> None:
+    client, _ = talk
+    gc.collect()
+    gc.disable()
+    try:
+        await outcomes(*map(client.get, "123"))
+        left = [each for each in gc.get_objects() if isinstance(each, Seat | Ride | Exchange)]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 async def test_when_all_are_cancelled_nothing_is_repeated(talk: Talk) -> None:
