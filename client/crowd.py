@@ -12,6 +12,7 @@ from typing import Any, Final
 from client.errors import BrokerUnreachableError, OutcomeUnknown
 from client.exchange import Exchange
 from client.packing import PENDING
+from client.parcel import is_repeatable
 from client.session import Session
 from domain.commands import AnyCommand, Claim, Hello, Wait
 from domain.exceptions import TollgateError
@@ -82,7 +83,7 @@ def _own(command: AnyCommand, value: Any) -> Any:  # noqa: ANN401 - as the comma
     """Return a value for one caller alone: what became of a message is told to all in it."""
     if not isinstance(value, TollgateError):
         return value
-    if isinstance(value, OutcomeUnknown) and not command.changes:
+    if isinstance(value, OutcomeUnknown) and is_repeatable(command):
         return BrokerUnreachableError(str(value))  # others in its message may be done
     return copy(value)  # whoever raises it adds its traceback
 

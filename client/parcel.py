@@ -17,6 +17,11 @@ _HEADERS: Final = [bytes([0x90 | count]) for count in range(_FIXARRAY)]
 _CHANGING: Final = frozenset(kind for kind in get_args(AnyCommand) if kind.changes)
 
 
+def is_repeatable(command: AnyCommand) -> bool:
+    """Return whether a command may be asked twice without being done twice."""
+    return not command.changes or (type(command) is Create and command.job_id is not None)
+
+
 class Parcel(msgspec.Struct, eq=False):
     """The commands of one message: their places in the call's values, and their bytes."""
 
@@ -59,10 +64,7 @@ class Parcel(msgspec.Struct, eq=False):
     @property
     def repeatable(self) -> bool:
         """Whether all of it may be asked twice without being done twice."""
-        return not self.changes or all(
-            not command.changes or (type(command) is Create and command.job_id is not None)
-            for command in self.commands
-        )
+        return not self.changes or all(map(is_repeatable, self.commands))
 
     @property
     def parks(self) -> bool:

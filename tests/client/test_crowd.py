@@ -25,6 +25,7 @@ from .peers import (
     BrokerProcess,
     ScriptedRouter,
     hello_result,
+    job_id,
     job_result,
     refused,
     reply,
@@ -32,6 +33,7 @@ from .peers import (
 
 NOBODY = "nobody"
 UNANSWERED = "unanswered"
+NEW = job_id(1)
 Talk = tuple[AsyncClient, ScriptedRouter]
 
 
@@ -305,14 +307,15 @@ async def test_a_silent_broker_is_told_to_each_as_it_is(endpoint: str) -> None:
         async with AsyncClient(endpoint, timeout_s=SOON_S) as client:
             await client.ping()
             alone = client.get(UNANSWERED, timeout_s=SOON_S)
-            got, read, cancelled, moved = await outcomes(
+            got, read, made, cancelled, moved = await outcomes(
                 alone,
                 client.get(UNANSWERED),
+                client.create(HASH, job_id=NEW),
                 client.cancel("2"),
                 client.transition("3", "running"),
             )
-    assert [*map(name_of, router.requests[-1].commands)] == [UNANSWERED, "2", "3"]
-    assert type(got) is type(read) is BrokerUnreachableError
+    assert [*map(name_of, router.requests[-1].commands)] == [UNANSWERED, NEW, "2", "3"]
+    assert type(got) is type(read) is type(made) is BrokerUnreachableError  # as each would alone
     assert type(cancelled) is type(moved) is OutcomeUnknown
     assert cancelled is not moved
 
