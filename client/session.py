@@ -173,7 +173,8 @@ class Session:
 
     def fail(self, reason: TollgateError) -> None:
         """Give every call under way `reason`, or OutcomeUnknown where something may be done."""
-        for message in [*self._messages.values()]:
+        while self._messages:  # with the last that needs a session goes what was to open it
+            message = next(iter(self._messages.values()))
             message.exchange.broken = True
             unknown = OutcomeUnknown(f"{reason}{MAYBE}")
             self._finish(message, unknown if message.uncertain else reason)

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from client.errors import ClientClosedError, OutcomeUnknown
+from client.session import OPENING
 from domain.commands import Claim, Count, Get, Release, Transition
 from domain.exceptions import DrainingError
 from domain.results import Grant, JobsResult, LeasesResult, OkResult
@@ -93,6 +94,16 @@ def test_closing_fails_what_is_under_way(talk: Talk) -> None:
     assert outcomes == [ClientClosedError, ClientClosedError, OutcomeUnknown]
     assert unsent.done
     assert talk.session.next_wakeup() is None
+
+
+def test_closing_fails_a_change_that_waits_for_its_session() -> None:
+    talk = Talk(remembers=True)
+    waits = talk.ask(TRANSITION)
+    assert [request.commands for request in talk.requests()] == [[OPENING]]
+    closed = ClientClosedError("closed")
+    talk.session.fail(closed)
+    assert waits.values == [closed]
+    assert talk.session.awaits_nothing
 
 
 def test_what_is_done_is_kept_by_nobody_but_its_caller(talk: Talk) -> None:
