@@ -239,8 +239,10 @@ class Session:
 
     def next_wakeup(self) -> float | None:
         """Return when `next_frame` must be called at the latest, or None: nothing is under way."""
-        if self._outbox and self._outbox[0].wake_at is None:
-            self._timetable.set(self._outbox[0], self._outbox[0].deadline)  # it could not leave
+        if self._outbox:
+            first = self._outbox[0]
+            if first.wake_at is None and first.queued:  # it could not leave
+                self._timetable.set(first, first.deadline)
         return self._timetable.next()
 
     # --- the life of a message --------------------------------------------------------------------

@@ -106,6 +106,16 @@ def test_closing_fails_a_change_that_waits_for_its_session() -> None:
     assert talk.session.awaits_nothing
 
 
+def test_what_could_not_leave_and_never_will_puts_nobody_off(talk: Talk) -> None:
+    waits = talk.ask(Count())
+    assert len(talk.requests()) == 1
+    interrupted = talk.ask(Count())
+    assert talk.session.next_frame(talk.now, WALL_S) is not None
+    talk.session.drop(interrupted)
+    assert talk.times_of_requests(talk.now + 0.5) == [talk.now]
+    assert not waits.done
+
+
 def test_what_is_done_is_kept_by_nobody_but_its_caller(talk: Talk) -> None:
     talk.ask(Count(), timeout_s=0.1)  # the first to be due, and so in front of what is done
     talk.requests()
