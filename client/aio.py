@@ -64,8 +64,9 @@ class AsyncClient:
             return
         self._closed = True
         reason = ClientClosedError(f"the client of {self.endpoint} was closed")
-        self._crowd.fail(reason)
-        self._session.fail(reason)
+        if self._loop is not None and not self._loop.is_closed():  # else nobody can be told
+            self._crowd.fail(reason)
+            self._session.fail(reason)
         self._forget_loop()
         self._link.close()
 

@@ -174,6 +174,31 @@ async def test_a_client_that_was_never_used_can_be_closed(endpoint: str) -> None
         pass
 
 
+@pytest.mark.parametrize("turns", [1, 10], ids=["gathered", "under way"])
+def test_a_client_can_be_closed_after_its_loop(endpoint: str, turns: int) -> None:
+    client = AsyncClient(endpoint)
+
+    async def leave_a_call() -> asyncio.Task[Job]:
+        await client.ping()
+        call = asyncio.create_task(client.get("a"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return call
+
+    def only_hello(request: Request) -> list[bytes]:
+        greets = isinstance(request.commands[0], Hello)
+        return [reply(request.seq, hello_result())] if greets else []
+
+    loop = asyncio.new_event_loop()
+    with ScriptedRouter(endpoint, only_hello):
+        call = loop.run_until_complete(leave_a_call())
+        call._log_destroy_pending = False  # type: ignore[attr-defined] # it is meant to be left
+        loop.close()
+        asyncio.run(client.close())
+    assert client._link._socket is None
+    assert not call.done()
+
+
 async def test_progress_and_pages(client: AsyncClient) -> None:
     progress: list[int] = []
     jobs = await client.create_many([HASH] * 1_500, on_progress=progress.append)
