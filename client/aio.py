@@ -356,15 +356,14 @@ class AsyncClient:
         return self._timeout_s if timeout_s is None else timeout_s
 
     async def _ask(self, command: AnyCommand, timeout_s: float | None) -> Any:  # noqa: ANN401
-        deadline = monotonic() + self._seconds(timeout_s)
         if timeout_s is None and self._crowd.takes(command):  # all of it has the same deadline
-            return await self._ask_together(command, deadline)
-        return await self._ask_until(command, deadline)
+            return await self._ask_together(command)
+        return await self._ask_until(command, monotonic() + self._seconds(timeout_s))
 
-    async def _ask_together(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
+    async def _ask_together(self, command: AnyCommand) -> Any:  # noqa: ANN401
         """Ask in one message with all that is asked in this turn of the loop."""
         loop = self._join_loop()
-        seat, is_first = self._crowd.join(command, deadline, loop)
+        seat, is_first = self._crowd.join(command, loop)
         if is_first:
             loop.call_soon(self._depart)
         try:
@@ -375,7 +374,7 @@ class AsyncClient:
             raise
 
     def _depart(self) -> None:
-        self._crowd.depart()
+        self._crowd.depart(monotonic() + self._timeout_s)
         self._turn()
 
     async def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
@@ -467,7 +466,7 @@ class AsyncClient:
     def _begin(self) -> asyncio.AbstractEventLoop:
         """Begin a call that leaves alone: what was asked before is to be executed before."""
         loop = self._join_loop()
-        self._crowd.depart()
+        self._crowd.depart(monotonic() + self._timeout_s)
         return loop
 
     def _join_loop(self) -> asyncio.AbstractEventLoop:

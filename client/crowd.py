@@ -95,29 +95,27 @@ class Crowd:
         """Begin with none."""
         self._session = session
         self._seats: list[Seat] = []
-        self._deadline = 0.0
 
     def takes(self, command: AnyCommand) -> bool:
         """Return whether a call may leave with others."""
         return self._session.greeting is not None and type(command) not in _ALONE
 
-    def join(
-        self, command: AnyCommand, deadline: float, loop: asyncio.AbstractEventLoop
-    ) -> tuple[Seat, bool]:
-        """Take a call in, to be answered by `deadline`; return whether it is the first."""
+    def join(self, command: AnyCommand, loop: asyncio.AbstractEventLoop) -> tuple[Seat, bool]:
+        """Take a call in; return whether it is the first."""
         seat = Seat(command, loop.create_future())
         is_first = not self._seats
-        if is_first:
-            self._deadline = deadline
         self._seats.append(seat)
         return seat, is_first
 
-    def depart(self) -> None:
-        """Have the session send what was gathered."""
+    def depart(self, deadline: float) -> None:
+        """Have the session send what was gathered, to be answered by `deadline`.
+
+        The time that the loop takes until then is none of the broker's.
+        """
         gathered, self._seats = self._seats, []
         seats = [seat for seat in gathered if not seat.future.done()]
         if seats:
-            Ride(seats, self._session, self._deadline)
+            Ride(seats, self._session, deadline)
 
     def leave(self, seat: Seat) -> None:
         """Note that a caller has given up: what has not left is not to be executed for it."""

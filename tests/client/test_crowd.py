@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from domain.models import Job, JobStatus
 from domain.results import AnyResult, error_of
 
 from .peers import (
+    A_WHILE_S,
     HASH,
     PATIENCE_S,
     SOON_S,
@@ -318,6 +320,17 @@ async def test_a_silent_broker_is_told_to_each_as_it_is(endpoint: str) -> None:
     assert type(got) is type(read) is type(made) is BrokerUnreachableError  # as each would alone
     assert type(cancelled) is type(moved) is OutcomeUnknown
     assert cancelled is not moved
+
+
+async def test_a_turn_of_the_loop_that_takes_long_is_not_the_brokers_silence(
+    endpoint: str,
+) -> None:
+    with ScriptedRouter(endpoint, answer):
+        async with AsyncClient(endpoint, timeout_s=A_WHILE_S) as client:
+            await client.ping()
+            first = asyncio.create_task(client.get("1"))
+            asyncio.get_running_loop().call_soon(time.sleep, A_WHILE_S + SOON_S)
+            assert (await first).job_id == "1"
 
 
 async def test_who_was_to_be_in_a_later_message_of_a_silent_broker_is_told(endpoint: str) -> None:
