@@ -32,7 +32,7 @@ class Seat:
         self.command = command
         self.future = future
         self.ride: Ride | None = None
-        """What it left with."""
+        """What it left with, as long as that may have to do without it."""
 
 
 class Ride:
@@ -57,7 +57,11 @@ class Ride:
 
     def go_without(self) -> None:
         """Leave out those whose callers have given up, of all that has not left yet."""
-        gone = {place for place, seat in enumerate(self._seats) if seat.future.done()}
+        gone = set()
+        for place, seat in enumerate(self._seats):
+            if seat.future.done():
+                seat.ride = None  # those who give up at the same time are looked for once
+                gone.add(place)
         self._session.withdraw(self._exchange, gone)
         self._go_on()
 

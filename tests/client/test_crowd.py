@@ -304,6 +304,28 @@ async def test_when_all_are_cancelled_nothing_is_repeated(talk: Talk) -> None:
     assert names(router) == [["1", UNANSWERED, "2"]]
 
 
+async def test_those_who_are_cancelled_together_are_looked_for_once(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = talk
+    looked: list[int] = []
+
+    def withdraw(exchange: Exchange, places: set[int]) -> None:
+        looked.append(len(places))
+        Session.withdraw(client._session, exchange, places)
+
+    monkeypatch.setattr(client._session, "withdraw", withdraw)
+    tasks = [asyncio.create_task(client.get(UNANSWERED)) for _ in range(100)]
+    await asyncio.sleep(SOON_S)
+    for task in tasks[1:]:
+        task.cancel()
+    await outcomes(*tasks[1:])
+    assert looked == [99]
+    tasks[0].cancel()
+    await outcomes(tasks[0])
+    assert is_idle(client)
+
+
 async def test_a_silent_broker_is_told_to_each_as_it_is(endpoint: str) -> None:
     with ScriptedRouter(endpoint, answer) as router:
         async with AsyncClient(endpoint, timeout_s=SOON_S) as client:
