@@ -101,8 +101,13 @@ class Crowd:
         self._seats: list[Seat] = []
 
     def takes(self, command: AnyCommand) -> bool:
-        """Return whether a call may leave with others."""
-        return self._session.greeting is not None and type(command) not in _ALONE
+        """Return whether a call may leave with others: not if they would have to wait for it."""
+        session = self._session
+        return (
+            session.greeting is not None
+            and type(command) not in _ALONE
+            and (not command.changes or session.takes_changes)
+        )
 
     def join(self, command: AnyCommand, loop: asyncio.AbstractEventLoop) -> tuple[Seat, bool]:
         """Take a call in; return whether it is the first."""

@@ -179,6 +179,12 @@ class Session:
             unknown = OutcomeUnknown(f"{reason}{MAYBE}")
             self._finish(message, unknown if message.uncertain else reason)
 
+    @property
+    def takes_changes(self) -> bool:
+        """Whether a change need not wait until a session is opened for it."""
+        state = self._memory.state
+        return state is State.OPEN or state is State.NEVER
+
     # --- what the driver does ---------------------------------------------------------------------
 
     @property

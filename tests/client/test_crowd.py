@@ -6,15 +6,22 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from client.aio import AsyncClient
 from client.crowd import Crowd, Ride, Seat
 from client.errors import BrokerUnreachableError, ClientClosedError, OutcomeUnknown
 from client.exchange import Exchange
-from client.session import Session
+from client.session import OPENING, Session
 from domain.commands import AnyCommand, Claim, Get, Hello, Wait
-from domain.exceptions import JobNotFoundError, OverloadedError, TollgateError, TooLargeError
+from domain.exceptions import (
+    JobNotFoundError,
+    OverloadedError,
+    StorageFullError,
+    TollgateError,
+    TooLargeError,
+)
 from domain.messages import Request
 from domain.models import Job, JobStatus
 from domain.results import AnyResult, error_of
@@ -150,10 +157,29 @@ def test_what_is_answered_late_or_given_back_leaves_alone(
     command: AnyCommand, *, taken: bool
 ) -> None:
     session = Session("nowhere", jitter=lambda: 0.5)
+    session._memory.opened(1)
     crowd = Crowd(session)
     assert not crowd.takes(command)  # the broker's limits are not known yet
     session.greeting = hello_result()
     assert crowd.takes(command) is taken
+
+
+async def test_who_reads_does_not_wait_for_a_session_as_those_who_change(endpoint: str) -> None:
+    full = error_of(StorageFullError("the disk has no room for another session"))
+
+    def answer_reads(request: Request) -> list[bytes]:
+        if request.commands == [OPENING]:
+            return [reply(request.seq, full)]
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, msgspec.structs.replace(hello_result(), remembers=True))]
+        return answer(request)
+
+    with ScriptedRouter(endpoint, answer_reads) as router:
+        async with AsyncClient(endpoint, timeout_s=SOON_S) as client:
+            await client.ping()
+            made = await outcomes(client.get("1"), client.cancel("2"), client.get("3"))
+    assert [type(each) for each in made] == [Job, BrokerUnreachableError, Job]
+    assert ["2"] not in names(router)
 
 
 async def test_a_command_that_is_too_large_is_only_its_callers_fault(client: AsyncClient) -> None:
