@@ -14,11 +14,11 @@ from client.exchange import Exchange
 from client.packing import PENDING
 from client.parcel import is_repeatable
 from client.session import Session
-from domain.commands import AnyCommand, Claim, Hello, Wait
+from domain.commands import AnyCommand, Claim, Hello, List, Wait
 from domain.exceptions import TollgateError
 
-_ALONE: Final = frozenset[type]({Hello, Wait, Claim})
-"""What may be answered late, what has to be given back if nobody takes it, and what opens all."""
+_ALONE: Final = frozenset[type]({Hello, List, Wait, Claim})
+"""What opens all, fills a reply, may be answered late, or is given back if nobody takes it."""
 _SILENT: Final = BrokerUnreachableError("the broker had fallen silent before")
 _GIVEN_UP: Final = BrokerUnreachableError("nobody waits for it")
 

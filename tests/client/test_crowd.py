@@ -14,7 +14,7 @@ from client.crowd import Crowd, Ride, Seat
 from client.errors import BrokerUnreachableError, ClientClosedError, OutcomeUnknown
 from client.exchange import Exchange
 from client.session import OPENING, Session
-from domain.commands import AnyCommand, Claim, Get, Hello, Wait
+from domain.commands import AnyCommand, Claim, Get, Hello, List, Wait
 from domain.exceptions import (
     JobNotFoundError,
     OverloadedError,
@@ -149,11 +149,12 @@ async def test_what_does_not_share_a_message_keeps_its_place(talk: Talk) -> None
     [
         (Get(job_id="1"), True),
         (Hello(), False),
+        (List(limit=1), False),
         (Wait(job_ids=["1"], timeout_ms=1), False),
         (Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=0, limit=1), False),
     ],
 )
-def test_what_is_answered_late_or_given_back_leaves_alone(
+def test_what_is_answered_late_or_at_length_or_given_back_leaves_alone(
     command: AnyCommand, *, taken: bool
 ) -> None:
     session = Session("nowhere", jitter=lambda: 0.5)
@@ -195,6 +196,12 @@ async def test_more_than_fits_in_a_message_goes_in_several(client: AsyncClient) 
     await client.ping()
     made = await asyncio.gather(*(client.create(HASH, input="x" * 60_000) for _ in range(40)))
     assert len({job.job_id for job in made}) == 40
+
+
+async def test_a_page_has_all_the_room_of_a_reply(client: AsyncClient) -> None:
+    await client.create_many([{"input": "x" * 60_000} for _ in range(60)])
+    pages = await asyncio.gather(*(client.list_page() for _ in range(2)))
+    assert [len(page.jobs) for page in pages] == [60, 60]
 
 
 async def test_who_is_cancelled_before_the_message_leaves_is_not_in_it(talk: Talk) -> None:
