@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 
 ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
 WAIT_S_MAX: Final = 3_600.0
-BLINK_S: Final = 0.002
-"""How long to sleep for an answer before looking at the time again.
-
-A signal makes it begin anew, so it must be shorter than the time between two of them.
-"""
 
 # As plain numbers: arithmetic on the enum's members takes longer than the call that they are for.
 _DONTWAIT: Final = int(zmq.DONTWAIT)
@@ -31,7 +26,6 @@ _OPTIONS: Final[dict[int, int | bytes]] = {
     zmq.LINGER: 0,  # nothing is left to be sent when nobody waits for its answer
     zmq.SNDHWM: 64,  # what cannot leave stays with the session, which knows that it did not
     zmq.RCVHWM: 0,  # all that comes was asked for
-    zmq.RCVTIMEO: int(BLINK_S * 1_000),
     zmq.RECONNECT_IVL: 50,
     zmq.RECONNECT_IVL_MAX: 1_000,
 }
@@ -150,33 +144,20 @@ class Link:
         Then hand the session what has arrived, as far as `exchange` needs it; most often it has.
         """
         socket, under_way = self.socket, exchange.messages
-        if not under_way:
-            return
-        wakeup = session.next_wakeup()
-        left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
+        if under_way:
+            self._sleep(socket, session.next_wakeup(), _EITHER if blocked else _POLLIN)
         try:
-            frame = self._sleep(socket, left_s, _EITHER if blocked else _POLLIN)
-            if frame is None:
-                frame = socket.recv(_DONTWAIT)
-            session.receive(frame, monotonic())
             while under_way:
                 session.receive(socket.recv(_DONTWAIT), monotonic())
         except zmq.Again:
             return
 
-    def _sleep(self, socket: "zmq.Socket[bytes]", left_s: float, wanted: int) -> bytes | None:
-        """Sleep until a wanted event, or for `left_s` seconds; return a frame if it has one."""
-        if self._spin_s:
-            if self._spin(socket, wanted):
-                return None
-        elif wanted == _POLLIN and left_s > BLINK_S:
-            try:
-                return socket.recv()  # for BLINK_S: most answers come, and it spares a poll
-            except zmq.Again:
-                left_s -= BLINK_S
+    def _sleep(self, socket: "zmq.Socket[bytes]", wakeup: float | None, wanted: int) -> None:
+        if self._spin_s and self._spin(socket, wanted):
+            return
+        left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
         # Rounded up: a millisecond too early is a turn in vain.
         zmq.zmq_poll([(socket, wanted)], max(0, int(left_s * 1_000) + 1))
-        return None
 
     def _spin(self, socket: "zmq.Socket[bytes]", wanted: int) -> bool:
         """Look for events for a moment; return whether there are any.

@@ -1,7 +1,5 @@
 """Brokers that are absent, silent, broken or restarted, over real sockets, for both clients."""
 
-import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -79,20 +77,6 @@ def test_no_endpoint(make_client: Make, endpoint: str) -> None:
     for _ in range(2):
         with pytest.raises(BrokerUnreachableError, match="is no endpoint"):
             client.ping()
-
-
-def test_signals_do_not_put_off_a_deadline(endpoint: str) -> None:
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
-    try:
-        with ScriptedRouter(endpoint, only_hello), connect(endpoint) as client:
-            signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
-            began = time.monotonic()
-            with pytest.raises(BrokerUnreachableError, match="in time"):
-                client.get("a", timeout_s=SOON_S)
-            assert time.monotonic() - began < A_WHILE_S
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_broker_that_comes_late_is_in_time(
