@@ -18,6 +18,7 @@ call lets time pass; unless `awaits_nothing`.
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from math import inf
 from operator import attrgetter
@@ -296,8 +297,21 @@ class Session:
     def _open(self, memory: Memory) -> None:
         """Ask for a session, for as long as it takes; `_let_go` gives up if nobody needs it."""
         memory.state = State.OPENING
-        memory.opener = self.submit([OPENING], deadline=inf)
-        self.pull(memory.opener)
+        told = partial(self._open_answered, memory)
+        memory.opener = self.submit_one(OPENING, deadline=inf, notify=told)
+
+    def _open_answered(self, memory: Memory) -> None:
+        """Give who waits for a session the reason why there is none: nothing of theirs was sent."""
+        opener = memory.opener
+        if opener is None or not isinstance(opener.given[0], TollgateError):
+            return
+        memory.opener, memory.state = None, State.CLOSED
+        waiting = [*memory.waiting]
+        memory.waiting.clear()
+        for message in waiting:
+            message.exchange.held -= 1
+            if message.seq in self._messages:
+                self._finish(message, opener.given[0])
 
     def _let_go(self, memory: Memory) -> None:
         """Send what waited, as far as it may be sent now."""

@@ -14,6 +14,8 @@ from domain.exceptions import (
     OverloadedError,
     RequestConflictError,
     SessionEvictedError,
+    StorageFullError,
+    TollgateError,
 )
 from domain.messages import Request
 from domain.results import Grant, HelloResult, LeasesResult, error_of
@@ -45,6 +47,24 @@ def open_session(talk: Talk, requests: list[Request], number: int = 7) -> list[R
     assert request.session == 0
     talk.hear(reply(request.seq, greeting(number)))
     return talk.requests()
+
+
+def test_who_waits_for_a_session_is_told_why_there_is_none(talk: Talk) -> None:
+    moving, again, reading = talk.ask(MOVE), talk.ask(MOVE, READ), talk.ask(READ)
+    hello, read = talk.requests()
+    full = StorageFullError("the disk has no room for another session")
+    talk.hear(reply(hello.seq, error_of(full)))
+    assert [type(value) for value in moving.values + again.values] == [StorageFullError] * 3
+    assert moving.done
+    assert again.done
+    talk.hear(reply(read.seq, job_result(1)))
+    assert reading.done
+    assert talk.session.awaits_nothing
+    later = talk.ask(MOVE)  # asks for one again
+    (move,) = open_session(talk, talk.requests())
+    talk.hear(reply(move.seq, job_result(1)))
+    assert later.done
+    assert not isinstance(later.values[0], TollgateError)
 
 
 def test_what_changes_something_is_sent_in_a_session_and_what_reads_is_not(talk: Talk) -> None:
