@@ -138,3 +138,25 @@ def test_the_timetable_does_not_grow_with_what_is_done(talk: Talk) -> None:
         talk.requests()
         talk.hear(reply(number, JobsResult([], None)))
     assert len(talk.session._timetable) < 100
+
+
+def test_what_has_left_is_repeated_whole_whoever_was_withdrawn(talk: Talk) -> None:
+    asked = [Get(job_id="1"), Get(job_id="2")]
+    exchange = talk.ask(*asked)
+    assert [request.commands for request in talk.requests()] == [asked]
+    talk.session.withdraw(exchange, {0})
+    assert [request.commands for request in talk.wake()] == [asked]
+
+
+def test_what_is_withdrawn_while_it_waits_for_a_message_is_not_sent(talk: Talk) -> None:
+    talk.session._bytes_max = 512  # a few commands a message, four messages at a time
+    exchange = talk.ask(*(Get(job_id=str(number)) for number in range(90)))
+    talk.session.withdraw(exchange, {89})
+    sent = []
+    while requests := talk.requests():
+        for request in requests:
+            sent += request.commands
+            talk.hear(reply(request.seq, *(job_result(1) for _ in request.commands)))
+        talk.session.pull(exchange)
+    assert sent == [Get(job_id=str(number)) for number in range(89)]
+    assert exchange.done
