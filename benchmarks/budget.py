@@ -24,14 +24,14 @@ from benchmarks.lifecycle import Run, run_once
 from benchmarks.measure import Effort, Findings, in_turns
 from benchmarks.processes import Broker, Redis, cpu_s
 from benchmarks.work import STEPS, Shape, job_ids
-from broker.engine import Engine
-from broker.limits import Limits
-from broker.pipeline import Arrival, Pipeline
-from broker.principal import Principal
-from broker.timers import Instant
-from client.calls import new_job_id
-from client.session import OPENING, Session
-from domain.roles import Role
+from tollgate.broker.core.engine import Engine
+from tollgate.broker.core.limits import Limits
+from tollgate.broker.core.pipeline import Arrival, Pipeline
+from tollgate.broker.core.principal import Principal
+from tollgate.broker.core.roles import Role
+from tollgate.broker.core.timers import Instant
+from tollgate.client.commands import new_job_id
+from tollgate.client.session import OPENING, Session
 
 GOAL: Final = 4.5
 CPU_GOAL: Final = 0.35

@@ -110,7 +110,8 @@ class Tollgate(Driver):
 
     def worker(self) -> Sequence[str]:
         return [
-            sys.executable, "-m", "worker", "--endpoint", f"ipc://{self.socket}", "--only", "work",
+            sys.executable, "-m", "tollgate.worker", "--endpoint", f"ipc://{self.socket}",
+            "--only", "work",
             "--handler", "benchmarks.peers.empty:answer", "--concurrency", str(CONCURRENCY),
             "--log-level", "warning",
         ]  # fmt: skip

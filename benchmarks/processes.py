@@ -150,7 +150,8 @@ class Broker(Server):
 
     def command(self) -> Sequence[str]:
         return [
-            sys.executable, "-m", "broker", "--bind", self.endpoint, "--log-level", "warning",
+            sys.executable, "-m", "tollgate.broker", "--bind", self.endpoint,
+            "--log-level", "warning",
             *(self.journal() if self.durable else ["--in-memory"]), *self.options,
         ]  # fmt: skip
 

@@ -125,7 +125,7 @@ def _measure_snapshots(  # noqa: PLR0913, PLR0917
     """Fold each history into a snapshot, and load that."""
     subprocess.run(
         [
-            sys.executable, "-m", "broker.maintenance", "compact",
+            sys.executable, "-m", "tollgate.broker.admin.journal", "compact",
             "--data-dir", str(broker.directory / "data"),
         ],
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL,

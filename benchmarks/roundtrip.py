@@ -18,9 +18,9 @@ from benchmarks.echo import BareClient, EchoClient, EchoServer, busily, by_numbe
 from benchmarks.measure import Effort, Findings, Goal, at_most, in_turns, percentile
 from benchmarks.processes import Broker, Redis
 from benchmarks.work import INPUT_HASH, Shape, job_ids
-from domain.commands import Get
-from domain.messages import PROTOCOL_VERSION, Reply, Request, encode_reply, encode_request
-from domain.results import HelloResult, JobFields, JobResult
+from tollgate.domain.commands import Get
+from tollgate.domain.messages import PROTOCOL_VERSION, Reply, Request, encode_reply, encode_request
+from tollgate.domain.results import HelloResult, JobFields, JobResult
 
 PERCENTILES: Final = (("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9))
 WITH_GOALS: Final = ("p50", "p99")

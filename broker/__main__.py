@@ -16,25 +16,25 @@ import click
 import structlog
 import zmq
 
-from broker import tool
-from broker.compactor import Compactor
-from broker.counters import Counters
-from broker.directories import UnsafeError, make_private
-from broker.doors import check_libzmq, group_of, open_doors, open_files
-from broker.endpoint import Endpoint, EndpointError
-from broker.engine import Engine
-from broker.journal import Journal, JournalError
-from broker.journal.file import FileJournal
-from broker.journal.none import NoJournal
-from broker.journal.recovery import Observer
-from broker.keyring import KeyRing, KeyRingError
-from broker.log import configure
-from broker.notify import Notifier
-from broker.pipeline import Pipeline
-from broker.replay import replay
-from broker.server import Server
-from broker.settings import Settings, SettingsError, load
-from broker.state import State
+from tollgate.broker.access.keyring import KeyRing, KeyRingError
+from tollgate.broker.access.permissions import UnsafeError, make_private
+from tollgate.broker.admin import cli as tool
+from tollgate.broker.compaction import Compactor
+from tollgate.broker.core.engine import Engine
+from tollgate.broker.core.pipeline import Pipeline
+from tollgate.broker.core.replay import replay
+from tollgate.broker.core.state import State
+from tollgate.broker.journal import Journal, JournalError
+from tollgate.broker.journal.file import FileJournal
+from tollgate.broker.journal.none import NoJournal
+from tollgate.broker.journal.recovery import Observer
+from tollgate.broker.server import Server
+from tollgate.broker.settings import Settings, SettingsError, load
+from tollgate.broker.telemetry.counters import Counters
+from tollgate.broker.telemetry.log import configure
+from tollgate.broker.telemetry.systemd import Notifier
+from tollgate.broker.transport.binding import check_libzmq, group_of, open_doors, open_files
+from tollgate.broker.transport.endpoints import Endpoint, EndpointError
 
 PROGRAM: Final = "tollgate broker"
 DEFAULTS: Final = {

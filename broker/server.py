@@ -9,17 +9,17 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from broker.compactor import Compactor
-from broker.counters import Counters
-from broker.door import Door
-from broker.journal import Journal
-from broker.journal.fsync import parse_fsync
-from broker.lookout import Lookout
-from broker.notify import Notifier
-from broker.outbox import Outbox
-from broker.pipeline import Arrival, Outcome, Pipeline, Reply
-from broker.settings import Settings
-from broker.timers import Instant
+from tollgate.broker.commit import Outbox
+from tollgate.broker.compaction import Compactor
+from tollgate.broker.core.pipeline import Arrival, Outcome, Pipeline, Reply
+from tollgate.broker.core.timers import Instant
+from tollgate.broker.journal import Journal
+from tollgate.broker.journal.fsync import parse_fsync
+from tollgate.broker.settings import Settings
+from tollgate.broker.telemetry.counters import Counters
+from tollgate.broker.telemetry.systemd import Notifier
+from tollgate.broker.transport.poller import Lookout
+from tollgate.broker.transport.router import Door
 
 log = structlog.get_logger("tollgate.broker")
 

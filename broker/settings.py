@@ -16,12 +16,12 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableError
 
-from broker.journal.fsync import parse_fsync
-from broker.limits import DAY_MS, MINUTE_MS, Limits
-from broker.sizes import RESULT_BYTES, result_bytes_max
-from domain.endpoint import default_endpoint
-from domain.messages import REFUSAL_BYTES
-from domain.roles import Role
+from tollgate.broker.core.limits import DAY_MS, MINUTE_MS, Limits
+from tollgate.broker.core.roles import Role
+from tollgate.broker.core.sizes import RESULT_BYTES, result_bytes_max
+from tollgate.broker.journal.fsync import parse_fsync
+from tollgate.domain.endpoint import default_endpoint
+from tollgate.domain.messages import REFUSAL_BYTES
 
 PREFIX = "TOLLGATE_BROKER_"
 SPAN_MS_MAX: Final = 36_500 * DAY_MS

@@ -10,22 +10,22 @@ from random import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from client import calls
-from client.batch import AsyncBatch
-from client.calls import AnyStatus, Row, Waiting
-from client.crowd import Crowd
-from client.errors import BatchError, ClientClosedError
-from client.exchange import Exchange
-from client.keyfile import resolve_key
-from client.link import Link, resolve_endpoint
-from client.session import Session
-from client.values import Lease, Page, value
-from domain.commands import AnyCommand, Hello
-from domain.exceptions import TollgateError, WaitTimeoutError
-from domain.results import CountResult, HelloResult
+from tollgate.client import commands as calls
+from tollgate.client.autopipeline import Crowd
+from tollgate.client.batch import AsyncBatch
+from tollgate.client.commands import AnyStatus, Row, Waiting
+from tollgate.client.connection import Link, resolve_endpoint
+from tollgate.client.errors import BatchError, ClientClosedError
+from tollgate.client.exchange import Exchange
+from tollgate.client.keyfile import resolve_key
+from tollgate.client.results import Lease, Page, value
+from tollgate.client.session import Session
+from tollgate.domain.commands import AnyCommand, Hello
+from tollgate.domain.exceptions import TollgateError, WaitTimeoutError
+from tollgate.domain.results import CountResult, HelloResult
 
 if TYPE_CHECKING:
-    from domain.models import Job
+    from tollgate.domain.models import Job
 
 __all__ = ["AsyncBatch", "AsyncClient", "Lease", "Page"]
 

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
-from client import calls
-from client.calls import AnyStatus
-from client.errors import BrokerUnreachableError
-from domain.commands import AnyCommand
+from tollgate.client import commands as calls
+from tollgate.client.commands import AnyStatus
+from tollgate.client.errors import BrokerUnreachableError
+from tollgate.domain.commands import AnyCommand
 
 Run = Callable[[list[AnyCommand]], list[Any]]
 RunLater = Callable[[list[AnyCommand]], Awaitable[list[Any]]]

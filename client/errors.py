@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from domain.exceptions import TollgateError
+from tollgate.domain.exceptions import TollgateError
 
 
 class BrokerUnreachableError(TollgateError):

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from client.errors import BrokerUnreachableError
-from client.message import Message
-from client.packing import PENDING, Packer
-from client.parcel import Parcel
+from tollgate.client.errors import BrokerUnreachableError
+from tollgate.client.framing import PENDING, Packer
+from tollgate.client.inflight import Message
+from tollgate.client.parcel import Parcel
 
 
 class Exchange(msgspec.Struct, eq=False):

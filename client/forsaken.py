@@ -3,10 +3,10 @@
 from collections import OrderedDict
 from typing import Final
 
-from client.message import Message
-from domain.commands import Claim, Release
-from domain.messages import Refused, Reply
-from domain.results import LeasesResult
+from tollgate.client.inflight import Message
+from tollgate.domain.commands import Claim, Release
+from tollgate.domain.messages import Refused, Reply
+from tollgate.domain.results import LeasesResult
 
 FORSAKEN_MAX: Final = 1_000
 """How many claims to remember whose callers have left; beyond, the oldest one's leases lapse."""

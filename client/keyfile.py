@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-from client.errors import KeyFileError
+from tollgate.client.errors import KeyFileError
 
 KEY_VARIABLE: Final = "TOLLGATE_KEY"
 _FIELDS: Final = ("public_key", "secret_key", "broker_public_key")

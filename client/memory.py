@@ -5,8 +5,8 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from client.exchange import Exchange
-    from client.message import Message
+    from tollgate.client.exchange import Exchange
+    from tollgate.client.inflight import Message
 
 WINDOW: Final = 64
 """How far a request's number may be beyond what was acknowledged."""

@@ -6,8 +6,8 @@ from typing import Final, get_args
 
 import msgspec
 
-from domain.commands import UINT_LIMIT, AnyCommand, Create
-from domain.messages import PROTOCOL_VERSION, encode_command
+from tollgate.domain.commands import UINT_LIMIT, AnyCommand, Create
+from tollgate.domain.messages import PROTOCOL_VERSION, encode_command
 
 Piece = bytes | memoryview
 """Some commands, encoded."""

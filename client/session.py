@@ -24,17 +24,17 @@ from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
-from client.errors import OutcomeUnknown, ProtocolError
-from client.exchange import Exchange
-from client.forsaken import ForsakenClaims
-from client.memory import Memory, State
-from client.message import MAYBE, Message
-from client.packing import PENDING, Packer, pack_one
-from client.parcel import Parcel
-from client.timetable import Timetable
-from client.values import jobs_of, values_of
-from domain.commands import AnyCommand, Hello, Wait
-from domain.exceptions import (
+from tollgate.client.errors import OutcomeUnknown, ProtocolError
+from tollgate.client.exchange import Exchange
+from tollgate.client.forsaken import ForsakenClaims
+from tollgate.client.framing import PENDING, Packer, pack_one
+from tollgate.client.inflight import MAYBE, Message
+from tollgate.client.memory import Memory, State
+from tollgate.client.parcel import Parcel
+from tollgate.client.results import jobs_of, values_of
+from tollgate.client.timers import Timetable
+from tollgate.domain.commands import AnyCommand, Hello, Wait
+from tollgate.domain.exceptions import (
     DrainingError,
     ExpiredError,
     MalformedError,
@@ -43,8 +43,8 @@ from domain.exceptions import (
     SessionEvictedError,
     TollgateError,
 )
-from domain.messages import PROTOCOL_VERSION, Refused, Reply, decode_answer, read_envelope
-from domain.results import AnyResult, HelloResult, refusal_of
+from tollgate.domain.messages import PROTOCOL_VERSION, Refused, Reply, decode_answer, read_envelope
+from tollgate.domain.results import AnyResult, HelloResult, refusal_of
 
 WINDOW: Final = 4
 """How many messages of one call are under way at most."""

@@ -9,21 +9,21 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from client import calls
-from client.batch import Batch
-from client.calls import AnyStatus, Row, Waiting
-from client.errors import BatchError, ClientClosedError
-from client.exchange import Exchange
-from client.keyfile import resolve_key
-from client.link import Link, resolve_endpoint
-from client.session import OPENING, Session
-from client.values import Lease, Page, value
-from domain.commands import AnyCommand, Hello
-from domain.exceptions import TollgateError, WaitTimeoutError
-from domain.results import CountResult, HelloResult
+from tollgate.client import commands as calls
+from tollgate.client.batch import Batch
+from tollgate.client.commands import AnyStatus, Row, Waiting
+from tollgate.client.connection import Link, resolve_endpoint
+from tollgate.client.errors import BatchError, ClientClosedError
+from tollgate.client.exchange import Exchange
+from tollgate.client.keyfile import resolve_key
+from tollgate.client.results import Lease, Page, value
+from tollgate.client.session import OPENING, Session
+from tollgate.domain.commands import AnyCommand, Hello
+from tollgate.domain.exceptions import TollgateError, WaitTimeoutError
+from tollgate.domain.results import CountResult, HelloResult
 
 if TYPE_CHECKING:
-    from domain.models import Job
+    from tollgate.domain.models import Job
 
 __all__ = ["Batch", "Client", "Lease", "Page", "connect"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
-from domain.status import AWAITING_INPUT, COMPLETED, FAILED, TERMINAL, JobStatus
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, TERMINAL, JobStatus
 
 UINT_LIMIT: Final = 2**53
 """Integers stay below this, so that every language can hold them."""

@@ -6,9 +6,9 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from domain.commands import UINT_LIMIT, AnyCommand, Claim, Time, Uint, Wait, in_utc
-from domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
-from domain.results import AnyResult, ErrorResult, Result, error_of
+from tollgate.domain.commands import UINT_LIMIT, AnyCommand, Claim, Time, Uint, Wait, in_utc
+from tollgate.domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
+from tollgate.domain.results import AnyResult, ErrorResult, Result, error_of
 
 PROTOCOL_VERSION: Final = 1
 DIGEST_BYTES: Final = 16

@@ -4,8 +4,8 @@ from datetime import datetime
 
 from pydantic import ConfigDict
 
-from domain.lazy import LazyModel
-from domain.status import LEGAL_TRANSITIONS, TERMINAL, JobStatus, validate_transition
+from tollgate.domain.lazy import LazyModel
+from tollgate.domain.status import LEGAL_TRANSITIONS, TERMINAL, JobStatus, validate_transition
 
 __all__ = ["LEGAL_TRANSITIONS", "TERMINAL", "Job", "JobStatus", "validate_transition"]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from domain.exceptions import REFUSALS, Refusal
-from domain.status import JobStatus
+from tollgate.domain.exceptions import REFUSALS, Refusal
+from tollgate.domain.status import JobStatus
 
 
 class JobFields(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from domain.exceptions import InvalidStateTransitionError
+from tollgate.domain.exceptions import InvalidStateTransitionError
 
 
 class JobStatus(StrEnum):

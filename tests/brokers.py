@@ -39,7 +39,7 @@ class BrokerProcess:
     def _start(self) -> "subprocess.Popen[bytes]":
         self._starts += 1
         self._stderr = self._directory / f"{self._name}.{self._starts}.err"
-        command = [sys.executable, "-m", "broker", "--bind", self.endpoint]
+        command = [sys.executable, "-m", "tollgate.broker", "--bind", self.endpoint]
         if self._tcp:
             command += ["--bind", "tcp://127.0.0.1:*"]
         if "data_dir" not in self._settings:

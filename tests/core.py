@@ -5,16 +5,23 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from broker.engine import Engine
-from broker.limits import Limits
-from broker.pipeline import Arrival, Outcome, Pipeline
-from broker.principal import Principal
-from broker.records import Record
-from broker.timers import Instant
-from domain.commands import AnyCommand
-from domain.messages import Refused, Reply, Request, decode_answer, encode_request
-from domain.results import AnyResult, ErrorResult, Grant, JobFields, JobResult, LeasesResult
-from domain.roles import Role
+from tollgate.broker.core.engine import Engine
+from tollgate.broker.core.limits import Limits
+from tollgate.broker.core.pipeline import Arrival, Outcome, Pipeline
+from tollgate.broker.core.principal import Principal
+from tollgate.broker.core.records import Record
+from tollgate.broker.core.roles import Role
+from tollgate.broker.core.timers import Instant
+from tollgate.domain.commands import AnyCommand
+from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
+from tollgate.domain.results import (
+    AnyResult,
+    ErrorResult,
+    Grant,
+    JobFields,
+    JobResult,
+    LeasesResult,
+)
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH_REPLY_BYTES = 8 * 1024 * 1024

@@ -11,9 +11,10 @@ from random import Random
 
 import msgspec
 
-from broker.pipeline import Arrival
-from broker.timers import Instant
-from domain.commands import (
+from tests.core import ADMIN, EPOCH, HASH, job_id, make_pipeline
+from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.timers import Instant
+from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
     Claim,
@@ -27,9 +28,8 @@ from domain.commands import (
     Transition,
     Wait,
 )
-from domain.messages import Request, encode_request
-from domain.status import JobStatus
-from tests.core import ADMIN, EPOCH, HASH, job_id, make_pipeline
+from tollgate.domain.messages import Request, encode_request
+from tollgate.domain.status import JobStatus
 
 MILLION = 1_000_000
 BATCH = 40

@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from domain.hashing import input_hash
+from tollgate.domain.hashing import input_hash
 
 LINES = (Path(__file__).parent.parent / "examples" / "inputs.jsonl").read_text().splitlines()
 BODIES: list[dict[str, Any]] = [json.loads(line) for line in LINES]

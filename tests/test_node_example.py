@@ -42,7 +42,7 @@ def node() -> str:
 def endpoint() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="tollgate-") as directory:
         url = f"ipc://{directory}/broker.sock"
-        command = [sys.executable, "-m", "broker", "--in-memory", "--bind", url]
+        command = [sys.executable, "-m", "tollgate.broker", "--in-memory", "--bind", url]
         broker = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
             yield url

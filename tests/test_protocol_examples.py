@@ -21,17 +21,17 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 import pytest
 
-from broker.ledger import WINDOW
-from broker.limits import Limits
-from broker.pipeline import Arrival
-from broker.timers import Instant
-from domain.commands import AnyCommand
-from domain.exceptions import REFUSALS
-from domain.messages import PROTOCOL_VERSION
-from domain.models import Job
-from domain.results import AnyResult
-from domain.status import LEGAL_TRANSITIONS
 from tests.core import ADMIN, make_pipeline
+from tollgate.broker.core.limits import Limits
+from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.request_log import WINDOW
+from tollgate.broker.core.timers import Instant
+from tollgate.domain.commands import AnyCommand
+from tollgate.domain.exceptions import REFUSALS
+from tollgate.domain.messages import PROTOCOL_VERSION
+from tollgate.domain.models import Job
+from tollgate.domain.results import AnyResult
+from tollgate.domain.status import LEGAL_TRANSITIONS
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "protocol.md"
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import click
 
-from domain.endpoint import default_endpoint
-from worker.settings import Settings
+from tollgate.domain.endpoint import default_endpoint
+from tollgate.worker.settings import Settings
 
 log = logging.getLogger("tollgate.worker")
 
@@ -18,7 +18,7 @@ LINE: Final = "%(asctime)s %(levelname)-7s %(message)s"
 EPILOG: Final = """\
 \b
 Example:
-  python -m worker --handler my_service:answer --concurrency 8
+  tollgate worker --handler my_service:answer --concurrency 8
   where my_service.py, in this directory, has
       def answer(job):            # or: async def answer(job)
           return job.input.upper()
@@ -115,9 +115,9 @@ def main(
 
 def _start(settings: Settings) -> int:
     # Late, so that --help and a wrong option do not wait for what only a running worker needs.
-    from worker.handlers import HandlerNotFoundError, load_handler  # noqa: PLC0415
-    from worker.payments import PaymentSimulator  # noqa: PLC0415
-    from worker.service import serve  # noqa: PLC0415
+    from tollgate.worker.handlers import HandlerNotFoundError, load_handler  # noqa: PLC0415
+    from tollgate.worker.payments import PaymentSimulator  # noqa: PLC0415
+    from tollgate.worker.service import serve  # noqa: PLC0415
 
     try:
         simulator = PaymentSimulator(

@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import reduce
 
-from domain.models import Job
-from worker.outcome import Outcome
+from tollgate.domain.models import Job
+from tollgate.worker.outcome import Outcome
 
 Handler = Callable[[Job], object]
 """A plain or async function of a job that returns the result as text; raising fails the job."""

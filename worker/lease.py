@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from client.aio import AsyncClient
-from client.values import Lease
-from domain.exceptions import JobNotFoundError, LeaseLostError, TollgateError
-from domain.models import Job
-from worker.link import is_passing, one_line
+from tollgate.client.aio import AsyncClient
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import JobNotFoundError, LeaseLostError, TollgateError
+from tollgate.domain.models import Job
+from tollgate.worker.retry import is_passing, one_line
 
 log = logging.getLogger("tollgate.worker")
 

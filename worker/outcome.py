@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final, Self
 
-from domain.exceptions import TooLargeError
-from domain.status import JobStatus
+from tollgate.domain.exceptions import TooLargeError
+from tollgate.domain.status import JobStatus
 
 TEXT_LIMIT_BYTES: Final = 64 * 1024
 """The most that a result or an error may hold (docs/protocol.md, "Sizes"), in bytes of UTF-8."""

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from client.values import Lease
-from domain.models import Job
-from domain.status import JobStatus
-from worker.handlers import HandlerCalls
-from worker.outcome import Outcome
-from worker.payments import Kind, PaymentSimulator
+from tollgate.client.results import Lease
+from tollgate.domain.models import Job
+from tollgate.domain.status import JobStatus
+from tollgate.worker.handlers import HandlerCalls
+from tollgate.worker.outcome import Outcome
+from tollgate.worker.payments import Kind, PaymentSimulator
 
 CLAIM_LIMIT: Final = 1_000
 """A claim asks for at most so many jobs (docs/protocol.md)."""

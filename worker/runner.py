@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from client.aio import AsyncClient
-from client.values import Lease
-from domain.exceptions import InternalError, TollgateError
-from domain.status import TERMINAL
-from worker.lease import Held, LeaseKeeper
-from worker.link import Link, Pauses, is_passing, one_line
-from worker.outcome import Outcome
-from worker.roles import Role
-from worker.settings import CLAIM_WAIT_MS, SILENCE_S_MAX, Settings
-from worker.shift import Shift
-from worker.unpaid import Unpaid
+from tollgate.client.aio import AsyncClient
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import InternalError, TollgateError
+from tollgate.domain.status import TERMINAL
+from tollgate.worker.lease import Held, LeaseKeeper
+from tollgate.worker.outcome import Outcome
+from tollgate.worker.retry import Link, Pauses, is_passing, one_line
+from tollgate.worker.roles import Role
+from tollgate.worker.settings import CLAIM_WAIT_MS, SILENCE_S_MAX, Settings
+from tollgate.worker.slots import Shift
+from tollgate.worker.unpaid import Unpaid
 
 log = logging.getLogger("tollgate.worker")
 

@@ -8,14 +8,14 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-from client.aio import AsyncClient
-from domain.exceptions import TollgateError
-from worker.handlers import Handler, HandlerCalls
-from worker.link import Link, Pauses, is_passing, one_line
-from worker.payments import PaymentSimulator
-from worker.roles import Payments, Role, Work
-from worker.runner import Runner
-from worker.settings import SILENCE_S_MAX, Settings
+from tollgate.client.aio import AsyncClient
+from tollgate.domain.exceptions import TollgateError
+from tollgate.worker.handlers import Handler, HandlerCalls
+from tollgate.worker.payments import PaymentSimulator
+from tollgate.worker.retry import Link, Pauses, is_passing, one_line
+from tollgate.worker.roles import Payments, Role, Work
+from tollgate.worker.runner import Runner
+from tollgate.worker.settings import SILENCE_S_MAX, Settings
 
 log = logging.getLogger("tollgate.worker")
 

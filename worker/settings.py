@@ -16,7 +16,7 @@ class Settings:
 
     endpoint: str
     key: str | None = None
-    handler: str = "worker.text:describe"
+    handler: str = "tollgate.worker.example_handler:describe"
     only: str | None = None
     """`payments` or `work`; None for both."""
     concurrency: int = 4

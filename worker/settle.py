@@ -3,12 +3,12 @@
 import logging
 from typing import Any
 
-from client.aio import AsyncBatch, AsyncClient
-from domain.exceptions import Refusal, TollgateError, TooLargeError
-from domain.models import Job
-from worker.lease import Held
-from worker.link import Link, Pauses, is_passing, one_line
-from worker.outcome import Outcome
+from tollgate.client.aio import AsyncBatch, AsyncClient
+from tollgate.domain.exceptions import Refusal, TollgateError, TooLargeError
+from tollgate.domain.models import Job
+from tollgate.worker.lease import Held
+from tollgate.worker.outcome import Outcome
+from tollgate.worker.retry import Link, Pauses, is_passing, one_line
 
 log = logging.getLogger("tollgate.worker")
 

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from client.aio import AsyncClient
-from domain.exceptions import TollgateError
-from worker.lease import Held
-from worker.link import Link
-from worker.outcome import Outcome
-from worker.settle import settle, transition
+from tollgate.client.aio import AsyncClient
+from tollgate.domain.exceptions import TollgateError
+from tollgate.worker.lease import Held
+from tollgate.worker.outcome import Outcome
+from tollgate.worker.retry import Link
+from tollgate.worker.settle import settle, transition
 
 LOTS_MAX: Final = 4
 """Messages under way at once, as many as a call of the client has. What is ready meanwhile waits

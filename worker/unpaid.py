@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from client.values import Lease
+from tollgate.client.results import Lease
 
 
 class Unpaid:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from broker.journal.errors import (
+from tollgate.broker.journal.errors import (
     JournalDamagedError,
     JournalError,
     JournalFailedError,

@@ -11,19 +11,19 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from broker.journal.errors import JournalError
-from broker.journal.files import Files
-from broker.journal.layout import listing, segment_name, snapshot_name
-from broker.journal.recovery import read
-from broker.journal.segment import read_header
-from broker.journal.snapshot import verify_snapshot, write_snapshot
+from tollgate.broker.journal.errors import JournalError
+from tollgate.broker.journal.files import Files
+from tollgate.broker.journal.layout import listing, segment_name, snapshot_name
+from tollgate.broker.journal.recovery import read
+from tollgate.broker.journal.segment import read_header
+from tollgate.broker.journal.snapshot import verify_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from broker.journal import Entry
-    from broker.journal.segment import ClosedSegment
+    from tollgate.broker.journal import Entry
+    from tollgate.broker.journal.segment import ClosedSegment
 
 _FILES: Final = Files()
 

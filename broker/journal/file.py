@@ -7,20 +7,20 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from broker.journal.errors import JournalError, JournalFailedError
-from broker.journal.files import Files
-from broker.journal.fsync import parse_fsync
-from broker.journal.lock import take_lock
-from broker.journal.record import worst_stored_bytes
-from broker.journal.recovery import Observer, Replay
-from broker.journal.segment import ClosedSegment, closed_segments
-from broker.journal.writer import Writer
+from tollgate.broker.journal.errors import JournalError, JournalFailedError
+from tollgate.broker.journal.files import Files
+from tollgate.broker.journal.format import worst_stored_bytes
+from tollgate.broker.journal.fsync import parse_fsync
+from tollgate.broker.journal.lock import take_lock
+from tollgate.broker.journal.recovery import Observer, Replay
+from tollgate.broker.journal.segment import ClosedSegment, closed_segments
+from tollgate.broker.journal.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from broker.journal import Entry
+    from tollgate.broker.journal import Entry
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.journal.errors import JournalLockedError
-from broker.journal.layout import LOCK
+from tollgate.broker.journal.errors import JournalLockedError
+from tollgate.broker.journal.layout import LOCK
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from broker.journal.files import Files
+    from tollgate.broker.journal.files import Files
 
 
 def take_lock(files: Files, directory: Path) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.journal.errors import JournalError
+from tollgate.broker.journal.errors import JournalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from broker.journal import Entry
+    from tollgate.broker.journal import Entry
 
 
 class NoJournal:

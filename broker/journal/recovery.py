@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker.journal import SNAPSHOT_CHUNK, Entry
-from broker.journal.errors import JournalDamagedError
-from broker.journal.files import Files
-from broker.journal.layout import listing, segment_name, snapshot_name
-from broker.journal.segment import SegmentReader, read_header
-from broker.journal.snapshot import read_snapshot, verify_snapshot
+from tollgate.broker.journal import SNAPSHOT_CHUNK, Entry
+from tollgate.broker.journal.errors import JournalDamagedError
+from tollgate.broker.journal.files import Files
+from tollgate.broker.journal.layout import listing, segment_name, snapshot_name
+from tollgate.broker.journal.segment import SegmentReader, read_header
+from tollgate.broker.journal.snapshot import read_snapshot, verify_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

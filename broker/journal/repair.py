@@ -9,18 +9,18 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from broker.journal.errors import JournalDamagedError, JournalError
-from broker.journal.files import Files
-from broker.journal.layout import TEMPORARY, listing, segment_name
-from broker.journal.lock import take_lock
-from broker.journal.record import FILE_HEADER_BYTES
-from broker.journal.recovery import Replay
-from broker.journal.segment import make_spare, publish
+from tollgate.broker.journal.errors import JournalDamagedError, JournalError
+from tollgate.broker.journal.files import Files
+from tollgate.broker.journal.format import FILE_HEADER_BYTES
+from tollgate.broker.journal.layout import TEMPORARY, listing, segment_name
+from tollgate.broker.journal.lock import take_lock
+from tollgate.broker.journal.recovery import Replay
+from tollgate.broker.journal.segment import make_spare, publish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from broker.journal.segment import SegmentReader
+    from tollgate.broker.journal.segment import SegmentReader
 
 _FILES: Final = Files()
 

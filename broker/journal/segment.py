@@ -6,10 +6,9 @@ from collections import deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.journal import RECORD, Entry
-from broker.journal.errors import JournalDamagedError, JournalVersionError
-from broker.journal.layout import SPARE, listing, segment_name
-from broker.journal.record import (
+from tollgate.broker.journal import RECORD, Entry
+from tollgate.broker.journal.errors import JournalDamagedError, JournalVersionError
+from tollgate.broker.journal.format import (
     FILE_HEADER_BYTES,
     SEGMENT_MAGIC,
     VERSION,
@@ -20,13 +19,14 @@ from broker.journal.record import (
     decode_payload,
     encode_file_header,
 )
-from broker.journal.tail import why_damaged
+from tollgate.broker.journal.layout import SPARE, listing, segment_name
+from tollgate.broker.journal.torn import why_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from broker.journal.files import Files
+    from tollgate.broker.journal.files import Files
 
 
 _ZEROES = bytes(1 << 16)

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from crc32c import crc32c
 
-from broker.journal import SNAPSHOT_CHUNK
-from broker.journal.errors import JournalDamagedError
-from broker.journal.files import Files
-from broker.journal.layout import TEMPORARY, snapshot_name
-from broker.journal.record import (
+from tollgate.broker.journal import SNAPSHOT_CHUNK
+from tollgate.broker.journal.errors import JournalDamagedError
+from tollgate.broker.journal.files import Files
+from tollgate.broker.journal.format import (
     END,
     FILE_HEADER_BYTES,
     FRAME_BYTES,
@@ -35,7 +34,8 @@ from broker.journal.record import (
     encode_snapshot_totals,
     stored_form,
 )
-from broker.journal.segment import check_header
+from tollgate.broker.journal.layout import TEMPORARY, snapshot_name
+from tollgate.broker.journal.segment import check_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -5,23 +5,23 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from broker.journal import RECORD
-from broker.journal.layout import SPARE, TEMPORARY
-from broker.journal.record import (
+from tollgate.broker.journal import RECORD
+from tollgate.broker.journal.format import (
     END,
     FILE_HEADER_BYTES,
     FRAME_BYTES,
     encode_head,
     stored_form,
 )
-from broker.journal.segment import Spare, make_spare, publish
+from tollgate.broker.journal.layout import SPARE, TEMPORARY
+from tollgate.broker.journal.segment import Spare, make_spare, publish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from broker.journal.files import Files
-    from broker.journal.recovery import Replay
+    from tollgate.broker.journal.files import Files
+    from tollgate.broker.journal.recovery import Replay
 
 
 class Writer:

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from client.commands.group import cli
+from tollgate.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
-TOLLGATE = [sys.executable, "-m", "client.cli"]
+TOLLGATE = [sys.executable, "-m", "tollgate.cli.__main__"]
 PATIENCE_S = 30.0
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
 
@@ -43,7 +43,14 @@ def endpoint() -> Iterator[str]:
     """A broker's endpoint; the broker is the module's own."""
     with tempfile.TemporaryDirectory(prefix="tollgate-test-") as directory:
         socket = Path(directory, "broker.sock")
-        command = [sys.executable, "-m", "broker", "--in-memory", "--bind", f"ipc://{socket}"]
+        command = [
+            sys.executable,
+            "-m",
+            "tollgate.broker",
+            "--in-memory",
+            "--bind",
+            f"ipc://{socket}",
+        ]
         broker = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
             wait_until(lambda: socket.exists() or broker.poll() is not None)

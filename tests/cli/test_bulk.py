@@ -12,12 +12,12 @@ import msgspec
 import pytest
 from click.testing import Result
 
-from client.commands import bulk
-from client.commands.bulk import arriving
-from client.errors import BatchError, BrokerUnreachableError
-from client.sync import Client
-from domain.exceptions import TollgateError
-from domain.models import Job
+from tollgate.cli import bulk
+from tollgate.cli.bulk import arriving
+from tollgate.client.errors import BatchError, BrokerUnreachableError
+from tollgate.client.sync import Client
+from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.models import Job
 
 Invoke = Callable[..., Result]
 

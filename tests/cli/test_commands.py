@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from click.testing import Result
 
-from client.commands import list as listing
-from client.commands.list import follow_jobs
-from client.sync import Client
-from domain.hashing import input_hash
-from domain.status import JobStatus
+from tollgate.cli import list as listing
+from tollgate.cli.list import follow_jobs
+from tollgate.client.sync import Client
+from tollgate.domain.hashing import input_hash
+from tollgate.domain.status import JobStatus
 
 Invoke = Callable[..., Result]
 

@@ -16,23 +16,23 @@ from click.testing import Result
 from rich.cells import cell_len
 from rich.console import Console
 
-from client.commands import demo as command
-from client.demo import inputs, plan, processes, run
-from client.demo.inputs import StartJob
-from client.demo.picture import HEIGHT, WIDTH_MIN, picture
-from client.demo.plan import plan_jobs
-from client.demo.processes import ProcessError, Processes
-from client.demo.progress import Progress, gist, percentile, reason
-from client.demo.report import report
-from client.demo.run import Run
-from client.demo.screen import Screen, line
-from client.demo.signals import Signals
-from client.demo.summary import Summary, sum_up
-from client.demo.svg import Still
-from client.sync import Client
-from domain.hashing import input_hash
-from domain.models import Job
-from domain.status import JobStatus
+from tollgate.cli import demo as command
+from tollgate.client.sync import Client
+from tollgate.demo import inputs, plan, processes, run
+from tollgate.demo.inputs import StartJob
+from tollgate.demo.picture import HEIGHT, WIDTH_MIN, picture
+from tollgate.demo.plan import plan_jobs
+from tollgate.demo.processes import ProcessError, Processes
+from tollgate.demo.progress import Progress, gist, percentile, reason
+from tollgate.demo.report import report
+from tollgate.demo.run import Run
+from tollgate.demo.screen import Screen, line
+from tollgate.demo.signals import Signals
+from tollgate.demo.summary import Summary, sum_up
+from tollgate.demo.svg import Still
+from tollgate.domain.hashing import input_hash
+from tollgate.domain.models import Job
+from tollgate.domain.status import JobStatus
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(4)]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from client.commands import group
-from client.commands.group import COMMANDS, cli
-from client.sync import Client
-from domain.status import JobStatus
+from tollgate.cli import main as group
+from tollgate.cli.main import COMMANDS, cli
+from tollgate.client.sync import Client
+from tollgate.domain.status import JobStatus
 
 Start = Callable[..., subprocess.Popen[bytes]]
 Invoke = Callable[..., Result]
@@ -78,7 +78,7 @@ class Interrupting:
         if name == "click":
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupting())
-from client.cli import main
+from tollgate.cli.__main__ import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, check=False)
@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_line(start: Start) -> None:
 
 
 def test_without_standard_output_it_still_works(environment: dict[str, str]) -> None:
-    closed = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "client.cli"]
+    closed = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "tollgate.cli.__main__"]
     for command in (["--help"], ["count"], ["list"], ["ping"]):
         done = subprocess.run(
             [*closed, *command], env=environment, capture_output=True, check=False
@@ -131,7 +131,7 @@ def test_a_mistake_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch, invo
     def fail(_: object) -> None:
         raise ZeroDivisionError("odd")
 
-    monkeypatch.setattr("client.commands.common.Caller.client", fail)
+    monkeypatch.setattr("tollgate.cli.options.Caller.client", fail)
     result = invoke("ping")
     assert result.exit_code == 1
     assert result.stderr.startswith("tollgate: this should not happen: ZeroDivisionError: odd; ")
@@ -148,7 +148,7 @@ def test_help_and_ping_import_nothing_slow(
         "import sys, atexit\n"
         f"loaded = lambda: [name for name in {SLOW} if name in sys.modules]\n"
         "atexit.register(lambda: print(*loaded(), file=sys.stderr))\n"
-        "from client.cli import main; main()"
+        "from tollgate.cli.__main__ import main; main()"
     )
     command = [sys.executable, "-c", spy, *arguments]
     bare = {name: value for name, value in environment.items() if not name.startswith("COV")}
@@ -172,10 +172,10 @@ def test_all_commands_are_listed_as_they_describe_themselves(invoke: Invoke) -> 
 
 
 MODULES = {
-    "broker": "broker",
-    "worker": "worker",
-    "journal": "broker.maintenance",
-    "keys": "broker.keys",
+    "broker": "tollgate.broker",
+    "worker": "tollgate.worker",
+    "journal": "tollgate.broker.admin.journal",
+    "keys": "tollgate.broker.admin.keys",
 }
 
 
@@ -202,7 +202,7 @@ def test_what_is_no_client_replaces_the_process(
     ("name", "example"),
     [
         ("broker", "tollgate broker --bind"),
-        ("worker", "python -m worker"),
+        ("worker", "tollgate worker"),
         ("journal", "tollgate journal verify"),
         ("keys", "tollgate keys new alice --role producer"),
     ],

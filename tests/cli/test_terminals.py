@@ -7,8 +7,8 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from client.sync import Client
-from domain.status import JobStatus
+from tollgate.client.sync import Client
+from tollgate.domain.status import JobStatus
 
 InTerminal = Callable[..., Any]
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from client.commands.render import bar
-from client.commands.texts import ago, counted, duration, iso, milliseconds, one_line, printable
+from tollgate.terminal.style import bar
+from tollgate.terminal.text import ago, counted, duration, iso, milliseconds, one_line, printable
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from client.aio import AsyncClient
-from client.batch import AsyncBatch
-from client.sync import Client
+from tollgate.client.aio import AsyncClient
+from tollgate.client.batch import AsyncBatch
+from tollgate.client.sync import Client
 
 from .peers import PATIENCE_S, BrokerProcess
 from .talk import Talk

@@ -13,16 +13,16 @@ from typing import Any, Self
 import msgspec
 import zmq
 
-from domain.commands import AnyCommand, Hello
-from domain.messages import (
+from tollgate.domain.commands import AnyCommand, Hello
+from tollgate.domain.messages import (
     PROTOCOL_VERSION,
     Reply,
     Request,
     decode_request,
     encode_refused,
 )
-from domain.results import AnyResult, HelloResult, JobFields, JobResult
-from domain.status import JobStatus
+from tollgate.domain.results import AnyResult, HelloResult, JobFields, JobResult
+from tollgate.domain.status import JobStatus
 
 ROOT = Path(__file__).parents[2]
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
@@ -150,7 +150,7 @@ class BrokerProcess:
 
     def __init__(self, endpoint: str, *options: str, in_memory: bool = True) -> None:
         self.endpoint = endpoint
-        self._command = [sys.executable, "-m", "broker", "--bind", endpoint, *options]
+        self._command = [sys.executable, "-m", "tollgate.broker", "--bind", endpoint, *options]
         if in_memory:
             self._command.append("--in-memory")
         self._process: subprocess.Popen[bytes] | None = None

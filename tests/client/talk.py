@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from client.exchange import Exchange
-from client.session import Session
-from domain.commands import AnyCommand
-from domain.exceptions import TollgateError
-from domain.messages import Request, decode_request
+from tollgate.client.exchange import Exchange
+from tollgate.client.session import Session
+from tollgate.domain.commands import AnyCommand
+from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.messages import Request, decode_request
 
 from .peers import WALL_S
 

@@ -7,13 +7,13 @@ from contextlib import suppress
 
 import pytest
 
-from client.aio import AsyncClient
-from client.errors import BatchError, ClientClosedError, OutcomeUnknown
-from domain.commands import Claim, Hello, Release, Wait
-from domain.exceptions import MalformedError
-from domain.messages import Request
-from domain.models import Job, JobStatus
-from domain.results import Grant, LeasesResult, OkResult
+from tollgate.client.aio import AsyncClient
+from tollgate.client.errors import BatchError, ClientClosedError, OutcomeUnknown
+from tollgate.domain.commands import Claim, Hello, Release, Wait
+from tollgate.domain.exceptions import MalformedError
+from tollgate.domain.messages import Request
+from tollgate.domain.models import Job, JobStatus
+from tollgate.domain.results import Grant, LeasesResult, OkResult
 
 from .peers import (
     HASH,

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from client import calls as commands
-from client import parcel
-from client.errors import BatchError, ClientClosedError
-from client.sync import Client, connect
-from domain.commands import AnyCommand, Create
-from domain.exceptions import (
+from tollgate.client import commands, parcel
+from tollgate.client.errors import BatchError, ClientClosedError
+from tollgate.client.sync import Client, connect
+from tollgate.domain.commands import AnyCommand, Create
+from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
     JobNotFoundError,
@@ -25,10 +24,10 @@ from domain.exceptions import (
     VersionConflictError,
     WaitTimeoutError,
 )
-from domain.hashing import input_hash
-from domain.messages import Request, decode_request
-from domain.models import Job, JobStatus
-from domain.results import CountResult
+from tollgate.domain.hashing import input_hash
+from tollgate.domain.messages import Request, decode_request
+from tollgate.domain.models import Job, JobStatus
+from tollgate.domain.results import CountResult
 
 from .peers import HASH, PATIENCE_S, SOON_S, BrokerProcess, job_id
 
@@ -149,7 +148,7 @@ def test_wait_gives_up_when_its_time_is_over(client: Any) -> None:
 def test_a_wait_longer_than_a_slice_is_asked_anew(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.calls.SLICE_MS", 20)
+    monkeypatch.setattr("tollgate.client.commands.SLICE_MS", 20)
     with pytest.raises(WaitTimeoutError):
         client.wait(client.create(HASH).job_id, timeout_s=SOON_S)
 
@@ -414,7 +413,7 @@ def test_a_message_has_as_many_commands_as_were_asked_for(
         frames.append(decode_request(frame))
         return frame
 
-    monkeypatch.setattr("client.message.frame_of", frame_of)
+    monkeypatch.setattr("tollgate.client.inflight.frame_of", frame_of)
     jobs = client.create_many([HASH] * 25, message_commands=10)
     assert [len(frame.commands) for frame in frames if has_creates(frame)] == [10, 10, 5]
     frames.clear()

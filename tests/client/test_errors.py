@@ -2,8 +2,8 @@
 
 import pickle
 
-from client.errors import BatchError, BrokerUnreachableError
-from domain.exceptions import MalformedError, TollgateError
+from tollgate.client.errors import BatchError, BrokerUnreachableError
+from tollgate.domain.exceptions import MalformedError, TollgateError
 
 
 def test_a_batch_error_names_what_failed() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from client.sync import Client
-from domain.exceptions import JobConflictError, VersionConflictError
-from domain.status import JobStatus
+from tollgate.client.sync import Client
+from tollgate.domain.exceptions import JobConflictError, VersionConflictError
+from tollgate.domain.status import JobStatus
 
 from .peers import PATIENCE_S, BrokerProcess
 

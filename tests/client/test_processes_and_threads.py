@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from client.sync import Client
+from tollgate.client.sync import Client
 
 from .peers import HASH, PATIENCE_S, ROOT, BrokerProcess
 
 FORK = """
 import asyncio, gc, os, sys, traceback
-from client.aio import AsyncClient
-from client.errors import ForkedClientError
-from client.sync import Client
+from tollgate.client.aio import AsyncClient
+from tollgate.client.errors import ForkedClientError
+from tollgate.client.sync import Client
 
 async def in_the_parent(client):
     await client.ping()
@@ -103,7 +103,9 @@ def test_two_threads_in_one_client_are_told(broker: BrokerProcess) -> None:
 
 
 def test_a_client_left_open_is_cleaned_up(broker: BrokerProcess) -> None:
-    program = "import sys; from client.sync import connect; connect(sys.argv[1], timeout_s=30)"
+    program = (
+        "import sys; from tollgate.client.sync import connect; connect(sys.argv[1], timeout_s=30)"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, broker.endpoint],
         cwd=ROOT,

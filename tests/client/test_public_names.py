@@ -7,24 +7,26 @@ import sys
 import pytest
 
 import tollgate
-from client.aio import AsyncClient
-from client.sync import Client
+from tollgate.client.aio import AsyncClient
+from tollgate.client.sync import Client
 
 from .peers import ROOT, BrokerProcess
 
 PING = """
 import sys
-from client.sync import Client
+from tollgate.client.sync import Client
 with Client(sys.argv[1], timeout_s=30) as client:
     client.ping()
-heavy = {"asyncio", "domain.hashing", "domain.models", "platformdirs", "pydantic", "rich"}
+heavy = {"asyncio", "tollgate.domain.hashing", "tollgate.domain.models"}
+heavy |= {"platformdirs", "pydantic", "rich"}
 print(sorted(heavy & sys.modules.keys()))
 """
 NAMES = """
 import sys
 import tollgate
 assert dir(tollgate) == tollgate.__all__
-print(sorted({"zmq", "msgspec", "pydantic", "client", "domain"} & sys.modules.keys()))
+heavy = {"zmq", "msgspec", "pydantic", "tollgate.client", "tollgate.domain"}
+print(sorted(heavy & sys.modules.keys()))
 """
 
 
@@ -36,7 +38,7 @@ def test_every_promised_name_is_there(name: str) -> None:
 
 
 def test_every_refusal_is_promised() -> None:
-    from domain.exceptions import REFUSALS  # noqa: PLC0415 - of this test alone
+    from tollgate.domain.exceptions import REFUSALS  # noqa: PLC0415 - of this test alone
 
     assert {refusal.__name__ for refusal in REFUSALS.values()} <= {*tollgate.__all__}
 

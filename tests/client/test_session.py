@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from client.errors import BrokerUnreachableError, OutcomeUnknown
-from domain.commands import (
+from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
+from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
     Claim,
@@ -19,7 +19,7 @@ from domain.commands import (
     Transition,
     Wait,
 )
-from domain.exceptions import (
+from tollgate.domain.exceptions import (
     DrainingError,
     ExpiredError,
     JobNotFoundError,
@@ -30,9 +30,9 @@ from domain.exceptions import (
     TollgateError,
     WaitTimeoutError,
 )
-from domain.models import Job
-from domain.results import LeasesResult, OkResult, error_of
-from domain.status import JobStatus
+from tollgate.domain.models import Job
+from tollgate.domain.results import LeasesResult, OkResult, error_of
+from tollgate.domain.status import JobStatus
 
 from .peers import HASH, WALL, WALL_S, hello_result, job_id, job_result, refused, reply, wire_job
 from .talk import Talk

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.errors import BrokerUnreachableError, OutcomeUnknown, ProtocolError
-from domain.commands import Count, Get, Transition
-from domain.exceptions import MalformedError, Refusal
-from domain.models import Job
-from domain.results import ErrorResult, OkResult
-from domain.status import JobStatus
+from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown, ProtocolError
+from tollgate.domain.commands import Count, Get, Transition
+from tollgate.domain.exceptions import MalformedError, Refusal
+from tollgate.domain.models import Job
+from tollgate.domain.results import ErrorResult, OkResult
+from tollgate.domain.status import JobStatus
 
 from .peers import encode, job_result, refused, reply, wire_job
 from .talk import Talk

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 
-from client.errors import ClientClosedError, OutcomeUnknown
-from client.session import OPENING
-from domain.commands import Claim, Count, Get, Release, Transition
-from domain.exceptions import DrainingError
-from domain.results import Grant, JobsResult, LeasesResult, OkResult
-from domain.status import JobStatus
+from tollgate.client.errors import ClientClosedError, OutcomeUnknown
+from tollgate.client.session import OPENING
+from tollgate.domain.commands import Claim, Count, Get, Release, Transition
+from tollgate.domain.exceptions import DrainingError
+from tollgate.domain.results import Grant, JobsResult, LeasesResult, OkResult
+from tollgate.domain.status import JobStatus
 
 from .peers import WALL_S, job_fields, job_id, job_result, refused, reply
 from .talk import Talk

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from client.errors import OutcomeUnknown
-from client.session import CLAIM_SEQ, REMEMBERED_SEQ
-from domain.commands import Claim, Get, Hello, Release, Touch, Transition
-from domain.exceptions import (
+from tollgate.client.errors import OutcomeUnknown
+from tollgate.client.session import CLAIM_SEQ, REMEMBERED_SEQ
+from tollgate.domain.commands import Claim, Get, Hello, Release, Touch, Transition
+from tollgate.domain.exceptions import (
     DrainingError,
     ExpiredError,
     JobNotFoundError,
@@ -17,9 +17,9 @@ from domain.exceptions import (
     StorageFullError,
     TollgateError,
 )
-from domain.messages import Request
-from domain.results import Grant, HelloResult, LeasesResult, error_of
-from domain.status import JobStatus
+from tollgate.domain.messages import Request
+from tollgate.domain.results import Grant, HelloResult, LeasesResult, error_of
+from tollgate.domain.status import JobStatus
 
 from .peers import hello_result, job_fields, job_id, job_result, refused, reply
 from .talk import Talk

@@ -7,13 +7,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.errors import BrokerUnreachableError
-from client.exchange import Exchange
-from domain.commands import AnyCommand, Get, Hello
-from domain.exceptions import OverloadedError, ReplyFullError
-from domain.messages import Request
-from domain.models import Job
-from domain.results import AnyResult, error_of
+from tollgate.client.errors import BrokerUnreachableError
+from tollgate.client.exchange import Exchange
+from tollgate.domain.commands import AnyCommand, Get, Hello
+from tollgate.domain.exceptions import OverloadedError, ReplyFullError
+from tollgate.domain.messages import Request
+from tollgate.domain.models import Job
+from tollgate.domain.results import AnyResult, error_of
 
 from .peers import hello_result, job_id, job_result, refused, reply
 from .talk import Talk

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from client.errors import BatchError, BrokerUnreachableError, OutcomeUnknown, ProtocolError
-from client.sync import connect
-from domain.commands import AnyCommand, Create, Get, Hello, Transition
-from domain.exceptions import JobNotFoundError, OverloadedError
-from domain.messages import Request
-from domain.models import Job
-from domain.results import AnyResult, OkResult
+from tollgate.client.errors import BatchError, BrokerUnreachableError, OutcomeUnknown, ProtocolError
+from tollgate.client.sync import connect
+from tollgate.domain.commands import AnyCommand, Create, Get, Hello, Transition
+from tollgate.domain.exceptions import JobNotFoundError, OverloadedError
+from tollgate.domain.messages import Request
+from tollgate.domain.models import Job
+from tollgate.domain.results import AnyResult, OkResult
 
 from .peers import (
     A_WHILE_S,

@@ -7,16 +7,16 @@ from typing import Final
 
 import msgspec
 
-from broker.events import AnyEvent, JobCreated, JobTransitioned, LeaseGranted
-from broker.image import image
-from broker.journal import RECORD, Entry
-from broker.journal.recovery import Replay
-from broker.journal.tools import dump
-from broker.records import Record, decode_record
-from broker.replay import replay
-from broker.state import State
-from domain.status import LEGAL_TRANSITIONS, JobStatus
 from tests.crash.compact import NOTHING, Compact, Logged, microseconds, of_outcome
+from tollgate.broker.core.events import AnyEvent, JobCreated, JobTransitioned, LeaseGranted
+from tollgate.broker.core.records import Record, decode_record
+from tollgate.broker.core.replay import replay
+from tollgate.broker.core.snapshot import image
+from tollgate.broker.core.state import State
+from tollgate.broker.journal import RECORD, Entry
+from tollgate.broker.journal.inspect import dump
+from tollgate.broker.journal.recovery import Replay
+from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 
 EXAMPLES: Final = 5
 

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.outcomes import AnyOutcome, DoneOutcome, JobOutcome, LeasesOutcome
-from domain.results import (
+from tollgate.broker.core.outcomes import AnyOutcome, DoneOutcome, JobOutcome, LeasesOutcome
+from tollgate.domain.results import (
     AnyResult,
     ErrorResult,
     JobFields,

@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
-from broker.journal.tools import dump
 from tests.crash.audit import Audit
 from tests.crash.board import Board
 from tests.crash.lives import Archive, Broker
 from tests.crash.producers import Plan
+from tollgate.broker.journal.inspect import dump
 
 PRODUCERS: Final = 8
 OPTIONS: Final = ("--payment-grace-ms", "0", "--log-level", "info")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from broker.journal.layout import listing, segment_name
+from tollgate.broker.journal.layout import listing, segment_name
 
 START_S: Final = 60.0
 
@@ -26,7 +26,7 @@ class Broker:
         self.errors = home / f"{name}.err"
         self.url = f"ipc://{home}/b.sock"
         command = [
-            *before, sys.executable, "-m", "broker",
+            *before, sys.executable, "-m", "tollgate.broker",
             "--data-dir", str(home / "data"), "--bind", self.url, *options,
         ]  # fmt: skip
         with self.errors.open("wb") as errors:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import UUID
 
-from domain.commands import (
+from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
     Claim,
@@ -18,8 +18,15 @@ from domain.commands import (
     Release,
     Transition,
 )
-from domain.results import AnyResult, ErrorResult, JobFields, JobResult, JobsResult, LeasesResult
-from domain.status import LEGAL_TRANSITIONS, JobStatus
+from tollgate.domain.results import (
+    AnyResult,
+    ErrorResult,
+    JobFields,
+    JobResult,
+    JobsResult,
+    LeasesResult,
+)
+from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 
 HASH = "0123456789abcdef" * 4
 KNOWN_MAX = 300

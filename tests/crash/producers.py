@@ -10,12 +10,12 @@ from typing import Final
 import msgspec
 import zmq
 
-from domain.commands import AnyCommand, Hello
-from domain.messages import Refused, Reply, Request, decode_answer, encode_request
-from domain.results import ErrorResult, HelloResult
 from tests.crash.board import Board
 from tests.crash.compact import NOTHING, Compact, Logged, of_result, shown_by
 from tests.crash.mix import Mix
+from tollgate.domain.commands import AnyCommand, Hello
+from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
+from tollgate.domain.results import ErrorResult, HelloResult
 
 IN_FLIGHT: Final = 16
 WINDOW: Final = 64

@@ -6,12 +6,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from broker.engine import Engine
-from broker.image import image
-from broker.limits import Limits
-from broker.pipeline import Arrival
-from broker.state import State
-from domain.commands import (
+from tests.core import ADMIN, HASH, OTHER, PEER, Driver, job_id, pipeline_of
+from tollgate.broker.core.engine import Engine
+from tollgate.broker.core.limits import Limits
+from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.snapshot import image
+from tollgate.broker.core.state import State
+from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
     Claim,
@@ -23,10 +24,9 @@ from domain.commands import (
     Touch,
     Transition,
 )
-from domain.messages import Request, encode_request
-from domain.results import HelloResult, JobResult, LeasesResult
-from domain.status import JobStatus
-from tests.core import ADMIN, HASH, OTHER, PEER, Driver, job_id, pipeline_of
+from tollgate.domain.messages import Request, encode_request
+from tollgate.domain.results import HelloResult, JobResult, LeasesResult
+from tollgate.domain.status import JobStatus
 
 LIMITS = {
     "sessions": 3,

@@ -7,10 +7,10 @@ from typing import Final, Self
 
 import zmq
 
-from domain.commands import AnyCommand, Create, Hello
-from domain.messages import Refused, Reply, Request, decode_answer, encode_request
-from domain.results import AnyResult, HelloResult
 from tests.core import HASH, job_id
+from tollgate.domain.commands import AnyCommand, Create, Hello
+from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
+from tollgate.domain.results import AnyResult, HelloResult
 
 PATIENCE_S: Final = 20.0
 

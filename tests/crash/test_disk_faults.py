@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
-from broker.compactor import LOOK_MS, RETRY_MS, Compactor
-from broker.journal.file import FileJournal
-from domain.commands import Count, Get
-from domain.results import CountResult, ErrorResult, JobResult
 from tests.core import job_id
 from tests.crash.lives import Broker
 from tests.crash.talk import Talk, create
+from tollgate.broker.compaction import LOOK_MS, RETRY_MS, Compactor
+from tollgate.broker.journal.file import FileJournal
+from tollgate.domain.commands import Count, Get
+from tollgate.domain.results import CountResult, ErrorResult, JobResult
 
 STRACE = shutil.which("strace")
 REQUESTS_MAX = 12
@@ -242,7 +242,7 @@ def test_a_compaction_that_cannot_be_done_is_left_for_a_while(tmp_path: Path) ->
         journal.close_segment()
     compactor = Compactor(journal, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("broker.compactor.sys.executable", str(tmp_path / "nothing"))
+        patch.setattr("tollgate.broker.compaction.sys.executable", str(tmp_path / "nothing"))
         compactor.step(LOOK_MS)
     assert compactor._look_at_ms == LOOK_MS + RETRY_MS
     compactor.close()

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.events import (
+from tests.core import EPOCH, HASH, job_id
+from tests.crash.steps import Bench, Step, first_steps, step_lists
+from tollgate.broker.compact import folded
+from tollgate.broker.core.events import (
     AnyEvent,
     JobCreated,
     JobPruned,
@@ -18,16 +21,13 @@ from broker.events import (
     SessionEvicted,
     SessionOpened,
 )
-from broker.fold import folded
-from broker.image import image
-from broker.journal import RECORD, SNAPSHOT_CHUNK, Entry
-from broker.outcomes import DoneOutcome
-from broker.records import Record, encode_records
-from broker.replay import ReplayError, replay
-from broker.state import State
-from domain.status import JobStatus
-from tests.core import EPOCH, HASH, job_id
-from tests.crash.steps import Bench, Step, first_steps, step_lists
+from tollgate.broker.core.outcomes import DoneOutcome
+from tollgate.broker.core.records import Record, encode_records
+from tollgate.broker.core.replay import ReplayError, replay
+from tollgate.broker.core.snapshot import image
+from tollgate.broker.core.state import State
+from tollgate.broker.journal import RECORD, SNAPSHOT_CHUNK, Entry
+from tollgate.domain.status import JobStatus
 
 WAITING, RUNNING, DONE = job_id(1), job_id(2), job_id(3)
 SESSION = 7

@@ -5,15 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from broker.events import SessionEvicted
-from broker.ledger import FRESH_MAX
-from broker.pipeline import Arrival
-from broker.records import Record, encode_records
-from broker.state import State
-from domain.commands import AnyCommand, Claim, Count, Create, Get, Hello, Release, Transition
-from domain.messages import Refused, Reply, Request, encode_request
-from domain.results import AnyResult, ErrorResult, HelloResult, JobResult, OkResult
-from domain.status import JobStatus
 from tests.core import (
     ADMIN,
     EPOCH,
@@ -27,6 +18,24 @@ from tests.core import (
     leases_of,
 )
 from tests.crash.test_replay import replayed
+from tollgate.broker.core.events import SessionEvicted
+from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.records import Record, encode_records
+from tollgate.broker.core.request_log import FRESH_MAX
+from tollgate.broker.core.state import State
+from tollgate.domain.commands import (
+    AnyCommand,
+    Claim,
+    Count,
+    Create,
+    Get,
+    Hello,
+    Release,
+    Transition,
+)
+from tollgate.domain.messages import Refused, Reply, Request, encode_request
+from tollgate.domain.results import AnyResult, ErrorResult, HelloResult, JobResult, OkResult
+from tollgate.domain.status import JobStatus
 
 WINDOW = 64
 

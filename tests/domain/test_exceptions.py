@@ -5,15 +5,15 @@ import pickle
 
 import pytest
 
-from domain import exceptions
-from domain.exceptions import (
+from tollgate.domain import exceptions
+from tollgate.domain.exceptions import (
     REFUSALS,
     InvalidStateTransitionError,
     JobNotFoundError,
     Refusal,
     TollgateError,
 )
-from domain.results import ErrorResult, error_of, refusal_of
+from tollgate.domain.results import ErrorResult, error_of, refusal_of
 
 DETAILS: dict[str, object] = {
     "job_id": "11111111-2222-4333-8444-555555555555",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.hashing import (
+from tollgate.domain.hashing import (
     JsonValue,
     UnhashableInputError,
     input_hash,

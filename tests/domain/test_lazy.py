@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr, TypeAdapter, ValidationError
 
-from domain.models import Job, JobStatus
-from domain.results import JobFields
+from tollgate.domain.models import Job, JobStatus
+from tollgate.domain.results import JobFields
 
 from .test_models import fields
 

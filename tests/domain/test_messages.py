@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.commands import (
+from tests.core import EPOCH, HASH
+from tollgate.domain.commands import (
     AnyCommand,
     Claim,
     Count,
@@ -21,7 +22,7 @@ from domain.commands import (
     Transition,
     Wait,
 )
-from domain.exceptions import (
+from tollgate.domain.exceptions import (
     MalformedError,
     Refusal,
     ReplyFullError,
@@ -29,7 +30,7 @@ from domain.exceptions import (
     TooLargeError,
     UnsupportedVersionError,
 )
-from domain.messages import (
+from tollgate.domain.messages import (
     REFUSAL_BYTES,
     Refused,
     Reply,
@@ -43,9 +44,8 @@ from domain.messages import (
     encode_result,
     read_envelope,
 )
-from domain.results import CountResult, ErrorResult, OkResult, error_of
-from domain.status import JobStatus
-from tests.core import EPOCH, HASH
+from tollgate.domain.results import CountResult, ErrorResult, OkResult, error_of
+from tollgate.domain.status import JobStatus
 
 JOB = "11111111-2222-4333-8444-555555555555"
 TOO_BIG = 2**53

@@ -6,10 +6,10 @@ from typing import Any, get_type_hints
 import pytest
 from pydantic import ValidationError
 
-from domain.exceptions import InvalidStateTransitionError
-from domain.models import LEGAL_TRANSITIONS, TERMINAL, Job, JobStatus, validate_transition
-from domain.results import JobFields
 from tests.core import EPOCH, HASH
+from tollgate.domain.exceptions import InvalidStateTransitionError
+from tollgate.domain.models import LEGAL_TRANSITIONS, TERMINAL, Job, JobStatus, validate_transition
+from tollgate.domain.results import JobFields
 
 # Written down from the design, not read from the code under test.
 LEGAL = {

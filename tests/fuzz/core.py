@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from broker.pipeline import Arrival
-from domain.exceptions import MalformedError, UnsupportedVersionError
-from domain.messages import (
+from tests.core import ADMIN, PEER, Driver
+from tollgate.broker.core.pipeline import Arrival
+from tollgate.domain.exceptions import MalformedError, UnsupportedVersionError
+from tollgate.domain.messages import (
     Refused,
     Reply,
     decode_answer,
@@ -13,8 +14,7 @@ from domain.messages import (
     encode_request,
     read_envelope,
 )
-from domain.status import JobStatus
-from tests.core import ADMIN, PEER, Driver
+from tollgate.domain.status import JobStatus
 
 ANEW = 20_000
 """After so many frames another core begins: what is odd comes early."""

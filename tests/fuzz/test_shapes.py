@@ -10,10 +10,10 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain.commands import AnyCommand
-from domain.status import JobStatus
 from tests.core import EPOCH, HASH, job_id
 from tests.fuzz.core import feed
+from tollgate.domain.commands import AnyCommand
+from tollgate.domain.status import JobStatus
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
 FRAMES_MAX = 20

@@ -42,7 +42,10 @@ class Broker:
         data = [] if "--in-memory" in self._options else ["--data-dir", str(self._home / "data")]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "broker", "--bind", self.endpoint, *data, *self._options],
+                [
+                    sys.executable, "-m", "tollgate.broker", "--bind", self.endpoint,
+                    *data, *self._options,
+                ],
                 cwd=ROOT, stderr=log, stdin=subprocess.DEVNULL,
                 preexec_fn=self._bound,  # noqa: PLW1509 - this process has no threads
             )  # fmt: skip

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from client.values import Lease
-from domain.exceptions import JobNotFoundError, TollgateError
-from domain.models import Job, JobStatus
 from tests.worker.house import ROOT, House
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import JobNotFoundError, TollgateError
+from tollgate.domain.models import Job, JobStatus
 
 PATIENCE_S: Final = 30.0
 """Longer than anything here takes, on a machine however slow."""
@@ -189,8 +189,8 @@ async def client() -> ScriptedClient:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pauses be short: their length is not what is tested."""
-    monkeypatch.setattr("worker.link.PAUSE_S_MIN", 0.001)
-    monkeypatch.setattr("worker.link.PAUSE_S_MAX", 0.01)
+    monkeypatch.setattr("tollgate.worker.retry.PAUSE_S_MIN", 0.001)
+    monkeypatch.setattr("tollgate.worker.retry.PAUSE_S_MAX", 0.01)
 
 
 @pytest.fixture

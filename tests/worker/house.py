@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from client.sync import Client
-from domain.models import Job
+from tollgate.client.sync import Client
+from tollgate.domain.models import Job
 
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE_S: Final = 40.0
 
 HANDLERS = """
 import asyncio, pathlib, sys, time
-from domain.models import Job
+from tollgate.domain.models import Job
 
 def begun(job):
     pathlib.Path(job.job_id).touch()
@@ -82,7 +82,7 @@ class House:
 
     def broker(self, *options: str) -> subprocess.Popen[str]:
         memory = [] if "--data-dir" in options else ["--in-memory"]
-        process = self._start("broker", "--bind", self.endpoint, *memory, *options)
+        process = self._start("tollgate.broker", "--bind", self.endpoint, *memory, *options)
         with Client(self.endpoint, timeout_s=PATIENCE_S) as client:
             client.ping()
         return process
@@ -90,7 +90,9 @@ class House:
     def worker(self, *options: str, handler: str = "") -> subprocess.Popen[str]:
         chosen = ["--handler", f"handlers:{handler}"] if handler else []
         quick = ["--pay-delay-ms-min", "0", "--pay-delay-ms-max", "5"]
-        return self._start("worker", "--endpoint", self.endpoint, *quick, *chosen, *options)
+        return self._start(
+            "tollgate.worker", "--endpoint", self.endpoint, *quick, *chosen, *options
+        )
 
     def until_begun(self, job: Job) -> None:
         """Wait until a handler has said that it works on `job`."""

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from worker.__main__ import main
+from tollgate.worker.__main__ import main
 
 
 def test_help_has_an_example_and_every_default() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    assert "python -m worker --handler my_service:answer" in result.output
-    assert "worker.text:describe" in result.output
+    assert "tollgate worker --handler my_service:answer" in result.output
+    assert "tollgate.worker.example_handler:describe" in result.output
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from client.sync import Client
-from domain.status import JobStatus
 from tests.worker.house import PATIENCE_S, House, ended, left
-from worker.payments import Kind, PaymentSimulator
-from worker.text import describe
+from tollgate.client.sync import Client
+from tollgate.domain.status import JobStatus
+from tollgate.worker.example_handler import describe
+from tollgate.worker.payments import Kind, PaymentSimulator
 
 HOUR_MS = 3_600_000
 

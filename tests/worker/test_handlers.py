@@ -10,10 +10,10 @@ from typing import NoReturn
 
 import pytest
 
-from domain.models import Job
-from domain.status import JobStatus
-from worker.handlers import Handler, HandlerCalls, HandlerNotFoundError, load_handler
-from worker.outcome import Outcome
+from tollgate.domain.models import Job
+from tollgate.domain.status import JobStatus
+from tollgate.worker.handlers import Handler, HandlerCalls, HandlerNotFoundError, load_handler
+from tollgate.worker.outcome import Outcome
 
 MODULE = """
 def plain(job): return "plain"

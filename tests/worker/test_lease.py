@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
-from client.errors import OutcomeUnknown
-from client.values import Lease
-from domain.exceptions import InternalError, JobNotFoundError, LeaseLostError, TollgateError
-from worker.lease import Held, LeaseKeeper
+from tollgate.client.errors import OutcomeUnknown
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import (
+    InternalError,
+    JobNotFoundError,
+    LeaseLostError,
+    TollgateError,
+)
+from tollgate.worker.lease import Held, LeaseKeeper
 
 
 @pytest.fixture

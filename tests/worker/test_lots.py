@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from client.sync import Client
-from domain.models import Job
-from domain.status import JobStatus
 from tests.worker.house import PATIENCE_S, House, ended, left
+from tollgate.client.sync import Client
+from tollgate.domain.models import Job
+from tollgate.domain.status import JobStatus
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 
-from domain.exceptions import TooLargeError
-from domain.status import JobStatus
-from worker.outcome import TEXT_LIMIT_BYTES, Outcome
+from tollgate.domain.exceptions import TooLargeError
+from tollgate.domain.status import JobStatus
+from tollgate.worker.outcome import TEXT_LIMIT_BYTES, Outcome
 
 
 class UnprintableError(Exception):

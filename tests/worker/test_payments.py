@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from worker.payments import Kind, PaymentSimulator, Verdict
+from tollgate.worker.payments import Kind, PaymentSimulator, Verdict
 
 IDS = [str(UUID(int=number)) for number in range(10_000)]
 

@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from client.errors import BrokerUnreachableError
-from client.values import Lease
-from domain.exceptions import (
+from tollgate.client.errors import BrokerUnreachableError
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import (
     DrainingError,
     InternalError,
     LeaseLostError,
     UnsupportedVersionError,
 )
-from domain.models import Job
-from domain.status import JobStatus
-from worker import runner as runner_module
-from worker.handlers import Handler, HandlerCalls
-from worker.outcome import Outcome
-from worker.payments import PaymentSimulator
-from worker.roles import Payments, Role, Work
-from worker.runner import Runner
-from worker.settings import Settings
+from tollgate.domain.models import Job
+from tollgate.domain.status import JobStatus
+from tollgate.worker import runner as runner_module
+from tollgate.worker.handlers import Handler, HandlerCalls
+from tollgate.worker.outcome import Outcome
+from tollgate.worker.payments import PaymentSimulator
+from tollgate.worker.roles import Payments, Role, Work
+from tollgate.worker.runner import Runner
+from tollgate.worker.settings import Settings
 
 PATIENCE_S = 30.0
 UNPAID = {"status": JobStatus.AWAITING_PAYMENT, "version": 1}

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from domain.exceptions import UnsupportedVersionError
-from worker import service
-from worker.handlers import HandlerCalls
-from worker.payments import PaymentSimulator
-from worker.roles import Payments, Work
-from worker.runner import Runner
-from worker.settings import Settings
+from tollgate.domain.exceptions import UnsupportedVersionError
+from tollgate.worker import service
+from tollgate.worker.handlers import HandlerCalls
+from tollgate.worker.payments import PaymentSimulator
+from tollgate.worker.roles import Payments, Work
+from tollgate.worker.runner import Runner
+from tollgate.worker.settings import Settings
 
 
 async def test_a_broker_that_will_not_have_it_ends_it(

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from client.errors import BrokerUnreachableError, OutcomeUnknown
-from client.values import Lease
-from domain.exceptions import DrainingError, LeaseLostError, TooLargeError
-from domain.models import Job
-from domain.status import JobStatus
-from worker.lease import Held
-from worker.link import Link
-from worker.outcome import Outcome
-from worker.settle import settle
+from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import DrainingError, LeaseLostError, TooLargeError
+from tollgate.domain.models import Job
+from tollgate.domain.status import JobStatus
+from tollgate.worker.lease import Held
+from tollgate.worker.outcome import Outcome
+from tollgate.worker.retry import Link
+from tollgate.worker.settle import settle
 
 COMPLETED = Outcome(JobStatus.COMPLETED, result="42")
 UNKNOWN = OutcomeUnknown("no answer")

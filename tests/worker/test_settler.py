@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from client.errors import BrokerUnreachableError, OutcomeUnknown
-from client.values import Lease
-from domain.exceptions import (
+from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import (
     DrainingError,
     LeaseHeldError,
     LeaseLostError,
     TollgateError,
     TooLargeError,
 )
-from domain.models import Job
-from domain.status import JobStatus
-from worker.lease import Held
-from worker.link import Link
-from worker.outcome import Outcome
-from worker.settler import LOTS_MAX, Settler
+from tollgate.domain.models import Job
+from tollgate.domain.status import JobStatus
+from tollgate.worker.lease import Held
+from tollgate.worker.outcome import Outcome
+from tollgate.worker.retry import Link
+from tollgate.worker.settler import LOTS_MAX, Settler
 
 PATIENCE_S = 30.0
 DONE = Outcome(JobStatus.COMPLETED, result="42")

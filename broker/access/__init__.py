@@ -1,0 +1,1 @@
+"""Who a peer is, and who may read the files of a broker."""

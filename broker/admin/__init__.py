@@ -1,0 +1,1 @@
+"""The command lines that look after keys and journals."""

@@ -1,0 +1,132 @@
+"""`tollgate journal`: look into a data directory, check it, make it smaller, mend it."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from tollgate.broker.admin.cli import complaining, example, run
+from tollgate.broker.compact import fold_directory
+from tollgate.broker.core.records import decode_record
+from tollgate.broker.core.replay import replay
+from tollgate.broker.core.state import State
+from tollgate.broker.journal import RECORD, Entry, JournalError, compaction, repair
+from tollgate.broker.journal import inspect as tools
+from tollgate.broker.journal.file import FileJournal
+from tollgate.broker.settings import Settings
+
+PROGRAM: Final = "tollgate journal"
+DIRECTORY = click.option(
+    "--data-dir",
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=lambda: Settings().data_dir,
+    help="the broker's data directory  [default: as the broker's]",
+)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("tollgate journal verify --data-dir /var/lib/tollgate"),
+)
+def main() -> None:
+    """Look into a broker's data directory, check it, make it smaller, mend it."""
+
+
+@main.command(epilog=example("tollgate journal verify"))
+@DIRECTORY
+def verify(directory: Path) -> None:
+    """Check every file, and that a broker could start on them; may run beside one."""
+    with complaining(PROGRAM, JournalError, OSError):
+        found = tools.verify(directory)
+        for report in found.files:
+            state = report.problem or "sound"
+            if report.torn_bytes:
+                state = f"sound, with {report.torn_bytes} bytes of a torn write behind it"
+            records = f"records {report.first} to {report.last}"
+            if report.last < report.first:
+                records = "no records"
+            click.echo(f"{report.file.name}  {records}  {state}")
+        if found.refusal is not None:
+            raise JournalError(found.refusal)
+        state_ = State()
+        replayed = replay(tools.dump(directory), state_)
+        click.echo(f"a broker would start: {replayed} records, {state_.jobs.count()} jobs")
+
+
+@main.command(epilog=example("tollgate journal dump | jq -c 'select(.kind == \"record\")'"))
+@DIRECTORY
+def dump(directory: Path) -> None:
+    """Print what a start would replay, one JSON document a line; may run beside a broker."""
+    with complaining(PROGRAM, JournalError, OSError):
+        for entry in tools.dump(directory):
+            click.echo(json.dumps(_shown(entry), ensure_ascii=False, default=_as_text))
+
+
+@main.command(epilog=example("tollgate journal compact --data-dir /var/lib/tollgate"))
+@DIRECTORY
+def compact(directory: Path) -> None:
+    """Fold everything into one snapshot. A running broker does this by itself."""
+    with complaining(PROGRAM, JournalError, OSError):
+        journal = FileJournal(directory)
+        try:
+            replay(journal.replay(), State())
+            journal.close_segment()
+            names = fold_directory(directory)
+            compaction.apply(directory, names)
+        finally:
+            journal.close()
+        click.echo(f"deleted: {', '.join(names) or 'nothing'}")
+
+
+@main.command(
+    name="repair", epilog=example("tollgate journal repair --data-dir /var/lib/tollgate --yes")
+)
+@DIRECTORY
+@click.confirmation_option(
+    prompt="What stands behind the damage is lost to the broker (a copy is kept). Cut it off?"
+)
+def repair_(directory: Path) -> None:
+    """Cut a damaged journal at the first damage; a copy of what is cut off is kept."""
+    with complaining(PROGRAM, JournalError, OSError):
+        done = repair.repair(directory)
+        for damage in done.found:
+            click.echo(f"cut: {damage.file.name} at byte {damage.offset}: {damage.reason}")
+        for path in done.kept + done.moved:
+            click.echo(f"kept: {path}")
+        click.echo(f"the journal ends with record {done.sequence}" if done.found else "sound")
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    if entry.kind != RECORD:
+        return {"kind": "snapshot", "covers": entry.sequence, "bytes": len(entry.payload)}
+    record = decode_record(entry.payload)
+    events = [
+        {"event": type(event).__name__, **msgspec.structs.asdict(event)} for event in record.events
+    ]
+    shown: dict[str, Any] = {"kind": "record", "sequence": entry.sequence, "events": events}
+    if record.by:
+        shown["by"] = record.by
+    if record.session:
+        outcomes = [
+            {"outcome": type(outcome).__name__, **msgspec.structs.asdict(outcome)}
+            for outcome in record.full_outcomes()
+        ]
+        shown |= {
+            "session": record.session,
+            "seq": record.seq,
+            "acked": record.acked,
+            "outcomes": outcomes,
+        }
+    return shown
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+if __name__ == "__main__":
+    run(main, PROGRAM)

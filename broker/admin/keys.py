@@ -1,0 +1,122 @@
+"""`tollgate keys`: who may come in by tcp, and as what."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+import click
+import platformdirs
+
+from tollgate.broker.access.keyring import (
+    OWN,
+    SUFFIX,
+    Client,
+    KeyRing,
+    KeyRingError,
+    Pair,
+    is_name,
+    new_pair,
+    read_pair,
+    write_client,
+    write_pair,
+)
+from tollgate.broker.access.permissions import UnsafeError, make_private
+from tollgate.broker.admin.cli import complaining, example, run
+from tollgate.broker.core.roles import Role
+
+PROGRAM: Final = "tollgate keys"
+DEFAULT: Final = Path(platformdirs.user_config_dir("tollgate")) / "keys"
+KEYS: Final = click.option(
+    "--keys",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT,
+    help=f"the broker's directory of keys [default: {DEFAULT.name} in your config directory]",
+)
+
+
+@click.group(
+    epilog=example("tollgate keys new alice --role producer"),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+def main() -> None:
+    """Say who may come in by tcp, and as what.
+
+    A broker that runs with the same --keys takes notice within a second.
+    """
+
+
+@main.command(epilog=example("tollgate keys new alice --role producer --out alice.key"))
+@click.argument("name")
+@click.option(
+    "--role",
+    required=True,
+    type=click.Choice([role.value for role in Role]),
+    help="what its holder may do: observer looks, producer also creates and cancels jobs, worker"
+    " also claims and moves them, admin does it all",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="where to put the client's own file [default: NAME.key here]",
+)
+@KEYS
+def new(name: str, role: str, out: Path | None, directory: Path) -> None:
+    """Make a key for a client, and let its holder in."""
+    with complaining(PROGRAM, KeyRingError, OSError):
+        if not is_name(name):
+            raise KeyRingError(f"{name!r}: letters, digits and . _ @ - make a name, up to 64")
+        own = _own(directory)
+        if (directory / (name + SUFFIX)).exists():
+            raise KeyRingError(f"there is a key {name} already; revoke it, or take another name")
+        out = out or Path(name + ".key")
+        pair = new_pair()
+        write_pair(out, Pair(pair.public_key, pair.secret_key, own.public_key))
+        try:
+            write_client(directory, name, Client(pair.public_key, Role(role)))
+        except KeyRingError:
+            out.unlink()
+            raise
+        click.echo(f"{out}: the key of {name}, a {role}. Give it to nobody else.", err=True)
+        click.echo(f"try it: tollgate ping --endpoint tcp://... --key {out}", err=True)
+
+
+@main.command(name="list", epilog=example("tollgate keys list --json"))
+@click.option("--json", "as_json", is_flag=True, help="one JSON document a line")
+@KEYS
+def list_(directory: Path, *, as_json: bool) -> None:
+    """Show who may come in."""
+    with complaining(PROGRAM, KeyRingError, OSError):
+        for name, client in KeyRing(directory).clients().items():
+            shown = {"name": name, "role": client.role.value, "public_key": client.public_key}
+            click.echo(json.dumps(shown) if as_json else "  ".join(shown.values()))
+
+
+@main.command(epilog=example("tollgate keys revoke alice"))
+@click.argument("name")
+@KEYS
+def revoke(name: str, directory: Path) -> None:
+    """Let the holder of a key in no more, nor do anything on a connection that stands."""
+    with complaining(PROGRAM, KeyRingError, OSError):
+        path = directory / (name + SUFFIX)
+        if not is_name(name) or not path.is_file():
+            raise KeyRingError(f"there is no key {name} in {directory}")
+        path.unlink()
+        click.echo(f"{name} is out", err=True)
+
+
+def _own(directory: Path) -> Pair:
+    """Return the broker's own pair; make it, the first time."""
+    try:
+        make_private(directory)
+    except UnsafeError as fault:
+        raise KeyRingError(str(fault)) from None
+    path = directory / OWN
+    if not path.exists():
+        write_pair(path, new_pair())
+        click.echo(f"{path}: the broker's own key, which its clients know it by", err=True)
+    return read_pair(path)
+
+
+if __name__ == "__main__":
+    run(main, PROGRAM)

@@ -1,0 +1,1 @@
+"""Decides: bytes in, records and replies out. No socket, file, clock or random source."""

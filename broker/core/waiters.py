@@ -1,0 +1,192 @@
+"""Commands that wait for their answer, and who is next when something happens."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
+from typing import TypeVar
+
+import msgspec
+
+from tollgate.broker.core.principal import Principal
+from tollgate.broker.core.timers import Timers
+from tollgate.domain.commands import Claim, Wait
+from tollgate.domain.exceptions import OverloadedError
+from tollgate.domain.status import JobStatus
+
+Key = tuple[int, bytes, int]
+"""Session, or connection where there is none, and request; such tuples have an order."""
+
+
+Counted = TypeVar("Counted", bytes, str)
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """Whom to answer: the connection and who is behind it, and the request on it."""
+
+    peer: bytes
+    principal: Principal
+    session: int
+    seq: int
+    digest: bytes = b""
+
+    @property
+    def key(self) -> Key:
+        """What a repeat of the request has in common with it, on another connection too."""
+        return (self.session, b"" if self.session else self.peer, self.seq)
+
+
+class Parked(msgspec.Struct, eq=False):
+    """A command that waits, until `due_ms` (monotonic) at the latest."""
+
+    ticket: Ticket
+    command: Wait | Claim
+    due_ms: int
+    job_ids: frozenset[str]
+    """The jobs that a wait waits for."""
+
+
+Due = tuple[int, Key]
+"""When a parked command's time is over: all that is kept of one which has its answer already."""
+
+
+class Waiters:
+    """All parked commands, by the job or the status that they wait for.
+
+    `parked_max` bounds the commands, `share_max` those of one connection, `watched_max` the jobs
+    that all waits together name. Of commands and jobs one principal has no more than three
+    quarters, on however many connections: the rest is for others.
+    """
+
+    def __init__(self, parked_max: int, share_max: int, watched_max: int) -> None:
+        self._parked_max = parked_max
+        self._share_max = share_max
+        self._watched_max = watched_max
+        self._by_peer: Counter[bytes] = Counter()
+        self._by_name: Counter[str] = Counter()
+        self._watched_by_name: Counter[str] = Counter()
+        self.watched = 0
+        """How many jobs all waits together name."""
+        self.parked: dict[Key, Parked] = {}
+        """All of them."""
+        self._waits: dict[str, dict[int, Parked]] = {}
+        self._claims: dict[JobStatus, OrderedDict[int, Parked]] = {}
+        self._timers: Timers[int, Due] = Timers(itemgetter(0), self._is_parked, self.parked.__len__)
+
+    def park(self, ticket: Ticket, command: Wait | Claim, due_ms: int) -> None:
+        """Keep a command; a repeat takes the place of the one it repeats.
+
+        Raises OverloadedError when there is no room.
+        """
+        parked = self.parked.get(ticket.key)
+        if parked is not None and parked.command == command:
+            self._count(parked, -1)
+            parked.ticket = ticket  # its time goes on: a repeat is no new wait
+            self._count(parked, 1)
+            return
+        if parked is not None:
+            self.remove(parked)
+        job_ids = frozenset(command.job_ids if isinstance(command, Wait) else ())
+        self._add(Parked(ticket, command, due_ms, job_ids))
+        self._timers.add((due_ms, ticket.key))
+
+    def has_other(self, session: int, seq: int, digest: bytes) -> bool:
+        """Return whether another command than that of `digest` is parked under the number."""
+        parked = self.parked.get((session, b"", seq))
+        return parked is not None and parked.ticket.digest != digest
+
+    def remove(self, parked: Parked) -> None:
+        """Let a parked command go: it has its answer."""
+        del self.parked[parked.ticket.key]
+        self._count(parked, -1)
+        if isinstance(parked.command, Claim):
+            del self._claims[parked.command.status][id(parked)]
+            return
+        for job_id in parked.job_ids:
+            waits = self._waits[job_id]
+            del waits[id(parked)]
+            if not waits:
+                del self._waits[job_id]
+
+    def awaiting(self, job_id: str, status: JobStatus) -> list[Parked]:
+        """Return the waits that end with the job in `status`."""
+        waits = self._waits.get(job_id)
+        if waits is None:
+            return []
+        return [
+            parked
+            for parked in waits.values()
+            if isinstance(parked.command, Wait) and status in parked.command.awaited
+        ]
+
+    def claims(self) -> Iterable[JobStatus]:
+        """Return the statuses in which somebody waits for a job."""
+        return [status for status, queue in self._claims.items() if queue]
+
+    def first_claim(self, status: JobStatus) -> Parked | None:
+        """Return the claim that has waited for longest for a job in `status`."""
+        return next(iter(self._claims.get(status, {}).values()), None)
+
+    def due(self, now_ms: int) -> Iterator[Parked]:
+        """Yield each command whose time is over."""
+        for _, key in self._timers.due(now_ms):
+            yield self.parked[key]
+
+    def everybody(self) -> list[Parked]:
+        """Return all parked commands."""
+        return list(self.parked.values())
+
+    def next_due_ms(self) -> int | None:
+        """Return when some command's time may be over (monotonic)."""
+        return self._timers.next()
+
+    def _add(self, parked: Parked) -> None:
+        self._check_room(parked)
+        command = parked.command
+        if isinstance(command, Claim):
+            self._claims.setdefault(command.status, OrderedDict())[id(parked)] = parked
+        for job_id in parked.job_ids:
+            self._waits.setdefault(job_id, {})[id(parked)] = parked
+        self.parked[parked.ticket.key] = parked
+        self._count(parked, 1)
+
+    def _check_room(self, parked: Parked) -> None:
+        """Raise OverloadedError if another command, or what it waits for, would be too much."""
+        peer, name = parked.ticket.peer, parked.ticket.principal.name
+        jobs = len(parked.job_ids)
+        for what, there, more, limit in (
+            ("commands are parked", len(self.parked), 1, self._parked_max),
+            ("commands of this connection are parked", self._by_peer[peer], 1, self._share_max),
+            (f"commands of {name} are parked", self._by_name[name], 1, _most(self._parked_max)),
+            ("jobs are waited for", self.watched, jobs, self._watched_max),
+            (
+                f"jobs are waited for by {name}",
+                self._watched_by_name[name],
+                jobs,
+                _most(self._watched_max),
+            ),
+        ):
+            if more and there + more > limit:
+                raise OverloadedError(f"{there} {what} already", limit=limit)
+
+    def _count(self, parked: Parked, by: int) -> None:
+        name, jobs = parked.ticket.principal.name, by * len(parked.job_ids)
+        self.watched += jobs
+        _add_to(self._by_peer, parked.ticket.peer, by)
+        _add_to(self._by_name, name, by)
+        _add_to(self._watched_by_name, name, jobs)
+
+    def _is_parked(self, due: Due) -> bool:
+        parked = self.parked.get(due[1])
+        return parked is not None and parked.due_ms == due[0]
+
+
+def _most(limit: int) -> int:
+    """Return what one principal may have of a limit for all."""
+    return limit - limit // 4
+
+
+def _add_to(counter: Counter[Counted], key: Counted, by: int) -> None:
+    """Count, and keep nothing of what there is no more of."""
+    counter[key] += by
+    if not counter[key]:
+        del counter[key]

@@ -1,0 +1,1 @@
+"""The jobs of a broker, and their indexes."""

@@ -1,0 +1,1 @@
+"""What the broker tells operators: its log, counters, and the service manager."""

@@ -1,0 +1,1 @@
+"""ROUTER sockets: binding, connections, and how much each peer may queue."""

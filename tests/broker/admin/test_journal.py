@@ -1,0 +1,134 @@
+"""`tollgate journal` on real data directories, sound and damaged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.brokers import PATIENCE_S, ROOT
+from tests.core import HASH, Driver, job_of
+from tollgate.broker.admin.journal import main
+from tollgate.broker.core.records import encode_records
+from tollgate.broker.core.replay import replay
+from tollgate.broker.core.state import State
+from tollgate.broker.journal.file import FileJournal
+from tollgate.domain.commands import Create, Hello, Transition
+from tollgate.domain.status import JobStatus
+
+JOBS = 30
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Return a directory with thirty jobs in several segments, one of them running."""
+    driver = Driver()
+    driver.ask(Hello(open_session=True))
+    for _ in range(JOBS):
+        (created,) = driver.ask(Create(input_hash=HASH, input="ä"))
+    job = job_of(created)
+    driver.ask(Transition(job_id=job.job_id, target=JobStatus.RUNNING))
+    journal = FileJournal(tmp_path / "data", segment_bytes=1_024)
+    replay(journal.replay(), State())
+    for record in driver.records:
+        journal.append(encode_records([record]))
+        journal.sync()
+    journal.close()
+    return tmp_path / "data"
+
+
+def damage(directory: Path, segment: int) -> None:
+    path = directory / f"segment-{segment:010d}"
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1
+    path.write_bytes(data)
+
+
+def test_verify_names_every_file_and_says_that_a_broker_would_start(directory: Path) -> None:
+    result = run("verify", "--data-dir", directory)
+    assert result.exit_code == 0
+    *files, verdict = result.stdout.splitlines()
+    assert [line.split()[0] for line in files] == sorted(
+        path.name for path in directory.iterdir() if path.name.startswith("segment")
+    )
+    assert len(files) > 2
+    assert verdict == f"a broker would start: {JOBS + 2} records, {JOBS} jobs"
+
+
+def test_verify_names_the_damage_and_what_to_do(directory: Path) -> None:
+    damage(directory, 2)
+    result = run("verify", "--data-dir", directory)
+    assert result.exit_code == 1
+    assert "segment-0000000002" in result.stderr
+    assert "tollgate journal repair" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_dump_prints_each_record_as_json(directory: Path) -> None:
+    lines = run("dump", "--data-dir", directory).stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["sequence"] for record in records] == list(range(1, JOBS + 3))
+    assert records[0]["events"][0]["event"] == "SessionOpened"
+    assert records[1]["events"][0]["input"] == "ä"
+    assert records[-1]["events"][0]["target"] == "running"
+
+
+def test_compact_leaves_one_snapshot_with_the_same_jobs(directory: Path) -> None:
+    result = run("compact", "--data-dir", directory)
+    assert result.exit_code == 0
+    assert "segment-0000000001" in result.stdout
+    names = sorted(path.name for path in directory.iterdir() if path.name != "lock")
+    assert [name.split("-")[0] for name in names] == ["segment", "snapshot"]
+    assert run("verify", "--data-dir", directory).stdout.endswith(f"0 records, {JOBS} jobs\n")
+    assert '"kind": "snapshot"' in run("dump", "--data-dir", directory).stdout
+
+
+def test_repair_cuts_at_the_damage_and_keeps_what_it_cuts(directory: Path) -> None:
+    damage(directory, 2)
+    asked = CliRunner().invoke(main, ["repair", "--data-dir", str(directory)], input="n\n")
+    assert asked.exit_code == 1
+    assert run("verify", "--data-dir", directory).exit_code == 1
+    result = run("repair", "--data-dir", directory, "--yes")
+    assert result.exit_code == 0
+    assert "cut: segment-0000000002" in result.stdout
+    assert any("damaged" in path.name for path in directory.iterdir())
+    assert run("verify", "--data-dir", directory).exit_code == 0
+
+
+def test_repair_leaves_a_sound_journal_alone(directory: Path) -> None:
+    assert run("repair", "--data-dir", directory, "--yes").stdout == "sound\n"
+
+
+def test_a_directory_in_use_is_refused_in_one_line(directory: Path) -> None:
+    journal = FileJournal(directory)
+    try:
+        result = run("compact", "--data-dir", directory)
+    finally:
+        journal.close()
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "in use" in result.stderr
+
+
+def test_segments_are_folded_where_nobody_may_be_nice(directory: Path) -> None:
+    # As under a service manager that forbids it: a fold that fails is tried again for ever.
+    forbid = (
+        "import os, runpy, sys\n"
+        "def nice(_): raise PermissionError(1, 'forbidden')\n"
+        "os.nice = nice\n"
+        "runpy.run_module('tollgate.broker.compact', run_name='__main__', alter_sys=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", forbid, directory],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as folding:  # fmt: skip
+        assert folding.stdout is not None
+        replaced = json.loads(folding.stdout.read() or "null")
+        assert folding.wait(PATIENCE_S) == 0
+    assert replaced

@@ -1,0 +1,239 @@
+"""Commands decided in runs come to the same bytes as the same commands decided one by one."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, error_of_result, job_id, job_of
+from tollgate.broker.core import runs
+from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.roles import Role
+from tollgate.domain.commands import (
+    AnyCommand,
+    Claim,
+    Create,
+    Get,
+    Hello,
+    Release,
+    Touch,
+    Transition,
+    Wait,
+)
+from tollgate.domain.messages import encode_request
+from tollgate.domain.results import ErrorResult, JobResult
+from tollgate.domain.status import JobStatus
+
+encode = msgspec.msgpack.Encoder().encode
+
+ids = st.sampled_from([1, 2, 3, 101, 102, 103]).map(job_id)
+texts = st.sampled_from([None, "", "x", "é" * 30, "y" * 200])
+creates = st.builds(
+    Create,
+    input_hash=st.just(HASH),
+    job_id=st.integers(101, 103).map(job_id) | st.none(),  # none that the broker will make
+    input=texts,
+    identifier_from_purchaser=st.sampled_from([None, None, "p", "q" * 20]),
+    blockchain_identifier=st.sampled_from([None, None, None, "pay", "pay2", "z" * 40]),
+    pay_by_time=st.sampled_from([None, EPOCH]),
+    submit_result_time=st.sampled_from([None, None, EPOCH]),
+)
+gets = st.builds(Get, job_id=ids) | st.builds(
+    Get, blockchain_identifier=st.sampled_from(["pay", "pay2", "nothing"])
+)
+
+
+@st.composite
+def transitions(draw: Any) -> Transition:
+    target = draw(st.sampled_from(JobStatus))
+    fields: dict[str, Any] = {}
+    match target:
+        case JobStatus.COMPLETED:
+            fields["result"] = draw(texts)
+        case JobStatus.FAILED:
+            fields["error"] = draw(texts)
+        case JobStatus.AWAITING_INPUT:
+            fields["input_schema"] = draw(texts)
+        case _:
+            pass
+    return Transition(
+        job_id=draw(ids),
+        target=target,
+        expected_version=draw(st.sampled_from([None, None, None, 1, 2, 3])),
+        lease=draw(st.sampled_from([None, None, None, 1, 2])),
+        **fields,
+    )
+
+
+tokens = st.integers(1, 3)
+lease_ends = st.builds(Release, job_id=ids, lease=tokens)
+touches = st.builds(Touch, job_id=ids, lease=tokens, lease_ms=st.just(30))
+claims = st.builds(
+    Claim,
+    status=st.sampled_from([JobStatus.AWAITING_PAYMENT, JobStatus.RUNNING]),
+    lease_ms=st.just(50),
+    wait_ms=st.just(0),
+    limit=st.integers(1, 3),
+)
+several = (
+    st.lists(creates, min_size=1, max_size=8)
+    | st.lists(gets, min_size=1, max_size=8)
+    | st.lists(transitions(), min_size=1, max_size=8)
+    | st.lists(touches, min_size=1, max_size=4)
+    | st.lists(lease_ends, min_size=1, max_size=4)
+    | st.lists(claims, max_size=1)
+)
+messages = st.lists(several, max_size=4).map(
+    lambda parts: [each for part in parts for each in part]
+)
+limits = st.fixed_dictionaries(
+    {},
+    optional={
+        "jobs": st.integers(1, 6),
+        "stored_bytes": st.integers(1, 600),
+        "reply_bytes": st.integers(1_500, 12_000),
+        "text_bytes": st.sampled_from([8, 64]),
+        "identifier_from_purchaser_bytes": st.just(10),
+        "blockchain_identifier_bytes": st.just(20),
+        "outcomes": st.integers(1, 30),
+    },
+)
+lots = st.lists(
+    st.tuples(messages, st.sampled_from([Role.ADMIN, Role.ADMIN, Role.WORKER, Role.OBSERVER])),
+    min_size=1,
+    max_size=6,
+)
+
+
+def bytes_of(
+    lot: list[tuple[list[AnyCommand], Role]], bounds: dict[str, int], *, writable: bool = True
+) -> list[Any]:
+    """Return all that a pipeline writes and sends for messages in a session, one after another."""
+    driver = Driver(**bounds)
+    driver.ask(Hello(open_session=True))
+    driver.post(
+        Wait(job_ids=[job_id(1)], timeout_ms=9_000, statuses=[JobStatus.RUNNING]), peer=OTHER
+    )
+    seen: list[Any] = []
+    for commands, role in lot:
+        driver.mono_ms += 20
+        request = driver.request(*commands, session=1)
+        arrival = Arrival(PEER, [encode_request(request)], ADMIN._replace(role=role))
+        for _ in range(2):  # and a repeat
+            outcome = driver.pipeline.run([arrival], driver.now, writable=writable)
+            seen += [*map(encode, outcome.records), *outcome.replies]
+    seen += [driver.engine._desk.state.jobs.texts.total_bytes, *driver.pipeline.drain().replies]
+    return seen
+
+
+@settings(max_examples=300)
+@given(lots, limits, st.booleans())
+def test_runs_come_to_the_same_bytes_as_single_commands(
+    lot: list[tuple[list[AnyCommand], Role]], bounds: dict[str, int], writable: bool
+) -> None:
+    together = bytes_of(lot, bounds, writable=writable)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "IN_RUNS", frozenset())
+        alone = bytes_of(lot, bounds, writable=writable)
+    assert together == alone
+
+
+def test_a_message_of_one_kind_is_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    sizes = spy_on_runs(monkeypatch)
+    driver.ask(*[Create(input_hash=HASH) for _ in range(5)])
+    driver.ask(*[Get(job_id=job_id(1))] * 3, *[Create(input_hash=HASH)] * 2)
+    driver.ask(*[Transition(job_id=job_id(n), target=JobStatus.RUNNING) for n in (1, 2, 3)])
+    assert sizes == [5, 3, 2, 3]
+
+
+def test_a_run_ends_before_a_job_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    driver.ask(*[Create(input_hash=HASH)] * 3)
+    sizes = spy_on_runs(monkeypatch)
+    results = driver.ask(
+        Transition(job_id=job_id(1), target=JobStatus.RUNNING),
+        Transition(job_id=job_id(2), target=JobStatus.RUNNING),
+        Transition(job_id=job_id(1), target=JobStatus.COMPLETED),
+        Transition(job_id=job_id(3), target=JobStatus.RUNNING),
+    )
+    assert sizes == [2, 2]
+    assert [job_of(result).version for result in results] == [2, 2, 3, 2]
+
+
+def test_what_is_refused_in_a_run_leaves_the_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    driver.ask(*[Create(input_hash=HASH)] * 3)
+    sizes = spy_on_runs(monkeypatch)
+    targets = {
+        1: JobStatus.RUNNING,
+        2: JobStatus.COMPLETED,
+        9: JobStatus.RUNNING,
+        3: JobStatus.RUNNING,
+    }
+    results = driver.ask(*[Transition(job_id=job_id(n), target=to) for n, to in targets.items()])
+    assert sizes == [4]
+    codes = [
+        "ok" if isinstance(each, JobResult) else error_of_result(each).code for each in results
+    ]
+    assert codes == ["ok", "illegal_transition", "job_not_found", "ok"]
+    assert [len(record.events) for record in driver.records][-1] == 2
+
+
+@pytest.mark.parametrize("kind", [Release, partial(Touch, lease_ms=9)])
+def test_leases_are_given_back_and_touched_in_order_whatever_is_refused(
+    kind: Callable[..., AnyCommand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver()
+    driver.ask(*[Create(input_hash=HASH)] * 3)
+    driver.ask(Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=50, wait_ms=0, limit=3))
+    sizes = spy_on_runs(monkeypatch)
+    results = driver.ask(
+        *[kind(job_id=job_id(n), lease=lease) for n, lease in ((1, 1), (2, 9), (3, 3))]
+    )
+    assert sizes == [3]
+    refused = [each.code if isinstance(each, ErrorResult) else None for each in results]
+    assert refused == [None, "lease_lost", None]
+    left = {2} if kind is Release else {1, 2, 3}
+    assert set(driver.engine._desk.state.leases.standing) == {job_id(n) for n in left}
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"jobs": 4}, {"stored_bytes": 200}, {"reply_bytes": 6_000}], ids=str
+)
+def test_near_a_limit_nothing_is_a_run(
+    bounds: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(**bounds)
+    sizes = spy_on_runs(monkeypatch)
+    driver.ask(*[Create(input_hash=HASH, input="x") for _ in range(5)])
+    assert sizes == [1] * 5
+
+
+def test_one_long_text_does_not_end_runs_of_other_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    driver.ask(Create(input_hash=HASH, input="x" * 60_000))
+    driver.ask(*[Create(input_hash=HASH) for _ in range(20)])
+    sizes = spy_on_runs(monkeypatch)
+    driver.ask(*[Transition(job_id=job_id(n), target=JobStatus.RUNNING) for n in range(2, 22)])
+    driver.ask(*[Get(job_id=job_id(n)) for n in range(1, 22)])
+    assert sizes == [20, 21]
+
+
+def spy_on_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    sizes: list[int] = []
+    monkeypatch.setattr("tollgate.broker.core.engine.runs", _spy(sizes))
+    return sizes
+
+
+def _spy(sizes: list[int]) -> Any:
+    def spied(*arguments: Any) -> Any:
+        for run in runs.runs(*arguments):
+            sizes.append(len(run))
+            yield run
+
+    return spied

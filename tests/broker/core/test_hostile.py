@@ -1,0 +1,401 @@
+"""What one peer can cost the others: each bound is reached, and what would go beyond it is not."""
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+from tests.core import (
+    EPOCH,
+    HASH,
+    OTHER,
+    PEER,
+    Driver,
+    error_of_result,
+    job_id,
+    make_engine,
+    make_pipeline,
+)
+from tollgate.broker.core.outcomes import JobOutcome
+from tollgate.broker.core.pipeline import Arrival, Pipeline
+from tollgate.broker.core.principal import Principal
+from tollgate.broker.core.records import Record
+from tollgate.broker.core.roles import Role
+from tollgate.broker.core.timers import Instant
+from tollgate.broker.journal.none import NoJournal
+from tollgate.broker.repository.creation import SCAN_JOBS_MAX
+from tollgate.broker.server import Server
+from tollgate.broker.settings import load
+from tollgate.broker.transport.endpoints import Endpoint
+from tollgate.broker.transport.router import Door
+from tollgate.domain.commands import (
+    AnyCommand,
+    Cancel,
+    Claim,
+    Create,
+    Get,
+    Hello,
+    List,
+    Transition,
+    Wait,
+)
+from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
+from tollgate.domain.results import ErrorResult, HelloResult, JobsResult
+from tollgate.domain.status import JobStatus
+
+WORKER = Principal("uid:2000", Role.WORKER)
+OBSERVER = Principal("key:observer", Role.OBSERVER)
+
+
+def session_of(driver: Driver) -> int:
+    hello = driver.ask(Hello(open_session=True))[0]
+    assert isinstance(hello, HelloResult)
+    assert hello.session is not None
+    return hello.session
+
+
+def send(driver: Driver, request: Request, peer: bytes = PEER) -> Reply | Refused:
+    [(_, answer)] = driver.run(Arrival(peer, [encode_request(request)], driver.principal))
+    return answer
+
+
+def refusal_code(answer: Reply | Refused) -> str:
+    assert isinstance(answer, Refused), answer
+    return answer.error.code
+
+
+# --- what a request is known by -------------------------------------------------------------------
+
+
+def with_crc(target: int, places: int = 48) -> str:
+    """Return an id for a `cancel`, so that the list of it alone has this CRC-32.
+
+    CRC-32 is linear: the effect of each letter is known, and those are chosen that add up.
+    """
+
+    def encoded(letters: list[str]) -> bytes:
+        return commands_bytes([Cancel(job_id="".join(letters))])
+
+    letters = ["a"] * places
+    base = zlib.crc32(encoded(letters))
+    basis: dict[int, tuple[int, int]] = {}
+    for place in range(places):
+        effect = zlib.crc32(encoded([*letters[:place], "b", *letters[place + 1 :]])) ^ base
+        chosen = 1 << place
+        while effect and effect.bit_length() in basis:
+            more, others = basis[effect.bit_length()]
+            effect, chosen = effect ^ more, chosen ^ others
+        if effect:
+            basis[effect.bit_length()] = effect, chosen
+    wanted, chosen = target ^ base, 0
+    while wanted:
+        effect, others = basis[wanted.bit_length()]
+        wanted, chosen = wanted ^ effect, chosen ^ others
+    return "".join("b" if chosen >> place & 1 else "a" for place in range(places))
+
+
+def commands_bytes(commands: list[Cancel | Create]) -> bytes:
+    return msgspec.msgpack.encode(commands)
+
+
+def test_no_other_request_passes_for_one_by_a_checksum_that_can_be_forged() -> None:
+    driver = Driver()
+    session = session_of(driver)
+    create = Create(input_hash=HASH)
+    send(driver, Request(1, session, 1, 0, [create]))
+    crc = zlib.crc32(commands_bytes([create]))
+    cancel = Cancel(job_id=with_crc(crc))
+    assert zlib.crc32(commands_bytes([cancel])) == crc
+    forged = Request(1, session, 1, 0, [cancel])
+    assert refusal_code(send(driver, forged)) == "request_conflict"
+    assert driver.engine._desk.state.jobs.count() == 1
+
+
+def test_an_outcome_from_before_0_2_goes_to_a_request_of_as_many_commands_alone() -> None:
+    driver = Driver()
+    session = session_of(driver)
+    job = driver.job(Create(input_hash=HASH))
+    ledger = driver.engine._desk.state.ledger
+    then = JobOutcome(job.job_id, 1, JobStatus.AWAITING_PAYMENT, EPOCH)
+    ledger.remember(session, 1, 0, Record([], digest=4_000_000_000, outcomes=[then]))
+    answer = send(driver, Request(1, session, 1, 0, [Create(input_hash=HASH)]))
+    assert isinstance(answer, Reply)
+    assert driver.engine._desk.state.jobs.count() == 1
+    two: list[Create | Cancel] = [Create(input_hash=HASH), Cancel(job_id="x")]
+    assert refusal_code(send(driver, Request(1, session, 1, 0, [*two]))) == "request_conflict"
+
+
+def test_two_waits_under_one_number_of_a_session_are_two_requests() -> None:
+    driver = Driver()
+    session = session_of(driver)
+    job = driver.job(Create(input_hash=HASH)).job_id
+    first, second = (Wait(job_ids=[job], timeout_ms=ms) for ms in (1_000, 2_000))
+    assert driver.run(Arrival(PEER, [encode_request(Request(1, session, 1, 0, [first]))],
+                              driver.principal)) == []  # fmt: skip
+    assert refusal_code(send(driver, Request(1, session, 1, 0, [second]))) == "request_conflict"
+    assert driver.engine.parked == 1
+
+
+# --- what one message can cost --------------------------------------------------------------------
+
+
+def test_all_lists_of_a_batch_share_what_is_looked_at() -> None:
+    driver = Driver()
+    state = driver.engine._desk.state
+    for _ in range(SCAN_JOBS_MAX + 1_000):
+        state.repository.create(HASH, at=EPOCH)
+    before = state.jobs.creation.scanned
+    many = [List(status=JobStatus.FAILED, limit=1) for _ in range(1_000)]
+    pages = driver.ask(*many)
+    assert state.jobs.creation.scanned - before <= SCAN_JOBS_MAX + len(many)
+    assert all(isinstance(page, JobsResult) and page.next is not None for page in pages)
+    rest = pages[-1]
+    assert isinstance(rest, JobsResult)
+    again = driver.ask(List(status=JobStatus.FAILED, limit=1, after=rest.next))[0]
+    assert isinstance(again, JobsResult)  # the next batch looks at as many as any
+    assert int(again.next or 0) >= SCAN_JOBS_MAX
+
+
+def test_a_batch_ends_when_enough_was_looked_at() -> None:
+    driver = Driver()
+    for _ in range(SCAN_JOBS_MAX + 1):
+        driver.engine._desk.state.repository.create(HASH, at=EPOCH)
+    frames = [
+        encode_request(Request(1, 0, seq, 0, [List(status=JobStatus.FAILED, limit=1)]))
+        for seq in range(1, 4)
+    ]
+    batch = [Arrival(PEER, [frame], driver.principal) for frame in frames]
+    assert driver.pipeline.run(batch, driver.now).taken == 1
+
+
+def test_answers_to_the_parked_come_a_batch_at_a_time() -> None:
+    pipeline = Pipeline(make_engine(), Counter(), batch_reply_bytes=100_000)
+    now = Instant(EPOCH, 0)
+
+    def run(*commands: Create | Wait | Transition, seq: int = 1) -> list[Reply | Refused]:
+        frame = encode_request(Request(1, 0, seq, 0, [*commands]))
+        batch = [Arrival(PEER, [frame], WORKER)] if commands else []
+        replies = pipeline.run(batch, now).replies
+        return [decode_answer(reply.frame) for reply in replies]
+
+    admin = Principal("uid:0", Role.ADMIN)
+    create = encode_request(Request(1, 0, 1, 0, [Create(input_hash=HASH, input="x" * 50_000)]))
+    pipeline.run([Arrival(PEER, [create], admin)], now)
+    for seq in range(2, 12):
+        assert run(Wait(job_ids=[job_id(1)], timeout_ms=9), seq=seq) == []
+    answered = run(Transition(job_id=job_id(1), target=JobStatus.FAILED), seq=12)
+    sizes = [len(answered)]
+    while pipeline.agenda.is_behind:
+        assert pipeline.agenda.due_in_ms(now) == 0
+        answered += (more := run())
+        sizes.append(len(more))
+    assert max(sizes) <= 3
+    assert sorted(answer.seq or 0 for answer in answered) == list(range(2, 13))
+
+
+def test_claims_that_had_no_room_are_served_whoever_is_put_out_meanwhile() -> None:
+    engine = make_engine()
+    pipeline = Pipeline(engine, Counter(), batch_reply_bytes=60_000)
+    now, admin = Instant(EPOCH, 0), Principal("uid:0", Role.ADMIN)
+
+    def run(seq: int, *commands: AnyCommand, peer: bytes = PEER) -> int:
+        frame = encode_request(Request(1, 0, seq, 0, [*commands]))
+        return len(pipeline.run([Arrival(peer, [frame], admin)], now).replies)
+
+    claim = Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=9_999, wait_ms=9_999, limit=1)
+    for seq in range(4):
+        assert run(seq, claim, peer=bytes([seq])) == 0
+    text = "x" * 50_000
+    served = run(9, *[Create(input_hash=HASH, input=text) for _ in range(4)])
+    assert pipeline.agenda.due_in_ms(now) == 0
+    pipeline.expel("key:somebody")
+    served += len(pipeline.run([], now, writable=False).replies)
+    while pipeline.agenda.is_behind:
+        served += len(pipeline.run([], now).replies)
+    assert served == 1 + 4
+    assert engine.parked == 0
+
+
+def test_a_claim_of_many_leases_counts_as_many_outcomes() -> None:
+    driver = Driver(outcomes=50)
+    session, other = session_of(driver), session_of(driver)
+    driver.ask(*[Create(input_hash=HASH) for _ in range(60)])
+    send(driver, Request(1, other, 1, 0, [Create(input_hash=HASH)]))
+    ledger = driver.engine._desk.state.ledger
+    claim = Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=9, wait_ms=0, limit=20)
+    send(driver, Request(1, session, 1, 0, [claim]))
+    assert ledger.outcomes == 1 + 1 + 20
+    send(driver, Request(1, session, 2, 1, []))
+    assert ledger.outcomes == 1
+    big = Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=9, wait_ms=0, limit=60)
+    send(driver, Request(1, session, 3, 1, [big]))
+    assert not ledger.knows(other)  # it had to make room
+
+
+def test_a_repeat_that_would_be_too_long_by_now_shows_no_texts() -> None:
+    driver = Driver(reply_bytes=400_000)
+    job = driver.job(Create(input_hash=HASH)).job_id
+    session = session_of(driver)
+    steps = [JobStatus.RUNNING, JobStatus.AWAITING_INPUT] * 40
+    request = Request(1, session, 1, 0, [Transition(job_id=job, target=step) for step in steps])
+    first = send(driver, request)
+    driver.ask(Transition(job_id=job, target=JobStatus.RUNNING))
+    schema = Transition(job_id=job, target=JobStatus.AWAITING_INPUT, input_schema="y" * 60_000)
+    driver.ask(schema)
+    frame = encode_request(request)
+    [reply] = driver.pipeline.run([Arrival(PEER, [frame], driver.principal)], driver.now).replies
+    assert len(reply.frame) <= 400_000
+    again = decode_answer(reply.frame)
+    assert isinstance(first, Reply)
+    assert isinstance(again, Reply)
+    assert again.results == first.results
+
+
+# --- who is let in, and to what -------------------------------------------------------------------
+
+
+def test_what_was_refused_for_want_of_a_role_is_not_written_down() -> None:
+    driver = Driver()
+    driver.principal = OBSERVER
+    session = session_of(driver)
+    records = len(driver.records)
+    creates = [Create(input_hash=HASH) for _ in range(10)]
+    answer = send(driver, Request(1, session, 1, 0, [*creates]))
+    assert isinstance(answer, Reply)
+    assert {error_of_result(result).code for result in answer.results} == {"not_authorized"}
+    assert len(driver.records) == records
+    assert driver.engine._desk.state.ledger.outcomes == 0
+
+
+class Ring:
+    """Keys of which one was revoked just now."""
+
+    def __init__(self, name: str) -> None:
+        self._names = [name]
+
+    def refresh(self) -> list[str]:
+        names, self._names = self._names, []
+        return names
+
+
+class Tight(NoJournal):
+    """A journal with room for so many records at a time, and no more."""
+
+    is_kept = True
+
+    def __init__(self, records: int) -> None:
+        super().__init__()
+        self._records = records
+        list(self.replay())
+
+    def room(self, worst_bytes: int, records: int = 1) -> bool:
+        return records <= self._records
+
+
+class Nothing:
+    """A compactor and a notifier that have nothing to do."""
+
+    watchdog_ms = None
+
+    def step(self, now_ms: int) -> None: ...
+
+
+def server_of(
+    pipeline: Pipeline,
+    journal: NoJournal,
+    keys: Ring | None = None,
+    doors: Sequence[Door] = (),
+) -> Server:
+    nothing = Nothing()
+    return Server(
+        pipeline, journal, nothing, doors, load({"in_memory": True}), 0,  # type: ignore[arg-type]
+        counters=Counter(), notifier=nothing, keys=keys,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_what_waits_to_be_decided_loses_a_role_that_was_taken_away() -> None:
+    alice = Principal("key:alice", Role.WORKER)
+    server = server_of(make_pipeline(), Tight(99), Ring("key:alice"))
+    server._left = [Arrival(PEER, [b""], alice), Arrival(OTHER, [b""], WORKER)]
+    server._do_chores(0)
+    assert [arrival.principal for arrival in server._left] == [alice._replace(role=None), WORKER]
+
+
+def test_who_is_nobody_parks_nothing() -> None:
+    driver = Driver()
+    driver.principal = Principal("key:alice", None)
+    claim = Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=9, limit=1)
+    assert error_of_result(driver.ask(claim)[0]).code == "not_authorized"
+    assert driver.engine.parked == 0
+
+
+@pytest.mark.parametrize("records", [4, 1])
+def test_what_has_no_room_on_disk_refuses_nobody_elses(records: int) -> None:
+    """A batch that does not fit as a whole is decided one by one."""
+    pipeline = make_pipeline()
+    server = server_of(pipeline, Tight(records))
+    sent: list[ErrorResult | object] = []
+    server._outbox._send = lambda reply: sent.extend(
+        decode_answer(reply.frame).results  # type: ignore[union-attr]
+    )
+    admin = Principal("uid:0", Role.ADMIN)
+    frames = [encode_request(Request(1, 0, seq, 0, [Create(input_hash=HASH)])) for seq in (1, 2)]
+    now = Instant(EPOCH, 0)
+    server._serve([Arrival(PEER, [frame], admin) for frame in frames], now)
+    while server._left:
+        server._serve(server._left, now)
+    refused = [result for result in sent if isinstance(result, ErrorResult)]
+    assert len(sent) == 2
+    assert len(refused) == (0 if records == 4 else 2)
+
+
+def test_a_door_that_fills_each_batch_keeps_nobody_at_another_waiting(short_dir: Path) -> None:
+    settings = load({"batch_messages": 1})
+    with zmq.Context() as context, ExitStack() as stack:
+        doors = []
+        for mark in (b"\x01", b"\x02"):
+            door = Door(context, mark, lambda _: WORKER, settings, Counter())  # type: ignore[arg-type]
+            stack.callback(door.socket.close, 0)
+            stack.callback(door.close)
+            url = f"ipc://{short_dir}/{mark.hex()}"
+            door.open([stack.enter_context(Endpoint(url))])
+            peer = context.socket(zmq.DEALER)
+            stack.callback(peer.close, 0)
+            peer.connect(url)
+            for _ in range(9):
+                peer.send(b"")
+            doors.append(door)
+        for door in doors:
+            assert door.socket.poll(10_000)
+        server = server_of(make_pipeline(), Tight(99), doors=doors)
+        ready: dict[object, int] = {door.socket: zmq.POLLIN for door in doors}
+        heard = [server._take(ready)[0].peer[:1] for _ in range(8)]
+        assert sorted(heard) == [b"\x01"] * 4 + [b"\x02"] * 4
+
+
+# --- what is stored -------------------------------------------------------------------------------
+
+
+def test_no_job_is_created_above_the_bytes_of_all_texts() -> None:
+    driver = Driver(stored_bytes=1_000, keep_finished_ms=1_000)
+    first = driver.job(Create(input_hash=HASH, input="ä" * 499)).job_id
+    driver.ask(Create(input_hash=HASH))  # without a text, it takes nothing
+    other = driver.job(Create(input_hash=HASH, input="xx", job_id=job_id(99))).job_id
+    error = driver.error(Create(input_hash=HASH))
+    assert (error.code, error.limit, error.retryable) == ("repository_full", 1_000, True)
+    assert driver.job(Create(input_hash=HASH, input="xx", job_id=other)).job_id == other
+    # Those that are there go on, whatever their results take.
+    driver.ask(Transition(job_id=first, target=JobStatus.RUNNING))
+    driver.ask(Transition(job_id=first, target=JobStatus.COMPLETED, result="r" * 500))
+    assert driver.engine._desk.state.jobs.texts.total_bytes == 998 + 2 + 500
+    driver.set_wall(EPOCH + timedelta(seconds=1))
+    driver.pass_ms(120_000)
+    assert driver.error(Get(job_id=first)).code == "job_not_found"
+    assert driver.engine._desk.state.jobs.texts.total_bytes == 2
+    assert driver.job(Create(input_hash=HASH)).job_id

@@ -1,0 +1,30 @@
+"""The same seed and clock give the same bytes: in this process again, and in another one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.million import digest
+
+STEPS = 50_000
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bytes_in_every_process() -> None:
+    here = digest(STEPS, 7)
+    there = subprocess.run(
+        [sys.executable, "-m", "tests.million", str(STEPS), "7"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
+    )
+    assert there.stdout.strip() == here
+
+
+def test_another_seed_gives_others() -> None:
+    assert len({digest(2_000, seed) for seed in (1, 2, 3)}) == 3

@@ -1,0 +1,358 @@
+"""Snapshots take the place of closed segments, and nothing is deleted that is still needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tollgate.broker.journal import (
+    RECORD,
+    SNAPSHOT_CHUNK,
+    JournalDamagedError,
+    JournalError,
+    snapshot,
+)
+from tollgate.broker.journal.compaction import apply, deletable, fold, plan
+from tollgate.broker.journal.file import FileJournal
+from tollgate.broker.journal.format import encode_snapshot_totals
+from tollgate.broker.journal.recovery import Observer, read
+from tollgate.broker.journal.snapshot import read_snapshot, verify_snapshot, write_snapshot
+
+from .helpers import numbered, opened, restarted, segments, stored, written
+from .power_loss import as_they_are
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from tollgate.broker.journal import Entry
+
+RECORDS = numbered(80)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[FileJournal]:
+    journal = opened(tmp_path, segment_bytes=1024)
+    for payload in RECORDS:
+        journal.append([payload])
+    journal.sync()
+    assert len(journal.closed_segments()) >= 4
+    yield journal
+    journal.close()
+
+
+def snapshots(directory: Path) -> list[Path]:
+    return sorted(directory.glob("snapshot-*"))
+
+
+def compacted(journal: FileJournal, directory: Path, closed: int = -1) -> list[str]:
+    names = fold(directory, journal.closed_segments()[closed], as_they_are)
+    apply(directory, names)
+    return names
+
+
+class Noting(Observer):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def passed_over(self, file: Path, reason: str) -> None:
+        self.notes.append(file.name)
+
+
+# Snapshots.
+
+
+def test_a_snapshot_gives_its_chunks_back(tmp_path: Path) -> None:
+    chunks = [b"one", b"", bytes(100_000), b"\xff" * 70]
+    path = write_snapshot(tmp_path, 41, 7, iter(chunks))
+    assert list(read_snapshot(path)) == chunks
+    assert verify_snapshot(path) == (41, 7, 4)
+    assert path.name == "snapshot-00000000000000000041"
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_snapshot_of_nothing_is_one_too(tmp_path: Path) -> None:
+    assert list(read_snapshot(write_snapshot(tmp_path, 41, 7, []))) == []
+
+
+def test_a_snapshot_under_another_name_is_refused(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path, 41, 7, [b"x"])
+    other = path.rename(tmp_path / "snapshot-00000000000000000042")
+    with pytest.raises(JournalDamagedError, match="it is the snapshot of record 41"):
+        verify_snapshot(other)
+
+
+def test_a_snapshot_whose_end_counts_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode_fewer(chunks: int, payload_bytes: int, checksum: int) -> bytes:
+        return encode_snapshot_totals(chunks - 1, payload_bytes, checksum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "encode_snapshot_totals", encode_fewer)
+        path = write_snapshot(tmp_path, 41, 7, [b"x", b"y"])
+    with pytest.raises(JournalDamagedError, match="not those it was written with"):
+        verify_snapshot(path)
+
+
+def test_a_failed_snapshot_takes_no_ones_place(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path, 41, 7, [b"x"])
+
+    def chunks() -> Iterator[bytes]:
+        yield b"y"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_snapshot(tmp_path, 41, 7, chunks())
+    assert list(read_snapshot(path)) == [b"x"]
+
+
+# Compaction beside a journal that goes on.
+
+
+def test_a_snapshot_and_the_segments_after_it_are_the_journal(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    closed = journal.closed_segments()[-1]
+    names = compacted(journal, tmp_path)
+    assert names == [f"segment-{n:010d}" for n in range(1, closed.number + 1)]
+    assert [path.name for path in segments(tmp_path)] == [f"segment-{closed.number + 1:010d}"]
+    journal.append([b"after"])
+    journal.close()
+
+    again = FileJournal(tmp_path, segment_bytes=1024)
+    entries = list(again.replay())
+    assert [entry.payload for entry in entries] == [*RECORDS, b"after"]
+    of_snapshot, after = entries[: closed.sequence], entries[closed.sequence :]
+    assert {entry.kind for entry in of_snapshot} == {SNAPSHOT_CHUNK}
+    assert {entry.sequence for entry in of_snapshot} == {closed.sequence}
+    assert {entry.kind for entry in after} == {RECORD}
+    assert [entry.sequence for entry in after] == list(range(closed.sequence + 1, 82))
+    again.close()
+
+
+def test_a_second_snapshot_takes_the_first_ones_place(tmp_path: Path, journal: FileJournal) -> None:
+    compacted(journal, tmp_path, closed=1)
+    journal.append([b"x" * 900])
+    first, *_ = snapshots(tmp_path)
+    assert compacted(journal, tmp_path)[0] == first.name
+    assert len(snapshots(tmp_path)) == 1
+    assert stored(tmp_path) == [*RECORDS, b"x" * 900]
+
+
+FOLD = """
+import sys
+from pathlib import Path
+from tollgate.broker.journal.compaction import fold
+from tollgate.broker.journal.segment import ClosedSegment
+closed = ClosedSegment(*map(int, sys.argv[2:]))
+for name in fold(Path(sys.argv[1]), closed, lambda entries: [entry.payload for entry in entries]):
+    print(name)
+"""
+
+
+def test_another_process_folds_while_this_one_appends(tmp_path: Path, journal: FileJournal) -> None:
+    closed = journal.closed_segments()[-1]
+    command = [sys.executable, "-c", FOLD, str(tmp_path), *map(str, closed)]
+    payloads = list(RECORDS)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as folding:
+        while folding.poll() is None:
+            payloads.append(b"meanwhile %d" % len(payloads))
+            journal.append(payloads[-1:])
+        assert folding.returncode == 0
+        assert folding.stdout is not None
+        apply(tmp_path, folding.stdout.read().split())
+    assert len(payloads) > len(RECORDS)
+    journal.close()
+    assert len(snapshots(tmp_path)) == 1
+    assert restarted(tmp_path) == payloads
+
+
+def test_a_reader_of_closed_segments_stops_where_it_should(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    for closed in journal.closed_segments():
+        reader = read(tmp_path, closed.number)
+        assert [entry.payload for entry in reader] == RECORDS[: closed.sequence]
+        assert (reader.sequence, reader.chain) == (closed.sequence, closed.chain)
+
+
+def test_a_fold_that_leaves_records_unread_makes_no_snapshot(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    def forgetful(entries: Iterable[Entry]) -> Iterator[bytes]:
+        yield next(iter(entries)).payload
+
+    with pytest.raises(JournalError, match="fold ended at record"):
+        fold(tmp_path, journal.closed_segments()[-1], forgetful)
+    assert not list(tmp_path.glob("snapshot-????????????????????"))
+
+
+def test_disk_use_stays_within_two_snapshots_and_three_segments(tmp_path: Path) -> None:
+    """A state of one record at most: the snapshot is the last record alone."""
+
+    def last_only(entries: Iterable[Entry]) -> Iterator[bytes]:
+        *_, last = entries
+        yield last.payload
+
+    segment_bytes = 4096
+    journal = opened(tmp_path, fsync="never", segment_bytes=segment_bytes)
+    largest = snapshot_bytes = 0
+    for number in range(2000):
+        journal.room(500)
+        journal.append([b"%d" % number * 20])
+        if journal.closed_segments():
+            names = fold(tmp_path, journal.closed_segments()[-1], last_only)
+            snapshot_bytes = max(path.stat().st_size for path in snapshots(tmp_path))
+            largest = max(largest, sum(path.stat().st_size for path in tmp_path.iterdir()))
+            apply(tmp_path, names)
+    journal.close()
+    assert 2 * segment_bytes < largest <= 2 * snapshot_bytes + 3 * segment_bytes + 10
+
+
+# What may be deleted.
+
+
+def test_plan() -> None:
+    segments = [(3, 1), (4, 11), (5, 11), (6, 21), (7, 31)]
+    covered = {
+        0: [],
+        9: [],
+        10: [3, 4],
+        15: [3, 4],
+        20: [3, 4, 5],
+        30: [3, 4, 5, 6],
+        99: [3, 4, 5, 6],
+    }
+    for sequence, numbers in covered.items():
+        names = plan(segments, [10, 20, 30], sequence)
+        older = [each for each in (10, 20, 30) if each < sequence]
+        assert names == [f"snapshot-{each:020d}" for each in older] + [
+            f"segment-{number:010d}" for number in numbers
+        ]
+    assert plan([], [], 5) == []
+    assert plan([(1, 1)], [5], 5) == []
+
+
+def test_nothing_may_go_for_a_snapshot_that_does_not_read(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    closed = journal.closed_segments()[-1]
+    fold(tmp_path, closed, as_they_are)
+    damage(snapshots(tmp_path)[0])
+    with pytest.raises(JournalDamagedError):
+        deletable(tmp_path, closed.sequence)
+
+
+def test_apply_deletes_no_last_segment_no_newest_snapshot_and_no_strangers_file(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    (tmp_path / "notes").write_text("mine")
+    kept = {segments(tmp_path)[-1], *snapshots(tmp_path), tmp_path / "notes", tmp_path / "lock"}
+    apply(tmp_path, [path.name for path in tmp_path.iterdir()] + ["segment-0000000099"])
+    assert set(tmp_path.iterdir()) == kept
+    assert stored(tmp_path) == RECORDS
+
+
+# A damaged snapshot.
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_snapshot_is_passed_over_while_all_segments_are_there(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    damage(snapshots(tmp_path)[0])
+    journal.close()
+    observer = Noting()
+    opened(tmp_path, observer=observer).close()
+    assert observer.notes == [snapshots(tmp_path)[0].name]
+    assert restarted(tmp_path) == RECORDS
+
+
+def test_the_older_snapshot_serves_while_the_segments_after_it_are_there(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    compacted(journal, tmp_path, closed=1)
+    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    damage(snapshots(tmp_path)[1])
+    journal.close()
+    assert restarted(tmp_path) == RECORDS
+
+
+def test_a_damaged_snapshot_whose_segments_are_gone_is_refused(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    compacted(journal, tmp_path)
+    damage(snapshots(tmp_path)[0])
+    journal.close()
+    with pytest.raises(
+        JournalDamagedError, match="without this snapshot no segment begins"
+    ) as caught:
+        restarted(tmp_path)
+    assert caught.value.file == snapshots(tmp_path)[0]
+
+
+def test_a_damaged_snapshot_with_some_segments_gone_is_refused(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    """What is left ends before what the snapshot covered."""
+    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    damage(snapshots(tmp_path)[0])
+    journal.close()
+    for path in segments(tmp_path)[2:]:
+        path.unlink()
+    with pytest.raises(JournalDamagedError, match="records at its end are missing") as caught:
+        restarted(tmp_path)
+    assert caught.value.file == snapshots(tmp_path)[0]
+
+
+def test_a_snapshot_without_the_segment_after_it_is_refused(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    compacted(journal, tmp_path)
+    journal.close()
+    segments(tmp_path)[0].unlink()
+    with pytest.raises(JournalDamagedError, match=r"that begins with record \d+ is missing"):
+        restarted(tmp_path)
+
+
+def test_covered_segments_are_no_substitute_for_the_one_after_the_snapshot(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    journal.close()
+    segments(tmp_path)[-1].unlink()
+    with pytest.raises(JournalDamagedError, match=r"that begins with record \d+ is missing"):
+        restarted(tmp_path)
+
+
+def test_a_snapshot_of_another_journal_is_refused(tmp_path: Path, journal: FileJournal) -> None:
+    """Its sequence fits, and its chain does not."""
+    closed = journal.closed_segments()[-1]
+    write_snapshot(tmp_path, closed.sequence, closed.chain ^ 1, RECORDS[: closed.sequence])
+    journal.close()
+    with pytest.raises(JournalDamagedError, match="does not follow record"):
+        restarted(tmp_path)
+
+
+def test_covered_segments_that_a_power_loss_brought_back_do_no_harm(
+    tmp_path: Path, journal: FileJournal
+) -> None:
+    names = fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    apply(tmp_path, names[1::2])
+    assert len(segments(tmp_path)) > 1
+    journal.close()
+    assert restarted(tmp_path) == RECORDS
+    written(tmp_path, [[b"after"]])
+    assert restarted(tmp_path) == [*RECORDS, b"after"]

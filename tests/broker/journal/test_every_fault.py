@@ -1,0 +1,128 @@
+"""A journal of 100 records in several segments: every bit flipped, every length it can be cut to.
+
+The outcome is the exact prefix or a refusal, never a wrong state; and as all records were synced,
+a flipped bit in one of them never passes for a torn write.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tollgate.broker.journal import JournalError
+from tollgate.broker.journal.file import FileJournal
+from tollgate.broker.journal.snapshot import read_snapshot, verify_snapshot, write_snapshot
+
+from .helpers import MemoryFiles, numbered, restarted, segments, stored, written
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECORDS = numbered(100)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("journal")
+    batches = [RECORDS[start : start + 4] for start in range(0, 100, 4)]
+    written(directory, batches, segment_bytes=1500)
+    assert len(segments(directory)) >= 4
+    return directory
+
+
+def outcome(directory: Path, files: MemoryFiles) -> list[bytes] | None:
+    """What a start finds, None if it refuses."""
+    try:
+        return stored(directory, files)
+    except JournalError:
+        return None
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_every_flipped_bit(directory: Path, bit: int) -> None:
+    files = MemoryFiles(directory)
+    assert outcome(directory, files) == RECORDS
+    cases = 0
+    for path in segments(directory):
+        whole = files.contents[path.name]
+        written_bytes = len(whole.rstrip(b"\0"))
+        flipped = bytearray(whole)
+        for place in range(len(whole)):
+            flipped[place] ^= 1 << bit
+            files.contents[path.name] = bytes(flipped)
+            found = outcome(directory, files)
+            flipped[place] ^= 1 << bit
+            if place < written_bytes:
+                assert found is None, (path.name, place)
+            else:
+                assert found in (None, RECORDS), (path.name, place)
+            cases += 1
+        files.contents[path.name] = whole
+    assert cases > 5000
+
+
+def test_every_truncation(directory: Path) -> None:
+    files = MemoryFiles(directory)
+    last = segments(directory)[-1]
+    for path in segments(directory):
+        whole = files.contents[path.name]
+        written_bytes = len(whole.rstrip(b"\0"))
+        for length in range(len(whole)):
+            files.contents[path.name] = whole[:length]
+            found = outcome(directory, files)
+            if length >= written_bytes:
+                assert found == RECORDS
+            elif path != last or length < 36:
+                assert found is None, (path.name, length)
+            else:
+                assert found is not None
+                assert found == RECORDS[: len(found)] != RECORDS
+        files.contents[path.name] = whole
+
+
+def test_every_truncation_of_the_last_segment_and_then_life_goes_on(
+    tmp_path: Path, directory: Path
+) -> None:
+    """The same in real files, through a whole start, appends and a second start."""
+    *earlier, last = segments(directory)
+    whole = last.read_bytes()
+    for length in range(36, len(whole.rstrip(b"\0")) + 1, 5):
+        copy = tmp_path / str(length)
+        copy.mkdir()
+        for path in earlier:
+            (copy / path.name).hardlink_to(path)
+        (copy / last.name).write_bytes(whole[:length])
+        journal = FileJournal(copy, "never", 1500)
+        found = [entry.payload for entry in journal.replay()]
+        assert found == RECORDS[: len(found)]
+        journal.append([b"after"])
+        journal.close()
+        assert restarted(copy) == [*found, b"after"]
+
+
+def test_every_zeroed_sector_that_was_synced(tmp_path: Path) -> None:
+    """Two sectors at the end are left out: after the last sync nothing can tell."""
+    written(tmp_path, [[bytes([65 + n]) * 150] for n in range(20)], segment_bytes=8192)
+    files = MemoryFiles(tmp_path)
+    (path,) = segments(tmp_path)
+    whole = files.contents[path.name]
+    end = len(whole.rstrip(b"\0"))
+    for start in range(0, end - 1024, 512):
+        files.contents[path.name] = whole[:start] + bytes(512) + whole[start + 512 :]
+        assert outcome(tmp_path, files) is None, start
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_every_flipped_bit_and_truncation_of_a_snapshot(tmp_path: Path, bit: int) -> None:
+    path = write_snapshot(tmp_path, 41, 7, [b"chunk one", b"", bytes(200), b"chunk four"])
+    files = MemoryFiles(tmp_path)
+    whole = files.contents[path.name]
+    assert len(list(read_snapshot(path, files))) == 4
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << bit
+        for damaged in (bytes(flipped), whole[:place], whole + b"\0" * (place + 1)):
+            files.contents[path.name] = damaged
+            with pytest.raises(JournalError):
+                verify_snapshot(path, files)

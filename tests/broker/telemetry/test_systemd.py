@@ -1,0 +1,68 @@
+"""What a service manager is told: ready, alive, about to leave; by systemd's protocol."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import PATIENCE_S, ROOT
+from tollgate.broker.telemetry.systemd import Notifier
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_a_broker_says_when_it_is_ready_alive_and_leaving(short_dir: Path, abstract: bool) -> None:
+    name = f"@{short_dir.name}" if abstract else f"{short_dir}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(PATIENCE_S)
+        manager.bind(name.replace("@", "\0", 1))
+        broker = subprocess.Popen(
+            [sys.executable, "-m", "tollgate.broker", "--in-memory", "--bind", f"ipc://{short_dir}/b.sock"],
+            cwd=ROOT, stderr=subprocess.DEVNULL,
+            env={**os.environ, "NOTIFY_SOCKET": name, "WATCHDOG_USEC": "100000"},
+        )  # fmt: skip
+        try:
+            ready = manager.recv(4_096).decode()
+            assert ready.startswith("READY=1\nSTATUS=0 jobs, at ipc://")
+            assert (short_dir / "b.sock").is_socket()  # whoever waited may come
+            for _ in range(3):
+                assert manager.recv(4_096) == b"WATCHDOG=1"
+            broker.send_signal(signal.SIGTERM)
+            while (said := manager.recv(4_096)) == b"WATCHDOG=1":
+                pass
+            assert said == b"STOPPING=1"
+            assert broker.wait(PATIENCE_S) == 0
+        finally:
+            broker.kill()
+            broker.wait()
+
+
+def test_a_manager_that_is_gone_stops_nobody(short_dir: Path) -> None:
+    done = subprocess.Popen(
+        [sys.executable, "-m", "tollgate.broker", "--in-memory", "--bind", f"ipc://{short_dir}/b.sock"],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "NOTIFY_SOCKET": f"{short_dir}/nobody", "WATCHDOG_USEC": "2000"},
+    )  # fmt: skip
+    assert done.stderr is not None
+    while '"ready"' not in done.stderr.readline():
+        assert done.poll() is None
+    done.terminate()
+    done.communicate(timeout=PATIENCE_S)
+    assert done.returncode == 0
+
+
+def test_no_file_left_to_say_it_with_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, short_dir: Path
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", f"{short_dir}/nobody")
+    notifier = Notifier()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+    try:
+        notifier.alive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)

@@ -1,0 +1,204 @@
+"""Parcels are as large as the limits allow and no larger, and every command has its place."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollgate.client.framing import PENDING, Packer, pack_one
+from tollgate.client.parcel import ENVELOPE_BYTES_MAX, Parcel, frame_of
+from tollgate.domain.commands import AnyCommand, Claim, Count, Create, Get, Wait
+from tollgate.domain.exceptions import MalformedError, TollgateError, TooLargeError
+from tollgate.domain.messages import Request, decode_request, encode_command, encode_request
+from tollgate.domain.status import JobStatus
+
+from .peers import HASH, WALL, job_id
+
+LONGEST = (2**53 - 1, 2**53 - 1, 2**53 - 1)
+LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)
+WAIT = Wait(job_ids=["a"], timeout_ms=1)
+PARKED_CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=1, limit=1)
+CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=0, limit=1)
+
+
+def parcels(
+    *commands: AnyCommand | TollgateError, commands_max: int = 1_000, bytes_max: int = 262_144
+) -> tuple[list[Parcel], list[object]]:
+    packer = Packer(iter(commands), commands_max, bytes_max)
+    made = []
+    while (parcel := packer.next()) is not None:
+        made.append(parcel)
+    assert packer.exhausted
+    return made, packer.values
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 1_000])
+def test_a_joined_frame_is_what_the_encoder_makes(count: int) -> None:
+    commands: list[AnyCommand] = [Get(job_id=str(number)) for number in range(count)]
+    encoded = [encode_command(command) for command in commands]
+    expected = Request(v=1, session=5, seq=6, acked=7, commands=commands, valid_until=WALL)
+
+    frame = frame_of(5, 6, 7, count, encoded, WALL)
+
+    assert frame == encode_request(expected)
+    assert decode_request(frame) == expected
+
+
+@given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 20), st.integers(500, 2_000))
+def test_every_frame_keeps_both_limits_and_wastes_nothing(
+    sizes: list[int], commands_max: int, bytes_max: int
+) -> None:
+    commands = [Create(input_hash=HASH, input="x" * size) for size in sizes]
+    made, values = parcels(*commands, commands_max=commands_max, bytes_max=bytes_max)
+
+    assert [slot for parcel in made for slot in parcel.slots] == [*range(len(sizes))]
+    assert values == [PENDING] * len(sizes)
+    for parcel in made:
+        assert len(parcel.commands) <= commands_max
+        frame = frame_of(*LONGEST, len(parcel.commands), parcel.pieces, LAST)
+        assert len(frame) <= bytes_max
+    for parcel, following in pairwise(made):
+        fuller = [*map(encode_command, [*parcel.commands, following.commands[0]])]
+        room = bytes_max - ENVELOPE_BYTES_MAX
+        assert len(fuller) > commands_max or sum(map(len, fuller)) > room
+
+
+def test_one_byte_more_than_a_request_holds_is_refused_at_home() -> None:
+    command = Create(input_hash=HASH, input="x" * 500)
+    just_enough = len(encode_command(command)) + ENVELOPE_BYTES_MAX
+
+    made, _ = parcels(command, bytes_max=just_enough)
+    assert len(made) == 1
+    made, values = parcels(Count(), command, Count(), bytes_max=just_enough - 1)
+
+    assert [parcel.slots for parcel in made] == [[0, 2]]
+    (_, error, _) = values
+    assert isinstance(error, TooLargeError)
+    assert error.limit == just_enough - 1
+
+
+def test_what_may_park_stands_alone() -> None:
+    made, _ = parcels(Count(), WAIT, WAIT, CLAIM, Count(), PARKED_CLAIM, Count())
+    assert [parcel.slots for parcel in made] == [[0], [1], [2], [3, 4], [5], [6]]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Create(input_hash=HASH, input="\ud800"),
+        Create(input_hash=HASH, input=object()),  # type: ignore[arg-type]
+        Claim(status=JobStatus.RUNNING, lease_ms=2**70, wait_ms=0, limit=1),
+    ],
+    ids=["surrogate", "object", "integer"],
+)
+def test_what_cannot_be_encoded_is_refused_at_home(command: AnyCommand) -> None:
+    made, values = parcels(command, Count())
+    assert [parcel.slots for parcel in made] == [[1]]
+    assert isinstance(values[0], MalformedError)
+
+
+def test_a_bad_command_among_many_costs_the_others_nothing() -> None:
+    commands: list[AnyCommand | TollgateError] = [Get(job_id=str(number)) for number in range(500)]
+    commands[250] = Create(input_hash=HASH, input="\ud800")
+    commands[251] = refusal = MalformedError("a bad row")
+
+    made, values = parcels(*commands, commands_max=400)
+
+    assert [len(parcel.commands) for parcel in made] == [400, 98]
+    assert [slot for parcel in made for slot in parcel.slots] == [*range(250), *range(252, 500)]
+    assert isinstance(values[250], MalformedError)
+    assert values[251] is refusal
+    for parcel in made:
+        frame = frame_of(0, 1, 0, len(parcel.commands), parcel.pieces, WALL)
+        assert decode_request(frame).commands == parcel.commands
+
+
+def test_large_commands_are_not_all_taken_at_once() -> None:
+    taken: list[int] = []
+
+    def commands() -> Iterator[AnyCommand]:
+        for number in range(10_000):
+            taken.append(number)
+            yield Create(input_hash=HASH, input="x" * 10_000)
+
+    packer = Packer(commands(), 1_000, 262_144)
+    slots = [slot for _ in range(10) for slot in (packer.next() or Parcel()).slots]
+
+    assert slots == [*range(250)]
+    assert len(taken) == 300
+    assert packer.held == 50
+
+
+def test_a_message_takes_no_more_than_it_has_room_for() -> None:
+    commands = iter([Get(job_id=str(number)) for number in range(20)])
+    packer = Packer(commands, 7, 262_144)
+    parcel = packer.next()
+    assert parcel is not None
+    assert len(parcel.commands) == 7
+    assert next(commands) == Get(job_id="7")
+
+
+def test_what_the_iterator_raises_passes_through() -> None:
+    def commands() -> object:
+        yield Count()
+        raise LookupError("the rows are gone")
+
+    packer = Packer(commands(), 1_000, 262_144)  # type: ignore[arg-type]
+    with pytest.raises(LookupError, match="the rows are gone"):
+        packer.next()
+
+
+@pytest.mark.parametrize(
+    ("command", "repeatable"),
+    [
+        (Count(), True),
+        (Create(input_hash=HASH), False),
+        (Create(input_hash=HASH, job_id=job_id(1)), True),
+        (CLAIM, False),
+    ],
+)
+def test_which_parcels_may_be_repeated(command: AnyCommand, repeatable: bool) -> None:
+    ((parcel,), _) = parcels(Count(), command)
+    assert parcel.repeatable is repeatable
+
+
+def described(parcel: Parcel | None) -> list[object]:
+    """All that there is to a parcel, so that two can be compared."""
+    if parcel is None:
+        return []
+    whole = b"".join(parcel.pieces)
+    parts = [parcel.slots, parcel.commands, parcel.kinds, whole]
+    return [*parts, parcel.changes, parcel.parks, parcel.repeatable]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Get(job_id="a"),
+        Count(),
+        Create(input_hash=HASH),
+        Create(input_hash=HASH, job_id=job_id(1)),
+        WAIT,
+        CLAIM,
+        PARKED_CLAIM,
+        Create(input_hash=HASH, input="x" * 1_000),
+        Create(input_hash=HASH, input="\ud800"),
+    ],
+    ids=lambda command: repr(command)[:40],
+)
+@pytest.mark.parametrize("bytes_max", [600, 262_144])
+def test_one_command_is_packed_as_a_call_of_many_packs_it(
+    command: AnyCommand, bytes_max: int
+) -> None:
+    alone, packer = pack_one(command, bytes_max), Packer([command], 1_000, bytes_max)
+    parcel = packer.next()
+    assert packer.exhausted
+    if isinstance(alone, TollgateError):
+        assert parcel is None
+        assert [*map(repr, packer.values)] == [repr(alone)]
+    else:
+        assert packer.values == [PENDING]
+        assert described(parcel) == described(alone)

@@ -1,0 +1,50 @@
+"""The broker's absence is said once, its return once, each in one line."""
+
+import asyncio
+
+import pytest
+
+from tollgate.client.errors import BrokerUnreachableError
+from tollgate.worker import retry as link
+from tollgate.worker.retry import Link, Pauses, one_line
+
+
+def test_losing_the_broker_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    broker = Link("ipc:///somewhere")
+    broker.back()
+    for _ in range(3):
+        broker.lost(BrokerUnreachableError("nobody\nthere"))
+    broker.back()
+    broker.back()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the broker at ipc:///somewhere takes no requests (nobody there): waiting for it",
+        "the broker at ipc:///somewhere is back",
+    ]
+
+
+def test_a_line_is_short_and_harmless() -> None:
+    assert one_line("a\x1b[2J\nb") == "a�[2J b"
+    assert len(one_line("long " * 1_000)) == 200
+
+
+async def test_pauses_grow_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(pause_s: float) -> None:
+        slept.append(pause_s)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(link, "PAUSE_S_MIN", 1.0)
+    monkeypatch.setattr(link, "PAUSE_S_MAX", 3.0)
+    pauses = Pauses()
+    for most_s in (1, 2, 3, 3):
+        await pauses.wait()
+        assert most_s / 2 <= slept[-1] <= most_s
+
+
+async def test_a_stop_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "PAUSE_S_MIN", 3_600.0)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, stop.set)
+    await asyncio.wait_for(Pauses().wait(stop), 30)

@@ -1,0 +1,150 @@
+"""The public names of tollgate: what users import, loaded piece by piece when it is asked for.
+
+import tollgate
+
+with tollgate.connect() as client:
+    job = client.create(input='{"prompt": "Hello"}')
+    print(client.wait(job.job_id).result)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tollgate.client import commands
+    from tollgate.client.aio import AsyncBatch, AsyncClient
+    from tollgate.client.batch import Batch
+    from tollgate.client.errors import (
+        BatchError,
+        BrokerUnreachableError,
+        ClientClosedError,
+        ForkedClientError,
+        KeyFileError,
+        OutcomeUnknown,
+        ProtocolError,
+    )
+    from tollgate.client.results import Lease, Page
+    from tollgate.client.sync import Client, connect
+    from tollgate.domain.commands import Create
+    from tollgate.domain.exceptions import (
+        DrainingError,
+        ExpiredError,
+        InternalError,
+        InvalidStateTransitionError,
+        JobConflictError,
+        JobNotFoundError,
+        LeaseHeldError,
+        LeaseLostError,
+        MalformedError,
+        NotAuthorizedError,
+        OverloadedError,
+        Refusal,
+        ReplyFullError,
+        RepositoryFullError,
+        RequestConflictError,
+        SessionEvictedError,
+        StaleRequestError,
+        StorageFullError,
+        TollgateError,
+        TooLargeError,
+        UnsupportedVersionError,
+        VersionConflictError,
+        WaitTimeoutError,
+    )
+    from tollgate.domain.hashing import input_hash, output_hash, output_hash_as_deployed
+    from tollgate.domain.models import Job
+    from tollgate.domain.results import CountResult, HelloResult
+    from tollgate.domain.status import JobStatus
+
+    __version__: str
+
+__all__ = [
+    "AsyncBatch",
+    "AsyncClient",
+    "Batch",
+    "BatchError",
+    "BrokerUnreachableError",
+    "Client",
+    "ClientClosedError",
+    "CountResult",
+    "Create",
+    "DrainingError",
+    "ExpiredError",
+    "ForkedClientError",
+    "HelloResult",
+    "InternalError",
+    "InvalidStateTransitionError",
+    "Job",
+    "JobConflictError",
+    "JobNotFoundError",
+    "JobStatus",
+    "KeyFileError",
+    "Lease",
+    "LeaseHeldError",
+    "LeaseLostError",
+    "MalformedError",
+    "NotAuthorizedError",
+    "OutcomeUnknown",
+    "OverloadedError",
+    "Page",
+    "ProtocolError",
+    "Refusal",
+    "ReplyFullError",
+    "RepositoryFullError",
+    "RequestConflictError",
+    "SessionEvictedError",
+    "StaleRequestError",
+    "StorageFullError",
+    "TollgateError",
+    "TooLargeError",
+    "UnsupportedVersionError",
+    "VersionConflictError",
+    "WaitTimeoutError",
+    "__version__",
+    "commands",
+    "connect",
+    "input_hash",
+    "output_hash",
+    "output_hash_as_deployed",
+]
+
+_HOMES: Final = {
+    "tollgate.client.aio": ("AsyncBatch", "AsyncClient"),
+    "tollgate.client.batch": ("Batch",),
+    "tollgate.client.sync": ("Client", "connect"),
+    "tollgate.client.results": ("Lease", "Page"),
+    "tollgate.client.errors": (
+        "BatchError",
+        "BrokerUnreachableError",
+        "ClientClosedError",
+        "ForkedClientError",
+        "KeyFileError",
+        "OutcomeUnknown",
+        "ProtocolError",
+    ),
+    "tollgate.domain.commands": ("Create",),
+    "tollgate.domain.hashing": ("input_hash", "output_hash", "output_hash_as_deployed"),
+    "tollgate.domain.models": ("Job",),
+    "tollgate.domain.results": ("CountResult", "HelloResult"),
+    "tollgate.domain.status": ("JobStatus",),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever has that name
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom asked for
+
+        found: Any = version("tollgate")
+    elif name == "commands":
+        found = import_module("tollgate.client.commands")
+    elif name in __all__:  # the refusals are all that is left
+        found = getattr(import_module(_HOME_OF.get(name, "tollgate.domain.exceptions")), name)
+    else:
+        raise AttributeError(f"module 'tollgate' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""Is `tollgate worker`."""
+
+from tollgate.cli.processes import Replacement
+
+command = Replacement("worker", "tollgate.worker", help="Run a worker.")

@@ -1,0 +1,144 @@
+"""Shows jobs and counts in colour, for a terminal."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from tollgate.domain.results import CountResult
+from tollgate.terminal.plain import STATUS_WIDTH, fields, snippet
+from tollgate.terminal.text import ago, counted
+
+if TYPE_CHECKING:
+    from tollgate.domain.models import Job
+
+STYLES: Final = {
+    "awaiting_payment": "yellow",
+    "awaiting_input": "magenta",
+    "running": "cyan",
+    "completed": "green",
+    "failed": "red",
+}
+GLYPHS: Final = {
+    "awaiting_payment": "○",
+    "awaiting_input": "?",
+    "running": "●",
+    "completed": "✓",
+    "failed": "✗",
+}
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+_BAR_WIDTH_MAX: Final = 40
+_PANEL_WIDTH_MAX: Final = 120
+_AGE_WIDTH: Final = 10
+
+
+def terminal(*, stderr: bool = False) -> Console:
+    """Return the terminal to write to; it leaves texts as they are, but for their styles."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def bar(value: float, total: float, width: int) -> str:
+    """Return a bar of up to `width` cells, exact to an eighth of a cell, filled up with spaces."""
+    if total <= 0:
+        return " " * width
+    eighths = round(min(value / total, 1) * width * 8)
+    if value > 0:
+        eighths = max(eighths, 1)  # a few among many must still show
+    full, part = divmod(eighths, 8)
+    return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
+
+
+def status_text(status: str) -> Text:
+    """Return a status with its sign, in its colour."""
+    return Text(f"{GLYPHS[status]} {status.replace('_', ' ')}", style=STYLES[status])
+
+
+def job_panel(job: "Job", now: datetime, width: int) -> Panel:
+    """Return a job with all that there is to say about it."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in fields(job, now):
+        style = {"result": "bold", "error": "red"}.get(label, "")
+        grid.add_row(label, Text(value, style=style))
+    title = Text.assemble(" ", (job.job_id, "bold"), "  ", status_text(job.status), " ")
+    return Panel(
+        grid,
+        title=title,
+        title_align="left",
+        border_style="dim",
+        width=min(width, _PANEL_WIDTH_MAX),
+    )
+
+
+def count_table(count: CountResult, now: datetime, width: int) -> Table:
+    """Return the counts by status, with a bar for each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim", no_wrap=True)
+    bar_width = max(8, min(_BAR_WIDTH_MAX, width - 52))
+    for status, number in count.by_status.items():
+        since = count.oldest.get(status)
+        table.add_row(
+            status_text(status),
+            f"{number:,}",
+            Text(bar(number, count.total, bar_width), style=STYLES[status]),
+            f"oldest {ago(since, now)}" if since else "",
+        )
+    if len(count.by_status) > 1:
+        table.add_row(Text("  total", style="dim"), f"{count.total:,}", "", "")
+    return table
+
+
+def heading() -> Text:
+    """Return the line over a list of jobs."""
+    return Text(
+        f"{'JOB':36}  {'STATUS':{STATUS_WIDTH}}  {'CREATED':{_AGE_WIDTH}}  RESULT, ERROR OR INPUT",
+        style="dim",
+    )
+
+
+def job_row(job: "Job", now: datetime) -> Text:
+    """Return a job as a line of a list, to be cut off where the terminal ends."""
+    row = Text()
+    row.append(f"{job.job_id}  ")
+    row.append(f"{job.status:{STATUS_WIDTH}}  ", style=STYLES[job.status])
+    row.append(f"{ago(job.created_at, now):{_AGE_WIDTH}}  ", style="dim")
+    row.append(snippet(job))
+    return row
+
+
+class _Rate(ProgressColumn):
+    """How many jobs are created in a second."""
+
+    def render(self, task: Task) -> Text:
+        jobs = task.fields["jobs"]
+        rate = jobs / task.elapsed if task.elapsed else 0
+        return Text(f"{counted(jobs, 'job')} created, {rate:,.0f} a second")
+
+
+def progress_bar(*, has_total: bool) -> Progress:
+    """Return the progress of a bulk command, on standard error; its task has a field `jobs`."""
+    # Standard output must not be redirected: it may go to a file, and the bar to a terminal.
+    columns: list[ProgressColumn] = [BarColumn(24)] if has_total else [SpinnerColumn()]
+    return Progress(
+        *columns,
+        _Rate(),
+        TimeElapsedColumn(),
+        console=terminal(stderr=True),
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
