@@ -184,9 +184,9 @@ def _restored(journal: Journal) -> State:
     """Return the state that the journal has kept, with its leases running anew."""
     state = State()
     replay(journal.replay(), state)
-    if state.ledger.last_session == 0:
+    if state.requests.last_session == 0:
         # Nothing is known of earlier runs: begin with numbers that none of them can have given.
-        state.ledger.last_session = time.time_ns() // 1_000_000 * SESSIONS_A_MILLISECOND
+        state.requests.last_session = time.time_ns() // 1_000_000 * SESSIONS_A_MILLISECOND
     state.leases.restart(time.monotonic_ns() // 1_000_000)
     return state
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tollgate.broker.core.replay import replay
-from tollgate.broker.core.snapshot import image
+from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.broker.journal import Entry
 from tollgate.broker.journal.compaction import fold
@@ -26,7 +26,7 @@ def folded(entries: Iterator[Entry]) -> Iterable[bytes]:
     """Return the chunks of the state that the entries make."""
     state = State()
     replay(entries, state)
-    return image(state)
+    return snapshot_chunks(state)
 
 
 def fold_directory(directory: Path) -> list[str]:

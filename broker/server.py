@@ -1,4 +1,4 @@
-"""The loop: takes what has arrived, has it decided, makes it safe, and sends what came of it."""
+"""The broker's loop: takes messages, has them decided, made durable, and answered."""
 
 import time
 from collections import deque
@@ -9,9 +9,10 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from tollgate.broker.commit import Outbox
+from tollgate.broker.commit import GroupCommit
 from tollgate.broker.compaction import Compactor
-from tollgate.broker.core.pipeline import Arrival, Outcome, Pipeline, Reply
+from tollgate.broker.core.limits import DUE_MAX, batch_records_max
+from tollgate.broker.core.pipeline import Arrival, Output, Pipeline, Reply
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import Journal
 from tollgate.broker.journal.fsync import parse_fsync
@@ -24,26 +25,26 @@ from tollgate.broker.transport.router import Door
 log = structlog.get_logger("tollgate.broker")
 
 IDLE_MS: Final = 1_000
-"""How long to sleep at most: by then a wall clock that was set is noticed, and a full segment."""
+"""The longest sleep: after it the loop sees a wall clock that was set, and a full segment."""
 RETRY_MS: Final = 1_000
-"""How long to wait for room on the disk before what is due is tried again."""
-CHORES_MS: Final = 20
-"""How often to look after what is not a message, at most."""
+"""How long to wait for room on the disk before trying again."""
+HOUSEKEEPING_MS: Final = 20
+"""The shortest time between two rounds of housekeeping."""
 KEYS_MS: Final = 1_000
-"""How often to look for keys that have changed."""
+"""How often to look for changed keys."""
 NEWS_MS: Final = 60_000
 """How often to log what was refused or dropped, if anything was."""
 
 
 class Keys(Protocol):
-    """What lets peers in, and may change its mind."""
+    """The keys that admit peers; their roles can be taken away."""
 
     def refresh(self) -> Sequence[str]:
-        """Return the principals that may not do any more what they could before."""
+        """Return the names of the principals whose role has changed."""
 
 
 class Server:
-    """Runs a pipeline over its doors until `stop_fd` becomes readable.
+    """Runs a pipeline over its sockets until `stop_fd` becomes readable.
 
     Everything that a batch changed is in `journal` before anything of that batch is sent.
     """
@@ -62,8 +63,15 @@ class Server:
         keys: Keys | None = None,
     ) -> None:
         self._pipeline = pipeline
-        self._agenda = pipeline.agenda
+        self._deadlines = pipeline.deadlines
         self._journal = journal
+        self._reserved = batch_records_max(
+            settings.limits(),
+            batch_messages=settings.batch_messages,
+            batch_bytes=settings.batch_bytes,
+            batch_reply_bytes=settings.batch_reply_bytes,
+        )
+        """Bytes and records that any batch fits in: reserved on the disk before it is decided."""
         self._compactor = compactor
         self._doors = {door.mark[0]: door for door in doors}
         self._turns = deque(doors)
@@ -72,21 +80,22 @@ class Server:
         self._counters = counters
         self._notifier = notifier
         self._keys = keys
-        # Under an interval policy, what is written waits no longer than that to be synced.
+        # Under an interval policy, records wait no longer than that interval to be synced.
         self._idle_ms = min(IDLE_MS, parse_fsync(settings.fsync).interval_ms or IDLE_MS)
         self._idle_ms = min(self._idle_ms, notifier.watchdog_ms or IDLE_MS)
-        self._outbox = Outbox(
+        self._commit = GroupCommit(
             journal, self._send, beside=not settings.in_memory and settings.fsync == "always"
         )
         sockets = [door.socket for door in doors]
-        self._lookout = Lookout([stop_fd, self._outbox.fd, *sockets], settings.spin_us)
+        self._lookout = Lookout([stop_fd, self._commit.fd, *sockets], settings.spin_us)
         self._undelivered: list[tuple[str, int]] = []
+        """Grants, by job and token, of replies that could not be sent."""
         self._writable = True
         self._left: list[Arrival] = []
-        """What was taken, and comes before all else at the next turn."""
+        """Messages that were taken and not decided: the next batch."""
         self._more = False
-        """Whether something was left at a door when the last batch was taken."""
-        self._chores_at_ms = self._keys_at_ms = self._alive_at_ms = 0
+        """Whether messages were left at a socket when the last batch was taken."""
+        self._housekeeping_at_ms = self._keys_at_ms = self._alive_at_ms = 0
         self._news_at_ms = _now().mono_ms + NEWS_MS
 
     def run(self) -> None:
@@ -94,37 +103,36 @@ class Server:
 
         Raises JournalFailedError: nothing of the batch was sent, and the process must stop.
         """
-        self._agenda.foresee(_now())
+        self._deadlines.start(_now())
         while True:
             ready = self._lookout.wait(self._patience_ms())
             if self._stop_fd in ready:
                 break
             now = _now()
-            if self._outbox.fd in ready:
-                self._outbox.finish()
-            self._catch_up(now)
+            if self._commit.fd in ready:
+                self._commit.finish()
             batch = self._left or self._take(ready)
-            if batch or self._undelivered or not self._writable or self._due_in_ms(now) == 0:
+            if batch or self._has_work(now):
                 self._serve(batch, now)
             elif not ready:
-                self._outbox.flush()
-            self._do_chores(now.mono_ms)
+                self._commit.flush()
+            self._do_housekeeping(now.mono_ms)
         self._leave()
 
     def _take(self, ready: Container[object]) -> list[Arrival]:
-        """Take what has arrived at the doors, within the bounds of a batch."""
+        """Take messages from the sockets, within the bounds of a batch."""
         batch: list[Arrival] = []
         self._more = False
-        self._turns.rotate()  # a door that could fill each batch would keep all others waiting
+        self._turns.rotate()  # otherwise one socket could fill every batch
         for door in self._turns:
             if door.socket in ready and door.drain(batch):
                 self._more = True
         return batch
 
-    def _do_chores(self, now_ms: int) -> None:
-        if now_ms < self._chores_at_ms:
+    def _do_housekeeping(self, now_ms: int) -> None:
+        if now_ms < self._housekeeping_at_ms:
             return
-        self._chores_at_ms = now_ms + CHORES_MS
+        self._housekeeping_at_ms = now_ms + HOUSEKEEPING_MS
         self._compactor.step(now_ms)
         for door in self._doors.values():
             door.tend()
@@ -134,81 +142,74 @@ class Server:
         if now_ms >= self._keys_at_ms and self._keys is not None:
             self._keys_at_ms = now_ms + KEYS_MS
             for name in self._keys.refresh():
-                self._left = [_disowned(arrival, name) for arrival in self._left]
-                self._release(self._pipeline.expel(name))
+                self._left = [_without_role(arrival, name) for arrival in self._left]
+                self._put(self._pipeline.expel(name))
         if now_ms >= self._news_at_ms:
             self._news_at_ms = now_ms + NEWS_MS
             if news := self._counters.news():
                 log.info("refused or dropped so far", **news)
 
-    def _catch_up(self, now: Instant) -> None:
-        """Decide all deadlines that have passed: nobody acts on a job that one has ended."""
-        while self._agenda.is_overdue(now, writable=self._writable):
-            self._serve([], now)
-            if self._stop_fd in self._lookout.wait(0):
-                return
-
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
-        """Have a batch decided, if there is room on disk for all that it may change."""
-        behind: list[Arrival] = []
-        writable = self._has_room(batch)
-        if not writable and len(batch) > 1:  # one that asks for too much refuses only itself
-            batch, behind = batch[:1], batch[1:]
-            writable = self._has_room(batch)
+        """Have a batch decided; without room on the disk for any batch, nothing may change."""
+        writable = not self._journal.is_kept or self._journal.room(*self._reserved)
         if writable is not self._writable:
             self._writable = writable
             event = "there is room on the disk again" if writable else "the disk is full"
             log.warning(event, refused=None if writable else "all that changes something")
-        undelivered, self._undelivered = self._undelivered, []
-        outcome = self._pipeline.run(batch, now, undelivered, writable=self._writable)
-        if batch:
-            self._left = batch[outcome.taken :] + behind
-        if not self._writable:
-            self._undelivered += undelivered
-        self._release(outcome)
+        undelivered: list[tuple[str, int]] = []
+        if writable:
+            undelivered = self._undelivered[:DUE_MAX]
+            del self._undelivered[:DUE_MAX]
+        output = self._pipeline.run(batch, now, undelivered, writable=writable)
+        self._left = batch[output.taken :]
+        self._put(output)
 
-    def _has_room(self, batch: list[Arrival]) -> bool:
-        if not self._journal.is_kept:
-            return True
-        return self._journal.room(*self._pipeline.records_max(batch, len(self._undelivered)))
-
-    def _release(self, outcome: Outcome) -> None:
-        """Have what a batch came to sent, once all of it is safe."""
-        self._outbox.put(outcome, more=self._has_more)
+    def _put(self, output: Output) -> None:
+        """Have a batch written, and answered once it is durable."""
+        self._commit.put(output, more=self._has_more)
 
     def _has_more(self) -> bool:
-        """Return whether somebody waits to be decided."""
+        """Return whether messages wait to be decided."""
         return bool(self._left) or self._more or any(map(Door.has_input, self._turns))
+
+    def _has_work(self, now: Instant) -> bool:
+        """Return whether there is something to do without a message."""
+        return (
+            self._pipeline.is_behind()
+            or bool(self._undelivered)
+            or not self._writable
+            or self._deadlines.is_due(now)
+        )
 
     def _send(self, reply: Reply) -> None:
         if not self._doors[reply.peer[0]].send(reply):
             self._undelivered += reply.grants
 
     def _patience_ms(self) -> int:
-        if self._left or self._more or (self._undelivered and self._writable):
+        """Return how long to sleep if no message comes."""
+        behind = self._pipeline.is_behind(writable=self._writable)
+        if self._left or self._more or behind or (self._undelivered and self._writable):
             return 0
-        return min(self._due_in_ms(_now()), self._idle_ms if self._writable else RETRY_MS)
-
-    def _due_in_ms(self, now: Instant) -> int:
-        return self._agenda.calm_ms(now, writable=self._writable)
+        longest_ms = self._idle_ms if self._writable else RETRY_MS
+        return min(longest_ms, self._deadlines.due_in_ms(_now(), writable=self._writable))
 
     def _leave(self) -> None:
-        """Wake the parked, answer what is here already, and refuse what comes for a moment."""
+        """Answer the parked commands and what is here already; then refuse for a moment."""
         self._notifier.stopping()
-        self._release(self._pipeline.drain())
-        while self._agenda.is_behind:
+        self._put(self._pipeline.drain())
+        while self._pipeline.is_behind():
             self._serve([], _now())
-        self._outbox.flush()
+        self._commit.flush()
         self._lookout.forget(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms
         while self._left or (left_ms := leave_at_ms - _now().mono_ms) > 0:
             self._serve(self._left or self._take(self._lookout.wait(left_ms)), _now())
-            self._outbox.flush()
-        self._outbox.close()
+            self._commit.flush()
+        self._commit.close()
 
 
-def _disowned(arrival: Arrival, name: str) -> Arrival:
-    """Return a message that waits to be decided, by nobody if it is of the principal `name`."""
+def _without_role(arrival: Arrival, name: str) -> Arrival:
+    """Return a message; if the principal `name` sent it, without its role."""
     if arrival.principal.name != name:
         return arrival
     return msgspec.structs.replace(arrival, principal=arrival.principal._replace(role=None))

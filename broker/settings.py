@@ -16,9 +16,8 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableError
 
-from tollgate.broker.core.limits import DAY_MS, MINUTE_MS, Limits
+from tollgate.broker.core.limits import DAY_MS, MINUTE_MS, RESULT_BYTES, Limits, result_bytes_max
 from tollgate.broker.core.roles import Role
-from tollgate.broker.core.sizes import RESULT_BYTES, result_bytes_max
 from tollgate.broker.journal.fsync import parse_fsync
 from tollgate.domain.endpoint import default_endpoint
 from tollgate.domain.messages import REFUSAL_BYTES

@@ -9,8 +9,8 @@ from tollgate.domain.exceptions import REFUSALS, Refusal
 from tollgate.domain.status import JobStatus
 
 
-class JobFields(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """A job on the wire: the fields of `domain.models.Job` that it has; others are left out."""
+class JobFields(msgspec.Struct, omit_defaults=True, gc=False):
+    """A job on the wire: the fields of `domain.models.Job`; those that are nil are left out."""
 
     job_id: str
     status: JobStatus
@@ -20,7 +20,8 @@ class JobFields(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     updated_at: datetime
     result: str | None = None
     error: str | None = None
-    version: int
+    version: int = 0
+    """From 1 in every stored job; the default only lets the fields stand in their order."""
     input: str | None = None
     identifier_from_purchaser: str | None = None
     pay_by_time: datetime | None = None

@@ -19,6 +19,7 @@ class JobStatus(StrEnum):
 # The same by names of their own: up to Python 3.11, a member is looked up by a chain of calls.
 AWAITING_PAYMENT: Final = JobStatus.AWAITING_PAYMENT
 AWAITING_INPUT: Final = JobStatus.AWAITING_INPUT
+RUNNING: Final = JobStatus.RUNNING
 COMPLETED: Final = JobStatus.COMPLETED
 FAILED: Final = JobStatus.FAILED
 

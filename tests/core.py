@@ -7,10 +7,10 @@ from itertools import count
 
 from tollgate.broker.core.engine import Engine
 from tollgate.broker.core.limits import Limits
-from tollgate.broker.core.pipeline import Arrival, Outcome, Pipeline
-from tollgate.broker.core.principal import Principal
+from tollgate.broker.core.pipeline import Arrival, Output, Pipeline
 from tollgate.broker.core.records import Record
-from tollgate.broker.core.roles import Role
+from tollgate.broker.core.roles import Principal, Role
+from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Instant
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
@@ -42,8 +42,10 @@ def job_id(number: int) -> str:
     return f"{number:08x}-0000-4000-8000-000000000000"
 
 
-def make_engine(**limits: int) -> Engine:
-    return Engine(Limits(**limits), new_id=job_ids(), server="tollgate test", boot_id="boot")
+def make_engine(state: State | None = None, **limits: int) -> Engine:
+    return Engine(
+        Limits(**limits), new_id=job_ids(), server="tollgate test", boot_id="boot", state=state
+    )
 
 
 def pipeline_of(engine: Engine) -> Pipeline:
@@ -51,7 +53,7 @@ def pipeline_of(engine: Engine) -> Pipeline:
 
 
 def make_pipeline(**limits: int) -> Pipeline:
-    return pipeline_of(make_engine(**limits))
+    return pipeline_of(make_engine(None, **limits))
 
 
 class Driver:
@@ -61,6 +63,7 @@ class Driver:
         self.pipeline = make_pipeline(**limits)
         self.wall = EPOCH
         self.mono_ms = 0
+        self.pipeline.deadlines.start(self.now)
         self.seq = 0
         self.writable = True
         self.principal = ADMIN
@@ -96,7 +99,7 @@ class Driver:
     def drain(self) -> list[tuple[bytes, Reply | Refused]]:
         return self.take(self.pipeline.drain())
 
-    def take(self, outcome: Outcome) -> list[tuple[bytes, Reply | Refused]]:
+    def take(self, outcome: Output) -> list[tuple[bytes, Reply | Refused]]:
         self.records += outcome.records
         answers = [(reply.peer, decode_answer(reply.frame)) for reply in outcome.replies]
         self.inbox += answers

@@ -70,7 +70,7 @@ class World:
     def send(self, peer: str, frame: bytes, clock_ms: int) -> None:
         """Let `peer` send a frame `clock_ms` after the start."""
         now = Instant(START + timedelta(milliseconds=clock_ms), clock_ms)
-        while self._pipeline.agenda.due_in_ms(now) == 0:
+        while self._pipeline.deadlines.is_due(now):
             self._take(self._pipeline.run([], now))
         self._take(self._pipeline.run([Arrival(peer.encode(), [frame], ADMIN)], now))
 

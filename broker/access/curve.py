@@ -7,7 +7,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from tollgate.broker.access.keyring import KeyRing
-from tollgate.broker.core.principal import NOBODY, Principal
+from tollgate.broker.core.roles import NOBODY, Principal
 
 DOMAIN: Final = "tollgate"
 """Without a domain, and that enforced, libzmq lets in everybody as soon as nobody is asked."""

@@ -26,8 +26,7 @@ from tollgate.broker.access.permissions import (
     check_unchanged,
     make_private,
 )
-from tollgate.broker.core.principal import NOBODY, Principal
-from tollgate.broker.core.roles import Role
+from tollgate.broker.core.roles import NOBODY, Principal, Role
 from tollgate.broker.telemetry.counters import Counters
 
 OWN: Final = "broker.key"

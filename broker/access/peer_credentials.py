@@ -8,8 +8,7 @@ from typing import Final
 
 import zmq
 
-from tollgate.broker.core.principal import NOBODY, Principal
-from tollgate.broker.core.roles import Role
+from tollgate.broker.core.roles import NOBODY, Principal, Role
 
 ADDRESS: Final = b"Peer-Address"
 """What libzmq calls it; as bytes, since text would be encoded anew for each message."""

@@ -1,4 +1,4 @@
-"""Where decisions are written: an event takes effect at once, and whoever waited for it is told."""
+"""What commands are decided with: the state, the parked commands, and the recorded events."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,38 +12,32 @@ from tollgate.broker.core.events import AnyEvent, JobTransitioned
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.waiters import Ticket, Waiters
-from tollgate.broker.repository.creation import SCAN_JOBS_MAX
-from tollgate.broker.repository.job import Done, StoredJob
+from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
+from tollgate.broker.repository.job import Changes, StoredJob
 from tollgate.domain.commands import Command
 from tollgate.domain.exceptions import Refusal
 from tollgate.domain.results import JobResult, Result, error_of
 
 
-class Turn(msgspec.Struct):
-    """What the commands of a message are decided with: who asks, when, and what there is room for.
-
-    `handlers` decide each kind of command, or refuse it; `tight_handlers` do so where the reply is
-    so full that a result might not fit.
-    """
+class RequestContext(msgspec.Struct):
+    """What the commands of one request are decided with: who asks, when, and the room left."""
 
     ticket: Ticket
     now: datetime
     now_ms: int
     """The same moment on the monotonic clock."""
-    handlers: "Handlers"
-    tight_handlers: "Handlers"
     frame_bytes: int
-    """How long the message is."""
+    """The length of the request."""
     room_bytes: int
-    """How much room the reply has left for the next result."""
+    """The room that the reply has left for the next result."""
     writable: bool = True
-    """Whether there is room to write an event down."""
+    """Whether the journal has room for events."""
 
 
-Handler = Callable[["Desk", Sequence[Any], Turn], list[Any]]
+Handler = Callable[["Context", Sequence[Any], RequestContext], list[Any]]
 """Decides a run of commands of one kind; returns the Result of each, or None if it was parked.
 
-What it raises, a Refusal too, it raises before anything of the run has happened.
+An exception, also a Refusal, means that nothing of the run has happened.
 """
 Handlers = dict[type[Command], Handler]
 
@@ -55,108 +49,85 @@ class Answer(NamedTuple):
     result: Result
 
 
-class Desk:
-    """The state and who waits for it, with the events and answers since they were last taken."""
+class Context:
+    """The state and the parked commands, with the events and answers since they were last taken."""
 
     def __init__(self, limits: Limits, new_id: Callable[[], str], state: State) -> None:
         self.limits = limits
-        self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
-        self._pay_from = self._pay_by = datetime.min.replace(tzinfo=UTC)
         self.new_id = new_id
         self.state = state
-        self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched)
+        self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched, state.mono)
         self.events: list[AnyEvent] = []
-        """What has happened since it was last taken; one list for good."""
+        """The events since they were last taken; always the same list."""
         self.answers: deque[Answer] = deque()
+        """The answers to parked commands. The caller removes the answer that it sends."""
         self.scans_left = SCAN_JOBS_MAX
-        """How many jobs may be looked at for pages before the batch is to end."""
-        self.is_moved = False
-        """Whether anything may be due earlier than it was."""
+        """How many jobs the lists of this batch may still look at."""
         self.is_torn = False
-        """Whether an event has broken off amid its effects: nobody may go on from there."""
+        """Whether an event failed in the middle of its effect: the process must stop."""
+        self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
+        self._pay_from = self._pay_by = datetime.min.replace(tzinfo=UTC)
 
     def pay_by(self, now: datetime) -> datetime:
-        """Return the `pay_by_time` of a job that is created now: one object for all of a batch."""
+        """Return the `pay_by_time` of a job that is created now: one object for a whole batch."""
         if now is not self._pay_from:
             self._pay_from, self._pay_by = now, now + self._pay_within
         return self._pay_by
 
-    def record(self, event: AnyEvent, now_ms: int) -> Any:  # noqa: ANN401 - as the event has it
-        """Let an event happen; return the job, as it is held, that it created or moved.
+    def record(self, events: list[Any], now_ms: int) -> Changes:
+        """Apply a run of events of one kind, and answer the waits that they end.
 
-        `now_ms` is monotonic. Raises a Refusal, with nothing changed, if it may not.
+        `now_ms` is monotonic. Returns the jobs, and the refusals of events that were not applied.
         """
-        kind = type(event)
+        if not events:
+            return Changes()
+        kind = type(events[0])
         try:
-            job = self.state.effects[kind](event, now_ms)
-        except Refusal:
-            raise
+            changes = self.state.effects[kind](events, now_ms)
         except BaseException:
             self.is_torn = True
             raise
-        self.events.append(event)
-        if self.waiters.watched and kind is JobTransitioned and job is not None:
-            self._tell(job)
-        return job
-
-    def record_all(self, kind: type[AnyEvent], events: list[Any], now_ms: int) -> Done:
-        """Let events of one kind happen, in order; return the jobs, and what was refused."""
-        try:
-            done = self.state.effects_of_all[kind](events, now_ms)
-        except BaseException:
-            self.is_torn = True
-            raise
-        if done.refused:
-            events = [event for place, event in enumerate(events) if place not in done.refused]
+        if changes.refused:
+            events = [event for place, event in enumerate(events) if place not in changes.refused]
         self.events += events
         if self.waiters.watched and kind is JobTransitioned:
-            for job in done.jobs:
-                self._tell(job)
-        return done
+            for job in changes.jobs:
+                self._answer_waits(job)
+        return changes
 
-    def _tell(self, job: StoredJob) -> None:
-        """Answer who has waited for a job to come where it is now."""
+    def record_one(self, event: AnyEvent, now_ms: int) -> Any:  # noqa: ANN401 - as the event has it
+        """Apply one event; return the job that it created or moved. Raises its Refusal."""
+        changes = self.record([event], now_ms)
+        return changes.only() if changes.refused or changes.jobs else None
+
+    def _answer_waits(self, job: StoredJob) -> None:
+        """Answer the waits for a job to be where it is now."""
         waiting = self.waiters.awaiting(job.job_id, job.status)
         if waiting:
-            result = job_result(copy(job))  # it may move on before the answers are written
+            result = JobResult(copy(job))  # it may move on before the answer is encoded
             for parked in waiting:
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, result))
 
     def take_events(self) -> list[AnyEvent]:
-        """Return the events since the last call, in order."""
+        """Return the events recorded since the last call, and clear them."""
         events = self.events.copy()
-        if events:
-            self.events.clear()
-            self.is_moved = True
+        self.events.clear()
         return events
 
 
-def alone(decide: Callable[["Desk", Any, Turn], Result | None]) -> Handler:
-    """Return the handler of a kind of which no run has more than one command."""
+def one_by_one(decide: Callable[["Context", Any, RequestContext], Result | None]) -> Handler:
+    """Return the handler of a kind whose commands are decided one after the other."""
 
-    def handler(desk: Desk, commands: Sequence[Any], turn: Turn) -> list[Any]:
-        (command,) = commands
-        return [decide(desk, command, turn)]
-
-    return handler
-
-
-def in_order(decide: Callable[["Desk", Any, Turn], Result]) -> Handler:
-    """Return the handler of a kind whose results show no job: a run of it is decided in order."""
-
-    def handler(desk: Desk, commands: Sequence[Any], turn: Turn) -> list[Any]:
+    def handler(context: Context, commands: Sequence[Any], request: RequestContext) -> list[Any]:
         results: list[Any] = []
         for command in commands:
             try:
-                results.append(decide(desk, command, turn))
+                results.append(decide(context, command, request))
             except Refusal as refusal:
+                if context.is_torn:
+                    raise
                 results.append(error_of(refusal))
         return results
 
     return handler
-
-
-def job_result(job: StoredJob) -> JobResult:
-    """Return the result that shows a job as it is when the result is encoded."""
-    return JobResult(job)  # type: ignore[arg-type]  # encoded, it is what JobFields says

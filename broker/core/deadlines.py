@@ -1,148 +1,172 @@
-"""What happens by itself in time, and how long nothing will."""
+"""What happens by itself in time: leases lapse, deadlines pass, waits end, finished jobs go.
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+Leases and waits run by the monotonic clock, which nobody sets; deadlines and retention by the wall
+clock. Each clock has a timeline with the earliest time at which something may be due, so that a
+turn of the broker's loop makes one comparison a clock.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
-from tollgate.broker.core.context import Desk
+from tollgate.broker.core.context import Context
 from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed, LeaseReleased
-from tollgate.broker.core.lease_commands import time_out
-from tollgate.broker.core.limits import Limits
-from tollgate.broker.core.retention import Retention
+from tollgate.broker.core.lease_commands import end_wait
+from tollgate.broker.core.limits import DUE_MAX, Limits
 from tollgate.broker.core.timers import Instant, milliseconds
 from tollgate.broker.repository.job import StoredJob
 from tollgate.domain.exceptions import Refusal
-from tollgate.domain.status import JobStatus
+from tollgate.domain.status import FAILED, RUNNING
 
-DUE_MAX: Final = 1_000
-"""How many deadlines of a kind are decided at once; what is left comes with the next call."""
 FAR_MS: Final = 86_400_000
-"""How far ahead is looked at most."""
+"""The longest time that `due_in_ms` returns."""
+HOLD_MS: Final = 60_000
+"""How long after the wall clock was set no finished job is removed."""
+STEP_MS: Final = 1_000
+"""By how much the two clocks must disagree for one of them to have been set."""
 
 
-class Schedule:
-    """Leases that lapse, deadlines that pass, waits that end, finished jobs that are forgotten."""
+class Deadlines:
+    """Decides what is due, and tells how long nothing will be."""
 
-    def __init__(self, desk: Desk, limits: Limits) -> None:
-        self._desk = desk
+    def __init__(self, context: Context, limits: Limits) -> None:
+        self._context = context
+        self._state = state = context.state
         self._lapses = limits.lapses
-        self._grace = timedelta(milliseconds=limits.payment_grace_ms)
-        self._retention = Retention(limits.keep_finished_ms, limits.max_finished)
-        self._calm_until: Instant | None = None
-        self._unpaid_until = datetime.min.replace(tzinfo=UTC)
-        """With that `pay_by_time` a job fails then."""
+        self._keep = timedelta(milliseconds=limits.keep_finished_ms)
+        self._keep_max = limits.max_finished
+        self._clocks: Instant | None = None
+        self._hold_until_ms = 0
+        self._remove_at: datetime | None = None
+        """When the oldest finished job is to be removed; None if there is none."""
+        self._remove_at_ms: int | None = None
+        """The same on the monotonic clock, while there are too many or the wall clock was set."""
+        state.unpaid.delay = timedelta(milliseconds=limits.payment_grace_ms)
+        state.wall.add_source(lambda: self._remove_at)
+        state.mono.add_source(lambda: self._remove_at_ms)
 
-    def tick(self, now: Instant) -> None:
-        """Decide what time has brought: lapsed leases, passed deadlines, old jobs to forget."""
-        desk, state = self._desk, self._desk.state
-        for job_id, token in islice(state.leases.lapsed(now.mono_ms), DUE_MAX):
-            desk.record(LeaseLapsed(job_id, token), now.mono_ms)
-            if state.leases.lapses[job_id] >= self._lapses:
-                self._fail_worn_out(job_id, now)
-        for job in islice(state.unpaid.due(now.wall - self._grace), DUE_MAX):
-            self._fail(job, "not paid by pay_by_time", now)
-        for job in islice(state.unfinished.due(now.wall), DUE_MAX):
-            self._fail(job, "not finished by submit_result_time", now)
-        for job_id in islice(self._retention.over(state.jobs, now), DUE_MAX):
-            desk.record(JobPruned(job_id), now.mono_ms)
+    def start(self, now: Instant) -> None:
+        """Look at the state that was replayed. Call this before the first batch.
 
-    def time_out(self, now: Instant) -> None:
-        """Answer the parked commands whose time is over."""
-        for parked in islice(self._desk.waiters.due(now.mono_ms), DUE_MAX):
-            time_out(self._desk, parked)
-
-    def release(self, grants: Sequence[tuple[str, int]], now: Instant) -> None:
-        """End leases, by job and token, whose holders cannot have heard of them."""
-        for job_id, token in grants:
-            try:
-                self._desk.record(LeaseReleased(job_id, token), now.mono_ms)
-            except Refusal:
-                continue  # over already, by a deadline or by its time
-
-    def due_in_ms(self, now: Instant, *, writable: bool = True) -> int | None:
-        """Return how long nothing will happen by itself; None for ever, 0 if something is due.
-
-        Without room to write, nothing happens but the end of a wait.
+        The clocks are compared with `now` from then on.
         """
-        waits = self._waits_ms(now, writable=writable)
-        forgets_in_ms = self._retention.due_in_ms(self._desk.state.jobs, now)
-        if writable and forgets_in_ms is not None:
-            waits.append(forgets_in_ms)
-        return max(0, min(waits)) if waits else None
+        self._clocks = now
+        self._schedule_removal(now)
+        self._state.wall.refresh()
+        self._state.mono.refresh()
 
-    def foresee(self, now: Instant) -> None:
-        """Look when something will be due, after a batch that was decided at `now`."""
-        self._retention.notice(now)
-        is_moved, self._desk.is_moved = self._desk.is_moved, False
-        until = self._calm_until
-        if until is not None and self.calm_ms(now) and not (is_moved and self._is_sooner(until)):
-            return
-        due_in_ms = self.due_in_ms(now)
-        span_ms = FAR_MS if due_in_ms is None else min(due_in_ms, FAR_MS)
-        wall = now.wall + timedelta(milliseconds=span_ms)
-        self._calm_until = Instant(wall, now.mono_ms + span_ms)
-        self._unpaid_until = wall - self._grace
-
-    def _is_sooner(self, until: Instant) -> bool:
-        """Return whether anything has come up that is due before `until`."""
-        state, wall, mono_ms = self._desk.state, until.wall, until.mono_ms
-        ends_ms, lapses_ms = self._desk.waiters.next_due_ms(), state.leases.next_end_ms()
-        unpaid, unfinished = state.unpaid.next(), state.unfinished.next()
-        return (
-            (unpaid is not None and unpaid < self._unpaid_until)
-            or (unfinished is not None and unfinished < wall)
-            or (ends_ms is not None and ends_ms < mono_ms)
-            or (lapses_ms is not None and lapses_ms < mono_ms)
-            or self._retention.is_due_before(state.jobs, wall)
-        )
-
-    def calm_ms(self, now: Instant) -> int:
-        """Return how long nothing will be due, as far as was foreseen; 0 if it must be looked at.
-
-        By both clocks: either may have been the one by which it was foreseen.
-        """
-        until = self._calm_until
-        if until is None or now.wall >= until.wall:
-            return 0
-        return max(0, until.mono_ms - now.mono_ms)
-
-    def is_overdue(self, now: Instant, *, writable: bool = True) -> bool:
-        """Return whether something is due that a command could run into: all but forgetting."""
-        desk, state = self._desk, self._desk.state
-        ends_ms = desk.waiters.next_due_ms()
-        if ends_ms is not None and ends_ms <= now.mono_ms:
-            return True
+    def is_due(self, now: Instant, *, writable: bool = True) -> bool:
+        """Return whether something may be due. Without room to write, only waits end."""
         if not writable:
-            return False
-        ends_ms = state.leases.next_end_ms()
-        if ends_ms is not None and ends_ms <= now.mono_ms:
-            return True
-        unpaid, unfinished = state.unpaid.next(), state.unfinished.next()
-        return (unpaid is not None and now.wall - unpaid >= self._grace) or (
-            unfinished is not None and unfinished <= now.wall
-        )
+            ends_ms = self._context.waiters.next_due_ms()
+            return ends_ms is not None and ends_ms <= now.mono_ms
+        return now.mono_ms >= self._state.mono.next_at or now.wall >= self._state.wall.next_at
 
-    def _waits_ms(self, now: Instant, *, writable: bool) -> list[int]:
-        desk, state = self._desk, self._desk.state
-        waits: list[int] = []
-        if (due_ms := desk.waiters.next_due_ms()) is not None:
-            waits.append(due_ms - now.mono_ms)
+    def due_in_ms(self, now: Instant, *, writable: bool = True) -> int:
+        """Return how long nothing will be due, at most FAR_MS; 0 if something may be."""
+        if not writable:
+            ends_ms = self._context.waiters.next_due_ms()
+            return FAR_MS if ends_ms is None else max(0, min(FAR_MS, ends_ms - now.mono_ms))
+        span_ms = min(FAR_MS, self._state.mono.next_at - now.mono_ms)
+        return max(0, min(span_ms, milliseconds(self._state.wall.next_at - now.wall)))
+
+    def decide_due(
+        self, now: Instant, undelivered: Sequence[tuple[str, int]] = (), *, writable: bool = True
+    ) -> bool:
+        """Decide what is due at `now`, up to DUE_MAX of each kind; return whether more is left.
+
+        `undelivered` are grants, by job and token, that their holders cannot have heard of: these
+        leases end. Finished jobs that are left to remove do not count as left.
+        """
+        context, state, now_ms = self._context, self._state, now.mono_ms
+        more = _up_to_max(context.waiters.due(now_ms), lambda parked: end_wait(context, parked))
         if writable:
-            if (end_ms := state.leases.next_end_ms()) is not None:
-                waits.append(end_ms - now.mono_ms)
-            if (when := state.unpaid.next()) is not None:
-                waits.append(milliseconds(when - now.wall + self._grace))  # the sum may be no date
-            if (when := state.unfinished.next()) is not None:
-                waits.append(milliseconds(when - now.wall))
-        return waits
+            for job_id, token in undelivered:
+                self._release(LeaseReleased(job_id, token), now)
+            more |= _up_to_max(state.leases.lapsed(now_ms), lambda lease: self._lapse(lease, now))
+            more |= _up_to_max(
+                state.unpaid.due(now.wall),
+                lambda job: self._fail(job, "not paid by pay_by_time", now),
+            )
+            more |= _up_to_max(
+                state.unfinished.due(now.wall),
+                lambda job: self._fail(job, "not finished by submit_result_time", now),
+            )
+            self._remove_finished(now)
+            state.wall.refresh()
+        state.mono.refresh()
+        return more
 
-    def _fail_worn_out(self, job_id: str, now: Instant) -> None:
-        job = self._desk.state.jobs.get(job_id)
-        if job.status is JobStatus.RUNNING:
-            self._fail(job, f"the lease lapsed {self._lapses} times", now)
+    def look_at_finished(self, now: Instant) -> None:
+        """Note after a batch with changes when the oldest finished job is to be removed."""
+        finished = self._state.jobs.statuses.count_finished()
+        is_scheduled = self._remove_at is not None or self._remove_at_ms is not None
+        if finished and (finished > self._keep_max or not is_scheduled):
+            self._schedule_removal(now)
+            self._state.wall.refresh()
+            self._state.mono.refresh()
+
+    def _release(self, event: LeaseReleased, now: Instant) -> None:
+        with suppress(Refusal):  # the lease has ended otherwise
+            self._context.record_one(event, now.mono_ms)
+
+    def _lapse(self, lease: tuple[str, int], now: Instant) -> None:
+        job_id, token = lease
+        self._context.record_one(LeaseLapsed(job_id, token), now.mono_ms)
+        if self._state.leases.lapses[job_id] >= self._lapses:
+            job = self._state.jobs.require(job_id)
+            if job.status is RUNNING:
+                self._fail(job, f"the lease lapsed {self._lapses} times", now)
 
     def _fail(self, job: StoredJob, reason: str, now: Instant) -> None:
         at = max(now.wall, job.updated_at)
-        event = JobTransitioned(job.job_id, job.version, JobStatus.FAILED, at, error=reason)
-        self._desk.record(event, now.mono_ms)
+        event = JobTransitioned(job.job_id, job.version, FAILED, at, error=reason)
+        self._context.record_one(event, now.mono_ms)
+
+    def _remove_finished(self, now: Instant) -> None:
+        """Remove the finished jobs that are too old or too many, oldest first.
+
+        None while one of the clocks may be wrong: if they have gone on by different spans since the
+        last time, one of them was set.
+        """
+        clocks, self._clocks = self._clocks, now
+        if clocks is not None:
+            went_ms = (now.wall - clocks.wall) // timedelta(milliseconds=1)
+            if abs(went_ms - (now.mono_ms - clocks.mono_ms)) > STEP_MS:
+                self._hold_until_ms = now.mono_ms + HOLD_MS
+        if now.mono_ms >= self._hold_until_ms:
+            for job_id in islice(self._to_remove(now), DUE_MAX):
+                self._context.record_one(JobPruned(job_id), now.mono_ms)
+        self._schedule_removal(now)
+
+    def _to_remove(self, now: Instant) -> Iterator[str]:
+        statuses = self._state.jobs.statuses
+        while (oldest := statuses.oldest_finished()) is not None:
+            ended_at, job_id = oldest
+            if ended_at + self._keep > now.wall and statuses.count_finished() <= self._keep_max:
+                return
+            yield job_id
+
+    def _schedule_removal(self, now: Instant) -> None:
+        self._remove_at = self._remove_at_ms = None
+        statuses = self._state.jobs.statuses
+        oldest = statuses.oldest_finished()
+        if oldest is None:
+            return
+        if now.mono_ms < self._hold_until_ms:
+            self._remove_at_ms = self._hold_until_ms
+        elif statuses.count_finished() > self._keep_max:
+            self._remove_at_ms = now.mono_ms
+        else:
+            self._remove_at = oldest[0] + self._keep
+
+
+def _up_to_max(due: Iterable[Any], decide: Callable[[Any], None]) -> bool:
+    """Decide up to DUE_MAX items; return whether there may be more."""
+    count = 0
+    for item in islice(due, DUE_MAX):
+        decide(item)
+        count += 1
+    return count == DUE_MAX

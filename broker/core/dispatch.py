@@ -1,131 +1,178 @@
-"""What stands before each handler: who may ask, how large texts are, whether there is room."""
+"""Where a command goes: messages are cut into runs, and each run is checked before its handler.
 
-from collections.abc import Sequence
+A run has commands of one kind that do not depend on each other and are sure to fit in the reply.
+What has to be known of the request, the kind and the state is looked up once for a run. A single
+command is a run of one.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any, Final
 
-from tollgate.broker.core.context import Desk, Handler, Handlers, Turn
-from tollgate.broker.core.limits import Limits
-from tollgate.broker.core.roles import MAY, Role, roles_for
-from tollgate.broker.core.sizes import (
+from tollgate.broker.core.context import Context, Handlers, RequestContext
+from tollgate.broker.core.limits import (
     RESULT_BYTES,
-    Check,
+    Limits,
     check_texts,
-    command_bytes,
+    command_text_bytes,
     job_bytes_max,
+    result_bytes_max,
+    result_bytes_with,
     text_checks,
 )
-from tollgate.broker.repository.job import StoredJob
-from tollgate.domain.commands import Claim, Command, Get, List
+from tollgate.broker.core.roles import MAY, roles_for
+from tollgate.domain.commands import (
+    Claim,
+    Command,
+    Create,
+    Get,
+    List,
+    Release,
+    Touch,
+    Transition,
+)
 from tollgate.domain.exceptions import (
-    JobNotFoundError,
+    InternalError,
     NotAuthorizedError,
+    Refusal,
     ReplyFullError,
     StorageFullError,
 )
 from tollgate.domain.results import error_of
 
+IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition, Touch, Release})
+"""The kinds whose handlers take more than one command."""
+CHANGING_JOBS: Final = frozenset[type[Command]]({Create, Transition})
+"""Those kinds of which one command can change the job that another one of the run is about."""
+SHOWING_NO_JOB: Final = frozenset[type[Command]]({Touch, Release})
+"""Those kinds whose results show no job: they are decided in order, and none is large."""
 FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
-"""The commands that give as many jobs as there is room for in the reply."""
+"""The kinds that show as many jobs as the reply has room for."""
 
 
-class Gates:
-    """The handlers as the commands of a message find them, each behind what it has to pass.
+def runs(
+    context: Context, commands: Sequence[Command], request: RequestContext
+) -> Iterator[Sequence[Any]]:
+    """Yield the commands in order, a run at a time; each run once the one before is decided."""
+    if len(commands) == 1:
+        yield commands
+        return
+    for kind, group in groupby(commands, type):
+        for run in _independent(kind, [*group]):
+            if len(run) == 1 or (kind in IN_RUNS and _fits(context, kind, run, request)):
+                yield run
+            else:
+                for command in run:
+                    yield [command]
 
-    What has to be passed is known before the first command is looked at: one that may pass all of
-    it costs one look-up in a table.
-    """
+
+def _independent(kind: type[Command], commands: list[Any]) -> Iterator[list[Any]]:
+    """Yield the commands in parts in which no two are about one job that they may change."""
+    ids = [command.job_id for command in commands] if kind in CHANGING_JOBS else []
+    named = [job_id for job_id in ids if job_id is not None]
+    if len(set(named)) == len(named):
+        yield commands
+        return
+    part, seen = list[Any](), set[str]()
+    for command, job_id in zip(commands, ids, strict=True):
+        if job_id in seen:
+            yield part
+            part, seen = [], set()
+        part.append(command)
+        if job_id is not None:
+            seen.add(job_id)
+    yield part
+
+
+def _fits(
+    context: Context, kind: type[Command], run: Sequence[Any], request: RequestContext
+) -> bool:
+    """Return whether no command can be refused because of the room that others before it took."""
+    jobs, limits = context.state.jobs, context.limits
+    if kind is Create and (
+        jobs.count() + len(run) > limits.jobs
+        or jobs.texts.total_bytes + request.frame_bytes >= limits.stored_bytes
+    ):
+        return False
+    room_bytes = request.room_bytes - request.frame_bytes  # the texts that come in take no more
+    if kind in SHOWING_NO_JOB:
+        return len(run) * RESULT_BYTES <= room_bytes
+    if len(run) * result_bytes_with(jobs.texts.longest_bytes) <= room_bytes:
+        return True
+    ids = [command.job_id for command in run]
+    if kind is not Create and None in ids:  # a job that is asked for by its payment
+        return False
+    for job in jobs.get_all(ids):
+        room_bytes -= job_bytes_max(job)
+        if room_bytes < 0:
+            return False
+    return True
+
+
+class Dispatcher:
+    """Checks each run of commands, and has its handler decide it."""
 
     def __init__(self, limits: Limits, handlers: Handlers) -> None:
         self._handlers = handlers
+        self._text_bytes = limits.text_bytes
         self._checks = text_checks(limits)
         self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
-        """What is left of them in a message that is no longer than most of its texts may be."""
-        self._tables: dict[tuple[Role | None, bool, bool], tuple[Handlers, Handlers]] = {}
+        """The checks left for a request that is no longer than most of its texts may be."""
+        self._result_bytes_max = result_bytes_max(limits)
 
-    def tables(self, role: Role | None, is_long: bool, writable: bool) -> tuple[Handlers, Handlers]:  # noqa: FBT001 - the key of a table
-        """Return a handler for every kind of command in a message from a `role`.
+    def decide(self, context: Context, run: Sequence[Any], request: RequestContext) -> list[Any]:
+        """Return the Result of each command of a run, or None for one that was parked.
 
-        In a long one texts may be too long; not `writable`, nothing may change. The second ones are
-        for where a result might not fit in the reply.
+        A refusal changes nothing. If another error is raised, it is a fault of ours: the result is
+        InternalError if nothing of the run has happened; otherwise it is raised, and the process
+        must stop.
         """
-        key = (role, is_long, writable)
-        tables = self._tables.get(key)
-        if tables is None:
-            tables = self._build(*key, tight=False), self._build(*key, tight=True)
-            self._tables[key] = tables
-        return tables
+        before = len(context.events)
+        try:
+            return self._checked(context, run, request)
+        except Exception as fault:
+            if context.is_torn or len(context.events) != before:
+                raise
+            if len(run) == 1:
+                return [error_of(_refusal_of(fault))]
+        return [self.decide(context, [command], request)[0] for command in run]
 
-    def _build(self, role: Role | None, is_long: bool, writable: bool, *, tight: bool) -> Handlers:  # noqa: FBT001 - the same
-        checks = self._checks if is_long else self._checks_of_short
-        table: Handlers = {}
-        for kind, handler in self._handlers.items():
-            if kind not in MAY[role]:
-                table[kind] = not_authorized
-                continue
-            behind = handler
-            if not writable and kind.changes:
-                behind = _storage_full
-            elif tight:
-                behind = _where_it_fits(handler)
-            table[kind] = _checked(behind, checks[kind]) if kind in checks else behind
-        return table
+    def _checked(self, context: Context, run: Sequence[Any], request: RequestContext) -> list[Any]:
+        kind = type(run[0])
+        if kind not in MAY[request.ticket.principal.role]:
+            return [error_of(_not_authorized(kind, request))] * len(run)
+        is_short = request.frame_bytes <= self._text_bytes
+        checks = (self._checks_of_short if is_short else self._checks).get(kind)
+        if checks is not None:
+            check_texts(run, checks)
+        if not request.writable and kind.changes:
+            raise StorageFullError("the disk has no room for what this command would change")
+        if request.room_bytes < self._result_bytes_max and len(run) == 1:
+            _check_room(context, run[0], request)
+        return self._handlers[kind](context, run, request)
 
 
-def not_authorized(_: Desk, commands: Sequence[Command], turn: Turn) -> list[Any]:
-    """Refuse what the one who asks may not ask."""
-    kind, role = type(commands[0]), turn.ticket.principal.role
-    refusal = NotAuthorizedError(
+def _not_authorized(kind: type[Command], request: RequestContext) -> NotAuthorizedError:
+    return NotAuthorizedError(
         f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
-        f" this peer has {role or 'none'}"
+        f" this peer has {request.ticket.principal.role or 'none'}"
     )
-    return [error_of(refusal)] * len(commands)
 
 
-def _storage_full(_: Desk, commands: Sequence[Command], __: Turn) -> list[Any]:
-    refusal = StorageFullError("the disk has no room for what this command would change")
-    return [error_of(refusal)] * len(commands)
+def _check_room(context: Context, command: Any, request: RequestContext) -> None:  # noqa: ANN401 - of any kind
+    """Raise ReplyFullError if the command's result might not fit in the reply."""
+    bytes_max = RESULT_BYTES
+    if type(command) not in FIT_TO_ROOM:
+        jobs, job_id = context.state.jobs, getattr(command, "job_id", None)
+        job = jobs.find(job_id) if job_id else None
+        if type(command) is Get and command.blockchain_identifier is not None:
+            job = jobs.find_by_payment(command.blockchain_identifier)
+        bytes_max = job_bytes_max(job) + command_text_bytes(command)
+    if bytes_max > request.room_bytes:
+        raise ReplyFullError("the result would not fit in this reply")
 
 
-def _checked(handler: Handler, checks: list[Check]) -> Handler:
-    """Let a command through whose texts are no longer than they may be."""
-    texts_of = [text_of for text_of, _, _ in checks]
-
-    def checked(desk: Desk, commands: Sequence[Command], turn: Turn) -> list[Any]:
-        for text_of in texts_of:
-            if any(map(text_of, commands)):
-                for command in commands:
-                    check_texts(command, checks)
-                break
-        return handler(desk, commands, turn)
-
-    return checked
-
-
-def _where_it_fits(handler: Handler) -> Handler:
-    """Let a command through whose result fits in the reply, while it has not been executed."""
-
-    def fitting(desk: Desk, commands: Sequence[Command], turn: Turn) -> list[Any]:
-        (command,) = commands  # where it is tight, no run has more
-        if _result_bytes_max(desk, command) > turn.room_bytes:
-            raise ReplyFullError("the result would not fit in this reply")
-        return handler(desk, commands, turn)
-
-    return fitting
-
-
-def _result_bytes_max(desk: Desk, command: Command) -> int:
-    if type(command) in FIT_TO_ROOM:
-        return RESULT_BYTES
-    job = _job_of(desk, command)
-    return (job_bytes_max(job) if job else RESULT_BYTES) + command_bytes(command)
-
-
-def _job_of(desk: Desk, command: Command) -> StoredJob | None:
-    jobs = desk.state.jobs
-    try:
-        if isinstance(command, Get) and command.blockchain_identifier is not None:
-            return jobs.get_by_payment(command.blockchain_identifier)
-    except JobNotFoundError:
-        return None
-    job_id = getattr(command, "job_id", None)
-    return jobs.find(job_id) if job_id else None
+def _refusal_of(fault: Exception) -> Refusal:
+    if isinstance(fault, Refusal):
+        return fault
+    return InternalError(f"{type(fault).__name__}: {fault!s:.200}")

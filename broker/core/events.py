@@ -1,4 +1,4 @@
-"""What has happened: the only things that change the broker's state, live and replayed alike."""
+"""Events: the only things that change the state, live and in replay alike."""
 
 from datetime import datetime
 from typing import ClassVar
@@ -10,7 +10,7 @@ from tollgate.domain.status import JobStatus
 
 
 class Event(msgspec.Struct, tag_field="e", array_like=True, gc=False):
-    """The base of all events. Each holds all that its effect depends on, times and ids too."""
+    """The base of all events. Each holds all that its effect depends on, also times and ids."""
 
 
 class JobCreated(Event, tag=1):
@@ -30,7 +30,7 @@ class JobCreated(Event, tag=1):
 
 
 class JobTransitioned(Event, tag=2):
-    """A job, at `version` before, went to `target`; a lease on it ended."""
+    """A job moved from `version` to the next one, and to `target`; a lease on it ended."""
 
     job_id: str
     version: int
@@ -51,7 +51,7 @@ class LeaseGranted(Event, tag=3):
 
 
 class LeaseReleased(Event, tag=4):
-    """A lease was given back, or could not be delivered."""
+    """A lease was released, or could not be delivered."""
 
     job_id: str
     lease: int
@@ -65,20 +65,20 @@ class LeaseLapsed(Event, tag=5):
 
 
 class SessionOpened(Event, tag=6):
-    """A session's number was given, to `owner`; before 0.2 that was not written down."""
+    """A session was opened by the principal `owner`."""
 
     session: int
-    owner: str = ""
+    owner: str
 
 
 class SessionEvicted(Event, tag=7):
-    """A session was forgotten, to make room."""
+    """A session was evicted, to make room."""
 
     session: int
 
 
 class JobPruned(Event, tag=8):
-    """A finished job was forgotten, for its age or to make room."""
+    """A finished job was removed, for its age or to make room."""
 
     job_id: str
 

@@ -1,14 +1,14 @@
-"""What each command about jobs does: look, decide, record an event."""
+"""The commands about jobs: each looks at jobs, judges, and records events."""
 
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
-from tollgate.broker.core.context import Desk, Handlers, Turn, alone, job_result
+from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
 from tollgate.broker.core.events import JobCreated, JobTransitioned
-from tollgate.broker.core.sizes import RESULT_BYTES, job_bytes_max
-from tollgate.broker.repository.job import Done, StoredJob
-from tollgate.broker.repository.store import Jobs
+from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max
+from tollgate.broker.repository.job import Changes, StoredJob
+from tollgate.broker.repository.job_repo import InMemoryJobRepository
 from tollgate.domain.commands import Cancel, Count, Create, Get, List, ProvideInput, Transition
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
@@ -23,32 +23,32 @@ from tollgate.domain.results import CountResult, JobResult, JobsResult, Result, 
 from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 
 
-def create(desk: Desk, commands: Sequence[Create], turn: Turn) -> list[Any]:
-    """Store jobs; show one that is there already, with the same fields, as it is now."""
-    now, pay_by = turn.now, desk.pay_by(turn.now)
-    found = desk.state.jobs.find_all([command.job_id for command in commands])
+def create(context: Context, commands: Sequence[Create], request: RequestContext) -> list[Any]:
+    """Store jobs. A job that is stored already with the same fields is shown as it is now."""
+    now, pay_by = request.now, context.pay_by(request.now)
+    found = context.state.jobs.get_all([command.job_id for command in commands])
     events = [
         JobCreated(
-            command.job_id or desk.new_id(), now, command.input_hash, command.input,
+            command.job_id or context.new_id(), now, command.input_hash, command.input,
             command.identifier_from_purchaser, command.blockchain_identifier,
             command.pay_by_time or pay_by, command.submit_result_time,
         )
         for command, job in zip(commands, found, strict=True) if job is None
     ]  # fmt: skip
     if events:
-        _check_capacity(desk)
-    done = desk.record_all(JobCreated, events, turn.now_ms)
+        _check_capacity(context)
+    changes = context.record(events, request.now_ms)
     if len(events) == len(commands):
-        return _results_of(done, found, {})
-    made = iter(_results_of(done, [None] * len(events), {}))
+        return _results_of(changes, found, {})
+    made = iter(_results_of(changes, [None] * len(events), {}))
     return [
         _created_before(command, job) if job else next(made)
         for command, job in zip(commands, found, strict=True)
     ]
 
 
-def _check_capacity(desk: Desk) -> None:
-    jobs, limits = desk.state.jobs, desk.limits
+def _check_capacity(context: Context) -> None:
+    jobs, limits = context.state.jobs, context.limits
     if jobs.count() >= limits.jobs:
         raise RepositoryFullError(f"{limits.jobs} jobs are stored already", limit=limits.jobs)
     if jobs.texts.total_bytes >= limits.stored_bytes:
@@ -62,54 +62,58 @@ def _created_before(command: Create, job: StoredJob) -> Result:
         if supplied is not None and supplied != getattr(job, field):
             message = f"there is a job {job.job_id} already, with another {field}"
             return error_of(about(job, JobConflictError(message)))
-    return job_result(job)
+    return JobResult(job)
 
 
 def _results_of(
-    done: Done, found: Sequence[StoredJob | None], refused: dict[int, Refusal]
+    changes: Changes, found: Sequence[StoredJob | None], refused: dict[int, Refusal]
 ) -> list[Any]:
-    """Return the results of what was done to the jobs that were `found`, or was not.
+    """Return the results of commands about the jobs that were `found`.
 
-    What was refused by its place never came to be an event; `done` tells of the others.
+    `refused` has the commands, by place, that were refused before they became an event; `changes`
+    tells of the events.
     """
-    if not done.refused and not refused:
-        return [*map(JobResult, done.jobs)]  # type: ignore[arg-type]  # as in job_result
-    jobs, places = iter(done.jobs), count()
+    if not changes.refused and not refused:
+        return [*map(JobResult, changes.jobs)]
+    jobs, places = iter(changes.jobs), count()
     results: list[Any] = []
     for place, job in enumerate(found):
-        refusal = refused.get(place) or done.refused.get(next(places))
+        refusal = refused.get(place) or changes.refused.get(next(places))
         if refusal is None:
-            results.append(job_result(next(jobs)))
+            results.append(JobResult(next(jobs)))
         else:
             results.append(error_of(about(job, refusal) if job else refusal))
     return results
 
 
-def get(desk: Desk, commands: Sequence[Get], _: Turn) -> list[Any]:
+def get(context: Context, commands: Sequence[Get], _: RequestContext) -> list[Any]:
     """Show jobs."""
-    jobs = desk.state.jobs
-    found = jobs.find_all([command.job_id for command in commands])
+    jobs = context.state.jobs
+    found = jobs.get_all([command.job_id for command in commands])
     if None not in found:
-        return [*map(JobResult, found)]  # type: ignore[arg-type]  # as in job_result
+        return [*map(JobResult, found)]  # type: ignore[arg-type]  # none of them is None
     return [
-        job_result(job) if job else _paid_by(jobs, command)
+        JobResult(job) if job else _paid_by(jobs, command)
         for command, job in zip(commands, found, strict=True)
     ]
 
 
-def _paid_by(jobs: Jobs, command: Get) -> Result:
+def _paid_by(jobs: InMemoryJobRepository, command: Get) -> Result:
     if command.blockchain_identifier is None:
         return error_of(JobNotFoundError(command.job_id or ""))
-    try:
-        return job_result(jobs.get_by_payment(command.blockchain_identifier))
-    except JobNotFoundError as refusal:
-        return error_of(refusal)
+    job = jobs.find_by_payment(command.blockchain_identifier)
+    if job is None:
+        message = "no job has this blockchain identifier"
+        return error_of(JobNotFoundError.rebuilt(message, {}))
+    return JobResult(job)
 
 
-def transition(desk: Desk, commands: Sequence[Transition], turn: Turn) -> list[Any]:
-    """Move jobs, for whoever holds their lease, or for anybody while nobody does."""
-    leases, now = desk.state.leases, turn.now
-    found = desk.state.jobs.find_all([command.job_id for command in commands])
+def transition(
+    context: Context, commands: Sequence[Transition], request: RequestContext
+) -> list[Any]:
+    """Move jobs: for the holder of the lease, or for anyone while there is no lease."""
+    leases, now = context.state.leases, request.now
+    found = context.state.jobs.get_all([command.job_id for command in commands])
     events: list[JobTransitioned] = []
     refused: dict[int, Refusal] = {}
     for command, job in zip(commands, found, strict=True):
@@ -130,12 +134,12 @@ def transition(desk: Desk, commands: Sequence[Transition], turn: Turn) -> list[A
                 command.result, command.error, command.input_schema,
             )
         )  # fmt: skip
-    return _results_of(desk.record_all(JobTransitioned, events, turn.now_ms), found, refused)
+    return _results_of(context.record(events, request.now_ms), found, refused)
 
 
-def provide_input(desk: Desk, command: ProvideInput, turn: Turn) -> JobResult:
-    """Answer what a job asks for; a lease on it does not stand in the purchaser's way."""
-    job = desk.state.jobs.get(command.job_id)
+def provide_input(context: Context, command: ProvideInput, request: RequestContext) -> JobResult:
+    """Answer what a job asks for. A lease on the job does not hinder the purchaser."""
+    job = context.state.jobs.require(command.job_id)
     _check_version(job, command.expected_version)
     if job.status is not JobStatus.AWAITING_INPUT:
         message = "only a job in awaiting_input takes input"
@@ -144,15 +148,15 @@ def provide_input(desk: Desk, command: ProvideInput, turn: Turn) -> JobResult:
         job.job_id,
         job.version,
         JobStatus.RUNNING,
-        max(turn.now, job.updated_at),
+        max(request.now, job.updated_at),
         provided_input=command.input,
     )
-    return JobResult(desk.record(event, turn.now_ms))
+    return JobResult(context.record_one(event, request.now_ms))
 
 
-def cancel(desk: Desk, command: Cancel, turn: Turn) -> JobResult:
-    """Fail an unpaid job; a lease on it does not stand in the purchaser's way."""
-    job = desk.state.jobs.get(command.job_id)
+def cancel(context: Context, command: Cancel, request: RequestContext) -> JobResult:
+    """Fail an unpaid job. A lease on the job does not hinder the purchaser."""
+    job = context.state.jobs.require(command.job_id)
     if command.expected_version is not None:
         _check_version(job, command.expected_version)
     if job.status is not JobStatus.AWAITING_PAYMENT:
@@ -161,10 +165,10 @@ def cancel(desk: Desk, command: Cancel, turn: Turn) -> JobResult:
         job.job_id,
         job.version,
         JobStatus.FAILED,
-        max(turn.now, job.updated_at),
+        max(request.now, job.updated_at),
         error="cancelled",
     )
-    return JobResult(desk.record(event, turn.now_ms))
+    return JobResult(context.record_one(event, request.now_ms))
 
 
 def _check_version(job: StoredJob, expected_version: int) -> None:
@@ -180,17 +184,17 @@ def _wrong_status(job: StoredJob, target: JobStatus, message: str) -> Refusal:
 
 
 def about(job: StoredJob, refusal: Refusal) -> Refusal:
-    """Say in a refusal how the job stands, so that the caller need not ask."""
+    """Add the job's status and version to a refusal, so that the caller need not ask."""
     refusal.job_id, refusal.status, refusal.version = job.job_id, job.status.value, job.version
     return refusal
 
 
-def count_jobs(desk: Desk, command: Count, _: Turn) -> CountResult:
-    """Count jobs by status, and say since when the oldest of each has been there."""
-    jobs = desk.state.jobs
+def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResult:
+    """Count jobs by status, and tell since when the oldest of each has been there."""
+    jobs = context.state.jobs
     asked = [command.status] if command.status else list(JobStatus)
     by_status = {status.value: jobs.count(status) for status in asked}
-    oldest = {status: jobs.lanes.oldest(status) for status in asked}
+    oldest = {status: jobs.statuses.oldest(status) for status in asked}
     return CountResult(
         total=sum(by_status.values()),
         by_status=by_status,
@@ -198,38 +202,34 @@ def count_jobs(desk: Desk, command: Count, _: Turn) -> CountResult:
     )
 
 
-def list_jobs(desk: Desk, command: List, turn: Turn) -> JobsResult:
+def list_jobs(context: Context, command: List, request: RequestContext) -> JobsResult:
     """Show a page of jobs: as many as there are, as were asked for, and as fit.
 
-    All pages of a batch share what may be looked at for them: it may be one job for the last.
+    All pages of a batch share one scan budget; a page that begins without any left scans one job.
     """
-    creation, after = desk.state.jobs.creation, -1 if command.after is None else int(command.after)
-    scanned = creation.scanned
-    scan_max = max(1, desk.scans_left)
-    jobs, cursors = creation.page(after, command.limit, command.status, scan_max=scan_max)
-    desk.scans_left -= creation.scanned - scanned
-    room_bytes = turn.room_bytes - RESULT_BYTES
+    repository, after = context.state.jobs, -1 if command.after is None else int(command.after)
+    scanned = repository.creation.scanned
+    scan_max = max(1, context.scans_left)
+    jobs, cursors = repository.page(after, command.limit, command.status, scan_max)
+    context.scans_left -= repository.creation.scanned - scanned
+    room_bytes = request.room_bytes - RESULT_BYTES
     for place, job in enumerate(jobs):
         room_bytes -= job_bytes_max(job)
         if room_bytes < 0:
             if place == 0:
                 raise ReplyFullError("the next job would not fit in this reply")
             del jobs[place:], cursors[place:]
-            return _page(jobs, str(cursors[-1]))
+            return JobsResult([*jobs], str(cursors[-1]))
     more = str(cursors[-1]) if len(cursors) > len(jobs) else None
-    return _page(jobs, more)
+    return JobsResult([*jobs], more)
 
 
-def _page(jobs: list[StoredJob], cursor: str | None) -> JobsResult:
-    return JobsResult(jobs, cursor)  # type: ignore[arg-type]  # encoded, they are JobFields
-
-
-HANDLERS: Final[Handlers] = {
+JOB_COMMANDS: Final[Handlers] = {
     Create: create,
     Get: get,
     Transition: transition,
-    ProvideInput: alone(provide_input),
-    Cancel: alone(cancel),
-    Count: alone(count_jobs),
-    List: alone(list_jobs),
+    ProvideInput: one_by_one(provide_input),
+    Cancel: one_by_one(cancel),
+    Count: one_by_one(count_jobs),
+    List: one_by_one(list_jobs),
 }

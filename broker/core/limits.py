@@ -1,8 +1,14 @@
-"""How much of everything the broker takes; `hello` tells all of it to every client."""
+"""The limits of a broker, and the sizes that follow from them: of texts, results and batches."""
 
-from typing import Final
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
+
+from tollgate.broker.repository.job import TEXT_FIELDS, StoredJob, job_text_bytes, text_bytes
+from tollgate.domain.commands import Command, Create, ProvideInput, Transition
+from tollgate.domain.exceptions import TooLargeError
 
 KIB: Final = 1_024
 MIB: Final = 1_024 * KIB
@@ -11,7 +17,10 @@ DAY_MS: Final = 24 * 60 * MINUTE_MS
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds that a command can run into. Bytes are of UTF-8 for texts, of the frame otherwise."""
+    """Bounds that a command can run into; `hello` tells all of them to every client.
+
+    Bytes are of UTF-8 for texts, and of the frame otherwise.
+    """
 
     request_bytes: int = 256 * KIB
     """A request's frame."""
@@ -28,7 +37,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int = 1_000_000
     """Jobs stored."""
     stored_bytes: int = 1_024 * MIB
-    """Texts of all jobs stored, above which none is created."""
+    """Texts of all stored jobs; above it no job is created."""
     parked: int = 10_000
     """Commands that wait for their answer."""
     parked_share: int = 5_000
@@ -44,8 +53,125 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: int = 1_000_000
     """Outcomes of requests remembered, of all sessions together."""
     keep_finished_ms: int = 7 * DAY_MS
-    """From a job's end until it is forgotten."""
+    """From a job's end until it is removed."""
     max_finished: int = 500_000
     """Finished jobs kept, whatever their age."""
     lapses: int = 5
     """How often the lease of a running job may lapse before the job fails."""
+
+
+# --- texts of commands ----------------------------------------------------------------------------
+
+_TEXTS: Final[dict[type[Command], tuple[tuple[str, str], ...]]] = {
+    Create: (
+        ("input", "text_bytes"),
+        ("identifier_from_purchaser", "identifier_from_purchaser_bytes"),
+        ("blockchain_identifier", "blockchain_identifier_bytes"),
+    ),
+    Transition: (
+        ("result", "text_bytes"),
+        ("error", "text_bytes"),
+        ("input_schema", "text_bytes"),
+    ),
+    ProvideInput: (("input", "text_bytes"),),
+}
+"""The texts of each kind of command: the field, and the limit on it."""
+_UTF8_BYTES_MAX: Final = 4
+
+Check = tuple[Callable[[Any], str | None], str, int]
+"""A function that reads a text off a command, the text's name, and its limit in bytes."""
+Checks = dict[type[Command], list[Check]]
+
+
+def text_checks(limits: Limits, below_bytes: int | None = None) -> Checks:
+    """Return the limits on the texts of each kind of command; only those below `below_bytes`."""
+    checks: Checks = {}
+    for kind, texts in _TEXTS.items():
+        for field, name in texts:
+            limit = getattr(limits, name)
+            if below_bytes is None or limit < below_bytes:
+                checks.setdefault(kind, []).append((attrgetter(field), field, limit))
+    return checks
+
+
+def check_texts(commands: Sequence[Command], checks: list[Check]) -> None:
+    """Raise TooLargeError if a text of a command is over its limit."""
+    for text_of, field, limit in checks:
+        for text in filter(None, map(text_of, commands)):
+            if len(text) * _UTF8_BYTES_MAX > limit and text_bytes(text) > limit:
+                raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
+
+
+# --- results --------------------------------------------------------------------------------------
+
+GRANTS_MAX: Final = 1_000
+"""How many leases one claim can be granted: TG/1's bound on its `limit`."""
+RESULT_BYTES: Final = 1_024
+"""More than any result takes without the texts in it: names, times, hash, ids, limits."""
+
+
+def job_bytes_max(job: StoredJob | None) -> int:
+    """Return a bound on what the result that shows a job, or refuses it, takes in a reply."""
+    return RESULT_BYTES if job is None else RESULT_BYTES + job_text_bytes(job)
+
+
+def command_text_bytes(command: Command) -> int:
+    """Return how many bytes the texts of a command can add to a job."""
+    return sum(text_bytes(getattr(command, field)) for field, _ in _TEXTS.get(type(command), ()))
+
+
+def result_bytes_with(longest_text_bytes: int) -> int:
+    """Return a bound on the result that shows a job without any longer text than that."""
+    return RESULT_BYTES + len(TEXT_FIELDS) * longest_text_bytes
+
+
+def result_bytes_max(limits: Limits) -> int:
+    """Return a bound on the result of any command about one job."""
+    return (
+        RESULT_BYTES
+        + (len(TEXT_FIELDS) - 2) * limits.text_bytes
+        + limits.blockchain_identifier_bytes
+        + limits.identifier_from_purchaser_bytes
+    )
+
+
+# --- what a batch writes --------------------------------------------------------------------------
+
+RECORDS_MAX: Final = 4_096
+"""A batch ends with so many records: those of its messages, and of parked claims that it serves."""
+DUE_MAX: Final = 1_000
+"""How many leases, deadlines or waits of a kind one batch ends, and how many jobs it removes."""
+DUE_BYTES_MAX: Final = 1_024
+"""More than ending one of each kind writes: seven events, and what they did to parked claims."""
+COMMAND_BYTES_MIN: Final = 13
+"""The shortest command, a map with its type, takes this much of a frame."""
+EVENT_BYTES_MAX: Final = 512
+"""More than an event and its outcome take without the texts that came in."""
+GRANT_BYTES_MAX: Final = 128
+"""More than a granted lease takes, as an event and in an outcome."""
+SHOWN_BYTES_MIN: Final = 208
+"""Less than a granted lease takes of a reply: its job has at least an id, a hash and times."""
+RECORD_BYTES_MAX: Final = 256
+"""More than a record takes without its events and outcomes: session, digest, principal."""
+
+
+def batch_records_max(
+    limits: Limits, *, batch_messages: int, batch_bytes: int, batch_reply_bytes: int
+) -> tuple[int, int]:
+    """Return bounds on the records of any batch: bytes and number.
+
+    A batch takes messages up to `batch_bytes`, and then one more of `request_bytes`; it grants
+    leases until its replies have `batch_reply_bytes`, and then one more of `reply_bytes`.
+    """
+    frames = batch_bytes + limits.request_bytes
+    commands = batch_messages + batch_bytes // COMMAND_BYTES_MIN + limits.commands
+    grants = (batch_reply_bytes + limits.reply_bytes) // SHOWN_BYTES_MIN
+    number = RECORDS_MAX + 2  # the last message, and the claims behind it, come on top
+    size = (
+        DUE_MAX * DUE_BYTES_MAX
+        + 2 * frames
+        + commands * EVENT_BYTES_MAX
+        + grants * GRANT_BYTES_MAX
+        + number * RECORD_BYTES_MAX
+    )
+    return size, number

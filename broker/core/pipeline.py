@@ -1,13 +1,13 @@
-"""A batch of frames in, what to write down and what to send out: the page to read first.
+"""A batch of frames in, records to write and replies to send out: the page to read first.
 
     bytes ──▶ command ──▶ decision ──▶ event ──▶ record ─ ─ ▶ journal, sync
                                          └──▶ result ──▶ reply ─ ─ ▶ bytes
 
-The pipeline does neither of the two things on the right. It hands back the records and the
-replies, and whoever runs it (`server`) sends none through its `outbox` before those are safe.
+The pipeline does neither of the two things on the right. It returns the records and the replies;
+the server's group commit (`commit`) writes and syncs the records, and only then sends the replies.
 
-`intake` reads a request. `execution` has its commands decided and words the reply; `repeats` does
-so where they were decided before. `agenda` knows what there is to do that no message asks for.
+`accept` reads a request. `execution` has its commands decided and encodes the reply. `deadlines`
+decides what happens by itself in time.
 """
 
 from collections import Counter
@@ -15,24 +15,37 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tollgate.broker.core.agenda import Agenda
-from tollgate.broker.core.bounds import records_max
-from tollgate.broker.core.context import Answer, Turn
+from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import Engine
-from tollgate.broker.core.execution import Verdict, execute, execute_parking, verdict_of
-from tollgate.broker.core.intake import accept
-from tollgate.broker.core.principal import Principal
+from tollgate.broker.core.execution import (
+    Execution,
+    execute,
+    execute_parking,
+    execution_of,
+    repeat,
+)
+from tollgate.broker.core.lease_commands import serve_claim
+from tollgate.broker.core.limits import RECORDS_MAX, Limits
 from tollgate.broker.core.records import Record
-from tollgate.broker.core.repeats import repeat
+from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.core.waiters import Ticket
-from tollgate.domain.exceptions import REFUSALS, DrainingError, Refusal
-from tollgate.domain.messages import Request, encode_refused, read_envelope
+from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
+from tollgate.domain.exceptions import (
+    REFUSALS,
+    DrainingError,
+    ExpiredError,
+    MalformedError,
+    NotAuthorizedError,
+    Refusal,
+    TooLargeError,
+)
+from tollgate.domain.messages import Request, encode_refused, read_envelope, read_request
 from tollgate.domain.results import ErrorResult, refusal_of
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """A message as the socket gave it: its connection, its frames, and who has sent it."""
+    """A message from a socket: its connection, its frames, and its sender."""
 
     peer: bytes
     frames: Sequence[bytes]
@@ -40,38 +53,43 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """A frame for a peer. If it cannot be sent, `grants` (job and token) are to be taken back."""
+    """A frame for a peer. If it cannot be sent, the leases in `grants` (job and token) must end."""
 
     peer: bytes
     frame: bytes
     grants: Sequence[tuple[str, int]] = ()
 
 
-class Outcome(msgspec.Struct, gc=False):
-    """What a batch comes to: first the records are made safe, then the replies are sent."""
+class Output(msgspec.Struct, gc=False):
+    """What a batch came to: write and sync the records, then send the replies."""
 
     records: list[Record]
     replies: list[Reply]
     taken: int = 0
-    """How many messages of the batch were decided."""
+    """How many messages of the batch were decided; the others must come again."""
     room_bytes: int = 0
-    """How much room for replies was left; none, or less than that, if the batch was full."""
+    """How much room for replies is left."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch must end: replies are held back until all of its records are safe."""
+        return self.room_bytes <= 0 or len(self.records) >= RECORDS_MAX
 
 
 class Pipeline:
-    """Turns batches into outcomes, in order, over one engine."""
+    """Turns batches into outputs, in order, over one engine."""
 
     def __init__(self, engine: Engine, refused: Counter[str], batch_reply_bytes: int) -> None:
-        """Decide with `engine`; how often each code was answered is counted in `refused`.
+        """Count in `refused` how often each code was answered.
 
-        A batch ends with the reply that makes it `batch_reply_bytes` long: replies are held back
-        until all of it is safe.
+        A batch ends with the reply that makes its replies `batch_reply_bytes` long.
         """
-        self.agenda = Agenda(engine)
-        """When there is something to do without a message."""
+        self.deadlines = engine.deadlines
         self._engine = engine
+        self._context = engine.context
         self._refused = refused
         self._batch_reply_bytes = batch_reply_bytes
+        self._was_full = False
         self._is_draining = False
 
     def run(
@@ -81,51 +99,54 @@ class Pipeline:
         undelivered: Sequence[tuple[str, int]] = (),
         *,
         writable: bool = True,
-    ) -> Outcome:
-        """Decide a batch at `now`, after what time has brought by then.
+    ) -> Output:
+        """Decide what is due at `now`, and then a batch of messages.
 
-        `undelivered` are grants of earlier replies that could not be sent. Without `writable`
-        there is no room for records: nothing changes, and what would change something is refused.
-        `taken` of the outcome is how much of the batch was decided; the rest is to come again.
+        `undelivered` are grants of earlier replies that could not be sent. Without `writable` the
+        journal has no room: nothing changes, and commands that change something are refused. No
+        message is decided while a deadline that has passed is not: then `taken` is 0.
         """
-        outcome, engine = self._begin(), self._engine
-        engine.rest()
+        output, context, deadlines = self._begin(), self._context, self.deadlines
         lease_at = now if writable else None
-        if undelivered or not self.agenda.calm_ms(now, writable=writable):
-            self.agenda.pass_time(now, undelivered, writable=writable)
-            self._settle(lease_at, outcome)
-        for arrival in batch:
-            self._answer(arrival, now, outcome, writable=writable)
-            self._settle(lease_at, outcome)
-            outcome.taken += 1
-            if outcome.room_bytes <= 0 or engine.is_tired:
-                break
-        self.agenda.foresee(now, is_full=outcome.room_bytes <= 0, writable=writable)
-        return outcome
+        context.scans_left = SCAN_JOBS_MAX
+        with context.state.jobs:  # one acquisition of its lock for all looks and changes
+            is_behind = False
+            if undelivered or deadlines.is_due(now, writable=writable):
+                is_behind = deadlines.decide_due(now, undelivered, writable=writable)
+            self._settle(lease_at, output)
+            for arrival in () if is_behind else batch:
+                if output.is_full or context.scans_left <= 0:
+                    break
+                self._decide(arrival, now, output, writable=writable)
+                self._settle(lease_at, output)
+                output.taken += 1
+        if writable:
+            self._was_full = output.is_full
+        if output.records:
+            deadlines.look_at_finished(now)
+        return output
 
-    def expel(self, name: str) -> Outcome:
-        """Answer whatever is parked for a principal that may not have it any more."""
-        self._engine.expel(name)
+    def is_behind(self, *, writable: bool = True) -> bool:
+        """Return whether the last batch was too full for all answers to parked commands."""
+        may_grant = writable and self._was_full and bool(self._context.waiters.parked)
+        return may_grant or bool(self._context.answers)
+
+    def expel(self, name: str) -> Output:
+        """Refuse the parked commands of a principal whose role was taken away."""
+        refusal = NotAuthorizedError("the role that this was asked with was taken away")
+        self._engine.answer_parked(refusal, name)
         return self._settle(None, self._begin())
 
-    def drain(self) -> Outcome:
-        """Wake all who are parked; from now on refuse all that comes in."""
+    def drain(self) -> Output:
+        """Refuse all parked commands, and from now on every request."""
         self._is_draining = True
-        self._engine.drain()
+        self._engine.answer_parked(DrainingError("the broker is about to leave"))
         return self._settle(None, self._begin())
 
-    def records_max(self, batch: Sequence[Arrival], undelivered: int = 0) -> tuple[int, int]:
-        """Return bounds on the records of a batch, before it is decided: bytes and number.
+    def _begin(self) -> Output:
+        return Output([], [], room_bytes=self._batch_reply_bytes)
 
-        `undelivered` is how many grants `run` will be told of that could not be sent.
-        """
-        messages = [arrival.frames for arrival in batch]
-        return records_max(messages, undelivered, self._engine.parked, self._engine.limits)
-
-    def _begin(self) -> Outcome:
-        return Outcome([], [], room_bytes=self._batch_reply_bytes)
-
-    def _answer(self, arrival: Arrival, now: Instant, outcome: Outcome, *, writable: bool) -> None:
+    def _decide(self, arrival: Arrival, now: Instant, output: Output, *, writable: bool) -> None:
         """Take one message from its bytes to its record and its reply."""
         engine = self._engine
         try:
@@ -134,61 +155,99 @@ class Pipeline:
             if self._is_draining and remembered is None:
                 raise DrainingError("the broker is about to leave")
         except Refusal as refusal:
-            self._refuse(arrival, refusal, outcome)
+            self._refuse(arrival, refusal, output)
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
-        turn = engine.turn(ticket, now, len(arrival.frames[0]), writable=writable)
+        context = RequestContext(
+            ticket, now.wall, now.mono_ms, len(arrival.frames[0]), engine.limits.reply_bytes,
+            writable,
+        )  # fmt: skip
         if remembered is not None:
-            verdict = Verdict(repeat(engine, request, remembered, turn))
-            self._conclude(ticket, request.acked, verdict, outcome)
+            self._conclude(
+                ticket, request.acked, repeat(engine, request, remembered, context), output
+            )
         elif len(request.commands) == 1 and request.commands[0].parks:
-            self._answer_or_park(arrival, request, turn, outcome)
+            answer = execute_parking(engine, request, context)
+            if answer is not None:
+                self._answer_at_once(arrival, answer, output)
         else:
-            verdict = execute(engine, request, turn)
-            self._conclude(ticket, request.acked, verdict, outcome)
+            self._conclude(ticket, request.acked, execute(engine, request, context), output)
 
-    def _answer_or_park(
-        self, arrival: Arrival, request: Request, turn: Turn, outcome: Outcome
-    ) -> None:
-        answer = execute_parking(self._engine, request, turn)
-        if answer is None:
-            return
-        if isinstance(answer.result, ErrorResult) and REFUSALS[answer.result.code].refuses_message:
-            self._refuse(arrival, refusal_of(answer.result), outcome)
+    def _answer_at_once(self, arrival: Arrival, answer: Answer, output: Output) -> None:
+        """Answer a command that could have parked, and did not."""
+        result = answer.result
+        if isinstance(result, ErrorResult) and REFUSALS[result.code].refuses_message:
+            self._refuse(arrival, refusal_of(result), output)
         else:
-            self._conclude_alone(answer, outcome)
+            self._answer(answer, output)
 
-    def _settle(self, lease_at: Instant | None, outcome: Outcome) -> Outcome:
-        """Write down what has happened by itself, and answer those parked until it did."""
-        if self._engine.events:
-            outcome.records.append(Record(self._engine.take_events()))
-        while outcome.room_bytes > 0 and (answer := self.agenda.next_answer(lease_at)):
-            self._conclude_alone(answer, outcome)
-        return outcome
+    def _settle(self, lease_at: Instant | None, output: Output) -> Output:
+        """Record what happened by itself, and answer the parked commands that it ended.
 
-    def _conclude_alone(self, answer: Answer, outcome: Outcome) -> None:
-        verdict = verdict_of(answer, happened=bool(self._engine.events))
-        self._conclude(answer.ticket, 0, verdict, outcome)
+        Parked claims are granted leases from `lease_at` on; None grants no lease.
+        """
+        context = self._context
+        if context.events:
+            output.records.append(Record(context.take_events()))
+        while not output.is_full:
+            if context.answers:
+                answer: Answer | None = context.answers.popleft()
+            elif lease_at and context.waiters.parked:
+                answer = serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
+            else:
+                answer = None
+            if answer is None:
+                break
+            self._answer(answer, output)
+        return output
 
-    def _conclude(self, ticket: Ticket, acked: int, verdict: Verdict, outcome: Outcome) -> None:
-        """Make one record of all that a message has made happen, and one reply."""
-        events = self._engine.take_events()
-        if events or verdict.is_kept:
+    def _answer(self, answer: Answer, output: Output) -> None:
+        execution = execution_of(answer, happened=bool(self._context.events))
+        self._conclude(answer.ticket, 0, execution, output)
+
+    def _conclude(self, ticket: Ticket, acked: int, execution: Execution, output: Output) -> None:
+        """Make one record of everything that a request has done, and one reply."""
+        events = self._context.take_events()
+        if events or execution.is_kept:
             record = Record(
-                events, ticket.session, ticket.seq, acked, ticket.digest, verdict.outcomes,
+                events, ticket.session, ticket.seq, acked, ticket.digest, execution.outcomes,
                 ticket.principal.name,
             )  # fmt: skip
-            self._engine.remember(record)
-            outcome.records.append(record)
-        self._send(Reply(ticket.peer, verdict.frame, verdict.grants), verdict.refused, outcome)
+            self._context.state.remember(record)
+            output.records.append(record)
+        reply = Reply(ticket.peer, execution.frame, execution.grants)
+        self._send(reply, execution.refused, output)
 
-    def _refuse(self, arrival: Arrival, refusal: Refusal, outcome: Outcome) -> None:
-        """Refuse a whole message: nothing of it has happened, so there is no record."""
+    def _refuse(self, arrival: Arrival, refusal: Refusal, output: Output) -> None:
+        """Refuse a whole message. Nothing of it has happened, so there is no record."""
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
-        self._send(Reply(arrival.peer, encode_refused(seq, refusal)), [refusal.code], outcome)
+        self._send(Reply(arrival.peer, encode_refused(seq, refusal)), [refusal.code], output)
 
-    def _send(self, reply: Reply, refused: Sequence[str], outcome: Outcome) -> None:
+    def _send(self, reply: Reply, refused: Sequence[str], output: Output) -> None:
         for code in refused:
             self._refused[f"refused_{code}"] += 1
-        outcome.replies.append(reply)
-        outcome.room_bytes -= len(reply.frame)
+        output.replies.append(reply)
+        output.room_bytes -= len(reply.frame)
+
+
+def accept(frames: Sequence[bytes], limits: Limits, now: Instant) -> tuple[Request, bytes]:
+    """Return the request in the frames of a message, and the digest of its commands.
+
+    Raises the first Refusal in TG/1's order: MalformedError or UnsupportedVersionError, then
+    TooLargeError, then ExpiredError. The session is checked after that.
+    """
+    if len(frames) != 1:
+        raise MalformedError(
+            f"a request is one frame, this was {len(frames)}; send it from a DEALER"
+        )
+    frame = frames[0]
+    request, digest = read_request(frame)
+    if len(frame) > limits.request_bytes:
+        limit = limits.request_bytes
+        raise TooLargeError(f"the request holds more than {limit} bytes", limit=limit)
+    if len(request.commands) > limits.commands:
+        limit = limits.commands
+        raise TooLargeError(f"the request holds more than {limit} commands", limit=limit)
+    if request.valid_until is not None and request.valid_until < now.wall:
+        raise ExpiredError("the request came after its valid_until")
+    return request, digest

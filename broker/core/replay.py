@@ -1,4 +1,4 @@
-"""Starting up: the journal's entries make the state what it was, through the same effects."""
+"""Replay: the journal's entries build the state again, through the same effects as live events."""
 
 from collections.abc import Iterable
 
@@ -12,14 +12,14 @@ from tollgate.domain.exceptions import Refusal
 
 
 class ReplayError(JournalError):
-    """A record is sound as bytes, but contradicts those before it: do not start."""
+    """A record is sound as bytes but contradicts those before it: the broker must not start."""
 
 
 def replay(entries: Iterable[Entry], state: State) -> int:
     """Apply entries to an empty state; return how many records there were.
 
-    Each event is checked as strictly as the command that caused it once was. Leases begin at zero
-    on the monotonic clock: `state.leases.restart` sets them going. Raises ReplayError.
+    Each event is checked as strictly as the command that caused it was. Leases begin at zero on the
+    monotonic clock; `state.leases.restart` starts them. Raises ReplayError.
     """
     records = 0
     for entry in entries:

@@ -1,14 +1,13 @@
-"""The memory of requests: what each session was answered, so that a repeat happens once."""
+"""The request log: what each session was answered, so that a repeated request happens once."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import msgspec
 
-from tollgate.broker.core.outcomes import AnyOutcome, Digest, weight
-from tollgate.broker.core.principal import Principal
-from tollgate.broker.core.roles import Role
+from tollgate.broker.core.records import AnyOutcome, Record, weight
+from tollgate.broker.core.roles import Principal
 from tollgate.domain.exceptions import (
     OverloadedError,
     RequestConflictError,
@@ -17,22 +16,20 @@ from tollgate.domain.exceptions import (
 )
 
 WINDOW: Final = 64
-"""How many requests of a session may be under way: none of their outcomes is forgotten."""
+"""How many requests of a session may be in flight: none of their outcomes is forgotten."""
+RECENT_MAX: Final = 64
+"""How many requests are kept as records: texts of their events may be stored nowhere else."""
 
 
-FRESH_MAX: Final = 64
-"""How many requests are kept as they were written: texts in them may be stored nowhere else."""
+class SessionLog(msgspec.Struct):
+    """What is remembered of a session: `acked`, and each request since then by its `seq`.
 
-
-class Session(msgspec.Struct):
-    """What is remembered of a session: `acked`, and each request since by its `seq`.
-
-    A request is the digest of its commands, and the outcomes of those that change things; before
-    0.2 the digest was a number. `owner` is the name of the principal that opened it.
+    A request is the digest of its commands, and the outcomes of those that change something.
+    `owner` is the name of the principal that opened the session.
     """
 
     acked: int = 0
-    outcomes: dict[int, tuple[Digest, list[AnyOutcome]]] = msgspec.field(default_factory=dict)
+    outcomes: dict[int, tuple[bytes, list[AnyOutcome]]] = msgspec.field(default_factory=dict)
     owner: str = ""
 
     @property
@@ -48,60 +45,44 @@ class Holding(msgspec.Struct):
     outcomes: int = 0
 
 
-class Written(Protocol):
-    """What was written down of a request; its outcomes in full are made when they are needed."""
+class RequestLog:
+    """The sessions, least recently used first, in the order of the journal.
 
-    @property
-    def digest(self) -> Digest:
-        """What tells its commands from others."""
-
-    @property
-    def outcomes(self) -> Sequence[int | AnyOutcome]:
-        """The outcomes in short, as many as in full."""
-
-    def full_outcomes(self) -> list[AnyOutcome]:
-        """Return the outcomes in full."""
-
-
-class Ledger:
-    """The sessions, least recently used first, in the order of the log.
-
-    A number is given once. Forgetting is told to the ledger (`evict`), never decided by it, so
-    that a replay under other limits forgets the same.
+    A session number is given once. The log never decides what to forget: `evict` tells it, so that
+    a replay under other limits forgets the same.
     """
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[int, Session] = OrderedDict()
+        self._sessions: OrderedDict[int, SessionLog] = OrderedDict()
         self._holdings: dict[str, Holding] = {}
         self.last_session = 0
         self.outcomes = 0
         """How much is remembered in all: see `weight`."""
-        self._fresh: OrderedDict[tuple[int, int], Written] = OrderedDict()
-        """The latest requests as they were written: most are acknowledged before they are asked."""
+        self._recent: OrderedDict[tuple[int, int], Record] = OrderedDict()
+        """The records of the latest requests. Most are acknowledged before anything needs their
+        outcomes written out."""
 
     def __len__(self) -> int:
         """Return how many sessions there are."""
         return len(self._sessions)
 
     def open(self, number: int, owner: str) -> None:
-        """Let a session begin. Raises SessionEvictedError for a number that is not new."""
+        """Open a session. Raises SessionEvictedError for a number that is not new."""
         if number <= self.last_session:
             raise SessionEvictedError(f"session {number} was given before")
         self.last_session = number
-        self._add(number, Session(owner=owner))
+        self.restore(number, SessionLog(owner=owner))
 
     def recall(
         self, number: int, seq: int, acked: int, digest: bytes, principal: Principal
     ) -> list[AnyOutcome] | None:
-        """Return the outcomes of a request's commands that change things; None if it is new.
+        """Return the outcomes of a request's commands that change something; None for a new one.
 
-        Raises SessionEvictedError, of another's session as of one never given; StaleRequestError or
-        OverloadedError; RequestConflictError if its commands are not those of the first time.
+        Raises SessionEvictedError, also for a session of another principal; StaleRequestError or
+        OverloadedError; RequestConflictError if its commands differ from those of the first time.
         """
         session = self._sessions.get(number)
-        if session is None or (
-            session.owner != principal.name and (session.owner or principal.role is not Role.ADMIN)
-        ):
+        if session is None or session.owner != principal.name:
             raise _unknown(number)
         acked = max(acked, session.acked)
         if seq <= acked:
@@ -115,25 +96,26 @@ class Ledger:
             return None
         self._write_out(number, seq)
         then, outcomes = session.outcomes[seq]
-        if isinstance(then, bytes) and then != digest:
+        if then != digest:
             raise RequestConflictError(f"request {seq} of this session was another one before")
         return outcomes
 
     def knows(self, number: int) -> bool:
-        """Return whether anything is known of a session."""
+        """Return whether a session is open."""
         return number in self._sessions
 
     def forgets(self, number: int, acked: int) -> bool:
-        """Return whether acknowledging all up to `acked` lets something be forgotten."""
+        """Return whether acknowledging all requests up to `acked` frees an outcome."""
         session = self._find(number)
         return acked > session.acked and bool(session.outcomes)
 
-    def remember(self, number: int, seq: int, acked: int, written: Written) -> None:
-        """Keep a request's outcomes, and forget those acknowledged.
+    def remember(self, record: Record) -> None:
+        """Keep the outcomes of a record's request, and forget the acknowledged ones.
 
-        Raises SessionEvictedError, or RequestConflictError if some are kept already.
+        Raises SessionEvictedError, or RequestConflictError if the request was remembered already.
         """
-        session, outcomes = self._find(number), written.outcomes
+        number, seq, acked, outcomes = record.session, record.seq, record.acked, record.outcomes
+        session = self._find(number)
         if outcomes and seq in session.outcomes:
             raise RequestConflictError(f"request {seq} of session {number} was executed before")
         self._sessions.move_to_end(number)
@@ -144,24 +126,24 @@ class Ledger:
             session.acked = acked
             for old in [old for old in session.outcomes if old <= acked]:
                 _, forgotten = session.outcomes.pop(old)
-                fresh = self._fresh.pop((number, old), None)
-                self.outcomes -= weight(fresh.outcomes if fresh else forgotten)
+                recent = self._recent.pop((number, old), None)
+                self.outcomes -= weight(recent.outcomes if recent else forgotten)
         if outcomes and seq > session.acked:
-            session.outcomes[seq] = (written.digest, [])
-            self._fresh[number, seq] = written
+            session.outcomes[seq] = (record.digest, [])
+            self._recent[number, seq] = record
             self.outcomes += weight(outcomes)
-            if len(self._fresh) > FRESH_MAX:
-                self._write_out(*next(iter(self._fresh)))
+            if len(self._recent) > RECENT_MAX:
+                self._write_out(*next(iter(self._recent)))
         holding.outcomes += self.outcomes - before
 
     def _write_out(self, number: int, seq: int) -> None:
-        """Keep of a request its outcomes alone, and not the events that they are made of."""
-        written = self._fresh.pop((number, seq), None)
-        if written is not None:
-            self._sessions[number].outcomes[seq] = (written.digest, written.full_outcomes())
+        """Keep only the outcomes of a request, and not the events that some of them refer to."""
+        record = self._recent.pop((number, seq), None)
+        if record is not None:
+            self._sessions[number].outcomes[seq] = (record.digest, record.full_outcomes())
 
     def evict(self, number: int) -> None:
-        """Forget a session for ever. Raises SessionEvictedError if it is gone already."""
+        """Forget a session. Raises SessionEvictedError if it is not open."""
         session = self._find(number)
         for seq in session.outcomes:
             self._write_out(number, seq)
@@ -175,39 +157,36 @@ class Ledger:
             del self._holdings[session.owner]
 
     def most_sessions(self, but: int = 0) -> int | None:
-        """Return the session, but for one, to forget when there are too many sessions."""
-        return self._first_to_go(but, lambda holding: len(holding.sessions))
+        """Return the session to evict when there are too many sessions; never the session `but`."""
+        return self._to_evict(but, lambda holding: len(holding.sessions))
 
     def most_outcomes(self, but: int = 0) -> int | None:
-        """Return the session, but for one, to forget when there are too many outcomes."""
-        return self._first_to_go(but, lambda holding: holding.outcomes)
+        """Return the session to evict when there are too many outcomes; never the session `but`."""
+        return self._to_evict(but, lambda holding: holding.outcomes)
 
-    def _first_to_go(self, but: int, size: Callable[[Holding], int]) -> int | None:
-        """Return what has gone unused for longest of who takes up most: nobody else pays."""
+    def _to_evict(self, but: int, size: Callable[[Holding], int]) -> int | None:
+        """Return the least recently used session of the owner that takes up the most."""
         for holding in sorted(self._holdings.values(), key=size, reverse=True):
             for number in holding.sessions:
                 if number != but:
                     return number
         return None
 
-    def sessions(self) -> Iterator[tuple[int, Session]]:
-        """Yield what is remembered, least recently used first."""
-        for request in [*self._fresh]:
+    def sessions(self) -> Iterator[tuple[int, SessionLog]]:
+        """Yield the sessions, least recently used first."""
+        for request in [*self._recent]:
             self._write_out(*request)
         yield from self._sessions.items()
 
-    def restore(self, number: int, session: Session) -> None:
-        """Put a session back as the most recently used."""
-        self._add(number, session)
-
-    def _add(self, number: int, session: Session) -> None:
+    def restore(self, number: int, session: SessionLog) -> None:
+        """Add a session as the most recently used one."""
         self._sessions[number] = session
         self.outcomes += session.size
         holding = self._holdings.setdefault(session.owner, Holding())
         holding.sessions[number] = None
         holding.outcomes += session.size
 
-    def _find(self, number: int) -> Session:
+    def _find(self, number: int) -> SessionLog:
         session = self._sessions.get(number)
         if session is None:
             raise _unknown(number)
@@ -215,4 +194,4 @@ class Ledger:
 
 
 def _unknown(number: int) -> SessionEvictedError:
-    return SessionEvictedError(f"nothing is known of session {number} (any more)")
+    return SessionEvictedError(f"session {number} is not known, or no longer")

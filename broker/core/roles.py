@@ -1,7 +1,7 @@
-"""What a peer may do: the four roles, and the commands that each of them takes in."""
+"""Roles and principals: what a peer may do, and who it has proved to be."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from tollgate.domain.commands import (
     AnyCommand,
@@ -22,7 +22,7 @@ from tollgate.domain.commands import (
 
 
 class Role(StrEnum):
-    """A role; who has none may do nothing at all."""
+    """A role. A peer without one may do nothing."""
 
     OBSERVER = "observer"
     PRODUCER = "producer"
@@ -39,9 +39,23 @@ MAY: Final[dict[Role | None, frozenset[type[Command]]]] = {
     Role.WORKER: _READS | {Claim, Touch, Release, Transition},
     Role.ADMIN: frozenset(AnyCommand.__args__),
 }
-"""The commands that each role may send; None is nobody's."""
+"""The commands that each role may send; None is a peer without a role."""
 
 
 def roles_for(command: type[Command]) -> list[Role]:
     """Return the roles that may send a command."""
     return [role for role in Role if command in MAY[role]]
+
+
+class Principal(NamedTuple):
+    """Who a peer is, proved by the kernel (`uid:1000`) or by its key (`key:alice`), and its role.
+
+    The journal keeps the name with everything that the principal changes.
+    """
+
+    name: str
+    role: Role | None
+
+
+NOBODY: Final = Principal("nobody", None)
+"""A peer that has proved nothing."""

@@ -1,4 +1,4 @@
-"""The whole state as chunks of bytes, and back: what a snapshot holds."""
+"""The whole state as chunks of bytes, and back: the contents of a snapshot."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from tollgate.broker.core.request_log import Session
+from tollgate.broker.core.request_log import SessionLog
 from tollgate.broker.core.state import State
 from tollgate.broker.repository.job import Slot, StoredJob, mock_identifier
 from tollgate.domain.status import JobStatus
@@ -21,7 +21,11 @@ class Chunk(msgspec.Struct, tag_field="c", array_like=True, gc=False):
 
 
 class JobRow(msgspec.Struct, array_like=True, gc=False):
-    """A job with its place, and whether somebody held it; None for an identifier made of its id."""
+    """A job with its place, and whether it was leased.
+
+    Its blockchain identifier is None if it was made of the job's id. The fields stand here once
+    more, since the format of a snapshot does not change with the one on the wire.
+    """
 
     job_id: str
     status: JobStatus
@@ -39,17 +43,17 @@ class JobRow(msgspec.Struct, array_like=True, gc=False):
     input_schema: str | None
     provided_input: str | None
     index: int
-    held: bool = False
+    leased: bool = False
 
 
 class JobsChunk(Chunk, tag=1):
-    """Jobs, by creation."""
+    """Jobs in order of creation."""
 
     jobs: list[JobRow]
 
 
 class OrderChunk(Chunk, tag=2):
-    """The jobs of a status by their place in the order of creation, in order of entry."""
+    """The places of the jobs of a status, in the order in which they entered it."""
 
     status: JobStatus
     indexes: list[int]
@@ -65,11 +69,11 @@ class LeasesChunk(Chunk, tag=3):
 class SessionsChunk(Chunk, tag=4):
     """Sessions, least recently used first."""
 
-    sessions: list[tuple[int, Session]]
+    sessions: list[tuple[int, SessionLog]]
 
 
 class CountersChunk(Chunk, tag=5):
-    """What must never be given twice."""
+    """The numbers that are never given twice."""
 
     next_index: int
     last_token: int
@@ -82,38 +86,38 @@ _decoder = msgspec.msgpack.Decoder(
 )
 
 
-def image(state: State) -> Iterator[bytes]:
+def snapshot_chunks(state: State) -> Iterator[bytes]:
     """Yield the chunks of a state: the same bytes for the same state."""
-    jobs, leases, ledger = state.jobs, state.leases, state.ledger
+    jobs, leases, requests = state.jobs, state.leases, state.requests
     yield _encoder.encode(
-        CountersChunk(jobs.creation.next_index, leases.last_token, ledger.last_session)
+        CountersChunk(jobs.creation.next_index, leases.last_token, requests.last_session)
     )
-    named, held = jobs.named(), jobs.lanes.held
+    named, leased = jobs.named(), jobs.statuses.leased
     for some in _split(jobs.slots()):
-        yield _encoder.encode(JobsChunk([_row(slot, named, held) for slot in some]))
-    for status, indexes in jobs.lanes.entered(jobs.slots()).items():
+        yield _encoder.encode(JobsChunk([_row(slot, named, leased) for slot in some]))
+    for status, indexes in jobs.statuses.entered(jobs.slots()).items():
         yield _encoder.encode(OrderChunk(status, indexes))
-    yield _encoder.encode(LeasesChunk(*leases.image()))
-    for sessions in _split(ledger.sessions()):
+    yield _encoder.encode(LeasesChunk(*leases.snapshot()))
+    for sessions in _split(requests.sessions()):
         yield _encoder.encode(SessionsChunk(sessions))
 
 
 def restore(state: State, payload: bytes) -> None:
-    """Put a chunk back, in the order in which `image` gave them.
+    """Add a chunk to the state, in the order in which `snapshot_chunks` yielded them.
 
-    Raises msgspec.MsgspecError for what is no chunk.
+    Raises msgspec.MsgspecError for bytes that are not a chunk.
     """
     chunk = _decoder.decode(payload)
     match chunk:
         case CountersChunk():
             state.jobs.creation.next_index = chunk.next_index
             state.leases.last_token = chunk.last_token
-            state.ledger.last_session = chunk.last_session
+            state.requests.last_session = chunk.last_session
         case JobsChunk():
             rows = chunk.jobs
             state.restore_jobs(
                 [(row.index, _job(row)) for row in rows],
-                [row.job_id for row in rows if row.held],
+                [row.job_id for row in rows if row.leased],
                 [row.job_id for row in rows if row.blockchain_identifier is not None],
             )
         case OrderChunk():
@@ -122,17 +126,17 @@ def restore(state: State, payload: bytes) -> None:
             state.leases.restore(chunk.standing, chunk.lapses)
         case SessionsChunk():
             for number, session in chunk.sessions:
-                state.ledger.restore(number, session)
+                state.requests.restore(number, session)
 
 
-def _row(slot: Slot, named: frozenset[str], held: set[str]) -> JobRow:
+def _row(slot: Slot, named: frozenset[str], leased: set[str]) -> JobRow:
     index, job = slot
     return JobRow(
         job.job_id, job.status, job.input_hash,
         job.blockchain_identifier if job.job_id in named else None,
         job.created_at, job.updated_at, job.result, job.error, job.version,
         job.input, job.identifier_from_purchaser, job.pay_by_time, job.submit_result_time,
-        job.input_schema, job.provided_input, index, job.job_id in held,
+        job.input_schema, job.provided_input, index, job.job_id in leased,
     )  # fmt: skip
 
 

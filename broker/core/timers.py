@@ -1,11 +1,16 @@
-"""Time as the core sees it: what comes in as `now`, and what is due by then."""
+"""Time as the core sees it: the instant that comes in, and what will be due by which clock.
+
+Each clock has a `Timeline`, which knows the earliest time at which anything may be due; its
+`Timers` hold the items. One comparison with a timeline tells whether there is anything to do.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -14,112 +19,174 @@ When = TypeVar("When", int, datetime)
 
 SLACK = 1_024
 """How many settled items there may be beyond as many as there are live ones."""
+ADDED_MAX: Final = SLACK // 8
+"""So many items are added between two looks at how many are settled."""
+CHECKS: Final = 4
+"""How many items are checked for each one that is added, while too many are settled."""
+NEVER_MS: Final = 2**63
+NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Instant(msgspec.Struct, frozen=True, gc=False):
-    """One moment on both clocks: `wall` in UTC, `mono_ms` on the one that is never set."""
+    """One moment on both clocks: `wall` in UTC, `mono_ms` on the monotonic clock."""
 
     wall: datetime
     mono_ms: int
 
 
 def milliseconds(span: timedelta) -> int:
-    """Return a span in whole milliseconds, rounded up: who waits for it never wakes too early."""
+    """Return a span in whole milliseconds, rounded up, so that a wait never ends too early."""
     return -(-span // timedelta(milliseconds=1))
 
 
+class Timeline(Generic[When]):
+    """The earliest time on one clock at which anything may be due: `next_at`."""
+
+    def __init__(self, never: When) -> None:
+        self.next_at: When = never
+        self._never: When = never
+        self._sources: list[Callable[[], When | None]] = []
+
+    def add_source(self, first_due: Callable[[], When | None]) -> None:
+        """Have `refresh` ask `first_due` when its earliest item is due."""
+        self._sources.append(first_due)
+
+    def refresh(self) -> None:
+        """Find the earliest time anew, after due items were taken out."""
+        times = [first_due() for first_due in self._sources]
+        self.next_at = min([at for at in times if at is not None], default=self._never)
+
+
 class Timers(Generic[When, Item]):
-    """Items by the time at which they are due: `when` reads it off an item, and it never changes.
+    """Items by due time: `when` reads it off an item, and it never changes.
 
-    An item is not taken out early: `is_live` says, when it is due, whether it still matters, and
-    beforehand, once there are far more than `count_live` tells, so that settled ones do not pile
-    up. Items of the same time come up as they were added.
+    An item that is settled early stays until it reaches the head, where `is_live` tells. While more
+    than half of the items are settled (`count_live` tells), each `add` also checks a few others, so
+    that no `add` pays for all of them. Add an item once.
 
-    Most times come in order, being so long from now each: those are a queue, the others a heap.
+    Most times come in order, because most spans are equal: those items stand in a queue, the others
+    in a heap. Items of the same time come up in the order in which they were added.
     """
 
     def __init__(
         self,
+        timeline: Timeline[When],
         when: Callable[[Item], When | None],
         is_live: Callable[[Item], bool],
         count_live: Callable[[], int],
     ) -> None:
+        self.delay: Any = None
+        """How long after its time an item is due, as a span of the clock; None for no delay."""
+        self._timeline: Timeline[When] = timeline
         self._when: Callable[[Item], Any] = when
-        self._count_live = count_live
         self._is_live: Callable[[Item], bool] = is_live
+        self._count_live = count_live
+        # A check moves items from the queue's head behind those checked, which are all earlier,
+        # and from the heap's last leaf to the other heap. When all are checked, the pairs change
+        # places.
         self._queue: deque[Item] = deque()
+        self._checked: deque[Item] = deque()
         self._heap: list[tuple[When, int, Item]] = []
-        self._places = count()
+        self._checked_heap: list[tuple[When, int, Item]] = []
         self._newest: When | None = None
-        self._look_in = SLACK
+        self._places = count()
+        self._added = 0
+        timeline.add_source(self.first_due)
 
     def __len__(self) -> int:
         """Return how many items there are, settled ones included."""
-        return len(self._queue) + len(self._heap)
+        queued = len(self._queue) + len(self._checked)
+        return queued + len(self._heap) + len(self._checked_heap)
 
     def add_all(self, items: Sequence[Item]) -> None:
-        """Have items come up, each at its time; never if it has none."""
+        """Add items; those without a time never come up."""
         whens = [*map(self._when, items)]
         first = whens[0] if whens else None
-        if first is None or not self._is_last(first) or whens.count(first) < len(whens):
+        if first is None or not self._is_newest(first) or whens.count(first) < len(whens):
             for item in items:
                 self.add(item)
             return
-        self._queue.extend(items)  # as most often: all of them at one time, behind all others
+        self._queue.extend(items)  # the common case: all at one time, later than all others
         self._newest = first
-        self._look_in -= len(items)
-        if self._look_in < 0:
-            self._sweep()
+        self._grew(first, len(items))
 
     def add(self, item: Item) -> None:
-        """Have an item come up at its time; never if it has none."""
+        """Add an item; without a time it never comes up."""
         when = self._when(item)
         if when is None:
             return
-        if self._is_last(when):
+        if self._is_newest(when):
             self._queue.append(item)
             self._newest = when
         else:
             heappush(self._heap, (when, next(self._places), item))
-        self._look_in -= 1
-        if self._look_in < 0:
-            self._sweep()
-
-    def _is_last(self, when: When) -> bool:
-        newest = self._newest
-        return newest is None or when >= newest or not self._queue
+        self._grew(when, 1)
 
     def due(self, now: When) -> Iterator[Item]:
-        """Take out and yield what is live and due, earliest first."""
-        while (when := self.next()) is not None and when <= now:
-            if self._queue and self._when(self._queue[0]) == when:
-                item = self._queue.popleft()
-            else:
-                item = heappop(self._heap)[2]
+        """Take out and yield the live items that are due at `now`, earliest first."""
+        latest: When = now if self.delay is None else now - self.delay
+        while (head := self._head()) is not None and head[0] <= latest:
+            _, item, take = head
+            take()
             if self._is_live(item):
                 yield item
 
-    def next(self) -> When | None:
-        """Return when the next item, live or settled, is due."""
-        if not self._queue:
-            return self._heap[0][0] if self._heap else None
-        first: When = self._when(self._queue[0])
-        return min(first, self._heap[0][0]) if self._heap else first
+    def first_due(self) -> When | None:
+        """Return when the earliest item is due, and drop the settled ones before it.
 
-    def _sweep(self) -> None:
-        """Let go of what is settled, if that is most of it; look again before SLACK are beyond."""
-        if len(self) > 2 * self._count_live() + SLACK // 2:
-            self._queue = deque(self.live())
-            self._newest = self._when(self._queue[-1]) if self._queue else None
-            self._heap.clear()
-        self._look_in = SLACK // 2
+        It drops no more than SLACK of them: then the item may be a settled one.
+        """
+        for _ in range(SLACK):
+            head = self._head()
+            if head is None or self._is_live(head[1]):
+                break
+            head[2]()
+        if head is None or self.delay is None:
+            return None if head is None else head[0]
+        try:
+            return head[0] + self.delay  # type: ignore[no-any-return]
+        except OverflowError:  # later than any date
+            return None
 
-    def live(self) -> list[Item]:
-        """Return the items that still matter, each once, earliest first."""
-        items = {id(item): item for item in self._queue}
-        items |= {id(item): item for _, _, item in sorted(self._heap, key=_place)}
-        return sorted(filter(self._is_live, items.values()), key=self._when)
+    def _is_newest(self, when: When) -> bool:
+        newest = self._newest
+        return newest is None or when >= newest or not (self._queue or self._checked)
 
+    def _head(self) -> tuple[When, Item, Callable[[], object]] | None:
+        """Return the earliest item with its time, and the call that takes it out."""
+        heaps = [heap for heap in (self._heap, self._checked_heap) if heap]
+        heap = min(heaps, key=lambda heap: heap[0][:2], default=None)
+        queue = self._checked or self._queue
+        if queue and (heap is None or self._when(queue[0]) <= heap[0][0]):
+            return self._when(queue[0]), queue[0], queue.popleft
+        return None if heap is None else (heap[0][0], heap[0][2], partial(heappop, heap))
 
-def _place(entry: tuple[When, int, object]) -> tuple[When, int]:
-    return entry[:2]
+    def _grew(self, when: When, added: int) -> None:
+        timeline: Any = self._timeline
+        if self.delay is None:
+            timeline.next_at = min(timeline.next_at, when)
+        elif when < timeline.next_at - self.delay:  # this difference is a date, a sum may be none
+            timeline.next_at = when + self.delay
+        self._added += added
+        if self._added >= ADDED_MAX:
+            self._check(CHECKS * self._added)
+            self._added = 0
+
+    def _check(self, items: int) -> None:
+        """Check some more items if too many are settled, and drop those that are."""
+        if len(self) <= 2 * self._count_live() + SLACK // 2:
+            return
+        for _ in range(items):
+            if self._queue:
+                item = self._queue.popleft()
+                if self._is_live(item):
+                    self._checked.append(item)
+            elif self._heap:
+                entry = self._heap.pop()  # the last leaf: the rest is still a heap
+                if self._is_live(entry[2]):
+                    heappush(self._checked_heap, entry)
+            else:
+                self._queue, self._checked = self._checked, self._queue
+                self._heap, self._checked_heap = self._checked_heap, self._heap
+                if not (self._queue or self._heap):
+                    return

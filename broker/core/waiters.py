@@ -1,4 +1,4 @@
-"""Commands that wait for their answer, and who is next when something happens."""
+"""Parked commands: waits by job and claims by status, each until its time is over."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
@@ -7,21 +7,20 @@ from typing import TypeVar
 
 import msgspec
 
-from tollgate.broker.core.principal import Principal
-from tollgate.broker.core.timers import Timers
+from tollgate.broker.core.roles import Principal
+from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
 from tollgate.domain.commands import Claim, Wait
 from tollgate.domain.exceptions import OverloadedError
 from tollgate.domain.status import JobStatus
 
 Key = tuple[int, bytes, int]
-"""Session, or connection where there is none, and request; such tuples have an order."""
-
+"""Session, or connection without one, and number of the request. Such tuples have an order."""
 
 Counted = TypeVar("Counted", bytes, str)
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """Whom to answer: the connection and who is behind it, and the request on it."""
+    """Where an answer goes: the connection, its principal, and the request."""
 
     peer: bytes
     principal: Principal
@@ -31,7 +30,7 @@ class Ticket(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        """What a repeat of the request has in common with it, on another connection too."""
+        """The key of the request and of its repeats, also those on another connection."""
         return (self.session, b"" if self.session else self.peer, self.seq)
 
 
@@ -42,22 +41,29 @@ class Parked(msgspec.Struct, eq=False):
     command: Wait | Claim
     due_ms: int
     job_ids: frozenset[str]
-    """The jobs that a wait waits for."""
+    """The jobs of a wait; empty for a claim."""
 
 
 Due = tuple[int, Key]
-"""When a parked command's time is over: all that is kept of one which has its answer already."""
+"""When a parked command's time is over. Of an answered command nothing else is kept."""
 
 
 class Waiters:
     """All parked commands, by the job or the status that they wait for.
 
     `parked_max` bounds the commands, `share_max` those of one connection, `watched_max` the jobs
-    that all waits together name. Of commands and jobs one principal has no more than three
-    quarters, on however many connections: the rest is for others.
+    that all waits together name. One principal has at most three quarters of the commands and of
+    the jobs, on any number of connections: the rest is for others.
     """
 
-    def __init__(self, parked_max: int, share_max: int, watched_max: int) -> None:
+    def __init__(
+        self,
+        parked_max: int,
+        share_max: int,
+        watched_max: int,
+        timeline: Timeline[int] | None = None,
+    ) -> None:
+        """Start empty. The ends are added to `timeline`, of the monotonic clock."""
         self._parked_max = parked_max
         self._share_max = share_max
         self._watched_max = watched_max
@@ -67,20 +73,22 @@ class Waiters:
         self.watched = 0
         """How many jobs all waits together name."""
         self.parked: dict[Key, Parked] = {}
-        """All of them."""
+        """By key."""
         self._waits: dict[str, dict[int, Parked]] = {}
         self._claims: dict[JobStatus, OrderedDict[int, Parked]] = {}
-        self._timers: Timers[int, Due] = Timers(itemgetter(0), self._is_parked, self.parked.__len__)
+        self._timers: Timers[int, Due] = Timers(
+            timeline or Timeline(NEVER_MS), itemgetter(0), self._is_parked, self.parked.__len__
+        )
 
     def park(self, ticket: Ticket, command: Wait | Claim, due_ms: int) -> None:
-        """Keep a command; a repeat takes the place of the one it repeats.
+        """Park a command; a repeat takes the place of the command that it repeats.
 
         Raises OverloadedError when there is no room.
         """
         parked = self.parked.get(ticket.key)
         if parked is not None and parked.command == command:
             self._count(parked, -1)
-            parked.ticket = ticket  # its time goes on: a repeat is no new wait
+            parked.ticket = ticket  # and its time goes on: a repeat is not a new wait
             self._count(parked, 1)
             return
         if parked is not None:
@@ -95,7 +103,7 @@ class Waiters:
         return parked is not None and parked.ticket.digest != digest
 
     def remove(self, parked: Parked) -> None:
-        """Let a parked command go: it has its answer."""
+        """Remove a parked command: it is answered."""
         del self.parked[parked.ticket.key]
         self._count(parked, -1)
         if isinstance(parked.command, Claim):
@@ -108,7 +116,7 @@ class Waiters:
                 del self._waits[job_id]
 
     def awaiting(self, job_id: str, status: JobStatus) -> list[Parked]:
-        """Return the waits that end with the job in `status`."""
+        """Return the waits that end when the job enters `status`."""
         waits = self._waits.get(job_id)
         if waits is None:
             return []
@@ -119,25 +127,25 @@ class Waiters:
         ]
 
     def claims(self) -> Iterable[JobStatus]:
-        """Return the statuses in which somebody waits for a job."""
+        """Return the statuses that parked claims wait for."""
         return [status for status, queue in self._claims.items() if queue]
 
     def first_claim(self, status: JobStatus) -> Parked | None:
-        """Return the claim that has waited for longest for a job in `status`."""
+        """Return the claim for a job in `status` that has been parked longest."""
         return next(iter(self._claims.get(status, {}).values()), None)
 
     def due(self, now_ms: int) -> Iterator[Parked]:
-        """Yield each command whose time is over."""
+        """Yield each parked command whose time is over."""
         for _, key in self._timers.due(now_ms):
             yield self.parked[key]
 
-    def everybody(self) -> list[Parked]:
+    def all_parked(self) -> list[Parked]:
         """Return all parked commands."""
         return list(self.parked.values())
 
     def next_due_ms(self) -> int | None:
-        """Return when some command's time may be over (monotonic)."""
-        return self._timers.next()
+        """Return when the time of a parked command may be over (monotonic)."""
+        return self._timers.first_due()
 
     def _add(self, parked: Parked) -> None:
         self._check_room(parked)
@@ -150,7 +158,7 @@ class Waiters:
         self._count(parked, 1)
 
     def _check_room(self, parked: Parked) -> None:
-        """Raise OverloadedError if another command, or what it waits for, would be too much."""
+        """Raise OverloadedError if the command, or its jobs, would be more than a limit."""
         peer, name = parked.ticket.peer, parked.ticket.principal.name
         jobs = len(parked.job_ids)
         for what, there, more, limit in (
@@ -181,12 +189,12 @@ class Waiters:
 
 
 def _most(limit: int) -> int:
-    """Return what one principal may have of a limit for all."""
+    """Return the share of a limit that one principal may take."""
     return limit - limit // 4
 
 
 def _add_to(counter: Counter[Counted], key: Counted, by: int) -> None:
-    """Count, and keep nothing of what there is no more of."""
+    """Count, and drop a key whose count is zero."""
     counter[key] += by
     if not counter[key]:
         del counter[key]

@@ -1,1 +1,5 @@
-"""The jobs of a broker, and their indexes."""
+"""The jobs of a broker: the repository, its indexes, and a job as it is stored."""
+
+from tollgate.broker.repository.job_repo import InMemoryJobRepository
+
+__all__ = ["InMemoryJobRepository"]

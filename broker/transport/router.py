@@ -8,7 +8,7 @@ import structlog
 import zmq
 
 from tollgate.broker.core.pipeline import Arrival, Reply
-from tollgate.broker.core.principal import Principal
+from tollgate.broker.core.roles import Principal
 from tollgate.broker.settings import Settings
 from tollgate.broker.telemetry.counters import Counters
 from tollgate.broker.transport.connections import Watch

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tollgate.broker import commit as module
-from tollgate.broker.commit import Outbox
+from tollgate.broker.commit import GroupCommit
 from tollgate.broker.core.events import SessionEvicted
-from tollgate.broker.core.pipeline import Outcome, Reply
+from tollgate.broker.core.pipeline import Output, Reply
 from tollgate.broker.core.records import Record
 from tollgate.broker.journal import JournalFailedError
 from tollgate.broker.journal.file import FileJournal
@@ -42,8 +42,8 @@ class Gate(Files):
         super().sync_data(descriptor)
 
 
-class Office:
-    """An outbox over a real journal."""
+class Committer:
+    """A group commit over a real journal."""
 
     def __init__(self, directory: Path) -> None:
         self.files = Gate()
@@ -52,7 +52,7 @@ class Office:
         self.journal.room(1_000_000, 1_000)
         self.sent: list[bytes] = []
         self.safe_when_sent: list[int] = []
-        self.outbox = Outbox(self.journal, self._send, beside=True)
+        self.commit = GroupCommit(self.journal, self._send, beside=True)
 
     def _send(self, reply: Reply) -> None:
         self.sent.append(reply.frame)
@@ -60,118 +60,118 @@ class Office:
 
     def put(self, name: bytes, records: int = 1, *, more: bool = True) -> None:
         written = [Record([SessionEvicted(1)]) for _ in range(records)]
-        self.outbox.put(Outcome(written, [Reply(b"p", name)]), more=lambda: more)
+        self.commit.put(Output(written, [Reply(b"p", name)]), more=lambda: more)
 
     def has_ended(self, timeout_s: float = PATIENCE_S) -> bool:
-        return bool(select.select([self.outbox.fd], [], [], timeout_s)[0])
+        return bool(select.select([self.commit.fd], [], [], timeout_s)[0])
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    office = Office(tmp_path / "data")
-    office.put(b"first", more=False)  # it begins the first segment
-    office.sent.clear()
-    office.safe_when_sent.clear()
-    office.files.is_open = False
-    yield office
-    office.files.is_open, office.files.fails = True, False
-    office.files.open_gate.release(100)
-    office.outbox.close()
-    if office.journal._failure is None:
-        office.journal.close()
+def committer(tmp_path: Path) -> Iterator[Committer]:
+    committer = Committer(tmp_path / "data")
+    committer.put(b"first", more=False)  # it begins the first segment
+    committer.sent.clear()
+    committer.safe_when_sent.clear()
+    committer.files.is_open = False
+    yield committer
+    committer.files.is_open, committer.files.fails = True, False
+    committer.files.open_gate.release(100)
+    committer.commit.close()
+    if committer.journal._failure is None:
+        committer.journal.close()
 
 
-def test_a_batch_is_sent_when_its_sync_has_ended_and_not_before(office: Office) -> None:
-    office.put(b"a")
-    assert not office.has_ended(0.05)
-    assert office.sent == []
-    office.files.open_gate.release()
-    assert office.has_ended()
-    assert office.sent == []  # that is for the loop to do
-    office.outbox.finish()
-    assert office.sent == [b"a"]
-    assert office.safe_when_sent == [office.journal.sequence]
+def test_a_batch_is_sent_when_its_sync_has_ended_and_not_before(committer: Committer) -> None:
+    committer.put(b"a")
+    assert not committer.has_ended(0.05)
+    assert committer.sent == []
+    committer.files.open_gate.release()
+    assert committer.has_ended()
+    assert committer.sent == []  # that is for the loop to do
+    committer.commit.finish()
+    assert committer.sent == [b"a"]
+    assert committer.safe_when_sent == [committer.journal.sequence]
 
 
-def test_what_comes_while_a_sync_goes_on_waits_for_the_next_one(office: Office) -> None:
-    office.put(b"a")
-    office.put(b"b")
-    office.put(b"a read, of what b has made", records=0)
-    office.files.open_gate.release()
-    assert office.has_ended()
-    office.outbox.finish()
-    assert office.sent == [b"a"]
-    office.files.open_gate.release()
-    assert office.has_ended()
-    office.outbox.finish()
-    assert office.sent == [b"a", b"b", b"a read, of what b has made"]
-    assert office.safe_when_sent[1:] == [office.journal.sequence] * 2
+def test_what_comes_while_a_sync_goes_on_waits_for_the_next_one(committer: Committer) -> None:
+    committer.put(b"a")
+    committer.put(b"b")
+    committer.put(b"a read, of what b has made", records=0)
+    committer.files.open_gate.release()
+    assert committer.has_ended()
+    committer.commit.finish()
+    assert committer.sent == [b"a"]
+    committer.files.open_gate.release()
+    assert committer.has_ended()
+    committer.commit.finish()
+    assert committer.sent == [b"a", b"b", b"a read, of what b has made"]
+    assert committer.safe_when_sent[1:] == [committer.journal.sequence] * 2
 
 
-def test_who_waits_for_nobody_is_answered_at_once(office: Office) -> None:
-    office.files.open_gate.release()
-    office.put(b"a", more=False)
-    assert office.sent == [b"a"]
-    assert office.safe_when_sent == [office.journal.sequence]
+def test_who_waits_for_nobody_is_answered_at_once(committer: Committer) -> None:
+    committer.files.open_gate.release()
+    committer.put(b"a", more=False)
+    assert committer.sent == [b"a"]
+    assert committer.safe_when_sent == [committer.journal.sequence]
 
 
-def test_flushing_waits_for_all(office: Office) -> None:
-    office.put(b"a")
-    office.put(b"b")
-    office.files.open_gate.release(3)
-    office.outbox.flush()
-    assert office.sent == [b"a", b"b"]
-    assert office.safe_when_sent[-1] == office.journal.sequence
+def test_flushing_waits_for_all(committer: Committer) -> None:
+    committer.put(b"a")
+    committer.put(b"b")
+    committer.files.open_gate.release(3)
+    committer.commit.flush()
+    assert committer.sent == [b"a", b"b"]
+    assert committer.safe_when_sent[-1] == committer.journal.sequence
 
 
 @pytest.mark.parametrize("bound", ["HELD_MAX", "HELD_BYTES_MAX"])
 def test_no_more_is_held_than_there_is_room_for(
-    office: Office, monkeypatch: pytest.MonkeyPatch, bound: str
+    committer: Committer, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(module, bound, 1)
-    office.put(b"aa")
-    office.files.open_gate.release(2)
-    office.put(b"bb")
-    office.put(b"cc")
-    assert office.sent[:1] == [b"aa"]  # it was waited for
+    committer.put(b"aa")
+    committer.files.open_gate.release(2)
+    committer.put(b"bb")
+    committer.put(b"cc")
+    assert committer.sent[:1] == [b"aa"]  # it was waited for
 
 
-def test_after_a_sync_that_failed_nothing_is_sent_or_written(office: Office) -> None:
-    office.put(b"a")
-    office.put(b"b")
-    office.files.fails = True
-    office.files.open_gate.release()
-    assert office.has_ended()
+def test_after_a_sync_that_failed_nothing_is_sent_or_written(committer: Committer) -> None:
+    committer.put(b"a")
+    committer.put(b"b")
+    committer.files.fails = True
+    committer.files.open_gate.release()
+    assert committer.has_ended()
     with pytest.raises(JournalFailedError):
-        office.outbox.finish()
+        committer.commit.finish()
     with pytest.raises(JournalFailedError):
-        office.put(b"c")
-    assert office.sent == []
+        committer.put(b"c")
+    assert committer.sent == []
 
 
-def test_a_failure_is_noticed_by_whoever_writes_next(office: Office) -> None:
-    office.put(b"a")
-    office.files.fails = True
-    office.files.open_gate.release()
-    assert office.has_ended()
+def test_a_failure_is_noticed_by_whoever_writes_next(committer: Committer) -> None:
+    committer.put(b"a")
+    committer.files.fails = True
+    committer.files.open_gate.release()
+    assert committer.has_ended()
     with pytest.raises(JournalFailedError):
-        office.put(b"b")
-    assert office.sent == []
+        committer.put(b"b")
+    assert committer.sent == []
 
 
-def test_a_sync_that_failed_is_not_tried_again_by_who_waited_for_it(office: Office) -> None:
+def test_a_sync_that_failed_is_not_tried_again_by_who_waited_for_it(committer: Committer) -> None:
     """A new segment waits for the sync of the one before, and must not try it again."""
-    office.put(b"a")
-    waiting = threading.Thread(target=lambda: raised.append(catch(office.journal.close_segment)))
+    committer.put(b"a")
+    waiting = threading.Thread(target=lambda: raised.append(catch(committer.journal.close_segment)))
     raised: list[BaseException | None] = []
     waiting.start()
-    office.files.fails = True
-    office.files.once = True
-    office.files.open_gate.release(2)
+    committer.files.fails = True
+    committer.files.once = True
+    committer.files.open_gate.release(2)
     waiting.join(PATIENCE_S)
     assert isinstance(raised[0], JournalFailedError)
-    assert office.journal.durable == 1
-    assert office.files.tries == 2  # the first batch, and this
+    assert committer.journal.durable == 1
+    assert committer.files.tries == 2  # the first batch, and this
 
 
 def catch(call: Callable[[], None]) -> BaseException | None:
@@ -182,8 +182,8 @@ def catch(call: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def test_the_thread_ends_when_it_is_let_go(office: Office) -> None:
-    office.outbox.close()
-    office.outbox.thread.join(PATIENCE_S)
-    assert not office.outbox.thread.is_alive()
-    os.fstat(office.outbox.fd)  # the descriptors stay for who polls them
+def test_the_thread_ends_when_it_is_let_go(committer: Committer) -> None:
+    committer.commit.close()
+    committer.commit.thread.join(PATIENCE_S)
+    assert not committer.commit.thread.is_alive()
+    os.fstat(committer.commit.fd)  # the descriptors stay for who polls them

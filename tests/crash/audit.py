@@ -11,7 +11,7 @@ from tests.crash.compact import NOTHING, Compact, Logged, microseconds, of_outco
 from tollgate.broker.core.events import AnyEvent, JobCreated, JobTransitioned, LeaseGranted
 from tollgate.broker.core.records import Record, decode_record
 from tollgate.broker.core.replay import replay
-from tollgate.broker.core.snapshot import image
+from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.broker.journal import RECORD, Entry
 from tollgate.broker.journal.inspect import dump
@@ -48,8 +48,8 @@ class Audit:
         whole, started = State(), State()
         replay(self._walked(Replay(archive)), whole)
         replay(dump(data), started)
-        self._standing = {token for _, token, _ in whole.leases.image()[0]}
-        if list(image(whole)) != list(image(started)):
+        self._standing = {token for _, token, _ in whole.leases.snapshot()[0]}
+        if list(snapshot_chunks(whole)) != list(snapshot_chunks(started)):
             self.blame("another state", "a start does not restore what the records make")
 
     def _walked(self, entries: Iterable[Entry]) -> Iterable[Entry]:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tollgate.broker.core.outcomes import AnyOutcome, DoneOutcome, JobOutcome, LeasesOutcome
+from tollgate.broker.core.records import AnyOutcome, DoneOutcome, JobOutcome, LeasesOutcome
 from tollgate.domain.results import (
     AnyResult,
     ErrorResult,

@@ -10,7 +10,7 @@ from tests.core import ADMIN, HASH, OTHER, PEER, Driver, job_id, pipeline_of
 from tollgate.broker.core.engine import Engine
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.pipeline import Arrival
-from tollgate.broker.core.snapshot import image
+from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.domain.commands import (
     AnyCommand,
@@ -95,6 +95,7 @@ class Bench:
         )
         self.driver = Driver()
         self.driver.pipeline = pipeline_of(engine)
+        self.driver.pipeline.deadlines.start(self.driver.now)
         self.frames: list[bytes] = []
         """Every reply, as it was sent."""
         self._sessions: list[int] = [0]
@@ -109,13 +110,14 @@ class Bench:
         self._sent, self._jobs = list(other._sent), list(other._jobs)
         self._leases = list(other._leases)
         self.driver.wall, self.driver.mono_ms = other.driver.wall, other.driver.mono_ms
+        self.driver.pipeline.deadlines.start(self.driver.now)
 
     def take(self, step: Step) -> None:
         kind, *details = step
         getattr(self, f"_{kind}")(*details)
 
-    def image(self) -> list[bytes]:
-        return list(image(self.state))
+    def snapshot_chunks(self) -> list[bytes]:
+        return list(snapshot_chunks(self.state))
 
     def _send(self, place: int, commands: Sequence[Step], lag: int) -> None:
         session = self._sessions[-1 - place % len(self._sessions)]

@@ -148,12 +148,12 @@ def recovers(talk: Talk, command: object) -> None:
 
 @pytest.fixture
 def small_disk(short_dir: Path) -> Iterator[Path]:
-    """A file system of 16 MiB on `short_dir/data`."""
+    """A file system of 64 MiB on `short_dir/data`."""
     data = short_dir / "data"
     data.mkdir()
     if MOUNT is None or UMOUNT is None:
         pytest.skip("there is no mount here")
-    mount = [MOUNT, "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(data)]
+    mount = [MOUNT, "-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs", str(data)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this process may not mount a file system")
     yield data

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.core import EPOCH, HASH, job_id
+from tests.core import ADMIN, EPOCH, HASH, job_id
 from tests.crash.steps import Bench, Step, first_steps, step_lists
 from tollgate.broker.compact import folded
 from tollgate.broker.core.events import (
@@ -21,12 +21,13 @@ from tollgate.broker.core.events import (
     SessionEvicted,
     SessionOpened,
 )
-from tollgate.broker.core.outcomes import DoneOutcome
-from tollgate.broker.core.records import Record, encode_records
+from tollgate.broker.core.records import DoneOutcome, Record, encode_records
 from tollgate.broker.core.replay import ReplayError, replay
-from tollgate.broker.core.snapshot import image
+from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
+from tollgate.broker.core.timers import Timers
 from tollgate.broker.journal import RECORD, SNAPSHOT_CHUNK, Entry
+from tollgate.broker.repository.job import StoredJob
 from tollgate.domain.status import JobStatus
 
 WAITING, RUNNING, DONE = job_id(1), job_id(2), job_id(3)
@@ -51,9 +52,16 @@ def replayed(records: Iterable[Record]) -> State:
 
 def deadlines(state: State) -> list[list[tuple[datetime | None, str]]]:
     """The deadlines that still matter."""
-    unpaid = [(job.pay_by_time, job.job_id) for job in state.unpaid.live()]
-    unfinished = [(job.submit_result_time, job.job_id) for job in state.unfinished.live()]
+    unpaid = [(job.pay_by_time, job.job_id) for job in live(state.unpaid)]
+    unfinished = [(job.submit_result_time, job.job_id) for job in live(state.unfinished)]
     return [unpaid, unfinished]
+
+
+def live(timers: Timers[datetime, StoredJob]) -> list[StoredJob]:
+    """Return the jobs that would come up, and leave them where they are."""
+    heap = sorted([*timers._heap, *timers._checked_heap], key=lambda entry: entry[:2])
+    items = [*timers._checked, *timers._queue, *(job for _, _, job in heap)]
+    return sorted(filter(timers._is_live, items), key=timers._when)
 
 
 def updated(state: State) -> dict[str, tuple[int, datetime, JobStatus]]:
@@ -71,9 +79,9 @@ def test_any_prefix_of_the_records_makes_the_state_at_that_point(steps: list[Ste
         records = bench.driver.records
         replay(entries(records[done:], done + 1), copy)
         done = len(records)
-        assert list(image(copy)) == bench.image()
+        assert list(snapshot_chunks(copy)) == bench.snapshot_chunks()
         assert deadlines(copy) == deadlines(bench.state)
-        assert copy.ledger.outcomes == bench.state.ledger.outcomes
+        assert copy.requests.outcomes == bench.state.requests.outcomes
         for name, (index, at, status) in updated(bench.state).items():
             index_before, at_before, status_before = before.get(name, (index, at, status))
             if index == index_before:  # and not another job of the same id
@@ -91,11 +99,11 @@ def test_a_snapshot_goes_on_as_what_it_was_made_of(first: list[Step], then: list
     for step in first:
         bench.take(step)
     restored, state = State(), replayed(bench.driver.records)
-    chunks = (Entry(1, SNAPSHOT_CHUNK, chunk) for chunk in bench.image())
+    chunks = (Entry(1, SNAPSHOT_CHUNK, chunk) for chunk in bench.snapshot_chunks())
     replay(chunks, restored)
-    assert list(image(restored)) == bench.image()
+    assert list(snapshot_chunks(restored)) == bench.snapshot_chunks()
     assert deadlines(restored) == deadlines(bench.state)
-    assert restored.ledger.outcomes == bench.state.ledger.outcomes
+    assert restored.requests.outcomes == bench.state.requests.outcomes
     twins = []
     for each in (state, restored):
         each.leases.restart(bench.driver.mono_ms)
@@ -106,7 +114,7 @@ def test_a_snapshot_goes_on_as_what_it_was_made_of(first: list[Step], then: list
         twins.append(twin)
     assert twins[0].frames == twins[1].frames
     assert encode_records(twins[0].driver.records) == encode_records(twins[1].driver.records)
-    assert twins[0].image() == twins[1].image()
+    assert twins[0].snapshot_chunks() == twins[1].snapshot_chunks()
 
 
 @many
@@ -120,16 +128,17 @@ def test_a_folded_part_and_the_rest_make_the_whole(steps: list[Step], share: flo
     state = State()
     chunks = [Entry(part, SNAPSHOT_CHUNK, chunk) for chunk in folded(entries(records[:part]))]
     replay([*chunks, *entries(records[part:], part + 1)], state)
-    assert list(image(state)) == bench.image()
+    assert list(snapshot_chunks(state)) == bench.snapshot_chunks()
     assert deadlines(state) == deadlines(bench.state)
 
 
+DIGEST = bytes(16)
 BEFORE = [
-    Record([SessionOpened(SESSION)]),
+    Record([SessionOpened(SESSION, ADMIN.name)]),
     Record([JobCreated(WAITING, EPOCH, HASH, blockchain_identifier="paid")]),
     Record([JobCreated(RUNNING, EPOCH, HASH), JobCreated(DONE, EPOCH, HASH)]),
     Record([JobTransitioned(RUNNING, 1, JobStatus.RUNNING, EPOCH), LeaseGranted(RUNNING, 5, 10)]),
-    Record([JobTransitioned(DONE, 1, JobStatus.FAILED, EPOCH)], SESSION, 1, 0, 9, [0]),
+    Record([JobTransitioned(DONE, 1, JobStatus.FAILED, EPOCH)], SESSION, 1, 0, DIGEST, [0]),
 ]
 
 
@@ -152,8 +161,8 @@ BEFORE = [
         LeaseLapsed(RUNNING, 4),
         LeaseLapsed(WAITING, 5),
         LeaseLapsed(job_id(4), 5),
-        SessionOpened(SESSION),
-        SessionOpened(SESSION - 1),
+        SessionOpened(SESSION, ADMIN.name),
+        SessionOpened(SESSION - 1, ADMIN.name),
         SessionEvicted(SESSION + 1),
         JobPruned(RUNNING),
         JobPruned(job_id(4)),
@@ -168,10 +177,10 @@ def test_an_event_that_contradicts_those_before_it_is_refused(event: AnyEvent) -
 @pytest.mark.parametrize(
     "record",
     [
-        Record([], SESSION + 1, 1, 0, 9, [DoneOutcome()]),
-        Record([], SESSION, 1, 0, 9, [DoneOutcome()]),
-        Record([], SESSION, 2, 0, 9, [0]),
-        Record([LeaseReleased(RUNNING, 5)], SESSION, 2, 0, 9, [0]),
+        Record([], SESSION + 1, 1, 0, DIGEST, [DoneOutcome()]),
+        Record([], SESSION, 1, 0, DIGEST, [DoneOutcome()]),
+        Record([], SESSION, 2, 0, DIGEST, [0]),
+        Record([LeaseReleased(RUNNING, 5)], SESSION, 2, 0, DIGEST, [0]),
     ],
     ids=["unknown session", "a request twice", "no such event", "an event that moves no job"],
 )

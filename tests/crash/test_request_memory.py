@@ -16,12 +16,14 @@ from tests.core import (
     job_id,
     job_of,
     leases_of,
+    make_engine,
+    pipeline_of,
 )
 from tests.crash.test_replay import replayed
 from tollgate.broker.core.events import SessionEvicted
 from tollgate.broker.core.pipeline import Arrival
 from tollgate.broker.core.records import Record, encode_records
-from tollgate.broker.core.request_log import FRESH_MAX
+from tollgate.broker.core.request_log import RECENT_MAX
 from tollgate.broker.core.state import State
 from tollgate.domain.commands import (
     AnyCommand,
@@ -79,7 +81,7 @@ def refusal(
 
 
 def known(state: State) -> list[int]:
-    return [number for number, _ in state.ledger.sessions()]
+    return [number for number, _ in state.requests.sessions()]
 
 
 def evicted(records: Iterable[Record]) -> list[int]:
@@ -175,17 +177,17 @@ def test_acked_never_goes_back() -> None:
 def test_only_the_latest_requests_keep_their_events_and_all_are_answered_again() -> None:
     driver = Driver()
     sessions = [opened(driver) for _ in range(2)]
-    ledger = driver.engine._desk.state.ledger
+    ledger = driver.engine.context.state.requests
     first = []
     for number in range(1, 81):
         session, seq = sessions[number % 2], (number + 1) // 2
         first += results(driver, session, seq, create(number), failing(number), failing(number))
-    assert len(ledger._fresh) == FRESH_MAX
+    assert len(ledger._recent) == RECENT_MAX
     again = []
     for number in range(1, 81):
         session, seq = sessions[number % 2], (number + 1) // 2
         again += results(driver, session, seq, create(number), failing(number), failing(number))
-    assert not ledger._fresh
+    assert not ledger._recent
     for one, other in zip(first, again, strict=True):
         if isinstance(one, JobResult):
             assert one.job.version == job_of(other).version
@@ -196,13 +198,13 @@ def test_only_the_latest_requests_keep_their_events_and_all_are_answered_again()
     assert ledger.outcomes == 120
 
 
-def test_what_is_evicted_while_it_is_fresh_is_gone() -> None:
+def test_what_is_evicted_while_it_is_recent_is_gone() -> None:
     driver = Driver()
     session = opened(driver)
     results(driver, session, 1, create(1), failing(1))
-    ledger = driver.engine._desk.state.ledger
+    ledger = driver.engine.context.state.requests
     ledger.evict(session)
-    assert (ledger.outcomes, len(ledger._fresh), known(driver.engine._desk.state)) == (0, 0, [])
+    assert (ledger.outcomes, len(ledger._recent), known(driver.engine.context.state)) == (0, 0, [])
 
 
 def test_acknowledging_forgets() -> None:
@@ -210,10 +212,10 @@ def test_acknowledging_forgets() -> None:
     session = opened(driver)
     for seq in (1, 2, 3):
         results(driver, session, seq, create(seq))
-    assert driver.engine._desk.state.ledger.outcomes == 3
+    assert driver.engine.context.state.requests.outcomes == 3
     assert results(driver, session, 4, acked=2) == []
-    assert driver.engine._desk.state.ledger.outcomes == 1
-    assert replayed(driver.records).ledger.outcomes == 1
+    assert driver.engine.context.state.requests.outcomes == 1
+    assert replayed(driver.records).requests.outcomes == 1
     assert refusal(driver, session, 2, create(2)).code == "stale_request"
     assert results(driver, session, 3, create(3))
 
@@ -301,8 +303,8 @@ def test_a_session_that_opens_others_is_not_pushed_out_by_them() -> None:
     session = opened(driver)
     opened(driver)
     results(driver, session, 1, create(1), Hello(open_session=True), Hello(open_session=True))
-    assert session in known(driver.engine._desk.state)
-    assert known(replayed(driver.records)) == known(driver.engine._desk.state)
+    assert session in known(driver.engine.context.state)
+    assert known(replayed(driver.records)) == known(driver.engine.context.state)
 
 
 @pytest.mark.parametrize("wait_ms", [0, 5_000])
@@ -312,12 +314,12 @@ def test_too_many_outcomes_push_out_the_session_longest_unused(wait_ms: int) -> 
     for seq in (1, 2):
         for session in reversed(sessions):
             results(driver, session, seq, create(10 * session + seq))
-    ledger = driver.engine._desk.state.ledger
+    ledger = driver.engine.context.state.requests
     assert ledger.outcomes == 6
     results(driver, sessions[0], 3, claiming(wait_ms))
     assert evicted(driver.records) == [sessions[2]]
     # A claim counts as one, and its lease as one more.
-    assert ledger.outcomes == replayed(driver.records).ledger.outcomes == 6
+    assert ledger.outcomes == replayed(driver.records).requests.outcomes == 6
     assert known(replayed(driver.records)) == [sessions[1], sessions[0]]
 
 
@@ -383,18 +385,18 @@ def test_of_too_many_finished_jobs_the_oldest_go_a_thousand_at_a_time() -> None:
         numbers = range(1_000 * batch, 1_000 * batch + 1_000)
         driver.ask(*[create(number) for number in numbers][:500])
         driver.ask(*[create(number) for number in numbers][500:])
-    state = driver.engine._desk.state
+    state = driver.engine.context.state
     for number in range(2_500):
-        state.repository.update_status(job_id(number), JobStatus.FAILED, at=EPOCH)
+        state.jobs.update_status(job_id(number), JobStatus.FAILED, at=EPOCH)
     driver.ask(create(9_999))  # the pipeline looks at what is due only when something happens
     before = len(driver.records)
     driver.run()
     assert len(driver.records[before].events) == 1_000
-    assert state.jobs.lanes.count_finished() == 1_500
+    assert state.jobs.statuses.count_finished() == 1_500
     driver.run()
     driver.run()
-    assert state.jobs.lanes.count_finished() == 10
-    assert driver.pipeline.agenda.due_in_ms(driver.now) != 0
+    assert state.jobs.statuses.count_finished() == 10
+    assert not driver.pipeline.deadlines.is_due(driver.now)
 
 
 def test_a_clock_that_is_set_long_after_the_start_makes_nobody_forget() -> None:
@@ -403,8 +405,8 @@ def test_a_clock_that_is_set_long_after_the_start_makes_nobody_forget() -> None:
     driver.ask(create(1), failing(1))
     state = replayed(driver.records)
     later = Driver()
-    later.engine._desk.state = state
-    later.pipeline.agenda.foresee(later.now)
+    later.pipeline = pipeline_of(make_engine(state))
+    later.pipeline.deadlines.start(later.now)
     for _ in range(10):
         later.mono_ms += 1_000
         later.wall += timedelta(seconds=1)
@@ -443,7 +445,7 @@ def test_the_clock_set_back_and_forth_moves_no_job_back() -> None:
     assert driver.job(Get(job_id=job_id(2))).status is JobStatus.FAILED
     assert driver.job(Get(job_id=job_id(1))).updated_at == EPOCH + timedelta(days=3)
     state = replayed(driver.records)
-    assert state.jobs.get(job_id(2)) == driver.engine._desk.state.jobs.get(job_id(2))
+    assert state.jobs.get(job_id(2)) == driver.engine.context.state.jobs.get(job_id(2))
 
 
 def test_the_same_steps_make_the_same_records_to_the_byte() -> None:

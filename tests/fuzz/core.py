@@ -30,11 +30,12 @@ def feed(frames: Iterable[bytes]) -> Counter[str]:
             driver = Driver(jobs=500, sessions=2, parked=50)
         _decode(frame)
         driver.mono_ms += 1
-        parked = driver.engine.parked
+        waiting = driver.engine.context.waiters.parked
+        parked = len(waiting)
         outcome = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
         answers = [decode_answer(reply.frame) for reply in outcome.replies]
         if not answers:
-            if driver.engine.parked < parked and number % ANEW:
+            if len(waiting) < parked and number % ANEW:
                 raise AssertionError(f"not answered: {frame.hex()}")
             seen["parked"] += 1
         for answer in answers:
@@ -68,7 +69,7 @@ def _decode(frame: bytes) -> None:
 
 def _audit(driver: Driver) -> None:
     """Count all jobs one by one, and by the indexes."""
-    jobs = driver.engine._desk.state.jobs
+    jobs = driver.engine.context.state.jobs
     stored = [job for _, job in jobs.slots()]
     for status in JobStatus:
         if jobs.count(status) != sum(job.status is status for job in stored):

@@ -1,66 +1,156 @@
-"""What is reserved on the disk for a batch is never less than what it writes."""
+"""What is reserved on the disk for a batch is never less than what the batch writes."""
 
-from tests.core import ADMIN, EPOCH, HASH, PEER, Driver, job_id
-from tollgate.broker.core.bounds import SHOWN_BYTES_MIN, records_max
-from tollgate.broker.core.limits import Limits
+from datetime import timedelta
+
+from tests.core import ADMIN, BATCH_REPLY_BYTES, EPOCH, HASH, PEER, Driver, job_id
+from tollgate.broker.core.limits import (
+    DUE_BYTES_MAX,
+    DUE_MAX,
+    EVENT_BYTES_MAX,
+    GRANT_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    RECORDS_MAX,
+    SHOWN_BYTES_MIN,
+    Limits,
+    batch_records_max,
+)
 from tollgate.broker.core.pipeline import Arrival
 from tollgate.broker.core.records import Record, encode_records
 from tollgate.broker.repository.job import StoredJob
-from tollgate.domain.commands import Claim, Create, Hello
+from tollgate.domain.commands import Claim, Create, Hello, Transition
 from tollgate.domain.messages import encode_request, encode_result
 from tollgate.domain.results import Grant, LeasesResult
 from tollgate.domain.status import JobStatus
 
 CLAIM = Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=86_400_000, wait_ms=0, limit=1_000)
+SESSION = 1
 
 
 def size_of(records: list[Record]) -> int:
     return sum(map(len, encode_records(records)))
 
 
-def test_a_message_of_claims_writes_no_more_than_is_reserved_for_it() -> None:
+def with_session(**limits: int) -> Driver:
+    driver = Driver(**limits)
+    driver.ask(Hello(open_session=True))
+    assert driver.engine.context.state.requests.last_session == SESSION
+    return driver
+
+
+def test_grants_fit_in_what_their_replies_reserve() -> None:
     limits = Limits(reply_bytes=256 * 1024)
-    driver = Driver(reply_bytes=limits.reply_bytes)
+    driver = with_session(reply_bytes=limits.reply_bytes)
     for _ in range(4):
         driver.ask(*[Create(input_hash=HASH)] * 300)
-    driver.ask(Hello(open_session=True))
-    request = driver.request(*[CLAIM] * 12, session=1)
-    arrival = Arrival(PEER, [encode_request(request)], ADMIN)
+    request = driver.request(*[CLAIM] * 12, session=SESSION)
 
-    outcome = driver.pipeline.run([arrival], driver.now)
+    output = driver.pipeline.run([Arrival(PEER, [encode_request(request)], ADMIN)], driver.now)
 
-    grants = sum(len(reply.grants) for reply in outcome.replies)
+    grants = sum(len(reply.grants) for reply in output.replies)
     assert grants > limits.reply_bytes // 512, "the reply is not as full as it can be"
-    reserved, _ = records_max([arrival.frames], 0, 0, limits)
-    for_nothing, _ = records_max([], 0, 0, limits)
-    assert size_of(outcome.records) <= reserved - for_nothing
+    reserved = limits.reply_bytes // SHOWN_BYTES_MIN * GRANT_BYTES_MAX
+    assert size_of(output.records) <= reserved + 12 * EVENT_BYTES_MAX + RECORD_BYTES_MAX
 
 
-def test_a_lease_that_is_shown_takes_no_less_of_a_reply_than_is_reckoned_with() -> None:
+def test_a_shown_lease_takes_its_least_of_a_reply() -> None:
     job = StoredJob(job_id(1), JobStatus.RUNNING, HASH, "x", EPOCH, EPOCH, version=1)
-    one, two = (
-        len(encode_result(LeasesResult([Grant(job, 1)] * number)))  # type: ignore[arg-type]
-        for number in (1, 2)
-    )
+    one, two = (len(encode_result(LeasesResult([Grant(job, 1)] * number))) for number in (1, 2))
 
     assert two - one >= SHOWN_BYTES_MIN
 
 
-def test_leases_that_are_given_back_and_granted_anew_have_room() -> None:
-    driver = Driver()
+def test_commands_fit_in_their_frame_and_their_events() -> None:
+    driver = with_session()
+    text = "ü" * 20
+    late = EPOCH + timedelta(days=3_000)
+    creates = [
+        Create(
+            input_hash=HASH, input=text, identifier_from_purchaser=text,
+            blockchain_identifier=f"{text}{number}", pay_by_time=late, submit_result_time=late,
+        )
+        for number in range(600)
+    ]  # fmt: skip
+    moves = [
+        Transition(job_id=job_id(number), target=JobStatus.FAILED, error=text)
+        for number in range(1, 601)
+    ]
+    for commands in (creates, moves):
+        frame = encode_request(driver.request(*commands, session=SESSION))
+        output = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
+        assert sum(len(record.events) for record in output.records) == 600
+        most = 2 * len(frame) + 600 * EVENT_BYTES_MAX + RECORD_BYTES_MAX
+        assert size_of(output.records) <= most
+
+
+def test_what_is_due_fits_in_its_part() -> None:
+    driver = with_session(lapses=1, keep_finished_ms=1, max_finished=0)
+    late = EPOCH + timedelta(days=3_000)
+    for number in range(0, DUE_MAX, 500):
+        driver.ask(*[Create(input_hash=HASH, submit_result_time=late)] * 500)
+        ids = [job_id(number + place + 1) for place in range(500)]
+        driver.ask(*[Transition(job_id=each, target=JobStatus.RUNNING) for each in ids])
+    lost = [(grant.job.job_id, grant.lease) for grant in driver.grants_of(CLAIM)]
+    assert not lost
+    claim = Claim(status=JobStatus.RUNNING, lease_ms=5, wait_ms=0, limit=1_000)
+    for _ in range(4):
+        driver.grants_of(claim)
+    leased = len(driver.engine.context.state.leases.standing)
+    assert leased == DUE_MAX
+    driver.mono_ms += 5  # each lease lapses, and its job fails and is removed
+
+    output = driver.pipeline.run([], driver.now)
+
+    assert driver.engine.context.state.jobs.count() == 0
+    assert size_of(output.records) <= DUE_MAX * DUE_BYTES_MAX
+
+
+def test_undelivered_grants_are_granted_anew_within_bounds() -> None:
+    driver = with_session()
     driver.ask(*[Create(input_hash=HASH)] * 500)
     leases = driver.grants_of(CLAIM)
-    driver.ask(Hello(open_session=True))
     waits = Claim(status=CLAIM.status, lease_ms=CLAIM.lease_ms, wait_ms=1_000, limit=1)
     batch = [
-        Arrival(PEER, [encode_request(driver.request(waits, session=1))], ADMIN) for _ in range(50)
+        Arrival(PEER, [encode_request(driver.request(waits, session=SESSION))], ADMIN)
+        for _ in range(50)
     ]
     driver.run(*batch)
     lost = [(grant.job.job_id, grant.lease) for grant in leases]
 
-    reserved, number = driver.pipeline.records_max([], len(lost))
-    outcome = driver.pipeline.run([], driver.now, lost)
+    output = driver.pipeline.run([], driver.now, lost)
 
-    for_nothing, _ = driver.pipeline.records_max([])
-    assert size_of(outcome.records) <= reserved - for_nothing
-    assert len(outcome.records) == 1 + len(batch) <= number
+    assert len(output.records) == 1 + len(batch)
+    shown = sum(len(reply.frame) for reply in output.replies)
+    reserved = shown // SHOWN_BYTES_MIN * GRANT_BYTES_MAX + len(batch) * RECORD_BYTES_MAX
+    assert size_of(output.records) <= len(lost) * DUE_BYTES_MAX + reserved
+
+
+def test_a_batch_ends_with_so_many_records() -> None:
+    driver = with_session()
+    waits = Claim(status=CLAIM.status, lease_ms=CLAIM.lease_ms, wait_ms=1_000, limit=1)
+    for peer in range(RECORDS_MAX // 500 + 1):
+        request = [driver.request(waits) for _ in range(500)]
+        peers = b"%d" % peer
+        driver.run(*[Arrival(peers, [encode_request(each)], ADMIN) for each in request])
+    for _ in range(RECORDS_MAX // 500 + 1):
+        frame = encode_request(driver.request(*[Create(input_hash=HASH)] * 500))
+        driver.run(Arrival(PEER, [frame], ADMIN))
+    served = [len(driver.pipeline.run([], driver.now).records) for _ in range(2)]
+    assert max(served) <= RECORDS_MAX
+
+
+def test_the_reservation_covers_all_parts_of_a_batch() -> None:
+    limits = Limits()
+    size, number = batch_records_max(
+        limits, batch_messages=256, batch_bytes=4_096, batch_reply_bytes=BATCH_REPLY_BYTES
+    )
+    replies = BATCH_REPLY_BYTES + limits.reply_bytes
+    parts = (
+        DUE_MAX * DUE_BYTES_MAX,
+        2 * (4_096 + limits.request_bytes),
+        (256 + limits.commands) * EVENT_BYTES_MAX,
+        replies // SHOWN_BYTES_MIN * GRANT_BYTES_MAX,
+        number * RECORD_BYTES_MAX,
+    )
+    assert size >= sum(parts)
+    assert number > RECORDS_MAX
+    assert size < 16 * 1024 * 1024

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, error_of_result, job_id, job_of
-from tollgate.broker.core import runs
+from tollgate.broker.core import dispatch
 from tollgate.broker.core.pipeline import Arrival
 from tollgate.broker.core.roles import Role
 from tollgate.domain.commands import (
@@ -126,7 +126,7 @@ def bytes_of(
         for _ in range(2):  # and a repeat
             outcome = driver.pipeline.run([arrival], driver.now, writable=writable)
             seen += [*map(encode, outcome.records), *outcome.replies]
-    seen += [driver.engine._desk.state.jobs.texts.total_bytes, *driver.pipeline.drain().replies]
+    seen += [driver.engine.context.state.jobs.texts.total_bytes, *driver.pipeline.drain().replies]
     return seen
 
 
@@ -137,7 +137,7 @@ def test_runs_come_to_the_same_bytes_as_single_commands(
 ) -> None:
     together = bytes_of(lot, bounds, writable=writable)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "IN_RUNS", frozenset())
+        patch.setattr(dispatch, "IN_RUNS", frozenset())
         alone = bytes_of(lot, bounds, writable=writable)
     assert together == alone
 
@@ -199,7 +199,7 @@ def test_leases_are_given_back_and_touched_in_order_whatever_is_refused(
     refused = [each.code if isinstance(each, ErrorResult) else None for each in results]
     assert refused == [None, "lease_lost", None]
     left = {2} if kind is Release else {1, 2, 3}
-    assert set(driver.engine._desk.state.leases.standing) == {job_id(n) for n in left}
+    assert set(driver.engine.context.state.leases.standing) == {job_id(n) for n in left}
 
 
 @pytest.mark.parametrize(
@@ -231,8 +231,10 @@ def spy_on_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def _spy(sizes: list[int]) -> Any:
+    real = dispatch.runs
+
     def spied(*arguments: Any) -> Any:
-        for run in runs.runs(*arguments):
+        for run in real(*arguments):
             sizes.append(len(run))
             yield run
 

@@ -22,14 +22,11 @@ from tests.core import (
     make_engine,
     make_pipeline,
 )
-from tollgate.broker.core.outcomes import JobOutcome
 from tollgate.broker.core.pipeline import Arrival, Pipeline
-from tollgate.broker.core.principal import Principal
-from tollgate.broker.core.records import Record
-from tollgate.broker.core.roles import Role
+from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal.none import NoJournal
-from tollgate.broker.repository.creation import SCAN_JOBS_MAX
+from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
 from tollgate.broker.server import Server
 from tollgate.broker.settings import load
 from tollgate.broker.transport.endpoints import Endpoint
@@ -38,6 +35,7 @@ from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
     Claim,
+    Count,
     Create,
     Get,
     Hello,
@@ -114,21 +112,7 @@ def test_no_other_request_passes_for_one_by_a_checksum_that_can_be_forged() -> N
     assert zlib.crc32(commands_bytes([cancel])) == crc
     forged = Request(1, session, 1, 0, [cancel])
     assert refusal_code(send(driver, forged)) == "request_conflict"
-    assert driver.engine._desk.state.jobs.count() == 1
-
-
-def test_an_outcome_from_before_0_2_goes_to_a_request_of_as_many_commands_alone() -> None:
-    driver = Driver()
-    session = session_of(driver)
-    job = driver.job(Create(input_hash=HASH))
-    ledger = driver.engine._desk.state.ledger
-    then = JobOutcome(job.job_id, 1, JobStatus.AWAITING_PAYMENT, EPOCH)
-    ledger.remember(session, 1, 0, Record([], digest=4_000_000_000, outcomes=[then]))
-    answer = send(driver, Request(1, session, 1, 0, [Create(input_hash=HASH)]))
-    assert isinstance(answer, Reply)
-    assert driver.engine._desk.state.jobs.count() == 1
-    two: list[Create | Cancel] = [Create(input_hash=HASH), Cancel(job_id="x")]
-    assert refusal_code(send(driver, Request(1, session, 1, 0, [*two]))) == "request_conflict"
+    assert driver.engine.context.state.jobs.count() == 1
 
 
 def test_two_waits_under_one_number_of_a_session_are_two_requests() -> None:
@@ -139,7 +123,7 @@ def test_two_waits_under_one_number_of_a_session_are_two_requests() -> None:
     assert driver.run(Arrival(PEER, [encode_request(Request(1, session, 1, 0, [first]))],
                               driver.principal)) == []  # fmt: skip
     assert refusal_code(send(driver, Request(1, session, 1, 0, [second]))) == "request_conflict"
-    assert driver.engine.parked == 1
+    assert len(driver.engine.context.waiters.parked) == 1
 
 
 # --- what one message can cost --------------------------------------------------------------------
@@ -147,9 +131,9 @@ def test_two_waits_under_one_number_of_a_session_are_two_requests() -> None:
 
 def test_all_lists_of_a_batch_share_what_is_looked_at() -> None:
     driver = Driver()
-    state = driver.engine._desk.state
+    state = driver.engine.context.state
     for _ in range(SCAN_JOBS_MAX + 1_000):
-        state.repository.create(HASH, at=EPOCH)
+        state.jobs.create(HASH, at=EPOCH)
     before = state.jobs.creation.scanned
     many = [List(status=JobStatus.FAILED, limit=1) for _ in range(1_000)]
     pages = driver.ask(*many)
@@ -165,7 +149,7 @@ def test_all_lists_of_a_batch_share_what_is_looked_at() -> None:
 def test_a_batch_ends_when_enough_was_looked_at() -> None:
     driver = Driver()
     for _ in range(SCAN_JOBS_MAX + 1):
-        driver.engine._desk.state.repository.create(HASH, at=EPOCH)
+        driver.engine.context.state.jobs.create(HASH, at=EPOCH)
     frames = [
         encode_request(Request(1, 0, seq, 0, [List(status=JobStatus.FAILED, limit=1)]))
         for seq in range(1, 4)
@@ -191,8 +175,7 @@ def test_answers_to_the_parked_come_a_batch_at_a_time() -> None:
         assert run(Wait(job_ids=[job_id(1)], timeout_ms=9), seq=seq) == []
     answered = run(Transition(job_id=job_id(1), target=JobStatus.FAILED), seq=12)
     sizes = [len(answered)]
-    while pipeline.agenda.is_behind:
-        assert pipeline.agenda.due_in_ms(now) == 0
+    while pipeline.is_behind():
         answered += (more := run())
         sizes.append(len(more))
     assert max(sizes) <= 3
@@ -213,13 +196,13 @@ def test_claims_that_had_no_room_are_served_whoever_is_put_out_meanwhile() -> No
         assert run(seq, claim, peer=bytes([seq])) == 0
     text = "x" * 50_000
     served = run(9, *[Create(input_hash=HASH, input=text) for _ in range(4)])
-    assert pipeline.agenda.due_in_ms(now) == 0
+    assert pipeline.is_behind()
     pipeline.expel("key:somebody")
     served += len(pipeline.run([], now, writable=False).replies)
-    while pipeline.agenda.is_behind:
+    while pipeline.is_behind():
         served += len(pipeline.run([], now).replies)
     assert served == 1 + 4
-    assert engine.parked == 0
+    assert not engine.context.waiters.parked
 
 
 def test_a_claim_of_many_leases_counts_as_many_outcomes() -> None:
@@ -227,7 +210,7 @@ def test_a_claim_of_many_leases_counts_as_many_outcomes() -> None:
     session, other = session_of(driver), session_of(driver)
     driver.ask(*[Create(input_hash=HASH) for _ in range(60)])
     send(driver, Request(1, other, 1, 0, [Create(input_hash=HASH)]))
-    ledger = driver.engine._desk.state.ledger
+    ledger = driver.engine.context.state.requests
     claim = Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=9, wait_ms=0, limit=20)
     send(driver, Request(1, session, 1, 0, [claim]))
     assert ledger.outcomes == 1 + 1 + 20
@@ -270,7 +253,7 @@ def test_what_was_refused_for_want_of_a_role_is_not_written_down() -> None:
     assert isinstance(answer, Reply)
     assert {error_of_result(result).code for result in answer.results} == {"not_authorized"}
     assert len(driver.records) == records
-    assert driver.engine._desk.state.ledger.outcomes == 0
+    assert driver.engine.context.state.requests.outcomes == 0
 
 
 class Ring:
@@ -285,7 +268,7 @@ class Ring:
 
 
 class Tight(NoJournal):
-    """A journal with room for so many records at a time, and no more."""
+    """A journal with room for so many records at a time."""
 
     is_kept = True
 
@@ -323,7 +306,7 @@ def test_what_waits_to_be_decided_loses_a_role_that_was_taken_away() -> None:
     alice = Principal("key:alice", Role.WORKER)
     server = server_of(make_pipeline(), Tight(99), Ring("key:alice"))
     server._left = [Arrival(PEER, [b""], alice), Arrival(OTHER, [b""], WORKER)]
-    server._do_chores(0)
+    server._do_housekeeping(0)
     assert [arrival.principal for arrival in server._left] == [alice._replace(role=None), WORKER]
 
 
@@ -332,27 +315,24 @@ def test_who_is_nobody_parks_nothing() -> None:
     driver.principal = Principal("key:alice", None)
     claim = Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=9, limit=1)
     assert error_of_result(driver.ask(claim)[0]).code == "not_authorized"
-    assert driver.engine.parked == 0
+    assert len(driver.engine.context.waiters.parked) == 0
 
 
-@pytest.mark.parametrize("records", [4, 1])
-def test_what_has_no_room_on_disk_refuses_nobody_elses(records: int) -> None:
-    """A batch that does not fit as a whole is decided one by one."""
+@pytest.mark.parametrize("has_room", [True, False])
+def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
     pipeline = make_pipeline()
-    server = server_of(pipeline, Tight(records))
+    server = server_of(pipeline, Tight(10_000 if has_room else 1))
     sent: list[ErrorResult | object] = []
-    server._outbox._send = lambda reply: sent.extend(
+    server._commit._send = lambda reply: sent.extend(
         decode_answer(reply.frame).results  # type: ignore[union-attr]
     )
     admin = Principal("uid:0", Role.ADMIN)
-    frames = [encode_request(Request(1, 0, seq, 0, [Create(input_hash=HASH)])) for seq in (1, 2)]
-    now = Instant(EPOCH, 0)
-    server._serve([Arrival(PEER, [frame], admin) for frame in frames], now)
-    while server._left:
-        server._serve(server._left, now)
-    refused = [result for result in sent if isinstance(result, ErrorResult)]
-    assert len(sent) == 2
-    assert len(refused) == (0 if records == 4 else 2)
+    commands: list[AnyCommand] = [Create(input_hash=HASH), Count(), Create(input_hash=HASH)]
+    frames = [encode_request(Request(1, 0, seq, 0, [each])) for seq, each in enumerate(commands)]
+    server._serve([Arrival(PEER, [frame], admin) for frame in frames], Instant(EPOCH, 0))
+    assert not server._left
+    codes = [getattr(result, "code", None) for result in sent]
+    assert codes == ([None] * 3 if has_room else ["storage_full", None, "storage_full"])
 
 
 def test_a_door_that_fills_each_batch_keeps_nobody_at_another_waiting(short_dir: Path) -> None:
@@ -393,9 +373,9 @@ def test_no_job_is_created_above_the_bytes_of_all_texts() -> None:
     # Those that are there go on, whatever their results take.
     driver.ask(Transition(job_id=first, target=JobStatus.RUNNING))
     driver.ask(Transition(job_id=first, target=JobStatus.COMPLETED, result="r" * 500))
-    assert driver.engine._desk.state.jobs.texts.total_bytes == 998 + 2 + 500
+    assert driver.engine.context.state.jobs.texts.total_bytes == 998 + 2 + 500
     driver.set_wall(EPOCH + timedelta(seconds=1))
     driver.pass_ms(120_000)
     assert driver.error(Get(job_id=first)).code == "job_not_found"
-    assert driver.engine._desk.state.jobs.texts.total_bytes == 2
+    assert driver.engine.context.state.jobs.texts.total_bytes == 2
     assert driver.job(Create(input_hash=HASH)).job_id

@@ -2,14 +2,21 @@
 
 from collections.abc import Callable
 from operator import itemgetter
+from random import Random
 
 import pytest
 
 from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, job_id
 from tollgate.broker.core.leases import Leases
-from tollgate.broker.core.principal import Principal
-from tollgate.broker.core.roles import Role
-from tollgate.broker.core.timers import SLACK, Timers
+from tollgate.broker.core.roles import Principal, Role
+from tollgate.broker.core.timers import (
+    ADDED_MAX,
+    CHECKS,
+    NEVER_MS,
+    SLACK,
+    Timeline,
+    Timers,
+)
 from tollgate.broker.core.waiters import Ticket, Waiters
 from tollgate.domain.commands import Claim, Wait
 from tollgate.domain.exceptions import LeaseHeldError, LeaseLostError, OverloadedError
@@ -35,20 +42,20 @@ Item = tuple[int, str]
 
 
 def timers_of(live: Callable[[Item], bool], count: Callable[[], int]) -> Timers[int, Item]:
-    return Timers(itemgetter(0), live, count)
+    return Timers(Timeline(NEVER_MS), itemgetter(0), live, count)
 
 
 def test_timers_give_what_is_due_earliest_first_once() -> None:
     timers = timers_of(lambda item: True, lambda: 4)
     for item in [(5, "e"), (1, "a"), (3, "c"), (3, "b")]:
         timers.add(item)
-    assert timers.next() == 1
+    assert timers.first_due() == 1
     assert list(timers.due(0)) == []
     assert list(timers.due(3)) == [(1, "a"), (3, "c"), (3, "b")]  # as they were added
     assert list(timers.due(3)) == []
-    assert timers.next() == 5
+    assert timers.first_due() == 5
     assert list(timers.due(9)) == [(5, "e")]
-    assert timers.next() is None
+    assert timers.first_due() is None
 
 
 def test_items_of_a_time_come_as_they_were_added_in_order_or_not() -> None:
@@ -76,15 +83,54 @@ def test_what_is_settled_between_two_that_are_due_does_not_come_up() -> None:
     assert list(due) == []
 
 
-@pytest.mark.parametrize("is_live", [lambda item: False, lambda item: item[0] == 7])
-def test_timers_do_not_pile_up(is_live: Callable[[Item], bool]) -> None:
-    """Not even entries that are all live and all the same."""
-    timers = timers_of(is_live, lambda: 1)
-    item = (7, "a")
-    for _ in range(10 * SLACK):
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("one_in", [1_000, 3])
+def test_settled_timers_do_not_pile_up(in_order: bool, one_in: int) -> None:
+    live: dict[Item, None] = {}
+    timers = timers_of(live.__contains__, live.__len__)
+    random = Random(1)
+    for number in range(20 * SLACK):
+        item = (number if in_order else random.randrange(10**6), str(number))
+        if number % one_in == 0:
+            live[item] = None
         timers.add(item)
-        assert len(timers) <= 2 + SLACK
-    assert len(list(timers.due(7))) == 0 or is_live(item)
+        assert len(timers) <= 2.25 * len(live) + SLACK
+    assert list(timers.due(10**7)) == sorted(live, key=itemgetter(0))
+
+
+def test_no_add_pays_for_all_that_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = [0]
+
+    def is_live(item: Item) -> bool:
+        looked[0] += 1
+        return False
+
+    count = [10**9]
+    timers = timers_of(is_live, lambda: count[0])
+    timers.add_all([(number, "") for number in range(50 * SLACK)])
+    assert looked == [0]
+    count[0] = 0  # all of them are settled now
+    most = 0
+    while len(timers) > SLACK:
+        before = looked[0]
+        timers.add((10**6, ""))
+        most = max(most, looked[0] - before)
+    assert 0 < most <= CHECKS * ADDED_MAX
+
+
+def test_the_head_skips_what_is_settled() -> None:
+    live = {(5, "a")}
+    timeline = Timeline(NEVER_MS)
+    timers: Timers[int, Item] = Timers(timeline, itemgetter(0), live.__contains__, live.__len__)
+    timers.add_all([(1, "x"), (2, "y")])
+    timers.add((5, "a"))
+    assert timeline.next_at == 1
+    timeline.refresh()
+    assert timeline.next_at == 5
+    assert len(timers) == 1
+    live.clear()
+    timeline.refresh()
+    assert timeline.next_at == NEVER_MS
 
 
 def test_sweeping_keeps_what_is_live_in_order() -> None:
@@ -172,7 +218,7 @@ def test_leases_lapse_at_their_time_once() -> None:
     leases = Leases()
     leases.grant(A, 1, 100, 0)
     leases.grant(B, 2, 50, 0)
-    assert leases.next_end_ms() == 50
+    assert leases._timers.first_due() == 50
     assert list(leases.lapsed(49)) == []
     lapsed = []
     for lapsing, token in leases.lapsed(100):
@@ -312,7 +358,7 @@ def test_no_more_commands_than_there_is_room_for() -> None:
             waiters.park(ticket(3), command, 5)
         assert caught.value.limit == 2
     assert len(waiters.parked) == 2
-    waiters.remove(waiters.everybody()[0])
+    waiters.remove(waiters.all_parked()[0])
     waiters.park(ticket(3), wait(A), 5)
     none = Waiters(0, 0, 9)
     with pytest.raises(OverloadedError):
@@ -329,7 +375,7 @@ def test_no_more_commands_of_one_connection_than_its_share() -> None:
     waiters.park(ticket(3, OTHER), wait(A), 5)  # another's share is its own
     waiters.remove(waiters.awaiting(A, JobStatus.FAILED)[0])
     waiters.park(ticket(4), wait(B), 5)
-    for parked in waiters.everybody():
+    for parked in waiters.all_parked():
         waiters.remove(parked)
     for counter in (waiters._by_peer, waiters._by_name, waiters._watched_by_name):
         assert not counter  # nothing is kept of who has left
@@ -343,7 +389,7 @@ def test_no_principal_takes_all_there_is_on_however_many_connections() -> None:
         waiters.park(ticket(6, peer=b"6"), claim(), 5)
     assert refused.value.limit == 6
     waiters.park(Ticket(b"7", OBSERVER, 0, 7), claim(), 5)  # another's share is its own
-    for parked in waiters.everybody():
+    for parked in waiters.all_parked():
         waiters.remove(parked)
     waiters.park(ticket(1, peer=b"1"), wait(A, B, C), 5)
     waiters.park(ticket(1, peer=b"2"), wait(A, B, C), 5)
@@ -380,7 +426,7 @@ def test_no_more_jobs_waited_for_than_there_is_room_for() -> None:
     assert len(waiters.awaiting(A, JobStatus.FAILED)) == 1
     waiters.park(ticket(3), wait(C), 5)
     waiters.park(ticket(4), claim(), 5)  # watches no job
-    for parked in waiters.everybody():
+    for parked in waiters.all_parked():
         waiters.remove(parked)
     waiters.park(ticket(5), wait(A, B, C), 5)
 
@@ -411,7 +457,9 @@ def test_a_million_waits_leave_nothing_behind() -> None:
     "whens", [[5, 1, 3], [5, 5, 1], [1, 5, 3], [5, 5, 5], [5, None, 1], [None, 5]], ids=str
 )
 def test_items_added_together_come_up_each_at_its_time(whens: list[int | None]) -> None:
-    timers: Timers[int, int | None] = Timers(lambda when: when, lambda _: True, lambda: 99)
+    timers: Timers[int, int | None] = Timers(
+        Timeline(NEVER_MS), lambda when: when, lambda _: True, lambda: 99
+    )
     timers.add_all(whens)
     timers.add_all(whens)
     due = sorted([when for when in whens if when is not None] * 2)

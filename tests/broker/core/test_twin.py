@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.broker.core.twin import Twin, Wire
 from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id
-from tollgate.broker.core.pipeline import Arrival, Outcome
+from tollgate.broker.core.pipeline import Arrival, Output
 
 STATUSES = ("awaiting_payment", "awaiting_input", "running", "completed", "failed")
 PEERS = (PEER, OTHER, b"\x00third")
@@ -136,7 +136,7 @@ class PipelineMachine(RuleBasedStateMachine):
         )
         return self.take(self.driver.pipeline.run([Arrival(peer, [frame], ADMIN)], self.driver.now))
 
-    def take(self, outcome: Outcome) -> list[tuple[bytes, int, Wire]]:
+    def take(self, outcome: Output) -> list[tuple[bytes, int, Wire]]:
         answers = []
         for reply in outcome.replies:
             wire = msgspec.msgpack.decode(reply.frame)
@@ -269,8 +269,7 @@ class PipelineMachine(RuleBasedStateMachine):
         real = self.take(self.driver.pipeline.run([], self.driver.now))
         self.twin.clock(self.wall, self.driver.mono_ms)
         self.compare(real)
-        due_in_ms = self.driver.pipeline.agenda.due_in_ms(self.driver.now)
-        assert due_in_ms is None or due_in_ms > 0
+        assert self.driver.pipeline.deadlines.due_in_ms(self.driver.now) > 0
 
     @precondition(lambda self: self.grants)
     @rule(count=st.integers(1, 3))

@@ -12,11 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.core import EPOCH, HASH, job_ids
 from tollgate.broker.core.events import JobTransitioned
 from tollgate.broker.core.snapshot import JobRow
-from tollgate.broker.repository import creation, lane
+from tollgate.broker.repository import indexes
+from tollgate.broker.repository.indexes import SLACK
 from tollgate.broker.repository.job import StoredJob
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
-from tollgate.broker.repository.lane import SLACK
-from tollgate.broker.repository.store import Jobs
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -35,14 +34,12 @@ AWAITING_PAYMENT, AWAITING_INPUT, RUNNING, COMPLETED, FAILED = (
 )
 
 
-def both() -> tuple[InMemoryJobRepository, Jobs]:
-    """Return a repository, whose methods do one thing each, and its jobs."""
-    repository = InMemoryJobRepository(new_id=job_ids(), clock=lambda: EPOCH)
-    return repository, repository.own()
+def made() -> InMemoryJobRepository:
+    return InMemoryJobRepository(new_id=job_ids(), clock=lambda: EPOCH)
 
 
 def test_of_moves_together_each_that_is_illegal_is_refused() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     ids = [repository.create(HASH).job_id for _ in range(4)]
     repository.update_status(ids[1], RUNNING)
     done = jobs.update_all(
@@ -57,17 +54,17 @@ def test_of_moves_together_each_that_is_illegal_is_refused() -> None:
     assert [job.job_id for job in done.jobs] == [ids[1], ids[3]]
     assert [*done.refused] == [0, 1, 3]
     assert {type(refusal) for refusal in done.refused.values()} == {InvalidStateTransitionError}
-    assert [jobs.get(job_id).version for job_id in ids] == [1, 3, 1, 2]
+    assert [jobs.require(job_id).version for job_id in ids] == [1, 3, 1, 2]
     assert {status: jobs.count(status) for status in JobStatus if jobs.count(status)} == {
         AWAITING_PAYMENT: 2, COMPLETED: 1, FAILED: 1,
     }  # fmt: skip
 
 
 def test_two_jobs_of_one_payment_are_not_restored() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     first = repository.create(HASH, blockchain_identifier="pay")
-    _, copy = both()
-    other = both()[0].create(HASH, job_id="other", blockchain_identifier="pay")
+    copy = made()
+    other = made().create(HASH, job_id="other", blockchain_identifier="pay")
     slots = [*jobs.slots(), (1, StoredJob(**other.model_dump()))]
     with pytest.raises(JobConflictError) as caught:
         copy.restore(slots, [], [first.job_id, "other"])
@@ -76,7 +73,7 @@ def test_two_jobs_of_one_payment_are_not_restored() -> None:
 
 def test_pages_show_each_job_that_matches_throughout_once() -> None:
     random = Random(1)
-    repository, jobs = both()
+    repository = jobs = made()
     steady = [repository.create(HASH).job_id for _ in range(60)]
     restless = [repository.create(HASH).job_id for _ in range(60)]
     after, seen, pages = -1, [], 0
@@ -99,7 +96,7 @@ def test_pages_show_each_job_that_matches_throughout_once() -> None:
 
 
 def test_a_page_may_be_short_or_empty_and_still_go_on() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     ids = [repository.create(HASH).job_id for _ in range(7)]
     repository.update_status(ids[6], FAILED)
     assert jobs.creation.page(-1, 9, FAILED, scan_max=3) == ([], [2])
@@ -109,11 +106,11 @@ def test_a_page_may_be_short_or_empty_and_still_go_on() -> None:
     assert ([job.job_id for job in page], cursors) == ([ids[6]], [6])
     assert jobs.creation.page(6, 9, FAILED) == ([], [])
     assert jobs.creation.page(10**14, 9) == ([], [])
-    assert both()[1].creation.page(-1, 9) == ([], [])
+    assert made().creation.page(-1, 9) == ([], [])
 
 
 def test_every_job_of_a_page_has_its_cursor() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     ids = [repository.create(HASH).job_id for _ in range(6)]
     page, cursors = jobs.creation.page(-1, 4)
     assert [job.job_id for job in page] == ids[:4]
@@ -126,18 +123,18 @@ def test_every_job_of_a_page_has_its_cursor() -> None:
 
 
 def test_the_first_free_job_is_the_one_created_first() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     first, second, third = (repository.create(HASH).job_id for _ in range(3))
 
     def free(status: JobStatus = AWAITING_PAYMENT) -> str | None:
-        job = jobs.lanes.first_free(status)
+        job = jobs.statuses.first_ready(status)
         return None if job is None else job.job_id
 
     assert free() == first
     assert free() == first  # looking takes nothing
-    jobs.hold(first)
+    jobs.lease(first)
     assert free() == second
-    jobs.hold(second)
+    jobs.lease(second)
     jobs.free(first)
     jobs.free(first)
     assert free() == first
@@ -145,7 +142,7 @@ def test_the_first_free_job_is_the_one_created_first() -> None:
     repository.update_status(first, RUNNING)
     assert free() is None
     assert free(RUNNING) == first  # by creation, not by entry
-    jobs.hold(first)
+    jobs.lease(first)
     repository.update_status(first, AWAITING_INPUT)  # a change of status frees
     assert free(AWAITING_INPUT) == first
     repository.update_status(first, RUNNING)
@@ -155,33 +152,33 @@ def test_the_first_free_job_is_the_one_created_first() -> None:
 
 
 def test_what_is_taken_is_gone_until_it_is_put_back_or_freed() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     ids = [repository.create(HASH).job_id for _ in range(5)]
-    jobs.hold(ids[1])
-    jobs.hold(ids[0])
+    jobs.lease(ids[1])
+    jobs.lease(ids[0])
     jobs.free(ids[0])  # so it is offered twice
-    taken = jobs.lanes.take_free(AWAITING_PAYMENT, 3)
+    taken = jobs.statuses.take_ready(AWAITING_PAYMENT, 3)
     assert [job.job_id for _, job in taken] == [ids[0], ids[2], ids[3]]
-    jobs.lanes.put_back(taken[1:])
-    jobs.hold(ids[0])
-    assert [job.job_id for _, job in jobs.lanes.take_free(AWAITING_PAYMENT, 9)] == ids[2:]
-    assert jobs.lanes.take_free(AWAITING_PAYMENT, 9) == []
+    jobs.statuses.put_back(taken[1:])
+    jobs.lease(ids[0])
+    assert [job.job_id for _, job in jobs.statuses.take_ready(AWAITING_PAYMENT, 9)] == ids[2:]
+    assert jobs.statuses.take_ready(AWAITING_PAYMENT, 9) == []
     jobs.free(ids[0])
-    assert [job.job_id for _, job in jobs.lanes.take_free(AWAITING_PAYMENT, 9)] == ids[:1]
+    assert [job.job_id for _, job in jobs.statuses.take_ready(AWAITING_PAYMENT, 9)] == ids[:1]
 
 
 def test_what_is_not_there_is_neither_held_nor_freed() -> None:
-    for method in (both()[1].hold, both()[1].free):
+    for method in (made().lease, made().free):
         with pytest.raises(JobNotFoundError):
             method("nobody")
 
 
 def test_the_oldest_is_the_first_that_entered_and_is_still_there() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     a, b, c = (repository.create(HASH).job_id for _ in range(3))
 
     def oldest(status: JobStatus) -> str | None:
-        job = jobs.lanes.oldest(status)
+        job = jobs.statuses.oldest(status)
         return None if job is None else job.job_id
 
     assert oldest(AWAITING_PAYMENT) == a
@@ -201,30 +198,30 @@ def test_the_oldest_is_the_first_that_entered_and_is_still_there() -> None:
 
 @pytest.mark.slow
 def test_indexes_stay_small_however_much_happens() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     live = [repository.create(HASH).job_id for _ in range(3)]
     for job_id in live:
         repository.update_status(job_id, RUNNING)
     for turn in range(60_000):
         job_id = live[turn % 3]
         repository.update_status(job_id, AWAITING_INPUT)
-        jobs.hold(job_id)
+        jobs.lease(job_id)
         jobs.free(job_id)
         repository.update_status(job_id, RUNNING)
-        jobs.hold(job_id)
+        jobs.lease(job_id)
         jobs.free(job_id)
     bound = 2 * len(live) + SLACK
-    assert all(len(lane.entered) <= bound for lane in jobs.lanes._by_status.values())
-    assert all(len(lane.free) <= bound for lane in jobs.lanes._by_status.values())
+    assert all(len(queue.entered) <= bound for queue in jobs.statuses._by_status.values())
+    assert all(len(queue.ready) <= bound for queue in jobs.statuses._by_status.values())
     assert len(jobs.creation._slots) == jobs.count() == 3
     assert {job.job_id for job in jobs.creation.page(-1, 9)[0]} == set(live)
-    first = jobs.lanes.first_free(RUNNING)
+    first = jobs.statuses.first_ready(RUNNING)
     assert first is not None
     assert first.job_id == live[0]
 
 
 def test_the_places_of_removed_jobs_are_given_up_but_not_given_again() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
     first = repository.create(HASH).job_id
     for _ in range(2 * SLACK):
         job_id = repository.create(HASH).job_id
@@ -238,7 +235,7 @@ def test_the_places_of_removed_jobs_are_given_up_but_not_given_again() -> None:
 
 
 def test_the_bytes_of_all_texts_are_those_of_the_jobs_that_are_stored() -> None:
-    repository, jobs = both()
+    repository = jobs = made()
 
     def counted() -> int:
         texts = ("input", "result", "error", "input_schema", "provided_input",
@@ -263,7 +260,7 @@ def test_the_bytes_of_all_texts_are_those_of_the_jobs_that_are_stored() -> None:
     assert jobs.texts.total_bytes == counted() == 27
     named = repository.create(HASH, blockchain_identifier="pay").job_id
     assert jobs.texts.total_bytes == 30
-    _, copy = both()
+    copy = made()
     copy.restore(list(jobs.slots()), [], [named])
     assert copy.texts.total_bytes == 30
     assert copy.texts.longest_bytes >= jobs.texts.longest_bytes == 20
@@ -275,7 +272,7 @@ def test_a_job_has_the_same_fields_in_the_same_order_wherever_it_is_written_down
     fields = tuple(Job.model_fields)
     assert fields == StoredJob.__struct_fields__
     assert fields == JobFields.__struct_fields__
-    assert (*fields, "index", "held") == JobRow.__struct_fields__
+    assert (*fields, "index", "leased") == JobRow.__struct_fields__
 
 
 # --- against a naive model ----------------------------------------------------------------------
@@ -304,7 +301,7 @@ class JobsMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = EPOCH
         self.repository = InMemoryJobRepository(new_id=job_ids(), clock=lambda: self.now)
-        self.jobs = self.repository.own()
+        self.jobs = self.repository
         self.naive = Naive()
 
     def any_id(self, number: int) -> str:
@@ -358,7 +355,7 @@ class JobsMachine(RuleBasedStateMachine):
         assert row is not None
         if row["status"] in (COMPLETED, FAILED):
             return
-        (self.jobs.hold if held else self.jobs.free)(row["job_id"])
+        (self.jobs.lease if held else self.jobs.free)(row["job_id"])
         row["held"] = held
 
     @precondition(lambda self: self.naive.rows)
@@ -370,7 +367,7 @@ class JobsMachine(RuleBasedStateMachine):
             self.jobs.remove(row["job_id"])
             self.naive.rows.remove(row)
             with pytest.raises(JobNotFoundError):
-                self.jobs.get(row["job_id"])
+                self.jobs.require(row["job_id"])
         else:
             with pytest.raises(JobConflictError):
                 self.jobs.remove(row["job_id"])
@@ -385,18 +382,20 @@ class JobsMachine(RuleBasedStateMachine):
             (r["job_id"], r["status"], r["version"]) for r in rows
         ]
         for row in rows:
-            assert self.jobs.get(row["job_id"]).status is row["status"]
+            assert self.jobs.require(row["job_id"]).status is row["status"]
             if row["payment"] is not None:
-                assert self.jobs.get_by_payment(row["payment"]).job_id == row["job_id"]
+                paid = self.jobs.find_by_payment(row["payment"])
+                assert paid is not None
+                assert paid.job_id == row["job_id"]
         for status in JobStatus:
             there = self.naive.in_status(status)
             assert self.jobs.count(status) == len(there)
-            oldest = self.jobs.lanes.oldest(status)
+            oldest = self.jobs.statuses.oldest(status)
             expected = min(there, key=lambda row: row["entered"], default=None)
             assert (oldest and oldest.job_id) == (expected and expected["job_id"])
             if status in (COMPLETED, FAILED):
                 continue
-            free = self.jobs.lanes.first_free(status)
+            free = self.jobs.statuses.first_ready(status)
             first = next((row for row in there if not row["held"]), None)
             assert (free and free.job_id) == (first and first["job_id"])
 
@@ -407,8 +406,7 @@ class SmallIndexMachine(JobsMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        for module in (lane, creation):
-            self.patch.setattr(module, "SLACK", 0)
+        self.patch.setattr(indexes, "SLACK", 0)
 
     def teardown(self) -> None:
         self.patch.undo()

@@ -15,11 +15,10 @@ import msgspec
 import pytest
 
 from tests.core import EPOCH, HASH, Driver, job_ids
-from tollgate.broker.core.events import JobTransitioned
+from tollgate.broker.core.events import JobCreated, JobTransitioned
 from tollgate.broker.repository.job import StoredJob
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
-from tollgate.broker.repository.store import Jobs
-from tollgate.domain.commands import Create, Get
+from tollgate.domain.commands import Cancel, Claim, Count, Create, Get, List, Transition
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -177,7 +176,7 @@ def test_what_is_supplied_is_kept() -> None:
     job = jobs.create(HASH, at=EPOCH, **supplied)
     assert {name: getattr(job, name) for name in supplied} == supplied
     assert job.created_at == job.updated_at == EPOCH
-    assert jobs.own().get_by_payment("pay").job() == job
+    assert paid_by(jobs, "pay") == job
 
 
 def test_questions_and_answers_of_a_job() -> None:
@@ -206,11 +205,16 @@ def test_an_id_and_a_payment_belong_to_one_job() -> None:
     assert caught.value.job_id == first.job_id
     with pytest.raises(JobConflictError):  # and a refused creation claims no payment
         jobs.create(HASH, job_id=first.job_id, blockchain_identifier="other")
-    with pytest.raises(JobNotFoundError):
-        jobs.own().get_by_payment("other")
+    assert jobs.find_by_payment("other") is None
     assert jobs.count() == 1
-    assert jobs.own().get_by_payment("pay").job() == first
+    assert paid_by(jobs, "pay") == first
     assert jobs.create(HASH, blockchain_identifier="other").blockchain_identifier == "other"
+
+
+def paid_by(jobs: InMemoryJobRepository, blockchain_identifier: str) -> Job:
+    job = jobs.find_by_payment(blockchain_identifier)
+    assert job is not None
+    return job.job()
 
 
 # --- a hundred threads --------------------------------------------------------------------------
@@ -237,29 +241,34 @@ def crowd() -> Iterator[Callable[[Callable[[int], Any]], list[Any]]]:
 
 
 class WatchedLock:
-    """A lock that knows whether it is held, and how often it was taken."""
+    """A reentrant lock that counts how often it was taken while it was free."""
 
     def __init__(self) -> None:
-        self.held = False
+        self.depth = 0
         self.taken = 0
 
+    def acquire(self) -> None:
+        self.depth += 1
+        self.taken += self.depth == 1
+
+    def release(self) -> None:
+        self.depth -= 1
+
     def __enter__(self) -> None:
-        assert not self.held
-        self.held = True
-        self.taken += 1
+        self.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self.held = False
+        self.release()
 
 
 class GuardedStore(dict[str, Any]):
-    """A store that may be touched by whoever holds the lock, and by nobody else."""
+    """A store that raises if it is touched without the lock."""
 
     lock: WatchedLock
 
     def _guarded(name: str) -> Any:  # type: ignore[misc]  # noqa: N805 - makes methods
         def method(self: Any, *arguments: Any) -> Any:
-            assert self.lock.held, name
+            assert self.lock.depth, name
             return getattr(dict, name)(self, *arguments)
 
         return method
@@ -275,62 +284,92 @@ class GuardedStore(dict[str, Any]):
     setdefault = _guarded("setdefault")
     values = _guarded("values")
     items = _guarded("items")
+    update = _guarded("update")
 
 
-def test_every_public_call_holds_the_one_lock_once() -> None:
-    jobs = fixed()
+def guarded(jobs: InMemoryJobRepository) -> WatchedLock:
+    """Replace the lock and the empty store by ones that watch each other; return the lock."""
     lock, store = WatchedLock(), GuardedStore()
     store.lock = lock
-    jobs._lock, jobs._store, jobs._jobs = lock, store, Jobs(store)  # type: ignore[assignment]
+    jobs._lock, jobs._store = lock, store  # type: ignore[assignment]
+    return lock
+
+
+def test_every_public_call_takes_the_lock_once() -> None:
+    jobs = fixed()
+    lock = guarded(jobs)
     job_id = jobs.create(HASH, blockchain_identifier="pay").job_id
+    copy = StoredJob(**{**jobs.get(job_id).model_dump(), "job_id": "copy", "version": 9})
+    done = JobTransitioned(job_id, 3, FAILED, EPOCH)
     calls: list[tuple[str, Callable[[], object]]] = [
         ("create", lambda: jobs.create(HASH)),
+        ("create_all", lambda: jobs.create_all([JobCreated("new", EPOCH, HASH)])),
         ("get", lambda: jobs.get(job_id)),
+        ("get_all", lambda: jobs.get_all([job_id])),
+        ("find", lambda: jobs.find(job_id)),
+        ("require", lambda: jobs.require(job_id)),
+        ("find_by_payment", lambda: jobs.find_by_payment("pay")),
+        ("lease", lambda: jobs.lease(job_id)),
+        ("free", lambda: jobs.free(job_id)),
         ("update_status", lambda: jobs.update_status(job_id, RUNNING, expected_version=1)),
-        ("update_status", lambda: jobs.update_status(job_id, FAILED)),
+        ("update_status", lambda: jobs.update_status(job_id, AWAITING_INPUT)),
+        ("update_all", lambda: jobs.update_all([done])),
+        ("remove", lambda: jobs.remove(job_id)),
         ("count", jobs.count),
         ("count", lambda: jobs.count(RUNNING)),
+        ("page", lambda: jobs.page(-1, 9)),
+        ("slots", jobs.slots),
+        ("named", jobs.named),
+        ("restore", lambda: jobs.restore([(9, copy)], [], [])),
+        ("restore_entered", lambda: jobs.restore_entered(FAILED, [9])),
     ]
     public = {name for name in vars(InMemoryJobRepository) if not name.startswith("_")}
-    assert {name for name, _ in calls} == public - {"own"}
-    for _, call in calls:
+    assert {name for name, _ in calls} == public
+    for name, call in calls:
         before = lock.taken
         call()
-        assert lock.taken == before + 1
-        assert not lock.held
+        assert (lock.taken, lock.depth) == (before + 1, 0), name
 
 
-def test_the_owner_keeps_all_others_out_and_has_what_the_repository_has() -> None:
+def test_the_broker_takes_the_lock_once_a_batch() -> None:
+    driver = Driver(keep_finished_ms=1_000)
+    lock = guarded(driver.engine.context.state.jobs)
+    job_id = driver.job(Create(input_hash=HASH)).job_id
+    one = driver.job(Transition(job_id=job_id, target=RUNNING)).job_id
+    driver.ask(*[Create(input_hash=HASH)] * 9, Get(job_id=one), Count(), List(limit=5))
+    driver.ask(Claim(status=RUNNING, lease_ms=9, wait_ms=0, limit=1))
+    driver.ask(Transition(job_id=job_id, target=FAILED, lease=1), Cancel(job_id=job_id))
+    assert lock.taken == len(driver.inbox) == 5
+    driver.pass_ms(1_000)  # removes the job, and looks at the rest
+    assert (lock.taken, lock.depth) == (6, 0)
+
+
+def test_who_holds_the_repository_keeps_others_out() -> None:
     jobs = fixed()
     job = jobs.create(HASH)
-    owned = jobs.own()
-    assert owned.get(job.job_id).job() == job
-    moved = owned.update_all([JobTransitioned(job.job_id, 1, RUNNING, EPOCH)]).only()
-    assert type(moved) is StoredJob
-    assert jobs.get(job.job_id) == moved.job()  # to the owner it still gives frozen jobs
-    assert jobs.own() is owned
     other = threading.Thread(target=jobs.create, args=[HASH], daemon=True)
-    other.start()
-    other.join(timeout=0.1)
-    assert other.is_alive()
-    assert owned.count() == 1
-    for _ in range(2):
-        jobs._lock.release()
+    with jobs as held:
+        moved = held.update_all([JobTransitioned(job.job_id, 1, RUNNING, EPOCH)]).only()
+        assert type(moved) is StoredJob
+        other.start()
+        other.join(timeout=0.1)
+        assert other.is_alive()
+        assert jobs.get(job.job_id) == moved.job()
+        assert jobs.count() == 1
     other.join(timeout=30)
-    assert owned.count() == 2
+    assert jobs.count() == 2
 
 
-def test_the_broker_owns_the_one_repository_that_has_its_jobs() -> None:
+def test_the_broker_works_through_the_repository() -> None:
     driver = Driver()
     shown = driver.job(Create(input_hash=HASH))
-    repository = driver.engine._desk.state.repository
+    repository = driver.engine.context.state.jobs
+    assert type(repository) is InMemoryJobRepository
     job = repository.get(shown.job_id)
     assert type(job) is Job
     assert job.model_dump() == msgspec.structs.asdict(shown)
     repository.update_status(shown.job_id, RUNNING)
     assert driver.job(Get(job_id=shown.job_id)).status is RUNNING
-    with ThreadPoolExecutor(1) as others:
-        assert not others.submit(repository._lock.acquire, blocking=False).result()
 
 
 def test_a_hundred_threads_create_and_lose_nothing(crowd: Any) -> None:
@@ -339,7 +378,7 @@ def test_a_hundred_threads_create_and_lose_nothing(crowd: Any) -> None:
     ids = {job_id for some in made for job_id in some}
     assert len(ids) == jobs.count() == jobs.count(AWAITING_PAYMENT) == 50 * THREADS
     assert all(jobs.get(job_id).job_id == job_id for job_id in ids)
-    seen, _ = jobs.own().creation.page(-1, 10_000)
+    seen, _ = jobs.page(-1, 10_000)
     assert {job.job_id for job in seen} == ids
 
 
@@ -388,7 +427,7 @@ def test_a_hundred_threads_take_the_same_payment_and_one_gets_it(crowd: Any) -> 
         except JobConflictError:
             return None
 
-    assert [job_id for job_id in crowd(pay) if job_id] == [jobs.own().get_by_payment("pay").job_id]
+    assert [job_id for job_id in crowd(pay) if job_id] == [paid_by(jobs, "pay").job_id]
     assert jobs.count() == 1
 
 
@@ -411,10 +450,9 @@ def test_a_hundred_threads_do_everything_at_once(crowd: Any) -> None:
     total = sum(crowd(live), Counter[str]())
     assert {status.value: jobs.count(status) for status in JobStatus if jobs.count(status)} == total
     assert sum(total.values()) == jobs.count() == 20 * THREADS
-    owned = jobs.own()
-    stored, _ = owned.creation.page(-1, 20 * THREADS)
+    stored, _ = jobs.page(-1, 20 * THREADS)
     assert Counter(job.status.value for job in stored) == total
-    entered = owned.lanes.entered(owned.slots())
+    entered = jobs.statuses.entered(jobs.slots())
     assert {status.value: len(set(places)) for status, places in entered.items() if places} == total
-    asking = owned.lanes.take_free(AWAITING_INPUT, 20 * THREADS)
+    asking = jobs.statuses.take_ready(AWAITING_INPUT, 20 * THREADS)
     assert len(asking) == total[AWAITING_INPUT]
