@@ -24,9 +24,8 @@ from tollgate.broker.core.engine import Engine
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.state import State
-from tollgate.broker.journal import Journal, JournalError
+from tollgate.broker.journal import Journal, JournalError, NoJournal
 from tollgate.broker.journal.file import FileJournal
-from tollgate.broker.journal.none import NoJournal
 from tollgate.broker.journal.recovery import Observer
 from tollgate.broker.server import Server
 from tollgate.broker.settings import Settings, SettingsError, load
@@ -210,9 +209,9 @@ class ReplayLog(Observer):
         """Report a write that was never finished, nor acknowledged."""
         log.warning("torn write cut off", file=str(file), offset=offset, bytes=length)
 
-    def passed_over(self, file: Path, reason: str) -> None:
-        """Report a damaged snapshot that was not needed."""
-        log.error("damaged snapshot passed over", file=str(file), reason=reason)
+    def skipped(self, file: Path, reason: str) -> None:
+        """Report a damaged snapshot that is not needed."""
+        log.error("damaged snapshot skipped", file=str(file), reason=reason)
 
 
 def _stop_fd() -> int:

@@ -14,8 +14,7 @@ from tollgate.broker.compaction import Compactor
 from tollgate.broker.core.limits import DUE_MAX, batch_records_max
 from tollgate.broker.core.pipeline import Arrival, Output, Pipeline, Reply
 from tollgate.broker.core.timers import Instant
-from tollgate.broker.journal import Journal
-from tollgate.broker.journal.fsync import parse_fsync
+from tollgate.broker.journal import Journal, parse_fsync
 from tollgate.broker.settings import Settings
 from tollgate.broker.telemetry.counters import Counters
 from tollgate.broker.telemetry.systemd import Notifier

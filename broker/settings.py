@@ -18,7 +18,7 @@ from pydantic_settings import SettingsError as UnreadableError
 
 from tollgate.broker.core.limits import DAY_MS, MINUTE_MS, RESULT_BYTES, Limits, result_bytes_max
 from tollgate.broker.core.roles import Role
-from tollgate.broker.journal.fsync import parse_fsync
+from tollgate.broker.journal import parse_fsync
 from tollgate.domain.endpoint import default_endpoint
 from tollgate.domain.messages import REFUSAL_BYTES
 

@@ -1,4 +1,4 @@
-"""`tollgate journal`: look into a data directory, check it, make it smaller, mend it."""
+"""`tollgate journal`: check, print, compact and repair a data directory."""
 
 import json
 from datetime import datetime
@@ -9,12 +9,11 @@ import click
 import msgspec
 
 from tollgate.broker.admin.cli import complaining, example, run
-from tollgate.broker.compact import fold_directory
+from tollgate.broker.compaction import compact_directory, delete
 from tollgate.broker.core.records import decode_record
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.state import State
-from tollgate.broker.journal import RECORD, Entry, JournalError, compaction, repair
-from tollgate.broker.journal import inspect as tools
+from tollgate.broker.journal import RECORD, Entry, JournalError, inspect, repair
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.settings import Settings
 
@@ -24,7 +23,7 @@ DIRECTORY = click.option(
     "directory",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=lambda: Settings().data_dir,
-    help="the broker's data directory  [default: as the broker's]",
+    help="the broker's data directory  [default: the broker's default]",
 )
 
 
@@ -33,50 +32,50 @@ DIRECTORY = click.option(
     epilog=example("tollgate journal verify --data-dir /var/lib/tollgate"),
 )
 def main() -> None:
-    """Look into a broker's data directory, check it, make it smaller, mend it."""
+    """Check, print, compact and repair a broker's data directory."""
 
 
 @main.command(epilog=example("tollgate journal verify"))
 @DIRECTORY
 def verify(directory: Path) -> None:
-    """Check every file, and that a broker could start on them; may run beside one."""
+    """Check every file, and that a broker could start; may run beside a broker."""
     with complaining(PROGRAM, JournalError, OSError):
-        found = tools.verify(directory)
+        found = inspect.verify(directory)
         for report in found.files:
             state = report.problem or "sound"
             if report.torn_bytes:
-                state = f"sound, with {report.torn_bytes} bytes of a torn write behind it"
+                state = f"sound, followed by {report.torn_bytes} bytes of a torn write"
             records = f"records {report.first} to {report.last}"
             if report.last < report.first:
                 records = "no records"
             click.echo(f"{report.file.name}  {records}  {state}")
         if found.refusal is not None:
             raise JournalError(found.refusal)
-        state_ = State()
-        replayed = replay(tools.dump(directory), state_)
-        click.echo(f"a broker would start: {replayed} records, {state_.jobs.count()} jobs")
+        restored = State()
+        replayed = replay(inspect.dump(directory), restored)
+        click.echo(f"a broker would start: {replayed} records, {restored.jobs.count()} jobs")
 
 
 @main.command(epilog=example("tollgate journal dump | jq -c 'select(.kind == \"record\")'"))
 @DIRECTORY
 def dump(directory: Path) -> None:
-    """Print what a start would replay, one JSON document a line; may run beside a broker."""
+    """Print what a start would replay, one JSON document per line; may run beside a broker."""
     with complaining(PROGRAM, JournalError, OSError):
-        for entry in tools.dump(directory):
+        for entry in inspect.dump(directory):
             click.echo(json.dumps(_shown(entry), ensure_ascii=False, default=_as_text))
 
 
 @main.command(epilog=example("tollgate journal compact --data-dir /var/lib/tollgate"))
 @DIRECTORY
 def compact(directory: Path) -> None:
-    """Fold everything into one snapshot. A running broker does this by itself."""
+    """Replace all segments by one snapshot. A running broker does this by itself."""
     with complaining(PROGRAM, JournalError, OSError):
         journal = FileJournal(directory)
         try:
             replay(journal.replay(), State())
             journal.close_segment()
-            names = fold_directory(directory)
-            compaction.apply(directory, names)
+            names = compact_directory(directory)
+            delete(directory, names)
         finally:
             journal.close()
         click.echo(f"deleted: {', '.join(names) or 'nothing'}")
@@ -87,10 +86,10 @@ def compact(directory: Path) -> None:
 )
 @DIRECTORY
 @click.confirmation_option(
-    prompt="What stands behind the damage is lost to the broker (a copy is kept). Cut it off?"
+    prompt="The broker loses all records after the damage (a copy is kept). Cut them off?"
 )
 def repair_(directory: Path) -> None:
-    """Cut a damaged journal at the first damage; a copy of what is cut off is kept."""
+    """Cut a damaged journal at the first damage, and keep a copy of what is cut off."""
     with complaining(PROGRAM, JournalError, OSError):
         done = repair.repair(directory)
         for damage in done.found:
@@ -104,24 +103,21 @@ def _shown(entry: Entry) -> dict[str, Any]:
     if entry.kind != RECORD:
         return {"kind": "snapshot", "covers": entry.sequence, "bytes": len(entry.payload)}
     record = decode_record(entry.payload)
-    events = [
-        {"event": type(event).__name__, **msgspec.structs.asdict(event)} for event in record.events
-    ]
+    events = [_named("event", event) for event in record.events]
     shown: dict[str, Any] = {"kind": "record", "sequence": entry.sequence, "events": events}
     if record.by:
         shown["by"] = record.by
     if record.session:
-        outcomes = [
-            {"outcome": type(outcome).__name__, **msgspec.structs.asdict(outcome)}
-            for outcome in record.full_outcomes()
-        ]
+        outcomes = [_named("outcome", outcome) for outcome in record.full_outcomes()]
         shown |= {
-            "session": record.session,
-            "seq": record.seq,
-            "acked": record.acked,
+            "session": record.session, "seq": record.seq, "acked": record.acked,
             "outcomes": outcomes,
-        }
+        }  # fmt: skip
     return shown
+
+
+def _named(key: str, value: msgspec.Struct) -> dict[str, Any]:
+    return {key: type(value).__name__, **msgspec.structs.asdict(value)}
 
 
 def _as_text(value: object) -> str:

@@ -1,51 +1,57 @@
-"""The seam to the operating system: every effect that a journal has on a disk passes here.
+"""The seam to the operating system: every effect of a journal on a disk goes through `Files`.
 
-Nothing here knows the format. A test double takes the place of `Files` to fail a call, to cut a
-write short, or to lose, tear and reorder what was not synced.
+Nothing here knows the format. Tests replace `Files` to make a call fail, to cut a write short, or
+to lose, tear and reorder what was not synced.
 """
-
-from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Final
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from tollgate.broker.journal import JournalLockedError
 
-_READ_BYTES = 1 << 24
+TEMPORARY: Final = ".tmp"
+"""Files with this suffix are incomplete: the next start deletes them."""
+_LOCK: Final = "lock"
+_READ_BYTES: Final = 1 << 24
 
 
 class Files:
     """The real file system. Every method raises OSError as the operating system does."""
 
     def make_directory(self, directory: Path) -> None:
-        """Make sure that the directory exists; one that is made has mode 0700 and survives."""
+        """Create the directory if it is missing, with mode 0700, and sync its name."""
         if directory.is_dir():
             return
         self.make_directory(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
         self.sync_directory(directory.parent)
 
-    def lock(self, path: Path) -> int:
-        """Lock the file for this process, note its id there, and return the descriptor.
+    def lock(self, directory: Path) -> int:
+        """Lock the directory, created if missing, until the returned descriptor is closed.
 
-        The lock lasts until the descriptor is closed, in a forked child too. Raises
-        BlockingIOError if another process has it.
+        A child made by fork shares the lock. Raises JournalLockedError if another process has it.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self.make_directory(directory)
+        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
             os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise JournalLockedError(directory, holder) from None
             raise
-        with suppress(OSError):  # The lock counts, the note is for people; a disk may be full.
+        with suppress(OSError):  # the lock is what counts; the id is for people, a disk may be full
             os.pwrite(descriptor, f"{os.getpid():<19}\n".encode(), 0)
         return descriptor
 
-    def is_locked(self, path: Path) -> bool:
-        """Say whether some process has the lock."""
+    def is_locked(self, directory: Path) -> bool:
+        """Return whether some process has locked the directory."""
+        path = directory / _LOCK
         if not path.exists():
             return False
         descriptor = os.open(path, os.O_RDONLY)
@@ -58,7 +64,7 @@ class Files:
         return False
 
     def names(self, directory: Path) -> list[str]:
-        """List the directory."""
+        """Return the names in the directory."""
         return [path.name for path in directory.iterdir()]
 
     def size(self, path: Path) -> int:
@@ -71,19 +77,20 @@ class Files:
         return os.open(path, flags, 0o600)
 
     def open_to_read(self, path: Path) -> int:
-        """Open for reading alone."""
+        """Open for reading only."""
         return os.open(path, os.O_RDONLY)
 
     def close(self, descriptor: int) -> None:
         """Close the descriptor."""
         os.close(descriptor)
 
-    def read(self, path: Path) -> bytes:
-        """Return the whole file."""
-        return path.read_bytes()
+    def read(self, path: Path, length: int = -1) -> bytes:
+        """Return the first `length` bytes of the file, by default all of it."""
+        with path.open("rb") as file:
+            return file.read(length)
 
     def read_at(self, descriptor: int, length: int, offset: int) -> bytes:
-        """Return `length` bytes from `offset` on, fewer only where the file ends."""
+        """Return `length` bytes from `offset` on, fewer only at the end of the file."""
         parts = []
         while length > 0 and (part := os.pread(descriptor, min(length, _READ_BYTES), offset)):
             parts.append(part)
@@ -92,7 +99,7 @@ class Files:
         return b"".join(parts)
 
     def write(self, descriptor: int, data: bytes, offset: int) -> None:
-        """Write all of `data` at `offset`: one call, and more only to finish a short write."""
+        """Write all of `data` at `offset`: one call, more only to finish a short write."""
         rest = memoryview(data)
         while rest:
             written = self.write_some(descriptor, rest, offset)
@@ -100,7 +107,7 @@ class Files:
             offset += written
 
     def write_some(self, descriptor: int, data: memoryview, offset: int) -> int:
-        """Write at `offset` what the system takes at once, and return how many bytes it took."""
+        """Write at `offset` with one call, and return how many bytes the system took."""
         return os.pwrite(descriptor, data, offset)
 
     def allocate(self, descriptor: int, size: int) -> None:
@@ -108,7 +115,7 @@ class Files:
         os.posix_fallocate(descriptor, 0, size)
 
     def sync_data(self, descriptor: int) -> None:
-        """Return once the file's data is on the disk, and what is needed to read it."""
+        """Return once the file's data is on the disk, with the metadata needed to read it."""
         os.fdatasync(descriptor)
 
     def sync_file(self, descriptor: int) -> None:
@@ -124,9 +131,31 @@ class Files:
             os.close(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give the file another name in one step, taking the place of what had it."""
+        """Rename the file in one step, replacing a file that has the new name."""
         source.rename(target)
 
     def unlink(self, path: Path) -> None:
-        """Take the file's name away."""
+        """Delete the file."""
         path.unlink()
+
+    def create_whole(self, path: Path, parts: Iterable[bytes]) -> None:
+        """Create or replace the file with these parts, so that it exists complete or not at all.
+
+        The content is on the disk before the file has its name, and the name before this returns.
+        An error leaves nothing but a temporary file.
+        """
+        temporary = path.with_name(path.name + TEMPORARY)
+        descriptor = self.open(temporary, create=True)
+        offset = 0
+        try:
+            for part in parts:
+                self.write(descriptor, part, offset)
+                offset += len(part)
+            self.sync_file(descriptor)
+        finally:
+            self.close(descriptor)
+        self.rename(temporary, path)
+        self.sync_directory(path.parent)
+
+
+FILES: Final = Files()

@@ -1,4 +1,4 @@
-r"""The bytes of a file: its header and its records, as pure functions.
+r"""The files of a journal: their names, their headers and their records, as pure functions.
 
 All numbers are little-endian and unsigned. All checksums are CRC32C.
 
@@ -35,17 +35,20 @@ So the record checksum covers length, sequence, kind and the record before, and 
 its checksum. The last record of a snapshot has kind 3 and this payload: number of chunks (8 bytes),
 bytes of all chunk payloads (8), checksum over all chunk payloads (4).
 
-Stored bytes are made so that what a power loss leaves out can be told from what was written: the
+Stored bytes are encoded so that what a power loss leaves out differs from what was written: the
 marks have at least four bits in every byte, and no run of zeroes within a record gets near 64, not
-even after one bit has flipped. The module `tail` says what that is good for.
+even after one bit has flipped. The module `segment` explains how that is used.
 """
 
-from __future__ import annotations
-
+import re
 import struct
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
+
+from tollgate.broker.journal import JournalDamagedError, JournalVersionError
 
 SEGMENT_MAGIC: Final = b"TGJRNL\r\n"
 SNAPSHOT_MAGIC: Final = b"TGSNAP\r\n"
@@ -55,6 +58,8 @@ CLOSING: Final = b"\xfa\xf5\xfa"
 END: Final = b"\xf5"
 SNAPSHOT_END: Final = 3
 
+_SEGMENT = re.compile(r"segment-([0-9]{10})")
+_SNAPSHOT = re.compile(r"snapshot-([0-9]{20})")
 _FILE_HEADER = struct.Struct("<8sIQQI")
 _UNSIGNED = struct.Struct("<I")
 _REST = struct.Struct("<IIIQQB3s")
@@ -68,14 +73,35 @@ HEAD_BYTES: Final = 40
 FRAME_BYTES: Final = HEAD_BYTES + len(END)
 
 
-class FormatError(ValueError):
-    """These bytes are not what this module writes."""
+class Listing(NamedTuple):
+    """Contents of a data directory: segment numbers and snapshot sequences, both ascending."""
+
+    segments: list[int]
+    snapshots: list[int]
+
+
+def segment_name(number: int) -> str:
+    """Return the name of the segment with this number."""
+    return f"segment-{number:010d}"
+
+
+def snapshot_name(sequence: int) -> str:
+    """Return the name of the snapshot that covers the records up to this sequence."""
+    return f"snapshot-{sequence:020d}"
+
+
+def listing(names: Iterable[str]) -> Listing:
+    """Find the segments and snapshots among the names in a directory; ignore other names."""
+    names = list(names)
+    return Listing(
+        sorted(int(found[1]) for name in names if (found := _SEGMENT.fullmatch(name))),
+        sorted(int(found[1]) for name in names if (found := _SNAPSHOT.fullmatch(name))),
+    )
 
 
 class FileHeader(NamedTuple):
     """The first bytes of a file; `seed` begins the checksums of its records."""
 
-    version: int
     number: int
     sequence: int
     chain: int
@@ -99,42 +125,47 @@ class Head(NamedTuple):
         return FRAME_BYTES + self.length
 
 
-def encode_file_header(magic: bytes, number: int, sequence: int, chain: int) -> bytes:
-    """Return the first bytes of a file."""
+def encode_file_header(
+    magic: bytes, *, sequence: int, chain: int, number: int = 0
+) -> tuple[bytes, int]:
+    """Return the first bytes of a file, and its seed."""
     body = _FILE_HEADER.pack(magic, VERSION, number, sequence, chain)
-    return body + _UNSIGNED.pack(crc32c(body))
+    seed = crc32c(body)
+    return body + _UNSIGNED.pack(seed), seed
 
 
-def decode_file_header(data: bytes, magic: bytes) -> FileHeader:
-    """Read the first bytes of a file, of any version; FormatError if they are not whole."""
+def decode_file_header(path: Path, data: bytes, magic: bytes) -> FileHeader:
+    """Decode the first bytes of a file; raise JournalDamagedError or JournalVersionError."""
     if len(data) < FILE_HEADER_BYTES:
-        raise FormatError("its header is cut short")
+        raise JournalDamagedError(path, 0, "its header is cut short")
     body = data[: _FILE_HEADER.size]
     (seed,) = _UNSIGNED.unpack_from(data, _FILE_HEADER.size)
     if crc32c(body) != seed:
-        raise FormatError("the checksum of its header does not match")
+        raise JournalDamagedError(path, 0, "the checksum of its header does not match")
     found, version, number, sequence, chain = _FILE_HEADER.unpack(body)
     if found != magic:
-        raise FormatError("it is a file of another kind")
-    return FileHeader(version, number, sequence, chain, seed)
+        raise JournalDamagedError(path, 0, "it is a file of another kind")
+    if version != VERSION:
+        raise JournalVersionError(path, version, VERSION)
+    return FileHeader(number, sequence, chain, seed)
 
 
 def stored_form(payload: bytes) -> bytes:
-    """Break the runs of zeroes in a payload, so that it has none of more than 16 bytes."""
+    """Break up runs of zeroes in a payload, so that none is longer than 16 bytes."""
     return payload.replace(_RUN, _BROKEN_RUN)
 
 
 def worst_stored_bytes(payload_bytes: int, records: int) -> int:
-    """Return the most bytes that so many records with so many payload bytes in all can take."""
+    """Return the most bytes on disk for `records` records with `payload_bytes` bytes in total."""
     return payload_bytes + payload_bytes // len(_RUN) + records * FRAME_BYTES
 
 
 def encode_head(  # noqa: PLR0913 (a record's fields)
     stored: bytes, *, seed: int, previous: int, sequence: int, durable: int, kind: int
 ) -> tuple[bytes, int]:
-    """Return what stands before a payload in its stored form, and the record checksum.
+    """Return the head of a record, and the record checksum.
 
-    The stored payload and `END` complete the record.
+    The stored payload and `END` follow it and complete the record.
     """
     rest = _REST.pack(crc32c(stored), previous, len(stored), sequence, durable, kind, CLOSING)
     checksum = crc32c(rest, seed)
@@ -142,7 +173,7 @@ def encode_head(  # noqa: PLR0913 (a record's fields)
 
 
 def decode_head(data: bytes, offset: int, seed: int) -> Head | None:
-    """Read the head of the record at `offset`; None if no whole and sound head stands there."""
+    """Decode the head of the record at `offset`; None if there is no complete, sound head."""
     if len(data) < offset + HEAD_BYTES or not data.startswith(OPENING, offset):
         return None
     head = Head._make(_HEAD.unpack_from(data, offset + len(OPENING)))
@@ -150,7 +181,7 @@ def decode_head(data: bytes, offset: int, seed: int) -> Head | None:
 
 
 def decode_payload(data: bytes, offset: int, head: Head) -> bytes | None:
-    """Return the payload of the record at `offset`; None if it is not whole and sound."""
+    """Return the payload of the record at `offset`; None if it is not complete and sound."""
     start = offset + HEAD_BYTES
     stored = data[start : start + head.length]
     if crc32c(stored) != head.payload_checksum or not data.startswith(END, start + head.length):

@@ -1,32 +1,21 @@
-"""What an operator asks of a journal without changing it: is it sound, and what is in it.
+"""Checks a journal and lists its entries, without a change to it and without decoding records."""
 
-`compaction` and `repair` have what changes it. None of this knows what the records mean.
-"""
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-from tollgate.broker.journal.errors import JournalDamagedError, JournalError
-from tollgate.broker.journal.files import Files
-from tollgate.broker.journal.layout import LOCK, listing, segment_name, snapshot_name
+from tollgate.broker.journal import Entry, JournalDamagedError, JournalError
+from tollgate.broker.journal.files import FILES, Files
+from tollgate.broker.journal.format import listing, segment_name, snapshot_name
 from tollgate.broker.journal.recovery import Replay
 from tollgate.broker.journal.segment import SegmentReader
 from tollgate.broker.journal.snapshot import verify_snapshot
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from tollgate.broker.journal import Entry
-
-_FILES: Final = Files()
-
 
 class FileReport(NamedTuple):
-    """What one file holds: records `first` to `last` of a segment, those covered by a snapshot.
+    """Contents of one file: records `first` to `last` of a segment, or covered by a snapshot.
 
-    `used_bytes` of `size_bytes` are sound; `torn_bytes` is a torn write behind them, which the next
+    `used_bytes` of `size_bytes` are sound; `torn_bytes` is a torn write after them, which the next
     start cuts off. `problem` is None unless the file is damaged.
     """
 
@@ -40,19 +29,18 @@ class FileReport(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """One report a file, and why a start would be refused, None if it would not be."""
+    """One report per file, and why a broker would refuse to start, None if it would start."""
 
     files: list[FileReport]
     refusal: str | None
 
 
-def verify(directory: Path, files: Files = _FILES) -> Verification:
-    """Check every file by itself, those that no start would read included, then the whole.
+def verify(directory: Path, files: Files = FILES) -> Verification:
+    """Check every file separately, including those that no start would read, then the whole.
 
-    Changes nothing, and may run beside a broker: a write that is under way is no problem then.
-    Raises OSError.
+    May run beside a broker: an incomplete write is no problem then. Raises OSError.
     """
-    is_live = files.is_locked(directory / LOCK)
+    is_live = files.is_locked(directory)
     found = listing(files.names(directory))
     reports = [
         _verify_snapshot(files, directory / snapshot_name(sequence), sequence)
@@ -70,9 +58,9 @@ def verify(directory: Path, files: Files = _FILES) -> Verification:
     return Verification(reports, None)
 
 
-def dump(directory: Path, files: Files = _FILES) -> Iterator[Entry]:
-    """Yield what a start would replay; may run beside a broker. Raises what a replay raises."""
-    yield from Replay(directory, files, is_live=files.is_locked(directory / LOCK))
+def dump(directory: Path, files: Files = FILES) -> Iterator[Entry]:
+    """Yield what a start would replay; may run beside a broker. Raises as a replay does."""
+    yield from Replay(directory, files, is_live=files.is_locked(directory))
 
 
 def _verify_snapshot(files: Files, path: Path, sequence: int) -> FileReport:

@@ -1,52 +1,46 @@
 """Reading a data directory from the newest valid snapshot to the last sound record."""
 
-from __future__ import annotations
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
-from typing import TYPE_CHECKING, Final
-
-from tollgate.broker.journal import SNAPSHOT_CHUNK, Entry
-from tollgate.broker.journal.errors import JournalDamagedError
-from tollgate.broker.journal.files import Files
-from tollgate.broker.journal.layout import listing, segment_name, snapshot_name
+from tollgate.broker.journal import SNAPSHOT_CHUNK, Entry, JournalDamagedError
+from tollgate.broker.journal.files import FILES, Files
+from tollgate.broker.journal.format import listing, segment_name, snapshot_name
 from tollgate.broker.journal.segment import SegmentReader, read_header
 from tollgate.broker.journal.snapshot import read_snapshot, verify_snapshot
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-_FILES: Final = Files()
-_PROGRESS_BYTES = 1 << 20
+_PROGRESS_BYTES: Final = 1 << 20
 
 
 class Observer:
-    """Told what a replay meets; this one keeps it to itself. Override what is of interest."""
+    """Receives what a replay reports. The methods do nothing here; override those you need."""
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
-        """So much of the journal has been read; called about once a MiB."""
+        """`done_bytes` of the journal have been read; called about once per MiB."""
 
     def torn(self, file: Path, offset: int, length: int) -> None:
-        """A torn write of `length` bytes stands at `offset`; it is no record, and not replayed."""
+        """A torn write of `length` bytes is at `offset`; it is no record, and not replayed."""
 
-    def passed_over(self, file: Path, reason: str) -> None:
-        """This snapshot is damaged; an older one and all the records since take its place."""
+    def skipped(self, file: Path, reason: str) -> None:
+        """This snapshot is damaged; an older one, or the segments alone, replace it."""
 
 
 class Replay:
-    """The entries of a data directory, in order; to be iterated over once.
+    """The entries of a data directory, in order. Iterate over it once.
 
-    With `through`, only the closed segments up to that number, which needs no lock and disturbs no
-    writer. With `is_live`, a writer may be at work in the last segment, so what is no sound record
-    there is where the journal ends for now.
+    With `through`, it reads only the closed segments up to that number, which needs no lock, also
+    beside a writer. With `is_live`, a writer may be appending to the last segment, so the journal
+    ends there at the first record that is not sound.
 
-    Iteration raises JournalDamagedError or JournalVersionError. At its end `sequence` and `chain`
+    Iteration raises JournalDamagedError or JournalVersionError. After it `sequence` and `chain`
     are those of the last record, and `last` is the last segment, None if there is none.
     """
 
     def __init__(
         self,
         directory: Path,
-        files: Files = _FILES,
+        files: Files = FILES,
         *,
         through: int | None = None,
         is_live: bool = False,
@@ -63,7 +57,7 @@ class Replay:
         self._done_bytes = 0
         self._total_bytes = 0
         self._report_at = _PROGRESS_BYTES
-        self._passed_over: JournalDamagedError | None = None
+        self._skipped: JournalDamagedError | None = None
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield the snapshot's chunks, then the records after it."""
@@ -86,15 +80,15 @@ class Replay:
             try:
                 info = verify_snapshot(path, self._files)
             except JournalDamagedError as error:
-                self._passed_over = self._passed_over or error
-                self._observer.passed_over(path, error.reason)
+                self._skipped = self._skipped or error
+                self._observer.skipped(path, error.reason)
             else:
                 self.sequence, self.chain = info.sequence, info.chain
                 return path
         return None
 
     def _segments_after(self, numbers: list[int]) -> list[int]:
-        """Return the numbers of the segments that go on where the snapshot ends."""
+        """Return the numbers of the segments that continue after the snapshot."""
         following: list[int] = []
         for number in reversed(numbers):
             first = self._first_sequence(number)
@@ -114,15 +108,15 @@ class Replay:
         return []
 
     def _first_sequence(self, number: int) -> int | None:
-        """Read it from the header; None if that is damaged, which is met when its turn comes."""
+        """Return it from the header; None if that is damaged, which reading the segment reports."""
         try:
             return read_header(self._files, self._directory / segment_name(number)).sequence
         except JournalDamagedError:
             return None
 
     def _not_continued(self, file: Path, reason: str) -> JournalDamagedError:
-        """Blame the newest snapshot, if that one had to be passed over."""
-        error = self._passed_over
+        """Name the newest snapshot as the cause, if it was skipped."""
+        error = self._skipped
         if error is None:
             return JournalDamagedError(file, 0, reason)
         return JournalDamagedError(
@@ -144,7 +138,10 @@ class Replay:
             yield entry
         self.sequence, self.chain, self.last = reader.sequence, reader.chain, reader
         if reader.end < reader.used and not (is_last and self._is_live):
-            self._judge(reader, is_last=is_last)
+            reason = reader.why_damaged(is_last=is_last)
+            if reason is not None:
+                raise JournalDamagedError(path, reader.end, reason)
+            self._observer.torn(path, reader.end, reader.used - reader.end)
         self._done_bytes += len(reader.data)
         self._report(self._done_bytes)
 
@@ -154,7 +151,7 @@ class Replay:
             self._observer.progress(done_bytes, self._total_bytes)
 
     def _follow(self, path: Path) -> SegmentReader:
-        """Open the segment, if it is the one that comes next."""
+        """Open the segment, if it is the next one."""
         reader = SegmentReader(path, self._files.read(path))
         if path.name != segment_name(reader.number):
             raise JournalDamagedError(path, 0, f"it is segment {reader.number}")
@@ -165,17 +162,3 @@ class Replay:
             reason = f"it does not follow record {self.sequence}, the last one before it"
             raise JournalDamagedError(path, 0, reason)
         return reader
-
-    def _judge(self, reader: SegmentReader, *, is_last: bool) -> None:
-        reason = reader.why_damaged(is_last=is_last)
-        if reason is not None:
-            raise JournalDamagedError(reader.path, reader.end, reason)
-        self._observer.torn(reader.path, reader.end, reader.used - reader.end)
-
-
-def read(directory: Path, through: int, files: Files = _FILES) -> Replay:
-    """Read the newest snapshot and the closed segments after it, up to number `through`.
-
-    Needs no lock and tolerates a live writer, so another process can fold closed segments.
-    """
-    return Replay(directory, files, through=through)

@@ -1,11 +1,11 @@
-"""Writing: batches go to the end of the newest segment, and a full one is followed by the next."""
+"""Writing: batches are appended to the newest segment, and the next one follows when it is full."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from tollgate.broker.journal import RECORD
+from tollgate.broker.journal.files import TEMPORARY, Files
 from tollgate.broker.journal.format import (
     END,
     FILE_HEADER_BYTES,
@@ -13,22 +13,14 @@ from tollgate.broker.journal.format import (
     encode_head,
     stored_form,
 )
-from tollgate.broker.journal.layout import SPARE, TEMPORARY
-from tollgate.broker.journal.segment import Spare, make_spare, publish
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from tollgate.broker.journal.files import Files
-    from tollgate.broker.journal.recovery import Replay
+from tollgate.broker.journal.segment import SPARE, SegmentReader, Spare, make_spare, publish
 
 
 class Writer:
-    """Appends records behind what a replay has read. Every method raises OSError.
+    """Appends records after those that a replay has read. Every method raises OSError.
 
     `sequence` is that of the last record written, `durable` that of the last one known to be on the
-    disk. `sync` may run on a thread of its own.
+    disk. `sync` may run on another thread.
     """
 
     def __init__(self, files: Files, directory: Path, segment_bytes: int) -> None:
@@ -38,33 +30,32 @@ class Writer:
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._chain = 0
-        # The current segment; number 0 is none at all, as in an empty directory, and has no room.
+        # The current segment; number 0 means none, as in an empty directory, and has no room.
         self._descriptor = -1
         self._number = 0
         self._seed = 0
         self._offset = 0
         self._size = 0
         self._spare: Spare | None = None
-        # Held while the current segment is synced, and while another one takes its place.
+        # Held while the current segment is synced, and while another one replaces it.
         self._segment_lock = Lock()
         self._failure: OSError | None = None
 
-    def resume(self, replay: Replay) -> None:
-        """Begin behind the last record that was read, and make sure that it is all on the disk.
+    def resume(self, sequence: int, chain: int, last: SegmentReader | None) -> None:
+        """Continue after the record `sequence`, the last one read, and make all of it durable.
 
-        What was read may have come from memory alone: the process before this one may have been
-        killed before it synced, or have stopped because a sync failed. After a failed sync the
-        kernel takes the data for written, so a sync alone would do nothing. Therefore what no
-        record proves to be on the disk is written again. The torn rest behind it becomes zeroes, so
-        that nothing of it can ever be taken for a record.
+        What was read may exist only in the page cache: the previous process may have been killed
+        before it synced, or have stopped because a sync failed. After a failed sync the kernel
+        treats the data as written, so a sync alone would do nothing. Therefore the records that no
+        later record proves to be on the disk are written again. Zeroes replace a torn write after
+        them, so that no part of it can ever be taken for a record.
         """
         for name in self._files.names(self._directory):
             if name.endswith(TEMPORARY):
                 self._files.unlink(self._directory / name)
         self._files.sync_directory(self._directory)
-        self.sequence = self.durable = replay.sequence
-        self._chain = replay.chain
-        last = replay.last
+        self.sequence = self.durable = sequence
+        self._chain = chain
         if last is None:
             return
         self._descriptor = self._files.open(last.path)
@@ -80,17 +71,17 @@ class Writer:
         try:
             self._files.sync_data(self._descriptor)
         except OSError:
-            # The zeroes are only in memory now. Let the next start see the torn rest once more.
+            # The zeroes are only in memory. Restore the torn write, so that the next start sees it.
             self._files.write(self._descriptor, last.data[last.end : last.used], last.end)
             raise
 
     def reserve(self, stored_bytes: int) -> None:
-        """Take disk space for that much more, if the current segment has too little."""
+        """Allocate disk space for `stored_bytes`, if the current segment has too little."""
         if self._offset + stored_bytes > self._size:
             self._prepare_spare(stored_bytes)
 
     def append(self, payloads: Sequence[bytes]) -> None:
-        """Write one record for each payload, all of them in one segment and by one write."""
+        """Write one record for each payload, all in one segment and with one write."""
         stored = [stored_form(payload) for payload in payloads]
         size = sum(map(len, stored)) + FRAME_BYTES * len(stored)
         if self._offset + size > self._size:
@@ -116,8 +107,8 @@ class Writer:
     def sync(self) -> None:
         """Return once all that was appended before this call is on the disk.
 
-        A sync that has failed is never tried again, by whoever waited for it either: the kernel
-        would say that all is well, with the data gone.
+        A failed sync is never tried again, not even by another thread that waited for the lock: the
+        kernel may report success although the data is gone.
         """
         with self._segment_lock:
             if self._failure is not None:
@@ -132,9 +123,9 @@ class Writer:
                 self.durable = written
 
     def begin_segment(self, stored_bytes: int = 0) -> None:
-        """Sync the current segment to its end, and go on in a new one with room for that much.
+        """Sync the current segment to its end, and continue in a new one with room for that much.
 
-        So it is under every fsync policy: only the last segment can be torn.
+        The sync happens under every fsync policy, so that only the last segment can be torn.
         """
         spare = self._prepare_spare(stored_bytes)
         self.sync()
@@ -153,14 +144,14 @@ class Writer:
         self._spare = None
         self._number, self._seed, self._offset = number, seed, FILE_HEADER_BYTES
 
-    def give_back_spare(self) -> None:
-        """Return the disk space that was taken and not used."""
+    def release_spare(self) -> None:
+        """Free the disk space that was allocated and not used."""
         if self._spare is not None:
             self._files.unlink(self._directory / SPARE)
             self._close_spare()
 
     def close(self) -> None:
-        """Let go of the files, without a change to the disk."""
+        """Close the files, without a change to the disk."""
         with self._segment_lock:
             self._close_current()
         self._close_spare()

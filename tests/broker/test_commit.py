@@ -77,7 +77,7 @@ def committer(tmp_path: Path) -> Iterator[Committer]:
     committer.files.is_open, committer.files.fails = True, False
     committer.files.open_gate.release(100)
     committer.commit.close()
-    if committer.journal._failure is None:
+    if committer.journal._refusal is None:
         committer.journal.close()
 
 

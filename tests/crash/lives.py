@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tollgate.broker.journal.layout import listing, segment_name
+from tollgate.broker.journal.format import listing, segment_name
 
 START_S: Final = 60.0
 

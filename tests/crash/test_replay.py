@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.core import ADMIN, EPOCH, HASH, job_id
 from tests.crash.steps import Bench, Step, first_steps, step_lists
-from tollgate.broker.compact import folded
+from tollgate.broker.compaction import state_chunks
 from tollgate.broker.core.events import (
     AnyEvent,
     JobCreated,
@@ -126,7 +126,7 @@ def test_a_folded_part_and_the_rest_make_the_whole(steps: list[Step], share: flo
     records = bench.driver.records
     part = round(share * len(records))
     state = State()
-    chunks = [Entry(part, SNAPSHOT_CHUNK, chunk) for chunk in folded(entries(records[:part]))]
+    chunks = [Entry(part, SNAPSHOT_CHUNK, chunk) for chunk in state_chunks(entries(records[:part]))]
     replay([*chunks, *entries(records[part:], part + 1)], state)
     assert list(snapshot_chunks(state)) == bench.snapshot_chunks()
     assert deadlines(state) == deadlines(bench.state)

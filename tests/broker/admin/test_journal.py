@@ -122,7 +122,7 @@ def test_segments_are_folded_where_nobody_may_be_nice(directory: Path) -> None:
         "import os, runpy, sys\n"
         "def nice(_): raise PermissionError(1, 'forbidden')\n"
         "os.nice = nice\n"
-        "runpy.run_module('tollgate.broker.compact', run_name='__main__', alter_sys=True)\n"
+        "runpy.run_module('tollgate.broker.compaction', run_name='__main__', alter_sys=True)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", forbid, directory],

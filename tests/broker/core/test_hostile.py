@@ -25,7 +25,7 @@ from tests.core import (
 from tollgate.broker.core.pipeline import Arrival, Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
-from tollgate.broker.journal.none import NoJournal
+from tollgate.broker.journal import NoJournal
 from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
 from tollgate.broker.server import Server
 from tollgate.broker.settings import load

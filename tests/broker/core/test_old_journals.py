@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from tests.core import ADMIN, HASH, PEER, Driver, job_id
-from tollgate.broker.compact import fold_directory
+from tollgate.broker.compaction import compact_directory
 from tollgate.broker.core.pipeline import Arrival
 from tollgate.broker.core.records import encode_records
 from tollgate.broker.core.replay import replay
@@ -62,7 +62,7 @@ def write(directory: Path) -> None:
             journal.close_segment()
         journal.append(encode_records([record]))
     journal.sync()
-    fold_directory(directory)
+    compact_directory(directory)
     journal.close()
     (directory / "segment-0000000001").unlink()
     (directory / "lock").unlink()

@@ -119,8 +119,8 @@ class MemoryFiles(Files):
     def close(self, descriptor: int) -> None:
         self._open.pop()
 
-    def read(self, path: Path) -> bytes:
-        return self.contents[path.name]
+    def read(self, path: Path, length: int | None = None) -> bytes:
+        return self.contents[path.name][:length]
 
     def read_at(self, descriptor: int, length: int, offset: int) -> bytes:
         return self._open[descriptor][offset : offset + length]

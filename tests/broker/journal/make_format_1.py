@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tollgate.broker.journal.compaction import apply, fold
+from tollgate.broker.compaction import compact, delete
 from tollgate.broker.journal.file import FileJournal
 
 PAYLOADS = [
@@ -31,9 +31,11 @@ def make(directory: Path) -> None:
     journal.append(PAYLOADS[:2])
     journal.sync()
     journal.close_segment()
-    apply(
+    delete(
         directory,
-        fold(directory, journal.closed_segments()[0], lambda entries: [e.payload for e in entries]),
+        compact(
+            directory, journal.closed_segments()[0], lambda entries: [e.payload for e in entries]
+        ),
     )
     journal.append(PAYLOADS[2:4])
     journal.append(PAYLOADS[4:6])

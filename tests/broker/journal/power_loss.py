@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
+from tollgate.broker.compaction import compact, delete
 from tollgate.broker.journal import SNAPSHOT_CHUNK, JournalError, JournalFailedError
-from tollgate.broker.journal.compaction import apply, fold
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.journal.files import Files
 
@@ -133,14 +133,8 @@ class Disk(Files):
         if self.power_goes_at is not None and self.calls >= self.power_goes_at:
             raise PowerLossError
 
-    def make_directory(self, directory: Path) -> None:
-        pass
-
-    def lock(self, path: Path) -> int:
+    def lock(self, directory: Path) -> int:
         return self._describe(Inode())
-
-    def is_locked(self, path: Path) -> bool:
-        return False
 
     def names(self, directory: Path) -> list[str]:
         return list(self.names_now)
@@ -162,8 +156,8 @@ class Disk(Files):
     def close(self, descriptor: int) -> None:
         self.descriptors.pop(descriptor, None)
 
-    def read(self, path: Path) -> bytes:
-        return bytes(self.names_now[path.name].live)
+    def read(self, path: Path, length: int | None = None) -> bytes:
+        return bytes(self.names_now[path.name].live[:length])
 
     def read_at(self, descriptor: int, length: int, offset: int) -> bytes:
         return bytes(self.descriptors[descriptor].live[offset : offset + length])
@@ -321,10 +315,10 @@ class Ordeal:
         if not closed:
             return
         try:
-            names = fold(self.directory, closed[-1], as_they_are, self.disk)
+            names = compact(self.directory, closed[-1], as_they_are, self.disk)
         except OSError:
             return  # The process that folds has failed, and the journal goes on without it.
-        apply(self.directory, names, self.disk)
+        delete(self.directory, names, self.disk)
 
 
 def as_they_are(entries: Iterable[Entry]) -> Iterator[bytes]:

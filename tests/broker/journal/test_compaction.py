@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tollgate.broker.compaction import compact, delete, plan, replaced
 from tollgate.broker.journal import (
     RECORD,
     SNAPSHOT_CHUNK,
@@ -15,10 +16,9 @@ from tollgate.broker.journal import (
     JournalError,
     snapshot,
 )
-from tollgate.broker.journal.compaction import apply, deletable, fold, plan
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.journal.format import encode_snapshot_totals
-from tollgate.broker.journal.recovery import Observer, read
+from tollgate.broker.journal.recovery import Observer, Replay
 from tollgate.broker.journal.snapshot import read_snapshot, verify_snapshot, write_snapshot
 
 from .helpers import numbered, opened, restarted, segments, stored, written
@@ -49,8 +49,8 @@ def snapshots(directory: Path) -> list[Path]:
 
 
 def compacted(journal: FileJournal, directory: Path, closed: int = -1) -> list[str]:
-    names = fold(directory, journal.closed_segments()[closed], as_they_are)
-    apply(directory, names)
+    names = compact(directory, journal.closed_segments()[closed], as_they_are)
+    delete(directory, names)
     return names
 
 
@@ -58,7 +58,7 @@ class Noting(Observer):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def passed_over(self, file: Path, reason: str) -> None:
+    def skipped(self, file: Path, reason: str) -> None:
         self.notes.append(file.name)
 
 
@@ -147,10 +147,11 @@ def test_a_second_snapshot_takes_the_first_ones_place(tmp_path: Path, journal: F
 FOLD = """
 import sys
 from pathlib import Path
-from tollgate.broker.journal.compaction import fold
+from tollgate.broker.compaction import compact
 from tollgate.broker.journal.segment import ClosedSegment
 closed = ClosedSegment(*map(int, sys.argv[2:]))
-for name in fold(Path(sys.argv[1]), closed, lambda entries: [entry.payload for entry in entries]):
+chunks_of = lambda entries: [entry.payload for entry in entries]
+for name in compact(Path(sys.argv[1]), closed, chunks_of):
     print(name)
 """
 
@@ -165,7 +166,7 @@ def test_another_process_folds_while_this_one_appends(tmp_path: Path, journal: F
             journal.append(payloads[-1:])
         assert folding.returncode == 0
         assert folding.stdout is not None
-        apply(tmp_path, folding.stdout.read().split())
+        delete(tmp_path, folding.stdout.read().split())
     assert len(payloads) > len(RECORDS)
     journal.close()
     assert len(snapshots(tmp_path)) == 1
@@ -176,7 +177,7 @@ def test_a_reader_of_closed_segments_stops_where_it_should(
     tmp_path: Path, journal: FileJournal
 ) -> None:
     for closed in journal.closed_segments():
-        reader = read(tmp_path, closed.number)
+        reader = Replay(tmp_path, through=closed.number)
         assert [entry.payload for entry in reader] == RECORDS[: closed.sequence]
         assert (reader.sequence, reader.chain) == (closed.sequence, closed.chain)
 
@@ -187,8 +188,8 @@ def test_a_fold_that_leaves_records_unread_makes_no_snapshot(
     def forgetful(entries: Iterable[Entry]) -> Iterator[bytes]:
         yield next(iter(entries)).payload
 
-    with pytest.raises(JournalError, match="fold ended at record"):
-        fold(tmp_path, journal.closed_segments()[-1], forgetful)
+    with pytest.raises(JournalError, match="compaction ended at record"):
+        compact(tmp_path, journal.closed_segments()[-1], forgetful)
     assert not list(tmp_path.glob("snapshot-????????????????????"))
 
 
@@ -206,10 +207,10 @@ def test_disk_use_stays_within_two_snapshots_and_three_segments(tmp_path: Path) 
         journal.room(500)
         journal.append([b"%d" % number * 20])
         if journal.closed_segments():
-            names = fold(tmp_path, journal.closed_segments()[-1], last_only)
+            names = compact(tmp_path, journal.closed_segments()[-1], last_only)
             snapshot_bytes = max(path.stat().st_size for path in snapshots(tmp_path))
             largest = max(largest, sum(path.stat().st_size for path in tmp_path.iterdir()))
-            apply(tmp_path, names)
+            delete(tmp_path, names)
     journal.close()
     assert 2 * segment_bytes < largest <= 2 * snapshot_bytes + 3 * segment_bytes + 10
 
@@ -242,19 +243,19 @@ def test_nothing_may_go_for_a_snapshot_that_does_not_read(
     tmp_path: Path, journal: FileJournal
 ) -> None:
     closed = journal.closed_segments()[-1]
-    fold(tmp_path, closed, as_they_are)
+    compact(tmp_path, closed, as_they_are)
     damage(snapshots(tmp_path)[0])
     with pytest.raises(JournalDamagedError):
-        deletable(tmp_path, closed.sequence)
+        replaced(tmp_path, closed.sequence)
 
 
 def test_apply_deletes_no_last_segment_no_newest_snapshot_and_no_strangers_file(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
     (tmp_path / "notes").write_text("mine")
     kept = {segments(tmp_path)[-1], *snapshots(tmp_path), tmp_path / "notes", tmp_path / "lock"}
-    apply(tmp_path, [path.name for path in tmp_path.iterdir()] + ["segment-0000000099"])
+    delete(tmp_path, [path.name for path in tmp_path.iterdir()] + ["segment-0000000099"])
     assert set(tmp_path.iterdir()) == kept
     assert stored(tmp_path) == RECORDS
 
@@ -271,7 +272,7 @@ def damage(path: Path) -> None:
 def test_a_damaged_snapshot_is_passed_over_while_all_segments_are_there(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
     damage(snapshots(tmp_path)[0])
     journal.close()
     observer = Noting()
@@ -284,7 +285,7 @@ def test_the_older_snapshot_serves_while_the_segments_after_it_are_there(
     tmp_path: Path, journal: FileJournal
 ) -> None:
     compacted(journal, tmp_path, closed=1)
-    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
     damage(snapshots(tmp_path)[1])
     journal.close()
     assert restarted(tmp_path) == RECORDS
@@ -307,7 +308,7 @@ def test_a_damaged_snapshot_with_some_segments_gone_is_refused(
     tmp_path: Path, journal: FileJournal
 ) -> None:
     """What is left ends before what the snapshot covered."""
-    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
     damage(snapshots(tmp_path)[0])
     journal.close()
     for path in segments(tmp_path)[2:]:
@@ -330,7 +331,7 @@ def test_a_snapshot_without_the_segment_after_it_is_refused(
 def test_covered_segments_are_no_substitute_for_the_one_after_the_snapshot(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    fold(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
     journal.close()
     segments(tmp_path)[-1].unlink()
     with pytest.raises(JournalDamagedError, match=r"that begins with record \d+ is missing"):
@@ -349,8 +350,8 @@ def test_a_snapshot_of_another_journal_is_refused(tmp_path: Path, journal: FileJ
 def test_covered_segments_that_a_power_loss_brought_back_do_no_harm(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    names = fold(tmp_path, journal.closed_segments()[-1], as_they_are)
-    apply(tmp_path, names[1::2])
+    names = compact(tmp_path, journal.closed_segments()[-1], as_they_are)
+    delete(tmp_path, names[1::2])
     assert len(segments(tmp_path)) > 1
     journal.close()
     assert restarted(tmp_path) == RECORDS

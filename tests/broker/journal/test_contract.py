@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tollgate.broker.journal import RECORD, Journal, JournalError
+from tollgate.broker.journal import RECORD, Journal, JournalError, NoJournal
 from tollgate.broker.journal.file import FileJournal
-from tollgate.broker.journal.none import NoJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

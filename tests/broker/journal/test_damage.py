@@ -15,7 +15,12 @@ from tollgate.broker.journal import (
     JournalFailedError,
     JournalVersionError,
 )
-from tollgate.broker.journal.format import FILE_HEADER_BYTES, decode_file_header, decode_head
+from tollgate.broker.journal.format import (
+    FILE_HEADER_BYTES,
+    SEGMENT_MAGIC,
+    decode_file_header,
+    decode_head,
+)
 from tollgate.broker.journal.recovery import Observer, Replay
 
 from .helpers import FaultyFiles, numbered, opened, restarted, segments, stored, written
@@ -38,7 +43,7 @@ def directory(tmp_path: Path) -> Path:
 def records(path: Path) -> list[tuple[int, int]]:
     """Start and size of each record in a segment."""
     data = path.read_bytes()
-    seed = decode_file_header(data, data[:8]).seed
+    seed = decode_file_header(path, data, SEGMENT_MAGIC).seed
     found = []
     offset = FILE_HEADER_BYTES
     while (head := decode_head(data, offset, seed)) is not None:

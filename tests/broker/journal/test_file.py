@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tollgate.broker.journal import JournalFailedError, JournalLockedError
+from tollgate.broker.journal import FsyncPolicy, JournalFailedError, JournalLockedError, parse_fsync
 from tollgate.broker.journal.file import SEGMENT_BYTES, FileJournal
-from tollgate.broker.journal.fsync import FsyncPolicy, parse_fsync
 from tollgate.broker.journal.recovery import Observer
 
 from .helpers import FaultyFiles, opened, restarted, segments, written

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tollgate.broker.journal import JournalDamagedError
 from tollgate.broker.journal.format import (
     CLOSING,
     END,
@@ -16,7 +18,6 @@ from tollgate.broker.journal.format import (
     OPENING,
     SEGMENT_MAGIC,
     SNAPSHOT_MAGIC,
-    FormatError,
     decode_file_header,
     decode_head,
     decode_payload,
@@ -25,11 +26,12 @@ from tollgate.broker.journal.format import (
     stored_form,
     worst_stored_bytes,
 )
-from tollgate.broker.journal.torn import why_damaged
+from tollgate.broker.journal.segment import why_damaged
 
 SEED = 0x01234567
 CHAIN = 0x89ABCDEF
 SECTOR = 512
+FILE = Path("file")
 
 zeroes = st.integers(0, 700).map(bytes)
 sparse = st.sampled_from([b"\x01", b"\x80", b"\xff", b"\x00\x01", bytes(15) + b"\x01"])
@@ -46,18 +48,18 @@ def framed(payload: bytes, sequence: int = 7, durable: int = 5) -> bytes:
 
 def test_a_file_header_byte_by_byte() -> None:
     body = b"TGJRNL\r\n" + struct.pack("<I", 1) + struct.pack("<QQI", 2, 41, CHAIN)
-    header = encode_file_header(SEGMENT_MAGIC, number=2, sequence=41, chain=CHAIN)
+    header, seed = encode_file_header(SEGMENT_MAGIC, number=2, sequence=41, chain=CHAIN)
     assert header == body + struct.pack("<I", crc32c(body))
-    assert len(header) == FILE_HEADER_BYTES
-    assert decode_file_header(header, SEGMENT_MAGIC) == (1, 2, 41, CHAIN, crc32c(body))
+    assert (len(header), seed) == (FILE_HEADER_BYTES, crc32c(body))
+    assert decode_file_header(FILE, header, SEGMENT_MAGIC) == (2, 41, CHAIN, seed)
 
 
 def test_a_header_of_another_kind_or_length_is_refused() -> None:
-    header = encode_file_header(SNAPSHOT_MAGIC, number=0, sequence=41, chain=CHAIN)
-    with pytest.raises(FormatError, match="another kind"):
-        decode_file_header(header, SEGMENT_MAGIC)
-    with pytest.raises(FormatError, match="short"):
-        decode_file_header(header[:-1], SNAPSHOT_MAGIC)
+    header, _ = encode_file_header(SNAPSHOT_MAGIC, sequence=41, chain=CHAIN)
+    with pytest.raises(JournalDamagedError, match="another kind"):
+        decode_file_header(FILE, header, SEGMENT_MAGIC)
+    with pytest.raises(JournalDamagedError, match="short"):
+        decode_file_header(FILE, header[:-1], SNAPSHOT_MAGIC)
 
 
 def test_a_record_byte_by_byte() -> None:

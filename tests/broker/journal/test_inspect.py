@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from crc32c import crc32c
 
+from tollgate.broker.compaction import compact, delete
 from tollgate.broker.journal import (
     JournalDamagedError,
     JournalError,
     JournalLockedError,
     JournalVersionError,
 )
-from tollgate.broker.journal.compaction import apply, fold
 from tollgate.broker.journal.inspect import dump, verify
 from tollgate.broker.journal.repair import repair
 
@@ -103,7 +103,7 @@ def test_verify_and_dump_beside_a_broker_that_is_writing(directory: Path) -> Non
 def test_verify_a_snapshot(directory: Path) -> None:
     journal = opened(directory)
     closed = journal.closed_segments()[-1]
-    fold(directory, closed, as_they_are)
+    compact(directory, closed, as_they_are)
     journal.close()
     report = verify(directory).files[0]
     assert (report.first, report.last, report.problem) == (1, closed.sequence, None)
@@ -202,21 +202,21 @@ def test_repair_refuses_to_leave_nothing(directory: Path) -> None:
     assert contents(directory) == before
 
 
-def compact(directory: Path, closed: int) -> None:
+def compacted(directory: Path, closed: int) -> None:
     journal = opened(directory)
-    apply(directory, fold(directory, journal.closed_segments()[closed], as_they_are))
+    delete(directory, compact(directory, journal.closed_segments()[closed], as_they_are))
     journal.close()
 
 
 def test_repair_refuses_when_the_only_snapshot_is_gone(directory: Path) -> None:
-    compact(directory, -1)
+    compacted(directory, -1)
     damage(next(directory.glob("snapshot-*")), 100)
     with pytest.raises(JournalError, match="restore a backup"):
         repair(directory)
 
 
 def test_repair_keeps_a_snapshot_when_no_segment_after_it_is_left(directory: Path) -> None:
-    compact(directory, 1)
+    compacted(directory, 1)
     for path in segments(directory):
         damage(path, 9)
     done = repair(directory)
@@ -226,10 +226,10 @@ def test_repair_keeps_a_snapshot_when_no_segment_after_it_is_left(directory: Pat
 
 
 def test_repair_goes_back_to_an_older_snapshot(directory: Path) -> None:
-    compact(directory, 0)
+    compacted(directory, 0)
     older = next(directory.glob("snapshot-*")).read_bytes()
     name = next(directory.glob("snapshot-*")).name
-    compact(directory, -1)
+    compacted(directory, -1)
     newer = next(directory.glob("snapshot-*"))
     damage(newer, 100)
     (directory / name).write_bytes(older)

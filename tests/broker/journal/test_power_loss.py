@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tollgate.broker.journal import torn as tail
-from tollgate.broker.journal import writer
+from tollgate.broker.journal import segment, writer
 from tollgate.broker.journal.segment import SegmentReader
 from tollgate.broker.journal.writer import Writer
 
@@ -90,5 +89,5 @@ def test_without_zeroes_over_a_torn_write_the_ordeal_goes_wrong(
 def test_without_the_look_for_missing_sectors_a_torn_write_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tail, "_is_part_missing", lambda *_: False)
+    monkeypatch.setattr(segment, "_is_part_missing", lambda *_: False)
     assert first_loss(make(), seeds=50, lives=LIVES, outcome="refused")
