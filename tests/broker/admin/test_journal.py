@@ -50,7 +50,7 @@ def damage(directory: Path, segment: int) -> None:
     path.write_bytes(data)
 
 
-def test_verify_names_every_file_and_says_that_a_broker_would_start(directory: Path) -> None:
+def test_verify_lists_all_files_and_predicts_a_start(directory: Path) -> None:
     result = run("verify", "--data-dir", directory)
     assert result.exit_code == 0
     *files, verdict = result.stdout.splitlines()
@@ -116,7 +116,7 @@ def test_a_directory_in_use_is_refused_in_one_line(directory: Path) -> None:
     assert "in use" in result.stderr
 
 
-def test_segments_are_folded_where_nobody_may_be_nice(directory: Path) -> None:
+def test_compaction_works_where_nice_is_forbidden(directory: Path) -> None:
     # As under a service manager that forbids it: a fold that fails is tried again for ever.
     forbid = (
         "import os, runpy, sys\n"

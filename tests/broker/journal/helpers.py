@@ -1,4 +1,4 @@
-"""What several tests of the journal need: journals made quickly, and files that fail on order."""
+"""Helpers for the tests of the journal: journals made quickly, and files that fail on demand."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 2048
 
+FULL = bool(os.environ.get("TOLLGATE_FULL_TESTS"))
+"""Whether the long suites try every case, not a sample that has every kind of case."""
+
 
 def opened(directory: Path, **options: object) -> FileJournal:
-    """A journal that has been replayed."""
+    """Return a journal that has been replayed."""
     options.setdefault("segment_bytes", SEGMENT_BYTES)
     journal = FileJournal(directory, **options)  # type: ignore[arg-type]
     for _ in journal.replay():
@@ -36,13 +39,13 @@ def written(directory: Path, batches: Iterable[Sequence[bytes]], **options: obje
 
 
 def restarted(directory: Path) -> list[bytes]:
-    """What a start finds; the journal is closed again."""
+    """Return what a start finds; the journal is closed again."""
     with closing(FileJournal(directory)) as journal:
         return [entry.payload for entry in journal.replay()]
 
 
 def stored(directory: Path, files: Files | None = None) -> list[bytes]:
-    """What can be read, without a lock and without a change to anything."""
+    """Return what can be read, without a lock and without a change."""
     return [entry.payload for entry in Replay(directory, files or Files())]
 
 
@@ -55,9 +58,9 @@ def segments(directory: Path) -> list[Path]:
 
 
 class FaultyFiles(Files):
-    """Real files; `fail(name, nth, error)` lets the nth call of a method from now on fail once.
+    """Real files; `fail(name, nth, error)` makes the nth call of a method from now on fail once.
 
-    `calls` counts the calls of each. With `most_bytes`, a write takes no more than that at a time.
+    `calls` counts the calls of each method. `most_bytes` limits what one write takes.
     """
 
     def __init__(self, most_bytes: int | None = None) -> None:
@@ -100,7 +103,7 @@ class FaultyFiles(Files):
 
 
 class MemoryFiles(Files):
-    """A directory in memory, to be read alone: one that is changed a bit at a time."""
+    """A directory in memory, only for reading: tests change it one bit at a time."""
 
     def __init__(self, directory: Path) -> None:
         self.contents = {path.name: path.read_bytes() for path in directory.iterdir()}

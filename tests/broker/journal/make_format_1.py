@@ -1,4 +1,4 @@
-"""How data/format-1 was made, once. A released format is never made again: it is read for ever.
+"""How data/format-1 was made, once. The files of a format are never made again, only read.
 
 Run as a module from the repository's root, with an empty directory as the argument.
 """

@@ -1,9 +1,9 @@
-"""A disk in memory that loses power, and the ordeal that a journal goes through on it.
+"""A disk in memory that loses power, and a simulation of a journal on it.
 
 The disk remembers, for every sector of 512 bytes, each state since the last sync of its file, and
-for the directory each change of a name since its last sync. When the power goes, each sector and
-each size takes one of its states, and each change of a name is kept or lost, independently of one
-another. A sync that fails behaves as Linux does: the data stays readable, and is never written.
+for the directory each change of a name since its last sync. At a power loss, each sector and each
+size takes one of its states, and each change of a name is kept or lost, independently of the
+others. A failed sync behaves as on Linux: the data stays readable, and is never written.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ SECTOR = 512
 
 
 class PowerLossError(Exception):
-    """The power went before this call did anything, and it stays away."""
+    """The power was lost before this call did anything."""
 
 
 class LossError(AssertionError):
-    """The journal broke its promise."""
+    """The journal broke its guarantee."""
 
 
 @dataclass
 class Inode:
-    """A file: what a reader sees, what is on the disk, and what may or may not be there."""
+    """A file: what a reader sees, what is on the disk, and what may be on the disk."""
 
     live: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
@@ -65,7 +65,7 @@ class Inode:
         self.forget()
 
     def forget(self) -> None:
-        """Take what was not synced for written, as the kernel does after a sync that failed."""
+        """Treat unsynced data as written, as the kernel does after a failed sync."""
         self.versions.clear()
         self.sizes.clear()
 
@@ -88,7 +88,7 @@ class Inode:
 
 
 class Disk(Files):
-    """One directory on a disk whose power can go; every path is taken for a name in it."""
+    """One directory on a disk that can lose power; every path is a name in it."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -101,10 +101,10 @@ class Disk(Files):
         self.syncs_until_failure: int | None = None
         self._next_descriptor = count(3)
 
-    # What happens to the disk.
+    # Events.
 
     def after_loss(self) -> Disk:
-        """Return the disk as it is found when the power is back."""
+        """Return the disk as it is when the power is back."""
         disk = type(self)(self.random)
         names = dict(self.names_durable)
         luck = self.random.choice([0.0, 0.5, 1.0])
@@ -120,7 +120,7 @@ class Disk(Files):
         return disk
 
     def kill_process(self) -> None:
-        """Let the process go, and the power stay: what it wrote is readable, synced or not."""
+        """End the process without a power loss: what it wrote is readable, synced or not."""
         self.descriptors.clear()
 
     def total_bytes(self) -> int:
@@ -163,7 +163,7 @@ class Disk(Files):
         return bytes(self.descriptors[descriptor].live[offset : offset + length])
 
     def write_some(self, descriptor: int, data: memoryview, offset: int) -> int:
-        """Take all, or now and then only what lies before some sector's end."""
+        """Take everything, or sometimes only the bytes before some sector's end."""
         self._call()
         part = bytes(data)
         if self.random.random() < 0.2:
@@ -220,11 +220,11 @@ class Disk(Files):
         inode.sync()
 
 
-class Ordeal:
+class Simulation:
     """Lives of one journal, each ended by a power loss, a kill, a failed sync or a close.
 
-    `appended` are the payloads of the only history there is, `acknowledged` how many of them were
-    synced or, after a start, replayed: these must come back, and what comes back must be a prefix.
+    `appended` are all payloads in order, `acknowledged` is how many of them were synced or, after a
+    start, replayed: these must come back, and what comes back must be a prefix.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class Ordeal:
         self._time = 0.0
 
     def run(self, lives: int) -> None:
-        """Go through so many lives; LossError at the first broken promise."""
+        """Run so many lives; LossError at the first broken guarantee."""
         for _ in range(lives):
             self.disk.power_goes_at = self.disk.calls + self.disk.random.randint(1, 80)
             if self.disk.random.random() < 0.1:
@@ -293,7 +293,7 @@ class Ordeal:
         batch = [self._payload() for _ in range(random.choice([1, 1, 2, 5]))]
         if random.random() < 0.5:
             assert journal.room(sum(map(len, batch)), len(batch))
-        # Before the call: when the power goes during it, the batch may be there all the same.
+        # Before the call: if the power is lost during it, the batch may still be stored.
         self.appended += batch
         journal.append(batch)
 
@@ -315,23 +315,23 @@ class Ordeal:
         if not closed:
             return
         try:
-            names = compact(self.directory, closed[-1], as_they_are, self.disk)
+            names = compact(self.directory, closed[-1], unchanged, self.disk)
         except OSError:
-            return  # The process that folds has failed, and the journal goes on without it.
+            return  # the compacting process has failed, and the journal continues without it
         delete(self.directory, names, self.disk)
 
 
-def as_they_are(entries: Iterable[Entry]) -> Iterator[bytes]:
-    """Fold nothing: the snapshot of these records is these records, a chunk each."""
+def unchanged(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """Return a snapshot of the records themselves, one chunk each."""
     for entry in entries:
         assert entry.kind == SNAPSHOT_CHUNK or entry.sequence > 0
         yield entry.payload
 
 
 def first_loss(
-    make: Callable[[int], Ordeal], seeds: int, lives: int, outcome: str = ""
+    make: Callable[[int], Simulation], seeds: int, lives: int, outcome: str = ""
 ) -> str | None:
-    """Run an ordeal for each seed until one goes wrong in this way, and say how."""
+    """Run a simulation per seed until one fails in this way, and return how."""
     for seed in range(seeds):
         try:
             make(seed).run(lives)

@@ -1,4 +1,4 @@
-"""Snapshots take the place of closed segments, and nothing is deleted that is still needed."""
+"""Snapshots replace closed segments, and nothing is deleted that is still needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tollgate.broker.journal.recovery import Observer, Replay
 from tollgate.broker.journal.snapshot import read_snapshot, verify_snapshot, write_snapshot
 
 from .helpers import numbered, opened, restarted, segments, stored, written
-from .power_loss import as_they_are
+from .power_loss import unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,7 +49,7 @@ def snapshots(directory: Path) -> list[Path]:
 
 
 def compacted(journal: FileJournal, directory: Path, closed: int = -1) -> list[str]:
-    names = compact(directory, journal.closed_segments()[closed], as_they_are)
+    names = compact(directory, journal.closed_segments()[closed], unchanged)
     delete(directory, names)
     return names
 
@@ -75,7 +75,7 @@ def test_a_snapshot_gives_its_chunks_back(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_snapshot_of_nothing_is_one_too(tmp_path: Path) -> None:
+def test_an_empty_snapshot_is_valid(tmp_path: Path) -> None:
     assert list(read_snapshot(write_snapshot(tmp_path, 41, 7, []))) == []
 
 
@@ -86,7 +86,7 @@ def test_a_snapshot_under_another_name_is_refused(tmp_path: Path) -> None:
         verify_snapshot(other)
 
 
-def test_a_snapshot_whose_end_counts_otherwise_is_refused(
+def test_a_snapshot_with_wrong_totals_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encode_fewer(chunks: int, payload_bytes: int, checksum: int) -> bytes:
@@ -99,7 +99,7 @@ def test_a_snapshot_whose_end_counts_otherwise_is_refused(
         verify_snapshot(path)
 
 
-def test_a_failed_snapshot_takes_no_ones_place(tmp_path: Path) -> None:
+def test_a_failed_snapshot_replaces_nothing(tmp_path: Path) -> None:
     path = write_snapshot(tmp_path, 41, 7, [b"x"])
 
     def chunks() -> Iterator[bytes]:
@@ -111,7 +111,7 @@ def test_a_failed_snapshot_takes_no_ones_place(tmp_path: Path) -> None:
     assert list(read_snapshot(path)) == [b"x"]
 
 
-# Compaction beside a journal that goes on.
+# Compaction beside a journal that is in use.
 
 
 def test_a_snapshot_and_the_segments_after_it_are_the_journal(
@@ -135,7 +135,7 @@ def test_a_snapshot_and_the_segments_after_it_are_the_journal(
     again.close()
 
 
-def test_a_second_snapshot_takes_the_first_ones_place(tmp_path: Path, journal: FileJournal) -> None:
+def test_a_second_snapshot_replaces_the_first(tmp_path: Path, journal: FileJournal) -> None:
     compacted(journal, tmp_path, closed=1)
     journal.append([b"x" * 900])
     first, *_ = snapshots(tmp_path)
@@ -156,7 +156,9 @@ for name in compact(Path(sys.argv[1]), closed, chunks_of):
 """
 
 
-def test_another_process_folds_while_this_one_appends(tmp_path: Path, journal: FileJournal) -> None:
+def test_another_process_compacts_while_this_one_appends(
+    tmp_path: Path, journal: FileJournal
+) -> None:
     closed = journal.closed_segments()[-1]
     command = [sys.executable, "-c", FOLD, str(tmp_path), *map(str, closed)]
     payloads = list(RECORDS)
@@ -182,9 +184,7 @@ def test_a_reader_of_closed_segments_stops_where_it_should(
         assert (reader.sequence, reader.chain) == (closed.sequence, closed.chain)
 
 
-def test_a_fold_that_leaves_records_unread_makes_no_snapshot(
-    tmp_path: Path, journal: FileJournal
-) -> None:
+def test_unread_records_prevent_the_snapshot(tmp_path: Path, journal: FileJournal) -> None:
     def forgetful(entries: Iterable[Entry]) -> Iterator[bytes]:
         yield next(iter(entries)).payload
 
@@ -194,7 +194,7 @@ def test_a_fold_that_leaves_records_unread_makes_no_snapshot(
 
 
 def test_disk_use_stays_within_two_snapshots_and_three_segments(tmp_path: Path) -> None:
-    """A state of one record at most: the snapshot is the last record alone."""
+    """A state of one record at most: the snapshot is the last record only."""
 
     def last_only(entries: Iterable[Entry]) -> Iterator[bytes]:
         *_, last = entries
@@ -239,20 +239,20 @@ def test_plan() -> None:
     assert plan([(1, 1)], [5], 5) == []
 
 
-def test_nothing_may_go_for_a_snapshot_that_does_not_read(
+def test_nothing_is_replaced_by_an_unreadable_snapshot(
     tmp_path: Path, journal: FileJournal
 ) -> None:
     closed = journal.closed_segments()[-1]
-    compact(tmp_path, closed, as_they_are)
+    compact(tmp_path, closed, unchanged)
     damage(snapshots(tmp_path)[0])
     with pytest.raises(JournalDamagedError):
         replaced(tmp_path, closed.sequence)
 
 
-def test_apply_deletes_no_last_segment_no_newest_snapshot_and_no_strangers_file(
+def test_delete_keeps_what_is_still_needed_and_other_files(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], unchanged)
     (tmp_path / "notes").write_text("mine")
     kept = {segments(tmp_path)[-1], *snapshots(tmp_path), tmp_path / "notes", tmp_path / "lock"}
     delete(tmp_path, [path.name for path in tmp_path.iterdir()] + ["segment-0000000099"])
@@ -269,10 +269,10 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_damaged_snapshot_is_passed_over_while_all_segments_are_there(
+def test_a_damaged_snapshot_is_skipped_if_all_segments_exist(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], unchanged)
     damage(snapshots(tmp_path)[0])
     journal.close()
     observer = Noting()
@@ -281,11 +281,11 @@ def test_a_damaged_snapshot_is_passed_over_while_all_segments_are_there(
     assert restarted(tmp_path) == RECORDS
 
 
-def test_the_older_snapshot_serves_while_the_segments_after_it_are_there(
+def test_an_older_snapshot_is_used_if_its_segments_exist(
     tmp_path: Path, journal: FileJournal
 ) -> None:
     compacted(journal, tmp_path, closed=1)
-    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], unchanged)
     damage(snapshots(tmp_path)[1])
     journal.close()
     assert restarted(tmp_path) == RECORDS
@@ -307,8 +307,8 @@ def test_a_damaged_snapshot_whose_segments_are_gone_is_refused(
 def test_a_damaged_snapshot_with_some_segments_gone_is_refused(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    """What is left ends before what the snapshot covered."""
-    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
+    """The rest ends before the end of the snapshot."""
+    compact(tmp_path, journal.closed_segments()[-1], unchanged)
     damage(snapshots(tmp_path)[0])
     journal.close()
     for path in segments(tmp_path)[2:]:
@@ -328,10 +328,10 @@ def test_a_snapshot_without_the_segment_after_it_is_refused(
         restarted(tmp_path)
 
 
-def test_covered_segments_are_no_substitute_for_the_one_after_the_snapshot(
+def test_covered_segments_do_not_replace_a_missing_next_one(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    compact(tmp_path, journal.closed_segments()[-1], as_they_are)
+    compact(tmp_path, journal.closed_segments()[-1], unchanged)
     journal.close()
     segments(tmp_path)[-1].unlink()
     with pytest.raises(JournalDamagedError, match=r"that begins with record \d+ is missing"):
@@ -339,7 +339,7 @@ def test_covered_segments_are_no_substitute_for_the_one_after_the_snapshot(
 
 
 def test_a_snapshot_of_another_journal_is_refused(tmp_path: Path, journal: FileJournal) -> None:
-    """Its sequence fits, and its chain does not."""
+    """Its sequence fits, its chain does not."""
     closed = journal.closed_segments()[-1]
     write_snapshot(tmp_path, closed.sequence, closed.chain ^ 1, RECORDS[: closed.sequence])
     journal.close()
@@ -347,10 +347,10 @@ def test_a_snapshot_of_another_journal_is_refused(tmp_path: Path, journal: FileJ
         restarted(tmp_path)
 
 
-def test_covered_segments_that_a_power_loss_brought_back_do_no_harm(
+def test_covered_segments_back_after_a_power_loss_are_harmless(
     tmp_path: Path, journal: FileJournal
 ) -> None:
-    names = compact(tmp_path, journal.closed_segments()[-1], as_they_are)
+    names = compact(tmp_path, journal.closed_segments()[-1], unchanged)
     delete(tmp_path, names[1::2])
     assert len(segments(tmp_path)) > 1
     journal.close()

@@ -110,7 +110,7 @@ def test_a_segment_of_another_journal(directory: Path, tmp_path: Path) -> None:
 
 
 def test_a_stale_segment(directory: Path, tmp_path: Path) -> None:
-    """An older state of a closed segment, as a restored backup may bring it."""
+    """An older state of a closed segment, as a restored backup may have it."""
     older = tmp_path / "older"
     written(older, [[payload] for payload in RECORDS[:25]], segment_bytes=1024)
     shutil.copy(segments(older)[1], segments(directory)[1])
@@ -144,7 +144,7 @@ def test_swapped_records(directory: Path) -> None:
 
 
 def test_a_stale_record(directory: Path, tmp_path: Path) -> None:
-    """One of the same length and sequence from another history stands in its place."""
+    """A record of the same length and sequence from another journal replaces it."""
     other = tmp_path / "other"
     written(other, [[payload.upper()] for payload in RECORDS], segment_bytes=1024)
     start, size = records(segments(other)[0])[2]
@@ -152,8 +152,8 @@ def test_a_stale_record(directory: Path, tmp_path: Path) -> None:
     assert refusal(directory).offset == start
 
 
-def test_something_behind_a_hole_of_zeroes(directory: Path) -> None:
-    """A whole stretch of synced records has turned to zeroes, and later ones are left."""
+def test_records_after_a_hole_of_zeroes(directory: Path) -> None:
+    """Several synced records have turned to zeroes, and later ones are left."""
     path = segments(directory)[-1]
     start, _ = records(path)[0]
     last_start, _ = records(path)[-1]
@@ -188,14 +188,14 @@ class Noting(Observer):
 
 
 def tear(path: Path) -> tuple[int, int]:
-    """Let the end of the last record be missing, and something stand behind it."""
+    """Remove the end of the last record, and write something after it."""
     start, size = records(path)[-1]
     put(path, start + 45, bytes(size - 45))
     put(path, start + size, b"\xee" * 10)
     return start, size + 10
 
 
-def test_a_torn_tail_is_cut_off_reported_and_wiped(directory: Path) -> None:
+def test_a_torn_write_is_cut_off_reported_and_zeroed(directory: Path) -> None:
     path = segments(directory)[-1]
     start, length = tear(path)
     observer = Noting()
@@ -207,7 +207,7 @@ def test_a_torn_tail_is_cut_off_reported_and_wiped(directory: Path) -> None:
     assert restarted(directory) == [*RECORDS[:-1], b"after"]
 
 
-def test_a_torn_tail_is_seen_again_when_wiping_it_failed(directory: Path) -> None:
+def test_a_torn_write_is_seen_again_if_zeroing_it_failed(directory: Path) -> None:
     """After the failed sync the zeroes are in memory and not on the disk."""
     path = segments(directory)[-1]
     start, length = tear(path)

@@ -1,7 +1,8 @@
-"""A journal of 100 records in several segments: every bit flipped, every length it can be cut to.
+"""A journal of 100 records in several segments: every bit flipped, and cut to every length.
 
 The outcome is the exact prefix or a refusal, never a wrong state; and as all records were synced,
-a flipped bit in one of them never passes for a torn write.
+a flipped bit in one of them never looks like a torn write. `make test` flips one bit of each byte,
+and cuts closed segments to every eighth length.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tollgate.broker.journal import JournalError
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.journal.snapshot import read_snapshot, verify_snapshot, write_snapshot
 
-from .helpers import MemoryFiles, numbered, restarted, segments, stored, written
+from .helpers import FULL, MemoryFiles, numbered, restarted, segments, stored, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +32,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def places(bit: int, size: int) -> range:
+    """Return the bytes in which to flip this bit."""
+    return range(size) if FULL else range(bit, size, 8)
+
+
 def outcome(directory: Path, files: MemoryFiles) -> list[bytes] | None:
-    """What a start finds, None if it refuses."""
+    """Return what a start finds, None if it refuses."""
     try:
         return stored(directory, files)
     except JournalError:
@@ -43,12 +49,11 @@ def outcome(directory: Path, files: MemoryFiles) -> list[bytes] | None:
 def test_every_flipped_bit(directory: Path, bit: int) -> None:
     files = MemoryFiles(directory)
     assert outcome(directory, files) == RECORDS
-    cases = 0
     for path in segments(directory):
         whole = files.contents[path.name]
         written_bytes = len(whole.rstrip(b"\0"))
         flipped = bytearray(whole)
-        for place in range(len(whole)):
+        for place in places(bit, len(whole)):
             flipped[place] ^= 1 << bit
             files.contents[path.name] = bytes(flipped)
             found = outcome(directory, files)
@@ -57,9 +62,7 @@ def test_every_flipped_bit(directory: Path, bit: int) -> None:
                 assert found is None, (path.name, place)
             else:
                 assert found in (None, RECORDS), (path.name, place)
-            cases += 1
         files.contents[path.name] = whole
-    assert cases > 5000
 
 
 def test_every_truncation(directory: Path) -> None:
@@ -68,7 +71,7 @@ def test_every_truncation(directory: Path) -> None:
     for path in segments(directory):
         whole = files.contents[path.name]
         written_bytes = len(whole.rstrip(b"\0"))
-        for length in range(len(whole)):
+        for length in range(0, len(whole), 1 if FULL or path == last else 8):
             files.contents[path.name] = whole[:length]
             found = outcome(directory, files)
             if length >= written_bytes:
@@ -81,13 +84,13 @@ def test_every_truncation(directory: Path) -> None:
         files.contents[path.name] = whole
 
 
-def test_every_truncation_of_the_last_segment_and_then_life_goes_on(
+def test_every_truncation_in_real_files_and_appends_after_it(
     tmp_path: Path, directory: Path
 ) -> None:
-    """The same in real files, through a whole start, appends and a second start."""
+    """The same in real files, with a complete start, appends and a second start."""
     *earlier, last = segments(directory)
     whole = last.read_bytes()
-    for length in range(36, len(whole.rstrip(b"\0")) + 1, 5):
+    for length in range(36, len(whole.rstrip(b"\0")) + 1, 5 if FULL else 17):
         copy = tmp_path / str(length)
         copy.mkdir()
         for path in earlier:
@@ -102,7 +105,7 @@ def test_every_truncation_of_the_last_segment_and_then_life_goes_on(
 
 
 def test_every_zeroed_sector_that_was_synced(tmp_path: Path) -> None:
-    """Two sectors at the end are left out: after the last sync nothing can tell."""
+    """Except two sectors at the end: after the last sync nothing proves that they were written."""
     written(tmp_path, [[bytes([65 + n]) * 150] for n in range(20)], segment_bytes=8192)
     files = MemoryFiles(tmp_path)
     (path,) = segments(tmp_path)
@@ -119,7 +122,7 @@ def test_every_flipped_bit_and_truncation_of_a_snapshot(tmp_path: Path, bit: int
     files = MemoryFiles(tmp_path)
     whole = files.contents[path.name]
     assert len(list(read_snapshot(path, files))) == 4
-    for place in range(len(whole)):
+    for place in places(bit, len(whole)):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << bit
         for damaged in (bytes(flipped), whole[:place], whole + b"\0" * (place + 1)):

@@ -33,7 +33,7 @@ def test_segments_are_preallocated_and_private(tmp_path: Path) -> None:
     assert [each.stat().st_mode & 0o777 for each in (path, directory)] == [0o600, 0o700]
 
 
-def test_a_batch_that_does_not_fit_goes_whole_into_the_next_segment(tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_moves_whole_to_the_next(tmp_path: Path) -> None:
     batches = [[b"a" * 900], [b"b" * 700, b"c" * 700], [b"d"]]
     written(tmp_path, batches)
     first, second = segments(tmp_path)
@@ -99,7 +99,7 @@ def test_a_copy_that_lost_its_preallocation_is_taken_up(tmp_path: Path) -> None:
     assert path.stat().st_blocks * 512 >= len(content)
 
 
-def test_closed_segments_and_the_order_to_close_one(tmp_path: Path) -> None:
+def test_closed_segments_and_close_segment(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     assert journal.closed_segments() == []
     journal.append([b"a" * 900])
@@ -117,7 +117,7 @@ def test_closed_segments_and_the_order_to_close_one(tmp_path: Path) -> None:
     assert restarted(tmp_path) == [b"a" * 900, b"b" * 1500, b"c" * 1500, b"d"]
 
 
-def test_progress_is_told_on_a_long_replay(tmp_path: Path) -> None:
+def test_a_long_replay_reports_progress(tmp_path: Path) -> None:
     class Noting(Observer):
         def __init__(self) -> None:
             self.notes: list[tuple[int, int]] = []
@@ -148,7 +148,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -160,7 +160,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     FileJournal(tmp_path).close()
 
 
-def test_a_closed_journal_lets_go_of_its_lock(tmp_path: Path) -> None:
+def test_a_closed_journal_releases_its_lock(tmp_path: Path) -> None:
     journal = FileJournal(tmp_path)
     with pytest.raises(JournalLockedError):
         FileJournal(tmp_path)
@@ -194,12 +194,12 @@ def test_policies(text: str, policy: int | None) -> None:
         "Always",
     ],
 )
-def test_what_is_no_policy_is_told_what_is(text: str) -> None:
+def test_an_unknown_policy_names_the_accepted_forms(text: str) -> None:
     with pytest.raises(ValueError, match=r"'always', 'interval:MILLISECONDS' .* or 'never'"):
         parse_fsync(text)
 
 
-def test_with_an_interval_a_sync_waits_until_it_is_time(tmp_path: Path) -> None:
+def test_with_an_interval_a_sync_waits_until_it_is_due(tmp_path: Path) -> None:
     clock = iter([1000.0, 1000.1, 1000.19, 1000.2, 1000.3, 1000.31])
     files = FaultyFiles()
     journal = opened(tmp_path, fsync="interval:200", files=files, clock=lambda: next(clock))
@@ -229,7 +229,7 @@ def test_with_never_only_a_full_segment_is_synced(tmp_path: Path) -> None:
 # A disk that fails.
 
 
-def test_after_a_failed_write_nothing_works_and_nothing_is_synced(tmp_path: Path) -> None:
+def test_a_failed_write_is_final_and_nothing_is_synced(tmp_path: Path) -> None:
     for nth in range(1, 12):
         directory = tmp_path / str(nth)
         files = FaultyFiles()
@@ -241,9 +241,7 @@ def test_after_a_failed_write_nothing_works_and_nothing_is_synced(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["sync_data", "sync_file", "sync_directory", "rename"])
 @pytest.mark.parametrize("nth", [1, 2, 3])
-def test_after_a_failed_sync_nothing_works_and_it_is_not_tried_again(
-    tmp_path: Path, name: str, nth: int
-) -> None:
+def test_a_failed_sync_is_final_and_not_tried_again(tmp_path: Path, name: str, nth: int) -> None:
     files = FaultyFiles()
     journal = opened(tmp_path, files=files)
     files.fail(name, nth, errno.EIO)
@@ -280,7 +278,7 @@ def append_until_failure(journal: FileJournal, files: FaultyFiles) -> list[bytes
     return done
 
 
-def test_a_failed_sync_at_close_is_told_and_the_lock_is_released(tmp_path: Path) -> None:
+def test_a_failed_sync_at_close_is_raised_and_unlocks(tmp_path: Path) -> None:
     files = FaultyFiles()
     journal = opened(tmp_path, files=files)
     journal.append([b"x"])
@@ -304,9 +302,7 @@ def test_a_sync_that_fails_at_start_stops_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_without_room_nothing_is_written_and_it_recovers_by_itself(
-    tmp_path: Path, error: int
-) -> None:
+def test_without_room_nothing_is_written_until_there_is_room(tmp_path: Path, error: int) -> None:
     files = FaultyFiles()
     journal = opened(tmp_path, files=files)
     journal.append([b"a" * 1000])
@@ -337,7 +333,7 @@ def test_room_that_was_granted_is_enough_for_the_worst_case(tmp_path: Path) -> N
     journal.close()
 
 
-def test_disk_space_that_was_not_used_is_given_back_at_the_end(tmp_path: Path) -> None:
+def test_unused_disk_space_is_freed_at_close(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     journal.append([b"x"])
     assert journal.room(5000)
@@ -366,7 +362,7 @@ def test_any_other_error_in_room_is_a_failure(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_disk_that_is_full_at_start_has_no_room_and_can_be_read(tmp_path: Path) -> None:
+def test_a_disk_full_at_start_has_no_room_but_can_be_read(tmp_path: Path) -> None:
     files = FaultyFiles()
     files.fail("allocate", 1, errno.ENOSPC)
     journal = opened(tmp_path, files=files)

@@ -1,4 +1,4 @@
-"""The bytes of a file, and that what is written can be told from what a power loss leaves."""
+"""The bytes of a file; and what is written differs from what a power loss leaves."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ def test_the_checksum_of_a_record_covers_all_that_it_must() -> None:
 
 
 @given(payloads, st.binary(max_size=30), st.binary(max_size=30))
-def test_a_record_is_read_back_from_where_it_stands(
-    payload: bytes, before: bytes, after: bytes
-) -> None:
+def test_a_record_is_read_back_from_its_offset(payload: bytes, before: bytes, after: bytes) -> None:
     data = before + framed(payload) + after
     head = decode_head(data, len(before), SEED)
     assert head is not None
@@ -94,7 +92,7 @@ def test_a_record_is_read_back_from_where_it_stands(
 
 
 @given(payloads)
-def test_the_stored_form_has_no_long_run_of_zeroes_and_a_known_size(payload: bytes) -> None:
+def test_the_stored_form_has_no_long_zero_run_and_bounded_size(payload: bytes) -> None:
     assert bytes(17) not in stored_form(payload)
     assert len(framed(payload)) <= worst_stored_bytes(len(payload), 1)
 
@@ -111,7 +109,7 @@ def test_every_byte_of_a_mark_survives_one_flipped_bit() -> None:
 def test_one_flipped_bit_never_looks_like_a_torn_write(
     payload: bytes, place: int, data: st.DataObject
 ) -> None:
-    """The last record of a segment, anywhere in its sector, with nothing but zeroes behind it."""
+    """The last record of a segment, anywhere in its sector, with only zeroes after it."""
     record = bytearray(framed(payload))
     bit = data.draw(st.integers(0, len(record) * 8 - 1))
     record[bit // 8] ^= 1 << bit % 8
@@ -137,7 +135,7 @@ def test_every_set_of_missing_sectors_looks_like_a_torn_write(
 def test_every_front_part_of_a_record_looks_like_a_torn_write(
     payload: bytes, place: int, data: st.DataObject
 ) -> None:
-    """As a process leaves it that was killed while it wrote."""
+    """As a process leaves it that is killed while it writes."""
     record = framed(payload)
     part = record[: data.draw(st.integers(0, len(record) - 1))]
     for rest in (bytes(len(record) + SECTOR), b""):
@@ -146,9 +144,7 @@ def test_every_front_part_of_a_record_looks_like_a_torn_write(
 
 
 @pytest.mark.parametrize(("durable", "is_damage"), [(6, False), (7, True), (9, True)])
-def test_a_later_record_knows_whether_an_earlier_one_was_synced(
-    durable: int, is_damage: bool
-) -> None:
+def test_a_later_record_proves_that_an_earlier_was_synced(durable: int, is_damage: bool) -> None:
     """Record 7 has lost a sector; record 8 was written when all up to `durable` were synced."""
     lost = bytearray(framed(b"x" * 2000))
     lost[SECTOR : 2 * SECTOR] = bytes(SECTOR)
@@ -158,8 +154,8 @@ def test_a_later_record_knows_whether_an_earlier_one_was_synced(
     assert not is_damage or "synced before record 10" in str(reason)
 
 
-def test_a_payload_that_holds_a_record_is_no_witness() -> None:
-    """Whoever writes payloads does not know the seed, so cannot make a record in one."""
+def test_a_payload_that_holds_a_record_proves_nothing() -> None:
+    """A client does not know the seed, so it cannot forge a record in a payload."""
     stored = stored_form(b"forged")
     forged, _ = encode_head(stored, seed=SEED + 1, previous=CHAIN, sequence=10, durable=9, kind=1)
     lost = bytearray(framed(b"x" * 2000 + forged + stored + END))
@@ -167,7 +163,7 @@ def test_a_payload_that_holds_a_record_is_no_witness() -> None:
     assert why_damaged(bytes(lost), 0, SEED, 7, CHAIN) is None
 
 
-def test_without_the_broken_runs_a_flipped_bit_would_look_like_a_torn_write() -> None:
+def test_without_broken_zero_runs_a_flipped_bit_looks_torn() -> None:
     payload = bytes(2000) + b"x"
     head, _ = encode_head(payload, seed=SEED, previous=CHAIN, sequence=7, durable=5, kind=1)
     damaged = head + payload[:-1] + b"y" + END + bytes(SECTOR)

@@ -19,7 +19,7 @@ from tollgate.broker.journal.inspect import dump, verify
 from tollgate.broker.journal.repair import repair
 
 from .helpers import numbered, opened, restarted, segments, written
-from .power_loss import as_they_are
+from .power_loss import unchanged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ def test_verify_reports_each_file_of_a_sound_journal(directory: Path) -> None:
     assert contents(directory) == before
 
 
-def test_verify_finds_every_damaged_file_and_says_what_a_start_would(directory: Path) -> None:
+def test_verify_finds_every_damaged_file_and_predicts_a_start(directory: Path) -> None:
     paths = segments(directory)
     damage(paths[1], 300)
     damage(paths[2], 20)
@@ -73,7 +73,7 @@ def test_verify_finds_every_damaged_file_and_says_what_a_start_would(directory: 
     assert "tollgate journal repair" in str(refusal)
 
 
-def test_verify_tells_a_torn_tail_from_damage(directory: Path) -> None:
+def test_verify_tells_a_torn_write_from_damage(directory: Path) -> None:
     path = segments(directory)[-1]
     data = path.read_bytes()
     end = len(data.rstrip(b"\0"))
@@ -103,7 +103,7 @@ def test_verify_and_dump_beside_a_broker_that_is_writing(directory: Path) -> Non
 def test_verify_a_snapshot(directory: Path) -> None:
     journal = opened(directory)
     closed = journal.closed_segments()[-1]
-    compact(directory, closed, as_they_are)
+    compact(directory, closed, unchanged)
     journal.close()
     report = verify(directory).files[0]
     assert (report.first, report.last, report.problem) == (1, closed.sequence, None)
@@ -140,9 +140,7 @@ def test_repair_is_refused_beside_a_broker(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_repair_cuts_a_damaged_segment_and_sets_later_ones_aside(
-    directory: Path, place: int
-) -> None:
+def test_repair_cuts_a_damaged_segment_and_moves_later_ones(directory: Path, place: int) -> None:
     path = segments(directory)[place]
     damage(path, 300)
     before = contents(directory)
@@ -204,7 +202,7 @@ def test_repair_refuses_to_leave_nothing(directory: Path) -> None:
 
 def compacted(directory: Path, closed: int) -> None:
     journal = opened(directory)
-    delete(directory, compact(directory, journal.closed_segments()[closed], as_they_are))
+    delete(directory, compact(directory, journal.closed_segments()[closed], unchanged))
     journal.close()
 
 
@@ -215,7 +213,7 @@ def test_repair_refuses_when_the_only_snapshot_is_gone(directory: Path) -> None:
         repair(directory)
 
 
-def test_repair_keeps_a_snapshot_when_no_segment_after_it_is_left(directory: Path) -> None:
+def test_repair_keeps_a_snapshot_without_later_segments(directory: Path) -> None:
     compacted(directory, 1)
     for path in segments(directory):
         damage(path, 9)

@@ -1,4 +1,4 @@
-"""Journals of the released formats stay readable, byte for byte as they were written then."""
+"""Journals of every format stay readable, from files written once and kept."""
 
 from __future__ import annotations
 
