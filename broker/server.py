@@ -80,7 +80,7 @@ class Server:
         self._notifier = notifier
         self._keys = keys
         # Under an interval policy, records wait no longer than that interval to be synced.
-        self._idle_ms = min(IDLE_MS, parse_fsync(settings.fsync).interval_ms or IDLE_MS)
+        self._idle_ms = min(IDLE_MS, parse_fsync(settings.fsync) or IDLE_MS)
         self._idle_ms = min(self._idle_ms, notifier.watchdog_ms or IDLE_MS)
         self._commit = GroupCommit(
             journal, self._send, beside=not settings.in_memory and settings.fsync == "always"

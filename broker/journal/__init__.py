@@ -119,35 +119,25 @@ class NoJournal:
         self._refusal = CLOSED
 
 
-class FsyncPolicy(NamedTuple):
-    """How long records may stay unsynced: `interval_ms` 0 is always, None is never.
+def parse_fsync(text: str) -> int | None:
+    """Return how long, in ms, an fsync policy lets records stay unsynced; None is without end.
 
-    always: a power loss loses nothing acknowledged. interval:MS: a power loss loses at most what
-    was acknowledged in the last MS milliseconds, provided that `sync` is called that often. never:
-    a power loss loses what the kernel had not yet written on its own, half a minute or more. A
-    crash of the broker alone loses nothing under any policy.
+    always (0): a power loss loses nothing acknowledged. interval:MS: a power loss loses at most
+    what was acknowledged in the last MS milliseconds, provided that `sync` is called that often.
+    never (None): a power loss loses what the kernel had not yet written on its own, half a minute
+    or more. A crash of the broker alone loses nothing under any policy. ValueError names the forms.
     """
-
-    interval_ms: int | None
-
-    def is_due(self, elapsed_s: float) -> bool:
-        """Return whether to sync now, `elapsed_s` seconds after the last sync."""
-        return self.interval_ms is not None and elapsed_s * 1000 >= self.interval_ms
-
-
-def parse_fsync(text: str) -> FsyncPolicy:
-    """Parse a policy as written on the command line; ValueError names the accepted forms."""
     if text == "always":
-        return FsyncPolicy(0)
+        return 0
     if text == "never":
-        return FsyncPolicy(None)
+        return None
     form, _, number = text.partition(":")
     if form != "interval" or not (number.isascii() and number.isdecimal()) or int(number) == 0:
         raise ValueError(
             f"{text!r} is no fsync policy: use 'always', 'interval:MILLISECONDS' (such as"
             " interval:250) or 'never'"
         )
-    return FsyncPolicy(int(number))
+    return int(number)
 
 
 # --- errors: one class for each way to react ------------------------------------------------------

@@ -49,7 +49,7 @@ class FileJournal:
         clock: Callable[[], float] = time.monotonic,
         observer: Observer | None = None,
     ) -> None:
-        self._policy = parse_fsync(fsync)
+        self._interval_ms = parse_fsync(fsync)
         self._directory = directory
         self._files = files
         self._clock = clock
@@ -105,10 +105,11 @@ class FileJournal:
     def sync(self) -> None:
         """Sync if the policy says that it is time; with interval:MS, call it when idle too."""
         self._check()
-        if self._policy.interval_ms == 0 and self._writer.durable == self._writer.sequence:
+        if self._interval_ms == 0 and self._writer.durable == self._writer.sequence:
             return  # the most common case, without reading the clock
         now = self._clock()
-        if self._policy.is_due(now - self._synced_at):
+        elapsed_ms = (now - self._synced_at) * 1000
+        if self._interval_ms is not None and elapsed_ms >= self._interval_ms:
             try:
                 self._writer.sync()
             except OSError as error:
@@ -123,7 +124,7 @@ class FileJournal:
             if self._refusal is None:
                 with self._stopping_on_failure("sync"):
                     self._writer.release_spare()
-                    if self._policy.interval_ms is not None:
+                    if self._interval_ms is not None:
                         self._writer.sync()
         finally:
             self._refusal = self._refusal or (JournalError, CLOSED)

@@ -64,7 +64,6 @@ _FILE_HEADER = struct.Struct("<8sIQQI")
 _UNSIGNED = struct.Struct("<I")
 _REST = struct.Struct("<IIIQQB3s")
 _HEAD = struct.Struct("<IIIIQQB")
-_SNAPSHOT_TOTALS = struct.Struct("<QQI")
 _RUN = bytes(16)
 _BROKEN_RUN = _RUN + b"\xff"
 
@@ -187,8 +186,3 @@ def decode_payload(data: bytes, offset: int, head: Head) -> bytes | None:
     if crc32c(stored) != head.payload_checksum or not data.startswith(END, start + head.length):
         return None
     return stored.replace(_BROKEN_RUN, _RUN)
-
-
-def encode_snapshot_totals(chunks: int, payload_bytes: int, checksum: int) -> bytes:
-    """Return the payload of a snapshot's last record."""
-    return _SNAPSHOT_TOTALS.pack(chunks, payload_bytes, checksum)

@@ -78,12 +78,12 @@ class Replay:
         for sequence in reversed(snapshots):
             path = self._directory / snapshot_name(sequence)
             try:
-                info = verify_snapshot(path, self._files)
+                header = verify_snapshot(path, self._files)
             except JournalDamagedError as error:
                 self._skipped = self._skipped or error
                 self._observer.skipped(path, error.reason)
             else:
-                self.sequence, self.chain = info.sequence, info.chain
+                self.sequence, self.chain = header.sequence, header.chain
                 return path
         return None
 

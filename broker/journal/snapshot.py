@@ -8,9 +8,9 @@ The sequence that it covers is the last one of a closed segment: the replay cont
 segment after that one, and the chain in both headers must be the same.
 """
 
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -29,22 +29,15 @@ from tollgate.broker.journal.format import (
     decode_payload,
     encode_file_header,
     encode_head,
-    encode_snapshot_totals,
     snapshot_name,
     stored_form,
 )
 
-
-class SnapshotInfo(NamedTuple):
-    """What a snapshot covers: the records up to `sequence`, the last with the checksum `chain`."""
-
-    sequence: int
-    chain: int
-    chunks: int
+_TOTALS = struct.Struct("<QQI")
 
 
 class _Totals:
-    """Counts the chunks of a snapshot while they are written or read."""
+    """The payload of a snapshot's last record, computed while the chunks are written or read."""
 
     def __init__(self) -> None:
         self.chunks = 0
@@ -57,7 +50,7 @@ class _Totals:
         self._checksum = crc32c(payload, self._checksum)
 
     def encoded(self) -> bytes:
-        return encode_snapshot_totals(self.chunks, self._bytes, self._checksum)
+        return _TOTALS.pack(self.chunks, self._bytes, self._checksum)
 
 
 def write_snapshot(
@@ -127,11 +120,11 @@ def read_snapshot(path: Path, files: Files = FILES) -> Iterator[bytes]:
         raise JournalDamagedError(path, offset + head.size, "something follows its end")
 
 
-def verify_snapshot(path: Path, files: Files = FILES) -> SnapshotInfo:
-    """Read the whole snapshot and return what it covers; raises as `read_snapshot` does."""
-    chunks = sum(1 for _ in read_snapshot(path, files))
-    header = _read_header(files, path)
-    return SnapshotInfo(header.sequence, header.chain, chunks)
+def verify_snapshot(path: Path, files: Files = FILES) -> FileHeader:
+    """Read the whole snapshot and return its header; raises as `read_snapshot` does."""
+    for _ in read_snapshot(path, files):
+        pass
+    return _read_header(files, path)
 
 
 def _read_header(files: Files, path: Path) -> FileHeader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tollgate.broker.journal import FsyncPolicy, JournalFailedError, JournalLockedError, parse_fsync
+from tollgate.broker.journal import JournalFailedError, JournalLockedError, parse_fsync
 from tollgate.broker.journal.file import SEGMENT_BYTES, FileJournal
+from tollgate.broker.journal.files import Files
 from tollgate.broker.journal.recovery import Observer
 
 from .helpers import FaultyFiles, opened, restarted, segments, written
@@ -176,7 +178,7 @@ def test_a_closed_journal_releases_its_lock(tmp_path: Path) -> None:
     [("always", 0), ("interval:1", 1), ("interval:250", 250), ("never", None)],
 )
 def test_policies(text: str, policy: int | None) -> None:
-    assert parse_fsync(text) == FsyncPolicy(policy)
+    assert parse_fsync(text) == policy
 
 
 @pytest.mark.parametrize(
@@ -407,3 +409,18 @@ journal.close()
 def test_a_real_limit_on_the_size_of_files(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], check=True)
     assert restarted(tmp_path) == [b"a" * 1000, b"b" * 1000, b"c" * 150_000]
+
+
+def test_each_sync_reaches_the_operating_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _, name=name: calls.append(name))
+    files = Files()
+    descriptor = files.open(tmp_path / "file", create=True)
+    files.sync_data(descriptor)
+    files.sync_file(descriptor)
+    files.sync_directory(tmp_path)
+    files.close(descriptor)
+    assert calls == ["fdatasync", "fsync", "fsync"]
