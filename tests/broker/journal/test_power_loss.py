@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tollgate.broker.journal import segment, writer
+from tollgate.broker.journal import file, segment
+from tollgate.broker.journal.file import Writer
 from tollgate.broker.journal.segment import SegmentReader
-from tollgate.broker.journal.writer import Writer
 
 from .helpers import FULL
 from .power_loss import Disk, Simulation, first_loss
@@ -86,7 +86,7 @@ def test_without_rewriting_at_start_a_failed_sync_loses_records(
 def test_without_zeroes_over_a_torn_write_records_are_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(writer, "bytes", lambda _: b"", raising=False)
+    monkeypatch.setattr(file, "bytes", lambda _: b"", raising=False)
     assert first_loss(make("never"), seeds=200, lives=LIVES)
 
 
