@@ -255,17 +255,12 @@ class Writer:
         size = sum(map(len, stored)) + FRAME_BYTES * len(stored)
         if self._offset + size > self._size:
             self.begin_segment(size)
-        sequence, chain, durable = self.sequence, self._chain, self.durable
+        seed, sequence, chain, durable = self._seed, self.sequence, self._chain, self.durable
         parts: list[bytes] = []
         for each in stored:
             sequence += 1
             head, chain = encode_head(
-                each,
-                seed=self._seed,
-                previous=chain,
-                sequence=sequence,
-                durable=durable,
-                kind=RECORD,
+                each, seed=seed, previous=chain, sequence=sequence, durable=durable, kind=RECORD
             )
             parts += (head, each, END)
         self._files.write(self._descriptor, b"".join(parts), self._offset)
@@ -298,20 +293,13 @@ class Writer:
         """
         spare = self._prepare_spare(stored_bytes)
         self.sync()
-        number = self._number + 1
-        seed = publish(
-            self._files,
-            self._directory,
-            spare,
-            number=number,
-            sequence=self.sequence + 1,
-            chain=self._chain,
-        )
+        closed = ClosedSegment(self._number, self.sequence, self._chain)
+        self._seed = publish(self._files, self._directory, spare, closed)
         with self._segment_lock:
             self._close_current()
             self._descriptor, self._size = spare
         self._spare = None
-        self._number, self._seed, self._offset = number, seed, FILE_HEADER_BYTES
+        self._number, self._offset = closed.number + 1, FILE_HEADER_BYTES
 
     def release_spare(self) -> None:
         """Free the disk space that was allocated and not used."""

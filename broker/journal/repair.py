@@ -12,7 +12,7 @@ from tollgate.broker.journal import JournalDamagedError, JournalError
 from tollgate.broker.journal.files import FILES, Files
 from tollgate.broker.journal.format import FILE_HEADER_BYTES, listing, segment_name
 from tollgate.broker.journal.recovery import Replay
-from tollgate.broker.journal.segment import SegmentReader, make_spare, publish
+from tollgate.broker.journal.segment import ClosedSegment, SegmentReader, make_spare, publish
 
 
 class Repair(NamedTuple):
@@ -104,15 +104,9 @@ class _Repairer:
     def _begin_segment(self, replay: Replay) -> None:
         """Add an empty segment, without room for a record, after a snapshot that has none."""
         numbers = listing(self._files.names(self._directory)).segments
+        last = ClosedSegment(max(numbers, default=0), replay.sequence, replay.chain)
         spare = make_spare(self._files, self._directory, FILE_HEADER_BYTES)
         try:
-            publish(
-                self._files,
-                self._directory,
-                spare,
-                number=max(numbers, default=0) + 1,
-                sequence=replay.sequence + 1,
-                chain=replay.chain,
-            )
+            publish(self._files, self._directory, spare, last)
         finally:
             self._files.close(spare.descriptor)

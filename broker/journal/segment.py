@@ -78,28 +78,28 @@ def make_spare(files: Files, directory: Path, size: int) -> Spare:
     return Spare(descriptor, size)
 
 
-def publish(  # noqa: PLR0913 (where to, what, and the three fields of its header)
-    files: Files, directory: Path, spare: Spare, *, number: int, sequence: int, chain: int
-) -> int:
-    """Turn the spare into the segment with this number, and return its seed.
-
-    Its first record will be `sequence`, after one with the checksum `chain`. The header and the
-    size are on the disk before the name is, and the name is before this returns.
-    """
-    header, seed = encode_file_header(SEGMENT_MAGIC, number=number, sequence=sequence, chain=chain)
-    files.write(spare.descriptor, header, 0)
-    files.sync_file(spare.descriptor)
-    files.rename(directory / SPARE, directory / segment_name(number))
-    files.sync_directory(directory)
-    return seed
-
-
 class ClosedSegment(NamedTuple):
     """A segment that will not change any more; sequence and checksum of the last record so far."""
 
     number: int
     sequence: int
     chain: int
+
+
+def publish(files: Files, directory: Path, spare: Spare, after: ClosedSegment) -> int:
+    """Turn the spare into the segment that follows `after`, and return its seed.
+
+    The header and the size are on the disk before the name is, and the name is before this returns.
+    """
+    number, sequence, chain = after
+    header, seed = encode_file_header(
+        SEGMENT_MAGIC, number=number + 1, sequence=sequence + 1, chain=chain
+    )
+    files.write(spare.descriptor, header, 0)
+    files.sync_file(spare.descriptor)
+    files.rename(directory / SPARE, directory / segment_name(number + 1))
+    files.sync_directory(directory)
+    return seed
 
 
 def read_header(files: Files, path: Path) -> FileHeader:
