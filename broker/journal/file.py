@@ -7,7 +7,6 @@ knows where the next record goes and what is on the disk.
 import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -97,9 +96,11 @@ class FileJournal:
             raise JournalError(REPLAYED_TWICE)
         self._replay_began = True
         replay = Replay(self._directory, self._files, observer=self._observer)
-        with self._stopping_on_failure("read"):
+        try:
             yield from replay
             self._writer.resume(replay.sequence, replay.chain, replay.last)
+        except OSError as error:
+            raise self._failed("read", error) from error
         self._refusal = None
 
     def room(self, worst_bytes: int, records: int = 1) -> bool:
@@ -117,7 +118,7 @@ class FileJournal:
         """Write the batch, all of it in one segment."""
         self._check()
         if payloads:
-            try:  # not `_stopping_on_failure`, which would take as long as the append
+            try:
                 self._writer.append(payloads)
             except OSError as error:
                 raise self._failed("append to", error) from error
@@ -142,10 +143,11 @@ class FileJournal:
             return
         try:
             if self._refusal is None:
-                with self._stopping_on_failure("sync"):
-                    self._writer.release_spare()
-                    if self._interval_ms is not None:
-                        self._writer.sync()
+                self._writer.release_spare()
+                if self._interval_ms is not None:
+                    self._writer.sync()
+        except OSError as error:
+            raise self._failed("sync", error) from error
         finally:
             self._refusal = self._refusal or (JournalError, CLOSED)
             self._writer.close()
@@ -155,8 +157,10 @@ class FileJournal:
     def close_segment(self) -> None:
         """Close the current segment and continue in a new one, so that it can be compacted."""
         self._check()
-        with self._stopping_on_failure("append to"):
+        try:
             self._writer.begin_segment()
+        except OSError as error:
+            raise self._failed("append to", error) from error
 
     def closed_segments(self) -> list[ClosedSegment]:
         """Return the segments that will not change any more, oldest first."""
@@ -167,13 +171,6 @@ class FileJournal:
         if self._refusal is not None:
             kind, text = self._refusal
             raise kind(text)
-
-    @contextmanager
-    def _stopping_on_failure(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._failed(doing, error) from error
 
     def _failed(self, doing: str, error: OSError) -> JournalFailedError:
         text = (

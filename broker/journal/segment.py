@@ -176,7 +176,7 @@ def why_damaged(data: bytes, offset: int, seed: int, sequence: int, chain: int) 
     """
     head = decode_head(data, offset, seed)
     if head is not None and (head.sequence, head.previous) != (sequence, chain):
-        return f"record {head.sequence} stands where record {sequence} should"
+        return f"record {head.sequence} is where record {sequence} should be"
     stop = offset + (HEAD_BYTES if head is None else head.size)
     if stop <= len(data) and not _is_part_missing(data, offset, stop):
         return f"the checksum of record {sequence} does not match"

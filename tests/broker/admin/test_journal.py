@@ -117,7 +117,7 @@ def test_a_directory_in_use_is_refused_in_one_line(directory: Path) -> None:
 
 
 def test_compaction_works_where_nice_is_forbidden(directory: Path) -> None:
-    # As under a service manager that forbids it: a fold that fails is tried again for ever.
+    # As under a service manager that forbids it: a compaction that fails is tried again for ever.
     forbid = (
         "import os, runpy, sys\n"
         "def nice(_): raise PermissionError(1, 'forbidden')\n"
@@ -127,8 +127,8 @@ def test_compaction_works_where_nice_is_forbidden(directory: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", forbid, directory],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as folding:  # fmt: skip
-        assert folding.stdout is not None
-        replaced = json.loads(folding.stdout.read() or "null")
-        assert folding.wait(PATIENCE_S) == 0
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        replaced = json.loads(child.stdout.read() or "null")
+        assert child.wait(PATIENCE_S) == 0
     assert replaced

@@ -141,7 +141,7 @@ def test_a_second_snapshot_replaces_the_first(tmp_path: Path, journal: FileJourn
     assert stored(tmp_path) == [*RECORDS, b"x" * 900]
 
 
-FOLD = """
+COMPACT = """
 import sys
 from pathlib import Path
 from tollgate.broker.compaction import compact
@@ -157,15 +157,15 @@ def test_another_process_compacts_while_this_one_appends(
     tmp_path: Path, journal: FileJournal
 ) -> None:
     closed = journal.closed_segments()[-1]
-    command = [sys.executable, "-c", FOLD, str(tmp_path), *map(str, closed)]
+    command = [sys.executable, "-c", COMPACT, str(tmp_path), *map(str, closed)]
     payloads = list(RECORDS)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as folding:
-        while folding.poll() is None:
-            payloads.append(b"meanwhile %d" % len(payloads))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        while child.poll() is None:
+            payloads.append(b"beside it %d" % len(payloads))
             journal.append(payloads[-1:])
-        assert folding.returncode == 0
-        assert folding.stdout is not None
-        delete(tmp_path, folding.stdout.read().split())
+        assert child.returncode == 0
+        assert child.stdout is not None
+        delete(tmp_path, child.stdout.read().split())
     assert len(payloads) > len(RECORDS)
     journal.close()
     assert len(snapshots(tmp_path)) == 1

@@ -132,7 +132,7 @@ def test_a_missing_record(directory: Path) -> None:
     put(path, start, data[start + size :] + bytes(size))
     damage = refusal(directory)
     assert damage.offset == start
-    assert "stands where record" in damage.reason
+    assert "is where record" in damage.reason
 
 
 def test_swapped_records(directory: Path) -> None:
