@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -12,8 +14,8 @@ from tollgate.broker.journal import file, segment
 from tollgate.broker.journal.file import Writer
 from tollgate.broker.journal.segment import SegmentReader
 
-from .helpers import FULL
-from .power_loss import Disk, Simulation, first_loss
+from .helpers import FULL, opened, stored
+from .power_loss import Disk, PowerLossError, Simulation, first_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +39,21 @@ def test_recovery_keeps_all_acknowledged_and_invents_nothing(policy: str) -> Non
         simulation.run(LIVES)
         recoveries += simulation.recoveries
     assert recoveries >= 7.5 * seeds  # a life that ends during its own start does not count
+
+
+def test_a_kill_at_any_call_and_then_a_power_loss() -> None:
+    """A killed process can leave a name that is not on the disk yet: the next start syncs it."""
+    for seed, call in product(range(20), range(1, 12)):
+        disk = Disk(Random(seed))
+        disk.power_goes_at = call
+        with suppress(PowerLossError):
+            opened(DIRECTORY, files=disk).append([b"from the killed process"])
+        disk.kill_process()
+        disk.power_goes_at = None
+        journal = opened(DIRECTORY, files=disk)
+        journal.append([b"acknowledged"])
+        journal.sync()
+        assert stored(DIRECTORY, disk.after_loss())[-1:] == [b"acknowledged"]
 
 
 class NoDataSync(Disk):
