@@ -7,7 +7,7 @@ from enum import Enum, auto
 from queue import SimpleQueue
 from typing import Final
 
-from tollgate.broker.core.pipeline import Output, Reply
+from tollgate.broker.core.batch import Output, Reply
 from tollgate.broker.core.records import encode_records
 from tollgate.broker.journal import Journal
 

@@ -11,8 +11,9 @@ import structlog
 
 from tollgate.broker.commit import GroupCommit
 from tollgate.broker.compaction import Compactor
+from tollgate.broker.core.batch import Arrival, Output, Reply
 from tollgate.broker.core.limits import DUE_MAX, batch_records_max
-from tollgate.broker.core.pipeline import Arrival, Output, Pipeline, Reply
+from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import Journal, parse_fsync
 from tollgate.broker.settings import Settings

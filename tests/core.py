@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.engine import Engine
 from tollgate.broker.core.limits import Limits
-from tollgate.broker.core.pipeline import Arrival, Output, Pipeline
+from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.state import State

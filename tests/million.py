@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 
 from tests.core import ADMIN, EPOCH, HASH, job_id, make_pipeline
-from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.timers import Instant
 from tollgate.domain.commands import (
     AnyCommand,

@@ -22,8 +22,8 @@ import msgspec
 import pytest
 
 from tests.core import ADMIN, make_pipeline
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.limits import Limits
-from tollgate.broker.core.pipeline import Arrival
 from tollgate.broker.core.request_log import WINDOW
 from tollgate.broker.core.timers import Instant
 from tollgate.domain.commands import AnyCommand

@@ -15,7 +15,7 @@ from tollgate.broker.core.waiters import Ticket, Waiters
 from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
 from tollgate.broker.repository.job import Changes, StoredJob
 from tollgate.domain.commands import Command
-from tollgate.domain.exceptions import Refusal
+from tollgate.domain.exceptions import Refusal, WaitTimeoutError
 from tollgate.domain.results import JobResult, Result, error_of
 
 
@@ -131,3 +131,14 @@ def one_by_one(decide: Callable[["Context", Any, RequestContext], Result | None]
         return results
 
     return handler
+
+
+def about(job: StoredJob, refusal: Refusal) -> Refusal:
+    """Add the job's status and version to a refusal, so that the caller need not ask."""
+    refusal.job_id, refusal.status, refusal.version = job.job_id, job.status.value, job.version
+    return refusal
+
+
+def wait_timed_out() -> WaitTimeoutError:
+    """Return the refusal of a wait whose time is over."""
+    return WaitTimeoutError("none of the jobs came to a status waited for in time")

@@ -11,13 +11,15 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
-from tollgate.broker.core.context import Context
+from tollgate.broker.core.context import Answer, Context, wait_timed_out
 from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed, LeaseReleased
-from tollgate.broker.core.lease_commands import end_wait
 from tollgate.broker.core.limits import DUE_MAX, Limits
 from tollgate.broker.core.timers import Instant, milliseconds
+from tollgate.broker.core.waiters import Parked
 from tollgate.broker.repository.job import StoredJob
+from tollgate.domain.commands import Wait
 from tollgate.domain.exceptions import Refusal
+from tollgate.domain.results import LeasesResult, Result, error_of
 from tollgate.domain.status import FAILED, RUNNING
 
 FAR_MS: Final = 86_400_000
@@ -81,7 +83,7 @@ class Deadlines:
         leases end. Finished jobs that are left to remove do not count as left.
         """
         context, state, now_ms = self._context, self._state, now.mono_ms
-        more = _up_to_max(context.waiters.due(now_ms), lambda parked: end_wait(context, parked))
+        more = _up_to_max(context.waiters.due(now_ms), self._end_wait)
         if writable:
             for job_id, token in undelivered:
                 self._release(LeaseReleased(job_id, token), now)
@@ -107,6 +109,13 @@ class Deadlines:
             self._schedule_removal(now)
             self._state.wall.refresh()
             self._state.mono.refresh()
+
+    def _end_wait(self, parked: Parked) -> None:
+        """Answer a parked command whose time is over: a claim gets no lease, a wait an error."""
+        self._context.waiters.remove(parked)
+        is_wait = isinstance(parked.command, Wait)
+        result: Result = error_of(wait_timed_out()) if is_wait else LeasesResult([])
+        self._context.answers.append(Answer(parked.ticket, result))
 
     def _release(self, event: LeaseReleased, now: Instant) -> None:
         with suppress(Refusal):  # the lease has ended otherwise

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
-from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
+from tollgate.broker.core.context import Context, Handlers, RequestContext, about, one_by_one
 from tollgate.broker.core.events import JobCreated, JobTransitioned
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max
 from tollgate.broker.repository.job import Changes, StoredJob
@@ -181,12 +181,6 @@ def _wrong_status(job: StoredJob, target: JobStatus, message: str) -> Refusal:
     allowed = sorted(status.value for status in LEGAL_TRANSITIONS[job.status])
     details: dict[str, object] = {"target": target.value, "allowed": allowed}
     return about(job, InvalidStateTransitionError.rebuilt(message, details))
-
-
-def about(job: StoredJob, refusal: Refusal) -> Refusal:
-    """Add the job's status and version to a refusal, so that the caller need not ask."""
-    refusal.job_id, refusal.status, refusal.version = job.job_id, job.status.value, job.version
-    return refusal
 
 
 def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResult:

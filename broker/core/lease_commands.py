@@ -2,18 +2,23 @@
 
 from typing import Final
 
-from tollgate.broker.core.context import Answer, Context, Handlers, RequestContext, one_by_one
+from tollgate.broker.core.context import (
+    Answer,
+    Context,
+    Handlers,
+    RequestContext,
+    about,
+    one_by_one,
+    wait_timed_out,
+)
 from tollgate.broker.core.events import LeaseGranted, LeaseReleased
-from tollgate.broker.core.job_commands import about
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_bytes_with
-from tollgate.broker.core.waiters import Parked
 from tollgate.broker.repository.job import Slot
 from tollgate.domain.commands import Claim, Release, Touch, Wait
 from tollgate.domain.exceptions import (
     Refusal,
     ReplyFullError,
     SessionEvictedError,
-    WaitTimeoutError,
 )
 from tollgate.domain.results import (
     Grant,
@@ -21,7 +26,6 @@ from tollgate.domain.results import (
     LeaseResult,
     LeasesResult,
     OkResult,
-    Result,
     error_of,
 )
 
@@ -93,7 +97,7 @@ def wait(context: Context, command: Wait, request: RequestContext) -> JobResult 
         if job.status in awaited:
             return JobResult(job)
     if not command.timeout_ms:
-        raise _timed_out()
+        raise wait_timed_out()
     context.waiters.park(request.ticket, command, request.now_ms + command.timeout_ms)
     return None
 
@@ -118,18 +122,6 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
             return Answer(parked.ticket, error_of(refusal))
         return Answer(parked.ticket, result)
     return None
-
-
-def end_wait(context: Context, parked: Parked) -> None:
-    """Answer a parked command whose time is over: a claim gets no lease, a wait an error."""
-    context.waiters.remove(parked)
-    is_wait = isinstance(parked.command, Wait)
-    result: Result = error_of(_timed_out()) if is_wait else LeasesResult([])
-    context.answers.append(Answer(parked.ticket, result))
-
-
-def _timed_out() -> WaitTimeoutError:
-    return WaitTimeoutError("none of the jobs came to a status waited for in time")
 
 
 LEASE_COMMANDS: Final[Handlers] = {

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tollgate.broker.core.batch import RECORDS_MAX
 from tollgate.broker.repository.job import TEXT_FIELDS, StoredJob, job_text_bytes, text_bytes
 from tollgate.domain.commands import Command, Create, ProvideInput, Transition
 from tollgate.domain.exceptions import TooLargeError
@@ -137,8 +138,6 @@ def result_bytes_max(limits: Limits) -> int:
 
 # --- what a batch writes --------------------------------------------------------------------------
 
-RECORDS_MAX: Final = 4_096
-"""A batch ends with so many records: those of its messages, and of parked claims that it serves."""
 DUE_MAX: Final = 1_000
 """How many leases, deadlines or waits of a kind one batch ends, and how many jobs it removes."""
 DUE_BYTES_MAX: Final = 1_024

@@ -6,28 +6,19 @@
 The pipeline does neither of the two things on the right. It returns the records and the replies;
 the server's group commit (`commit`) writes and syncs the records, and only then sends the replies.
 
-`accept` reads a request. `execution` has its commands decided and encodes the reply. `deadlines`
+`accept` reads a request. The `engine` has its commands decided and encodes the reply. `deadlines`
 decides what happens by itself in time.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 
-import msgspec
-
+from tollgate.broker.core.batch import Arrival, Output, Reply
 from tollgate.broker.core.context import Answer, RequestContext
-from tollgate.broker.core.engine import Engine
-from tollgate.broker.core.execution import (
-    Execution,
-    execute,
-    execute_parking,
-    execution_of,
-    repeat,
-)
+from tollgate.broker.core.engine import Engine, Execution, execution_of
 from tollgate.broker.core.lease_commands import serve_claim
-from tollgate.broker.core.limits import RECORDS_MAX, Limits
+from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.records import Record
-from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.core.waiters import Ticket
 from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
@@ -42,38 +33,6 @@ from tollgate.domain.exceptions import (
 )
 from tollgate.domain.messages import Request, encode_refused, read_envelope, read_request
 from tollgate.domain.results import ErrorResult, refusal_of
-
-
-class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """A message from a socket: its connection, its frames, and its sender."""
-
-    peer: bytes
-    frames: Sequence[bytes]
-    principal: Principal
-
-
-class Reply(msgspec.Struct, frozen=True, gc=False):
-    """A frame for a peer. If it cannot be sent, the leases in `grants` (job and token) must end."""
-
-    peer: bytes
-    frame: bytes
-    grants: Sequence[tuple[str, int]] = ()
-
-
-class Output(msgspec.Struct, gc=False):
-    """What a batch came to: write and sync the records, then send the replies."""
-
-    records: list[Record]
-    replies: list[Reply]
-    taken: int = 0
-    """How many messages of the batch were decided; the others must come again."""
-    room_bytes: int = 0
-    """How much room for replies is left."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the batch must end: replies are held back until all of its records are safe."""
-        return self.room_bytes <= 0 or len(self.records) >= RECORDS_MAX
 
 
 class Pipeline:
@@ -158,20 +117,20 @@ class Pipeline:
             self._refuse(arrival, refusal, output)
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
-        context = RequestContext(
+        request_context = RequestContext(
             ticket, now.wall, now.mono_ms, len(arrival.frames[0]), engine.limits.reply_bytes,
             writable,
         )  # fmt: skip
         if remembered is not None:
-            self._conclude(
-                ticket, request.acked, repeat(engine, request, remembered, context), output
-            )
+            execution = engine.repeat(request, remembered, request_context)
+            self._conclude(ticket, request.acked, execution, output)
         elif len(request.commands) == 1 and request.commands[0].parks:
-            answer = execute_parking(engine, request, context)
+            answer = engine.execute_parking(request, request_context)
             if answer is not None:
                 self._answer_at_once(arrival, answer, output)
         else:
-            self._conclude(ticket, request.acked, execute(engine, request, context), output)
+            execution = engine.execute(request, request_context)
+            self._conclude(ticket, request.acked, execution, output)
 
     def _answer_at_once(self, arrival: Arrival, answer: Answer, output: Output) -> None:
         """Answer a command that could have parked, and did not."""

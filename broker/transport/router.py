@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import structlog
 import zmq
 
-from tollgate.broker.core.pipeline import Arrival, Reply
+from tollgate.broker.core.batch import Arrival, Reply
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.settings import Settings
 from tollgate.broker.telemetry.counters import Counters

@@ -10,8 +10,8 @@ import pytest
 
 from tollgate.broker import commit as module
 from tollgate.broker.commit import GroupCommit
+from tollgate.broker.core.batch import Output, Reply
 from tollgate.broker.core.events import SessionEvicted
-from tollgate.broker.core.pipeline import Output, Reply
 from tollgate.broker.core.records import Record
 from tollgate.broker.journal import JournalFailedError
 from tollgate.broker.journal.file import FileJournal

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.core import ADMIN, HASH, OTHER, PEER, Driver, job_id, pipeline_of
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.engine import Engine
 from tollgate.broker.core.limits import Limits
-from tollgate.broker.core.pipeline import Arrival
 from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.domain.commands import (

@@ -20,8 +20,8 @@ from tests.core import (
     pipeline_of,
 )
 from tests.crash.test_replay import replayed
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.events import SessionEvicted
-from tollgate.broker.core.pipeline import Arrival
 from tollgate.broker.core.records import Record, encode_records
 from tollgate.broker.core.request_log import RECENT_MAX
 from tollgate.broker.core.state import State

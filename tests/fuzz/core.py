@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tests.core import ADMIN, PEER, Driver
-from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.batch import Arrival
 from tollgate.domain.exceptions import MalformedError, UnsupportedVersionError
 from tollgate.domain.messages import (
     Refused,

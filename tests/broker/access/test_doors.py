@@ -28,7 +28,7 @@ from tests.core import HASH, job_id
 from tollgate.broker.access.keyring import KeyRing, KeyRingError, new_pair
 from tollgate.broker.access.peer_credentials import Callers
 from tollgate.broker.access.permissions import make_private
-from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.roles import Role
 from tollgate.broker.settings import load
 from tollgate.broker.telemetry.counters import Counters

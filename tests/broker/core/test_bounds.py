@@ -3,18 +3,17 @@
 from datetime import timedelta
 
 from tests.core import ADMIN, BATCH_REPLY_BYTES, EPOCH, HASH, PEER, Driver, job_id
+from tollgate.broker.core.batch import RECORDS_MAX, Arrival
 from tollgate.broker.core.limits import (
     DUE_BYTES_MAX,
     DUE_MAX,
     EVENT_BYTES_MAX,
     GRANT_BYTES_MAX,
     RECORD_BYTES_MAX,
-    RECORDS_MAX,
     SHOWN_BYTES_MIN,
     Limits,
     batch_records_max,
 )
-from tollgate.broker.core.pipeline import Arrival
 from tollgate.broker.core.records import Record, encode_records
 from tollgate.broker.repository.job import StoredJob
 from tollgate.domain.commands import Claim, Create, Hello, Transition

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, error_of_result, job_id, job_of
 from tollgate.broker.core import dispatch
-from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.roles import Role
 from tollgate.domain.commands import (
     AnyCommand,

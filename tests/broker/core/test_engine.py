@@ -19,10 +19,10 @@ from tests.core import (
     leases_of,
     make_pipeline,
 )
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.deadlines import FAR_MS
 from tollgate.broker.core.events import JobCreated
 from tollgate.broker.core.limits import job_bytes_max, result_bytes_max
-from tollgate.broker.core.pipeline import Arrival
 from tollgate.domain.commands import (
     AnyCommand,
     Cancel,

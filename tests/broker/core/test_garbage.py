@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from tests.core import ADMIN, HASH, PEER, Driver, job_of
-from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
 from tollgate.domain.commands import (
     Cancel,

@@ -22,7 +22,8 @@ from tests.core import (
     make_engine,
     make_pipeline,
 )
-from tollgate.broker.core.pipeline import Arrival, Pipeline
+from tollgate.broker.core.batch import Arrival
+from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import NoJournal

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.core import ADMIN, HASH, PEER, Driver, job_id
 from tollgate.broker.compaction import compact_directory
-from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.records import encode_records
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.snapshot import snapshot_chunks

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.core import ADMIN, HASH, OTHER, PEER, Driver, job_id
-from tollgate.broker.core.pipeline import Arrival
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.domain.commands import (
     AnyCommand,

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.broker.core.twin import Twin, Wire
 from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id
-from tollgate.broker.core.pipeline import Arrival, Output
+from tollgate.broker.core.batch import Arrival, Output
 
 STATUSES = ("awaiting_payment", "awaiting_input", "running", "completed", "failed")
 PEERS = (PEER, OTHER, b"\x00third")

@@ -1,0 +1,44 @@
+"""What goes into the core and what comes out of it, a batch at a time."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from tollgate.broker.core.records import Record
+from tollgate.broker.core.roles import Principal
+
+RECORDS_MAX: Final = 4_096
+"""A batch ends with so many records: those of its messages, and of parked claims that it serves."""
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """A message from a socket: its connection, its frames, and its sender."""
+
+    peer: bytes
+    frames: Sequence[bytes]
+    principal: Principal
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """A frame for a peer. If it cannot be sent, the leases in `grants` (job and token) must end."""
+
+    peer: bytes
+    frame: bytes
+    grants: Sequence[tuple[str, int]] = ()
+
+
+class Output(msgspec.Struct, gc=False):
+    """What a batch came to: write and sync the records, then send the replies."""
+
+    records: list[Record]
+    replies: list[Reply]
+    taken: int = 0
+    """How many messages of the batch were decided; the others must come again."""
+    room_bytes: int = 0
+    """How much room for replies is left."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch must end: replies are held back until all of its records are safe."""
+        return self.room_bytes <= 0 or len(self.records) >= RECORDS_MAX
