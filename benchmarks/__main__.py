@@ -14,6 +14,8 @@ from benchmarks.measure import FULL, QUICK, Effort, Findings
 from benchmarks.processes import Missing, workplace
 
 PARTS: Final = ("lifecycle", "budget", "roundtrip", "jobs", "growth", "recovery")
+EXTRA: Final = ("walk",)
+"""Parts that run only when named: they count, and have no place in docs/performance.md."""
 PEERS_S: Final = "medians of interleaved runs, ratios taken pair by pair"
 
 
@@ -40,7 +42,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything: under 2 minutes")
-    parser.add_argument("--only", action="append", choices=PARTS, help="this part alone")
+    parser.add_argument("--only", action="append", choices=PARTS + EXTRA, help="this part alone")
     parser.add_argument("--json", type=Path, help="where to write the figures of a partial run")
     parser.add_argument(
         "--work-dir", type=Path, help="where sockets and journals go; a short path on a real disk"
