@@ -97,3 +97,14 @@ def test_worker_and_broker_meet_at_one_socket() -> None:
     assert broker["volumes"] == ["run:/run/tollgate"]
     assert worker["volumes"] == ["run:/run/tollgate:ro"]
     assert f"TOLLGATE_ENDPOINT={endpoint}" in DOCKERFILE.read_text()
+
+
+def test_the_image_copies_files_that_exist() -> None:
+    admitted = set((ROOT / ".dockerignore").read_text().splitlines())
+    lines = DOCKERFILE.read_text().splitlines()
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--" not in line]
+    sources = [source.rstrip("/") for copied in copies for source in copied]
+    assert "pyproject.toml" in sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert f"!{source}" in admitted, source
