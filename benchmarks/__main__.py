@@ -1,4 +1,4 @@
-"""Runs the benchmark: all of it, a quick look, or one part; see README.md beside this."""
+"""Runs the whole benchmark, a quick form of it, or one part; see README.md beside this file."""
 
 import argparse
 import sys
@@ -15,12 +15,12 @@ from benchmarks.processes import Missing, workplace
 
 PARTS: Final = ("lifecycle", "budget", "roundtrip", "jobs", "growth", "recovery")
 EXTRA: Final = ("walk",)
-"""Parts that run only when named: they count, and have no place in docs/performance.md."""
+"""Parts that run only when named: they count code, and are not in docs/performance.md."""
 PEERS_S: Final = "medians of interleaved runs, ratios taken pair by pair"
 
 
 def main() -> int:
-    """Measure, print the ratios, and write them down; return 1 if something broke."""
+    """Measure, print the ratios, and write them to files; return 1 if something failed."""
     options = _options()
     effort = QUICK if options.quick else FULL
     with workplace(options.work_dir) as directory:
@@ -84,7 +84,7 @@ def _publish(context: dict[str, Any], found: list[Findings]) -> None:
 
 
 def _sum_up(found: list[Findings]) -> None:
-    """Print the ratios that have a goal once more, together."""
+    """Print the ratios that have a goal again, together."""
     rows = [row for part in found for row in part.comparisons if row.goal is not None]
     print("\nGoals:")
     for row in rows:

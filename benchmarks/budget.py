@@ -1,9 +1,9 @@
-"""What two cores leave for a command at a goal, and what each part of it takes by itself.
+"""Shows the time budget of a command on two cores at a goal, and what each part takes of it alone.
 
-A goal of so many times Redis's throughput is a budget: two cores' time, for as many commands. The
-core, the client and ZeroMQ carrying the same bytes are measured each alone, where nothing disturbs
-it. Together they are the least that these parts can take; what is measured of both processes is
-more, by what they cost each other.
+A goal of N times the throughput of Redis is a budget: the time of two cores for as many commands.
+The core, the client, and ZeroMQ with the same bytes are measured alone, without disturbance. Their
+sum is the least that these parts can take. Both processes together take more, because they disturb
+each other.
 """
 
 import time
@@ -54,7 +54,7 @@ class Alone(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What ZeroMQ takes to carry the frames, in microseconds a command."""
+    """The time of ZeroMQ for sending the frames, in microseconds a command."""
 
     server_us: float
     client_us: float
@@ -134,7 +134,7 @@ def _compare(  # noqa: PLR0913, PLR0917 - one argument a side
 
 
 def _alone(shape: Shape, jobs: int) -> Alone:
-    """Run lifecycles of so many jobs with the client's session and the core in one process."""
+    """Run lifecycles of `jobs` jobs with the client's session and the core in one process."""
     engine = Engine(Limits(), new_id=new_job_id, server="benchmark", boot_id="benchmark")
     pipeline = Pipeline(engine, Counter(), REPLY_BYTES)
     session = Session("benchmark", lambda: 0.5)
@@ -144,7 +144,7 @@ def _alone(shape: Shape, jobs: int) -> Alone:
     core_s = 0.0
 
     def answered() -> None:
-        """Send all that the session has, and hand it the answers."""
+        """Send all frames that the session has, and give it the answers."""
         nonlocal core_s
         while (frame := session.next_frame(time.monotonic(), time.time())) is not None:
             session.sent(time.monotonic())
@@ -186,7 +186,7 @@ def _alone(shape: Shape, jobs: int) -> Alone:
 def _carry(
     endpoint: str, server: int, requests: list[bytes], shape: Shape, run_s: float
 ) -> Carried:
-    """Exchange the frames with an echo, some of them in flight; work on none of them."""
+    """Exchange the frames with an echo, several in flight, without any other work."""
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.connect(endpoint)

@@ -1,4 +1,4 @@
-"""Producers in processes of their own, which are told when to run and tell what it cost."""
+"""Runs producers in separate processes: it starts each run and collects what it cost."""
 
 import multiprocessing
 import os
@@ -9,14 +9,14 @@ from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol, Self
 
-# Forked, since that starts sixteen of them in no time. Nothing here opens a client before it forks.
+# Forked, because that starts sixteen processes fast. No client is opened before the fork.
 _fork = multiprocessing.get_context("fork")
 ANSWER_S_MAX = 180.0
 JOIN_S_MAX = 5.0
 
 
 class Producer(Protocol):
-    """What keeps a server busy."""
+    """Work that keeps a server busy."""
 
     def lot(self) -> int:
         """Do a bounded amount of work; return how many commands it was."""
@@ -26,7 +26,7 @@ class Producer(Protocol):
 
 
 class Tally(NamedTuple):
-    """What one run of one or all producers came to."""
+    """The result of one run of one producer or of all."""
 
     commands: int
     per_second: float
@@ -34,7 +34,7 @@ class Tally(NamedTuple):
 
 
 class Crew:
-    """Some processes, each with a producer of its own that `make` makes there."""
+    """Several processes, each with a producer that `make` creates in it."""
 
     def __init__(self, make: Callable[[], Producer], size: int = 1) -> None:
         self._members = [_member(make) for _ in range(size)]
@@ -52,7 +52,7 @@ class Crew:
         self.close()
 
     def run(self, run_s: float) -> Tally:
-        """Have all of them work for `run_s` seconds, and add up what they did."""
+        """Let all producers work for `run_s` seconds, and add up their results."""
         for _, pipe in self._members:
             pipe.send(run_s)
         tallies: list[Tally] = [_answer(pipe) for _, pipe in self._members]
@@ -70,7 +70,7 @@ class Crew:
 
 
 def aside(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever it returns
-    """Run a function in a process of its own, and return what it returns."""
+    """Run a function in a separate process, and return its result."""
     mine, theirs = _fork.Pipe()
     process = _fork.Process(target=_call, args=(theirs, function), daemon=True)
     process.start()
@@ -124,7 +124,7 @@ def _work(other_end: Connection, pipe: Connection, make: Callable[[], Producer])
 
 
 def _asked(pipe: Connection) -> float | None:
-    """Return how long to run next; None is the end, as is that of the benchmark itself."""
+    """Return how long to run next, or None to end; None also if the benchmark has ended."""
     parent = os.getppid()
     while not pipe.poll(1.0):
         if os.getppid() != parent:

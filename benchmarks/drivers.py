@@ -1,4 +1,4 @@
-"""How each peer's producer enqueues jobs and sees their results; runs in a process of its own."""
+"""Producers of all systems: each enqueues jobs and reads their results, in a separate process."""
 
 import asyncio
 import os
@@ -34,11 +34,11 @@ class Driver:
         raise NotImplementedError
 
     def burst(self, jobs: int) -> None:
-        """Enqueue so many jobs, and return when all their results are seen."""
+        """Enqueue `jobs` jobs, and return when all their results are read."""
         raise NotImplementedError
 
     def single(self) -> None:
-        """Enqueue one job, and return when its result is seen."""
+        """Enqueue one job, and return when its result is read."""
         self.burst(1)
 
     def worker(self) -> Sequence[str]:
@@ -55,7 +55,7 @@ def script(name: str) -> str:
 
 
 class Tollgate(Driver):
-    """Jobs are created and moved to running, as a payment's confirmation does; a worker works."""
+    """Creates jobs and moves them to running, as a confirmed payment does; a worker runs them."""
 
     name = "tollgate"
     library = "tollgate"
@@ -80,7 +80,7 @@ class Tollgate(Driver):
         self._loop.run(self._burst(jobs))
 
     async def _burst(self, jobs: int) -> None:
-        """Enqueue chunk after chunk, two at a time, while the results of those before come in."""
+        """Enqueue two chunks at a time, while the results of earlier chunks come in."""
         enqueuing = asyncio.Semaphore(2)
         async with asyncio.TaskGroup() as chunks:
             for start in range(0, jobs, CHUNK):
@@ -253,12 +253,12 @@ class Beanstalkd(Driver):
 
 
 def environment(socket: str) -> dict[str, str]:
-    """Return what tells a worker or a producer where its server is."""
+    """Return the environment that names the server to a worker or a producer."""
     return {"BENCH_SOCKET": socket}
 
 
 def prepare(driver: Driver) -> None:
-    """Connect a producer, in the process that it is to run in."""
+    """Connect a producer, in the process in which it runs."""
     os.environ.update(environment(driver.socket))
     driver.connect()
     driver.single()

@@ -1,4 +1,4 @@
-"""Echoes: the least that a round trip can take here, over ZeroMQ, over a bare socket, or busy."""
+"""Echo servers and clients: the shortest round trip, over ZeroMQ or a bare socket."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ JOIN_S_MAX: Final = 5.0
 START_S_MAX: Final = 10.0
 
 Answer = Callable[[bytes], bytes]
-"""What an echo sends for a request."""
+"""Returns what an echo sends for a request."""
 
 
 class _Seq(msgspec.Struct):
@@ -31,7 +31,7 @@ def in_turn(replies: Sequence[bytes]) -> Answer:
 
 
 def busily(reply: bytes, work_us: float) -> Answer:
-    """Answer after so much work as the broker might have."""
+    """Answer after as much work as the broker might have."""
 
     def answer(_: bytes) -> bytes:
         work(work_us)
@@ -41,7 +41,7 @@ def busily(reply: bytes, work_us: float) -> Answer:
 
 
 def by_number(*replies: Any) -> Answer:  # noqa: ANN401 - anything with a `seq`
-    """Answer each request under its own number: with the replies in turn, then with the last."""
+    """Answer each request under its own number: with each reply in turn, then with the last one."""
     decode, encode = msgspec.msgpack.Decoder(_Seq).decode, msgspec.msgpack.Encoder().encode
     them = iter(replies[:-1])
 
@@ -54,14 +54,14 @@ def by_number(*replies: Any) -> Answer:  # noqa: ANN401 - anything with a `seq`
 
 
 def work(work_us: float) -> None:
-    """Keep this thread's core busy for so many microseconds."""
+    """Keep the core busy for this many microseconds."""
     until = time.perf_counter() + work_us / 1e6
     while time.perf_counter() < until:
         pass
 
 
 def _serve(endpoint: str, answer: Answer) -> None:
-    """Answer each message; poll, then take all that is there, as the broker does."""
+    """Answer each message: poll, then receive all messages that are there, as the broker does."""
     socket = zmq.Context().socket(zmq.ROUTER)
     socket.bind(endpoint)
     poller = zmq.Poller()
@@ -77,7 +77,7 @@ def _serve(endpoint: str, answer: Answer) -> None:
 
 
 def _serve_bare(path: str, answer: Answer) -> None:
-    """Answer over a stream socket: a receive and a send a message, with nobody in between."""
+    """Answer over a stream socket: one receive and one send a message, with no other thread."""
     with sockets.socket(sockets.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
@@ -88,7 +88,7 @@ def _serve_bare(path: str, answer: Answer) -> None:
 
 
 class EchoServer:
-    """An echo in a process of its own: of ZeroMQ, or of a bare unix socket for a path."""
+    """An echo in a separate process: over ZeroMQ, or over a bare unix socket if given a path."""
 
     def __init__(self, endpoint: str, answer: Answer) -> None:
         serve = _serve if "://" in endpoint else _serve_bare
@@ -118,7 +118,7 @@ class EchoServer:
 class EchoClient:
     """Sends the same request again and again, and waits as tollgate's client does.
 
-    Before each it works for `work_us`; it looks for the answer for `spin_us` before it sleeps.
+    It works for `work_us` before each request, and polls for `spin_us` before it sleeps.
     """
 
     def __init__(

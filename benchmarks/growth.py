@@ -1,4 +1,4 @@
-"""What many stored jobs and many clients cost: CPU a command, tails, and memory."""
+"""Measures the cost of many stored jobs and many clients: CPU a command, tails, and memory."""
 
 import asyncio
 import resource
@@ -20,12 +20,12 @@ INPUT: Final = input_of(200)
 SHAPE: Final = Shape(100, 1)
 FILL: Final = Shape(1_000, 1, INPUT)
 BYTES_A_JOB_MAX: Final = 4_096
-"""More than a job takes on both sides together: what is asked for before a million are stored."""
+"""More than a job takes on both sides together: the free memory needed to store a million."""
 ROOM: Final = ("--jobs", "4000000", "--max-finished", "4000000")
 MICROSECONDS: Final = 1e6
 MILLISECONDS: Final = 1e3
 CALLERS: Final = 4
-"""How many processes the clients are spread over."""
+"""Number of processes that hold the clients."""
 IDLE_S: Final = 2.0
 SAMPLE: Final = 200
 WARM_UP: Final = 100
@@ -80,7 +80,7 @@ def _fill(
     redis: dict[int, Redis],
     findings: Findings,
 ) -> None:
-    """Store the jobs, and note what the largest stores take for each."""
+    """Store the jobs, and note the memory a job of the largest stores."""
     ours: list[float] = []
     theirs: list[float] = []
     for size in sizes:
@@ -129,7 +129,7 @@ def _memory_usage(path: str) -> float:
 def _run(
     crew: Crew, server: Server, single: Callable[[], list[float]], run_s: float
 ) -> tuple[float, ...]:
-    """Return CPU a command in microseconds, then p99.9 and the most of single calls."""
+    """Return CPU a command in microseconds, then p99.9 and the maximum of single calls."""
     run = lifecycle.run_once(crew, server, run_s)
     times = aside(single)
     tail_us = percentile(times, 99.9) * MICROSECONDS
@@ -154,7 +154,7 @@ def _redis_times(path: str, calls: int) -> list[float]:
 
 
 def _times(ask: Callable[[], Any], calls: int) -> list[float]:
-    for _ in range(WARM_UP):  # connecting and loading are not what is measured
+    for _ in range(WARM_UP):  # connecting and loading are not measured
         ask()
     times = []
     for _ in range(calls):
@@ -225,7 +225,7 @@ def _measure_clients(clients: int, effort: Effort, place: Path, findings: Findin
 def _measure_idle(
     clients: int, broker: Broker, redis: Redis, effort: Effort, findings: Findings
 ) -> None:
-    """Measure what connected clients cost that ask nothing, and what another one notices."""
+    """Measure what idle clients cost, and what another client notices of them."""
     idle_s = effort.pick(quick=0.5, full=IDLE_S)
     for server in (broker, redis):
         before_s = cpu_s(server.pid)
@@ -262,7 +262,7 @@ def _allow_many_files() -> None:
 
 
 class Callers:
-    """Many AsyncClients on one loop, each asking for its job again and again."""
+    """Many AsyncClients on one loop, each of which reads its job repeatedly."""
 
     def __init__(self, endpoint: str, clients: int) -> None:
         _allow_many_files()
@@ -291,7 +291,7 @@ async def _get(client: tollgate.AsyncClient, job_id: str) -> None:
 
 
 class RedisCallers:
-    """Many clients of redis.asyncio on one loop, each reading its hash again and again."""
+    """Many clients of redis.asyncio on one loop, each of which reads its hash repeatedly."""
 
     def __init__(self, path: str, clients: int) -> None:
         from redis import asyncio as redis_asyncio  # noqa: PLC0415 - beside redis_side

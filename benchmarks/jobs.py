@@ -1,4 +1,4 @@
-"""Enqueue, execute an empty handler, see the result: jobs a second and latency, one worker."""
+"""Measures enqueue, empty handler, result: jobs a second and latency, with one worker."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ MILLISECONDS: Final = 1e3
 
 @dataclass(frozen=True)
 class Peer:
-    """One system, how many jobs a run of it has, and what its jobs a second are to be beaten by."""
+    """One system, the jobs of a run, and the goal for tollgate's jobs a second over its own."""
 
     driver: type[drivers.Driver]
     jobs_quick: int
@@ -64,7 +64,7 @@ def measure(effort: Effort, directory: Path) -> Findings:
 
 
 def _side(peer: Peer, effort: Effort, place: Path, stack: ExitStack) -> Callable[[], Run]:
-    """Start a system and its worker; return what runs it once."""
+    """Start a system and its worker; return a function that runs it once."""
     if find_spec(peer.driver.library) is None:
         raise Missing(f"{peer.driver.library} is not installed")
     server = stack.enter_context(_server(peer.driver, place))
@@ -73,7 +73,7 @@ def _side(peer: Peer, effort: Effort, place: Path, stack: ExitStack) -> Callable
     stack.enter_context(Worker(place / "worker", driver.worker(), drivers.environment(socket)))
     jobs = effort.pick(quick=peer.jobs_quick, full=peer.jobs)
     singles = effort.pick(quick=30, full=200)
-    aside(partial(_run, driver, 1, 1))  # the worker is there and warm
+    aside(partial(_run, driver, 1, 1))  # now the worker is connected and warm
     return partial(aside, partial(_run, driver, jobs, singles))
 
 

@@ -1,4 +1,4 @@
-"""Create, running, completed, get: how many commands a second, and what a command costs."""
+"""Measures create, running, completed, get: commands a second, and CPU a command."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,9 +27,9 @@ class Cell:
     producers: int = 1
     durable: bool = False
     spin_us: int = 0
-    """How long our client looks for an answer before it sleeps, which others cannot."""
+    """How long our client polls for an answer before it sleeps; the others cannot poll."""
     tasks: bool = False
-    """Whether so many asyncio tasks make one call after the other, through one client."""
+    """Whether asyncio tasks make one call after the other, through one client."""
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class Cell:
 
     @property
     def counts(self) -> bool:
-        """Whether DESIGN sets goals for it."""
+        """Whether this row has goals."""
         return (
             self.producers == 1
             and self.shape.batch in GOAL_BATCHES
@@ -143,7 +143,7 @@ def _measure_cell(
 
 
 def _fastest(ways: dict[str, Any], address: str, cell: Cell) -> tuple[Callable[[], Any], str]:
-    """Return the way that does best in a short trial, and its name."""
+    """Return the fastest way in a short trial, and its name."""
     makers = {name: partial(kind, address, cell.shape) for name, kind in ways.items()}
     if len(makers) == 1:
         name, maker = next(iter(makers.items()))

@@ -1,4 +1,4 @@
-"""Says on what machine, with which versions and from which tree a run was made."""
+"""Describes the machine, the versions and the commit of a run."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ PROGRAMS: Final = {"redis-server": "--version", "beanstalkd": "-v"}
 
 
 def machine(directory: Path) -> dict[str, str]:
-    """Return what the figures depend on, by name."""
+    """Return the properties of the machine that the figures depend on, by name."""
     return {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{_memory_bytes() / 2**30:.0f} GiB",
@@ -32,7 +32,7 @@ def machine(directory: Path) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all that was measured, "missing" for what is not there."""
+    """Return the versions of everything measured, "missing" for what is not installed."""
     import zmq  # noqa: PLC0415 - for its version alone
 
     found = {"tollgate": _commit(), "Python": f"{platform.python_version()}, {_build()}"}
@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def _build() -> str:
-    """Say whose the interpreter is: one that was not built as distributions do takes longer."""
+    """Return who built the interpreter: one without a distribution's optimizations is slower."""
     if "deb_system" in sysconfig.get_scheme_names():
         return "as Debian builds it"
     return f"built {platform.python_build()[1]}"
@@ -66,7 +66,7 @@ def _memory_bytes() -> int:
 
 
 def _file_system(directory: Path) -> str:
-    """Return the type of the file system that the journals are on: what a sync costs there."""
+    """Return the type of the journals' file system: the cost of a sync depends on it."""
     best, kind = "", "unknown"
     for line in Path("/proc/mounts").read_text().splitlines():
         _, mount, mount_kind, *_ = line.split()

@@ -1,4 +1,4 @@
-"""Turns what was measured in turns into medians, spreads and ratios, beside their goals."""
+"""Turns measurements into medians, spreads and ratios, and compares them with goals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some runs, with the least and the most of them."""
+    """The median of some runs, with their minimum and maximum."""
 
     median: float
     min: float
@@ -24,7 +24,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a ratio, ours over theirs, should be; `op` is ">=" or "<="."""
+    """The goal for a ratio, ours over theirs; `op` is ">=" or "<="."""
 
     op: str
     bound: float
@@ -46,7 +46,7 @@ def at_most(bound: float) -> Goal:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of ours beside one of a peer's; the ratio is taken run by run, in pairs."""
+    """One figure of ours beside one of a peer; the ratio is taken pair by pair of runs."""
 
     part: str
     name: str
@@ -73,7 +73,7 @@ class Comparison:
 
 @dataclass
 class Findings:
-    """What one part of the benchmark found: comparisons, figures without a peer, and gaps."""
+    """The results of one part: comparisons, figures without a peer, and what was skipped."""
 
     part: str
     comparisons: list[Comparison] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Findings:
         goal: Goal | None = None,
         note: str = "",
     ) -> Comparison | None:
-        """Add a comparison of as many runs of ours as of theirs, and print it."""
+        """Add a comparison of equally many runs of both sides, and print it."""
         if not ours or not theirs or min(theirs) <= 0:
             self.skip(f"{name} against {peer}: too short to be measured")
             return None
@@ -115,13 +115,13 @@ class Findings:
         )
 
     def skip(self, why: str) -> None:
-        """Say what could not be measured, and why."""
+        """Note what could not be measured, and why."""
         self.skipped.append(why)
         print(f"{self.part}: skipped: {why}", flush=True)
 
 
 def in_turns(sides: dict[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Run each side once a round, A B A B, and return what each run gave."""
+    """Run each side once a round, A B A B, and return the result of each run."""
     found: dict[str, list[T]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():

@@ -1,4 +1,4 @@
-"""Draws the comparisons as SVG: one bar a ratio, its spread, and the goal beside it."""
+"""Draws the comparisons as SVG: a bar for each ratio, its spread, and its goal."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ PLAIN: Final = "#5b7a99"
 
 
 def draw(found: Findings, folder: Path) -> list[str]:
-    """Write the pictures of a part, one a unit of measure; return their names. Raises Missing."""
+    """Write the pictures of a part, one for each unit; return their names. Raises Missing."""
     plt = _pyplot()
     names = []
     for number, unit in enumerate(dict.fromkeys(row.unit for row in found.comparisons)):

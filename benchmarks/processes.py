@@ -1,4 +1,4 @@
-"""Starts the servers that are measured, reads what they cost, and stops them by their pid."""
+"""Starts the servers to measure, reads their CPU and memory, and stops them by their pid."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
-class Missing(RuntimeError):  # noqa: N818 - it is no fault
+class Missing(RuntimeError):  # noqa: N818 - it is not an error
     """A program or a library is not installed; the message says which."""
 
 
@@ -34,7 +34,7 @@ def program(name: str) -> str:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the processor time that a process has used, its own and the system's for it."""
+    """Return the processor time that a process has used, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
 
@@ -45,7 +45,7 @@ def rss_bytes(pid: int) -> int:
 
 
 def available_bytes() -> int:
-    """Return how much memory the machine could still give."""
+    """Return how much memory is available on the machine."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -53,7 +53,7 @@ def available_bytes() -> int:
 
 
 class Server:
-    """A process that listens on a unix socket, in a directory of its own."""
+    """A process that listens on a unix socket, in a directory for itself."""
 
     name = "server"
 
@@ -62,7 +62,7 @@ class Server:
         self.socket_path = directory / "socket"
         self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
-        """When it was started, by `time.perf_counter`, which all processes share."""
+        """Start time by `time.perf_counter`, which is the same clock in all processes."""
 
     def command(self) -> Sequence[str]:
         raise NotImplementedError
@@ -115,7 +115,7 @@ class Server:
         return False
 
     def stop(self, sign: int = signal.SIGTERM) -> None:
-        """End it: by `sign`, and by force if that is not enough."""
+        """Stop it with the signal `sign`, or with SIGKILL if it does not stop."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -160,7 +160,7 @@ class Broker(Server):
         return ["--data-dir", str(self.directory / "data"), *chosen]
 
     def environment(self) -> Mapping[str, str]:
-        """Leave out what would set the broker up in another way."""
+        """Leave out the variables that would configure the broker."""
         return {
             name: value
             for name, value in os.environ.items()
@@ -198,7 +198,7 @@ class Beanstalkd(Server):
 
 
 class Worker(Server):
-    """A worker process: it listens nowhere, and counts as started once it runs."""
+    """A worker process: it listens on no socket, and counts as started when it runs."""
 
     name = "worker"
 
@@ -221,6 +221,6 @@ class Worker(Server):
 
 @contextmanager
 def workplace(parent: Path | None) -> Iterator[Path]:
-    """Give a directory for sockets and data, and remove it in the end."""
+    """Yield a directory for sockets and data, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="tgb-", dir=parent, ignore_cleanup_errors=True) as path:
         yield Path(path)

@@ -1,4 +1,4 @@
-"""Starting again: events replayed a second, beside Redis loading its AOF of the same history."""
+"""Measures the start: events replayed a second, beside Redis loading the AOF of the same jobs."""
 
 import signal
 import subprocess
@@ -17,10 +17,10 @@ from benchmarks.processes import ROOT, Broker, Redis, Server
 from benchmarks.work import Shape
 
 EVENTS_A_JOB: Final = 3
-"""Created, running, completed; reading leaves nothing behind."""
+"""Created, running, completed; a read makes no event."""
 SHAPE: Final = Shape(1_000, 1)
 SEGMENT_BYTES_A_JOB: Final = 400
-"""More than a job's events take, and not much more: a segment is read to its end."""
+"""A bit more than the events of a job take: a segment is read to its end."""
 NO_SYNC: Final = ("--appendfsync", "no", "--appendonly", "yes")
 
 
@@ -55,7 +55,7 @@ def measure(effort: Effort, directory: Path) -> Findings:
 
 
 def _one_segment(jobs: int) -> tuple[str, ...]:
-    """Return what makes a history of so many jobs one log: no part of it is folded meanwhile."""
+    """Return the options that keep the history of all jobs in one log, without compaction."""
     return ("--segment-bytes", str(jobs * SEGMENT_BYTES_A_JOB), "--fsync", "never")
 
 
@@ -76,7 +76,7 @@ def _fill(kind: Callable[[str, Shape], Any], address: str, jobs: int) -> None:
 
 
 def _starts(servers: dict[str, Server], effort: Effort) -> dict[str, list[float]]:
-    """Return how long each took from its start to its first answer, in turns."""
+    """Return the time of each from its start to its first answer, in turns."""
     return in_turns(
         {name: partial(_start_s, server) for name, server in servers.items()}, effort.rounds
     )
@@ -84,7 +84,7 @@ def _starts(servers: dict[str, Server], effort: Effort) -> dict[str, list[float]
 
 def _start_s(server: Server) -> float:
     took_s = server.start()
-    if isinstance(server, Redis):  # it accepts connections while it still loads
+    if isinstance(server, Redis):  # it accepts connections while it is loading
         took_s = _loaded_s(server)
     server.stop(signal.SIGKILL)
     return took_s
@@ -110,7 +110,7 @@ def _until_loaded(path: str, started_at: float) -> float:
 
 
 def _rate(events: int, took_s: float, bare_s: list[float]) -> float:
-    """Return events a second, without what a start takes by itself."""
+    """Return events a second, without the time of an empty start."""
     return events / max(0.001, took_s - min(bare_s))
 
 
@@ -122,7 +122,7 @@ def _measure_snapshots(  # noqa: PLR0913, PLR0917
     bare: dict[str, list[float]],
     effort: Effort,
 ) -> None:
-    """Fold each history into a snapshot, and load that."""
+    """Compact each history into a snapshot, and load it."""
     subprocess.run(
         [
             sys.executable, "-m", "tollgate.broker.admin.journal", "compact",

@@ -1,10 +1,10 @@
 """The Redis side of the lifecycle: the same four steps, two of them Lua scripts.
 
-It is redis-py with hiredis over RESP 2 (the faster of the two here). In lock step it calls what
-users call; several pipelines in flight, which redis-py has no call for, write and read its
-connections directly, and so do without the bookkeeping of its pipelines. What only tollgate does is
-left out: times come from the client, nothing is counted, listed or made unique, no deadline passes,
-and a job stays a dict of strings.
+The client is redis-py with hiredis over RESP 2, which is the faster protocol here. In lock step it
+uses the calls of users. redis-py has no call for several pipelines in flight: there the benchmark
+writes and reads the connections directly, without the bookkeeping of redis-py's pipelines. This
+side leaves out what only tollgate does: times come from the client, nothing is counted, listed or
+made unique, no deadline passes, and a job stays a dict of strings.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from benchmarks.processes import Missing
 from benchmarks.work import INPUT_HASH, RESULT, STEPS, Shape, job_ids
 
 try:
-    import hiredis  # noqa: F401 - redis-py uses it where it is
+    import hiredis  # noqa: F401 - redis-py uses it if it is installed
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
     from redis.connection import UnixDomainSocketConnection
@@ -71,7 +71,7 @@ def connect(path: str) -> UnixDomainSocketConnection:
 
 
 def client(path: str) -> Any:  # noqa: ANN401 - its replies are of many types
-    """Return redis-py's own client, which connects at its first call."""
+    """Return redis-py's client, which connects at its first call."""
     return Redis(unix_socket_path=path, decode_responses=True, protocol=2)
 
 
@@ -122,7 +122,7 @@ def send(connection: UnixDomainSocketConnection, commands: list[Command]) -> Non
 
 
 def receive(connection: UnixDomainSocketConnection, count: int) -> list[Job]:
-    read = connection.read_response  # it raises what the script refused
+    read = connection.read_response  # raises the error of the script
     return [job_of(read()) for _ in range(count)]
 
 
@@ -253,7 +253,7 @@ IN_FLIGHT: Final = {
 
 
 def ways(shape: Shape, *, tasks: bool = False) -> dict[str, Any]:
-    """Return the producers that can work in this shape, by the names of their ways."""
+    """Return the producers for this shape, by the name of their way."""
     if tasks:
         return {"redis.asyncio": Tasks}
     if shape.in_flight > 1:

@@ -1,4 +1,4 @@
-"""Writes what was found: JSON for machines, a Markdown table for docs/performance.md."""
+"""Writes the results: JSON for programs, Markdown tables for docs/performance.md."""
 
 import json
 from dataclasses import asdict
@@ -26,7 +26,7 @@ HUNDRED: Final = 100
 
 
 def document(context: dict[str, Any], found: list[Findings]) -> dict[str, Any]:
-    """Return all of it as plain data."""
+    """Return all results as plain data."""
     parts = {
         part.part: {
             "comparisons": [

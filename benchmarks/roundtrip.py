@@ -1,7 +1,7 @@
-"""One command at a time: how long a `get` takes, beside redis-py and beside a bare echo.
+"""Measures one `get` at a time, beside redis-py and beside a bare echo.
 
-Beside those that have goals there are the parts of it: the echo with a little work on either side,
-our broker asked by a bare client, our client answered by an echo, and an echo over a bare socket.
+Some rows show parts of a round trip: the echo with a little work on either side, our broker with a
+bare client, our client with an echo, and an echo over a bare socket.
 """
 
 import time
@@ -27,10 +27,10 @@ WITH_GOALS: Final = ("p50", "p99")
 MICROSECONDS: Final = 1e6
 WARM_UP: Final = 300
 VALUE_BYTES: Final = 400
-"""About as much as a job with a short input takes on the wire."""
+"""About the size of a job with a short input on the wire."""
 SPIN_US: Final = 300
 WORK_US: Final = 10
-"""What the busy echo does on either side."""
+"""The work of the busy echo on either side."""
 OURS: Final = ("tollgate", "tollgate, spinning", "tollgate, broker spinning")
 PARTS: Final = (
     f"echo, {WORK_US} us of work on either side",
@@ -43,7 +43,7 @@ Times = dict[str, list[list[float]]]
 
 
 class Asked(NamedTuple):
-    """A stored job, and the frames of asking for it and of the answer."""
+    """A stored job, and the frames of a `get` of it and of the reply."""
 
     job: dict[str, Any]
     hello: HelloResult
@@ -93,7 +93,7 @@ def measure(effort: Effort, directory: Path) -> Findings:
 
 
 def _prepare(endpoint: str) -> Asked:
-    """Store a job; return it, and the frames of asking for it and of the answer."""
+    """Store a job; return it, and the frames of a `get` of it and of the reply."""
     with tollgate.connect(endpoint) as client:
         job, hello = client.create(INPUT_HASH), client.ping()
     fields = job.model_dump()

@@ -1,4 +1,4 @@
-"""Where the time of a message goes: how long each thread runs, and how long it waits for a core.
+"""Shows the time of a message by thread: how long each runs, and how long it waits for a core.
 
 `python -m benchmarks.threads [COMMANDS_A_MESSAGE]` runs the lifecycle with 4 messages in flight for
 a few seconds, and reads what the kernel has counted in /proc/PID/task/*/schedstat.
@@ -21,7 +21,7 @@ IN_FLIGHT: Final = 4
 
 
 class Counted(NamedTuple):
-    """What the kernel has counted of a thread, in nanoseconds; and how often it got a core."""
+    """The kernel's counters of a thread: time run, time waited, and how often it got a core."""
 
     name: str
     ran_ns: int
@@ -30,7 +30,7 @@ class Counted(NamedTuple):
 
 
 def threads(pid: int) -> dict[str, Counted]:
-    """Return what was counted of each thread of a process, by its number."""
+    """Return the counters of each thread of a process, by thread id."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         name = (task / "comm").read_text().strip()
@@ -39,13 +39,13 @@ def threads(pid: int) -> dict[str, Counted]:
 
 
 def children() -> list[int]:
-    """Return the processes that this one has started."""
+    """Return the child processes of this process."""
     me = os.getpid()
     return [int(pid) for pid in Path(f"/proc/{me}/task/{me}/children").read_text().split()]
 
 
 def main() -> None:
-    """Run, and print a line for each thread that had something to do."""
+    """Run, and print a line for each thread that was busy."""
     shape = Shape(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000, IN_FLIGHT)
     make = tollgate_side.ways(shape)["one send_many()"]
     with (

@@ -1,4 +1,4 @@
-"""The tollgate side of the lifecycle: the client that users call, in the ways it can be called."""
+"""The tollgate side of the lifecycle: the client that users call, in all ways to call it."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,13 +13,13 @@ COMPLETED: Final = tollgate.JobStatus.COMPLETED
 
 
 def expect_completed(job: Any) -> None:  # noqa: ANN401 - it may be a refusal
-    """Raise unless the lifecycle has come to its end."""
+    """Raise RuntimeError unless the lifecycle is complete."""
     if not isinstance(job, tollgate.Job) or job.status != COMPLETED:
         raise RuntimeError(f"a lifecycle ended with {job!r}")
 
 
 def rows(shape: Shape) -> list[Any]:
-    """Return what `create_many` takes for one batch."""
+    """Return the arguments of `create_many` for one batch."""
     if shape.input is None:
         return [INPUT_HASH] * shape.batch
     return [{"input_hash": INPUT_HASH, "input": shape.input}] * shape.batch
@@ -112,7 +112,7 @@ class OneLargeBatch:
 
 
 class OneStream(OneLargeBatch):
-    """One `send_many()` of a generator: commands are made while others are under way."""
+    """One `send_many()` of a generator: commands are made while others are in flight."""
 
     def lot(self) -> int:
         shape = self._shape
@@ -180,11 +180,11 @@ IN_FLIGHT: Final = {
     "one large batch()": OneLargeBatch,
     "asyncio tasks": Tasks,
 }
-"""The ways of having several messages in flight; the fastest is measured."""
+"""Ways to have several messages in flight; the fastest is measured."""
 
 
 def ways(shape: Shape, spin_us: int = 0, *, tasks: bool = False) -> dict[str, Any]:
-    """Return the producers that can work in this shape, by the names of their ways."""
+    """Return the producers for this shape, by the name of their way."""
     if tasks:
         return {"AsyncClient": Tasks}
     if spin_us:

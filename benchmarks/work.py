@@ -1,4 +1,4 @@
-"""What a lifecycle is made of, the same on both sides: its ids, its fields and its shape."""
+"""Defines the lifecycle for both sides: ids, fields and shape."""
 
 from dataclasses import dataclass
 from os import urandom
@@ -21,7 +21,7 @@ class Shape:
 
     @property
     def groups(self) -> int:
-        """How many batches of jobs make a lot when several messages are in flight."""
+        """Number of batches in one piece of work when several messages are in flight."""
         return self.in_flight if self.batch >= 1_000 else 2 * self.in_flight
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Shape:
 
 
 def input_of(size_bytes: int) -> str:
-    """Return a JSON input of that many bytes."""
+    """Return a JSON input of this many bytes."""
     return '{"prompt": "' + "x" * (size_bytes - 14) + '"}'
 
 

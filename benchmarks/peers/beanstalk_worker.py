@@ -1,4 +1,4 @@
-"""A beanstalkd worker; a job that asks for it is answered in another tube."""
+"""A beanstalkd worker. If a job asks for an answer, it sends one in another tube."""
 
 import os
 

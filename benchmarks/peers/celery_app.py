@@ -1,4 +1,4 @@
-"""Celery, as its page on optimizing has it for short tasks: a large prefetch, nothing extra."""
+"""Celery, set up as its page on optimizing says for short tasks: a large prefetch, no extras."""
 
 import os
 

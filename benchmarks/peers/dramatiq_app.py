@@ -1,4 +1,4 @@
-"""Dramatiq over Redis, with results, and otherwise as it comes."""
+"""Dramatiq over Redis, with results, and otherwise with its defaults."""
 
 import os
 

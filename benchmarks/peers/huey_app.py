@@ -1,4 +1,4 @@
-"""huey over Redis, which notifies of results, as its documentation has it for low latency."""
+"""huey over Redis with notification of results, as its documentation says for low latency."""
 
 import os
 

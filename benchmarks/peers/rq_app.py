@@ -1,4 +1,4 @@
-"""RQ over Redis: a worker that has loaded its tasks before it forks, or one that does not fork."""
+"""RQ over Redis: a worker that loads its tasks before it forks, or one that does not fork."""
 
 import os
 import sys

@@ -3,8 +3,8 @@
 import { decode, encode } from "@msgpack/msgpack";
 import { Dealer } from "zeromq";
 
-/** The broker's no: `code` says which, `retryable` whether it may be tried again, and `details`
- * has the rest: status, version, allowed, limit, job_id, target. */
+/** The broker refused: `code` says why, `retryable` whether a retry may succeed, and `details`
+ * holds the rest: status, version, allowed, limit, job_id, target. */
 export class TollgateError extends Error {
   constructor({ type, code, message, retryable, ...details }) {
     super(message);
@@ -19,13 +19,13 @@ export class TollgateError extends Error {
   }
 }
 
-/** No answer came: whether the request was executed is not known. */
+/** No answer came. The request may have been executed or not. */
 export class OutcomeUnknown extends Error {}
 
 export class Client {
   #socket;
   #seq = 0;
-  #awaited = new Map(); // by seq: who is told
+  #awaited = new Map(); // seq -> callback
 
   constructor(endpoint, { timeoutMs = 5_000 } = {}) {
     this.timeoutMs = timeoutMs;
@@ -38,20 +38,20 @@ export class Client {
     this.#socket.close();
   }
 
-  /** Send one command and return its result, or throw the TollgateError that it came to.
-   * `parkedMs` is how long the broker may keep the command by its own terms. */
+  /** Send one command and return its result, or throw its TollgateError.
+   * `parkedMs` is how long the broker may park the command. */
   async call(command, parkedMs = 0) {
     const [result] = await this.batch([command], parkedMs);
     if (result instanceof TollgateError) throw result;
     return result;
   }
 
-  /** Send commands in one message and return their results in order, errors among them. */
+  /** Send commands in one message and return their results in order, errors included. */
   async batch(commands, parkedMs = 0) {
     const seq = ++this.#seq;
     const answer = new Promise((resolve) => this.#awaited.set(seq, resolve));
-    // MessagePack's timestamp has an extension type of its own: a Date becomes one, and back. It
-    // cuts microseconds to milliseconds, which is why times are never sent back for comparison.
+    // MessagePack's timestamp is an extension type that converts to a Date and back. A Date cuts
+    // microseconds to milliseconds, so never send a time back for comparison.
     const validUntil = new Date(Date.now() + this.timeoutMs);
     const request = { v: 1, session: 0, seq, acked: 0, commands, valid_until: validUntil };
     let timer;
@@ -72,9 +72,9 @@ export class Client {
 
   async #read() {
     for await (const [frame] of this.#socket) {
-      // All integers are below 2^53, so numbers will do: no BigInt (the default of `decode`).
+      // All integers are below 2^53, so plain numbers are enough, without BigInt.
       const reply = decode(frame);
-      this.#awaited.get(reply.seq)?.(reply); // whatever nobody awaits is ignored
+      this.#awaited.get(reply.seq)?.(reply); // ignore replies without a pending request
     }
   }
 }

@@ -1,4 +1,4 @@
-// Takes one job through the gate, and checks at each step that the broker does what TG/1 says.
+// Takes one job through all its states, and checks at each step that the broker follows TG/1.
 // Usage: node lifecycle.js ipc:///path/to/broker.sock
 
 import assert from "node:assert/strict";
@@ -19,7 +19,7 @@ async function lifecycle(client) {
 
   const before = await client.call({ type: "count" });
 
-  // MIP-004. Text of this kind is its own canonical form; use an RFC 8785 library for the rest.
+  // MIP-004. This text is its own canonical form; for others use an RFC 8785 library.
   const purchaser = "aabbccddeeff0011";
   const input = JSON.stringify({ prompt: "Cardano payments" });
   const inputHash = createHash("sha256").update(`${purchaser};${input}`).digest("hex");
@@ -27,7 +27,7 @@ async function lifecycle(client) {
 
   const creation = {
     type: "create",
-    job_id: randomUUID(), // ours, so that the creation may be sent again
+    job_id: randomUUID(), // made here, so that the creation may be sent again
     input_hash: inputHash,
     input,
     identifier_from_purchaser: purchaser,
