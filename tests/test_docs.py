@@ -5,6 +5,7 @@ The decision records keep the names of their time; only their links are checked.
 
 import re
 import subprocess
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -130,3 +131,12 @@ def test_a_broken_link_is_found(link: str) -> None:
 def test_every_decision_is_listed() -> None:
     listed = LINK.findall((DECISIONS / "README.md").read_text())
     assert listed == sorted(path.name for path in DECISIONS.glob("0*.md"))
+
+
+def test_the_changelog_knows_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "CHANGELOG.md").read_text()
+    released = re.findall(r"^## \[(\d[^\]]*)\]", page, re.MULTILINE)
+    sections = re.findall(r"^### (\w+)", page, re.MULTILINE)
+    assert released[:1] in ([], [project["version"]])
+    assert released or sections == ["Added"]  # nothing that a user never had can change
