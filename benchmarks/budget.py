@@ -24,12 +24,11 @@ from benchmarks.lifecycle import Run, run_once
 from benchmarks.measure import Effort, Findings, in_turns
 from benchmarks.processes import Broker, Redis, cpu_s
 from benchmarks.work import STEPS, Shape, job_ids
-from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.engine import Engine
 from tollgate.broker.core.limits import Limits
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.pipeline import Pipeline
-from tollgate.broker.core.principal import Principal
-from tollgate.broker.core.roles import Role
+from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
 from tollgate.client.commands import new_job_id
 from tollgate.client.session import OPENING, Session
