@@ -24,9 +24,9 @@ from benchmarks.lifecycle import Run, run_once
 from benchmarks.measure import Effort, Findings, in_turns
 from benchmarks.processes import Broker, Redis, cpu_s
 from benchmarks.work import STEPS, Shape, job_ids
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.engine import Engine
 from tollgate.broker.core.limits import Limits
-from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant

@@ -11,7 +11,7 @@ import structlog
 
 from tollgate.broker.commit import GroupCommit
 from tollgate.broker.compaction import Compactor
-from tollgate.broker.core.batch import Arrival, Output, Reply
+from tollgate.broker.core.batch import Arrival, Reply
 from tollgate.broker.core.limits import DUE_MAX, batch_records_max
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.timers import Instant
@@ -143,7 +143,7 @@ class Server:
             self._keys_at_ms = now_ms + KEYS_MS
             for name in self._keys.refresh():
                 self._left = [_without_role(arrival, name) for arrival in self._left]
-                self._put(self._pipeline.expel(name))
+                self._commit.put(self._pipeline.expel(name), more=self._has_more)
         if now_ms >= self._news_at_ms:
             self._news_at_ms = now_ms + NEWS_MS
             if news := self._counters.news():
@@ -162,10 +162,6 @@ class Server:
             del self._undelivered[:DUE_MAX]
         output = self._pipeline.run(batch, now, undelivered, writable=writable)
         self._left = batch[output.taken :]
-        self._put(output)
-
-    def _put(self, output: Output) -> None:
-        """Have a batch written, and answered once it is durable."""
         self._commit.put(output, more=self._has_more)
 
     def _has_more(self) -> bool:
@@ -196,7 +192,7 @@ class Server:
     def _leave(self) -> None:
         """Answer the parked commands and what is here already; then refuse for a moment."""
         self._notifier.stopping()
-        self._put(self._pipeline.drain())
+        self._commit.put(self._pipeline.drain(), more=self._has_more)
         while self._pipeline.is_behind():
             self._serve([], _now())
         self._commit.flush()

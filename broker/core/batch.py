@@ -37,8 +37,3 @@ class Output(msgspec.Struct, gc=False):
     """How many messages of the batch were decided; the others must come again."""
     room_bytes: int = 0
     """How much room for replies is left."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the batch must end: replies are held back until all of its records are safe."""
-        return self.room_bytes <= 0 or len(self.records) >= RECORDS_MAX

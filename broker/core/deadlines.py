@@ -103,7 +103,7 @@ class Deadlines:
 
     def look_at_finished(self, now: Instant) -> None:
         """Note after a batch with changes when the oldest finished job is to be removed."""
-        finished = self._state.jobs.statuses.count_finished()
+        finished = self._state.jobs.statuses.finished
         is_scheduled = self._remove_at is not None or self._remove_at_ms is not None
         if finished and (finished > self._keep_max or not is_scheduled):
             self._schedule_removal(now)
@@ -154,7 +154,7 @@ class Deadlines:
         statuses = self._state.jobs.statuses
         while (oldest := statuses.oldest_finished()) is not None:
             ended_at, job_id = oldest
-            if ended_at + self._keep > now.wall and statuses.count_finished() <= self._keep_max:
+            if ended_at + self._keep > now.wall and statuses.finished <= self._keep_max:
                 return
             yield job_id
 
@@ -166,7 +166,7 @@ class Deadlines:
             return
         if now.mono_ms < self._hold_until_ms:
             self._remove_at_ms = self._hold_until_ms
-        elif statuses.count_finished() > self._keep_max:
+        elif statuses.finished > self._keep_max:
             self._remove_at_ms = now.mono_ms
         else:
             self._remove_at = oldest[0] + self._keep

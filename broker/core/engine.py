@@ -61,7 +61,7 @@ class Execution(msgspec.Struct, frozen=True, gc=False):
     outcomes: list[int | AnyOutcome] = []
     """What a repeat is told of the commands that change something."""
     is_kept: bool = False
-    """Whether it is written down even if no event happened."""
+    """Whether it is written down, although no event happened."""
     refused: Sequence[str] = ()
     """The codes of the refusals among the results."""
     grants: Sequence[tuple[str, int]] = ()
@@ -132,7 +132,7 @@ class Engine:
                     rest = commands[len(commands) - left :]
                     outcomes += [outcome_of(results[-1]) for each in rest if each.changes]
                 break
-        is_kept = is_remembered and any(map(_must_be_told, outcomes))
+        is_kept = is_remembered and not events and any(map(_must_be_told, outcomes))
         return Execution(b"".join(parts), outcomes, is_kept, refused, grants)
 
     def execute_parking(self, request: Request, request_context: RequestContext) -> Answer | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import count
+from operator import attrgetter
 from typing import Any, Final
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext, about, one_by_one
@@ -22,11 +23,13 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.results import CountResult, JobResult, JobsResult, Result, error_of
 from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 
+_job_id_of = attrgetter("job_id")
+
 
 def create(context: Context, commands: Sequence[Create], request: RequestContext) -> list[Any]:
     """Store jobs. A job that is stored already with the same fields is shown as it is now."""
     now, pay_by = request.now, context.pay_by(request.now)
-    found = context.state.jobs.get_all([command.job_id for command in commands])
+    found = context.state.jobs.get_all(map(_job_id_of, commands))
     events = [
         JobCreated(
             command.job_id or context.new_id(), now, command.input_hash, command.input,
@@ -89,7 +92,7 @@ def _results_of(
 def get(context: Context, commands: Sequence[Get], _: RequestContext) -> list[Any]:
     """Show jobs."""
     jobs = context.state.jobs
-    found = jobs.get_all([command.job_id for command in commands])
+    found = jobs.get_all(map(_job_id_of, commands))
     if None not in found:
         return [*map(JobResult, found)]  # type: ignore[arg-type]  # none of them is None
     return [
@@ -113,7 +116,7 @@ def transition(
 ) -> list[Any]:
     """Move jobs: for the holder of the lease, or for anyone while there is no lease."""
     leases, now = context.state.leases, request.now
-    found = context.state.jobs.get_all([command.job_id for command in commands])
+    found = context.state.jobs.get_all(map(_job_id_of, commands))
     events: list[JobTransitioned] = []
     refused: dict[int, Refusal] = {}
     for command, job in zip(commands, found, strict=True):

@@ -13,7 +13,7 @@ decides what happens by itself in time.
 from collections import Counter
 from collections.abc import Sequence
 
-from tollgate.broker.core.batch import Arrival, Output, Reply
+from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, Reply
 from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import Engine, Execution, execution_of
 from tollgate.broker.core.lease_commands import serve_claim
@@ -65,22 +65,24 @@ class Pipeline:
         journal has no room: nothing changes, and commands that change something are refused. No
         message is decided while a deadline that has passed is not: then `taken` is 0.
         """
-        output, context, deadlines = self._begin(), self._context, self.deadlines
+        output = Output([], [], room_bytes=self._batch_reply_bytes)
+        context, deadlines = self._context, self.deadlines
         lease_at = now if writable else None
         context.scans_left = SCAN_JOBS_MAX
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
-            is_behind = False
-            if undelivered or deadlines.is_due(now, writable=writable):
-                is_behind = deadlines.decide_due(now, undelivered, writable=writable)
-            self._settle(lease_at, output)
-            for arrival in () if is_behind else batch:
-                if output.is_full or context.scans_left <= 0:
+            must_wait = False
+            left_over = undelivered or self._was_full or context.answers
+            if left_over or deadlines.is_due(now, writable=writable):
+                must_wait = deadlines.decide_due(now, undelivered, writable=writable)
+                self._settle(lease_at, output)
+            for arrival in () if must_wait else batch:
+                if _is_full(output) or context.scans_left <= 0:
                     break
                 self._decide(arrival, now, output, writable=writable)
                 self._settle(lease_at, output)
                 output.taken += 1
         if writable:
-            self._was_full = output.is_full
+            self._was_full = _is_full(output)
         if output.records:
             deadlines.look_at_finished(now)
         return output
@@ -94,16 +96,13 @@ class Pipeline:
         """Refuse the parked commands of a principal whose role was taken away."""
         refusal = NotAuthorizedError("the role that this was asked with was taken away")
         self._engine.answer_parked(refusal, name)
-        return self._settle(None, self._begin())
+        return self._settle(None, Output([], [], room_bytes=self._batch_reply_bytes))
 
     def drain(self) -> Output:
         """Refuse all parked commands, and from now on every request."""
         self._is_draining = True
         self._engine.answer_parked(DrainingError("the broker is about to leave"))
-        return self._settle(None, self._begin())
-
-    def _begin(self) -> Output:
-        return Output([], [], room_bytes=self._batch_reply_bytes)
+        return self._settle(None, Output([], [], room_bytes=self._batch_reply_bytes))
 
     def _decide(self, arrival: Arrival, now: Instant, output: Output, *, writable: bool) -> None:
         """Take one message from its bytes to its record and its reply."""
@@ -148,17 +147,20 @@ class Pipeline:
         context = self._context
         if context.events:
             output.records.append(Record(context.take_events()))
-        while not output.is_full:
-            if context.answers:
-                answer: Answer | None = context.answers.popleft()
-            elif lease_at and context.waiters.parked:
-                answer = serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
-            else:
-                answer = None
+        while context.answers or (lease_at and context.waiters.parked):
+            answer = None if _is_full(output) else self._next_answer(lease_at)
             if answer is None:
                 break
             self._answer(answer, output)
         return output
+
+    def _next_answer(self, lease_at: Instant | None) -> Answer | None:
+        context = self._context
+        if context.answers:
+            return context.answers.popleft()
+        if lease_at is None:
+            return None
+        return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 
     def _answer(self, answer: Answer, output: Output) -> None:
         execution = execution_of(answer, happened=bool(self._context.events))
@@ -172,7 +174,7 @@ class Pipeline:
                 events, ticket.session, ticket.seq, acked, ticket.digest, execution.outcomes,
                 ticket.principal.name,
             )  # fmt: skip
-            self._context.state.remember(record)
+            self._context.state.requests.remember(record)
             output.records.append(record)
         reply = Reply(ticket.peer, execution.frame, execution.grants)
         self._send(reply, execution.refused, output)
@@ -210,3 +212,8 @@ def accept(frames: Sequence[bytes], limits: Limits, now: Instant) -> tuple[Reque
     if request.valid_until is not None and request.valid_until < now.wall:
         raise ExpiredError("the request came after its valid_until")
     return request, digest
+
+
+def _is_full(output: Output) -> bool:
+    """Return whether the batch must end: replies are held back until all records are durable."""
+    return output.room_bytes <= 0 or len(output.records) >= RECORDS_MAX

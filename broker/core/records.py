@@ -109,7 +109,7 @@ _decoder = msgspec.msgpack.Decoder(Record)
 
 def encode_records(records: Sequence[Record]) -> list[bytes]:
     """Return the payloads of records."""
-    return [_encoder.encode(record) for record in records]
+    return [*map(_encoder.encode, records)]
 
 
 def decode_record(payload: bytes | memoryview) -> Record:

@@ -30,7 +30,7 @@ def replay(entries: Iterable[Entry], state: State) -> int:
             record = decode_record(entry.payload)
             state.apply(record.events, 0)
             record.check()
-            state.remember(record)
+            state.requests.remember(record)
             records += 1
         except (
             Refusal,

@@ -110,11 +110,13 @@ class RequestLog:
         return acked > session.acked and bool(session.outcomes)
 
     def remember(self, record: Record) -> None:
-        """Keep the outcomes of a record's request, and forget the acknowledged ones.
+        """Keep the outcomes of a request of a session, and forget the acknowledged ones.
 
         Raises SessionEvictedError, or RequestConflictError if the request was remembered already.
         """
         number, seq, acked, outcomes = record.session, record.seq, record.acked, record.outcomes
+        if not number:
+            return
         session = self._find(number)
         if outcomes and seq in session.outcomes:
             raise RequestConflictError(f"request {seq} of session {number} was executed before")

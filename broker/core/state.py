@@ -18,7 +18,6 @@ from tollgate.broker.core.events import (
     SessionOpened,
 )
 from tollgate.broker.core.leases import Leases
-from tollgate.broker.core.records import Record
 from tollgate.broker.core.request_log import RequestLog
 from tollgate.broker.core.timers import NEVER, NEVER_MS, Timeline, Timers
 from tollgate.broker.repository.job import Changes, Slot, StoredJob
@@ -67,11 +66,6 @@ class State:
         for kind, run in groupby(events, type):
             if refused := self.effects[kind]([*run], now_ms).refused:
                 raise next(iter(refused.values()))
-
-    def remember(self, record: Record) -> None:
-        """Keep the outcomes of a record's request, if it belongs to a session."""
-        if record.session:
-            self.requests.remember(record)
 
     def restore_jobs(
         self, slots: Sequence[Slot], leased: Iterable[str], named: Sequence[str]

@@ -118,21 +118,19 @@ class StatusQueue:
 class StatusIndex:
     """The jobs by status, and which of them are leased."""
 
-    __slots__ = ("_by_status", "_terminal", "leased")
+    __slots__ = ("_by_status", "_terminal", "finished", "leased")
 
     def __init__(self) -> None:
         self._by_status = {status: StatusQueue(status) for status in JobStatus}
         self._terminal = [self._by_status[status] for status in TERMINAL]
+        self.finished = 0
+        """How many jobs are completed or failed."""
         self.leased: set[str] = set()
         """The ids of the jobs under a lease: none of them may be claimed."""
 
     def count(self, status: JobStatus) -> int:
         """Return how many jobs are in `status`."""
         return self._by_status[status].count
-
-    def count_finished(self) -> int:
-        """Return how many jobs are completed or failed."""
-        return sum([queue.count for queue in self._terminal])
 
     def oldest(self, status: JobStatus) -> StoredJob | None:
         """Return the job that has been in `status` longest."""
@@ -184,10 +182,13 @@ class StatusIndex:
         """Take note of jobs whose status has just changed from `before` to `after`."""
         self._by_status[before].count -= len(slots)
         self._by_status[after].enter(slots, is_first=before is AWAITING_PAYMENT)
+        if after in TERMINAL:
+            self.finished += len(slots)
 
     def remove(self, job: StoredJob) -> None:
-        """Take note of a job that is about to be removed."""
+        """Take note of a finished job that is about to be removed."""
         self._by_status[job.status].count -= 1
+        self.finished -= 1
 
     def entered(self, slots: Iterable[Slot]) -> dict[JobStatus, list[int]]:
         """Return the places of the jobs of each status, in order of entry.
@@ -204,7 +205,9 @@ class StatusIndex:
         """Add jobs of a snapshot, created after all others, and the ids of the leased ones."""
         self.leased.update(leased)
         for slot in slots:
-            self._by_status[slot[1].status].restore(slot)
+            status = slot[1].status
+            self._by_status[status].restore(slot)
+            self.finished += status in TERMINAL
 
     def restore_entered(self, status: JobStatus, slots: Iterable[Slot]) -> None:
         """Add the order in which the jobs of a status have entered it."""
