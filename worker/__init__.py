@@ -1,1 +1,1 @@
-"""The processes that advance jobs: they decide payments and do the work, over the client alone."""
+"""The processes that advance jobs: clients of the broker that decide payments and do work."""

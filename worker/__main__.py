@@ -1,4 +1,4 @@
-"""The command line of a worker: reads and checks the options, and starts it."""
+"""The command line of a worker: reads and checks the options, and starts the worker."""
 
 import dataclasses
 import logging
@@ -26,7 +26,7 @@ Example:
 \b
 Exit codes:
   0 done                   3 broker not reached in time
-  1 refused by the broker  130 at a second signal, at once
+  1 refused by the broker  130 ended by a second signal
   2 wrong usage
 """
 
@@ -37,21 +37,21 @@ _LEASE_MS: Final = click.IntRange(min=100, max=DAY_MS)
 _GRACE_S: Final = click.FloatRange(min=0, max=DAY_MS / 1_000)
 _WAIT_S: Final = click.FloatRange(min=0, min_open=True, max=DAY_MS / 1_000)
 _OPTIONS: Final[tuple[tuple[str, Any, str], ...]] = (
-    ("handler", str, "MODULE:FUNCTION that works, plain or async: takes a job, returns text."),
+    ("handler", str, "MODULE:FUNCTION to call, plain or async: it takes a job and returns text."),
     ("concurrency", _COUNT, "Jobs worked on at once."),
-    ("only", click.Choice(["payments", "work"]), "Do this alone."),
-    ("seed", int, "Number that the fates of payments are drawn from."),
-    ("refused_share", _SHARE, "Part of the payments that are refused."),
-    ("never_share", _SHARE, "Part of the payments that never come."),
-    ("pay_delay_ms_min", _DELAY_MS, "Least time from a job's creation to its payment."),
-    ("pay_delay_ms_max", _DELAY_MS, "Most time from a job's creation to its payment."),
+    ("only", click.Choice(["payments", "work"]), "Do only this."),
+    ("seed", int, "Seed of the simulated payments."),
+    ("refused_share", _SHARE, "Share of payments that are refused, 0 to 1."),
+    ("never_share", _SHARE, "Share of payments that never come, 0 to 1."),
+    ("pay_delay_ms_min", _DELAY_MS, "Shortest time from a job's creation to its payment."),
+    ("pay_delay_ms_max", _DELAY_MS, "Longest time from a job's creation to its payment."),
     ("payments_max", _COUNT, "Payments pending at once."),
-    ("unpaid_max", _COUNT, "Leases on never paid jobs remembered, to be released at a stop."),
+    ("unpaid_max", _COUNT, "Leases on jobs never paid to remember, for release at a stop."),
     ("work_delay_ms", _DELAY_MS, "Pause before each call of the handler."),
-    ("lease_ms", _LEASE_MS, "Time for which a job stays with a worker that has died."),
-    ("stop_grace_s", _GRACE_S, "Time to finish what has been begun, after a signal."),
-    ("jobs", _COUNT, "Stop after so many jobs; with --only payments, payments."),
-    ("wait_for_broker_s", _WAIT_S, "Time to wait for the broker at the start, else for ever."),
+    ("lease_ms", _LEASE_MS, "Time after which another worker may have a dead worker's job."),
+    ("stop_grace_s", _GRACE_S, "Time for running jobs to finish after a stop signal."),
+    ("jobs", _COUNT, "Stop after this many jobs; with --only payments, after this many payments."),
+    ("wait_for_broker_s", _WAIT_S, "Longest wait for the broker at the start; default: no limit."),
 )  # fmt: skip
 
 
@@ -74,14 +74,14 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     "--endpoint",
     metavar="URL",
     envvar="TOLLGATE_ENDPOINT",
-    help="Where the broker is.  [env: TOLLGATE_ENDPOINT; default: a socket in your runtime"
+    help="Address of the broker.  [env: TOLLGATE_ENDPOINT; default: a socket in your runtime"
     " directory]",
 )
 @click.option(
     "--key",
     metavar="FILE",
     envvar="TOLLGATE_KEY",
-    help="The worker's key, for a broker at tcp.  [env: TOLLGATE_KEY]",
+    help="Key file of the worker, for a broker on tcp.  [env: TOLLGATE_KEY]",
 )
 @_with_settings
 @click.option(
@@ -89,7 +89,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="What to log on standard error; debug has a line for every job, and tracebacks.",
+    help="Lowest level to log on standard error; debug logs every job, and tracebacks.",
 )
 def main(
     endpoint: str | None,
@@ -99,14 +99,14 @@ def main(
 ) -> None:
     """Run a tollgate worker: decide payments by simulation, and work on paid jobs.
 
-    It runs until SIGTERM or SIGINT, finishes or gives back what it holds, and waits for a broker
-    that is away. A handler must be safe to be called anew with a job that it has seen: a worker
-    may die before it says what came of it.
+    It runs until SIGTERM or SIGINT, then finishes or releases its jobs. It waits for a broker that
+    is not running. A handler must be safe to call again with the same job: a worker may die before
+    it has sent the result.
     """
     endpoint = endpoint or default_endpoint()
     if not endpoint.startswith(("ipc://", "tcp://")):
         raise click.BadParameter(
-            f"{endpoint!r} is no endpoint such as ipc:///path", param_hint="--endpoint"
+            f"{endpoint!r} is not an endpoint such as ipc:///path", param_hint="--endpoint"
         )
     settings = Settings(endpoint=endpoint, key=key, **options)
     logging.basicConfig(level=log_level.upper(), format=LINE, stream=sys.stderr)
@@ -114,7 +114,7 @@ def main(
 
 
 def _start(settings: Settings) -> int:
-    # Late, so that --help and a wrong option do not wait for what only a running worker needs.
+    # Imported late: --help and wrong options do not need these modules.
     from tollgate.worker.handlers import HandlerNotFoundError, load_handler  # noqa: PLC0415
     from tollgate.worker.payments import PaymentSimulator  # noqa: PLC0415
     from tollgate.worker.service import serve  # noqa: PLC0415
@@ -144,7 +144,7 @@ def _start(settings: Settings) -> int:
 
 
 def start() -> None:
-    """Run the command line; what is wrong with it is said in one line."""
+    """Run the command line; wrong usage is reported in one line."""
     try:
         main.main(prog_name="tollgate worker", standalone_mode=False)
     except click.ClickException as fault:

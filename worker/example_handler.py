@@ -1,4 +1,4 @@
-"""The default handler: describes a job's text, in whatever language, as JSON."""
+"""The default handler: describes a job's text, in any language, as JSON."""
 
 import json
 import re
@@ -13,19 +13,19 @@ from tollgate.domain.models import Job
 FREQUENT_WORDS: Final = 5
 WORD_CHARACTERS: Final = 50
 EXCERPT_CHARACTERS: Final = 200
-"""The most shown of a word, and of the text. Its whole could be over the limit of a result."""
+"""Longest part of a word, and of the text, in the result; the whole could exceed its limit."""
 
 _UNSPACED: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA"})
 """Scripts that put no spaces between words: each character is counted as a word."""
-_SENTENCE: Final = re.compile(r"[^.!?…。！？।॥؟۔]+")  # noqa: RUF001 - ends in many scripts
+_SENTENCE: Final = re.compile(r"[^.!?…。！？।॥؟۔]+")  # noqa: RUF001 - many scripts
 _INSIDE_A_WORD: Final = "'’-"  # noqa: RUF001 - both apostrophes
 
 
 def describe(job: Job) -> str:
     """Return a description of the text in the job's input, as a JSON object.
 
-    The text is every string in MIP-003's `input_data`, or in the input as a whole where it is JSON
-    without that; an input that is no JSON is the text itself. The same input gives the same result.
+    The text is every string in MIP-003's `input_data`, or in the input as a whole if it is JSON
+    without that. Other input is the text itself. The same input gives the same result.
 
     Raises:
         ValueError: the job has no input.
@@ -33,7 +33,7 @@ def describe(job: Job) -> str:
     """
     if job.input is None:
         raise ValueError("the job has no input to describe")
-    # JSON can name half of a surrogate pair, which no UTF-8 can hold.
+    # JSON can name half of a surrogate pair, which UTF-8 cannot hold.
     text = "\n".join(_texts(job.input)).encode(errors="replace").decode()
     words = _words(text)
     scripts = Counter(_script(character) for character in text if character.isalpha())
@@ -53,7 +53,7 @@ def describe(job: Job) -> str:
 
 
 def _texts(document: str) -> list[str]:
-    """Return the strings of an input in their order; for one that is no JSON, all of it."""
+    """Return the strings of an input in their order; for one that is not JSON, all of it."""
     try:
         parsed = json.loads(document)
     except (ValueError, RecursionError):
@@ -104,7 +104,7 @@ def _script(character: str) -> str:
 
 
 def _graphemes(text: str) -> list[str]:
-    """Return the characters with the marks that belong to them, which must not be parted."""
+    """Return the characters with the marks that belong to them, which must not be separated."""
     graphemes: list[str] = []
     for character in text:
         if graphemes and unicodedata.category(character).startswith("M"):

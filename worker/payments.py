@@ -1,19 +1,27 @@
-"""The payment simulator: what becomes of a payment, as a function of a seed and the job's id."""
+"""Simulated payments: each is confirmed, refused or never comes, by a seed and the job's id."""
 
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Final
 
+from tollgate.client.results import Lease
+from tollgate.domain.models import Job
+from tollgate.domain.status import JobStatus
+from tollgate.worker.handlers import CLAIM_LIMIT, HandlerResult
+
 _HALF_BYTES: Final = 8
 _RANGE: Final = 2 ** (8 * _HALF_BYTES)
 _FLOATS: Final = 2**53
-"""So many floats lie evenly from 0 to below 1; with one more bit, a draw could round up to 1."""
+"""Evenly spaced floats from 0 to below 1; with one more bit, a draw could round up to 1."""
 _SPARE_BITS: Final = 8 * _HALF_BYTES - 53
 
 
 class Kind(StrEnum):
-    """What may become of a payment."""
+    """What can happen to a payment."""
 
     CONFIRMED = "confirmed"
     REFUSED = "refused"
@@ -22,7 +30,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one payment, and how long after the job's creation that is known."""
+    """What happens to one payment, and how long after the job's creation it is known."""
 
     kind: Kind
     delay_ms: int
@@ -32,15 +40,15 @@ class Verdict:
 class PaymentSimulator:
     """Draws a verdict for each job.
 
-    The same seed and job id give the same verdict in every process, in any order and however often
-    asked, so a run repeats whatever its timing, and a second worker goes on where one has died.
+    The same seed and job id always give the same verdict, in every process and in any order. So a
+    run can be repeated, and another worker continues where one died.
 
     `refused_share` and `never_share` are the parts of all payments, 0 to 1, that are refused and
-    that never come; the others are confirmed. `delay_ms_min` and `delay_ms_max` are the bounds,
-    both included, of the time that a payment takes; all milliseconds between are equally likely.
+    that never come; the others are confirmed. A payment takes `delay_ms_min` to `delay_ms_max`
+    milliseconds, both included; each number is equally likely.
 
     Raises:
-        ValueError: the shares are no parts of a whole, or the delays no range.
+        ValueError: a share is not from 0 to 1, their sum is above 1, or the delays are not a range.
 
     """
 
@@ -55,11 +63,11 @@ class PaymentSimulator:
     ) -> None:
         for name, share in (("refused_share", refused_share), ("never_share", never_share)):
             if not 0 <= share <= 1:
-                raise ValueError(f"{name} is a part of all payments, 0 to 1, not {share}")
+                raise ValueError(f"{name} must be from 0 to 1, not {share}")
         if refused_share + never_share > 1:
-            raise ValueError("refused_share and never_share are more than 1 together")
+            raise ValueError("refused_share and never_share must not add up to more than 1")
         if not 0 <= delay_ms_min <= delay_ms_max:
-            raise ValueError(f"{delay_ms_min} to {delay_ms_max} ms is no range of delays")
+            raise ValueError(f"{delay_ms_min} to {delay_ms_max} ms is not a range of delays")
         self._seed = seed
         self._refused_below = refused_share
         self._never_below = refused_share + never_share
@@ -67,9 +75,9 @@ class PaymentSimulator:
         self._delays = delay_ms_max - delay_ms_min + 1
 
     def draw(self, job_id: str) -> Verdict:
-        """Return what becomes of the payment for the job `job_id`."""
+        """Return what happens to the payment of the job `job_id`."""
         digest = blake2b(f"{self._seed}/{job_id}".encode(), digest_size=2 * _HALF_BYTES).digest()
-        # Two independent numbers: were the delay drawn from the kind's, refusals would be quick.
+        # Two independent numbers: with one for both, refused payments would have short delays.
         kind_draw = (int.from_bytes(digest[:_HALF_BYTES]) >> _SPARE_BITS) / _FLOATS
         delay_draw = int.from_bytes(digest[_HALF_BYTES:])
         if self._refused_below <= kind_draw < self._never_below:
@@ -77,3 +85,42 @@ class PaymentSimulator:
         delay_ms = self._delay_ms_min + delay_draw * self._delays // _RANGE
         kind = Kind.REFUSED if kind_draw < self._refused_below else Kind.CONFIRMED
         return Verdict(kind, delay_ms)
+
+
+class PaymentStage:
+    """Lets the simulator decide payments, up to `limit` at once.
+
+    A payment is known `delay_ms` after its job was created, so a worker that takes over does not
+    wait anew. The lease on a job that is never paid is left to lapse, which costs nothing in
+    `awaiting_payment`; the broker's deadline ends the job.
+    """
+
+    name = "payments"
+    status = JobStatus.AWAITING_PAYMENT
+    finishes_at_stop = False
+
+    def __init__(
+        self, simulator: PaymentSimulator, limit: int, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._simulator = simulator
+        self._limit = limit
+        self._clock = clock
+
+    def room(self, jobs: int) -> int:
+        """See `Stage`."""
+        return min(self._limit - jobs, CLAIM_LIMIT)
+
+    def ignores(self, lease: Lease) -> bool:
+        """See `Stage`."""
+        return self._simulator.draw(lease.job.job_id).kind is Kind.NEVER
+
+    async def run(self, job: Job) -> HandlerResult:
+        """Wait until the payment is known, and return what happened to it."""
+        verdict = self._simulator.draw(job.job_id)
+        delay_s = verdict.delay_ms / 1_000
+        waited_s = self._clock() - job.created_at.timestamp()
+        if waited_s < delay_s:
+            await asyncio.sleep(min(delay_s - waited_s, delay_s))  # the clock may have gone back
+        if verdict.kind is Kind.CONFIRMED:
+            return HandlerResult.paid()
+        return HandlerResult.failed("payment refused")

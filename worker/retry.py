@@ -1,12 +1,13 @@
-"""Whether the broker answers: said once when it stops and once when it is back, and how to wait."""
+"""How a worker retries: which errors may pass, how long to pause, and one log line per outage."""
 
 import asyncio
 import logging
 import random
+from time import monotonic
 from typing import Final
 
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
-from tollgate.domain.exceptions import Refusal, TollgateError
+from tollgate.domain.exceptions import Refusal, SessionEvictedError, TollgateError
 
 log = logging.getLogger("tollgate.worker")
 
@@ -14,30 +15,39 @@ PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 2.0
 
 
-def is_passing(fault: TollgateError) -> bool:
-    """Return whether the same request may fare better later."""
+def may_pass(fault: TollgateError) -> bool:
+    """Return whether the same request may succeed later.
+
+    A broker that was restarted without its sessions refuses a request with `session_evicted`. The
+    client opens another session with its next request, so this error passes too.
+    """
     if isinstance(fault, Refusal):
-        return fault.retryable
+        return fault.retryable or isinstance(fault, SessionEvictedError)
     return isinstance(fault, OutcomeUnknown | BrokerUnreachableError)
 
 
 def one_line(text: object) -> str:
-    """Return a text as it fits in a line of the log, without what would steer a terminal."""
+    """Return a text that fits in one log line, without terminal control characters."""
     line = " ".join(str(text).split())
     line = "".join(character if character.isprintable() else "�" for character in line)
     return line if len(line) <= 200 else line[:199] + "…"  # noqa: PLR2004 - a line, roughly
 
 
-class Link:
-    """What all parts of a worker know together about the broker at `endpoint`."""
+class BrokerStatus:
+    """Whether the broker at `endpoint` answers; shared by all parts of a worker."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._is_lost = False
+        self._back_at = 0.0
 
-    def lost(self, fault: TollgateError) -> None:
-        """Note that a request failed for a reason that may pass."""
-        if not self._is_lost:
+    def lost(self, fault: TollgateError, asked_at: float) -> None:
+        """Note that the request sent at `asked_at` (monotonic, in s) failed and may be retried.
+
+        A request sent before the broker came back says nothing about the broker of now. Its
+        failure is not logged as another outage.
+        """
+        if not self._is_lost and asked_at >= self._back_at:
             self._is_lost = True
             log.warning(
                 "the broker at %s takes no requests (%s): waiting for it",
@@ -49,21 +59,22 @@ class Link:
         """Note that the broker answered."""
         if self._is_lost:
             self._is_lost = False
+            self._back_at = monotonic()
             log.info("the broker at %s is back", self._endpoint)
 
 
-class Pauses:
-    """Ever longer pauses between attempts, up to `PAUSE_S_MAX`.
+class Backoff:
+    """Pauses between attempts, each twice as long as the last, up to `PAUSE_S_MAX`.
 
-    They are of random length, so that the workers that lost a broker do not all return at once.
+    Jitter keeps workers that lost the same broker from returning all at once.
     """
 
     def __init__(self) -> None:
         self._pause_s = PAUSE_S_MIN
 
     async def wait(self, stop: asyncio.Event | None = None) -> None:
-        """Let a pause go by; not to its end if `stop` is set meanwhile."""
-        pause_s = self._pause_s * random.uniform(0.5, 1)  # noqa: S311 - nothing to be guessed
+        """Wait for the next pause; return early when `stop` is set."""
+        pause_s = self._pause_s * random.uniform(0.5, 1)  # noqa: S311 - not a secret
         self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
         if stop is None:
             await asyncio.sleep(pause_s)

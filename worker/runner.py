@@ -1,72 +1,67 @@
-"""The worker's loop: claim jobs, see each of them through, and stop without dropping any."""
+"""The worker's loop: claims jobs, has them worked on, and stops without losing any."""
 
 import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from time import monotonic
 from typing import Final
 
 from tollgate.client.aio import AsyncClient
 from tollgate.client.results import Lease
 from tollgate.domain.exceptions import InternalError, TollgateError
 from tollgate.domain.status import TERMINAL
-from tollgate.worker.lease import Held, LeaseKeeper
-from tollgate.worker.outcome import Outcome
-from tollgate.worker.retry import Link, Pauses, is_passing, one_line
-from tollgate.worker.roles import Role
+from tollgate.worker.handlers import HandlerResult
+from tollgate.worker.lease import HeldJob, LeaseKeeper, UnpaidLeases
+from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
 from tollgate.worker.settings import CLAIM_WAIT_MS, SILENCE_S_MAX, Settings
-from tollgate.worker.slots import Shift
-from tollgate.worker.unpaid import Unpaid
+from tollgate.worker.slots import Slots, Stage
 
 log = logging.getLogger("tollgate.worker")
 
 SLACK_S: Final = 1.0
-"""At a stop, how much longer than it may take by itself something is waited for."""
+"""At a stop, how much longer to wait for something than its own time limit."""
 RELEASE_S: Final = 2.0
-"""At a stop, how long giving leases back may take."""
+"""At a stop, longest time for releasing leases."""
 
 
 class Runner:
-    """Does what `roles` say, over one client, until told to stop."""
+    """Runs the `stages` over one client, until told to stop."""
 
-    def __init__(self, client: AsyncClient, roles: Iterable[Role], settings: Settings) -> None:
+    def __init__(self, client: AsyncClient, stages: Iterable[Stage], settings: Settings) -> None:
         self._client = client
         self._settings = settings
-        self._link = Link(settings.endpoint)
+        self._broker = BrokerStatus(settings.endpoint)
         self._keeper = LeaseKeeper(client, settings.lease_ms)
-        self._unpaid = Unpaid(settings.unpaid_max)
-        self._shifts = [Shift(role, self, client, self._link, self._keeper) for role in roles]
+        self._unpaid = UnpaidLeases(settings.unpaid_max)
+        self._slots = [Slots(stage, self, client, self._broker, self._keeper) for stage in stages]
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
-        self._finished = 0
-
-    @property
-    def finished(self) -> int:
-        """How many jobs this worker brought to their end, or payments, if it does nothing else."""
-        return self._finished
+        self.finished = 0
+        """How many jobs this worker ended, or payments if it does nothing else."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing of what was begun still goes on."""
-        return all(shift.is_idle for shift in self._shifts)
+        """Whether no job is in work or unsettled."""
+        return all(slots.is_idle for slots in self._slots)
 
     def stop(self) -> None:
-        """Claim nothing more, finish or give back what is held, and let `run` return."""
+        """Stop claiming, finish or release the held jobs, and let `run` return."""
         self._stopping.set()
         self._changed.set()
 
-    def look_again(self) -> None:
-        """Look again whether there is room for more jobs, and whether all is done."""
+    def check_again(self) -> None:
+        """Check again whether there is room for more jobs, and whether all work is done."""
         self._changed.set()
 
     async def run(self) -> None:
         """Advance jobs until `stop` is called.
 
         Raises:
-            Refusal: the broker refuses this worker's claims for a reason that will not pass.
+            Refusal: the broker refuses this worker's claims for a reason that does not pass.
 
         """
-        loops = [asyncio.create_task(self._claim_for(shift)) for shift in self._shifts]
+        loops = [asyncio.create_task(self._claim_for(slots)) for slots in self._slots]
         keeping = asyncio.create_task(self._keeper.run())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -77,82 +72,83 @@ class Runner:
         finally:
             for task in (keeping, stopping, *loops):
                 task.cancel()
-        for task in (keeping, *loops):  # what made one of them end by itself is not to be hidden
+        for task in (keeping, *loops):  # raise the exception that ended one of them
             if task.done() and not task.cancelled():
                 task.result()
 
-    async def _claim_for(self, shift: Shift) -> None:
-        pauses = Pauses()
-        counts = self._settings.jobs is not None  # then a job too many is claimed for nothing
+    async def _claim_for(self, slots: Slots) -> None:
+        backoff = Backoff()
+        until_settled = self._settings.jobs is not None  # else one job too many would be claimed
         while not self._stopping.is_set():
-            room = shift.room(until_settled=counts)
+            room = slots.room(until_settled=until_settled)
             if room < 1:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
+            asked_at = monotonic()
             try:
                 leases = await self._client.claim(
-                    shift.role.status,
+                    slots.stage.status,
                     lease_ms=self._settings.lease_ms,
                     wait_ms=CLAIM_WAIT_MS,
                     limit=room,
                     timeout_s=SILENCE_S_MAX,
                 )
             except TollgateError as fault:
-                if not (is_passing(fault) or isinstance(fault, InternalError)):
+                if not (may_pass(fault) or isinstance(fault, InternalError)):
                     raise
-                self._link.lost(fault)
-                await pauses.wait(self._stopping)
+                self._broker.lost(fault, asked_at)
+                await backoff.wait(self._stopping)
                 continue
-            pauses = Pauses()
-            self._link.back()
-            await self._take(shift, leases)
+            backoff = Backoff()
+            self._broker.back()
+            await self._take(slots, leases)
 
-    async def _take(self, shift: Shift, leases: list[Lease]) -> None:
+    async def _take(self, slots: Slots, leases: list[Lease]) -> None:
         if self._stopping.is_set():
             await self._release((lease.job.job_id, lease.token) for lease in leases)
             return
         for lease in leases:
-            if shift.role.puts_aside(lease):
-                self._unpaid.put_aside(lease)
+            if slots.stage.ignores(lease):
+                self._unpaid.add(lease)
             else:
-                shift.take(Held(lease))
+                slots.take(HeldJob(lease))
 
-    def settled(self, held: Held, outcome: Outcome) -> None:
-        """Count a job whose outcome the broker took."""
+    def settled(self, held: HeldJob, result: HandlerResult) -> None:
+        """Count a job whose result the broker took."""
         if log.isEnabledFor(logging.DEBUG):
-            said = one_line(outcome.error) if outcome.error else ""
-            log.debug("job %s: %s %s", held.job.job_id, outcome.target, said)
-        if outcome.target in TERMINAL or self._settings.only == "payments":
-            self._finished += 1
-        if self._settings.jobs is not None and self._finished >= self._settings.jobs:
+            error = one_line(result.error) if result.error else ""
+            log.debug("job %s: %s %s", held.job.job_id, result.target, error)
+        if result.target in TERMINAL or self._settings.only == "payments":
+            self.finished += 1
+        if self._settings.jobs is not None and self.finished >= self._settings.jobs:
             self.stop()
 
-    async def give_back(self, jobs: Iterable[Held]) -> None:
-        """Give back the leases on jobs that were begun."""
+    async def release_unfinished(self, jobs: Iterable[HeldJob]) -> None:
+        """Release the leases on jobs, so that other workers may have them."""
         unfinished = [(held.job.job_id, held.token) for held in jobs]
         for job_id, _ in unfinished:
-            log.info("job %s: given back unfinished", job_id)
+            log.info("job %s: released unfinished", job_id)
         await self._release(unfinished)
 
     async def _end_claims(self, loops: list[asyncio.Task[None]]) -> None:
-        """Wait for parked claims, since what they bring has to be given back."""
+        """Wait for parked claims, because the leases that they bring must be released."""
         _, late = await asyncio.wait(loops, timeout=CLAIM_WAIT_MS / 1_000 + SLACK_S)
         for loop in late:
             loop.cancel()
 
     async def _end_jobs(self) -> None:
-        """Let what is worth it finish in the time of grace, and give the rest back."""
-        for shift in self._shifts:
-            if not shift.role.finishes_at_stop:
-                shift.cancel()
+        """Let jobs finish in the grace time if their stage allows it, and release the others."""
+        for slots in self._slots:
+            if not slots.stage.finishes_at_stop:
+                slots.cancel()
         await self._until_idle(self._settings.stop_grace_s)
-        for shift in self._shifts:
-            shift.cancel()
-        await self.give_back(held for shift in self._shifts for held in shift.give_up())
+        for slots in self._slots:
+            slots.cancel()
+        await self.release_unfinished(held for slots in self._slots for held in slots.give_up())
         await self._until_idle(RELEASE_S + SLACK_S)
-        # A handler that will not be cancelled: let others have the job.
-        left = [held for shift in self._shifts for held in shift.abandon()]
+        # Handlers that ignore their cancellation: let other workers have the jobs.
+        left = [held for slots in self._slots for held in slots.abandon()]
         await self._release((held.job.job_id, held.token) for held in left)
 
     async def _until_idle(self, timeout_s: float) -> None:
@@ -167,4 +163,4 @@ class Runner:
             async with asyncio.timeout(RELEASE_S):
                 await self._keeper.release(leases)
         except TimeoutError:
-            log.warning("the broker does not answer: leases left to lapse by themselves")
+            log.warning("the broker does not answer: leases are left to lapse")

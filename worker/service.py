@@ -1,4 +1,4 @@
-"""The composition root of a worker: puts its parts together, and runs them until a signal."""
+"""The composition root of a worker: builds its parts, and runs them until a signal."""
 
 import asyncio
 import logging
@@ -6,16 +6,17 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from time import monotonic
 from typing import Final
 
 from tollgate.client.aio import AsyncClient
 from tollgate.domain.exceptions import TollgateError
-from tollgate.worker.handlers import Handler, HandlerCalls
-from tollgate.worker.payments import PaymentSimulator
-from tollgate.worker.retry import Link, Pauses, is_passing, one_line
-from tollgate.worker.roles import Payments, Role, Work
+from tollgate.worker.handlers import Handler, HandlerCalls, WorkStage
+from tollgate.worker.payments import PaymentSimulator, PaymentStage
+from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
 from tollgate.worker.runner import Runner
 from tollgate.worker.settings import SILENCE_S_MAX, Settings
+from tollgate.worker.slots import Stage
 
 log = logging.getLogger("tollgate.worker")
 
@@ -29,51 +30,51 @@ ANSWER_S_MAX: Final = 5.0
 
 
 def serve(settings: Settings, handler: Handler, simulator: PaymentSimulator) -> int:
-    """Run a worker until SIGTERM or SIGINT, or until it has done its `jobs`; return an exit code.
+    """Run a worker until SIGTERM or SIGINT, or until `jobs` have ended; return the exit code.
 
-    The process ends in here at a second signal, or if a handler does not come to an end.
+    The process ends in here at a second signal, or when a handler does not end.
     """
     return asyncio.run(_serve(settings, handler, simulator))
 
 
 async def _serve(settings: Settings, handler: Handler, simulator: PaymentSimulator) -> int:
-    # An answer that stays out must leave time for another touch before the lease is over.
+    # A touch without an answer must leave time for another one before the lease lapses.
     answer_s = min(max(settings.lease_ms / 3_000, ANSWER_S_MIN), ANSWER_S_MAX)
     async with AsyncClient(settings.endpoint, key=settings.key, timeout_s=answer_s) as client:
         calls = HandlerCalls(handler, settings.concurrency)
-        runner = Runner(client, _roles(settings, calls, simulator), settings)
-        calls.on_thread_free = runner.look_again
+        runner = Runner(client, _stages(settings, calls, simulator), settings)
+        calls.on_thread_free = runner.check_again
         stop = _stop_at_signals(runner)
         exit_code = await _run(runner, client, settings, stop)
-        if calls.given_up or not runner.is_idle:
-            _exit_now(exit_code)  # Python would wait for such a handler for as long as it likes
+        if calls.abandoned or not runner.is_idle:
+            _exit_now(exit_code)  # Python would wait for such a handler
         calls.close()
     return exit_code
 
 
-def _roles(settings: Settings, calls: HandlerCalls, simulator: PaymentSimulator) -> list[Role]:
-    roles: list[Role] = []
+def _stages(settings: Settings, calls: HandlerCalls, simulator: PaymentSimulator) -> list[Stage]:
+    stages: list[Stage] = []
     if settings.only != "work":
-        roles.append(Payments(simulator, settings.payments_max))
+        stages.append(PaymentStage(simulator, settings.payments_max))
     if settings.only != "payments":
-        roles.append(Work(calls, settings.concurrency, pause_ms=settings.work_delay_ms))
-    return roles
+        stages.append(WorkStage(calls, settings.concurrency, pause_ms=settings.work_delay_ms))
+    return stages
 
 
 def _stop_at_signals(runner: Runner) -> asyncio.Event:
-    """Stop at the first signal, and exit at the second; return what the first one sets."""
+    """Stop at the first signal, exit at the second; return the event that the first one sets."""
     stop = asyncio.Event()
 
-    def asked_to_stop(sign: signal.Signals) -> None:
+    def on_signal(sign: signal.Signals) -> None:
         if stop.is_set():
             _exit_now(INTERRUPTED)
-        log.info("%s: stopping; once more to exit at once", sign.name)
+        log.info("%s: stopping; a second signal ends it at once", sign.name)
         stop.set()
         runner.stop()
 
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sign, asked_to_stop, sign)
+        loop.add_signal_handler(sign, on_signal, sign)
     return stop
 
 
@@ -87,7 +88,7 @@ async def _run(runner: Runner, client: AsyncClient, settings: Settings, stop: as
     try:
         await runner.run()
     except TollgateError as refusal:
-        log.error("the broker will not have this worker: %s", one_line(refusal))  # noqa: TRY400
+        log.error("the broker refuses this worker: %s", one_line(refusal))  # noqa: TRY400
         return REFUSED
     log.info("stopped; jobs finished: %d", runner.finished)
     return DONE
@@ -105,23 +106,24 @@ async def _reach(client: AsyncClient, endpoint: str, stop: asyncio.Event) -> Non
 
 
 async def _until_answered(client: AsyncClient, endpoint: str) -> None:
-    link = Link(endpoint)
-    pauses = Pauses()
+    broker = BrokerStatus(endpoint)
+    backoff = Backoff()
     while True:
+        asked_at = monotonic()
         try:
             await client.ping(SILENCE_S_MAX)
         except TollgateError as fault:
-            if not is_passing(fault):
-                return  # claiming will say it better
-            link.lost(fault)
+            if not may_pass(fault):
+                return  # the first claim gets a clearer refusal
+            broker.lost(fault, asked_at)
         else:
-            link.back()
+            broker.back()
             return
-        await pauses.wait()
+        await backoff.wait()
 
 
 def _exit_now(exit_code: int) -> None:
-    """End the process without waiting for threads and tasks that may never end."""
+    """End the process without waiting for threads and tasks."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

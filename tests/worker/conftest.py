@@ -197,7 +197,19 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 def house(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[House]:
+    """A folder without a broker yet, for a test that starts and ends its own."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     house = House(tmp_path_factory.mktemp("w"))
     yield house
     house.close()
+
+
+@pytest.fixture(scope="module")
+def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A folder with one broker for all tests of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        house = House(tmp_path_factory.mktemp("w"))
+        house.broker()
+        yield house
+        house.close()

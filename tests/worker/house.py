@@ -60,7 +60,7 @@ async def overhears(job: Job) -> str:
 
 async def late(job: Job) -> str:
     if job.input == "late":
-        time.sleep(1.5)  # and so does all the worker: nothing is touched, nothing is said
+        until_told(job)  # blocks the worker: nothing is touched, nothing is sent
     return job.input.upper()
 
 def until_told(job: Job) -> str:
@@ -103,6 +103,16 @@ class House:
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+    def kill_workers(self) -> None:
+        """End the workers that a test left, and forget what it told the handlers."""
+        (self.folder / "go on").unlink(missing_ok=True)
+        workers = [each for each in self._processes if "tollgate.worker" in str(each.args)]
+        for worker in workers:
+            if worker.poll() is None:
+                worker.kill()
+                worker.communicate()
+            self._processes.remove(worker)
 
     def close(self) -> None:
         for process in self._processes:

@@ -20,8 +20,8 @@ def test_help_has_an_example_and_every_default() -> None:
     [
         (["--handler", "missing:function"], "there is no module missing"),
         (["--handler", "function"], "not of the form module:function"),
-        (["--refused-share", "0.7", "--never-share", "0.7"], "more than 1 together"),
-        (["--pay-delay-ms-min", "9", "--pay-delay-ms-max", "8"], "9 to 8 ms is no range"),
+        (["--refused-share", "0.7", "--never-share", "0.7"], "add up to more than 1"),
+        (["--pay-delay-ms-min", "9", "--pay-delay-ms-max", "8"], "9 to 8 ms is not a range"),
         (["--only", "nothing"], "--only"),
         (["--lease-ms", "99"], "--lease-ms"),
         (["--concurrency", "0"], "--concurrency"),

@@ -8,7 +8,7 @@ import pytest
 
 from tollgate.domain.models import Job
 from tollgate.worker.example_handler import describe
-from tollgate.worker.outcome import TEXT_LIMIT_BYTES
+from tollgate.worker.handlers import TEXT_LIMIT_BYTES
 
 
 @pytest.fixture

@@ -12,8 +12,13 @@ import pytest
 
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
-from tollgate.worker.handlers import Handler, HandlerCalls, HandlerNotFoundError, load_handler
-from tollgate.worker.outcome import Outcome
+from tollgate.worker.handlers import (
+    Handler,
+    HandlerCalls,
+    HandlerNotFoundError,
+    HandlerResult,
+    load_handler,
+)
 
 MODULE = """
 def plain(job): return "plain"
@@ -51,7 +56,7 @@ def test_a_handler_is_found_in_the_current_directory(
         ("my_handlers:", "'my_handlers:' is not of the form module:function"),
         ("missing:plain", "there is no module missing, neither installed nor in this directory"),
         ("my_handlers:missing", "module my_handlers has no missing"),
-        ("my_handlers:number", "my_handlers:number is no function: it cannot be called"),
+        ("my_handlers:number", "my_handlers:number is not a function"),
         ("broken:plain", "module broken cannot be imported: ValueError: on two lines"),
         ("needy:plain", "cannot be imported: ModuleNotFoundError: No module named 'absent'"),
         ("..:plain", "module .. cannot be imported: TypeError"),
@@ -86,10 +91,10 @@ class AsyncObject:
         return f"async in {threading.current_thread().name}"
 
 
-async def outcome_of(handler: Handler, job: Job) -> Outcome:
+async def outcome_of(handler: Handler, job: Job) -> HandlerResult:
     calls = HandlerCalls(handler, 2)
     try:
-        return await calls.outcome(job)
+        return await calls.call(job)
     finally:
         calls.close()
 
@@ -107,7 +112,9 @@ async def outcome_of(handler: Handler, job: Job) -> Outcome:
 async def test_every_kind_of_function_is_called(
     handler: Handler, result: str, make_job: Callable[..., Job]
 ) -> None:
-    assert await outcome_of(handler, make_job()) == Outcome(JobStatus.COMPLETED, result=result)
+    assert await outcome_of(handler, make_job()) == HandlerResult(
+        JobStatus.COMPLETED, result=result
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,7 @@ async def test_whatever_a_handler_raises_fails_its_job_alone(
         assert outcome.error == error
 
 
-async def test_a_thread_given_up_on_is_counted_until_it_is_back(
+async def test_a_thread_abandoned_on_is_counted_until_it_is_back(
     make_job: Callable[..., Job],
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
@@ -150,15 +157,15 @@ async def test_a_thread_given_up_on_is_counted_until_it_is_back(
     calls = HandlerCalls(stubborn, 1)
     back = asyncio.Event()
     calls.on_thread_free = back.set
-    running = asyncio.create_task(calls.outcome(make_job()))
+    running = asyncio.create_task(calls.call(make_job()))
     await asyncio.to_thread(begun.wait, 30)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert calls.given_up == 1
+    assert calls.abandoned == 1
     go_on.set()
     await asyncio.wait_for(back.wait(), 30)
-    assert calls.given_up == 0
+    assert calls.abandoned == 0
     calls.close()
 
 
@@ -175,7 +182,7 @@ def test_a_thread_that_outlives_the_loop_is_nobodys_business(
     calls = HandlerCalls(stubborn, 1)
 
     async def give_up() -> None:
-        running = asyncio.create_task(calls.outcome(make_job()))
+        running = asyncio.create_task(calls.call(make_job()))
         await asyncio.to_thread(begun.wait, 30)
         running.cancel()
 
@@ -197,13 +204,13 @@ async def test_a_call_that_waits_for_a_thread_can_be_taken_back(
         return "done"
 
     calls = HandlerCalls(handler, 1)
-    first = asyncio.create_task(calls.outcome(make_job(1)))
-    second = asyncio.create_task(calls.outcome(make_job(2)))
+    first = asyncio.create_task(calls.call(make_job(1)))
+    second = asyncio.create_task(calls.call(make_job(2)))
     await asyncio.sleep(0.05)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
         await second
-    assert calls.given_up == 0
+    assert calls.abandoned == 0
     go_on.set()
     assert (await first).result == "done"
     assert called == [make_job(1).job_id]

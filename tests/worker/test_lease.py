@@ -16,7 +16,7 @@ from tollgate.domain.exceptions import (
     LeaseLostError,
     TollgateError,
 )
-from tollgate.worker.lease import Held, LeaseKeeper
+from tollgate.worker.lease import HeldJob, LeaseKeeper
 
 
 @pytest.fixture
@@ -28,15 +28,15 @@ async def keeper(client: Any) -> AsyncIterator[LeaseKeeper]:
 
 
 @pytest.fixture
-async def held(make_lease: Callable[..., Lease]) -> AsyncIterator[Held]:
-    held = Held(make_lease())
+async def held(make_lease: Callable[..., Lease]) -> AsyncIterator[HeldJob]:
+    held = HeldJob(make_lease())
     held.task = asyncio.create_task(asyncio.sleep(3_600))
     yield held
     held.task.cancel()
 
 
 async def test_a_lease_is_touched_until_it_is_dropped(
-    client: Any, keeper: LeaseKeeper, held: Held
+    client: Any, keeper: LeaseKeeper, held: HeldJob
 ) -> None:
     keeper.hold(held)
     await client.until_said("touch", 3)
@@ -50,7 +50,7 @@ async def test_a_lease_is_touched_until_it_is_dropped(
 
 @pytest.mark.parametrize("reason", [LeaseLostError("over"), JobNotFoundError("id")])
 async def test_a_lost_lease_ends_the_task(
-    client: Any, keeper: LeaseKeeper, held: Held, reason: TollgateError
+    client: Any, keeper: LeaseKeeper, held: HeldJob, reason: TollgateError
 ) -> None:
     client.script["touch"] = [None, reason, reason]
     keeper.hold(held)
@@ -61,7 +61,7 @@ async def test_a_lost_lease_ends_the_task(
 
 
 async def test_a_lease_that_its_own_outcome_ended_is_not_lost(
-    client: Any, keeper: LeaseKeeper, held: Held
+    client: Any, keeper: LeaseKeeper, held: HeldJob
 ) -> None:
     client.script["touch"] = [LeaseLostError("over")]
     held.is_settling = True
@@ -78,7 +78,7 @@ async def test_a_touch_that_fails_is_followed_by_the_next(
     *,
     client: Any,
     keeper: LeaseKeeper,
-    held: Held,
+    held: HeldJob,
     fault: TollgateError,
     level: int,
     caplog: pytest.LogCaptureFixture,
@@ -95,7 +95,7 @@ async def test_an_unanswered_touch_does_not_hold_up_the_others(
     client: Any, keeper: LeaseKeeper, make_lease: Callable[..., Lease]
 ) -> None:
     client.script["touch"] = [asyncio.Event().wait]
-    stuck, other = Held(make_lease(1)), Held(make_lease(2))
+    stuck, other = HeldJob(make_lease(1)), HeldJob(make_lease(2))
     keeper.hold(stuck)
     await client.until_said("touch", 1)
     keeper.hold(other)
@@ -107,7 +107,7 @@ async def test_leases_are_touched_in_one_message_and_each_has_its_answer(
     client: Any, keeper: LeaseKeeper, make_lease: Callable[..., Lease]
 ) -> None:
     client.script["touch"] = [None, LeaseLostError("over"), None]
-    holds = [Held(make_lease(number)) for number in (1, 2, 3)]
+    holds = [HeldJob(make_lease(number)) for number in (1, 2, 3)]
     for held in holds:
         keeper.hold(held)
     await client.until_said("touch", 4)

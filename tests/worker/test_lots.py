@@ -22,7 +22,10 @@ def client(house: House) -> Iterator[Client]:
 
 def running(client: Client, inputs: list[str], **fields: object) -> list[Job]:
     """Create jobs that are paid for already."""
-    jobs = client.create_many({"input": text, **fields} for text in inputs)
+    return pay(client, client.create_many({"input": text, **fields} for text in inputs))
+
+
+def pay(client: Client, jobs: list[Job]) -> list[Job]:
     batch = client.batch()
     for job in jobs:
         batch.transition(job.job_id, JobStatus.RUNNING)
@@ -63,18 +66,21 @@ def test_a_broker_that_takes_less_fails_what_is_too_large_for_it_alone(house: Ho
 def test_a_lease_lost_before_its_outcome_is_said_loses_that_one_alone(
     house: House, client: Client
 ) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=1)
-    (late,) = running(client, ["late"], submit_result_time=soon)
-    others = running(client, ["in time"] * 9)
     worker = house.worker("--only", "work", "--concurrency", "16", handler="late")
+    all_ended(client, running(client, ["warm up"]))  # the deadline must not race a starting worker
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    others = client.create_many({"input": "in time"} for _ in range(9))
+    late, *others = pay(client, [client.create(input="late", submit_result_time=soon), *others])
+    house.until_begun(late)
+    late = ended(client, late)  # by its deadline, while its handler blocks the worker
+    (house.folder / "go on").touch()
     assert {job.result for job in all_ended(client, others)} == {"IN TIME"}
-    late = ended(client, late)
     assert (late.status, late.result, late.version) == (JobStatus.FAILED, None, 3)
     worker.terminate()
     exit_code, log = left(worker)
     assert exit_code == 0
     assert log.count("refused") == 1
-    assert "jobs finished: 9" in log
+    assert "jobs finished: 10" in log
 
 
 @pytest.mark.parametrize("handler", ["shout", "shout_later", "by_input_at_once"])

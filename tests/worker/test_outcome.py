@@ -4,7 +4,7 @@ import pytest
 
 from tollgate.domain.exceptions import TooLargeError
 from tollgate.domain.status import JobStatus
-from tollgate.worker.outcome import TEXT_LIMIT_BYTES, Outcome
+from tollgate.worker.handlers import TEXT_LIMIT_BYTES, HandlerResult
 
 
 class UnprintableError(Exception):
@@ -17,12 +17,12 @@ class Text(str):
 
 
 def test_a_text_completes() -> None:
-    assert Outcome.of_result("é" * (TEXT_LIMIT_BYTES // 2)).target is JobStatus.COMPLETED
-    assert Outcome.of_result("") == Outcome(JobStatus.COMPLETED, result="")
+    assert HandlerResult.of_result("é" * (TEXT_LIMIT_BYTES // 2)).target is JobStatus.COMPLETED
+    assert HandlerResult.of_result("") == HandlerResult(JobStatus.COMPLETED, result="")
 
 
 def test_a_subclass_of_str_is_kept_as_plain_text() -> None:
-    assert type(Outcome.of_result(Text("kept")).result) is str
+    assert type(HandlerResult.of_result(Text("kept")).result) is str
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_subclass_of_str_is_kept_as_plain_text() -> None:
     ],
 )
 def test_what_cannot_be_kept_fails(result: object, error: str) -> None:
-    assert Outcome.of_result(result) == Outcome(JobStatus.FAILED, error=error)
+    assert HandlerResult.of_result(result) == HandlerResult(JobStatus.FAILED, error=error)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_what_cannot_be_kept_fails(result: object, error: str) -> None:
     ],
 )
 def test_an_exception_fails_with_its_message(fault: BaseException, error: str) -> None:
-    assert Outcome.of_exception(fault) == Outcome(JobStatus.FAILED, error=error)
+    assert HandlerResult.of_exception(fault) == HandlerResult(JobStatus.FAILED, error=error)
 
 
 def test_a_long_message_is_cut_between_characters() -> None:
-    error = Outcome.of_exception(ValueError("é" + "€" * TEXT_LIMIT_BYTES)).error
+    error = HandlerResult.of_exception(ValueError("é" + "€" * TEXT_LIMIT_BYTES)).error
     assert error is not None
     assert TEXT_LIMIT_BYTES - 3 < len(error.encode()) <= TEXT_LIMIT_BYTES
     assert set(error) == {"é", "€"}
@@ -65,7 +65,7 @@ def test_a_long_message_is_cut_between_characters() -> None:
 
 def test_a_broker_with_a_lower_limit_is_told_less() -> None:
     refusal = TooLargeError("result holds more than 20 bytes", limit=20)
-    shortened = Outcome.of_result("x" * 50).shortened(refusal)
+    shortened = HandlerResult.of_result("x" * 50).shortened(refusal)
     assert shortened.error == "the handler's result has 50 bytes, and a text may have 20"
     assert shortened.shortened(refusal).error == "the handler's result"
     assert shortened.shortened(TooLargeError("no limit named")).error == ""

@@ -78,7 +78,7 @@ def test_a_whole_share_leaves_nothing_else(shares: dict[str, Any], kind: Kind) -
         ({"refused_share": -0.1}, "refused_share"),
         ({"refused_share": 1.1}, "refused_share"),
         ({"never_share": float("nan")}, "never_share"),
-        ({"refused_share": 0.6, "never_share": 0.6}, "more than 1 together"),
+        ({"refused_share": 0.6, "never_share": 0.6}, "add up to more than 1"),
         ({"delay_ms_min": -1}, "-1 to 0 ms"),
         ({"delay_ms_min": 5, "delay_ms_max": 4}, "5 to 4 ms"),
     ],

@@ -10,13 +10,11 @@ import pytest
 from tollgate.client.results import Lease
 from tollgate.domain.exceptions import LeaseLostError
 from tollgate.domain.models import Job
-from tollgate.worker import pool as hands_module
-from tollgate.worker.handlers import Handler, HandlerCalls
-from tollgate.worker.lease import Held, LeaseKeeper
-from tollgate.worker.outcome import Outcome
-from tollgate.worker.retry import Link
-from tollgate.worker.roles import Work
-from tollgate.worker.slots import Shift
+from tollgate.worker import pool as pool_module
+from tollgate.worker.handlers import Handler, HandlerCalls, HandlerResult, WorkStage
+from tollgate.worker.lease import HeldJob, LeaseKeeper
+from tollgate.worker.retry import BrokerStatus
+from tollgate.worker.slots import Slots
 
 PATIENCE_S = 30.0
 WHOSE: ContextVar[str] = ContextVar("WHOSE", default="nobody's")
@@ -29,32 +27,35 @@ class Crew:
         self._make_lease = make_lease
         self._calls = HandlerCalls(handler, 4)
         keeper = LeaseKeeper(client, 30_000)
-        self.shift = Shift(Work(self._calls, 100), self, client, Link("ipc:///somewhere"), keeper)
-        self.outcomes: dict[int, Outcome] = {}
+        runner: Any = self
+        self.slots = Slots(
+            WorkStage(self._calls, 100), runner, client, BrokerStatus("ipc:///somewhere"), keeper
+        )
+        self.outcomes: dict[int, HandlerResult] = {}
         self.given_back: list[int] = []
         self._changed = asyncio.Event()
 
-    def take(self, *numbers: int) -> list[Held]:
-        held = [Held(self._make_lease(number)) for number in numbers]
+    def take(self, *numbers: int) -> list[HeldJob]:
+        held = [HeldJob(self._make_lease(number)) for number in numbers]
         for each in held:
-            self.shift.take(each)
+            self.slots.take(each)
         return held
 
     async def until_idle(self) -> dict[int, str | None]:
         """Wait until all is said and done, and return the results by number."""
         async with asyncio.timeout(PATIENCE_S):
-            while not self.shift.is_idle:
+            while not self.slots.is_idle:
                 self._changed.clear()
                 await self._changed.wait()
         return {number: outcome.result for number, outcome in sorted(self.outcomes.items())}
 
-    def look_again(self) -> None:
+    def check_again(self) -> None:
         self._changed.set()
 
-    def settled(self, held: Held, outcome: Outcome) -> None:
+    def settled(self, held: HeldJob, outcome: HandlerResult) -> None:
         self.outcomes[held.token - 100] = outcome
 
-    async def give_back(self, jobs: Any) -> None:
+    async def release_unfinished(self, jobs: Any) -> None:
         self.given_back += [held.token - 100 for held in jobs]
 
 
@@ -131,7 +132,7 @@ async def test_a_task_is_that_of_the_job_at_hand_so_that_no_late_news_of_another
     crew: Make,
 ) -> None:
     seen: list[list[bool]] = []
-    jobs: list[Held] = []
+    jobs: list[HeldJob] = []
 
     async def handler(job: Job) -> str:
         await asyncio.sleep(0)
@@ -165,13 +166,13 @@ async def test_a_handler_may_limit_its_own_time(crew: Make) -> None:
 async def test_a_fault_of_the_worker_leaves_that_job_alone(
     crew: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def outcome(job: Job) -> Outcome:
+    async def outcome(job: Job) -> HandlerResult:
         if number_of(job) == 1:
             raise RuntimeError("a bug")
-        return Outcome.of_result("done")
+        return HandlerResult.of_result("done")
 
     busy = crew(str)
-    monkeypatch.setattr(busy.shift.role, "outcome", outcome)
+    monkeypatch.setattr(busy.slots.stage, "run", outcome)
     busy.take(1, 2)
     assert await busy.until_idle() == {2: "done"}
     assert busy.given_back == []
@@ -206,7 +207,7 @@ async def test_what_was_not_begun_is_not_begun_any_more_if_it_is_lost_or_at_a_st
     lost, _ = busy.take(1, 2)
     lost.lose(LeaseLostError("granted anew"))
     if stops:
-        busy.shift.cancel()
+        busy.slots.cancel()
     assert list(await busy.until_idle()) == called == calls
     assert busy.given_back == given_back
 
@@ -214,7 +215,7 @@ async def test_what_was_not_begun_is_not_begun_any_more_if_it_is_lost_or_at_a_st
 async def test_handlers_that_take_long_without_a_wait_leave_the_loop_a_turn(
     client: Any, crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hands_module, "STRETCH_S", -1)
+    monkeypatch.setattr(pool_module, "BUSY_S_MAX", -1)
     turns: list[int] = []
 
     async def handler(job: Job) -> str:

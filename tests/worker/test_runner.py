@@ -15,17 +15,17 @@ from tollgate.domain.exceptions import (
     DrainingError,
     InternalError,
     LeaseLostError,
+    SessionEvictedError,
     UnsupportedVersionError,
 )
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
 from tollgate.worker import runner as runner_module
-from tollgate.worker.handlers import Handler, HandlerCalls
-from tollgate.worker.outcome import Outcome
-from tollgate.worker.payments import PaymentSimulator
-from tollgate.worker.roles import Payments, Role, Work
+from tollgate.worker.handlers import Handler, HandlerCalls, HandlerResult, WorkStage
+from tollgate.worker.payments import PaymentSimulator, PaymentStage
 from tollgate.worker.runner import Runner
 from tollgate.worker.settings import Settings
+from tollgate.worker.slots import Stage
 
 PATIENCE_S = 30.0
 UNPAID = {"status": JobStatus.AWAITING_PAYMENT, "version": 1}
@@ -36,7 +36,9 @@ Start = Callable[..., Any]
 class Running:
     """A runner at work on a script, and what it calls handlers with."""
 
-    def __init__(self, client: Any, roles: list[Role], calls: HandlerCalls, **options: Any) -> None:
+    def __init__(
+        self, client: Any, stages: list[Stage], calls: HandlerCalls, **options: Any
+    ) -> None:
         settings: dict[str, Any] = {
             "endpoint": "ipc:///somewhere",
             "lease_ms": 30,
@@ -44,8 +46,8 @@ class Running:
         }
         self.client = client
         self.calls = calls
-        self.runner = Runner(client, roles, Settings(**settings | options))
-        calls.on_thread_free = self.runner.look_again
+        self.runner = Runner(client, stages, Settings(**settings | options))
+        calls.on_thread_free = self.runner.check_again
         self.task = asyncio.create_task(self.runner.run())
 
     async def stopped(self) -> list[tuple[str, ...]]:
@@ -65,8 +67,8 @@ async def start(client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def work(handler: Handler, **options: Any) -> Running:
         calls = HandlerCalls(handler, options.get("concurrency", 4))
-        roles: list[Role] = [Work(calls, options.get("concurrency", 4))]
-        begun.append(Running(client, roles, calls, only="work", **options))
+        stages: list[Stage] = [WorkStage(calls, options.get("concurrency", 4))]
+        begun.append(Running(client, stages, calls, only="work", **options))
         return begun[-1]
 
     yield work
@@ -81,8 +83,8 @@ async def start_payments(client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def pay(simulator: PaymentSimulator, limit: int = 64, **options: Any) -> Running:
         calls = HandlerCalls(str, 1)
-        role = Payments(simulator, limit, clock=datetime(2026, 1, 1, tzinfo=UTC).timestamp)
-        return Running(client, [role], calls, only="payments", **options)
+        stage = PaymentStage(simulator, limit, clock=datetime(2026, 1, 1, tzinfo=UTC).timestamp)
+        return Running(client, [stage], calls, only="payments", **options)
 
     return pay
 
@@ -147,7 +149,7 @@ async def test_a_thread_that_lost_its_lease_keeps_its_place_until_it_is_back(
     client.script["claim"] = [[make_lease(1)], [make_lease(2)]]
     client.script["touch"] = [LeaseLostError("granted anew")]
     running = start(handler, concurrency=1, jobs=1)
-    await until(lambda: running.calls.given_up)
+    await until(lambda: running.calls.abandoned)
     assert len(client.saying("claim")) == 1
     go_on.set()
     said = await running.ended()
@@ -263,6 +265,7 @@ async def test_the_broker_is_asked_again_until_it_is_back(
         DrainingError("leaving"),
         BrokerUnreachableError("nobody there"),
         InternalError("not yet itself"),
+        SessionEvictedError("restarted without its sessions"),
         [make_lease()],
     ]
     running = start(lambda job: "done", jobs=1)
@@ -353,7 +356,7 @@ async def test_an_outcome_without_an_answer_is_given_back_at_the_end_of_the_grac
     await client.until_said("transition")
     said = await running.stopped()
     assert said[1:] == [("release", make_lease().job.job_id, make_lease().token)]
-    assert "given back unfinished" in caplog.text
+    assert "released unfinished" in caplog.text
     assert running.runner.is_idle
     assert running.runner.finished == 0
 
@@ -477,12 +480,12 @@ async def test_a_payment_is_known_a_time_after_the_jobs_creation(
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     job = make_job(**UNPAID)
-    role = Payments(
+    stage = PaymentStage(
         PaymentSimulator(delay_ms_min=2_000, delay_ms_max=2_000),
         1,
         clock=lambda: job.created_at.timestamp() + late_s,
     )
-    assert await role.outcome(job) == Outcome.paid()
+    assert await stage.run(job) == HandlerResult.paid()
     assert slept == pytest.approx(pauses_s)
 
 
@@ -499,5 +502,5 @@ async def test_a_pause_comes_before_the_handler(
         return "done"
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    await Work(HandlerCalls(handler, 1), 1, pause_ms=20).outcome(make_job())
+    await WorkStage(HandlerCalls(handler, 1), 1, pause_ms=20).run(make_job())
     assert order == [0.02, "handler"]

@@ -10,23 +10,30 @@ import pytest
 
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.results import Lease
-from tollgate.domain.exceptions import DrainingError, LeaseLostError, TooLargeError
+from tollgate.domain.exceptions import (
+    DrainingError,
+    LeaseLostError,
+    SessionEvictedError,
+    TooLargeError,
+)
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
-from tollgate.worker.lease import Held
-from tollgate.worker.outcome import Outcome
-from tollgate.worker.retry import Link
+from tollgate.worker.handlers import HandlerResult
+from tollgate.worker.lease import HeldJob
+from tollgate.worker.retry import BrokerStatus
 from tollgate.worker.settle import settle
 
-COMPLETED = Outcome(JobStatus.COMPLETED, result="42")
+COMPLETED = HandlerResult(JobStatus.COMPLETED, result="42")
 UNKNOWN = OutcomeUnknown("no answer")
 UNREACHABLE = BrokerUnreachableError("nobody there")
 
 
 @pytest.fixture
 def settled(client: Any, make_lease: Callable[..., Lease]) -> Callable[..., Any]:
-    async def run(outcome: Outcome = COMPLETED) -> Any:
-        return await settle(client, Held(make_lease()), outcome, Link("ipc:///somewhere"))
+    async def run(outcome: HandlerResult = COMPLETED) -> Any:
+        return await settle(
+            client, HeldJob(make_lease()), outcome, BrokerStatus("ipc:///somewhere")
+        )
 
     return run
 
@@ -82,7 +89,7 @@ async def test_a_broker_without_the_job_ends_it(client: Any, settled: Any) -> No
 
 
 async def test_a_refusal_that_passes_needs_no_look_at_the_job(client: Any, settled: Any) -> None:
-    client.script["transition"] = [DrainingError("leaving"), DrainingError("leaving")]
+    client.script["transition"] = [DrainingError("leaving"), SessionEvictedError("restarted")]
     assert await settled() is not None
     assert len(said(client)) == 3
     assert not client.saying("get")

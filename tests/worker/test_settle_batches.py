@@ -22,13 +22,13 @@ from tollgate.domain.exceptions import (
 )
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
-from tollgate.worker.lease import Held
-from tollgate.worker.outcome import Outcome
-from tollgate.worker.retry import Link
-from tollgate.worker.settler import LOTS_MAX, Settler
+from tollgate.worker.handlers import HandlerResult
+from tollgate.worker.lease import HeldJob
+from tollgate.worker.retry import BrokerStatus
+from tollgate.worker.settle import BATCHES_MAX, Settler
 
 PATIENCE_S = 30.0
-DONE = Outcome(JobStatus.COMPLETED, result="42")
+DONE = HandlerResult(JobStatus.COMPLETED, result="42")
 UNKNOWN = OutcomeUnknown("no answer")
 
 
@@ -37,24 +37,24 @@ class Desk:
 
     def __init__(self, client: Any, make_lease: Callable[..., Lease]) -> None:
         self._make_lease = make_lease
-        self.settler = Settler(client, Link("ipc:///somewhere"), self._ended)
-        self.ends: dict[int, Outcome | None] = {}
+        self.settler = Settler(client, BrokerStatus("ipc:///somewhere"), self._ended)
+        self.ends: dict[int, HandlerResult | None] = {}
         self._ended_one = asyncio.Event()
 
-    def put(self, *numbers: int) -> list[Held]:
-        held = [Held(self._make_lease(number)) for number in numbers]
+    def put(self, *numbers: int) -> list[HeldJob]:
+        held = [HeldJob(self._make_lease(number)) for number in numbers]
         for each in held:
             self.settler.put(each, DONE)
         return held
 
-    async def until_ended(self, jobs: int) -> dict[int, Outcome | None]:
+    async def until_ended(self, jobs: int) -> dict[int, HandlerResult | None]:
         async with asyncio.timeout(PATIENCE_S):
             while len(self.ends) < jobs:
                 self._ended_one.clear()
                 await self._ended_one.wait()
         return self.ends
 
-    def _ended(self, held: Held, outcome: Outcome | None) -> None:
+    def _ended(self, held: HeldJob, outcome: HandlerResult | None) -> None:
         assert held.token - 100 not in self.ends
         self.ends[held.token - 100] = outcome
         self._ended_one.set()
@@ -90,14 +90,14 @@ async def test_what_is_ready_at_once_goes_in_one_message(client: Any, desk: Desk
 async def test_what_is_ready_while_enough_messages_are_under_way_goes_together_in_the_next(
     client: Any, desk: Desk, gate: asyncio.Event
 ) -> None:
-    for number in range(1, LOTS_MAX + 4):
+    for number in range(1, BATCHES_MAX + 4):
         desk.put(number)
         await turns()
-    assert client.messages == [["transition"]] * LOTS_MAX
-    assert len(desk.settler) == LOTS_MAX + 3
+    assert client.messages == [["transition"]] * BATCHES_MAX
+    assert len(desk.settler) == BATCHES_MAX + 3
     gate.set()
-    await desk.until_ended(LOTS_MAX + 3)
-    assert client.messages[LOTS_MAX:] == [["transition"] * 3]
+    await desk.until_ended(BATCHES_MAX + 3)
+    assert client.messages[BATCHES_MAX:] == [["transition"] * 3]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_a_lot_without_an_answer_is_not_said_again_where_it_was_heard(
     desk: Desk,
     make_job: Callable[..., Job],
     fields: dict[str, Any],
-    end: Outcome | None,
+    end: HandlerResult | None,
     times: int,
 ) -> None:
     client.script["send"] = [UNKNOWN]
@@ -190,7 +190,7 @@ async def test_a_fault_of_the_worker_leaves_alone_what_it_concerns(
     desk: Desk,
     caplog: pytest.LogCaptureFixture,
     script: dict[str, list[Callable[[], Awaitable[None]] | Exception]],
-    ends: dict[int, Outcome | None],
+    ends: dict[int, HandlerResult | None],
 ) -> None:
     client.script |= script
     desk.put(1, 2)
@@ -201,7 +201,7 @@ async def test_a_fault_of_the_worker_leaves_alone_what_it_concerns(
     assert not desk.settler
 
 
-async def test_what_is_given_up_is_said_no_more(
+async def test_what_is_abandoned_is_said_no_more(
     client: Any, desk: Desk, gate: asyncio.Event
 ) -> None:
     under_way = desk.put(1)
@@ -216,7 +216,7 @@ async def test_what_is_given_up_is_said_no_more(
     assert await desk.until_ended(1) == {3: DONE}
 
 
-async def test_what_is_given_up_is_not_tried_again(client: Any, desk: Desk) -> None:
+async def test_what_is_abandoned_is_not_tried_again(client: Any, desk: Desk) -> None:
     client.script["transition"] = [DrainingError("leaving")] * 1_000
     held = desk.put(1)
     await client.until_said("transition", 4)
