@@ -63,9 +63,7 @@ def test_plain_and_async_handlers(house: House, client: Client, handler: str, re
     assert "jobs finished: 1" in lines[-1]
 
 
-def test_whatever_a_handler_does_wrong_fails_its_job_with_a_message(
-    house: House, client: Client
-) -> None:
+def test_a_handler_error_fails_its_job_with_a_message(house: House, client: Client) -> None:
     work = ("--only", "work", "--concurrency", "1", "--jobs", "6")  # ends with the sixth job
     worker = house.worker(*work, "--log-level", "debug", handler="by_input")
     errors = {
@@ -91,9 +89,7 @@ def test_a_job_without_input_fails_clearly(house: House, client: Client) -> None
 
 
 @pytest.mark.parametrize("handler", ["hangs", "hangs_later"])
-def test_a_worker_killed_in_mid_job_is_replaced_and_nothing_happens_twice(
-    house: House, client: Client, handler: str
-) -> None:
+def test_a_worker_killed_in_mid_job_is_replaced(house: House, client: Client, handler: str) -> None:
     job = client.create(input="take over")
     victim = house.worker("--lease-ms", "1000", handler=handler)
     house.until_begun(job)

@@ -103,7 +103,7 @@ async def test_an_unanswered_touch_does_not_hold_up_the_others(
     assert [token for _, token in client.saying("touch")] == [101, 102, 102, 102]
 
 
-async def test_leases_are_touched_in_one_message_and_each_has_its_answer(
+async def test_one_message_touches_all_leases(
     client: Any, keeper: LeaseKeeper, make_lease: Callable[..., Lease]
 ) -> None:
     client.script["touch"] = [None, LeaseLostError("over"), None]

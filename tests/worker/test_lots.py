@@ -52,7 +52,7 @@ def test_each_job_of_many_has_its_own_end(house: House, client: Client, handler:
         assert (job.result, job.error) == ((None, errors[text]) if text in errors else (text, None))
 
 
-def test_a_broker_that_takes_less_fails_what_is_too_large_for_it_alone(house: House) -> None:
+def test_a_lower_text_limit_fails_only_larger_results(house: House) -> None:
     house.broker("--text-bytes", "100")
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
         jobs = running(client, ["é" * 40, "short", "é" * 30])
@@ -63,9 +63,7 @@ def test_a_broker_that_takes_less_fails_what_is_too_large_for_it_alone(house: Ho
     assert fits.error is not None
 
 
-def test_a_lease_lost_before_its_outcome_is_said_loses_that_one_alone(
-    house: House, client: Client
-) -> None:
+def test_a_lease_lost_before_settlement_loses_one_job(house: House, client: Client) -> None:
     worker = house.worker("--only", "work", "--concurrency", "16", handler="late")
     all_ended(client, running(client, ["warm up"]))  # the deadline must not race a starting worker
     soon = datetime.now(UTC) + timedelta(seconds=1)
@@ -113,7 +111,7 @@ def test_so_many_jobs_and_no_more(house: House, client: Client) -> None:
     assert client.count().by_status["completed"] == 5
 
 
-def test_a_broker_killed_amid_many_jobs_loses_none_and_ends_none_twice(house: House) -> None:
+def test_a_broker_killed_amid_many_jobs_loses_none(house: House) -> None:
     journal = ("--data-dir", str(house.folder / "data"))
     broker = house.broker(*journal)
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:

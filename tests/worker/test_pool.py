@@ -128,7 +128,7 @@ async def test_a_lease_that_is_lost_stops_that_job_alone(crew: Make) -> None:
     assert busy.given_back == []
 
 
-async def test_a_task_is_that_of_the_job_at_hand_so_that_no_late_news_of_another_stops_it(
+async def test_a_lost_lease_of_a_past_job_cancels_no_other(
     crew: Make,
 ) -> None:
     seen: list[list[bool]] = []
@@ -194,7 +194,7 @@ async def test_a_job_that_stops_its_own_task_stops_no_other(crew: Make) -> None:
 
 
 @pytest.mark.parametrize(("stops", "called", "given_back"), [(False, [2], []), (True, [], [2])])
-async def test_what_was_not_begun_is_not_begun_any_more_if_it_is_lost_or_at_a_stop(
+async def test_waiting_jobs_do_not_start_after_loss_or_stop(
     *, crew: Make, stops: bool, called: list[int], given_back: list[int]
 ) -> None:
     calls: list[int] = []
@@ -212,7 +212,7 @@ async def test_what_was_not_begun_is_not_begun_any_more_if_it_is_lost_or_at_a_st
     assert busy.given_back == given_back
 
 
-async def test_handlers_that_take_long_without_a_wait_leave_the_loop_a_turn(
+async def test_busy_handlers_leave_the_loop_a_turn(
     client: Any, crew: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "BUSY_S_MAX", -1)

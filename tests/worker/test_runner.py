@@ -99,7 +99,7 @@ async def at_once(job: Job) -> str:
     return "done"
 
 
-async def test_an_async_handler_that_lost_its_lease_is_cancelled_and_nothing_is_said(
+async def test_a_lost_lease_cancels_an_async_handler(
     client: Any, start: Start, make_lease: Callable[..., Lease]
 ) -> None:
     cancelled = asyncio.Event()
@@ -137,7 +137,7 @@ async def test_a_handler_that_overhears_it_has_its_outcome_dropped(
     assert await running.stopped() == []
 
 
-async def test_a_thread_that_lost_its_lease_keeps_its_place_until_it_is_back(
+async def test_an_abandoned_thread_keeps_its_slot_until_it_returns(
     client: Any, start: Start, make_lease: Callable[..., Lease]
 ) -> None:
     go_on = threading.Event()
@@ -195,7 +195,7 @@ async def test_a_job_begun_is_finished_in_the_time_of_grace(
     assert running.runner.finished == 1
 
 
-async def test_what_does_not_finish_in_the_time_of_grace_is_given_back(
+async def test_a_job_unfinished_after_the_grace_is_released(
     client: Any, start: Start, make_lease: Callable[..., Lease]
 ) -> None:
     async def handler(job: Job) -> str:
@@ -238,7 +238,7 @@ async def test_a_handler_that_will_not_be_cancelled_is_told_of(
     assert await running.ended() == given_back
 
 
-async def test_a_broker_that_does_not_take_back_a_lease_does_not_hold_up_a_stop(
+async def test_an_unanswered_release_does_not_delay_a_stop(
     client: Any,
     start_payments: Start,
     make_lease: Callable[..., Lease],
@@ -284,7 +284,7 @@ async def test_a_refusal_that_will_not_pass_ends_the_worker(client: Any, start: 
         await running.ended()
 
 
-async def test_a_fault_of_the_worker_itself_leaves_the_job_alone_and_goes_on(
+async def test_a_worker_bug_leaves_one_job_alone(
     client: Any,
     start: Start,
     make_lease: Callable[..., Lease],
@@ -316,7 +316,7 @@ async def test_claims_ask_for_no_more_than_there_is_room_for(
     assert running.runner.finished == 3
 
 
-async def test_jobs_are_claimed_while_outcomes_are_on_their_way_but_not_without_end(
+async def test_unsettled_jobs_limit_further_claims(
     client: Any, start: Start, make_lease: Callable[..., Lease]
 ) -> None:
     go_on = asyncio.Event()
@@ -332,7 +332,7 @@ async def test_jobs_are_claimed_while_outcomes_are_on_their_way_but_not_without_
     assert running.runner.finished == 4
 
 
-async def test_places_are_kept_until_the_outcome_is_heard_if_jobs_are_numbered(
+async def test_a_jobs_limit_keeps_slots_until_settlement(
     client: Any, start: Start, make_lease: Callable[..., Lease]
 ) -> None:
     go_on = asyncio.Event()
@@ -346,7 +346,7 @@ async def test_places_are_kept_until_the_outcome_is_heard_if_jobs_are_numbered(
     assert len(await running.ended()) == 2
 
 
-async def test_an_outcome_without_an_answer_is_given_back_at_the_end_of_the_grace(
+async def test_an_unanswered_result_is_released_after_the_grace(
     client: Any, start: Start, make_lease: Callable[..., Lease], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -361,7 +361,7 @@ async def test_an_outcome_without_an_answer_is_given_back_at_the_end_of_the_grac
     assert running.runner.finished == 0
 
 
-async def test_an_outcome_that_comes_too_late_and_has_no_answer_is_given_back(
+async def test_a_late_unanswered_result_is_released(
     client: Any,
     start: Start,
     make_lease: Callable[..., Lease],
@@ -438,7 +438,7 @@ async def test_payments_that_never_come_leave_room_for_others(
     assert not client.saying("touch")
 
 
-async def test_a_pending_payment_is_touched_and_given_back_at_once_at_a_stop(
+async def test_a_pending_payment_is_touched_and_released_at_a_stop(
     client: Any, start_payments: Start, make_lease: Callable[..., Lease]
 ) -> None:
     client.script["claim"] = [[make_lease(**UNPAID)]]
@@ -448,7 +448,7 @@ async def test_a_pending_payment_is_touched_and_given_back_at_once_at_a_stop(
     assert await running.stopped() == [("release", make_lease().job.job_id, make_lease().token)]
 
 
-async def test_a_payment_that_is_being_said_is_said_to_its_end_at_a_stop(
+async def test_a_stop_waits_for_a_payment_being_settled(
     client: Any, start_payments: Start, make_lease: Callable[..., Lease]
 ) -> None:
     async def slow() -> object:

@@ -87,7 +87,7 @@ async def test_what_is_ready_at_once_goes_in_one_message(client: Any, desk: Desk
     assert not desk.settler
 
 
-async def test_what_is_ready_while_enough_messages_are_under_way_goes_together_in_the_next(
+async def test_results_wait_for_a_message_and_share_the_next(
     client: Any, desk: Desk, gate: asyncio.Event
 ) -> None:
     for number in range(1, BATCHES_MAX + 4):
@@ -137,7 +137,7 @@ async def test_a_refusal_that_passes_is_said_again_for_that_job_alone(
         ({"status": JobStatus.FAILED, "error": "too late", "version": 3}, None, 1),
     ],
 )
-async def test_a_lot_without_an_answer_is_not_said_again_where_it_was_heard(
+async def test_a_batch_without_answer_is_not_applied_twice(
     *,
     client: Any,
     desk: Desk,
