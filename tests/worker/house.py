@@ -144,3 +144,10 @@ def left(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for a process to end; return its exit code and what it logged."""
     _, log = process.communicate(timeout=PATIENCE_S)
     return process.returncode, log
+
+
+def until_logged(process: subprocess.Popen[str], text: str) -> None:
+    """Wait until a process logs a line with `text`."""
+    assert process.stderr is not None
+    while text not in (line := process.stderr.readline()):
+        assert line, "it ended before"

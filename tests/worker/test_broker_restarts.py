@@ -3,7 +3,7 @@
 import time
 from datetime import UTC, datetime
 
-from tests.worker.house import PATIENCE_S, House, ended, left
+from tests.worker.house import PATIENCE_S, House, ended, left, until_logged
 from tollgate.client.sync import Client
 from tollgate.domain.status import JobStatus
 
@@ -56,11 +56,13 @@ def test_what_is_never_paid_is_left_to_the_brokers_deadline(house: House) -> Non
 
 
 def test_a_broker_can_be_waited_for_at_the_start(house: House) -> None:
-    worker = house.worker("--wait-for-broker-s", str(PATIENCE_S), "--jobs", "1", handler="shout")
-    time.sleep(1)
+    once = ("--only", "work", "--concurrency", "1", "--jobs", "1")  # parks no claim at its end
+    worker = house.worker("--wait-for-broker-s", str(PATIENCE_S), *once, handler="shout")
+    until_logged(worker, "takes no requests")
     house.broker()
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        assert ended(client, client.create(input="late")).result == "LATE"
+        job = client.transition(client.create(input="late").job_id, JobStatus.RUNNING)
+        assert ended(client, job).result == "LATE"
     assert left(worker)[0] == 0
 
 
@@ -73,8 +75,6 @@ def test_a_broker_that_does_not_come_in_time_ends_it(house: House) -> None:
 
 def test_a_stop_comes_before_a_broker_that_does_not(house: House) -> None:
     worker = house.worker("--wait-for-broker-s", "3600")
-    assert worker.stderr is not None
-    while "takes no requests" not in worker.stderr.readline():
-        pass
+    until_logged(worker, "takes no requests")
     worker.terminate()
     assert left(worker)[0] == 0

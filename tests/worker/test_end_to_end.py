@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.worker.house import PATIENCE_S, House, ended, left
+from tests.worker.house import PATIENCE_S, House, ended, left, until_logged
 from tollgate.client.sync import Client
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
@@ -130,9 +130,7 @@ def test_a_stop_lets_work_finish(house: House, client: Client) -> None:
     worker = house.worker(*ONE_SLOT, "--stop-grace-s", str(PATIENCE_S), handler="until_told")
     house.until_begun(job)
     worker.terminate()
-    assert worker.stderr is not None
-    while "stopping" not in worker.stderr.readline():
-        pass
+    until_logged(worker, "stopping")
     (house.folder / "go on").touch()
     assert left(worker)[0] == 0
     assert client.get(job.job_id).result == "told"
@@ -144,9 +142,7 @@ def test_a_second_signal_ends_it_at_once(house: House, client: Client) -> None:
     worker = house.worker(*ONE_SLOT, *options, handler="hangs")
     house.until_begun(job)
     worker.terminate()
-    assert worker.stderr is not None
-    while "stopping" not in worker.stderr.readline():
-        pass
+    until_logged(worker, "stopping")
     worker.send_signal(signal.SIGINT)
     assert left(worker)[0] == 130
     (lease,) = client.claim(JobStatus.RUNNING, wait_ms=10_000)  # it lapses: nobody released it
