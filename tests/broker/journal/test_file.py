@@ -424,3 +424,17 @@ def test_each_sync_reaches_the_operating_system(
     files.sync_directory(tmp_path)
     files.close(descriptor)
     assert calls == ["fdatasync", "fsync", "fsync"]
+
+
+def test_a_sync_that_waited_for_a_failed_one_fails_too(tmp_path: Path) -> None:
+    """A thread that waits for the lock must not sync again: the kernel may report success."""
+    files = FaultyFiles()
+    journal = opened(tmp_path, files=files)
+    journal.append([b"x"])
+    files.fail("sync_data", 1, errno.EIO)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            journal._writer.sync()
+    with pytest.raises(JournalFailedError):
+        journal.close()
+    assert files.calls["sync_data"] == 1
