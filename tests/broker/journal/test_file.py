@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,6 +143,7 @@ def test_a_long_replay_reports_progress(tmp_path: Path) -> None:
 
 HOLD = """
 import sys
+from threading import Event, Thread
 from pathlib import Path
 from tollgate.broker.journal.file import FileJournal
 journal = FileJournal(Path(sys.argv[1]))
@@ -438,3 +440,28 @@ def test_a_sync_that_waited_for_a_failed_one_fails_too(tmp_path: Path) -> None:
     with pytest.raises(JournalFailedError):
         journal.close()
     assert files.calls["sync_data"] == 1
+
+
+def test_a_segment_is_not_closed_while_it_is_synced(tmp_path: Path) -> None:
+    class SlowFiles(FaultyFiles):
+        began, may_end = Event(), Event()
+
+        def sync_data(self, descriptor: int) -> None:
+            super().sync_data(descriptor)
+            self.began.set()
+            assert self.may_end.wait(30)
+
+    files = SlowFiles()
+    journal = opened(tmp_path, files=files)
+    journal.append([b"x"])
+    threads = [Thread(target=journal.sync), Thread(target=journal.close_segment)]
+    threads[0].start()
+    assert files.began.wait(30)
+    threads[1].start()
+    threads[1].join(0.1)
+    assert files.calls["sync_data"] == 1  # the second thread waits for the first
+    files.may_end.set()
+    for thread in threads:
+        thread.join()
+    assert [each.sequence for each in journal.closed_segments()] == [1]
+    journal.close()
