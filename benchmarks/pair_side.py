@@ -54,7 +54,8 @@ def lifecycle(client: "tollgate.Client", jobs: int, per_message: int) -> float:
     start = time.perf_counter()
     results = client.send_many(commands, message_commands=per_message)
     span = time.perf_counter() - start
-    assert results[-1].status == "completed", results[-1]
+    if results[-1].status != "completed":
+        raise RuntimeError(results[-1])
     return len(commands) / span
 
 
@@ -123,13 +124,15 @@ def main(scale: float) -> None:
             )
     with tempfile.TemporaryDirectory(prefix="tg-") as folder:
         place = Path(folder)
-        with broker(place, "--data-dir", str(place / "data")) as (endpoint, _):
-            with tollgate.connect(endpoint, timeout_s=60) as client:
-                lifecycle(client, 500, 100)
-                for per_message in (100, 1_000):
-                    found[f"durable, {per_message} a message, commands/s"] = lifecycle(
-                        client, jobs, per_message
-                    )
+        with (
+            broker(place, "--data-dir", str(place / "data")) as (endpoint, _),
+            tollgate.connect(endpoint, timeout_s=60) as client,
+        ):
+            lifecycle(client, 500, 100)
+            for per_message in (100, 1_000):
+                found[f"durable, {per_message} a message, commands/s"] = lifecycle(
+                    client, jobs, per_message
+                )
         start = time.perf_counter()
         with broker(place, "--data-dir", str(place / "data")):
             found["start and replay, 1/s"] = 1 / (time.perf_counter() - start)

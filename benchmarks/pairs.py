@@ -1,11 +1,11 @@
 """Compares this tree with another one, in interleaved pairs: is anything slower?
 
 `python -m benchmarks.pairs OTHER [PAIRS [SCALE]]`, where OTHER is a checkout in which `make setup`
-was run. Each round runs the other tree, this tree, and the other tree again. The table has, for
-each figure, the geometric mean of this/other with its 95 % interval (Student's t over the logarithms
-of the pairs), and the same for other/other, which shows how much the machine itself varies. All
-figures are rates or inverses: above 1 is better. "Not slower" means that the upper end of the
-interval is at least 0.97.
+was run. Each round runs the other tree, this tree, and the other tree again. The table has for each
+figure the geometric mean of this/other, with its 95 % interval (Student's t over the logarithms of
+the pairs), and the same for other/other, which shows how much the machine itself varies. All figures
+are rates or inverses: above 1 is better. "Not slower" means that the upper end of the interval is at
+least 0.97.
 """
 
 import json
@@ -50,7 +50,8 @@ def main() -> None:
         rounds.append((run(other, scale), run(HERE, scale), run(other, scale)))
         print(f"\rpair {number + 1} of {pairs}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    print(f"{'this / other, ' + str(pairs) + ' pairs':44} {'ratio':>6}  95 % interval    other/other")
+    head = f"this / other, {pairs} pairs"
+    print(f"{head:44} {'ratio':>6}  95 % interval    other/other")
     slower = []
     for name in rounds[0][0]:
         mean, low, high = interval([b[name] / math.sqrt(a[name] * c[name]) for a, b, c in rounds])
