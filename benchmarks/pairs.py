@@ -2,9 +2,9 @@
 
 `python -m benchmarks.pairs OTHER [PAIRS [SCALE]]`, where OTHER is a checkout in which `make setup`
 was run. Each round runs the other tree, this tree, and the other tree again. The table has for each
-figure the geometric mean of this/other, with its 95 % interval (Student's t over the logarithms of
-the pairs), and the same for other/other, which shows how much the machine itself varies. All figures
-are rates or inverses: above 1 is better. "Not slower" means that the upper end of the interval is at
+figure the geometric mean of this/other with its 95 % interval (Student's t over the logarithms of
+the pairs), and the same for other/other: it shows how much the machine varies. All figures are
+rates or inverses, so above 1 is better. "Not slower" means that the upper end of the interval is at
 least 0.97.
 """
 
