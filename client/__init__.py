@@ -1,1 +1,1 @@
-"""The DEALER side: blocking and asyncio clients over one session that knows no socket."""
+"""The client library: blocking and asyncio clients over one protocol session without I/O."""

@@ -1,23 +1,21 @@
-"""The asyncio client: `client.sync` with `await`, for many tasks at once."""
+"""The asyncio client: the calls of `client.sync` with `await`, for many tasks at once."""
 
 import asyncio
 import builtins
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
-from functools import partial
 from os import PathLike
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from tollgate.client import commands as calls
-from tollgate.client.autopipeline import Crowd
+from tollgate.client import commands as build
+from tollgate.client.autopipeline import Autopipeline, PipelinedCommand
 from tollgate.client.batch import AsyncBatch
-from tollgate.client.commands import AnyStatus, Row, Waiting
-from tollgate.client.connection import Link, resolve_endpoint
-from tollgate.client.errors import BatchError, ClientClosedError
-from tollgate.client.exchange import Exchange
-from tollgate.client.keyfile import resolve_key
+from tollgate.client.commands import AnyStatus, Row, SlicedWait
+from tollgate.client.connection import Connection
+from tollgate.client.errors import ClientClosedError, raise_failures
+from tollgate.client.inflight import Call
 from tollgate.client.results import Lease, Page, value
 from tollgate.client.session import Session
 from tollgate.domain.commands import AnyCommand, Hello
@@ -31,13 +29,13 @@ __all__ = ["AsyncBatch", "AsyncClient", "Lease", "Page"]
 
 
 class AsyncClient:
-    """Talks to one broker from one event loop; many tasks may use it at once.
+    """Sends commands to one broker from one event loop; many tasks may use it at once.
 
-    It is `client.sync.Client` with `await`: the same calls, arguments and exceptions. What several
-    tasks ask at the same time goes in one message, but for calls with a `timeout_s` of their own. A
-    parked `wait` or `claim` holds nobody up. A call may be cancelled; what a cancelled claim still
-    gets is given back. `close` ends the calls under way with ClientClosedError, or with
-    OutcomeUnknown where something may be done.
+    It is `Client` with `await`: the same calls, arguments and exceptions. Commands of several tasks
+    in one turn of the loop are sent as one request, except calls with their own `timeout_s`. A
+    `wait` or `claim` that waits does not delay the others. A call may be cancelled; leases that a
+    cancelled claim still gets are released. `close` ends the calls in flight with
+    ClientClosedError, or with OutcomeUnknown where a change may have been made.
     """
 
     def __init__(
@@ -47,28 +45,28 @@ class AsyncClient:
         key: str | PathLike[str] | None = None,
         timeout_s: float = 10.0,
     ) -> None:
-        """Make a client; it connects at its first call, and belongs to the loop of that call."""
-        self.endpoint = resolve_endpoint(endpoint)
+        """Make a client; it connects at its first call, and is bound to the loop of that call."""
         self._timeout_s = timeout_s
-        self._link = Link(self.endpoint, resolve_key(key))
-        self._session = Session(self._link.broker, random)
-        self._crowd = Crowd(self._session)
+        self._connection = Connection(endpoint, key)
+        self.endpoint = self._connection.endpoint
+        self._session = Session(self._connection.broker, random)
+        self._autopipeline = Autopipeline(self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
 
     async def close(self) -> None:
-        """Close the connection; do it as often as you like. Calls under way fail."""
+        """Close the connection; further calls of `close` do nothing."""
         if self._closed:
             return
         self._closed = True
         reason = ClientClosedError(f"the client of {self.endpoint} was closed")
-        if self._loop is not None and not self._loop.is_closed():  # else nobody can be told
-            self._crowd.fail(reason)
+        if self._loop is not None and not self._loop.is_closed():  # else no task is left to be told
+            self._autopipeline.fail(reason)
             self._session.fail(reason)
         self._forget_loop()
-        self._link.close()
+        self._connection.close()
 
     async def __aenter__(self) -> Self:
         """Return the client itself."""
@@ -81,7 +79,7 @@ class AsyncClient:
     # --- one command ------------------------------------------------------------------------------
 
     async def ping(self, timeout_s: float | None = None) -> HelloResult:
-        """Return who the broker is, and what its limits are."""
+        """Return the broker's identity, your role and its limits."""
         return cast("HelloResult", await self._ask(Hello(), timeout_s))
 
     async def create(  # noqa: PLR0913 - one argument a field
@@ -96,20 +94,20 @@ class AsyncClient:
         submit_result_time: datetime | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Store a job that awaits payment, and return it.
+        """Store a job in `awaiting_payment`, and return it.
 
-        Without an `input_hash`, it is made from `input` by MIP-004: JSON text is parsed first, any
-        other text is hashed as a JSON string. Without a `job_id`, one is made here. If the id is
-        known and all fields are equal, the job is returned as it is now.
+        Without an `input_hash`, the hash of `input` is computed by MIP-004: JSON text is parsed
+        first, any other text is hashed as a JSON string. Without a `job_id`, a UUID4 is made. If
+        the broker has a job with this id and equal fields, that job is returned as it is now.
 
         Raises:
-            MalformedError: the hash is not 64 lowercase hex digits, the id no UUID, a time has no
-                zone, or there is neither hash nor input.
-            JobConflictError: the id or the blockchain identifier belongs to another job.
-            RepositoryFullError: as many jobs are stored as the broker holds.
+            MalformedError: the hash is not 64 lowercase hexadecimal digits, the id is not a UUID, a
+                time has no time zone, or both hash and input are missing.
+            JobConflictError: the id or the blockchain identifier belongs to a different job.
+            RepositoryFullError: the broker stores as many jobs as it may.
 
         """
-        command = calls.create(
+        command = build.create(
             input_hash,
             input=input,
             identifier_from_purchaser=identifier_from_purchaser,
@@ -127,13 +125,13 @@ class AsyncClient:
         blockchain_identifier: str | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Return a job as it is now, by its id or by what its payment is known by on chain.
+        """Return a job as it is now, by its id or by the identifier of its payment on chain.
 
         Raises:
-            JobNotFoundError: there is none.
+            JobNotFoundError: there is no such job.
 
         """
-        return cast("Job", await self._ask(calls.get(job_id, blockchain_identifier), timeout_s))
+        return cast("Job", await self._ask(build.get(job_id, blockchain_identifier), timeout_s))
 
     async def transition(  # noqa: PLR0913 - one argument a field
         self,
@@ -147,21 +145,21 @@ class AsyncClient:
         lease: int | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Move a job to `target`, and return it as it is then.
+        """Move a job to the status `target`, and return the job after that.
 
-        `result` goes with `completed`, `error` with `failed`, `input_schema` with `awaiting_input`;
-        `expected_version` makes it conditional on the job's version; `lease` is the token of your
-        lease, if you hold one.
+        `result` requires the target `completed`, `error` `failed`, `input_schema` `awaiting_input`.
+        With `expected_version`, the job moves only if it is at that version. `lease` is the token
+        of your lease on the job, if you hold one.
 
         Raises:
             InvalidStateTransitionError: the state machine has no such transition.
             VersionConflictError: the job is not at `expected_version`.
-            LeaseHeldError: somebody else holds the job's lease.
-            LeaseLostError: the lease lapsed, ended or was granted anew.
+            LeaseHeldError: another client holds a lease on the job.
+            LeaseLostError: your lease has lapsed or ended, or was granted to another client.
             JobNotFoundError: there is no such job.
 
         """
-        command = calls.transition(
+        command = build.transition(
             job_id,
             target,
             result=result,
@@ -180,25 +178,25 @@ class AsyncClient:
         expected_version: int,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Answer a job in `awaiting_input`, and return it, running again.
+        """Give a job in `awaiting_input` its input, and return it, in `running` again.
 
-        `expected_version` is the version that asked, so that an answer fits its question. Raises as
-        `transition` does.
+        `expected_version` is the job's version when it asked, so that the input matches the
+        question. Raises the errors of `transition`.
         """
-        command = calls.provide_input(job_id, input, expected_version)
+        command = build.provide_input(job_id, input, expected_version)
         return cast("Job", await self._ask(command, timeout_s))
 
     async def cancel(
         self, job_id: str, *, expected_version: int | None = None, timeout_s: float | None = None
     ) -> "Job":
-        """Fail a job that nobody has paid for yet, and return it. Raises as `transition` does."""
-        return cast("Job", await self._ask(calls.cancel(job_id, expected_version), timeout_s))
+        """Fail a job in `awaiting_payment`, and return it. Raises the errors of `transition`."""
+        return cast("Job", await self._ask(build.cancel(job_id, expected_version), timeout_s))
 
     async def count(
         self, status: AnyStatus | None = None, *, timeout_s: float | None = None
     ) -> CountResult:
-        """Return how many jobs there are, by status, and since when the oldest has been in it."""
-        return cast("CountResult", await self._ask(calls.count(status), timeout_s))
+        """Return the number of jobs by status, and since when the oldest of each has been in it."""
+        return cast("CountResult", await self._ask(build.count(status), timeout_s))
 
     async def list_page(
         self,
@@ -208,16 +206,19 @@ class AsyncClient:
         limit: int = 100,
         timeout_s: float | None = None,
     ) -> Page:
-        """Return up to `limit` jobs (1,000 at most) by creation, from behind the page `after`."""
-        return cast("Page", await self._ask(calls.list_page(status, after, limit), timeout_s))
+        """Return up to `limit` jobs (at most 1,000) in order of creation.
+
+        `after` is the `next` of the page before; None is the first page.
+        """
+        return cast("Page", await self._ask(build.list_page(status, after, limit), timeout_s))
 
     async def list(
         self, status: AnyStatus | None = None, *, page: int = 100, timeout_s: float | None = None
     ) -> AsyncIterator["Job"]:
-        """Yield all jobs by creation, asking for `page` of them at a time as they are needed.
+        """Yield all jobs in order of creation; `page` is how many to ask for at a time.
 
-        A job that is in `status` throughout comes once, whatever happens in between. `timeout_s`
-        is for each page.
+        A job that stays in `status` all the time is yielded once, whatever happens to other jobs.
+        `timeout_s` is for each page.
         """
         after: str | None = None
         while True:
@@ -228,7 +229,7 @@ class AsyncClient:
             if after is None:
                 return
 
-    # --- waiting and working ----------------------------------------------------------------------
+    # --- waits and leases -------------------------------------------------------------------------
 
     async def wait(
         self,
@@ -237,26 +238,26 @@ class AsyncClient:
         statuses: Sequence[AnyStatus] | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Return the first of up to 1,000 jobs that is in one of `statuses`, or done for good.
+        """Wait for one of up to 1,000 jobs to reach one of `statuses`, and return it.
 
-        Without `statuses`, that is the first to be completed or failed. `timeout_s` None waits for
-        ever. Either way the wait is made of parts of 15 s, and BrokerUnreachableError comes when
-        one of them is not answered within the client's own `timeout_s` after its end. A broker that
-        restarts in between does not matter.
+        `completed` and `failed` always end the wait. With `timeout_s` None it has no end. The
+        client sends waits of at most 15 s one after the other, so the broker may restart in
+        between; each must be answered within the client's own `timeout_s` after its end.
 
         Raises:
-            WaitTimeoutError: none of them got there in `timeout_s` seconds.
-            JobNotFoundError: there is no such job.
+            WaitTimeoutError: none of the jobs reached such a status within `timeout_s` seconds.
+            JobNotFoundError: one of the jobs does not exist.
+            BrokerUnreachableError: a wait was not answered in time.
 
         """
         until = None if timeout_s is None else monotonic() + timeout_s
-        waiting = Waiting(job_ids, statuses, until, self._timeout_s)
+        wait = SlicedWait(job_ids, statuses, until, self._timeout_s)
         while True:
-            command, deadline = waiting.slice(monotonic())
+            command, deadline = wait.slice(monotonic())
             try:
                 return cast("Job", await self._ask_until(command, deadline))
             except WaitTimeoutError:
-                if waiting.over(monotonic()):
+                if wait.over(monotonic()):
                     raise
 
     async def claim(
@@ -268,30 +269,30 @@ class AsyncClient:
         limit: int = 1,
         timeout_s: float | None = None,
     ) -> builtins.list[Lease]:
-        """Take up to `limit` free jobs in `status`, oldest first, each under a lease.
+        """Claim up to `limit` free jobs in `status`, oldest first, each with a lease.
 
-        If there is none, wait for one for `wait_ms` (an hour at most); the list is empty if none
-        came. `timeout_s` counts beyond `wait_ms`. Leases of a claim whose
-        answer comes after its caller has left are given back.
+        If there is none, wait for one for up to `wait_ms` (at most an hour); the list is empty if
+        none came. `timeout_s` is added to `wait_ms`. If the call has ended before the answer comes,
+        the client releases the leases in it.
         """
-        command = calls.claim(status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
+        command = build.claim(status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
         timeout_s = self._seconds(timeout_s) + wait_ms / 1_000
         return cast("builtins.list[Lease]", await self._ask(command, timeout_s))
 
     async def touch(
         self, job_id: str, lease: int, *, lease_ms: int = 30_000, timeout_s: float | None = None
     ) -> None:
-        """Keep a lease for another `lease_ms` from now.
+        """Extend a lease: it ends `lease_ms` from now.
 
         Raises:
-            LeaseLostError: it lapsed, ended or was granted anew: stop working on the job.
+            LeaseLostError: it has lapsed or ended, or was granted to another client: stop working.
 
         """
-        await self._ask(calls.touch(job_id, lease, lease_ms), timeout_s)
+        await self._ask(build.touch(job_id, lease, lease_ms), timeout_s)
 
     async def release(self, job_id: str, lease: int, *, timeout_s: float | None = None) -> None:
-        """Give a lease back, so that somebody else may claim the job. Raises as `touch` does."""
-        await self._ask(calls.release(job_id, lease), timeout_s)
+        """Give a lease back, so that the job can be claimed again. Raises the errors of `touch`."""
+        await self._ask(build.release(job_id, lease), timeout_s)
 
     # --- many commands ----------------------------------------------------------------------------
 
@@ -305,20 +306,19 @@ class AsyncClient:
     ) -> builtins.list["Job"]:
         """Store many jobs, and return them in the order given.
 
-        Each is a `Create`, an input hash, or a mapping of `create`'s arguments; they are taken off
-        the iterable as they are sent, so it may be endless. `on_progress` is told how many have
-        their outcome. `timeout_s` is for each message. What the iterable raises passes through; the
-        jobs before it may be stored then. A message has `message_commands` jobs, or as many as the
-        broker takes; up to four are under way at a time.
+        Each is a `Create`, an input hash, or a mapping of `create`'s arguments. They are taken from
+        the iterable as they are sent. A message has `message_commands` jobs, or as many as the
+        broker takes; up to four messages are in flight at a time, and `timeout_s` is for each.
+        `on_progress` is called with the number of jobs that have their value or error so far. An
+        exception of the iterable passes through; the jobs before it may be stored then.
 
         Raises:
-            BatchError: some could not be stored; the others are. Once the broker is silent for too
-                long, nothing more is taken off the iterable, and `results` ends there.
+            BatchError: some jobs could not be stored; the others are. If the broker does not answer
+                in time, nothing further is taken from the iterable, and `results` ends there.
 
         """
-        values = await self._run(calls.creates(jobs), timeout_s, on_progress, message_commands)
-        if any(issubclass(kind, TollgateError) for kind in set(map(type, values))):
-            raise BatchError(values)
+        values = await self._run(build.creates(jobs), timeout_s, on_progress, message_commands)
+        raise_failures(values)
         return values
 
     async def send_many(
@@ -329,25 +329,26 @@ class AsyncClient:
         message_commands: int | None = None,
         timeout_s: float | None = None,
     ) -> builtins.list[Any]:
-        """Send commands as they come off an iterable, and return what came of each, in order.
+        """Send commands as they come from an iterable, and return the value of each, in order.
 
-        They are made by the functions of `tollgate.commands`, which take what the methods here
-        take. While some are under way, the next are taken and made: a generator costs no time of
-        its own, and less memory than a batch. As there, refusals are values, and commands run in
-        the order given. What the iterable raises passes through; the commands before it may be
-        done then. The other arguments are those of `create_many`.
+        Make them with the functions of `tollgate.commands`, which take the arguments of the methods
+        here. While some are in flight, the next are taken: a generator needs no extra time and less
+        memory than a batch. As in a batch, refusals are values, and commands are executed in order.
+        An exception of the iterable passes through; the commands before it may be executed then.
+        The other arguments are those of `create_many`.
         """
         return await self._run(commands, timeout_s, on_progress, message_commands)
 
     def batch(
         self, *, message_commands: int | None = None, timeout_s: float | None = None
     ) -> AsyncBatch:
-        """Return an empty batch of commands; `timeout_s` is for each message.
+        """Return an empty batch of commands.
 
-        A message has `message_commands` commands, or as many as the broker takes; up to four are
-        under way at a time. Raises ValueError for fewer than 1.
+        A message has `message_commands` commands, or as many as the broker takes; up to four
+        messages are in flight at a time, and `timeout_s` is for each. Raises ValueError for less
+        than 1 command.
         """
-        calls.check_message_commands(message_commands)
+        build.check_message_commands(message_commands)
         return AsyncBatch(lambda commands: self._run(commands, timeout_s, None, message_commands))
 
     # --- the driver -------------------------------------------------------------------------------
@@ -356,31 +357,37 @@ class AsyncClient:
         return self._timeout_s if timeout_s is None else timeout_s
 
     async def _ask(self, command: AnyCommand, timeout_s: float | None) -> Any:  # noqa: ANN401
-        if timeout_s is None and self._crowd.takes(command):  # all of it has the same deadline
-            return await self._ask_together(command)
-        return await self._ask_until(command, monotonic() + self._seconds(timeout_s))
-
-    async def _ask_together(self, command: AnyCommand) -> Any:  # noqa: ANN401
-        """Ask in one message with all that is asked in this turn of the loop."""
+        if timeout_s is not None or not self._autopipeline.takes(command):
+            return await self._ask_until(command, monotonic() + self._seconds(timeout_s))
         loop = self._join_loop()
-        seat, is_first = self._crowd.join(command, loop)
+        member, is_first = self._autopipeline.gather(command, loop)
         if is_first:
-            loop.call_soon(self._depart)
-        try:
-            return value([await seat.future])
-        except asyncio.CancelledError:
-            self._crowd.leave(seat)
-            self._turn()
-            raise
+            loop.call_soon(self._send_gathered)
+        return await self._value_of(member)
 
-    def _depart(self) -> None:
-        self._crowd.depart(monotonic() + self._timeout_s)
+    def _send_gathered(self) -> None:
+        self._autopipeline.send_gathered(monotonic() + self._timeout_s)
         self._turn()
 
     async def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
         if self._session.greeting is None and not isinstance(command, Hello):
             await self._call(Hello(), deadline)
         return await self._call(command, deadline)
+
+    async def _call(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
+        """Send one command alone; return its value or raise it."""
+        member = self._autopipeline.send_alone(command, self._begin(), deadline)
+        self._turn()
+        return await self._value_of(member)
+
+    async def _value_of(self, member: PipelinedCommand) -> Any:  # noqa: ANN401
+        try:
+            return value([await member.future])
+        except asyncio.CancelledError:
+            if member.group is not None:
+                member.group.withdraw_cancelled()
+            self._turn()
+            raise
 
     async def _run(
         self,
@@ -389,66 +396,51 @@ class AsyncClient:
         on_progress: Callable[[int], None] | None,
         message_commands: int | None,
     ) -> builtins.list[Any]:
-        calls.check_message_commands(message_commands)
+        build.check_message_commands(message_commands)
         each_s = self._seconds(timeout_s)
         deadline = monotonic() + each_s
         if self._session.greeting is None:
             await self._call(Hello(), deadline)
         self._begin()
-        news = asyncio.Event()
-        exchange = self._session.submit(
+        progress = asyncio.Event()
+        call = self._session.submit(
             commands,
             deadline=deadline,
             each_s=each_s,
             message_commands=message_commands,
-            notify=news.set,
+            notify=progress.set,
         )
-        return await self._drive(exchange, news, on_progress)
-
-    async def _call(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
-        """Have one command sent and answered; return its value or raise it."""
-        answer = self._begin().create_future()
-        tell = partial(_tell, answer)
-        exchange = self._session.submit_one(command, deadline=deadline, notify=tell)
-        try:
-            self._turn()
-            if exchange.messages:
-                self._check_open()
-                await answer
-        except BaseException:
-            self._session.drop(exchange)
-            raise
-        return value(exchange.values)
+        return await self._drive(call, progress, on_progress)
 
     async def _drive(
-        self, exchange: Exchange, news: asyncio.Event, on_progress: Callable[[int], None] | None
+        self, call: Call, progress: asyncio.Event, on_progress: Callable[[int], None] | None
     ) -> builtins.list[Any]:
-        session, told = self._session, 0
+        session, reported = self._session, 0
         try:
             while True:
-                session.pull(exchange)
-                if not exchange.done:  # else whoever brought the last values has had a turn
+                session.pull(call)
+                if not call.done:  # else the caller of `notify` has had a turn
                     self._turn()
-                if on_progress is not None and exchange.answered > told:
-                    told = exchange.answered
-                    on_progress(told)
-                if exchange.done:
-                    return exchange.values
+                if on_progress is not None and call.answered > reported:
+                    reported = call.answered
+                    on_progress(reported)
+                if call.done:
+                    return call.values
                 self._check_open()
-                await news.wait()
-                news.clear()
+                await progress.wait()
+                progress.clear()
         except BaseException:
-            session.drop(exchange)
+            session.abandon(call)
             raise
 
     def _turn(self) -> None:
-        """Move what can be moved, and see to it that this is called when there is more to do."""
+        """Receive and send what is possible, and set the timer for the session's next wake-up."""
         if self._closed:
             return
-        self._link.turn(self._session)
+        self._connection.turn(self._session)
         wakeup = self._session.next_wakeup()
         if wakeup is None or (self._timer is not None and self._timer_at <= wakeup):
-            return  # a timer that is early does no harm, and setting one anew takes time
+            return  # an early timer does no harm, and setting a new one takes time
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
@@ -464,15 +456,15 @@ class AsyncClient:
             raise ClientClosedError(f"the client of {self.endpoint} is closed")
 
     def _begin(self) -> asyncio.AbstractEventLoop:
-        """Begin a call that leaves alone: what was asked before is to be executed before."""
+        """Begin a call that is sent alone, after everything that was gathered before it."""
         loop = self._join_loop()
-        self._crowd.depart(monotonic() + self._timeout_s)
+        self._autopipeline.send_gathered(monotonic() + self._timeout_s)
         return loop
 
     def _join_loop(self) -> asyncio.AbstractEventLoop:
-        """Listen on the running loop, which must be the one of all calls before; return it."""
+        """Return the running loop, which must be the one of all earlier calls; listen on it."""
         self._check_open()
-        socket, loop = self._link.socket, asyncio.get_running_loop()
+        socket, loop = self._connection.socket, asyncio.get_running_loop()
         if self._loop is loop:
             return loop
         if self._loop is not None:
@@ -484,11 +476,6 @@ class AsyncClient:
     def _forget_loop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        # A forked child shares the parent's epoll instance: what it takes out is out there too.
-        if self._loop is not None and not self._loop.is_closed() and not self._link.foreign:
-            self._loop.remove_reader(self._link.socket.fileno())
-
-
-def _tell(answer: asyncio.Future[None]) -> None:
-    if not answer.done():  # its caller may have been cancelled, and not yet have had its turn
-        answer.set_result(None)
+        # A forked child shares the parent's epoll instance: a removal there affects the parent.
+        if self._loop is not None and not self._loop.is_closed() and not self._connection.foreign:
+            self._loop.remove_reader(self._connection.socket.fileno())

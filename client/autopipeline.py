@@ -1,7 +1,7 @@
-"""Sends calls that many tasks make at the same time as one message.
+"""Sends the calls that many tasks make in one turn of the event loop as one request.
 
-Most of what a command costs that is alone in its message is the message. So what is asked in one
-turn of the loop is gathered, and leaves together at its end.
+Most of the cost of a command that is alone in its request is the request. So the commands of one
+turn are gathered and sent together at its end.
 """
 
 import asyncio
@@ -10,130 +10,129 @@ from itertools import chain, repeat
 from typing import Any, Final
 
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
-from tollgate.client.exchange import Exchange
-from tollgate.client.framing import PENDING
-from tollgate.client.parcel import is_repeatable
+from tollgate.client.framing import PENDING, is_repeatable
 from tollgate.client.session import Session
 from tollgate.domain.commands import AnyCommand, Claim, Hello, List, Wait
 from tollgate.domain.exceptions import TollgateError
 
 _ALONE: Final = frozenset[type]({Hello, List, Wait, Claim})
-"""What opens all, fills a reply, may be answered late, or is given back if nobody takes it."""
+"""Sent alone: these come first, fill a reply, are answered late, or must be given back."""
 _SILENT: Final = BrokerUnreachableError("the broker had fallen silent before")
-_GIVEN_UP: Final = BrokerUnreachableError("nobody waits for it")
+_CANCELLED: Final = BrokerUnreachableError("the caller was cancelled")
 
 
-class Seat:
-    """One command of a crowd, and the future that its caller waits for."""
+class PipelinedCommand:
+    """A command, and the future that its caller awaits."""
 
-    __slots__ = ("command", "future", "ride")
+    __slots__ = ("command", "future", "group")
 
     def __init__(self, command: AnyCommand, future: "asyncio.Future[Any]") -> None:
         self.command = command
         self.future = future
-        self.ride: Ride | None = None
-        """What it left with, as long as that may have to do without it."""
+        self.group: CommandGroup | None = None
+        """What it was sent with; None before that, and once it was withdrawn."""
 
 
-class Ride:
-    """Those who left together."""
+class CommandGroup:
+    """Commands that are sent together."""
 
-    def __init__(self, seats: list[Seat], session: Session, deadline: float) -> None:
-        """Have the session send their commands; its driver has a turn then."""
-        self._seats = seats
+    def __init__(self, members: list[PipelinedCommand], session: Session, deadline: float) -> None:
+        """Pass the commands to the session; its driver sends them."""
+        self._members = members
         self._session = session
-        for seat in seats:
-            seat.ride = self
-        if len(seats) == 1:
-            command = seats[0].command
-            exchange = session.submit_one(command, deadline=deadline, notify=self._go_on)
+        for member in members:
+            member.group = self
+        if len(members) == 1:
+            command = members[0].command
+            self._call = session.submit_one(command, deadline=deadline, notify=self._go_on)
         else:
-            commands = (_GIVEN_UP if seat.future.done() else seat.command for seat in seats)
-            exchange = session.submit(commands, deadline=deadline, notify=self._go_on)
-        self._exchange: Exchange = exchange
-        session.pull(self._exchange)
-        if self._exchange.done:  # none of it could be sent
-            self._arrive()
+            commands = (_CANCELLED if each.future.done() else each.command for each in members)
+            self._call = session.submit(commands, deadline=deadline, notify=self._go_on)
+            session.pull(self._call)
+        if self._call.done:  # none of it could be sent
+            self._deliver()
 
-    def go_without(self) -> None:
-        """Leave out those whose callers have given up, of all that has not left yet."""
-        gone = set()
-        for place, seat in enumerate(self._seats):
-            if seat.future.done():
-                seat.ride = None  # those who give up at the same time are looked for once
-                gone.add(place)
-        self._session.withdraw(self._exchange, gone)
+    def withdraw_cancelled(self) -> None:
+        """Withdraw the commands of cancelled callers, except those that were sent."""
+        slots = set()
+        for slot, member in enumerate(self._members):
+            if member.future.done():
+                member.group = None  # callers that are cancelled together are handled once
+                slots.add(slot)
+        self._session.withdraw(self._call, slots)
         self._go_on()
 
     def _go_on(self) -> None:
-        self._session.pull(self._exchange)
-        self._arrive()
+        self._session.pull(self._call)
+        self._deliver()
 
-    def _arrive(self) -> None:
-        """Give what has come to those who wait for it: the others may take longer."""
-        exchange = self._exchange
-        is_over = exchange.done
-        silent = repeat(_SILENT)  # it did not come to all of them
-        values = chain(exchange.values, silent) if is_over else exchange.given
-        for seat, value in zip(self._seats, values, strict=False):
-            if value is not PENDING and not seat.future.done():
-                seat.future.set_result(_own(seat.command, value))
-        if is_over:  # they all know each other, and nobody else need know them
-            self._seats = []
-            exchange.notify = None
+    def _deliver(self) -> None:
+        """Give the callers the values that have come; the other values may take longer."""
+        call = self._call
+        is_done = call.done
+        values = chain(call.values, repeat(_SILENT)) if is_done else call.slot_values
+        for member, value in zip(self._members, values, strict=False):
+            if value is not PENDING and not member.future.done():
+                member.future.set_result(_own(member.command, value))
+        if is_done:  # break the reference cycle
+            self._members = []
+            call.notify = None
 
 
-def _own(command: AnyCommand, value: Any) -> Any:  # noqa: ANN401 - as the command has it
-    """Return a value for one caller alone: what became of a message is told to all in it."""
+def _own(command: AnyCommand, value: Any) -> Any:  # noqa: ANN401 - one type a command
+    """Return a value for one caller; all commands of a failed request share one exception."""
     if not isinstance(value, TollgateError):
         return value
     if isinstance(value, OutcomeUnknown) and is_repeatable(command):
-        return BrokerUnreachableError(str(value))  # others in its message may be done
-    return copy(value)  # whoever raises it adds its traceback
+        return BrokerUnreachableError(str(value))  # only other commands of the request may be done
+    return copy(value)  # raising an exception adds a traceback to it
 
 
-class Crowd:
-    """Gathers the calls of one turn of the loop."""
+class Autopipeline:
+    """Gathers the commands of one turn of the event loop."""
 
     def __init__(self, session: Session) -> None:
-        """Begin with none."""
         self._session = session
-        self._seats: list[Seat] = []
+        self._gathered: list[PipelinedCommand] = []
 
     def takes(self, command: AnyCommand) -> bool:
-        """Return whether a call may leave with others: not if they would have to wait for it."""
+        """Return whether a command may be sent with others: not if it would delay them."""
         session = self._session
         return (
             session.greeting is not None
             and type(command) not in _ALONE
-            and (not command.changes or session.takes_changes)
+            and (not command.changes or session.ready_for_changes)
         )
 
-    def join(self, command: AnyCommand, loop: asyncio.AbstractEventLoop) -> tuple[Seat, bool]:
-        """Take a call in; return whether it is the first."""
-        seat = Seat(command, loop.create_future())
-        is_first = not self._seats
-        self._seats.append(seat)
-        return seat, is_first
+    def gather(
+        self, command: AnyCommand, loop: asyncio.AbstractEventLoop
+    ) -> tuple[PipelinedCommand, bool]:
+        """Add a command; return it with whether it is the first of this turn."""
+        member = PipelinedCommand(command, loop.create_future())
+        self._gathered.append(member)
+        return member, len(self._gathered) == 1
 
-    def depart(self, deadline: float) -> None:
-        """Have the session send what was gathered, to be answered by `deadline`.
+    def send_alone(
+        self, command: AnyCommand, loop: asyncio.AbstractEventLoop, deadline: float
+    ) -> PipelinedCommand:
+        """Pass one command to the session at once, to be answered by `deadline`."""
+        member = PipelinedCommand(command, loop.create_future())
+        CommandGroup([member], self._session, deadline)
+        return member
 
-        The time that the loop takes until then is none of the broker's.
+    def send_gathered(self, deadline: float) -> None:
+        """Pass what was gathered to the session, to be answered by `deadline`.
+
+        The deadline is set now: the time that the loop took until now is not the broker's.
         """
-        gathered, self._seats = self._seats, []
-        seats = [seat for seat in gathered if not seat.future.done()]
-        if seats:
-            Ride(seats, self._session, deadline)
-
-    def leave(self, seat: Seat) -> None:
-        """Note that a caller has given up: what has not left is not to be executed for it."""
-        if seat.ride is not None:
-            seat.ride.go_without()
+        gathered, self._gathered = self._gathered, []
+        members = [member for member in gathered if not member.future.done()]
+        if members:
+            CommandGroup(members, self._session, deadline)
 
     def fail(self, reason: TollgateError) -> None:
-        """Give all who have not left a reason."""
-        gathered, self._seats = self._seats, []
-        for seat in gathered:
-            if not seat.future.done():
-                seat.future.set_result(copy(reason))
+        """End the commands that were not sent with `reason`."""
+        gathered, self._gathered = self._gathered, []
+        for member in gathered:
+            if not member.future.done():
+                member.future.set_result(copy(reason))

@@ -1,30 +1,27 @@
-"""Gathers commands of several kinds, to be sent together and answered in order."""
+"""Lists of commands of several kinds, sent together and answered in order."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
-from tollgate.client import commands as calls
+from tollgate.client import commands as build
 from tollgate.client.commands import AnyStatus
 from tollgate.client.errors import BrokerUnreachableError
 from tollgate.domain.commands import AnyCommand
 
-Run = Callable[[list[AnyCommand]], list[Any]]
-RunLater = Callable[[list[AnyCommand]], Awaitable[list[Any]]]
 
-
-class Commands:
+class CommandList:
     """A list of commands; each method appends one and returns its position among the results.
 
-    Every method takes what the client's method of that name takes, and raises MalformedError for
-    what no broker could read.
+    Every method takes the arguments of the client's method with that name, and raises
+    MalformedError for what no broker could decode.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._commands: list[AnyCommand] = []
         self._sent = False
-        self._job_ids = calls.new_job_ids()
+        self._job_ids = build.new_job_ids()
 
     def __len__(self) -> int:
         """Return how many commands there are."""
@@ -43,7 +40,7 @@ class Commands:
     ) -> int:
         """Append a `create`; its value is the `Job`."""
         return self._append(
-            calls.create(
+            build.create(
                 input_hash,
                 input=input,
                 identifier_from_purchaser=identifier_from_purchaser,
@@ -56,7 +53,7 @@ class Commands:
 
     def get(self, job_id: str | None = None, *, blockchain_identifier: str | None = None) -> int:
         """Append a `get`; its value is the `Job`."""
-        return self._append(calls.get(job_id, blockchain_identifier))
+        return self._append(build.get(job_id, blockchain_identifier))
 
     def transition(  # noqa: PLR0913 - one argument a field
         self,
@@ -71,7 +68,7 @@ class Commands:
     ) -> int:
         """Append a `transition`; its value is the `Job`."""
         return self._append(
-            calls.transition(
+            build.transition(
                 job_id,
                 target,
                 result=result,
@@ -90,33 +87,33 @@ class Commands:
         expected_version: int,
     ) -> int:
         """Append a `provide_input`; its value is the `Job`."""
-        return self._append(calls.provide_input(job_id, input, expected_version))
+        return self._append(build.provide_input(job_id, input, expected_version))
 
     def cancel(self, job_id: str, *, expected_version: int | None = None) -> int:
         """Append a `cancel`; its value is the `Job`."""
-        return self._append(calls.cancel(job_id, expected_version))
+        return self._append(build.cancel(job_id, expected_version))
 
     def count(self, status: AnyStatus | None = None) -> int:
         """Append a `count`; its value is the `CountResult`."""
-        return self._append(calls.count(status))
+        return self._append(build.count(status))
 
     def list_page(
         self, status: AnyStatus | None = None, *, after: str | None = None, limit: int = 100
     ) -> int:
         """Append a `list`; its value is the `Page`."""
-        return self._append(calls.list_page(status, after, limit))
+        return self._append(build.list_page(status, after, limit))
 
     def claim(self, status: AnyStatus, *, lease_ms: int = 30_000, limit: int = 1) -> int:
         """Append a `claim` that does not wait; its value is the list of `Lease`."""
-        return self._append(calls.claim(status, lease_ms=lease_ms, wait_ms=0, limit=limit))
+        return self._append(build.claim(status, lease_ms=lease_ms, wait_ms=0, limit=limit))
 
     def touch(self, job_id: str, lease: int, *, lease_ms: int = 30_000) -> int:
         """Append a `touch`; its value is None."""
-        return self._append(calls.touch(job_id, lease, lease_ms))
+        return self._append(build.touch(job_id, lease, lease_ms))
 
     def release(self, job_id: str, lease: int) -> int:
         """Append a `release`; its value is None."""
-        return self._append(calls.release(job_id, lease))
+        return self._append(build.release(job_id, lease))
 
     def _append(self, command: AnyCommand) -> int:
         self._commands.append(command)
@@ -129,26 +126,27 @@ class Commands:
         return self._commands
 
     def _complete(self, values: list[Any]) -> list[Any]:
-        """Add what the call did not come to, because the broker had fallen silent."""
+        """Add an error for each command that was not sent because the broker did not answer."""
         missing = len(self._commands) - len(values)
         return values + [BrokerUnreachableError("the broker had fallen silent before")] * missing
 
 
-class Batch(Commands):
+class Batch(CommandList):
     """Commands for a `Client`."""
 
-    def __init__(self, run: Run) -> None:
-        """Take what sends them: see `Client.batch`."""
+    def __init__(self, run: Callable[[list[AnyCommand]], list[Any]]) -> None:
+        """Take the function that sends them; `Client.batch` calls this."""
         super().__init__()
         self._run = run
 
     def send(self) -> list[Any]:
-        """Send the commands, and return what came of each, in order.
+        """Send the commands, and return the value of each, in order.
 
-        Refusals and other errors of a command are values, not raised; nothing undoes the rest.
-        Commands run in the order given, except that a message of up to 1,000 of them which the
-        broker refuses for the moment (overloaded, draining) is sent again behind its followers:
-        let what must not overtake carry an `expected_version`, or send it in a batch of its own.
+        Refusals and other errors of a command are values and are not raised; the other commands are
+        executed all the same. Commands are executed in order, with one exception: if the broker
+        refuses a request of up to 1,000 of them for a while (overloaded, draining), it is sent
+        again after the later ones. Where the order matters, use `expected_version`, or a batch of
+        its own.
 
         Raises:
             RuntimeError: it was sent before.
@@ -157,14 +155,25 @@ class Batch(Commands):
         return self._complete(self._run(self._take()))
 
 
-class AsyncBatch(Commands):
+class AsyncBatch(CommandList):
     """Commands for an `AsyncClient`."""
 
-    def __init__(self, run: RunLater) -> None:
-        """Take what sends them: see `AsyncClient.batch`."""
+    def __init__(self, run: Callable[[list[AnyCommand]], Awaitable[list[Any]]]) -> None:
+        """Take the function that sends them; `AsyncClient.batch` calls this."""
         super().__init__()
         self._run = run
 
     async def send(self) -> list[Any]:
-        """Do what `Batch.send` does."""
+        """Send the commands, and return the value of each, in order.
+
+        Refusals and other errors of a command are values and are not raised; the other commands are
+        executed all the same. Commands are executed in order, with one exception: if the broker
+        refuses a request of up to 1,000 of them for a while (overloaded, draining), it is sent
+        again after the later ones. Where the order matters, use `expected_version`, or a batch of
+        its own.
+
+        Raises:
+            RuntimeError: it was sent before.
+
+        """
         return self._complete(await self._run(self._take()))

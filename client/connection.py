@@ -1,55 +1,82 @@
-"""Holds the DEALER socket of one client, opened at first use; it blocks nowhere but in `listen`."""
+"""Holds one client's DEALER socket, opened at first use. Only `listen` blocks."""
 
 import os
 from time import monotonic, time
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import zmq
 
 from tollgate.client.errors import BrokerUnreachableError, ForkedClientError, KeyFileError
-from tollgate.client.keyfile import read_key
-
-if TYPE_CHECKING:
-    from tollgate.client.exchange import Exchange
-    from tollgate.client.session import Session
+from tollgate.client.inflight import Call
+from tollgate.client.session import Session
 
 ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
+KEY_VARIABLE: Final = "TOLLGATE_KEY"
 WAIT_S_MAX: Final = 3_600.0
+_KEY_FIELDS: Final = ("public_key", "secret_key", "broker_public_key")
 
-# As plain numbers: arithmetic on the enum's members takes longer than the call that they are for.
+# Plain numbers: arithmetic on the members of the enum takes longer than the calls they are for.
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _POLLIN: Final = int(zmq.POLLIN)
-_EITHER: Final = int(zmq.POLLIN | zmq.POLLOUT)
+_POLLINOUT: Final = int(zmq.POLLIN | zmq.POLLOUT)
 
 _OPTIONS: Final[dict[int, int | bytes]] = {
-    zmq.IMMEDIATE: 1,  # nothing waits for a broker that is not there, to be executed much later
-    zmq.LINGER: 0,  # nothing is left to be sent when nobody waits for its answer
-    zmq.SNDHWM: 64,  # what cannot leave stays with the session, which knows that it did not
-    zmq.RCVHWM: 0,  # all that comes was asked for
+    zmq.IMMEDIATE: 1,  # without a broker nothing is queued, to be executed much later
+    zmq.LINGER: 0,  # close drops what was not sent: no caller waits for its answer
+    zmq.SNDHWM: 64,  # a frame that does not fit stays with the session, which then knows it
+    zmq.RCVHWM: 0,  # everything that comes was asked for
     zmq.RECONNECT_IVL: 50,
     zmq.RECONNECT_IVL_MAX: 1_000,
 }
-
-_HEARTBEATS: Final[dict[int, int | bytes]] = {
-    zmq.HEARTBEAT_IVL: 10_000,
+_TCP_OPTIONS: Final[dict[int, int | bytes]] = {
+    zmq.HEARTBEAT_IVL: 10_000,  # a tcp peer can vanish without a sign; then libzmq reconnects
     zmq.HEARTBEAT_TIMEOUT: 30_000,
 }
-"""By tcp the other side may be gone without a word; then libzmq connects anew."""
+
+
+def resolve_endpoint(endpoint: str | None) -> str:
+    """Return `endpoint`, or the value of TOLLGATE_ENDPOINT, or the user's default."""
+    named = endpoint or os.environ.get(ENDPOINT_VARIABLE)
+    if named:
+        return named
+    from tollgate.domain.endpoint import default_endpoint  # noqa: PLC0415 - rarely needed, slow to load
+
+    return default_endpoint()
+
+
+def read_key(path: str) -> tuple[bytes, bytes, bytes]:
+    """Return the public key, the secret key and the broker's public key, each 40 bytes of Z85.
+
+    Raises KeyFileError for a file that others can read, or that `tollgate keys new` did not make.
+    """
+    import tomllib  # noqa: PLC0415 - most clients need no key
+
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - fstat needs the open file
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise KeyFileError(f"others can read the key {path}; say: chmod 600 {path}")
+            fields = tomllib.load(file)
+        public, secret, broker = (str(fields[name]).encode("ascii") for name in _KEY_FIELDS)
+    except OSError as fault:
+        raise KeyFileError(f"the key {path} cannot be read: {fault.strerror}") from None
+    except (ValueError, KeyError) as fault:
+        raise KeyFileError(f"{path} is no key as `tollgate keys new` makes: {fault}") from None
+    return public, secret, broker
 
 
 def _events(socket: "zmq.Socket[bytes]") -> int:
     return cast("int", socket.getsockopt(zmq.EVENTS))
 
 
-def _drain(socket: "zmq.Socket[bytes]", session: "Session") -> None:
+def _drain(socket: "zmq.Socket[bytes]", session: Session) -> None:
     while _events(socket) & _POLLIN:
         session.receive(socket.recv(_DONTWAIT), monotonic())
 
 
-def _flush(socket: "zmq.Socket[bytes]", session: "Session") -> bool | None:
-    """Send what there is to send; return whether some could not leave, None if there was none."""
+def _flush(socket: "zmq.Socket[bytes]", session: Session) -> bool | None:
+    """Return whether the socket could not take all of it; None if there was nothing to send."""
     blocked = None
-    while not session.awaits_nothing:
+    while not session.idle:
         now = monotonic()
         frame = session.next_frame(now, time())
         if frame is None:
@@ -64,30 +91,31 @@ def _flush(socket: "zmq.Socket[bytes]", session: "Session") -> bool | None:
     return blocked
 
 
-def resolve_endpoint(endpoint: str | None) -> str:
-    """Return `endpoint`, or else what TOLLGATE_ENDPOINT says, or else the user's default."""
-    named = endpoint or os.environ.get(ENDPOINT_VARIABLE)
-    if named:
-        return named
-    from tollgate.domain.endpoint import default_endpoint  # noqa: PLC0415 - seldom needed, and slow to load
-
-    return default_endpoint()
+def _close(socket: "zmq.Socket[bytes]") -> None:
+    context = socket.context
+    socket.close(linger=0)
+    context.term()
 
 
-class Link:
-    """A connection to `endpoint` that belongs to the process which opened it.
+class Connection:
+    """A connection to a broker; it belongs to the process that opened it."""
 
-    By tcp a broker lets in key holders alone: `key` is the file with theirs.
-    """
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        key: "str | os.PathLike[str] | None" = None,
+        spin_us: int = 0,
+    ) -> None:
+        """Note where to connect; nothing is opened yet.
 
-    def __init__(self, endpoint: str, key: str | None = None, spin_us: int = 0) -> None:
-        """Take note of where to connect; nothing is opened yet.
-
-        `spin_us` is how many microseconds to look for an answer again and again before sleeping.
+        `endpoint` and `key` (the path of a key file, used by tcp only) default to the environment.
+        `spin_us` is how many microseconds to look for an answer before sleeping.
         """
+        self.endpoint = resolve_endpoint(endpoint)
+        self._key: str | None = None
+        if self.endpoint.startswith("tcp:"):
+            self._key = os.fspath(key) if key is not None else os.environ.get(KEY_VARIABLE) or None
         self._spin_s = spin_us / 1_000_000
-        self.endpoint = endpoint
-        self._key = key if endpoint.startswith("tcp:") else None
         self._socket: zmq.Socket[bytes] | None = None
         self._pid = 0
 
@@ -96,8 +124,8 @@ class Link:
         """The socket, opened if it is not.
 
         Raises:
-            BrokerUnreachableError: the endpoint is none.
-            KeyFileError: the key cannot be used, or there is none and has to be.
+            BrokerUnreachableError: the endpoint is not valid.
+            KeyFileError: the key cannot be used, or is required and missing.
             ForkedClientError: another process opened it.
 
         """
@@ -113,100 +141,86 @@ class Link:
 
     @property
     def foreign(self) -> bool:
-        """Whether another process opened it, and so whatever is shared with that one stays."""
+        """Whether another process opened it: what is shared with that process must stay."""
         return self._socket is not None and self._pid != os.getpid()
 
     @property
     def broker(self) -> str:
-        """What to call the other side when it does not answer: a key refused is mere silence."""
+        """A name of the broker for error messages: it never answers a client whose key it lacks."""
         return f"{self.endpoint} that knows the key {self._key}" if self._key else self.endpoint
 
     def close(self) -> None:
-        """Close the socket; in a forked child, let the parent's be."""
+        """Close the socket; in a forked child, leave the parent's socket alone."""
         foreign = self.foreign
         socket, self._socket = self._socket, None
         if socket is not None and not foreign:
-            context = socket.context
-            socket.close(linger=0)
-            context.term()
+            _close(socket)
 
-    def drain(self, session: "Session") -> None:
-        """Hand the session all that has arrived."""
+    def drain(self, session: Session) -> None:
+        """Pass everything that has arrived to the session."""
         _drain(self.socket, session)
 
-    def flush(self, session: "Session") -> bool:
-        """Send what the session has to send; return whether some of it could not leave yet."""
+    def flush(self, session: Session) -> bool:
+        """Send what the session has to send; return whether the socket could not take all of it."""
         return _flush(self.socket, session) is True
 
-    def listen(self, session: "Session", exchange: "Exchange", *, blocked: bool) -> None:
-        """Sleep until something arrives, something `blocked` can leave, or the session is due.
+    def listen(self, session: Session, call: Call, *, blocked: bool) -> None:
+        """Sleep until a frame arrives, a `blocked` one can be sent, or the session is due.
 
-        Then hand the session what has arrived, as far as `exchange` needs it; most often it has.
+        Then pass frames to the session until `call` has no request in flight, or none is left.
         """
-        socket, under_way = self.socket, exchange.messages
-        if under_way:
-            self._sleep(socket, session.next_wakeup(), _EITHER if blocked else _POLLIN)
+        socket, requests = self.socket, call.requests
+        if requests:
+            self._sleep(socket, session.next_wakeup(), _POLLINOUT if blocked else _POLLIN)
         try:
-            while under_way:
+            while requests:
                 session.receive(socket.recv(_DONTWAIT), monotonic())
         except zmq.Again:
             return
 
     def _sleep(self, socket: "zmq.Socket[bytes]", wakeup: float | None, wanted: int) -> None:
-        if self._spin_s and self._spin(socket, wanted):
-            return
+        if self._spin_s:
+            until = monotonic() + self._spin_s
+            while monotonic() < until:
+                if _events(socket) & wanted:
+                    return
+                os.sched_yield()  # the thread that brings the answer may be waiting for this core
         left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
-        # Rounded up: a millisecond too early is a turn in vain.
+        # Rounded up: waking a millisecond early would be in vain.
         zmq.zmq_poll([(socket, wanted)], max(0, int(left_s * 1_000) + 1))
 
-    def _spin(self, socket: "zmq.Socket[bytes]", wanted: int) -> bool:
-        """Look for events for a moment; return whether there are any.
+    def turn(self, session: Session) -> None:
+        """Drain and flush until there is nothing to do before the file descriptor is readable.
 
-        Whoever else is ready to run goes first: it may be the thread that brings the answer.
-        """
-        until = monotonic() + self._spin_s
-        while not _events(socket) & wanted:
-            if monotonic() >= until:
-                return False
-            os.sched_yield()
-        return True
-
-    def turn(self, session: "Session") -> None:
-        """Drain and flush until there is nothing to do before the file descriptor says so.
-
-        It says so on a change only, and every use of the socket may swallow that; so ask for the
-        events after the last use.
+        It becomes readable on a change only, and every use of the socket may consume that; so the
+        last use must be to ask for the events.
         """
         socket = self.socket
         while True:
             _drain(socket, session)
             blocked = _flush(socket, session)
-            if blocked is None:  # the last use was to ask for the events
+            if blocked is None:  # the last use was in `_drain`, which asked for the events
                 return
-            if not _events(socket) & (_EITHER if blocked else _POLLIN):
+            if not _events(socket) & (_POLLINOUT if blocked else _POLLIN):
                 return
 
     def _open(self) -> "zmq.Socket[bytes]":
-        context = zmq.Context()  # one per client, and made after any fork
-        socket = context.socket(zmq.DEALER)
+        socket = zmq.Context().socket(zmq.DEALER)  # one context a client, made after any fork
         try:
-            for options in (_OPTIONS, self._credentials()):
-                for option, value in options.items():
-                    socket.setsockopt(option, value)
+            for option, value in (_OPTIONS | self._tcp_options()).items():
+                socket.setsockopt(option, value)
             socket.connect(self.endpoint)
         except KeyFileError:
-            socket.close(linger=0)
-            context.term()
+            _close(socket)
             raise
         except zmq.ZMQError as fault:
-            socket.close(linger=0)
-            context.term()
+            _close(socket)
             raise BrokerUnreachableError(
                 f"{self.endpoint!r} is no endpoint such as ipc:///path or tcp://host:port: {fault}"
             ) from None
         return socket
 
-    def _credentials(self) -> dict[int, int | bytes]:
+    def _tcp_options(self) -> dict[int, int | bytes]:
         if not self.endpoint.startswith("tcp:"):
             return {}
         if self._key is None:
@@ -218,5 +232,5 @@ class Link:
             zmq.CURVE_PUBLICKEY: public,
             zmq.CURVE_SECRETKEY: secret,
             zmq.CURVE_SERVERKEY: broker,
-            **_HEARTBEATS,
+            **_TCP_OPTIONS,
         }

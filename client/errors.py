@@ -1,65 +1,69 @@
-"""What can go wrong on the client's side, beyond the broker's own refusals."""
+"""The errors of the client; the broker's refusals are in `domain.exceptions`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from tollgate.domain.exceptions import TollgateError
 
 
 class BrokerUnreachableError(TollgateError):
-    """No broker answered in time, and nothing can have been changed by the attempt.
+    """No broker answered in time, and the call has changed nothing that is not safe to repeat.
 
-    Either the request never left this process, or all of it is safe to ask again.
+    Either the request was never sent, or all of it may be sent again without harm.
     """
 
 
-class OutcomeUnknown(TollgateError):  # noqa: N818 - it is no error: the command may well be done
-    """A request left, no answer came in time, and it must not be repeated blindly.
+class OutcomeUnknown(TollgateError):  # noqa: N818 - not an error: the command may be done
+    """A request was sent and not answered in time; it may have been executed or not.
 
-    It may have been executed, or not. Read the job (`get`) before you decide.
+    Do not repeat it blindly: read the job with `get` first.
     """
 
 
 class KeyFileError(TollgateError):
-    """The key for a broker at tcp is missing, or cannot be used; the message says why."""
+    """The key for a tcp endpoint is missing or cannot be used; the message says why."""
 
 
 class ProtocolError(TollgateError):
-    """What answers is no TG/1 broker, or a broken one: its answer does not fit the request."""
+    """The other side is not a TG/1 broker, or a broken one: its answer does not fit the request."""
 
 
 class ForkedClientError(TollgateError):
-    """A client was used in a child process of the one that opened it: make one per process."""
+    """A client was used in a child of the process that opened it: make one client a process."""
 
 
 class ClientClosedError(TollgateError):
-    """The client was closed before, or while, this was asked."""
+    """The client was closed before or during the call."""
 
 
 class BatchError(TollgateError):
     """Some commands of a bulk call failed.
 
-    `results` holds what came of each command in order, a value or an exception. A command that the
-    call did not come to, because the broker had vanished, has no result. `failed` holds the
-    position and the exception of each that failed, of one at least.
+    `results` holds for each command, in order, its value or its exception. It ends early if the
+    broker did not answer in time: the commands after that were not sent. `failed` holds the
+    position in `results` and the exception of each command that failed.
     """
 
     def __init__(self, results: Sequence[object]) -> None:
-        """Take the results in the order of the commands."""
+        """Take the results in the order of the commands; at least one is an exception."""
         self.results: list[object] = [*results]
         self.failed: list[tuple[int, TollgateError]] = [
             (position, result)
             for position, result in enumerate(self.results)
             if isinstance(result, TollgateError)
         ]
-        super().__init__(self._summary())
+        position, first = self.failed[0]
+        super().__init__(
+            f"{len(self.failed)} of {len(self.results)} commands failed; "
+            f"the first is number {position + 1}: {first}"
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by its results."""
         return type(self), (self.results,)
 
-    def _summary(self) -> str:
-        position, first = self.failed[0]
-        return (
-            f"{len(self.failed)} of {len(self.results)} commands failed; "
-            f"the first is number {position + 1}: {first}"
-        )
+
+def raise_failures(values: list[Any]) -> None:
+    """Raise BatchError if one of the values is an exception."""
+    if any(issubclass(kind, TollgateError) for kind in set(map(type, values))):
+        raise BatchError(values)

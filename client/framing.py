@@ -1,4 +1,4 @@
-"""Takes the commands of a call and makes parcels of them, encoded, with each limit kept."""
+"""Encodes the commands of a call and divides them into payloads that keep the broker's limits."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -7,10 +7,9 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from tollgate.client.parcel import ENVELOPE_BYTES_MAX, Parcel
-from tollgate.domain.commands import AnyCommand, Claim, Wait
+from tollgate.domain.commands import AnyCommand, Claim, Create, Wait
 from tollgate.domain.exceptions import MalformedError, TollgateError, TooLargeError
-from tollgate.domain.messages import encode_command, encode_commands
+from tollgate.domain.messages import REQUEST_ENVELOPE_BYTES_MAX, encode_command, encode_commands
 
 UNFIT: Final = (
     AttributeError,
@@ -20,81 +19,122 @@ UNFIT: Final = (
     ValueError,  # lone surrogates among others
     msgspec.MsgspecError,
 )
-"""What making or encoding a command of wrong contents may raise."""
+"""What making or encoding a command with invalid fields may raise."""
 
-_PLAIN: Final = frozenset(get_args(AnyCommand)) - {Wait, Claim}
-"""The kinds of commands that never have to stand alone."""
-_TAKEN_AT_ONCE: Final = 100
-"""How many commands to take off a call's iterator at once: it may be slow, or they large."""
-_ARRAY16: Final = 2**16
-
-
-class Pending:
-    """The place of a value that has not come yet."""
-
-
-PENDING: Final = Pending()
+_CHANGING: Final = frozenset(kind for kind in get_args(AnyCommand) if kind.changes)
+_NEVER_ALONE: Final = frozenset(get_args(AnyCommand)) - {Wait, Claim}
+"""The kinds of commands that never need a request of their own."""
+_COMMANDS_AT_ONCE: Final = 100
+"""How many commands to take from a call's iterator at once: it may be slow, or they are large."""
+_ARRAY16_MAX: Final = 2**16 - 1
+PENDING: Final = object()
+"""The place of a value that has not come yet."""
 
 
-class Packer:
-    """Takes commands off an iterator and makes parcels of them, as large as the limits allow.
+def is_repeatable(command: AnyCommand) -> bool:
+    """Return whether a command may be sent twice without being done twice."""
+    return not command.changes or (type(command) is Create and command.job_id is not None)
 
-    Every command gets the next place in `values`: PENDING, or at once the reason why it cannot be
-    sent. An exception among the commands stands for a row that was refused before it got here.
 
-    Commands are taken and encoded many at once; one by one only where that will not do: a bad one
-    is among them, or one that may have to stand alone, or they do not all fit.
+class Payload(msgspec.Struct, eq=False):
+    """The commands of one request: their positions in the call, and their bytes."""
+
+    slots: list[int] = []
+    """For each command, the index of its value in the call."""
+    commands: list[AnyCommand] = []
+    kinds: set[type] = set()
+    pieces: list[bytes | memoryview] = []
+    """The encoded commands in order; a piece holds one or several of them."""
+
+    def add(self, slot: int, command: AnyCommand, encoded: bytes) -> None:
+        """Append a command."""
+        self.slots.append(slot)
+        self.commands.append(command)
+        self.kinds.add(type(command))
+        self.pieces.append(encoded)
+
+    def only(self, positions: list[int]) -> "Payload":
+        """Return a payload with the commands at these positions only."""
+        part = Payload()
+        for position in positions:
+            command = self.commands[position]
+            part.add(self.slots[position], command, encode_command(command))
+        return part
+
+    @property
+    def changes(self) -> bool:
+        """Whether any of its commands could change something."""
+        return not _CHANGING.isdisjoint(self.kinds)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all of its commands may be sent twice without being done twice."""
+        return not self.changes or all(map(is_repeatable, self.commands))
+
+    @property
+    def parks(self) -> bool:
+        """Whether the broker may hold the request and answer later."""
+        return len(self.commands) == 1 and self.commands[0].parks
+
+
+class Framer:
+    """Takes commands from an iterator and makes payloads as large as the limits allow.
+
+    Every command gets the next place in `values`: PENDING, or the reason why it cannot be sent. An
+    exception among the commands stands for a row that was refused before; it is its own value.
+
+    Commands are taken and encoded many at once. They are encoded one by one only if one of them is
+    invalid or may need a request of its own, or if they do not all fit.
     """
 
     def __init__(
         self, commands: Iterable[AnyCommand | TollgateError], commands_max: int, bytes_max: int
     ) -> None:
-        """Keep to `commands_max` commands and `bytes_max` bytes a frame."""
+        """Keep to `commands_max` commands and `bytes_max` bytes in a frame."""
         self.values: list[Any] = []
         self.exhausted = False
-        """Whether there are no more parcels."""
+        """Whether there are no further payloads."""
         self._commands = iter(commands)
         self._ended = False
-        self._commands_max = min(commands_max, _ARRAY16 - 1)
+        self._commands_max = min(commands_max, _ARRAY16_MAX)
         self._bytes_max = bytes_max
-        self._room_max = bytes_max - ENVELOPE_BYTES_MAX
         self._held: deque[tuple[int, AnyCommand, bytes]] = deque()
 
     @property
     def held(self) -> int:
-        """How many commands are taken and wait for the next parcel."""
+        """How many commands are taken and wait for the next payload."""
         return len(self._held)
 
-    def next(self) -> Parcel | None:
-        """Return the next parcel, or None when there are no more commands."""
-        parcel = Parcel()
-        room = self._room_max
+    def next(self) -> Payload | None:
+        """Return the next payload, or None when there are no further commands."""
+        payload = Payload()
+        room = self._bytes_max - REQUEST_ENVELOPE_BYTES_MAX
         while True:
             if self._held:
-                room = self._add_held(parcel, room)
-                if self._held or parcel.parks:
+                room = self._add_held(payload, room)
+                if self._held or payload.parks:
                     break
-            wanted = min(self._commands_max - len(parcel.commands), _TAKEN_AT_ONCE)
+            wanted = min(self._commands_max - len(payload.commands), _COMMANDS_AT_ONCE)
             if self._ended or not wanted:
                 break
             taken = [*islice(self._commands, wanted)]
             self._ended = len(taken) < wanted
             if taken:
-                room = self._add_together(parcel, taken, room)
+                room = self._add_together(payload, taken, room)
         self.exhausted = self._ended and not self._held
-        return parcel if parcel.commands else None
+        return payload if payload.commands else None
 
-    def forget(self, places: set[int]) -> None:
-        """Make no parcel of the commands at these places, as far as they are taken already."""
-        self._held = deque(entry for entry in self._held if entry[0] not in places)
+    def forget(self, slots: set[int]) -> None:
+        """Drop the commands of these slots that are taken but in no payload yet."""
+        self._held = deque(entry for entry in self._held if entry[0] not in slots)
 
     def _add_together(
-        self, parcel: Parcel, taken: list[AnyCommand | TollgateError], room: int
+        self, payload: Payload, taken: list[AnyCommand | TollgateError], room: int
     ) -> int:
-        """Add what was taken in one piece, or hold all of it; return the room that is left."""
+        """Add `taken` in one piece, or hold all of it; return the room that is left."""
         kinds: set[type] = set(map(type, taken))
         try:
-            encoded = encode_commands(taken) if kinds <= _PLAIN else None  # type: ignore[arg-type]
+            encoded = encode_commands(taken) if kinds <= _NEVER_ALONE else None  # type: ignore[arg-type]
         except UNFIT:
             encoded = None
         if encoded is None or len(encoded) > room:
@@ -102,49 +142,50 @@ class Packer:
             return room
         slot = len(self.values)
         self.values.extend([PENDING] * len(taken))
-        parcel.extend(slot, taken, kinds, encoded)  # type: ignore[arg-type] # told by their kinds
+        payload.slots.extend(range(slot, slot + len(taken)))
+        payload.commands.extend(taken)  # type: ignore[arg-type] # `kinds` shows that all are commands
+        payload.kinds.update(kinds)
+        payload.pieces.append(encoded)
         return room - len(encoded)
 
     def _hold(self, taken: list[AnyCommand | TollgateError]) -> None:
         for slot, command in enumerate(taken, len(self.values)):
-            if isinstance(command, TollgateError):
-                self.values.append(command)
-                continue
-            self.values.append(PENDING)
-            encoded = _encoded(command, self._bytes_max)
+            encoded = (
+                command if isinstance(command, TollgateError) else _encode(command, self._bytes_max)
+            )
             if isinstance(encoded, TollgateError):
-                self.values[slot] = encoded
+                self.values.append(encoded)
             else:
-                self._held.append((slot, command, encoded))
+                self.values.append(PENDING)
+                self._held.append((slot, command, encoded))  # type: ignore[arg-type] # encoded
 
-    def _add_held(self, parcel: Parcel, room: int) -> int:
-        """Add of the commands held what fits; return the room that is left."""
+    def _add_held(self, payload: Payload, room: int) -> int:
+        """Add as many of the held commands as fit; return the room that is left."""
         held = self._held
-        while held and len(parcel.commands) < self._commands_max and not parcel.parks:
+        while held and len(payload.commands) < self._commands_max and not payload.parks:
             slot, command, encoded = held[0]
-            if len(encoded) > room or (command.parks and parcel.commands):
+            if len(encoded) > room or (command.parks and payload.commands):
                 break
             held.popleft()
-            parcel.add(slot, command, encoded)
+            payload.add(slot, command, encoded)
             room -= len(encoded)
         return room
 
 
-def pack_one(command: AnyCommand, bytes_max: int) -> Parcel | TollgateError:
-    """Return what a `Packer` would make of this command alone: its parcel, or its value."""
-    encoded = _encoded(command, bytes_max)
+def payload_of(command: AnyCommand, bytes_max: int) -> Payload | TollgateError:
+    """Return the payload of one command, or why it does not fit in a frame of `bytes_max` bytes."""
+    encoded = _encode(command, bytes_max)
     if isinstance(encoded, TollgateError):
         return encoded
-    return Parcel([0], [command], {type(command)}, [encoded])
+    return Payload([0], [command], {type(command)}, [encoded])
 
 
-def _encoded(command: AnyCommand, bytes_max: int) -> bytes | TollgateError:
-    """Return the bytes of a command, or why it cannot be sent in a frame of `bytes_max`."""
+def _encode(command: AnyCommand, bytes_max: int) -> bytes | TollgateError:
     try:
         encoded = encode_command(command)
     except UNFIT as fault:
         return MalformedError(f"the command cannot be encoded: {fault}")
-    if len(encoded) > bytes_max - ENVELOPE_BYTES_MAX:
+    if len(encoded) > bytes_max - REQUEST_ENVELOPE_BYTES_MAX:
         return TooLargeError(
             f"the command takes {len(encoded)} bytes, a request holds {bytes_max}",
             limit=bytes_max,

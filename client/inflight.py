@@ -1,119 +1,268 @@
-"""One request under way: its frame, how long it may take, and what its silence means."""
+"""What is in flight: a call, its requests, and the session in which the broker remembers them."""
 
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from enum import Enum, auto
+from typing import Any, Final
 
 import msgspec
 
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
-from tollgate.client.parcel import Parcel, frame_of
-from tollgate.domain.commands import Wait
+from tollgate.client.framing import PENDING, Framer, Payload
+from tollgate.domain.commands import Claim, Release, Wait
 from tollgate.domain.exceptions import Refusal, TollgateError
-from tollgate.domain.messages import encode_command
-
-if TYPE_CHECKING:
-    from tollgate.client.exchange import Exchange
-    from tollgate.client.memory import Memory
+from tollgate.domain.messages import WINDOW, Refused, Reply, encode_command, encode_frame
+from tollgate.domain.results import LeasesResult
 
 VALID_S_MAX: Final = 366 * 86_400.0
-"""A request is valid for a year at most, however long its caller would wait."""
+"""A request is valid for at most a year, even if its caller would wait longer."""
 BACKOFFS_S: Final = (0.5, 1.0, 2.0, 4.0, 5.0)
-"""How long to wait for an answer before the next attempt; all later ones have the last."""
+"""How long to wait for an answer before the next attempt; the last one holds for all later ones."""
 JITTER: Final = 0.5
-"""Repeats are spread over so much of the backoff, half of it to either side."""
-_EARLIEST: Final = 1 - JITTER / 2
+"""Repeats are spread over this part of the backoff, half of it to either side."""
+ABANDONED_MAX: Final = 1_000
+"""How many abandoned claims to remember; beyond that, the oldest one's leases lapse."""
 MAYBE: Final = "; what was asked of it may be done or not"
 
 
-class Message(msgspec.Struct, eq=False):
-    """One request under way."""
+class Call(msgspec.Struct, eq=False):
+    """The commands of one call, sent in one request or several, and their values in order."""
+
+    slot_values: list[Any]
+    """The value of each command that was taken so far, or PENDING."""
+    deadline: float
+    notify: Callable[[], None] | None = None
+    """Is called whenever values have come."""
+    each_s: float | None = None
+    """If set, each request has a deadline of its own, this long after it was made."""
+    framer: Framer | None = None
+    """Makes payloads of the commands that are still to come; None when all are taken."""
+    requests: "set[PendingRequest]" = set()
+    held: int = 0
+    """How many requests of the call are held back: later ones must not overtake them."""
+    stopped: bool = False
+    """Whether to make no further requests: the broker did not answer, or the caller left."""
+
+    @property
+    def done(self) -> bool:
+        """Whether every command that was sent has its value, and no further one is sent."""
+        return not self.requests and (self.framer is None or self.stopped)
+
+    @property
+    def values(self) -> list[Any]:
+        """The values of the commands in order; refusals and other errors are values, too."""
+        if self.stopped and self.framer is not None:  # some commands were never sent
+            silent = BrokerUnreachableError("the broker had fallen silent before")
+            return [silent if value is PENDING else value for value in self.slot_values]
+        return self.slot_values
+
+    @property
+    def answered(self) -> int:
+        """How many commands have their value."""
+        asked = sum(len(request.payload.slots) for request in self.requests)
+        held = 0 if self.framer is None else self.framer.held
+        return len(self.slot_values) - held - asked
+
+    def put(self, payload: Payload, values: list[Any]) -> None:
+        """Store the values of a payload's commands, and notify the caller."""
+        first, behind = payload.slots[0], payload.slots[-1] + 1
+        if behind - first == len(values):  # the slots are consecutive
+            self.slot_values[first:behind] = values
+        else:
+            for slot, value in zip(payload.slots, values, strict=True):
+                self.slot_values[slot] = value
+        if self.notify is not None:
+            self.notify()
+
+
+class PendingRequest(msgspec.Struct, eq=False):
+    """A request that is sent or waits to be sent, until it is answered or given up."""
 
     seq: int
-    exchange: "Exchange"
-    parcel: Parcel
-    memory: "Memory | None"
-    """In a session of which it is to be sent."""
+    call: Call
+    payload: Payload
+    session: "RequestSession | None"
+    """The session to send it in; None if the broker need not remember it."""
     deadline: float
-    session: int = 0
-    """The session that it is sent in; 0 for none: the broker remembers nothing of it."""
+    session_number: int = 0
+    """The number of the session it was queued for; 0 is no session."""
     queued: bool = False
-    """Whether it is among those to be sent now."""
+    """Whether it is in the send queue."""
     sends: int = 0
-    """How often it left under this number, so that it may be executed."""
+    """How often it was sent under its present `seq`. If at all, it may be executed."""
     attempts: int = 0
-    """How often it left, under any number."""
+    """How often it was sent, under any `seq`."""
     refusal: Refusal | None = None
-    """What the broker said when it would not take it: to be tried again."""
+    """The broker's last retryable refusal."""
     wake_at: float | None = None
-    """The time in the timetable that counts."""
+    """The time of its one valid entry in the timers."""
     _frame: bytes | None = None
-    _until: float | None = None
+    _wait_until: float | None = None
 
     @property
-    def place(self) -> int:
-        """Where its commands stand in the call."""
-        return self.parcel.slots[0]
-
-    @property
-    def sent(self) -> bool:
-        """Whether it left under this number, so that it may be executed."""
-        return self.sends > 0
+    def first_slot(self) -> int:
+        """The index in the call of its first command."""
+        return self.payload.slots[0]
 
     @property
     def repeatable(self) -> bool:
         """Whether it may be sent again: the broker remembers it, or it does no harm twice."""
-        return self.session > 0 or self.parcel.repeatable
+        return self.session_number > 0 or self.payload.repeatable
 
     @property
     def uncertain(self) -> bool:
         """Whether it may have changed something that its caller would not know of."""
-        return self.sent and not self.parcel.repeatable
+        return self.sends > 0 and not self.payload.repeatable
 
     def frame(self, now: float, wall: float) -> bytes:
-        """Return the frame to send: the same each time, but that a wait asks for what is left."""
+        """Return the frame to send, the same each time; but a wait asks for the time left."""
         if self._frame is not None:
             return self._frame
-        commands, pieces = self.parcel.commands, self.parcel.pieces
-        left_s = min(self.deadline - now, VALID_S_MAX)
-        valid_until = datetime.fromtimestamp(wall + left_s, UTC)
-        acked = self.memory.acked if self.session and self.memory else 0
+        valid_until = datetime.fromtimestamp(wall + min(self.deadline - now, VALID_S_MAX), UTC)
+        acked = self.session.acked if self.session_number and self.session else 0
+        commands, pieces = self.payload.commands, self.payload.pieces
         first = commands[0]
         if isinstance(first, Wait):
-            left = [self._what_is_left(first, now)]
-            return frame_of(self.session, self.seq, acked, 1, left, valid_until)
-        frame = frame_of(self.session, self.seq, acked, len(commands), pieces, valid_until)
-        self._frame = frame
+            if self._wait_until is None:  # a restarted broker does not know the time waited before
+                self._wait_until = now + first.timeout_ms / 1_000
+            left_ms = max(0, round((self._wait_until - now) * 1_000))
+            pieces = [encode_command(msgspec.structs.replace(first, timeout_ms=left_ms))]
+        frame = encode_frame(
+            self.session_number, self.seq, acked, len(commands), pieces, valid_until
+        )
+        if self._wait_until is None:
+            self._frame = frame
         return frame
 
     def renumber(self, seq: int) -> None:
-        """Make a new request of it: under the old number nothing was executed."""
+        """Make it a new request: nothing was executed under the old number."""
         self.seq = seq
-        self.session = self.sends = 0
+        self.session_number = self.sends = 0
         self.queued = False
         self._frame = None
 
     def shrink(self, positions: list[int]) -> None:
-        """Keep the commands at these positions alone; none of it has left under this number."""
-        self.parcel = self.parcel.only(positions)
+        """Keep only the commands at these positions; it was not sent under its present `seq`."""
+        self.payload = self.payload.only(positions)
         self._frame = None
 
     def backoff_s(self, jitter: float) -> float:
-        """Return how long to leave it alone; `jitter` is from 0 to 1."""
+        """Return how long to wait before the next attempt; `jitter` is from 0 to 1."""
         backoff_s = BACKOFFS_S[min(self.attempts, len(BACKOFFS_S)) - 1]
-        return backoff_s * (_EARLIEST + JITTER * jitter)
+        return backoff_s * (1 + JITTER * (jitter - 0.5))
 
-    def silence(self, broker: str, complaint: str) -> TollgateError:
-        """Return what it means that no answer came by the deadline."""
-        if not self.sent:
+    def timeout_error(self, broker: str, complaint: str) -> TollgateError:
+        """Return the error for a request without an answer at its deadline.
+
+        `broker` names the other side; `complaint` is what came and matched no request, or empty.
+        """
+        if not self.sends:
             return self.refusal or BrokerUnreachableError(f"no broker at {broker}")
         late = f"the broker at {broker} did not answer in time"
         if complaint:
             late += f" (what did come was: {complaint})"
         return OutcomeUnknown(late + MAYBE) if self.uncertain else BrokerUnreachableError(late)
 
-    def _what_is_left(self, wait: Wait, now: float) -> bytes:
-        # A broker that came back knows nothing of the time waited before.
-        if self._until is None:
-            self._until = now + wait.timeout_ms / 1_000
-        left_ms = max(0, round((self._until - now) * 1_000))
-        return encode_command(msgspec.structs.replace(wait, timeout_ms=left_ms))
+
+class SessionState(Enum):
+    """Whether there is a session to send requests in."""
+
+    CLOSED = auto()
+    OPENING = auto()
+    OPEN = auto()
+    NEVER = auto()
+    """The broker remembers no requests."""
+
+
+class RequestSession:
+    """The session in which the broker remembers requests, and the requests in flight in it.
+
+    After an eviction another session takes its place. An answer names its request by `seq` alone,
+    so each `RequestSession` of a connection has a range of numbers of its own, from `first_seq`.
+    """
+
+    def __init__(self, first_seq: int) -> None:
+        """Start without a session."""
+        self.state = SessionState.CLOSED
+        self.number = 0
+        self.opener: Call | None = None
+        """The call that opens a session, while it is in flight."""
+        self.waiting: deque[PendingRequest] = deque()
+        """Requests that may not be sent yet, in order; some of them may be given up already."""
+        self._next_seq = first_seq
+        self._in_flight: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def acked(self) -> int:
+        """The number up to which every request is finished."""
+        return next(iter(self._in_flight), self._next_seq) - 1
+
+    def take_seq(self) -> int:
+        """Return the number for another request, which is in flight from now on."""
+        seq = self._next_seq
+        self._next_seq += 1
+        self._in_flight[seq] = None
+        return seq
+
+    def finish(self, seq: int) -> None:
+        """Record that a request is finished, successfully or not."""
+        self._in_flight.pop(seq, None)
+
+    def hold(self, request: PendingRequest) -> None:
+        """Keep a request until it may be sent, in the order of numbers.
+
+        A lower number behind a higher one would never be sent, since it keeps the window closed.
+        """
+        position = len(self.waiting)
+        if request.session is not None:
+            while position:
+                before = self.waiting[position - 1]
+                if before.session is None or before.seq < request.seq:
+                    break
+                position -= 1
+        self.waiting.insert(position, request)
+
+    def admits(self, request: PendingRequest) -> bool:
+        """Return whether a request may be sent now."""
+        if self.state is SessionState.NEVER or request.session is None:
+            return True
+        return self.state is SessionState.OPEN and request.seq <= self.acked + WINDOW
+
+    def opened(self, number: int | None) -> None:
+        """Record the answer to `hello`: a number, or None if the broker remembers nothing."""
+        self.number = number or 0
+        self.state = SessionState.NEVER if number is None else SessionState.OPEN
+        self.opener = None
+
+    def evicted(self, number: int) -> None:
+        """Record that the broker has forgotten a session; it may be an earlier one than ours."""
+        if self.number == number and self.state is SessionState.OPEN:
+            self.number = 0
+            self.state = SessionState.CLOSED
+
+
+class AbandonedClaims:
+    """Claims in flight whose callers have left; what they are granted is given back."""
+
+    def __init__(self) -> None:
+        self.seqs: OrderedDict[int, None] = OrderedDict()
+
+    def add(self, request: PendingRequest) -> None:
+        """Remember an abandoned request if its answer may hold leases."""
+        if request.sends and Claim in request.payload.kinds:
+            self.seqs[request.seq] = None
+            if len(self.seqs) > ABANDONED_MAX:
+                self.seqs.popitem(last=False)
+
+    def releases(self, answer: Reply | Refused) -> list[Release]:
+        """Return the commands that give back the leases in an answer to an abandoned claim."""
+        if answer.seq is None or answer.seq not in self.seqs:
+            return []
+        del self.seqs[answer.seq]
+        return [
+            Release(job_id=grant.job.job_id, lease=grant.lease)
+            for result in (answer.results if isinstance(answer, Reply) else [])
+            if isinstance(result, LeasesResult)
+            for grant in result.leases
+        ]

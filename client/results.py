@@ -1,4 +1,4 @@
-"""What an answer is worth to the caller: a job, a page, leases, or an exception as a value."""
+"""Turns results into what the caller gets: a job, a page, leases, or an exception as a value."""
 
 from collections.abc import Callable
 from functools import cache
@@ -28,7 +28,6 @@ from tollgate.domain.results import (
     CountResult,
     ErrorResult,
     HelloResult,
-    JobFields,
     JobResult,
     JobsResult,
     LeaseResult,
@@ -42,43 +41,66 @@ if TYPE_CHECKING:
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A job that nobody else may move while the lease stands: `lease_ms` from its grant."""
+    """A job that only the holder of `token` may move, until `lease_ms` after the grant."""
 
     job: "Job"
     token: int
-    """Proves the lease; goes with `transition`, `touch` and `release`."""
+    """Proves the lease; pass it to `transition`, `touch` and `release`."""
     lease_ms: int
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Some of the jobs, by creation; `next` continues after them and is None at the end."""
+    """Some jobs in order of creation; `next` continues after them and is None at the end."""
 
     jobs: "list[Job]"
     next: str | None
 
 
-_EXPECTED: Final[dict[type[AnyCommand], type[AnyResult]]] = {
-    Hello: HelloResult,
-    Create: JobResult,
-    Get: JobResult,
-    Transition: JobResult,
-    ProvideInput: JobResult,
-    Cancel: JobResult,
-    Count: CountResult,
-    List: JobsResult,
-    Wait: JobResult,
-    Claim: LeasesResult,
-    Touch: LeaseResult,
-    Release: OkResult,
+@cache
+def _job_class() -> "type[Job]":
+    """Return `Job`; this loads pydantic, so it is called when a job is first needed."""
+    from tollgate.domain.models import Job  # noqa: PLC0415 - a ping does without
+
+    return Job
+
+
+def _page(_: AnyCommand, result: JobsResult) -> Page:
+    return Page(_job_class().all_from_checked(result.jobs), result.next)
+
+
+def _leases(command: Claim, result: LeasesResult) -> list[Lease]:
+    jobs = _job_class().all_from_checked([grant.job for grant in result.leases])
+    return [
+        Lease(job, grant.lease, command.lease_ms)
+        for job, grant in zip(jobs, result.leases, strict=True)
+    ]
+
+
+_Answer = tuple[type[AnyResult], Callable[[Any, Any], Any]]
+_JOB: Final[_Answer] = (JobResult, lambda _, result: _job_class().from_checked(result.job))
+_ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
+    Hello: (HelloResult, lambda _, result: result),
+    Create: _JOB,
+    Get: _JOB,
+    Transition: _JOB,
+    ProvideInput: _JOB,
+    Cancel: _JOB,
+    Count: (CountResult, lambda _, result: result),
+    List: (JobsResult, _page),
+    Wait: _JOB,
+    Claim: (LeasesResult, _leases),
+    Touch: (LeaseResult, lambda *_: None),
+    Release: (OkResult, lambda *_: None),
 }
-_GIVES_JOB: Final = frozenset(kind for kind, gives in _EXPECTED.items() if gives is JobResult)
+"""For each command, the result that answers it and what the caller gets of that."""
+_GIVES_JOB: Final = frozenset(kind for kind, answer in _ANSWERS.items() if answer is _JOB)
 _job_in = attrgetter("job")
 
 
 def jobs_of(kinds: set[type], results: list[AnyResult]) -> "list[Job] | None":
-    """Return the results of commands of these kinds if they are jobs all, as most often; or None.
+    """Return the jobs in the results of commands of these kinds, or None if they are not all jobs.
 
-    They are `values_of` the same, at the speed of C.
+    This is `values_of` for the usual case, in a third of the time.
     """
     if not _GIVES_JOB.issuperset(kinds):
         return None
@@ -89,67 +111,24 @@ def jobs_of(kinds: set[type], results: list[AnyResult]) -> "list[Job] | None":
 
 
 def values_of(commands: list[AnyCommand], results: list[AnyResult]) -> list[Any]:
-    """Return what the results of commands, as many, are worth."""
-    return [*map(value_of, commands, results)]
+    """Return what the caller gets for the results of commands; refusals are values."""
+    return [*map(_value_of, commands, results)]
 
 
-def value_of(command: AnyCommand, result: AnyResult) -> Any:  # noqa: ANN401 - one kind a command
-    """Return what the result of `command` is worth; a refusal is returned, not raised."""
-    kind = type(result)
-    if kind is ErrorResult:
-        return refusal_of(result)  # type: ignore[arg-type] # told by its type
-    if kind is not _EXPECTED[type(command)]:
-        return ProtocolError(f"a {_tag(command)} was answered with a {_tag(result)}")
-    convert = _CONVERSIONS.get(kind)
-    return result if convert is None else convert(command, result)
+def _value_of(command: AnyCommand, result: AnyResult) -> Any:  # noqa: ANN401 - one type a command
+    expected, convert = _ANSWERS[type(command)]
+    if isinstance(result, expected):
+        return convert(command, result)
+    if isinstance(result, ErrorResult):
+        return refusal_of(result)
+    return ProtocolError(f"a {_tag(command)} was answered with a {_tag(result)}")
 
 
 def _tag(struct: msgspec.Struct) -> str:
     return str(struct.__struct_config__.tag)
 
 
-@cache
-def _job_class() -> "type[Job]":
-    """Return `Job`; pydantic is loaded here, when first needed."""
-    from tollgate.domain.models import Job  # noqa: PLC0415 - a ping does without
-
-    return Job
-
-
-def _jobs(fields: list[JobFields]) -> "list[Job]":
-    return _job_class().all_from_checked(fields)
-
-
-def _job(_: AnyCommand, result: Any) -> "Job":  # noqa: ANN401 - told by its type
-    return _job_class().from_checked(result.job)
-
-
-def _page(_: AnyCommand, result: Any) -> Page:  # noqa: ANN401 - told by its type
-    return Page(_jobs(result.jobs), result.next)
-
-
-def _leases(command: Any, result: Any) -> list[Lease]:  # noqa: ANN401 - told by its type
-    jobs = _jobs([grant.job for grant in result.leases])
-    return [
-        Lease(job, grant.lease, command.lease_ms)
-        for job, grant in zip(jobs, result.leases, strict=True)
-    ]
-
-
-def _nothing(_: AnyCommand, __: AnyResult) -> None:
-    return None
-
-
-_CONVERSIONS: Final[dict[type[AnyResult], Callable[[Any, Any], Any]]] = {
-    JobResult: _job,
-    JobsResult: _page,
-    LeasesResult: _leases,
-    LeaseResult: _nothing,
-    OkResult: _nothing,
-}
-
-
-def value(values: list[Any]) -> Any:  # noqa: ANN401 - as the command has it
+def value(values: list[Any]) -> Any:  # noqa: ANN401 - one type a command
     """Return the only value of a call, or raise it."""
     only = values[0]
     if isinstance(only, BaseException):

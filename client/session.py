@@ -1,19 +1,19 @@
-"""Numbers requests, matches replies, and decides what is asked again and when; does no I/O.
+"""Numbers requests, matches answers, and decides what is sent again and when; does no I/O.
 
-A driver hands in what it received and when it is, and gets the frames to send:
+A driver passes in the frames that it received and the time, and gets the frames to send:
 
-    exchange = session.submit(commands, deadline=now + 10)
-    while not exchange.done:
-        session.pull(exchange)                        # may run the caller's iterator
+    call = session.submit(commands, deadline=now + 10)
+    while not call.done:
+        session.pull(call)                            # may run the caller's iterator
         while frame := session.next_frame(now, wall): # give it to the socket, then say so:
-            session.sent(now)                         # False: there is no more to be sent now
+            session.sent(now)                         # False: nothing more to send now
         ...                                           # until session.next_wakeup() at the latest:
         session.receive(frame, now)
-    exchange.values
+    call.values
 
 `now` is monotonic, in seconds; `wall` is the time of day, in seconds of Unix time, for
-`valid_until`. A driver hands in all that has arrived before it asks for frames, since only that
-call lets time pass; unless `awaits_nothing`.
+`valid_until`. A driver passes in all frames that have arrived before it asks for frames to send,
+since only that call lets time pass; unless the session is `idle`.
 """
 
 from collections import deque
@@ -21,18 +21,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
 from math import inf
-from operator import attrgetter
 from typing import Any, Final
 
 from tollgate.client.errors import OutcomeUnknown, ProtocolError
-from tollgate.client.exchange import Exchange
-from tollgate.client.forsaken import ForsakenClaims
-from tollgate.client.framing import PENDING, Packer, pack_one
-from tollgate.client.inflight import MAYBE, Message
-from tollgate.client.memory import Memory, State
-from tollgate.client.parcel import Parcel
+from tollgate.client.framing import PENDING, Framer, Payload, payload_of
+from tollgate.client.inflight import (
+    MAYBE,
+    AbandonedClaims,
+    Call,
+    PendingRequest,
+    RequestSession,
+    SessionState,
+)
 from tollgate.client.results import jobs_of, values_of
-from tollgate.client.timers import Timetable
+from tollgate.client.timers import Timers
 from tollgate.domain.commands import AnyCommand, Hello, Wait
 from tollgate.domain.exceptions import (
     DrainingError,
@@ -46,53 +48,52 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.messages import PROTOCOL_VERSION, Refused, Reply, decode_answer, read_envelope
 from tollgate.domain.results import AnyResult, HelloResult, refusal_of
 
-WINDOW: Final = 4
-"""How many messages of one call are under way at most."""
+CALL_REQUESTS_MAX: Final = 4
+"""How many requests of one call are in flight at most."""
 COMMANDS_MAX: Final = 1_000
 REQUEST_BYTES_MAX: Final = 256 * 1_024
 """What a request holds, until `hello` tells."""
 RELEASE_S: Final = 10.0
-"""How long to try to give back what a claim got too late."""
+"""How long to try to give back the leases of an abandoned claim."""
 
-REMEMBERED_SEQ: Final = 2**51
-"""The first number of requests that the broker is to remember."""
-CLAIM_SEQ: Final = 2**52
+CHANGES_FIRST_SEQ: Final = 2**51
+"""The first number of requests that the broker remembers."""
+CLAIMS_FIRST_SEQ: Final = 2**52
 """The first number of claims that may wait: they have a session of their own."""
 
 OPENING: Final = Hello(open_session=True)
-"""What begins a session; the first greeting may be it, and so save a round trip."""
+"""Opens a session. A client whose first command is a change greets with it: one round trip less."""
 
 _UNDONE: Final = frozenset({ReplyFullError, DrainingError, SessionEvictedError})
 
 
 class Session:
-    """One client's requests on one connection after the other.
+    """The requests of one client, across reconnects.
 
-    `broker` is what to call the other side in messages of errors; `jitter` gives numbers from 0 to
-    1, by which repeats of many clients are spread.
+    `broker` names the other side in error messages; `jitter` returns numbers from 0 to 1, which
+    spread the repeats of many clients.
     """
 
-    def __init__(self, broker: str, jitter: Callable[[], float], *, window: int = WINDOW) -> None:
-        """Begin without knowing the broker; `greeting` is None until some hello is answered."""
+    def __init__(self, broker: str, jitter: Callable[[], float]) -> None:
+        """Start without knowing the broker; `greeting` is None until a hello is answered."""
         self.greeting: HelloResult | None = None
         self.strays = 0
-        """How many frames came that answer nothing which is still asked."""
+        """How many frames came that match no pending request."""
         self._broker = broker
         self._jitter = jitter
-        self._window = window
         self._commands_max = COMMANDS_MAX
         self._bytes_max = REQUEST_BYTES_MAX
         self._seqs = count(1)
-        self._messages: dict[int, Message] = {}
-        self._unstamped: list[Message] = []
-        self._outbox: deque[Message] = deque()
-        self._timetable = Timetable(self._messages)
-        self._forsaken = ForsakenClaims()
-        self._memory = Memory(REMEMBERED_SEQ)
-        self._claims_memory = Memory(CLAIM_SEQ)
-        self._complaint = ""  # what came that is no answer to anything
+        self._requests: dict[int, PendingRequest] = {}
+        self._unstamped: list[PendingRequest] = []
+        self._send_queue: deque[PendingRequest] = deque()
+        self._timers = Timers(self._requests)
+        self._abandoned = AbandonedClaims()
+        self._changes = RequestSession(CHANGES_FIRST_SEQ)
+        self._claims = RequestSession(CLAIMS_FIRST_SEQ)
+        self._complaint = ""  # the last thing that came and matched no request
 
-    # --- what the caller does ---------------------------------------------------------------------
+    # --- called for the user ----------------------------------------------------------------------
 
     def submit(
         self,
@@ -102,392 +103,379 @@ class Session:
         each_s: float | None = None,
         message_commands: int | None = None,
         notify: Callable[[], None] | None = None,
-    ) -> Exchange:
-        """Begin a call; `pull` takes its commands off the iterable.
+    ) -> Call:
+        """Start a call; `pull` takes its commands from the iterable.
 
-        Each message of it must be answered by `deadline`, or `each_s` seconds after it was made.
-        A message has `message_commands` commands, or as many as the broker takes. `notify` is
-        called whenever values have come. An exception among the commands becomes its
-        own value.
+        Each request of it must be answered by `deadline`, or `each_s` seconds after it was made. A
+        request has at most `message_commands` commands, or as many as the broker takes. `notify` is
+        called whenever values have come. An exception among the commands becomes its own value.
         """
-        commands_max = self._commands_max
-        if message_commands is not None:
-            commands_max = min(message_commands, commands_max)
-        packer = Packer(commands, commands_max, self._bytes_max)
-        return Exchange(packer.values, deadline, notify, each_s, packer)
+        commands_max = min(message_commands or self._commands_max, self._commands_max)
+        framer = Framer(commands, commands_max, self._bytes_max)
+        return Call(framer.values, deadline, notify, each_s, framer)
 
     def submit_one(
-        self,
-        command: AnyCommand,
-        *,
-        deadline: float,
-        notify: Callable[[], None] | None = None,
-    ) -> Exchange:
-        """Begin a call of one command, to be answered by `deadline`; there is nothing to pull."""
-        parcel = pack_one(command, self._bytes_max)
-        if isinstance(parcel, TollgateError):
-            return Exchange([parcel], deadline)
-        exchange = Exchange([PENDING], deadline, notify)
-        self._post(exchange, parcel)
-        return exchange
+        self, command: AnyCommand, *, deadline: float, notify: Callable[[], None] | None = None
+    ) -> Call:
+        """Start a call of one command, to be answered by `deadline`; there is nothing to pull."""
+        payload = payload_of(command, self._bytes_max)
+        if isinstance(payload, TollgateError):
+            return Call([payload], deadline)
+        call = Call([PENDING], deadline, notify)
+        self._add(call, payload)
+        return call
 
-    def pull(self, exchange: Exchange) -> None:
-        """Make messages of the call's next commands, as many as its window has room for."""
-        while self.pull_one(exchange):
+    def pull(self, call: Call) -> None:
+        """Make requests of the call's next commands, as many as may be in flight."""
+        while self.pull_one(call):
             pass
 
-    def pull_one(self, exchange: Exchange) -> bool:
-        """Make a message of the call's next commands, if its window has room for one.
+    def pull_one(self, call: Call) -> bool:
+        """Make a request of the call's next commands, if another one may be in flight.
 
-        Return whether there is one: then it can be sent, and there may be more.
+        Return whether one was made: then it can be sent, and there may be more.
         """
-        packer = exchange.packer
-        if packer is None or exchange.broken or len(exchange.messages) >= self._window:
+        framer = call.framer
+        if framer is None or call.stopped or len(call.requests) >= CALL_REQUESTS_MAX:
             return False
-        parcel = packer.next()
-        if packer.exhausted:
-            exchange.packer = None
-        if parcel is None:
+        payload = framer.next()
+        if framer.exhausted:
+            call.framer = None
+        if payload is None:
             return False
-        self._post(exchange, parcel)
+        self._add(call, payload)
         return True
 
-    def drop(self, exchange: Exchange) -> None:
-        """Forget a call whose caller has left: what of it is not sent yet never will be."""
-        exchange.broken = True
-        for message in [*exchange.messages]:
-            self._remove(message)
-            self._forsaken.add(message)
+    def abandon(self, call: Call) -> None:
+        """Forget a call whose caller has left: what is not sent yet is never sent."""
+        call.stopped = True
+        for request in [*call.requests]:
+            self._remove(request)
+            self._abandoned.add(request)
 
-    def withdraw(self, exchange: Exchange, places: set[int]) -> None:
-        """Forget some commands of a call, by their places in it; what has left stays whole."""
-        for message in [*exchange.messages]:
-            slots = message.parcel.slots
-            wanted = [position for position, slot in enumerate(slots) if slot not in places]
-            if not wanted:
-                self._remove(message)
-                self._forsaken.add(message)
-            elif len(wanted) < len(slots) and not message.sent:
-                message.shrink(wanted)
-        if exchange.packer is not None:
-            exchange.packer.forget(places)
+    def withdraw(self, call: Call, slots: set[int]) -> None:
+        """Forget some commands of a call; a request that was sent stays whole."""
+        for request in [*call.requests]:
+            of_request = request.payload.slots
+            kept = [position for position, slot in enumerate(of_request) if slot not in slots]
+            if not kept:
+                self._remove(request)
+                self._abandoned.add(request)
+            elif len(kept) < len(of_request) and not request.sends:
+                request.shrink(kept)
+        if call.framer is not None:
+            call.framer.forget(slots)
 
     def fail(self, reason: TollgateError) -> None:
-        """Give every call under way `reason`, or OutcomeUnknown where something may be done."""
-        while self._messages:  # with the last that needs a session goes what was to open it
-            message = next(iter(self._messages.values()))
-            message.exchange.broken = True
+        """End every call with `reason`, or OutcomeUnknown where a change may have been made."""
+        while self._requests:  # removing a request may remove the hello that it waited for
+            request = next(iter(self._requests.values()))
+            request.call.stopped = True
             unknown = OutcomeUnknown(f"{reason}{MAYBE}")
-            self._finish(message, unknown if message.uncertain else reason)
+            self._finish(request, unknown if request.uncertain else reason)
 
     @property
-    def takes_changes(self) -> bool:
-        """Whether a change need not wait until a session is opened for it."""
-        state = self._memory.state
-        return state is State.OPEN or state is State.NEVER
+    def ready_for_changes(self) -> bool:
+        """Whether a change can be sent without opening a session first."""
+        state = self._changes.state
+        return state is SessionState.OPEN or state is SessionState.NEVER
 
-    # --- what the driver does ---------------------------------------------------------------------
+    # --- called for the socket --------------------------------------------------------------------
 
     @property
-    def awaits_nothing(self) -> bool:
-        """Whether nothing is under way to which an answer could have come."""
-        return not self._messages and not self._forsaken
+    def idle(self) -> bool:
+        """Whether nothing is in flight to which an answer could have come."""
+        return not self._requests and not self._abandoned.seqs
 
     def next_frame(self, now: float, wall: float) -> bytes | None:
-        """Let time pass, and return the frame to send next, or None; it stays until `sent`."""
+        """Let time pass; return the frame to send next, or None. It stays next until `sent`."""
         if self._unstamped:
             self._stamp(now)
-        while (due := self._timetable.pop_due(now)) is not None:
+        while (due := self._timers.pop_due(now)) is not None:
             self._wake(due, now)
-        outbox = self._outbox
-        while outbox:
-            message = outbox[0]
-            if not message.queued:
-                outbox.popleft()
-            elif now >= message.deadline:
-                self._expire(message)
+        queue = self._send_queue
+        while queue:
+            request = queue[0]
+            if not request.queued:
+                queue.popleft()
+            elif now >= request.deadline:
+                self._expire(request)
             else:
-                return message.frame(now, wall)
+                return request.frame(now, wall)
         return None
 
     def sent(self, now: float) -> bool:
-        """Note that the socket took the frame which `next_frame` returned last.
+        """Record that the socket took the frame which `next_frame` returned last.
 
         Return whether there may be another one to send.
         """
-        message = self._outbox.popleft()
-        message.queued = False
-        message.sends += 1
-        message.attempts += 1
-        if message.repeatable:
-            self._timetable.set(message, now + message.backoff_s(self._jitter()))
-        elif message.wake_at is None:
-            self._timetable.set(message, message.deadline)
-        return bool(self._outbox)
+        request = self._send_queue.popleft()
+        request.queued = False
+        request.sends += 1
+        request.attempts += 1
+        if request.repeatable:
+            self._timers.set(request, now + request.backoff_s(self._jitter()))
+        elif request.wake_at is None:
+            self._timers.set(request, request.deadline)
+        return bool(self._send_queue)
 
     def receive(self, frame: bytes, now: float) -> None:
-        """Take a frame that came; whatever it holds, nothing is raised."""
+        """Take a frame that came. Nothing is raised, whatever it holds."""
         try:
             answer = decode_answer(frame)
         except MalformedError as fault:
-            self._unreadable(read_envelope(frame)[1], fault)
+            self._handle_unreadable(read_envelope(frame)[1], fault)
             return
-        message = self._messages.get(answer.seq or 0)
-        if message is None or not message.sends:
-            self._stray(answer, now)
+        request = self._requests.get(answer.seq or 0)
+        if request is None or not request.sends:
+            self._handle_stray(answer, now)
             return
         self._complaint = ""
         if isinstance(answer, Refused):
-            self._refused(message, refusal_of(answer.error), now)
+            self._handle_refusal(request, refusal_of(answer.error), now)
         elif answer.v != PROTOCOL_VERSION:
-            self._finish(message, ProtocolError(f"an answer of version {answer.v} came"))
+            self._finish(request, ProtocolError(f"an answer of version {answer.v} came"))
         else:
-            self._answered(message, answer.results, now)
+            self._handle_results(request, answer.results, now)
 
     def next_wakeup(self) -> float | None:
-        """Return when `next_frame` must be called at the latest, or None: nothing is under way."""
-        if self._outbox:
-            first = self._outbox[0]
-            if first.wake_at is None and first.queued:  # it could not leave
-                self._timetable.set(first, first.deadline)
-        return self._timetable.next()
+        """Return when to call `next_frame` at the latest, or None if nothing is in flight."""
+        if self._send_queue:
+            first = self._send_queue[0]
+            if first.wake_at is None and first.queued:  # the socket did not take it
+                self._timers.set(first, first.deadline)
+        return self._timers.next()
 
-    # --- the life of a message --------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------
 
-    def _post(self, exchange: Exchange, parcel: Parcel) -> None:
-        memory = self._memory_for(parcel) if parcel.changes else None
-        seq = self._seq_in(memory)
-        message = Message(seq, exchange, parcel, memory, exchange.deadline)
-        self._messages[seq] = message
-        exchange.messages.add(message)
-        if exchange.each_s is not None:
-            self._unstamped.append(message)
-        self._queue(message)
-        if not message.queued or self._outbox[0] is not message:
-            self._timetable.set(message, message.deadline)
+    def _add(self, call: Call, payload: Payload) -> None:
+        session = None
+        if payload.changes:
+            # A claim that waits would keep the window of the other requests closed for long.
+            session = self._claims if payload.parks else self._changes
+            if session.state is SessionState.NEVER:
+                session = None
+        seq = self._take_seq(session)
+        request = PendingRequest(seq, call, payload, session, call.deadline)
+        self._requests[seq] = request
+        call.requests.add(request)
+        if call.each_s is not None:
+            self._unstamped.append(request)
+        self._queue_or_hold(request)
+        if not request.queued or self._send_queue[0] is not request:
+            self._timers.set(request, request.deadline)
 
-    def _memory_for(self, parcel: Parcel) -> Memory | None:
-        """Return whose memory a parcel of changes needs: a claim that waits has its own.
+    def _take_seq(self, session: RequestSession | None) -> int:
+        return next(self._seqs) if session is None else session.take_seq()
 
-        It is under way for long, and would stop the others at the end of their window.
-        """
-        memory = self._claims_memory if parcel.parks else self._memory
-        return None if memory.state is State.NEVER else memory
-
-    def _seq_in(self, memory: Memory | None) -> int:
-        return next(self._seqs) if memory is None else memory.take_seq()
-
-    def _queue(self, message: Message) -> None:
-        """Have a message sent when it may be, in its turn."""
-        memory = message.memory
-        if not message.exchange.held and (memory is None or memory.admits(message)):
-            self._to_outbox(message)
+    def _queue_or_hold(self, request: PendingRequest) -> None:
+        session = request.session
+        if not request.call.held and (session is None or session.admits(request)):
+            self._queue(request)
             return
-        message.exchange.held += 1
-        memory = memory or self._memory
-        memory.hold(message)
-        self._let_go(memory)
+        request.call.held += 1
+        session = session or self._changes
+        session.hold(request)
+        self._queue_waiting(session)
 
-    def _to_outbox(self, message: Message) -> None:
-        if message.memory is not None:
-            message.session = message.memory.session
-        message.queued = True
-        self._outbox.append(message)
+    def _queue(self, request: PendingRequest) -> None:
+        if request.session is not None:
+            request.session_number = request.session.number
+        request.queued = True
+        self._send_queue.append(request)
 
-    def _open(self, memory: Memory) -> None:
-        """Ask for a session, for as long as it takes; `_let_go` gives up if nobody needs it."""
-        memory.state = State.OPENING
-        told = partial(self._open_answered, memory)
-        memory.opener = self.submit_one(OPENING, deadline=inf, notify=told)
-
-    def _open_answered(self, memory: Memory) -> None:
-        """Give who waits for a session the reason why there is none: nothing of theirs was sent."""
-        opener = memory.opener
-        if opener is None or not isinstance(opener.given[0], TollgateError):
-            return
-        memory.opener, memory.state = None, State.CLOSED
-        waiting = [*memory.waiting]
-        memory.waiting.clear()
-        for message in waiting:
-            message.exchange.held -= 1
-            if message.seq in self._messages:
-                self._finish(message, opener.given[0])
-
-    def _let_go(self, memory: Memory) -> None:
-        """Send what waited, as far as it may be sent now."""
-        waiting = memory.waiting
+    def _queue_waiting(self, session: RequestSession) -> None:
+        """Queue the waiting requests that may be sent now; open a session if they need one."""
+        waiting = session.waiting
         while waiting:
-            message = waiting[0]
-            if message.seq in self._messages:
-                if not memory.admits(message):
+            request = waiting[0]
+            if request.seq in self._requests:
+                if not session.admits(request):
                     break
-                self._to_outbox(message)
-            message.exchange.held -= 1
+                self._queue(request)
+            request.call.held -= 1
             waiting.popleft()
-        if not waiting and memory.opener is not None:
-            opener, memory.opener = memory.opener, None
-            memory.state = State.CLOSED
-            self.drop(opener)
-        elif waiting and memory.state is State.CLOSED:
-            self._open(memory)
+        if not waiting and session.opener is not None:
+            opener, session.opener = session.opener, None
+            session.state = SessionState.CLOSED
+            self.abandon(opener)
+        elif waiting and session.state is SessionState.CLOSED:
+            session.state = SessionState.OPENING
+            notify = partial(self._handle_opening_failure, session)
+            session.opener = self.submit_one(OPENING, deadline=inf, notify=notify)
+
+    def _handle_opening_failure(self, session: RequestSession) -> None:
+        """If no session was opened, give the requests that wait for it the reason."""
+        opener = session.opener
+        if opener is None or not isinstance(opener.slot_values[0], TollgateError):
+            return
+        session.opener, session.state = None, SessionState.CLOSED
+        waiting = [*session.waiting]
+        session.waiting.clear()
+        for request in waiting:
+            request.call.held -= 1
+            if request.seq in self._requests:
+                self._finish(request, opener.slot_values[0])
 
     def _stamp(self, now: float) -> None:
-        """Give what was made since the last turn a deadline of its own."""
-        for message in self._unstamped:
-            message.deadline = now + (message.exchange.each_s or 0.0)
-            if message.wake_at is not None:  # else it is the first to leave, or dropped already
-                self._timetable.set(message, message.deadline)
+        """Set the deadlines of requests made since the last turn whose call has `each_s`."""
+        for request in self._unstamped:
+            request.deadline = now + (request.call.each_s or 0.0)
+            if request.wake_at is not None:  # else it is the next to be sent, or was removed
+                self._timers.set(request, request.deadline)
         self._unstamped.clear()
 
-    def _wake(self, message: Message, now: float) -> None:
-        if now >= message.deadline:
-            self._expire(message)
+    def _wake(self, request: PendingRequest, now: float) -> None:
+        if now >= request.deadline:
+            self._expire(request)
             return
-        if message.sent:
-            self._repeat(message)
+        if request.sends:
+            self._repeat(request)
         else:
-            self._queue(message)
-        self._timetable.set(message, message.deadline)
+            self._queue_or_hold(request)
+        self._timers.set(request, request.deadline)
 
-    def _repeat(self, message: Message) -> None:
-        """Send a message again, behind those of its call that came before it.
+    def _repeat(self, request: PendingRequest) -> None:
+        """Send a request again, after the earlier ones of its call.
 
         If the broker has lost them all, it must not get the later one first.
         """
-        before = [
-            each
-            for each in message.exchange.messages
-            if each.sent and not each.queued and each.place <= message.place
-        ]
-        for each in sorted(before, key=attrgetter("place")):
-            self._to_outbox(each)
+        for each in sorted(request.call.requests, key=lambda each: each.first_slot):
+            if each.sends and not each.queued and each.first_slot <= request.first_slot:
+                self._queue(each)
 
-    def _retry(self, message: Message, now: float, refusal: Refusal) -> None:
-        """Ask again, later, under a new number: the broker executed nothing of it."""
-        message.refusal = refusal
-        del self._messages[message.seq]
-        old_seq, memory = message.seq, message.memory
-        message.renumber(self._seq_in(memory))
-        self._messages[message.seq] = message
-        if memory is not None:
-            memory.settle(old_seq)
-            self._let_go(memory)
-        self._timetable.set(message, now + message.backoff_s(self._jitter()))
+    def _retry(self, request: PendingRequest, now: float, refusal: Refusal) -> None:
+        """Send a request later under a new number: the broker executed nothing of it."""
+        request.refusal = refusal
+        del self._requests[request.seq]
+        old_seq, session = request.seq, request.session
+        request.renumber(self._take_seq(session))
+        self._requests[request.seq] = request
+        if session is not None:
+            session.finish(old_seq)
+            self._queue_waiting(session)
+        self._timers.set(request, now + request.backoff_s(self._jitter()))
 
-    def _expire(self, message: Message) -> None:
-        message.exchange.broken = True
-        self._finish(message, message.silence(self._broker, self._complaint))
-        self._forsaken.add(message)
+    def _expire(self, request: PendingRequest) -> None:
+        request.call.stopped = True
+        self._finish(request, request.timeout_error(self._broker, self._complaint))
+        self._abandoned.add(request)
 
     # --- answers ----------------------------------------------------------------------------------
 
-    def _answered(self, message: Message, results: list[AnyResult], now: float) -> None:
-        parcel = message.parcel
-        if len(results) != len(parcel.commands):
-            counts = f"{len(parcel.commands)} commands were answered with {len(results)} results"
-            self._finish(message, ProtocolError(counts))
+    def _handle_results(
+        self, request: PendingRequest, results: list[AnyResult], now: float
+    ) -> None:
+        payload = request.payload
+        if len(results) != len(payload.commands):
+            counts = f"{len(payload.commands)} commands were answered with {len(results)} results"
+            self._finish(request, ProtocolError(counts))
             return
-        jobs = jobs_of(parcel.kinds, results)
+        jobs = jobs_of(payload.kinds, results)
         if jobs is not None:
-            self._remove(message)
-            message.exchange.put(parcel, jobs)
+            self._remove(request)
+            request.call.put(payload, jobs)
             return
-        values = values_of(parcel.commands, results)
+        values = values_of(payload.commands, results)
         if not _UNDONE.isdisjoint(map(type, values)):
-            self._partly_done(message, values, now)
+            self._handle_partial_results(request, values, now)
             return
         if isinstance(values[0], HelloResult):
-            self._greeted(message, values[0])
-        self._remove(message)
-        if message.sends > 1 and [] in values:
-            self._forsaken.add(message)  # a copy that comes late may be granted what nobody awaits
-        message.exchange.put(parcel, values)
+            self._handle_greeting(request, values[0])
+        self._remove(request)
+        if request.sends > 1 and [] in values:
+            self._abandoned.add(request)  # a copy that arrives late may still be granted jobs
+        request.call.put(payload, values)
 
-    def _partly_done(self, message: Message, values: list[Any], now: float) -> None:
-        """Ask anew for what the reply had no room for, or a wait that a leaving broker ended."""
-        parcel = message.parcel
-        if isinstance(values[0], DrainingError) and isinstance(parcel.commands[0], Wait):
-            self._retry(message, now, values[0])
+    def _handle_partial_results(
+        self, request: PendingRequest, values: list[Any], now: float
+    ) -> None:
+        """Ask again for results that did not fit, or for a wait that a draining broker ended."""
+        payload = request.payload
+        if isinstance(values[0], DrainingError) and isinstance(payload.commands[0], Wait):
+            self._retry(request, now, values[0])
             return
-        if isinstance(values[0], SessionEvictedError) and parcel.parks:
-            self._evicted(message, values[0], now, executed=False)
+        if isinstance(values[0], SessionEvictedError) and payload.parks:
+            self._handle_eviction(request, values[0], now, executed=False)
             return
         again = [
-            position  # never the first: a reply that has no room for it never will
+            position  # never the first: a reply that has no room for it alone never will
             for position, value in enumerate(values)
             if position and isinstance(value, ReplyFullError)
         ]
         kept = sorted({*range(len(values))}.difference(again))
-        self._remove(message)
+        self._remove(request)
         if again:
-            self._post(message.exchange, parcel.only(again))
-        message.exchange.put(parcel.only(kept), [values[position] for position in kept])
+            self._add(request.call, payload.only(again))
+        request.call.put(payload.only(kept), [values[position] for position in kept])
 
-    def _refused(self, message: Message, refusal: Refusal, now: float) -> None:
+    def _handle_refusal(self, request: PendingRequest, refusal: Refusal, now: float) -> None:
         if isinstance(refusal, SessionEvictedError):
-            self._evicted(message, refusal, now, executed=message.sends > 1)
+            self._handle_eviction(request, refusal, now, executed=request.sends > 1)
         elif refusal.retryable:
-            self._retry(message, now, refusal)
-        elif isinstance(refusal, ExpiredError) and message.sends > 1 and message.uncertain:
-            self._finish(message, OutcomeUnknown(f"{refusal}{MAYBE}"))  # a copy before may be done
+            self._retry(request, now, refusal)
+        elif isinstance(refusal, ExpiredError) and request.sends > 1 and request.uncertain:
+            self._finish(request, OutcomeUnknown(f"{refusal}{MAYBE}"))  # as an earlier copy
         else:
-            self._finish(message, refusal)
+            self._finish(request, refusal)
 
-    def _greeted(self, message: Message, greeting: HelloResult) -> None:
+    def _handle_greeting(self, request: PendingRequest, greeting: HelloResult) -> None:
         self.greeting = greeting
         self._commands_max = greeting.limits.get("commands", COMMANDS_MAX)
         self._bytes_max = greeting.limits.get("request_bytes", REQUEST_BYTES_MAX)
-        if message.exchange is self._claims_memory.opener:
-            memory = self._claims_memory
-        elif message.exchange is self._memory.opener or (
-            self._memory.state is State.CLOSED and message.parcel.commands[0] == OPENING
+        changes, claims = self._changes, self._claims
+        if request.call is claims.opener:
+            session = claims
+        elif request.call is changes.opener or (
+            changes.state is SessionState.CLOSED and request.payload.commands[0] == OPENING
         ):
-            memory = self._memory
-        elif not greeting.remembers and self._memory.state is State.CLOSED:
-            self._memory.opened(None)
-            self._claims_memory.opened(None)
-            return
+            session = changes
         else:
+            if not greeting.remembers and changes.state is SessionState.CLOSED:
+                changes.opened(None)
+                claims.opened(None)
             return
-        memory.opened(greeting.session)
-        self._let_go(memory)
+        session.opened(greeting.session)
+        self._queue_waiting(session)
 
-    def _evicted(self, message: Message, refusal: Refusal, now: float, *, executed: bool) -> None:
-        """Go on in another session, unless a copy sent before may have been `executed`."""
-        if message.memory is None:  # it was sent in no session, so nobody may say so
-            self._finish(message, refusal)
+    def _handle_eviction(
+        self, request: PendingRequest, refusal: Refusal, now: float, *, executed: bool
+    ) -> None:
+        """Send a request in another session, unless an earlier copy may have been `executed`."""
+        if request.session is None:  # it was sent in no session, so this is no valid answer
+            self._finish(request, refusal)
             return
-        message.memory.evicted(message.session)
-        if executed and message.uncertain:
-            self._finish(message, OutcomeUnknown(f"{refusal}{MAYBE}"))
+        request.session.evicted(request.session_number)
+        if executed and request.uncertain:
+            self._finish(request, OutcomeUnknown(f"{refusal}{MAYBE}"))
         else:
-            self._retry(message, now, refusal)
+            self._retry(request, now, refusal)
 
-    def _unreadable(self, seq: int | None, fault: MalformedError) -> None:
-        message = self._messages.get(seq or 0)
-        if message is None or not message.sent:
+    def _handle_unreadable(self, seq: int | None, fault: MalformedError) -> None:
+        request = self._requests.get(seq or 0)
+        if request is None or not request.sends:
             self.strays += 1
             self._complaint = str(fault)
         else:
-            self._finish(message, ProtocolError(f"what the broker answered is {fault}"))
+            self._finish(request, ProtocolError(f"what the broker answered is {fault}"))
 
-    def _stray(self, answer: Reply | Refused, now: float) -> None:
+    def _handle_stray(self, answer: Reply | Refused, now: float) -> None:
         self.strays += 1
         if isinstance(answer, Refused) and answer.seq is None:
             self._complaint = answer.error.message
-        releases = self._forsaken.releases(answer)
+        releases = self._abandoned.releases(answer)
         if releases:
             self.pull(self.submit(releases, deadline=now + RELEASE_S))
 
-    def _finish(self, message: Message, reason: TollgateError) -> None:
-        self._remove(message)
-        message.exchange.put(message.parcel, [reason] * len(message.parcel.slots))
+    def _finish(self, request: PendingRequest, reason: TollgateError) -> None:
+        self._remove(request)
+        request.call.put(request.payload, [reason] * len(request.payload.slots))
 
-    def _remove(self, message: Message) -> None:
-        del self._messages[message.seq]
-        message.exchange.messages.discard(message)
-        message.queued = False
-        message.wake_at = None
-        if message.memory is not None:
-            message.memory.settle(message.seq)
-            self._let_go(message.memory)
+    def _remove(self, request: PendingRequest) -> None:
+        del self._requests[request.seq]
+        request.call.requests.discard(request)
+        request.queued = False
+        request.wake_at = None
+        if request.session is not None:
+            request.session.finish(request.seq)
+            self._queue_waiting(request.session)

@@ -1,4 +1,4 @@
-"""The blocking client."""
+"""The blocking client: its calls, and the loop that moves frames until they are answered."""
 
 import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,13 +9,12 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from tollgate.client import commands as calls
+from tollgate.client import commands as build
 from tollgate.client.batch import Batch
-from tollgate.client.commands import AnyStatus, Row, Waiting
-from tollgate.client.connection import Link, resolve_endpoint
-from tollgate.client.errors import BatchError, ClientClosedError
-from tollgate.client.exchange import Exchange
-from tollgate.client.keyfile import resolve_key
+from tollgate.client.commands import AnyStatus, Row, SlicedWait
+from tollgate.client.connection import Connection
+from tollgate.client.errors import ClientClosedError, raise_failures
+from tollgate.client.inflight import Call
 from tollgate.client.results import Lease, Page, value
 from tollgate.client.session import OPENING, Session
 from tollgate.domain.commands import AnyCommand, Hello
@@ -35,10 +34,10 @@ def connect(
     timeout_s: float = 10.0,
     spin_us: int = 0,
 ) -> "Client":
-    """Return a `Client` that has heard from its broker; see there for the arguments.
+    """Return a `Client` whose broker has answered a ping; for the arguments see `Client`.
 
     Raises:
-        BrokerUnreachableError: nobody answered within `timeout_s` seconds.
+        BrokerUnreachableError: no broker answered within `timeout_s` seconds.
 
     """
     client = Client(endpoint, key=key, timeout_s=timeout_s, spin_us=spin_us)
@@ -51,31 +50,31 @@ def connect(
 
 
 class Client:
-    """Talks to one broker, and blocks until it has answered.
+    """Sends commands to one broker, and blocks until it has answered.
 
-    A client is for one thread at a time: give each thread its own, as also each process. `endpoint`
-    is the broker's, by default what TOLLGATE_ENDPOINT says, else the one in the user's runtime
-    directory. By tcp a broker lets in key holders alone: `key` is the file that `tollgate keys new`
-    has made, by default what TOLLGATE_KEY says. `timeout_s` is how many seconds a call may take
-    that does not say otherwise. The connection is made at the first call.
+    A client is for one thread at a time: give each thread and each process its own. `endpoint` is
+    the broker's address, by default the value of TOLLGATE_ENDPOINT, else the socket in the user's
+    runtime directory. For tcp, `key` is the file that `tollgate keys new` made, by default the
+    value of TOLLGATE_KEY. `timeout_s` is how many seconds a call may take, unless the call has its
+    own `timeout_s`. The client connects at its first call.
 
-    With `spin_us`, a call looks for its answer for up to so many microseconds before it sleeps:
-    that spares it waking up, which is a good part of a round trip, and costs a core meanwhile. Try
-    300 where one call follows the other and a core is free.
+    With `spin_us`, a call looks for its answer for up to that many microseconds before it sleeps.
+    This saves the time to wake up, a large part of a round trip, and uses one core meanwhile. Try
+    300 if one call follows the other and a core is free.
 
-    Every call raises, beyond what its own description says:
-        Refusal: the broker said no; a class for each code, see `domain.exceptions`.
-        BrokerUnreachableError: no broker answered in time, and nothing has been changed.
-        KeyFileError: the key cannot be used, or the endpoint is of tcp and there is no key.
-        OutcomeUnknown: the request left and no answer came in time, so it may be done or not.
-        ProtocolError: what answered is no TG/1 broker.
+    Besides its own errors, every call can raise:
+        Refusal: the broker refused; there is a class for each code, see `domain.exceptions`.
+        BrokerUnreachableError: no broker answered in time, and nothing was changed.
+        KeyFileError: the key cannot be used, or is missing and the endpoint is tcp.
+        OutcomeUnknown: the request was sent and not answered in time; it may be executed or not.
+        ProtocolError: the other side is not a TG/1 broker.
         ForkedClientError: another process opened this client.
-        ClientClosedError: it was closed.
+        ClientClosedError: the client was closed.
         RuntimeError: another thread is in a call.
 
-    What is not answered is asked again until the time is over, so that a broker may restart in
-    between; it remembers what it did, so that nothing happens twice. OutcomeUnknown is left for
-    when it never comes back, or has forgotten.
+    A request without an answer is sent again until the time is over, so the broker may restart in
+    between. It remembers what it executed, so nothing happens twice. OutcomeUnknown remains for a
+    broker that does not come back, or has forgotten.
     """
 
     def __init__(
@@ -86,18 +85,18 @@ class Client:
         timeout_s: float = 10.0,
         spin_us: int = 0,
     ) -> None:
-        """Make a client; nothing is connected yet."""
-        self.endpoint = resolve_endpoint(endpoint)
+        """Make a client; it connects at its first call."""
         self._timeout_s = timeout_s
-        self._link = Link(self.endpoint, resolve_key(key), spin_us)
-        self._session = Session(self._link.broker, random)
+        self._connection = Connection(endpoint, key, spin_us)
+        self.endpoint = self._connection.endpoint
+        self._session = Session(self._connection.broker, random)
         self._thread: int | None = None
         self._closed = False
 
     def close(self) -> None:
-        """Close the connection; do it as often as you like."""
+        """Close the connection; further calls of `close` do nothing."""
         self._closed = True
-        self._link.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -110,7 +109,7 @@ class Client:
     # --- one command ------------------------------------------------------------------------------
 
     def ping(self, timeout_s: float | None = None) -> HelloResult:
-        """Return who the broker is, and what its limits are."""
+        """Return the broker's identity, your role and its limits."""
         return cast("HelloResult", self._ask(Hello(), timeout_s))
 
     def create(  # noqa: PLR0913 - one argument a field
@@ -125,20 +124,20 @@ class Client:
         submit_result_time: datetime | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Store a job that awaits payment, and return it.
+        """Store a job in `awaiting_payment`, and return it.
 
-        Without an `input_hash`, it is made from `input` by MIP-004: JSON text is parsed first, any
-        other text is hashed as a JSON string. Without a `job_id`, one is made here. If the id is
-        known and all fields are equal, the job is returned as it is now.
+        Without an `input_hash`, the hash of `input` is computed by MIP-004: JSON text is parsed
+        first, any other text is hashed as a JSON string. Without a `job_id`, a UUID4 is made. If
+        the broker has a job with this id and equal fields, that job is returned as it is now.
 
         Raises:
-            MalformedError: the hash is not 64 lowercase hex digits, the id no UUID, a time has no
-                zone, or there is neither hash nor input.
-            JobConflictError: the id or the blockchain identifier belongs to another job.
-            RepositoryFullError: as many jobs are stored as the broker holds.
+            MalformedError: the hash is not 64 lowercase hexadecimal digits, the id is not a UUID, a
+                time has no time zone, or both hash and input are missing.
+            JobConflictError: the id or the blockchain identifier belongs to a different job.
+            RepositoryFullError: the broker stores as many jobs as it may.
 
         """
-        command = calls.create(
+        command = build.create(
             input_hash,
             input=input,
             identifier_from_purchaser=identifier_from_purchaser,
@@ -156,13 +155,13 @@ class Client:
         blockchain_identifier: str | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Return a job as it is now, by its id or by what its payment is known by on chain.
+        """Return a job as it is now, by its id or by the identifier of its payment on chain.
 
         Raises:
-            JobNotFoundError: there is none.
+            JobNotFoundError: there is no such job.
 
         """
-        return cast("Job", self._ask(calls.get(job_id, blockchain_identifier), timeout_s))
+        return cast("Job", self._ask(build.get(job_id, blockchain_identifier), timeout_s))
 
     def transition(  # noqa: PLR0913 - one argument a field
         self,
@@ -176,21 +175,21 @@ class Client:
         lease: int | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Move a job to `target`, and return it as it is then.
+        """Move a job to the status `target`, and return the job after that.
 
-        `result` goes with `completed`, `error` with `failed`, `input_schema` with `awaiting_input`;
-        `expected_version` makes it conditional on the job's version; `lease` is the token of your
-        lease, if you hold one.
+        `result` requires the target `completed`, `error` `failed`, `input_schema` `awaiting_input`.
+        With `expected_version`, the job moves only if it is at that version. `lease` is the token
+        of your lease on the job, if you hold one.
 
         Raises:
             InvalidStateTransitionError: the state machine has no such transition.
             VersionConflictError: the job is not at `expected_version`.
-            LeaseHeldError: somebody else holds the job's lease.
-            LeaseLostError: the lease lapsed, ended or was granted anew.
+            LeaseHeldError: another client holds a lease on the job.
+            LeaseLostError: your lease has lapsed or ended, or was granted to another client.
             JobNotFoundError: there is no such job.
 
         """
-        command = calls.transition(
+        command = build.transition(
             job_id,
             target,
             result=result,
@@ -209,25 +208,25 @@ class Client:
         expected_version: int,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Answer a job in `awaiting_input`, and return it, running again.
+        """Give a job in `awaiting_input` its input, and return it, in `running` again.
 
-        `expected_version` is the version that asked, so that an answer fits its question. Raises as
-        `transition` does.
+        `expected_version` is the job's version when it asked, so that the input matches the
+        question. Raises the errors of `transition`.
         """
-        command = calls.provide_input(job_id, input, expected_version)
+        command = build.provide_input(job_id, input, expected_version)
         return cast("Job", self._ask(command, timeout_s))
 
     def cancel(
         self, job_id: str, *, expected_version: int | None = None, timeout_s: float | None = None
     ) -> "Job":
-        """Fail a job that nobody has paid for yet, and return it. Raises as `transition` does."""
-        return cast("Job", self._ask(calls.cancel(job_id, expected_version), timeout_s))
+        """Fail a job in `awaiting_payment`, and return it. Raises the errors of `transition`."""
+        return cast("Job", self._ask(build.cancel(job_id, expected_version), timeout_s))
 
     def count(
         self, status: AnyStatus | None = None, *, timeout_s: float | None = None
     ) -> CountResult:
-        """Return how many jobs there are, by status, and since when the oldest has been in it."""
-        return cast("CountResult", self._ask(calls.count(status), timeout_s))
+        """Return the number of jobs by status, and since when the oldest of each has been in it."""
+        return cast("CountResult", self._ask(build.count(status), timeout_s))
 
     def list_page(
         self,
@@ -237,16 +236,19 @@ class Client:
         limit: int = 100,
         timeout_s: float | None = None,
     ) -> Page:
-        """Return up to `limit` jobs (1,000 at most) by creation, from behind the page `after`."""
-        return cast("Page", self._ask(calls.list_page(status, after, limit), timeout_s))
+        """Return up to `limit` jobs (at most 1,000) in order of creation.
+
+        `after` is the `next` of the page before; None is the first page.
+        """
+        return cast("Page", self._ask(build.list_page(status, after, limit), timeout_s))
 
     def list(
         self, status: AnyStatus | None = None, *, page: int = 100, timeout_s: float | None = None
     ) -> Iterator["Job"]:
-        """Yield all jobs by creation, asking for `page` of them at a time as they are needed.
+        """Yield all jobs in order of creation; `page` is how many to ask for at a time.
 
-        A job that is in `status` throughout comes once, whatever happens in between. `timeout_s`
-        is for each page.
+        A job that stays in `status` all the time is yielded once, whatever happens to other jobs.
+        `timeout_s` is for each page.
         """
         after: str | None = None
         while True:
@@ -256,7 +258,7 @@ class Client:
             if after is None:
                 return
 
-    # --- waiting and working ----------------------------------------------------------------------
+    # --- waits and leases -------------------------------------------------------------------------
 
     def wait(
         self,
@@ -265,26 +267,26 @@ class Client:
         statuses: Sequence[AnyStatus] | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
-        """Return the first of up to 1,000 jobs that is in one of `statuses`, or done for good.
+        """Wait for one of up to 1,000 jobs to reach one of `statuses`, and return it.
 
-        Without `statuses`, that is the first to be completed or failed. `timeout_s` None waits for
-        ever. Either way the wait is made of parts of 15 s, and BrokerUnreachableError comes when
-        one of them is not answered within the client's own `timeout_s` after its end. A broker that
-        restarts in between does not matter.
+        `completed` and `failed` always end the wait. With `timeout_s` None it has no end. The
+        client sends waits of at most 15 s one after the other, so the broker may restart in
+        between; each must be answered within the client's own `timeout_s` after its end.
 
         Raises:
-            WaitTimeoutError: none of them got there in `timeout_s` seconds.
-            JobNotFoundError: there is no such job.
+            WaitTimeoutError: none of the jobs reached such a status within `timeout_s` seconds.
+            JobNotFoundError: one of the jobs does not exist.
+            BrokerUnreachableError: a wait was not answered in time.
 
         """
         until = None if timeout_s is None else monotonic() + timeout_s
-        waiting = Waiting(job_ids, statuses, until, self._timeout_s)
+        wait = SlicedWait(job_ids, statuses, until, self._timeout_s)
         while True:
-            command, deadline = waiting.slice(monotonic())
+            command, deadline = wait.slice(monotonic())
             try:
                 return cast("Job", self._ask_until(command, deadline))
             except WaitTimeoutError:
-                if waiting.over(monotonic()):
+                if wait.over(monotonic()):
                     raise
 
     def claim(
@@ -296,30 +298,30 @@ class Client:
         limit: int = 1,
         timeout_s: float | None = None,
     ) -> builtins.list[Lease]:
-        """Take up to `limit` free jobs in `status`, oldest first, each under a lease.
+        """Claim up to `limit` free jobs in `status`, oldest first, each with a lease.
 
-        If there is none, wait for one for `wait_ms` (an hour at most); the list is empty if none
-        came. `timeout_s` counts beyond `wait_ms`. Leases of a claim whose
-        answer comes after its caller has left are given back.
+        If there is none, wait for one for up to `wait_ms` (at most an hour); the list is empty if
+        none came. `timeout_s` is added to `wait_ms`. If the call has ended before the answer comes,
+        the client releases the leases in it.
         """
-        command = calls.claim(status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
+        command = build.claim(status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
         timeout_s = self._seconds(timeout_s) + wait_ms / 1_000
         return cast("builtins.list[Lease]", self._ask(command, timeout_s))
 
     def touch(
         self, job_id: str, lease: int, *, lease_ms: int = 30_000, timeout_s: float | None = None
     ) -> None:
-        """Keep a lease for another `lease_ms` from now.
+        """Extend a lease: it ends `lease_ms` from now.
 
         Raises:
-            LeaseLostError: it lapsed, ended or was granted anew: stop working on the job.
+            LeaseLostError: it has lapsed or ended, or was granted to another client: stop working.
 
         """
-        self._ask(calls.touch(job_id, lease, lease_ms), timeout_s)
+        self._ask(build.touch(job_id, lease, lease_ms), timeout_s)
 
     def release(self, job_id: str, lease: int, *, timeout_s: float | None = None) -> None:
-        """Give a lease back, so that somebody else may claim the job. Raises as `touch` does."""
-        self._ask(calls.release(job_id, lease), timeout_s)
+        """Give a lease back, so that the job can be claimed again. Raises the errors of `touch`."""
+        self._ask(build.release(job_id, lease), timeout_s)
 
     # --- many commands ----------------------------------------------------------------------------
 
@@ -333,20 +335,19 @@ class Client:
     ) -> builtins.list["Job"]:
         """Store many jobs, and return them in the order given.
 
-        Each is a `Create`, an input hash, or a mapping of `create`'s arguments; they are taken off
-        the iterable as they are sent, so it may be endless. `on_progress` is told how many have
-        their outcome. `timeout_s` is for each message. What the iterable raises passes through; the
-        jobs before it may be stored then. A message has `message_commands` jobs, or as many as the
-        broker takes; up to four are under way at a time.
+        Each is a `Create`, an input hash, or a mapping of `create`'s arguments. They are taken from
+        the iterable as they are sent. A message has `message_commands` jobs, or as many as the
+        broker takes; up to four messages are in flight at a time, and `timeout_s` is for each.
+        `on_progress` is called with the number of jobs that have their value or error so far. An
+        exception of the iterable passes through; the jobs before it may be stored then.
 
         Raises:
-            BatchError: some could not be stored; the others are. Once the broker is silent for too
-                long, nothing more is taken off the iterable, and `results` ends there.
+            BatchError: some jobs could not be stored; the others are. If the broker does not answer
+                in time, nothing further is taken from the iterable, and `results` ends there.
 
         """
-        values = self._run(calls.creates(jobs), timeout_s, on_progress, message_commands)
-        if any(issubclass(kind, TollgateError) for kind in set(map(type, values))):
-            raise BatchError(values)
+        values = self._run(build.creates(jobs), timeout_s, on_progress, message_commands)
+        raise_failures(values)
         return values
 
     def send_many(
@@ -357,25 +358,26 @@ class Client:
         message_commands: int | None = None,
         timeout_s: float | None = None,
     ) -> builtins.list[Any]:
-        """Send commands as they come off an iterable, and return what came of each, in order.
+        """Send commands as they come from an iterable, and return the value of each, in order.
 
-        They are made by the functions of `tollgate.commands`, which take what the methods here
-        take. While some are under way, the next are taken and made: a generator costs no time of
-        its own, and less memory than a batch. As there, refusals are values, and commands run in
-        the order given. What the iterable raises passes through; the commands before it may be
-        done then. The other arguments are those of `create_many`.
+        Make them with the functions of `tollgate.commands`, which take the arguments of the methods
+        here. While some are in flight, the next are taken: a generator needs no extra time and less
+        memory than a batch. As in a batch, refusals are values, and commands are executed in order.
+        An exception of the iterable passes through; the commands before it may be executed then.
+        The other arguments are those of `create_many`.
         """
         return self._run(commands, timeout_s, on_progress, message_commands)
 
     def batch(
         self, *, message_commands: int | None = None, timeout_s: float | None = None
     ) -> Batch:
-        """Return an empty batch of commands; `timeout_s` is for each message.
+        """Return an empty batch of commands.
 
-        A message has `message_commands` commands, or as many as the broker takes; up to four are
-        under way at a time. Raises ValueError for fewer than 1.
+        A message has `message_commands` commands, or as many as the broker takes; up to four
+        messages are in flight at a time, and `timeout_s` is for each. Raises ValueError for less
+        than 1 command.
         """
-        calls.check_message_commands(message_commands)
+        build.check_message_commands(message_commands)
         return Batch(lambda commands: self._run(commands, timeout_s, None, message_commands))
 
     # --- the driver -------------------------------------------------------------------------------
@@ -402,68 +404,69 @@ class Client:
         on_progress: Callable[[int], None] | None,
         message_commands: int | None,
     ) -> builtins.list[Any]:
-        calls.check_message_commands(message_commands)
+        build.check_message_commands(message_commands)
         each_s = self._seconds(timeout_s)
         outer = self._take()
         try:
             deadline = monotonic() + each_s
             if self._session.greeting is None:
                 self._greet(deadline, opening=True)
-            exchange = self._session.submit(
+            call = self._session.submit(
                 commands, deadline=deadline, each_s=each_s, message_commands=message_commands
             )
-            return self._drive(exchange, on_progress)
+            return self._drive(call, on_progress)
         finally:
             self._thread = outer
 
     def _greet(self, deadline: float, *, opening: bool) -> None:
-        """Learn the broker's limits; `opening`, begin a session with that."""
+        """Ask for the broker's limits; with `opening`, open a session in the same request."""
         self._call(OPENING if opening else Hello(), deadline)
 
     def _call(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
-        """Have one command sent and answered; return its value or raise it."""
-        session, link = self._session, self._link
-        if not session.awaits_nothing:
-            link.drain(session)
-        exchange = session.submit_one(command, deadline=deadline)
+        """Send one command; return its value or raise it."""
+        session, connection = self._session, self._connection
+        if not session.idle:
+            connection.drain(session)
+        call = session.submit_one(command, deadline=deadline)
         try:
-            while exchange.messages:
-                blocked = link.flush(session)
-                link.listen(session, exchange, blocked=blocked)
+            while call.requests:
+                blocked = connection.flush(session)
+                connection.listen(session, call, blocked=blocked)
         except BaseException:
-            session.drop(exchange)
+            session.abandon(call)
             raise
-        return value(exchange.values)
+        return value(call.values)
 
-    def _drive(
-        self, exchange: Exchange, on_progress: Callable[[int], None] | None
-    ) -> builtins.list[Any]:
-        session, link = self._session, self._link
-        told = messages = 0
+    def _drive(self, call: Call, on_progress: Callable[[int], None] | None) -> builtins.list[Any]:
+        session, connection = self._session, self._connection
+        reported = requests = 0
         try:
-            if not session.awaits_nothing:
-                link.drain(session)
+            if not session.idle:
+                connection.drain(session)
             while True:
-                made = session.pull_one(exchange)
+                made = session.pull_one(call)
                 if made:
-                    messages += 1
-                    if messages > 1:  # the iterable took its time: first what came meanwhile
-                        link.drain(session)
-                blocked = link.flush(session)
-                if on_progress is not None and exchange.answered > told:
-                    told = exchange.answered
-                    on_progress(told)
-                if made and exchange.packer is not None:
+                    requests += 1
+                    if requests > 1:  # the iterable may have taken long: first the answers
+                        connection.drain(session)
+                blocked = connection.flush(session)
+                if on_progress is not None and call.answered > reported:
+                    reported = call.answered
+                    on_progress(reported)
+                if made and call.framer is not None:
                     continue
-                if exchange.done:
-                    return exchange.values
-                link.listen(session, exchange, blocked=blocked)
+                if call.done:
+                    return call.values
+                connection.listen(session, call, blocked=blocked)
         except BaseException:
-            session.drop(exchange)
+            session.abandon(call)
             raise
 
     def _take(self) -> int | None:
-        """Keep other threads out, until what this returns is put back; the same may come again."""
+        """Mark the client as used by this thread; the caller puts the returned value back.
+
+        A callback of a call may use the client in turn.
+        """
         if self._closed:
             raise ClientClosedError(f"the client of {self.endpoint} is closed")
         outer, me = self._thread, get_ident()

@@ -219,29 +219,5 @@ class InternalError(Refusal):
     code = "internal"
 
 
-REFUSALS: dict[str, type[Refusal]] = {
-    refusal.code: refusal
-    for refusal in (
-        UnsupportedVersionError,
-        MalformedError,
-        NotAuthorizedError,
-        TooLargeError,
-        ExpiredError,
-        SessionEvictedError,
-        StaleRequestError,
-        RequestConflictError,
-        OverloadedError,
-        DrainingError,
-        RepositoryFullError,
-        StorageFullError,
-        ReplyFullError,
-        JobNotFoundError,
-        JobConflictError,
-        VersionConflictError,
-        LeaseLostError,
-        LeaseHeldError,
-        InvalidStateTransitionError,
-        WaitTimeoutError,
-        InternalError,
-    )
-}
+REFUSALS: dict[str, type[Refusal]] = {refusal.code: refusal for refusal in Refusal.__subclasses__()}
+"""The class of each wire code."""

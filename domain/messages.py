@@ -1,6 +1,7 @@
-"""TG/1 on the wire: the envelopes around commands and results, and their bytes both ways."""
+"""TG/1 on the wire: the envelopes of commands and results, encoded and decoded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, get_args
 
@@ -11,13 +12,15 @@ from tollgate.domain.exceptions import MalformedError, Refusal, UnsupportedVersi
 from tollgate.domain.results import AnyResult, ErrorResult, Result, error_of
 
 PROTOCOL_VERSION: Final = 1
+WINDOW: Final = 64
+"""How far the number of a request may be beyond the last acknowledged one of its session."""
 DIGEST_BYTES: Final = 16
 REFUSAL_BYTES: Final = 192
-"""More than a command takes in a reply that is refused before it is looked at."""
+"""More than a command takes in a reply if it is refused before it is executed."""
 
 
 class _Frame(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A request whose commands are bytes still: those are what a repeat must have again."""
+    """A request whose commands are still encoded: a repeat must have the same bytes."""
 
     v: int
     session: Uint
@@ -28,7 +31,7 @@ class _Frame(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """What a DEALER sends, in one frame: commands, to be executed in order."""
+    """What a client sends in one frame: commands, to be executed in order."""
 
     v: int
     session: Uint
@@ -38,13 +41,13 @@ class Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc
     valid_until: Time | None = None
 
     def __post_init__(self) -> None:
-        """Take the time in UTC, as all times are."""
+        """Convert the time to UTC."""
         if self.valid_until is not None:
             self.valid_until = in_utc(self.valid_until)
 
 
 class Reply(msgspec.Struct, tag_field="type", tag="reply", gc=False):
-    """The results of a request's commands, in their order."""
+    """The results of a request's commands, in the order of the commands."""
 
     v: int
     seq: int
@@ -52,7 +55,7 @@ class Reply(msgspec.Struct, tag_field="type", tag="reply", gc=False):
 
 
 class Refused(msgspec.Struct, tag_field="type", tag="refused", gc=False):
-    """The answer to a message that was not accepted: nothing of it was applied."""
+    """The answer to a request that was refused as a whole: nothing of it was applied."""
 
     v: int
     seq: int | None
@@ -70,42 +73,54 @@ _commands_decoder = msgspec.msgpack.Decoder(list[AnyCommand])
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 _answer_decoder = msgspec.msgpack.Decoder(Reply | Refused)
 _MAY_PARK = frozenset({Wait, Claim})
-_TOLD_APART = frozenset(kind for kind in get_args(AnyCommand) if kind.changes) | _MAY_PARK
-"""The kinds of commands for which a repeat must be told from another request."""
-# ValueError: text that is no UTF-8, and a timestamp that rounds up to the year 10000.
+_DIGESTED = frozenset(kind for kind in get_args(AnyCommand) if kind.changes) | _MAY_PARK
+"""The kinds of commands for which a repeat must be distinguished from another request."""
+# ValueError: text that is not UTF-8, and a timestamp that rounds up to the year 10000.
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)
 
 
 def encode_request(request: Request) -> bytes:
-    """Return the one frame of a request."""
+    """Return the frame of a request."""
     return _encoder.encode(request)
 
 
 def encode_command(command: AnyCommand) -> bytes:
-    """Return a command's share of a request's frame; its length is what it adds to it."""
+    """Return the bytes of a command as they stand in a request's frame."""
     return _encoder.encode(command)
 
 
 def encode_commands(commands: list[AnyCommand]) -> memoryview:
-    """Return the shares of several commands, one behind the other."""
+    """Return the bytes of several commands, without the array's header."""
     return memoryview(_encoder.encode(commands))[len(_array_header(len(commands))) :]
 
 
+def encode_frame(  # noqa: PLR0913, PLR0917 - one argument a field
+    session: int,
+    seq: int,
+    acked: int,
+    count: int,
+    pieces: Sequence[bytes | memoryview],
+    valid_until: datetime,
+) -> bytes:
+    """Return the frame of a request of `count` commands, which `pieces` holds encoded in order."""
+    commands = msgspec.Raw(b"".join((_array_header(count), *pieces)))
+    return _encoder.encode(_Frame(PROTOCOL_VERSION, session, seq, acked, commands, valid_until))
+
+
 def decode_request(frame: bytes) -> Request:
-    """Read a request strictly; see `read_request`."""
+    """Decode a request strictly; see `read_request`."""
     return read_request(frame)[0]
 
 
 def read_request(frame: bytes) -> tuple[Request, bytes]:
-    """Read a request strictly; return it with what tells its commands from others.
+    """Decode a request strictly; return it with a digest of its commands.
 
-    That is the beginning of a SHA-256 digest of their bytes: nobody can make two lists of commands
-    that have the same. It is empty if the request is of no session, or neither changes anything nor
-    waits.
+    The digest is the first 16 bytes of SHA-256 over the bytes of the commands. It is empty if the
+    request has no session, or if it neither changes anything nor waits.
 
     Raises:
-        UnsupportedVersionError: it speaks another version than 1.
-        MalformedError: it is no request; the message says where it goes wrong.
+        UnsupportedVersionError: its version is not 1.
+        MalformedError: it is not a request; the message says at which field.
 
     """
     try:
@@ -124,19 +139,19 @@ def read_request(frame: bytes) -> tuple[Request, bytes]:
         raise _unsupported(read.v)
     if len(commands) > 1 and _parks(commands):
         raise MalformedError("a wait, or a claim with wait_ms, must be alone in its message")
-    if read.session and not _TOLD_APART.isdisjoint(map(type, commands)):
+    if read.session and not _DIGESTED.isdisjoint(map(type, commands)):
         return request, sha256(read.commands).digest()[:DIGEST_BYTES]
     return request, b""
 
 
 def _parks(commands: list[AnyCommand]) -> bool:
-    if _MAY_PARK.isdisjoint(map(type, commands)):  # the common case, at the speed of C
+    if _MAY_PARK.isdisjoint(map(type, commands)):  # the usual case
         return False
     return any(command.parks for command in commands)
 
 
 def read_envelope(frame: bytes) -> tuple[int | None, int | None]:
-    """Return `v` and `seq` of a request, read leniently: None for what is not there or no uint."""
+    """Return `v` and `seq` of a message; None for each that is missing or not a uint."""
     try:
         envelope = _envelope_decoder.decode(frame)
     except _UNREADABLE:
@@ -145,7 +160,7 @@ def read_envelope(frame: bytes) -> tuple[int | None, int | None]:
 
 
 def _uint(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < 2**53 else None
+    return value if type(value) is int and 0 <= value < UINT_LIMIT else None
 
 
 def _unsupported(version: int | None) -> UnsupportedVersionError:
@@ -155,12 +170,12 @@ def _unsupported(version: int | None) -> UnsupportedVersionError:
 
 
 def encode_refused(seq: int | None, refusal: Refusal) -> bytes:
-    """Return the frame that refuses a whole message."""
+    """Return the frame that refuses a whole request."""
     return _encoder.encode(Refused(PROTOCOL_VERSION, seq, error_of(refusal)))
 
 
 def decode_answer(frame: bytes) -> Reply | Refused:
-    """Read what a broker sent; unknown fields are ignored. Raises MalformedError."""
+    """Decode what a broker sent; unknown fields are ignored. Raises MalformedError."""
     try:
         answer: Reply | Refused = _answer_decoder.decode(frame)
     except _UNREADABLE as fault:
@@ -174,26 +189,33 @@ def begin_reply(seq: int, results: int) -> bytes:
 
 
 def encode_reply(seq: int, results: list[Any]) -> bytes:
-    """Return the frame of a reply whose results are all there; they are shown as they are now."""
+    """Return the frame of a complete reply."""
     return _encoder.encode(Reply(PROTOCOL_VERSION, seq, results))
 
 
 encode_result: Final[Callable[[Result], bytes]] = _encoder.encode
-"""Return a result's share of a reply, which shows it as it is now."""
+"""Return the bytes of a result as they stand in a reply."""
 
 
 def encode_results(results: list[Result]) -> bytes:
-    """Return the shares of several results, one behind the other."""
+    """Return the bytes of several results, without the array's header."""
     if len(results) == 1:
         return encode_result(results[0])
     return _encoder.encode(results)[len(_array_header(len(results))) :]
 
 
 def _array_header(length: int) -> bytes:
-    if length < 16:  # noqa: PLR2004 - MessagePack's fixarray ends here
-        return bytes([0x90 | length])
+    if length < len(_FIXARRAY):
+        return _FIXARRAY[length]
     return b"\xdc" + length.to_bytes(2, "big")
 
 
+_FIXARRAY: Final = [bytes([0x90 | length]) for length in range(16)]
+"""The headers of MessagePack's short arrays."""
 REPLY_BYTES_MAX: Final = len(begin_reply(UINT_LIMIT - 1, 2**16 - 1))
-"""The most that a reply takes beside its results."""
+"""The most bytes that a reply has beside its results."""
+_LAST_TIME: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)
+REQUEST_ENVELOPE_BYTES_MAX: Final = len(
+    encode_frame(UINT_LIMIT - 1, UINT_LIMIT - 1, UINT_LIMIT - 1, 2**16 - 1, [], _LAST_TIME)
+)
+"""The most bytes that a request has beside its commands."""

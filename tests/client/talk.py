@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tollgate.client.exchange import Exchange
+from tollgate.client.inflight import Call
 from tollgate.client.session import Session
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import TollgateError
@@ -16,18 +16,18 @@ class Talk:
         self.session = Session("nowhere", jitter=lambda: 0.5)
         self.now = 100.0
         if not remembers:
-            self.session._memory.opened(None)
-            self.session._claims_memory.opened(None)
+            self.session._changes.opened(None)
+            self.session._claims.opened(None)
 
     def ask(
         self,
         *commands: AnyCommand | TollgateError,
         timeout_s: float = 10.0,
         each_s: float | None = None,
-    ) -> Exchange:
-        exchange = self.session.submit(commands, deadline=self.now + timeout_s, each_s=each_s)
-        self.session.pull(exchange)
-        return exchange
+    ) -> Call:
+        call = self.session.submit(commands, deadline=self.now + timeout_s, each_s=each_s)
+        self.session.pull(call)
+        return call
 
     def requests(self) -> list[Request]:
         """Send what there is to send."""

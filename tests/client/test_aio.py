@@ -195,7 +195,7 @@ def test_a_client_can_be_closed_after_its_loop(endpoint: str, turns: int) -> Non
         call._log_destroy_pending = False  # type: ignore[attr-defined] # it is meant to be left
         loop.close()
         asyncio.run(client.close())
-    assert client._link._socket is None
+    assert client._connection._socket is None
     assert not call.done()
 
 
@@ -227,7 +227,7 @@ async def test_a_call_ends_whose_answers_came_as_its_client_was_closed(client: A
     def receive_all_and_close(frame: bytes, now: float) -> None:
         # Not where the caller itself takes the answers: it would ask for more before its turn ends.
         in_a_turn_of_its_own = asyncio.current_task() is None
-        if not closing and len(session._messages) == 4 and in_a_turn_of_its_own:
+        if not closing and len(session._requests) == 4 and in_a_turn_of_its_own:
             time.sleep(0.3)  # the other three answers come: all of the window in one go
             closing.append(asyncio.create_task(client.close()))  # its turn is before the caller's
         receive(frame, now)

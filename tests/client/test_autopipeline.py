@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from tollgate.client.aio import AsyncClient
-from tollgate.client.autopipeline import Crowd, Ride, Seat
+from tollgate.client.autopipeline import Autopipeline, CommandGroup, PipelinedCommand
 from tollgate.client.errors import BrokerUnreachableError, ClientClosedError, OutcomeUnknown
-from tollgate.client.exchange import Exchange
+from tollgate.client.inflight import Call
 from tollgate.client.session import OPENING, Session
 from tollgate.domain.commands import AnyCommand, Claim, Get, Hello, List, Wait
 from tollgate.domain.exceptions import (
@@ -90,7 +90,7 @@ def names(router: ScriptedRouter) -> list[list[str]]:
 
 
 def is_idle(client: AsyncClient) -> bool:
-    return client._session.awaits_nothing
+    return client._session.idle
 
 
 async def outcomes(*calls: Any) -> Sequence[Any]:
@@ -158,11 +158,11 @@ def test_what_is_answered_late_or_at_length_or_given_back_leaves_alone(
     command: AnyCommand, *, taken: bool
 ) -> None:
     session = Session("nowhere", jitter=lambda: 0.5)
-    session._memory.opened(1)
-    crowd = Crowd(session)
-    assert not crowd.takes(command)  # the broker's limits are not known yet
+    session._changes.opened(1)
+    pipeline = Autopipeline(session)
+    assert not pipeline.takes(command)  # the broker's limits are not known yet
     session.greeting = hello_result()
-    assert crowd.takes(command) is taken
+    assert pipeline.takes(command) is taken
 
 
 async def test_who_reads_does_not_wait_for_a_session_as_those_who_change(endpoint: str) -> None:
@@ -317,7 +317,11 @@ async def test_what_is_over_is_freed_at_once(talk: Talk) -> None:
     gc.disable()
     try:
         await outcomes(*map(client.get, "123"))
-        left = [each for each in gc.get_objects() if isinstance(each, Seat | Ride | Exchange)]
+        left = [
+            each
+            for each in gc.get_objects()
+            if isinstance(each, PipelinedCommand | CommandGroup | Call)
+        ]
     finally:
         gc.enable()
     assert left == []
@@ -343,9 +347,9 @@ async def test_those_who_are_cancelled_together_are_looked_for_once(
     client, _ = talk
     looked: list[int] = []
 
-    def withdraw(exchange: Exchange, places: set[int]) -> None:
+    def withdraw(call: Call, places: set[int]) -> None:
         looked.append(len(places))
-        Session.withdraw(client._session, exchange, places)
+        Session.withdraw(client._session, call, places)
 
     monkeypatch.setattr(client._session, "withdraw", withdraw)
     tasks = [asyncio.create_task(client.get(UNANSWERED)) for _ in range(100)]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tollgate.client import commands, parcel
+from tollgate.client import commands
 from tollgate.client.errors import BatchError, ClientClosedError
 from tollgate.client.sync import Client, connect
+from tollgate.domain import messages
 from tollgate.domain.commands import AnyCommand, Create
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
@@ -406,14 +407,14 @@ def test_a_message_has_as_many_commands_as_were_asked_for(
 ) -> None:
     client.ping()
     frames: list[Request] = []
-    build = parcel.frame_of
+    build = messages.encode_frame
 
-    def frame_of(*parts: Any) -> bytes:
+    def encode_frame(*parts: Any) -> bytes:
         frame = build(*parts)
         frames.append(decode_request(frame))
         return frame
 
-    monkeypatch.setattr("tollgate.client.inflight.frame_of", frame_of)
+    monkeypatch.setattr("tollgate.client.inflight.encode_frame", encode_frame)
     jobs = client.create_many([HASH] * 25, message_commands=10)
     assert [len(frame.commands) for frame in frames if has_creates(frame)] == [10, 10, 5]
     frames.clear()

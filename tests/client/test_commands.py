@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tollgate.client import commands as calls
-from tollgate.client.commands import Waiting
+from tollgate.client.commands import SlicedWait
 from tollgate.domain.commands import AnyCommand, Create, Transition
 from tollgate.domain.exceptions import MalformedError
 from tollgate.domain.hashing import input_hash
@@ -152,9 +152,9 @@ def test_a_bad_row_is_refused_alone(row: Any) -> None:
         lambda: calls.claim("running", lease_ms=1, wait_ms=3_600_001, limit=1),
         lambda: calls.touch("a", 1, 0),
         lambda: calls.release("a", 2**53),
-        lambda: Waiting([], None, None, 1),
-        lambda: Waiting(["a"] * 1_001, None, None, 1),
-        lambda: Waiting("a", ["paid"], None, 1),
+        lambda: SlicedWait([], None, None, 1),
+        lambda: SlicedWait(["a"] * 1_001, None, None, 1),
+        lambda: SlicedWait("a", ["paid"], None, 1),
     ],
 )
 def test_nonsense_is_refused_before_it_leaves(call: Callable[[], object]) -> None:
@@ -165,7 +165,7 @@ def test_nonsense_is_refused_before_it_leaves(call: Callable[[], object]) -> Non
 def test_a_refusal_says_where_and_what() -> None:
     with pytest.raises(MalformedError, match=r"create: job_id is no UUID"):
         calls.create(HASH, job_id="seven")
-    with pytest.raises(MalformedError, match=r"create: .*time zone"):
+    with pytest.raises(MalformedError, match=r"create: .*timezone"):
         calls.create(HASH, pay_by_time=NAIVE)
     with pytest.raises(MalformedError, match="no status 'paid'; there are awaiting_payment, "):
         calls.count("paid")
@@ -175,7 +175,7 @@ def test_statuses_may_be_given_by_name() -> None:
     assert calls.transition("a", "running").target is JobStatus.RUNNING
     assert calls.count(JobStatus.FAILED).status is JobStatus.FAILED
     assert calls.count("failed").status is JobStatus.FAILED
-    waiting, _ = Waiting("a", ["running", JobStatus.FAILED], None, 1).slice(0)
+    waiting, _ = SlicedWait("a", ["running", JobStatus.FAILED], None, 1).slice(0)
     assert waiting.job_ids == ["a"]
     assert waiting.statuses == [JobStatus.RUNNING, JobStatus.FAILED]
 
@@ -208,7 +208,7 @@ def test_what_is_no_status_is_refused(status: Any) -> None:
 
 
 def test_a_wait_for_ever_is_made_of_slices() -> None:
-    waiting = Waiting("a", None, None, patience_s=10)
+    waiting = SlicedWait("a", None, None, patience_s=10)
     for now in (0.0, 15.0, 1e9):
         command, deadline = waiting.slice(now)
         assert command.timeout_ms == 15_000
@@ -217,7 +217,7 @@ def test_a_wait_for_ever_is_made_of_slices() -> None:
 
 
 def test_a_wait_ends_when_its_time_is_over() -> None:
-    waiting = Waiting("a", None, 20.0, patience_s=10)
+    waiting = SlicedWait("a", None, 20.0, patience_s=10)
     timeouts = [waiting.slice(now)[0].timeout_ms for now in (0.0, 15.0, 19.9995, 25.0)]
     assert timeouts == [15_000, 5_000, 0, 0]
     assert waiting.slice(15.0)[1] == 30

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import zmq
 
-from tollgate.client.connection import Link
+from tollgate.client.connection import Connection
 from tollgate.client.session import Session
 from tollgate.domain.commands import Count, Get
 from tollgate.domain.results import JobsResult
@@ -52,11 +52,11 @@ def socket() -> TrickySocket:
 
 
 @pytest.fixture
-def link(socket: TrickySocket, monkeypatch: pytest.MonkeyPatch) -> Link:
-    link = Link("nowhere")
+def connection(socket: TrickySocket, monkeypatch: pytest.MonkeyPatch) -> Connection:
+    connection = Connection("nowhere")
     tricky: Any = socket
-    monkeypatch.setattr(link, "_open", lambda: tricky)
-    return link
+    monkeypatch.setattr(connection, "_open", lambda: tricky)
+    return connection
 
 
 @pytest.fixture
@@ -65,48 +65,48 @@ def session() -> Session:
 
 
 def test_what_arrives_while_sending_is_taken_in_the_same_turn(
-    link: Link, socket: TrickySocket, session: Session
+    connection: Connection, socket: TrickySocket, session: Session
 ) -> None:
     calls = [session.submit([Count()], deadline=float("inf")) for _ in range(3)]
     for call in calls:
         session.pull(call)
     socket.replies.extend(reply(seq, JobsResult([], None)) for seq in (1, 2, 3))
 
-    link.turn(session)
+    connection.turn(session)
 
     assert all(call.done for call in calls)
     assert not socket.inbox
 
 
 def test_a_socket_that_opens_just_after_it_refused_is_tried_again(
-    link: Link, socket: TrickySocket, session: Session
+    connection: Connection, socket: TrickySocket, session: Session
 ) -> None:
     socket.writable, socket.opens_later = False, True
     session.pull(session.submit([Get(job_id="a")], deadline=float("inf")))
-    link.turn(session)
+    connection.turn(session)
     assert len(socket.sent) == 1
 
 
 def test_a_socket_that_stays_shut_ends_the_turn(
-    link: Link, socket: TrickySocket, session: Session
+    connection: Connection, socket: TrickySocket, session: Session
 ) -> None:
     socket.writable = False
     session.pull(session.submit([Get(job_id="a")], deadline=float("inf")))
-    link.turn(session)
+    connection.turn(session)
     assert socket.sent == []
     socket.writable = True
-    link.turn(session)
-    link.turn(session)
+    connection.turn(session)
+    connection.turn(session)
     assert len(socket.sent) == 1
 
 
 def test_a_turn_that_sends_nothing_looks_no_more_often_than_it_must(
-    link: Link, socket: TrickySocket, session: Session
+    connection: Connection, socket: TrickySocket, session: Session
 ) -> None:
     call = session.submit_one(Count(), deadline=float("inf"))
-    link.turn(session)
+    connection.turn(session)
     socket.looks = 0
     socket.inbox.append(reply(1, JobsResult([], None)))
-    link.turn(session)
+    connection.turn(session)
     assert call.done
     assert socket.looks == 2

@@ -8,11 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollgate.client.framing import PENDING, Packer, pack_one
-from tollgate.client.parcel import ENVELOPE_BYTES_MAX, Parcel, frame_of
+from tollgate.client.framing import PENDING, Framer, Payload, payload_of
 from tollgate.domain.commands import AnyCommand, Claim, Count, Create, Get, Wait
 from tollgate.domain.exceptions import MalformedError, TollgateError, TooLargeError
-from tollgate.domain.messages import Request, decode_request, encode_command, encode_request
+from tollgate.domain.messages import (
+    REQUEST_ENVELOPE_BYTES_MAX,
+    Request,
+    decode_request,
+    encode_command,
+    encode_frame,
+    encode_request,
+)
 from tollgate.domain.status import JobStatus
 
 from .peers import HASH, WALL, job_id
@@ -24,15 +30,15 @@ PARKED_CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=1, limit=1)
 CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=0, limit=1)
 
 
-def parcels(
+def payloads(
     *commands: AnyCommand | TollgateError, commands_max: int = 1_000, bytes_max: int = 262_144
-) -> tuple[list[Parcel], list[object]]:
-    packer = Packer(iter(commands), commands_max, bytes_max)
+) -> tuple[list[Payload], list[object]]:
+    framer = Framer(iter(commands), commands_max, bytes_max)
     made = []
-    while (parcel := packer.next()) is not None:
-        made.append(parcel)
-    assert packer.exhausted
-    return made, packer.values
+    while (payload := framer.next()) is not None:
+        made.append(payload)
+    assert framer.exhausted
+    return made, framer.values
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 1_000])
@@ -41,7 +47,7 @@ def test_a_joined_frame_is_what_the_encoder_makes(count: int) -> None:
     encoded = [encode_command(command) for command in commands]
     expected = Request(v=1, session=5, seq=6, acked=7, commands=commands, valid_until=WALL)
 
-    frame = frame_of(5, 6, 7, count, encoded, WALL)
+    frame = encode_frame(5, 6, 7, count, encoded, WALL)
 
     assert frame == encode_request(expected)
     assert decode_request(frame) == expected
@@ -52,37 +58,37 @@ def test_every_frame_keeps_both_limits_and_wastes_nothing(
     sizes: list[int], commands_max: int, bytes_max: int
 ) -> None:
     commands = [Create(input_hash=HASH, input="x" * size) for size in sizes]
-    made, values = parcels(*commands, commands_max=commands_max, bytes_max=bytes_max)
+    made, values = payloads(*commands, commands_max=commands_max, bytes_max=bytes_max)
 
-    assert [slot for parcel in made for slot in parcel.slots] == [*range(len(sizes))]
+    assert [slot for payload in made for slot in payload.slots] == [*range(len(sizes))]
     assert values == [PENDING] * len(sizes)
-    for parcel in made:
-        assert len(parcel.commands) <= commands_max
-        frame = frame_of(*LONGEST, len(parcel.commands), parcel.pieces, LAST)
+    for payload in made:
+        assert len(payload.commands) <= commands_max
+        frame = encode_frame(*LONGEST, len(payload.commands), payload.pieces, LAST)
         assert len(frame) <= bytes_max
-    for parcel, following in pairwise(made):
-        fuller = [*map(encode_command, [*parcel.commands, following.commands[0]])]
-        room = bytes_max - ENVELOPE_BYTES_MAX
+    for payload, following in pairwise(made):
+        fuller = [*map(encode_command, [*payload.commands, following.commands[0]])]
+        room = bytes_max - REQUEST_ENVELOPE_BYTES_MAX
         assert len(fuller) > commands_max or sum(map(len, fuller)) > room
 
 
 def test_one_byte_more_than_a_request_holds_is_refused_at_home() -> None:
     command = Create(input_hash=HASH, input="x" * 500)
-    just_enough = len(encode_command(command)) + ENVELOPE_BYTES_MAX
+    just_enough = len(encode_command(command)) + REQUEST_ENVELOPE_BYTES_MAX
 
-    made, _ = parcels(command, bytes_max=just_enough)
+    made, _ = payloads(command, bytes_max=just_enough)
     assert len(made) == 1
-    made, values = parcels(Count(), command, Count(), bytes_max=just_enough - 1)
+    made, values = payloads(Count(), command, Count(), bytes_max=just_enough - 1)
 
-    assert [parcel.slots for parcel in made] == [[0, 2]]
+    assert [payload.slots for payload in made] == [[0, 2]]
     (_, error, _) = values
     assert isinstance(error, TooLargeError)
     assert error.limit == just_enough - 1
 
 
 def test_what_may_park_stands_alone() -> None:
-    made, _ = parcels(Count(), WAIT, WAIT, CLAIM, Count(), PARKED_CLAIM, Count())
-    assert [parcel.slots for parcel in made] == [[0], [1], [2], [3, 4], [5], [6]]
+    made, _ = payloads(Count(), WAIT, WAIT, CLAIM, Count(), PARKED_CLAIM, Count())
+    assert [payload.slots for payload in made] == [[0], [1], [2], [3, 4], [5], [6]]
 
 
 @pytest.mark.parametrize(
@@ -95,8 +101,8 @@ def test_what_may_park_stands_alone() -> None:
     ids=["surrogate", "object", "integer"],
 )
 def test_what_cannot_be_encoded_is_refused_at_home(command: AnyCommand) -> None:
-    made, values = parcels(command, Count())
-    assert [parcel.slots for parcel in made] == [[1]]
+    made, values = payloads(command, Count())
+    assert [payload.slots for payload in made] == [[1]]
     assert isinstance(values[0], MalformedError)
 
 
@@ -105,15 +111,15 @@ def test_a_bad_command_among_many_costs_the_others_nothing() -> None:
     commands[250] = Create(input_hash=HASH, input="\ud800")
     commands[251] = refusal = MalformedError("a bad row")
 
-    made, values = parcels(*commands, commands_max=400)
+    made, values = payloads(*commands, commands_max=400)
 
-    assert [len(parcel.commands) for parcel in made] == [400, 98]
-    assert [slot for parcel in made for slot in parcel.slots] == [*range(250), *range(252, 500)]
+    assert [len(payload.commands) for payload in made] == [400, 98]
+    assert [slot for payload in made for slot in payload.slots] == [*range(250), *range(252, 500)]
     assert isinstance(values[250], MalformedError)
     assert values[251] is refusal
-    for parcel in made:
-        frame = frame_of(0, 1, 0, len(parcel.commands), parcel.pieces, WALL)
-        assert decode_request(frame).commands == parcel.commands
+    for payload in made:
+        frame = encode_frame(0, 1, 0, len(payload.commands), payload.pieces, WALL)
+        assert decode_request(frame).commands == payload.commands
 
 
 def test_large_commands_are_not_all_taken_at_once() -> None:
@@ -124,20 +130,20 @@ def test_large_commands_are_not_all_taken_at_once() -> None:
             taken.append(number)
             yield Create(input_hash=HASH, input="x" * 10_000)
 
-    packer = Packer(commands(), 1_000, 262_144)
-    slots = [slot for _ in range(10) for slot in (packer.next() or Parcel()).slots]
+    framer = Framer(commands(), 1_000, 262_144)
+    slots = [slot for _ in range(10) for slot in (framer.next() or Payload()).slots]
 
     assert slots == [*range(250)]
     assert len(taken) == 300
-    assert packer.held == 50
+    assert framer.held == 50
 
 
 def test_a_message_takes_no_more_than_it_has_room_for() -> None:
     commands = iter([Get(job_id=str(number)) for number in range(20)])
-    packer = Packer(commands, 7, 262_144)
-    parcel = packer.next()
-    assert parcel is not None
-    assert len(parcel.commands) == 7
+    framer = Framer(commands, 7, 262_144)
+    payload = framer.next()
+    assert payload is not None
+    assert len(payload.commands) == 7
     assert next(commands) == Get(job_id="7")
 
 
@@ -146,9 +152,9 @@ def test_what_the_iterator_raises_passes_through() -> None:
         yield Count()
         raise LookupError("the rows are gone")
 
-    packer = Packer(commands(), 1_000, 262_144)  # type: ignore[arg-type]
+    framer = Framer(commands(), 1_000, 262_144)  # type: ignore[arg-type]
     with pytest.raises(LookupError, match="the rows are gone"):
-        packer.next()
+        framer.next()
 
 
 @pytest.mark.parametrize(
@@ -161,17 +167,17 @@ def test_what_the_iterator_raises_passes_through() -> None:
     ],
 )
 def test_which_parcels_may_be_repeated(command: AnyCommand, repeatable: bool) -> None:
-    ((parcel,), _) = parcels(Count(), command)
-    assert parcel.repeatable is repeatable
+    ((payload,), _) = payloads(Count(), command)
+    assert payload.repeatable is repeatable
 
 
-def described(parcel: Parcel | None) -> list[object]:
-    """All that there is to a parcel, so that two can be compared."""
-    if parcel is None:
+def described(payload: Payload | None) -> list[object]:
+    """All that there is to a payload, so that two can be compared."""
+    if payload is None:
         return []
-    whole = b"".join(parcel.pieces)
-    parts = [parcel.slots, parcel.commands, parcel.kinds, whole]
-    return [*parts, parcel.changes, parcel.parks, parcel.repeatable]
+    whole = b"".join(payload.pieces)
+    parts = [payload.slots, payload.commands, payload.kinds, whole]
+    return [*parts, payload.changes, payload.parks, payload.repeatable]
 
 
 @pytest.mark.parametrize(
@@ -193,12 +199,12 @@ def described(parcel: Parcel | None) -> list[object]:
 def test_one_command_is_packed_as_a_call_of_many_packs_it(
     command: AnyCommand, bytes_max: int
 ) -> None:
-    alone, packer = pack_one(command, bytes_max), Packer([command], 1_000, bytes_max)
-    parcel = packer.next()
-    assert packer.exhausted
+    alone, framer = payload_of(command, bytes_max), Framer([command], 1_000, bytes_max)
+    payload = framer.next()
+    assert framer.exhausted
     if isinstance(alone, TollgateError):
-        assert parcel is None
-        assert [*map(repr, packer.values)] == [repr(alone)]
+        assert payload is None
+        assert [*map(repr, framer.values)] == [repr(alone)]
     else:
-        assert packer.values == [PENDING]
-        assert described(parcel) == described(alone)
+        assert framer.values == [PENDING]
+        assert described(payload) == described(alone)

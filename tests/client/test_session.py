@@ -57,17 +57,17 @@ CHANGES = [
 
 
 def test_a_call_is_a_request_and_its_reply_the_value(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"))
+    call = talk.ask(Get(job_id="a"))
     (request,) = talk.requests()
 
     assert (request.v, request.session, request.seq, request.acked) == (1, 0, 1, 0)
     assert request.commands == [Get(job_id="a")]
-    assert exchange.answered == 0
+    assert call.answered == 0
 
     talk.hear(reply(1, job_result(7)))
 
-    assert exchange.done
-    assert exchange.values == [Job(**wire_job(7))]
+    assert call.done
+    assert call.values == [Job(**wire_job(7))]
     assert talk.requests() == []
     assert talk.session.next_wakeup() is None
 
@@ -97,19 +97,19 @@ def test_replies_may_come_in_any_order(talk: Talk) -> None:
 
 
 def test_a_second_reply_changes_nothing(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"))
+    call = talk.ask(Get(job_id="a"))
     talk.requests()
     talk.hear(reply(1, job_result(1)))
     talk.hear(reply(1, job_result(2)))
-    assert exchange.values == [Job(**wire_job(1))]
+    assert call.values == [Job(**wire_job(1))]
     assert talk.session.strays == 1
 
 
 def test_a_reply_to_a_request_that_was_not_sent_is_not_taken(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"))
+    call = talk.ask(Get(job_id="a"))
     talk.hear(reply(1, job_result(1)))
     talk.hear(b"\x82\xa1v\x01\xa3seq\x01")
-    assert not exchange.done
+    assert not call.done
     assert talk.session.strays == 2
 
 
@@ -132,21 +132,21 @@ def test_the_socket_that_took_a_frame_is_told_whether_there_are_more(talk: Talk)
 
 
 def test_it_awaits_nothing_once_all_is_answered(talk: Talk) -> None:
-    seen = [talk.session.awaits_nothing]
+    seen = [talk.session.idle]
     talk.ask(Get(job_id="a"))
-    seen.append(talk.session.awaits_nothing)
+    seen.append(talk.session.idle)
     talk.requests()
     talk.hear(reply(1, job_result(1)))
-    assert [*seen, talk.session.awaits_nothing] == [True, False, True]
+    assert [*seen, talk.session.idle] == [True, False, True]
 
 
 def test_it_awaits_what_a_claim_may_still_get_for_a_caller_who_left(talk: Talk) -> None:
-    exchange = talk.ask(CLAIM)
+    call = talk.ask(CLAIM)
     talk.requests()
-    talk.session.drop(exchange)
-    before = talk.session.awaits_nothing
+    talk.session.abandon(call)
+    before = talk.session.idle
     talk.hear(reply(1, LeasesResult([])))
-    assert [before, talk.session.awaits_nothing] == [False, True]
+    assert [before, talk.session.idle] == [False, True]
 
 
 # --- silence --------------------------------------------------------------------------------------
@@ -156,50 +156,50 @@ def test_it_awaits_what_a_claim_may_still_get_for_a_caller_who_left(talk: Talk) 
 def test_what_is_safe_is_repeated_with_backoff_until_the_deadline(
     talk: Talk, command: AnyCommand
 ) -> None:
-    exchange = talk.ask(command, timeout_s=20)
+    call = talk.ask(command, timeout_s=20)
     assert len(talk.requests()) == 1
     start = talk.now
 
     times = talk.times_of_requests(start + 30)
 
     assert times == [start + after for after in (0.5, 1.5, 3.5, 7.5, 12.5, 17.5)]
-    (error,) = exchange.values
+    (error,) = call.values
     assert type(error) is BrokerUnreachableError
     assert "nowhere did not answer in time" in str(error)
 
 
 @pytest.mark.parametrize("command", CHANGES, ids=lambda command: type(command).__name__)
 def test_what_is_not_is_asked_once_and_its_outcome_unknown(talk: Talk, command: AnyCommand) -> None:
-    exchange = talk.ask(command)
+    call = talk.ask(command)
     assert len(talk.requests()) == 1
     assert talk.times_of_requests(talk.now + 30) == []
-    assert type(exchange.values[0]) is OutcomeUnknown
+    assert type(call.values[0]) is OutcomeUnknown
 
 
 def test_what_is_overdue_before_it_could_leave_is_not_sent(talk: Talk) -> None:
-    exchange = talk.ask(Count(), timeout_s=0)
+    call = talk.ask(Count(), timeout_s=0)
     assert talk.requests() == []
-    assert type(exchange.values[0]) is BrokerUnreachableError
+    assert type(call.values[0]) is BrokerUnreachableError
 
 
 @pytest.mark.parametrize("command", [*READS, *CHANGES], ids=lambda command: type(command).__name__)
 def test_what_never_left_was_not_done(talk: Talk, command: AnyCommand) -> None:
-    exchange = talk.ask(command, timeout_s=10)
+    call = talk.ask(command, timeout_s=10)
     assert talk.session.next_frame(talk.now, WALL_S) is not None  # and nothing takes it
     assert talk.session.next_wakeup() == talk.now + 10
     assert talk.session.next_frame(talk.now + 9.99, WALL_S) is not None
 
     assert talk.session.next_frame(talk.now + 10, WALL_S) is None
 
-    assert type(exchange.values[0]) is BrokerUnreachableError
-    assert str(exchange.values[0]) == "no broker at nowhere"
+    assert type(call.values[0]) is BrokerUnreachableError
+    assert str(call.values[0]) == "no broker at nowhere"
 
 
 def test_one_unsafe_command_makes_its_message_unsafe(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"), TRANSITION)
+    call = talk.ask(Get(job_id="a"), TRANSITION)
     talk.requests()
     assert talk.times_of_requests(talk.now + 30) == []
-    assert [type(value) for value in exchange.values] == [OutcomeUnknown] * 2
+    assert [type(value) for value in call.values] == [OutcomeUnknown] * 2
 
 
 def test_a_repeat_is_the_same_request_again(talk: Talk) -> None:
@@ -221,22 +221,22 @@ def test_the_repeat_of_a_wait_asks_for_what_is_left_of_it(talk: Talk) -> None:
 
 
 def test_a_repeat_that_was_overtaken_by_the_answer_is_not_sent(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"))
+    call = talk.ask(Get(job_id="a"))
     talk.requests()
     talk.now += 0.5
     assert talk.session.next_frame(talk.now, WALL_S) is not None
     talk.hear(reply(1, job_result(1)))
-    assert exchange.done
+    assert call.done
     assert talk.requests() == []
 
 
 def test_an_answer_that_came_while_nobody_looked_counts(talk: Talk) -> None:
-    exchange = talk.ask(TRANSITION)
+    call = talk.ask(TRANSITION)
     talk.requests()
     talk.now += 60
     talk.hear(reply(1, job_result(1)))
     assert talk.requests() == []
-    assert isinstance(exchange.values[0], Job)
+    assert isinstance(call.values[0], Job)
 
 
 # --- refusals of whole messages -------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_an_answer_that_came_while_nobody_looked_counts(talk: Talk) -> None:
 def test_a_message_refused_for_the_moment_is_a_new_request_later(
     talk: Talk, refusal: TollgateError
 ) -> None:
-    exchange = talk.ask(TRANSITION)
+    call = talk.ask(TRANSITION)
     start = talk.now
     talk.requests()
     talk.hear(refused(1, refusal))
@@ -261,61 +261,61 @@ def test_a_message_refused_for_the_moment_is_a_new_request_later(
     assert talk.now == start + 1.5
     assert request.seq == 3
     talk.hear(reply(1, job_result(1)))  # a broken broker: it had refused this one
-    assert not exchange.done
+    assert not call.done
     talk.hear(reply(3, job_result(3)))
 
-    assert exchange.values == [Job(**wire_job(3))]
+    assert call.values == [Job(**wire_job(3))]
 
 
 def test_a_refusal_to_the_last_is_raised(talk: Talk) -> None:
-    exchange = talk.ask(TRANSITION, timeout_s=1)
+    call = talk.ask(TRANSITION, timeout_s=1)
     talk.requests()
     talk.hear(refused(1, OverloadedError("full", limit=5)))
     (request,) = talk.wake()
     talk.hear(refused(request.seq, OverloadedError("full", limit=6)))
     assert talk.wake() == []
-    (error,) = exchange.values
+    (error,) = call.values
     assert isinstance(error, OverloadedError)
     assert error.limit == 6
 
 
 def test_when_the_new_request_stays_unanswered_its_outcome_is_unknown(talk: Talk) -> None:
-    exchange = talk.ask(TRANSITION)
+    call = talk.ask(TRANSITION)
     talk.requests()
     talk.hear(refused(1, OverloadedError("full")))
     assert len(talk.wake()) == 1
     talk.wake()
-    assert type(exchange.values[0]) is OutcomeUnknown
+    assert type(call.values[0]) is OutcomeUnknown
 
 
 def test_a_repeat_that_is_waiting_to_leave_when_its_request_is_refused_leaves_once(
     talk: Talk,
 ) -> None:
-    exchange = talk.ask(Count())
+    call = talk.ask(Count())
     talk.requests()
     talk.now += 0.5
     assert talk.session.next_frame(talk.now, WALL_S) is not None  # the repeat, not taken yet
     talk.hear(refused(1, OverloadedError("full")))
     assert talk.requests() == []
     assert [request.seq for request in talk.wake()] == [2]
-    assert not exchange.done
+    assert not call.done
 
 
 @pytest.mark.parametrize("refusal", [MalformedError("no"), ExpiredError("late")])
 def test_a_message_refused_for_good_refuses_all_its_commands(
     talk: Talk, refusal: TollgateError
 ) -> None:
-    exchange = talk.ask(TRANSITION, Count())
+    call = talk.ask(TRANSITION, Count())
     talk.requests()
     talk.hear(refused(1, refusal))
-    assert [type(value) for value in exchange.values] == [type(refusal)] * 2
+    assert [type(value) for value in call.values] == [type(refusal)] * 2
 
 
 # --- refusals of commands -------------------------------------------------------------------------
 
 
 def test_refusals_of_commands_are_values(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"), Create(input_hash=HASH), Release(job_id="a", lease=1))
+    call = talk.ask(Get(job_id="a"), Create(input_hash=HASH), Release(job_id="a", lease=1))
     talk.requests()
     talk.hear(
         reply(
@@ -325,7 +325,7 @@ def test_refusals_of_commands_are_values(talk: Talk) -> None:
             OkResult(),
         )
     )
-    missing, full, nothing = exchange.values
+    missing, full, nothing = call.values
     assert isinstance(missing, JobNotFoundError)
     assert missing.job_id == "a"
     assert isinstance(full, RepositoryFullError)
@@ -334,18 +334,18 @@ def test_refusals_of_commands_are_values(talk: Talk) -> None:
 
 
 def test_a_wait_that_timed_out_is_the_callers_affair(talk: Talk) -> None:
-    exchange = talk.ask(Wait(job_ids=["a"], timeout_ms=10))
+    call = talk.ask(Wait(job_ids=["a"], timeout_ms=10))
     talk.requests()
     talk.hear(reply(1, error_of(WaitTimeoutError("none"))))
-    assert isinstance(exchange.values[0], WaitTimeoutError)
+    assert isinstance(call.values[0], WaitTimeoutError)
 
 
 def test_what_found_no_room_in_the_reply_is_asked_anew(talk: Talk) -> None:
-    exchange = talk.ask(*(Get(job_id=str(number)) for number in range(5)))
+    call = talk.ask(*(Get(job_id=str(number)) for number in range(5)))
     talk.requests()
     full = error_of(ReplyFullError("no room"))
     talk.hear(reply(1, job_result(0), job_result(1), full, full, full))
-    assert exchange.answered == 2
+    assert call.answered == 2
 
     (request,) = talk.requests()
     assert request.seq == 2
@@ -355,13 +355,13 @@ def test_what_found_no_room_in_the_reply_is_asked_anew(talk: Talk) -> None:
     talk.hear(reply(3, full))  # alone, and still no room: there never will be
 
     kinds = [Job, Job, Job, JobNotFoundError, ReplyFullError]
-    assert [type(value) for value in exchange.values] == kinds
-    assert [value.job_id for value in exchange.values[:3]] == [job_id(n) for n in range(3)]
-    assert exchange.done
+    assert [type(value) for value in call.values] == kinds
+    assert [value.job_id for value in call.values[:3]] == [job_id(n) for n in range(3)]
+    assert call.done
 
 
 def test_a_wait_that_a_leaving_broker_ends_is_asked_of_the_next_one(talk: Talk) -> None:
-    exchange = talk.ask(Wait(job_ids=["a"], timeout_ms=10_000), timeout_s=20)
+    call = talk.ask(Wait(job_ids=["a"], timeout_ms=10_000), timeout_s=20)
     talk.requests()
     talk.now += 0.2
     talk.hear(reply(1, error_of(DrainingError("leaving"))))
@@ -371,14 +371,14 @@ def test_a_wait_that_a_leaving_broker_ends_is_asked_of_the_next_one(talk: Talk) 
     assert isinstance(wait, Wait)
     assert wait.timeout_ms == 9_300
     talk.hear(reply(2, job_result(1)))
-    assert isinstance(exchange.values[0], Job)
+    assert isinstance(call.values[0], Job)
 
 
 def test_a_claim_that_a_leaving_broker_ends_is_the_callers_affair(talk: Talk) -> None:
-    exchange = talk.ask(CLAIM)
+    call = talk.ask(CLAIM)
     talk.requests()
     talk.hear(reply(1, error_of(DrainingError("leaving"))))
-    assert isinstance(exchange.values[0], DrainingError)
+    assert isinstance(call.values[0], DrainingError)
 
 
 # --- many messages --------------------------------------------------------------------------------
@@ -392,16 +392,16 @@ def test_the_window_bounds_what_is_under_way_and_what_is_pulled(talk: Talk) -> N
             pulled.append(number)
             yield Get(job_id=str(number))
 
-    exchange = talk.session.submit(commands(), deadline=0.0, each_s=10)
-    talk.session.pull(exchange)
+    call = talk.session.submit(commands(), deadline=0.0, each_s=10)
+    talk.session.pull(call)
 
     requests = talk.requests()
     assert [len(request.commands) for request in requests] == [1_000] * 4
     assert len(pulled) == 4_000
     talk.hear(reply(2, *map(job_result, range(1_000))))
-    assert exchange.answered == 1_000
+    assert call.answered == 1_000
     assert talk.requests() == []
-    talk.session.pull(exchange)
+    talk.session.pull(call)
     assert len(talk.requests()) == 1
     assert len(pulled) == 5_000
 
@@ -418,53 +418,53 @@ def test_hello_tells_how_much_a_request_holds(talk: Talk) -> None:
 
 
 def test_a_bulk_call_gives_each_message_its_time(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"), each_s=10, timeout_s=-50)
+    call = talk.ask(Get(job_id="a"), each_s=10, timeout_s=-50)
     talk.requests()
-    assert not exchange.done
+    assert not call.done
     deadline = talk.now + 10
     talk.times_of_requests(deadline)
     assert talk.now == deadline
-    assert type(exchange.values[0]) is BrokerUnreachableError
+    assert type(call.values[0]) is BrokerUnreachableError
 
 
 def test_once_the_broker_is_silent_nothing_more_is_asked(talk: Talk) -> None:
     talk.ask(Hello())
     talk.requests()
     talk.hear(reply(1, hello_result(commands=2)))
-    exchange = talk.ask(*(TRANSITION for _ in range(20)), each_s=10)
+    call = talk.ask(*(TRANSITION for _ in range(20)), each_s=10)
     assert [len(request.commands) for request in talk.requests()] == [2] * 4
     talk.hear(reply(2, job_result(0), job_result(1)))
     talk.now += 5
-    talk.session.pull(exchange)
+    talk.session.pull(call)
     assert len(talk.requests()) == 1
     talk.now += 5
     assert talk.requests() == []  # messages 3 to 5 have had their time, message 6 has not
-    assert exchange.answered == 8
-    talk.session.pull(exchange)
+    assert call.answered == 8
+    talk.session.pull(call)
     assert talk.requests() == []
     talk.hear(reply(6, job_result(8), job_result(9)))
 
-    assert exchange.done
+    assert call.done
     kinds = [Job] * 2 + [OutcomeUnknown] * 6 + [Job] * 2
-    assert [type(value) for value in exchange.values] == kinds
+    assert [type(value) for value in call.values] == kinds
 
 
 def test_a_command_held_back_for_the_next_message_is_not_left_without_an_outcome(
     talk: Talk,
 ) -> None:
     wait = Wait(job_ids=["a"], timeout_ms=0)
-    exchange = talk.session.submit([*[wait] * 4, TRANSITION, wait], deadline=talk.now + 10)
-    talk.session.pull(exchange)
+    call = talk.session.submit([*[wait] * 4, TRANSITION, wait], deadline=talk.now + 10)
+    talk.session.pull(call)
     for request in talk.requests()[:1]:
         talk.hear(reply(request.seq, job_result(1)))
-    talk.session.pull(exchange)
-    assert exchange.answered == 1
+    talk.session.pull(call)
+    assert call.answered == 1
     assert len(talk.requests()) == 1
     talk.now += 10
     assert talk.requests() == []
 
-    assert exchange.done
-    assert [type(value) for value in exchange.values] == [
+    assert call.done
+    assert [type(value) for value in call.values] == [
         Job,
         *[BrokerUnreachableError] * 3,
         OutcomeUnknown,
@@ -474,27 +474,27 @@ def test_a_command_held_back_for_the_next_message_is_not_left_without_an_outcome
 
 def test_an_exception_among_the_commands_is_its_own_value(talk: Talk) -> None:
     bad = MalformedError("a bad row")
-    exchange = talk.ask(bad, Get(job_id="a"), bad)
+    call = talk.ask(bad, Get(job_id="a"), bad)
     (request,) = talk.requests()
     assert len(request.commands) == 1
-    assert exchange.answered == 2
+    assert call.answered == 2
     talk.hear(reply(1, job_result(1)))
-    assert exchange.values == [bad, Job(**wire_job(1)), bad]
+    assert call.values == [bad, Job(**wire_job(1)), bad]
 
 
 def test_a_call_of_nothing_is_done_at_once(talk: Talk) -> None:
-    exchange = talk.ask()
-    assert exchange.done
-    assert exchange.values == []
+    call = talk.ask()
+    assert call.done
+    assert call.values == []
     assert talk.requests() == []
 
 
 def test_callers_are_told_of_news(talk: Talk) -> None:
     news: list[str] = []
-    exchange = talk.session.submit(
+    call = talk.session.submit(
         [Count()], deadline=talk.now + 10, notify=lambda: news.append("news")
     )
-    talk.session.pull(exchange)
+    talk.session.pull(call)
     talk.requests()
     assert news == []
     talk.now += 10

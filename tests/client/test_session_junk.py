@@ -20,11 +20,11 @@ TRANSITION = Transition(job_id="a", target=JobStatus.RUNNING)
 
 
 def error_of_the_answer(talk: Talk, frame: bytes) -> Any:
-    exchange = talk.ask(Get(job_id="a"), Count())
+    call = talk.ask(Get(job_id="a"), Count())
     talk.requests()
     talk.hear(frame)
-    assert exchange.done
-    first, second = exchange.values
+    assert call.done
+    first, second = call.values
     assert first is second
     return first
 
@@ -61,31 +61,31 @@ def test_results_that_do_not_fit(talk: Talk, results: Any) -> None:
     ids=str,
 )
 def test_an_envelope_that_does_not_fit(talk: Talk, frame: bytes) -> None:
-    exchange = talk.ask(Get(job_id="a"), Count())
+    call = talk.ask(Get(job_id="a"), Count())
     talk.requests()
     talk.hear(frame)
     talk.times_of_requests(talk.now + 10)
-    assert {type(value) for value in exchange.values} <= {ProtocolError, BrokerUnreachableError}
-    assert exchange.done
+    assert {type(value) for value in call.values} <= {ProtocolError, BrokerUnreachableError}
+    assert call.done
 
 
 def test_a_result_of_another_command_is_the_error_of_that_one(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"), Count())
+    call = talk.ask(Get(job_id="a"), Count())
     talk.requests()
     talk.hear(reply(1, job_result(1), job_result(2)))
-    job, error = exchange.values
+    job, error = call.values
     assert isinstance(job, Job)
     assert type(error) is ProtocolError
     assert str(error) == "a count was answered with a job"
 
 
 def test_unknown_fields_of_a_reply_are_ignored(talk: Talk) -> None:
-    exchange = talk.ask(Get(job_id="a"))
+    call = talk.ask(Get(job_id="a"))
     talk.requests()
     job = {**wire_job(3), "colour": "green"}
     result = {"type": "job", "job": job, "mood": "fine"}
     talk.hear(encode({"type": "reply", "v": 1, "seq": 1, "results": [result], "age": 3}))
-    assert exchange.values == [Job(**wire_job(3))]
+    assert call.values == [Job(**wire_job(3))]
 
 
 def refused_with_an_unknown_code(retryable: bool) -> bytes:
@@ -94,18 +94,18 @@ def refused_with_an_unknown_code(retryable: bool) -> bytes:
 
 
 def test_an_unknown_code_that_may_be_tried_again_is(talk: Talk) -> None:
-    exchange = talk.ask(TRANSITION)
+    call = talk.ask(TRANSITION)
     talk.requests()
     talk.hear(refused_with_an_unknown_code(retryable=True))
-    assert not exchange.done
+    assert not call.done
     assert len(talk.wake()) == 1
 
 
 def test_an_unknown_code_that_may_not_is_a_plain_refusal(talk: Talk) -> None:
-    exchange = talk.ask(TRANSITION)
+    call = talk.ask(TRANSITION)
     talk.requests()
     talk.hear(refused_with_an_unknown_code(retryable=False))
-    (refusal,) = exchange.values
+    (refusal,) = call.values
     assert type(refusal) is Refusal
     assert (refusal.code, refusal.retryable, str(refusal)) == ("tired", False, "not today")
 
@@ -121,13 +121,13 @@ def test_an_unknown_code_that_may_not_is_a_plain_refusal(talk: Talk) -> None:
 def test_what_answers_nothing_is_quoted_when_the_time_is_over(
     talk: Talk, frame: bytes, complaint: str
 ) -> None:
-    exchange = talk.ask(TRANSITION)
+    call = talk.ask(TRANSITION)
     talk.requests()
     talk.hear(frame)
-    assert not exchange.done
+    assert not call.done
     assert talk.session.strays == 1
     talk.wake()
-    (error,) = exchange.values
+    (error,) = call.values
     assert type(error) is OutcomeUnknown
     assert complaint in str(error)
 
@@ -137,20 +137,20 @@ def test_a_complaint_is_forgotten_once_an_answer_has_come(talk: Talk) -> None:
     talk.requests()
     talk.hear(b"junk")
     talk.hear(reply(1, OkResult()))
-    exchange = talk.ask(TRANSITION)
+    call = talk.ask(TRANSITION)
     talk.requests()
     talk.wake()
-    assert "TG/1" not in str(exchange.values[0])
+    assert "TG/1" not in str(call.values[0])
 
 
 @given(st.binary(max_size=200))
 def test_no_frame_whatever_raises_or_hangs(frame: bytes) -> None:
     talk = Talk()
-    exchange = talk.ask(TRANSITION, Get(job_id="a"))
+    call = talk.ask(TRANSITION, Get(job_id="a"))
     talk.requests()
     talk.hear(frame)
     talk.times_of_requests(talk.now + 10)
-    assert exchange.done
+    assert call.done
 
 
 @given(
@@ -166,11 +166,11 @@ def test_no_frame_whatever_raises_or_hangs(frame: bytes) -> None:
 )
 def test_no_messagepack_whatever_raises_or_hangs(message: Any) -> None:
     talk = Talk()
-    exchange = talk.ask(TRANSITION, Get(job_id="a"))
+    call = talk.ask(TRANSITION, Get(job_id="a"))
     talk.requests()
     talk.hear(encode(message))
     talk.times_of_requests(talk.now + 10)
-    assert exchange.done
+    assert call.done
 
 
 def test_a_frame_nested_too_deeply_is_junk(talk: Talk) -> None:

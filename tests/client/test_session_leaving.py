@@ -22,25 +22,25 @@ def test_a_dropped_call_is_not_sent_or_repeated_and_its_answer_not_missed(talk: 
     sent, unsent = talk.ask(Count()), talk.ask(Count())
     assert talk.session.next_frame(talk.now, WALL_S) is not None
     talk.session.sent(talk.now)
-    talk.session.drop(sent)
-    talk.session.drop(unsent)
-    talk.session.drop(unsent)
+    talk.session.abandon(sent)
+    talk.session.abandon(unsent)
+    talk.session.abandon(unsent)
     assert talk.times_of_requests(talk.now + 30) == []
     talk.hear(reply(1, job_result(1)))
     assert talk.session.next_wakeup() is None
 
 
 def test_a_call_dropped_before_time_passed_leaves_nothing(talk: Talk) -> None:
-    talk.session.drop(talk.ask(Count()))
+    talk.session.abandon(talk.ask(Count()))
     assert talk.requests() == []
     assert talk.session.next_wakeup() is None
 
 
 def test_what_a_claim_gets_after_its_caller_left_is_given_back(talk: Talk) -> None:
-    talk.session.drop(talk.ask(CLAIM))
+    talk.session.abandon(talk.ask(CLAIM))
     abandoned = talk.ask(CLAIM)
     (request,) = talk.requests()
-    talk.session.drop(abandoned)
+    talk.session.abandon(abandoned)
     grants = [Grant(job_fields(4), 40), Grant(job_fields(5), 50)]
     talk.hear(reply(request.seq, LeasesResult(grants)))
 
@@ -54,10 +54,10 @@ def test_what_a_claim_gets_after_its_caller_left_is_given_back(talk: Talk) -> No
 
 
 def test_what_a_claim_gets_too_late_is_given_back(talk: Talk) -> None:
-    exchange = talk.ask(CLAIM)
+    call = talk.ask(CLAIM)
     (request,) = talk.requests()
     talk.wake()
-    assert type(exchange.values[0]) is OutcomeUnknown
+    assert type(call.values[0]) is OutcomeUnknown
     late = reply(request.seq, LeasesResult([Grant(job_fields(4), 40)]))
     talk.hear(late)
     assert [type(command) for sent in talk.requests() for command in sent.commands] == [Release]
@@ -67,9 +67,9 @@ def test_what_a_claim_gets_too_late_is_given_back(talk: Talk) -> None:
 
 @pytest.mark.parametrize("empty", [reply(1, LeasesResult([])), refused(1, DrainingError("no"))])
 def test_a_late_claim_that_got_nothing_gives_nothing_back(talk: Talk, empty: bytes) -> None:
-    exchange = talk.ask(CLAIM)
+    call = talk.ask(CLAIM)
     talk.requests()
-    talk.session.drop(exchange)
+    talk.session.abandon(call)
     talk.hear(empty)
     assert talk.requests() == []
 
@@ -78,7 +78,7 @@ def test_only_so_many_late_claims_are_remembered(talk: Talk) -> None:
     calls = [talk.ask(CLAIM) for _ in range(1_001)]
     talk.requests()
     for call in calls:
-        talk.session.drop(call)
+        talk.session.abandon(call)
     talk.hear(reply(1, LeasesResult([Grant(job_fields(1), 1)])))
     assert talk.requests() == []
     talk.hear(reply(2, LeasesResult([Grant(job_fields(2), 2)])))
@@ -90,7 +90,7 @@ def test_closing_fails_what_is_under_way(talk: Talk) -> None:
     talk.requests()
     unsent = talk.ask(TRANSITION)
     talk.session.fail(ClientClosedError("closed"))
-    outcomes = [type(exchange.values[0]) for exchange in (unsent, read, change)]
+    outcomes = [type(call.values[0]) for call in (unsent, read, change)]
     assert outcomes == [ClientClosedError, ClientClosedError, OutcomeUnknown]
     assert unsent.done
     assert talk.session.next_wakeup() is None
@@ -103,7 +103,7 @@ def test_closing_fails_a_change_that_waits_for_its_session() -> None:
     closed = ClientClosedError("closed")
     talk.session.fail(closed)
     assert waits.values == [closed]
-    assert talk.session.awaits_nothing
+    assert talk.session.idle
 
 
 def test_what_could_not_leave_and_never_will_puts_nobody_off(talk: Talk) -> None:
@@ -111,7 +111,7 @@ def test_what_could_not_leave_and_never_will_puts_nobody_off(talk: Talk) -> None
     assert len(talk.requests()) == 1
     interrupted = talk.ask(Count())
     assert talk.session.next_frame(talk.now, WALL_S) is not None
-    talk.session.drop(interrupted)
+    talk.session.abandon(interrupted)
     assert talk.times_of_requests(talk.now + 0.5) == [talk.now]
     assert not waits.done
 
@@ -121,12 +121,12 @@ def test_what_is_done_is_kept_by_nobody_but_its_caller(talk: Talk) -> None:
     talk.requests()
     command = Get(job_id="a")
     before = sys.getrefcount(command)
-    exchange = talk.ask(command)
+    call = talk.ask(command)
     (request,) = talk.requests()
     assert sys.getrefcount(command) > before
     talk.hear(reply(request.seq, job_result(1)))
-    assert exchange.done
-    del exchange
+    assert call.done
+    del call
     assert sys.getrefcount(command) == before
 
 
@@ -137,26 +137,26 @@ def test_the_timetable_does_not_grow_with_what_is_done(talk: Talk) -> None:
         talk.ask(Count())
         talk.requests()
         talk.hear(reply(number, JobsResult([], None)))
-    assert len(talk.session._timetable) < 100
+    assert len(talk.session._timers) < 100
 
 
 def test_what_has_left_is_repeated_whole_whoever_was_withdrawn(talk: Talk) -> None:
     asked = [Get(job_id="1"), Get(job_id="2")]
-    exchange = talk.ask(*asked)
+    call = talk.ask(*asked)
     assert [request.commands for request in talk.requests()] == [asked]
-    talk.session.withdraw(exchange, {0})
+    talk.session.withdraw(call, {0})
     assert [request.commands for request in talk.wake()] == [asked]
 
 
 def test_what_is_withdrawn_while_it_waits_for_a_message_is_not_sent(talk: Talk) -> None:
     talk.session._bytes_max = 512  # a few commands a message, four messages at a time
-    exchange = talk.ask(*(Get(job_id=str(number)) for number in range(90)))
-    talk.session.withdraw(exchange, {89})
+    call = talk.ask(*(Get(job_id=str(number)) for number in range(90)))
+    talk.session.withdraw(call, {89})
     sent = []
     while requests := talk.requests():
         for request in requests:
             sent += request.commands
             talk.hear(reply(request.seq, *(job_result(1) for _ in request.commands)))
-        talk.session.pull(exchange)
+        talk.session.pull(call)
     assert sent == [Get(job_id=str(number)) for number in range(89)]
-    assert exchange.done
+    assert call.done

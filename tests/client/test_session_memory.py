@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from tollgate.client.errors import OutcomeUnknown
-from tollgate.client.session import CLAIM_SEQ, REMEMBERED_SEQ
+from tollgate.client.session import CHANGES_FIRST_SEQ, CLAIMS_FIRST_SEQ
 from tollgate.domain.commands import Claim, Get, Hello, Release, Touch, Transition
 from tollgate.domain.exceptions import (
     DrainingError,
@@ -59,7 +59,7 @@ def test_who_waits_for_a_session_is_told_why_there_is_none(talk: Talk) -> None:
     assert again.done
     talk.hear(reply(read.seq, job_result(1)))
     assert reading.done
-    assert talk.session.awaits_nothing
+    assert talk.session.idle
     later = talk.ask(MOVE)  # asks for one again
     (move,) = open_session(talk, talk.requests())
     talk.hear(reply(move.seq, job_result(1)))
@@ -72,7 +72,7 @@ def test_what_changes_something_is_sent_in_a_session_and_what_reads_is_not(talk:
     hello, read = talk.requests()
     assert (read.session, read.commands) == (0, [READ])
     (move,) = open_session(talk, [hello])
-    assert (move.session, move.seq, move.acked) == (7, REMEMBERED_SEQ, REMEMBERED_SEQ - 1)
+    assert (move.session, move.seq, move.acked) == (7, CHANGES_FIRST_SEQ, CHANGES_FIRST_SEQ - 1)
     talk.hear(reply(move.seq, job_result(1)))
     talk.hear(reply(read.seq, job_result(1)))
     assert moving.done
@@ -80,12 +80,12 @@ def test_what_changes_something_is_sent_in_a_session_and_what_reads_is_not(talk:
 
 
 def test_a_request_of_a_session_is_repeated_as_it_was_until_it_is_answered(talk: Talk) -> None:
-    exchange = talk.ask(MOVE, timeout_s=60)
+    call = talk.ask(MOVE, timeout_s=60)
     (first,) = open_session(talk, talk.requests())
     repeats = [*talk.wake(), *talk.wake()]
     assert repeats == [first, first]
     talk.hear(reply(first.seq, error_of(JobNotFoundError("x"))))
-    assert isinstance(exchange.values[0], JobNotFoundError)
+    assert isinstance(call.values[0], JobNotFoundError)
 
 
 def test_what_came_to_its_end_is_acknowledged_with_the_next_request(talk: Talk) -> None:
@@ -93,7 +93,7 @@ def test_what_came_to_its_end_is_acknowledged_with_the_next_request(talk: Talk) 
     (first,) = open_session(talk, talk.requests())
     talk.ask(MOVE)
     (second,) = talk.requests()
-    assert second.acked == REMEMBERED_SEQ - 1  # the first is still under way
+    assert second.acked == CHANGES_FIRST_SEQ - 1  # the first is still under way
     talk.hear(reply(second.seq, job_result(1)))
     talk.hear(reply(first.seq, job_result(1)))
     talk.ask(MOVE)
@@ -102,13 +102,13 @@ def test_what_came_to_its_end_is_acknowledged_with_the_next_request(talk: Talk) 
 
 
 def test_without_an_answer_by_the_deadline_the_outcome_is_unknown(talk: Talk) -> None:
-    exchange = talk.ask(MOVE, timeout_s=3)
+    call = talk.ask(MOVE, timeout_s=3)
     open_session(talk, talk.requests())
     talk.times_of_requests(talk.now + 10)
-    assert isinstance(exchange.values[0], OutcomeUnknown)
+    assert isinstance(call.values[0], OutcomeUnknown)
     talk.ask(MOVE)
     (later,) = talk.requests()
-    assert later.acked == REMEMBERED_SEQ  # nobody waits for it any more, so it must not come late
+    assert later.acked == CHANGES_FIRST_SEQ  # its caller has left: it must not come late
 
 
 def test_a_request_waits_for_the_end_of_the_window_and_reads_of_its_call_behind_it(
@@ -132,39 +132,39 @@ def test_a_request_waits_for_the_end_of_the_window_and_reads_of_its_call_behind_
 def test_a_claim_that_waits_has_a_session_of_its_own(talk: Talk) -> None:
     talk.ask(CLAIM)
     (claim,) = open_session(talk, talk.requests(), number=8)
-    assert (claim.session, claim.seq) == (8, CLAIM_SEQ)
+    assert (claim.session, claim.seq) == (8, CLAIMS_FIRST_SEQ)
     talk.ask(MOVE)
     (move,) = open_session(talk, talk.requests(), number=9)
-    assert (move.session, move.seq) == (9, REMEMBERED_SEQ)
+    assert (move.session, move.seq) == (9, CHANGES_FIRST_SEQ)
     assert claim in talk.wake()
 
 
 def test_an_evicted_session_is_replaced_if_nothing_can_have_happened_in_it(talk: Talk) -> None:
-    exchange = talk.ask(MOVE)
+    call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     talk.hear(refused(first.seq, SessionEvictedError("gone")))
     (again,) = open_session(talk, talk.wake(), number=8)
     assert again.session == 8
     assert again.seq > first.seq
     talk.hear(reply(again.seq, job_result(1)))
-    assert exchange.done
+    assert call.done
 
 
 def test_an_evicted_session_leaves_a_repeated_request_unknown(talk: Talk) -> None:
-    exchange = talk.ask(MOVE)
+    call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     assert talk.wake() == [first]
     talk.hear(refused(first.seq, SessionEvictedError("gone")))
-    assert isinstance(exchange.values[0], OutcomeUnknown)
+    assert isinstance(call.values[0], OutcomeUnknown)
 
 
 def test_a_parked_claim_whose_session_was_evicted_is_asked_anew(talk: Talk) -> None:
-    exchange = talk.ask(CLAIM)
+    call = talk.ask(CLAIM)
     (first,) = open_session(talk, talk.requests())
     talk.hear(reply(first.seq, error_of(SessionEvictedError("gone"))))
     (again,) = open_session(talk, talk.wake(), number=8)
     talk.hear(reply(again.seq, LeasesResult([])))
-    assert exchange.values == [[]]
+    assert call.values == [[]]
 
 
 @pytest.mark.parametrize("refusal", [DrainingError("bye"), OverloadedError("full")])
@@ -181,25 +181,25 @@ def test_what_is_refused_for_the_moment_is_a_new_request_even_after_repeats(
 
 
 def test_a_repeat_that_came_too_late_leaves_the_outcome_unknown(talk: Talk) -> None:
-    exchange = talk.ask(MOVE)
+    call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     assert talk.wake() == [first]
     talk.hear(refused(first.seq, ExpiredError("late")))
-    assert isinstance(exchange.values[0], OutcomeUnknown)
+    assert isinstance(call.values[0], OutcomeUnknown)
 
 
 def test_a_first_copy_that_came_too_late_did_nothing(talk: Talk) -> None:
-    exchange = talk.ask(MOVE)
+    call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     talk.hear(refused(first.seq, ExpiredError("late")))
-    assert isinstance(exchange.values[0], ExpiredError)
+    assert isinstance(call.values[0], ExpiredError)
 
 
 def test_a_conflict_of_requests_is_raised(talk: Talk) -> None:
-    exchange = talk.ask(MOVE)
+    call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     talk.hear(refused(first.seq, RequestConflictError("another")))
-    assert isinstance(exchange.values[0], RequestConflictError)
+    assert isinstance(call.values[0], RequestConflictError)
 
 
 def test_a_broker_that_remembers_nothing_is_asked_for_a_session_once(talk: Talk) -> None:
@@ -214,9 +214,9 @@ def test_a_broker_that_remembers_nothing_is_asked_for_a_session_once(talk: Talk)
 
 
 def test_nobody_asks_for_a_session_that_nobody_needs_any_more(talk: Talk) -> None:
-    exchange = talk.ask(MOVE)
+    call = talk.ask(MOVE)
     (hello,) = talk.requests()
-    talk.session.drop(exchange)
+    talk.session.abandon(call)
     assert talk.session.next_wakeup() is None
     talk.hear(reply(hello.seq, greeting(7)))  # too late, and no harm
     talk.ask(MOVE)
@@ -234,9 +234,9 @@ def test_many_calls_refused_for_the_moment_all_come_to_their_end(talk: Talk) -> 
     # More than the window holds, and woken in any order.
     jitters = itertools.cycle([0.9, 0.1, 0.5, 0.0, 1.0, 0.3])
     talk.session._jitter = lambda: next(jitters)
-    exchanges = [talk.ask(MOVE, timeout_s=60) for _ in range(150)]
+    calls = [talk.ask(MOVE, timeout_s=60) for _ in range(150)]
     requests = open_session(talk, talk.requests())
-    refusals = len(exchanges)
+    refusals = len(calls)
     for _ in range(2_000):
         for request in requests:
             if refusals:
@@ -245,10 +245,10 @@ def test_many_calls_refused_for_the_moment_all_come_to_their_end(talk: Talk) -> 
             else:
                 talk.hear(reply(request.seq, job_result(1)))
         requests = talk.requests()
-        if not requests and not all(exchange.done for exchange in exchanges):
+        if not requests and not all(call.done for call in calls):
             requests = talk.wake()
-    assert all(exchange.done for exchange in exchanges)
-    assert not any(isinstance(exchange.values[0], Exception) for exchange in exchanges)
+    assert all(call.done for call in calls)
+    assert not any(isinstance(call.values[0], Exception) for call in calls)
 
 
 def test_a_later_message_of_a_call_is_not_repeated_before_an_earlier_one(talk: Talk) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tollgate.client.errors import BrokerUnreachableError
-from tollgate.client.exchange import Exchange
+from tollgate.client.inflight import Call
 from tollgate.domain.commands import AnyCommand, Get, Hello
 from tollgate.domain.exceptions import OverloadedError, ReplyFullError
 from tollgate.domain.messages import Request
@@ -52,7 +52,7 @@ def _answer(command: AnyCommand) -> AnyResult:
     return job_result(int(command.job_id or ""))
 
 
-def _settle(talk: Talk, network: Network, calls: list[Exchange]) -> None:
+def _settle(talk: Talk, network: Network, calls: list[Call]) -> None:
     while not all(call.done for call in calls):
         for call in calls:
             talk.session.pull(call)
@@ -78,18 +78,18 @@ def test_results_are_in_order_whatever_happens_on_the_way(
     talk.hear(reply(1, hello_result(commands=commands_max)))
     network = Network(lambda label, options: data.draw(st.sampled_from(options), label=label))
     calls = [
-        talk.ask(*(Get(job_id=f"{100 * call + number}") for number in range(size)), each_s=60)
-        for call, size in enumerate(sizes)
+        talk.ask(*(Get(job_id=f"{100 * row + number}") for number in range(size)), each_s=60)
+        for row, size in enumerate(sizes)
     ]
 
     _settle(talk, network, calls)
 
-    for call, (exchange, size) in enumerate(zip(calls, sizes, strict=True)):
-        for number, value in enumerate(exchange.values):
+    for row, (call, size) in enumerate(zip(calls, sizes, strict=True)):
+        for number, value in enumerate(call.values):
             if isinstance(value, Job):
-                assert value.job_id == job_id(100 * call + number)
+                assert value.job_id == job_id(100 * row + number)
             else:
                 assert isinstance(value, BrokerUnreachableError | OverloadedError)
-        if not exchange.broken:
-            assert len(exchange.values) == size
-            assert all(isinstance(value, Job) for value in exchange.values)
+        if not call.stopped:
+            assert len(call.values) == size
+            assert all(isinstance(value, Job) for value in call.values)

@@ -37,7 +37,7 @@ from tollgate.broker.transport.connections import Watch
 from tollgate.broker.transport.endpoints import Endpoint, EndpointError
 from tollgate.broker.transport.listener import Listener
 from tollgate.broker.transport.router import FRAME_FACTOR, Door
-from tollgate.client.keyfile import read_key
+from tollgate.client.connection import read_key
 from tollgate.domain.commands import Hello
 from tollgate.domain.messages import Request, encode_request
 
