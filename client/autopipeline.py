@@ -9,7 +9,7 @@ from copy import copy
 from itertools import chain, repeat
 from typing import Any, Final
 
-from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
+from tollgate.client.errors import NOT_SENT, BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.framing import PENDING, is_repeatable
 from tollgate.client.session import Session
 from tollgate.domain.commands import AnyCommand, Claim, Hello, List, Wait
@@ -17,7 +17,7 @@ from tollgate.domain.exceptions import TollgateError
 
 _ALONE: Final = frozenset[type]({Hello, List, Wait, Claim})
 """Sent alone: these come first, fill a reply, are answered late, or must be given back."""
-_SILENT: Final = BrokerUnreachableError("the broker had fallen silent before")
+_SILENT: Final = BrokerUnreachableError(NOT_SENT)
 _CANCELLED: Final = BrokerUnreachableError("the caller was cancelled")
 
 
@@ -44,7 +44,7 @@ class CommandGroup:
             member.group = self
         if len(members) == 1:
             command = members[0].command
-            self._call = session.submit_one(command, deadline=deadline, notify=self._go_on)
+            self._call = session.submit_one(command, deadline=deadline, notify=self._deliver)
         else:
             commands = (_CANCELLED if each.future.done() else each.command for each in members)
             self._call = session.submit(commands, deadline=deadline, notify=self._go_on)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tollgate.client import commands as build
 from tollgate.client.commands import AnyStatus
-from tollgate.client.errors import BrokerUnreachableError
+from tollgate.client.errors import NOT_SENT, BrokerUnreachableError
 from tollgate.domain.commands import AnyCommand
 
 
@@ -128,7 +128,7 @@ class CommandList:
     def _complete(self, values: list[Any]) -> list[Any]:
         """Add an error for each command that was not sent because the broker did not answer."""
         missing = len(self._commands) - len(values)
-        return values + [BrokerUnreachableError("the broker had fallen silent before")] * missing
+        return values + [BrokerUnreachableError(NOT_SENT)] * missing
 
 
 class Batch(CommandList):

@@ -1,7 +1,7 @@
 """The errors of the client; the broker's refusals are in `domain.exceptions`."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from tollgate.domain.exceptions import TollgateError
 
@@ -11,6 +11,9 @@ class BrokerUnreachableError(TollgateError):
 
     Either the request was never sent, or all of it may be sent again without harm.
     """
+
+
+NOT_SENT: Final = "not sent: the broker did not answer an earlier request"
 
 
 class OutcomeUnknown(TollgateError):  # noqa: N818 - not an error: the command may be done

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
+from tollgate.client.errors import NOT_SENT, BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.framing import PENDING, Framer, Payload
 from tollgate.domain.commands import Claim, Release, Wait
 from tollgate.domain.exceptions import Refusal, TollgateError
@@ -23,7 +23,7 @@ JITTER: Final = 0.5
 """Repeats are spread over this part of the backoff, half of it to either side."""
 ABANDONED_MAX: Final = 1_000
 """How many abandoned claims to remember; beyond that, the oldest one's leases lapse."""
-MAYBE: Final = "; what was asked of it may be done or not"
+MAYBE: Final = "; the command may have been executed or not"
 
 
 class Call(msgspec.Struct, eq=False):
@@ -53,7 +53,7 @@ class Call(msgspec.Struct, eq=False):
     def values(self) -> list[Any]:
         """The values of the commands in order; refusals and other errors are values, too."""
         if self.stopped and self.framer is not None:  # some commands were never sent
-            silent = BrokerUnreachableError("the broker had fallen silent before")
+            silent = BrokerUnreachableError(NOT_SENT)
             return [silent if value is PENDING else value for value in self.slot_values]
         return self.slot_values
 

@@ -8,33 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tollgate.client.errors import ProtocolError
-from tollgate.domain.commands import (
-    AnyCommand,
-    Cancel,
-    Claim,
-    Count,
-    Create,
-    Get,
-    Hello,
-    List,
-    ProvideInput,
-    Release,
-    Touch,
-    Transition,
-    Wait,
-)
-from tollgate.domain.results import (
-    AnyResult,
-    CountResult,
-    ErrorResult,
-    HelloResult,
-    JobResult,
-    JobsResult,
-    LeaseResult,
-    LeasesResult,
-    OkResult,
-    refusal_of,
-)
+from tollgate.domain import commands, results
+from tollgate.domain.commands import AnyCommand
+from tollgate.domain.results import AnyResult, ErrorResult, JobResult, refusal_of
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
@@ -64,11 +40,11 @@ def _job_class() -> "type[Job]":
     return Job
 
 
-def _page(_: AnyCommand, result: JobsResult) -> Page:
+def _page(_: AnyCommand, result: results.JobsResult) -> Page:
     return Page(_job_class().all_from_checked(result.jobs), result.next)
 
 
-def _leases(command: Claim, result: LeasesResult) -> list[Lease]:
+def _leases(command: commands.Claim, result: results.LeasesResult) -> list[Lease]:
     jobs = _job_class().all_from_checked([grant.job for grant in result.leases])
     return [
         Lease(job, grant.lease, command.lease_ms)
@@ -79,25 +55,25 @@ def _leases(command: Claim, result: LeasesResult) -> list[Lease]:
 _Answer = tuple[type[AnyResult], Callable[[Any, Any], Any]]
 _JOB: Final[_Answer] = (JobResult, lambda _, result: _job_class().from_checked(result.job))
 _ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
-    Hello: (HelloResult, lambda _, result: result),
-    Create: _JOB,
-    Get: _JOB,
-    Transition: _JOB,
-    ProvideInput: _JOB,
-    Cancel: _JOB,
-    Count: (CountResult, lambda _, result: result),
-    List: (JobsResult, _page),
-    Wait: _JOB,
-    Claim: (LeasesResult, _leases),
-    Touch: (LeaseResult, lambda *_: None),
-    Release: (OkResult, lambda *_: None),
+    commands.Hello: (results.HelloResult, lambda _, result: result),
+    commands.Create: _JOB,
+    commands.Get: _JOB,
+    commands.Transition: _JOB,
+    commands.ProvideInput: _JOB,
+    commands.Cancel: _JOB,
+    commands.Count: (results.CountResult, lambda _, result: result),
+    commands.List: (results.JobsResult, _page),
+    commands.Wait: _JOB,
+    commands.Claim: (results.LeasesResult, _leases),
+    commands.Touch: (results.LeaseResult, lambda *_: None),
+    commands.Release: (results.OkResult, lambda *_: None),
 }
 """For each command, the result that answers it and what the caller gets of that."""
 _GIVES_JOB: Final = frozenset(kind for kind, answer in _ANSWERS.items() if answer is _JOB)
 _job_in = attrgetter("job")
 
 
-def jobs_of(kinds: set[type], results: list[AnyResult]) -> "list[Job] | None":
+def jobs_of(kinds: set[type], answered: list[AnyResult]) -> "list[Job] | None":
     """Return the jobs in the results of commands of these kinds, or None if they are not all jobs.
 
     This is `values_of` for the usual case, in a third of the time.
@@ -105,14 +81,14 @@ def jobs_of(kinds: set[type], results: list[AnyResult]) -> "list[Job] | None":
     if not _GIVES_JOB.issuperset(kinds):
         return None
     try:
-        return _job_class().all_from_checked([*map(_job_in, results)])
+        return _job_class().all_from_checked([*map(_job_in, answered)])
     except AttributeError:  # no other result has a `job`
         return None
 
 
-def values_of(commands: list[AnyCommand], results: list[AnyResult]) -> list[Any]:
+def values_of(asked: list[AnyCommand], answered: list[AnyResult]) -> list[Any]:
     """Return what the caller gets for the results of commands; refusals are values."""
-    return [*map(_value_of, commands, results)]
+    return [*map(_value_of, asked, answered)]
 
 
 def _value_of(command: AnyCommand, result: AnyResult) -> Any:  # noqa: ANN401 - one type a command

@@ -1,1 +1,1 @@
-"""The vocabulary that broker, client and worker share; no I/O, and nothing of ours imported."""
+"""What broker, client and worker share: commands, results, messages, errors; no I/O."""

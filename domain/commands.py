@@ -1,4 +1,4 @@
-"""The commands of TG/1: what a client may ask of the broker, and the shape of every field."""
+"""The commands of TG/1, which clients send to the broker, and the form of every field."""
 
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Final
@@ -9,23 +9,23 @@ from msgspec import Meta
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, TERMINAL, JobStatus
 
 UINT_LIMIT: Final = 2**53
-"""Integers stay below this, so that every language can hold them."""
+"""Integers are below this, so that every language can represent them."""
 
 Uint = Annotated[int, Meta(ge=0, lt=UINT_LIMIT)]
 Positive = Annotated[int, Meta(ge=1, lt=UINT_LIMIT)]
 Time = Annotated[datetime, Meta(tz=True)]
-# What a hash and a UUID look like besides, `Create` checks itself: in half the time of a pattern.
+# `Create` checks the digits of hash and UUID itself, in half the time of a pattern.
 Hash = Annotated[str, Meta(min_length=64, max_length=64)]
 Uuid = Annotated[str, Meta(min_length=36, max_length=36)]
 JobId = Annotated[str, Meta(min_length=1, max_length=64)]
-"""An id that is looked up: whatever was never given is simply not found."""
+"""An id to look up. It may have any form: an id that is not a UUID is not found."""
 Identifier = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]*\Z")]
 Cursor = Annotated[str, Meta(pattern=r"^[0-9]{1,15}\Z")]
 PageLimit = Annotated[int, Meta(ge=1, le=1_000)]
 LeaseMs = Annotated[int, Meta(ge=1, le=86_400_000)]
-"""At most a day: longer work touches its lease."""
+"""At most a day: `touch` extends a lease for longer work."""
 WaitMs = Annotated[int, Meta(ge=0, le=3_600_000)]
-"""At most an hour: a longer wait is asked for again."""
+"""At most an hour: a client repeats the command for a longer wait."""
 JobIds = Annotated[list[JobId], Meta(min_length=1, max_length=1_000)]
 
 
@@ -33,16 +33,11 @@ _AS_ZERO: Final = bytes.maketrans(b"123456789abcdef", b"0" * 15)
 _HASH_FORM: Final = b"0" * 64
 _A_UUID: Final = "00000000-0000-0000-0000-000000000000"
 _HASH_UUID_FORM: Final = _HASH_FORM + b" " + _A_UUID.encode()
-"""With one space, so that neither can be longer at the cost of the other."""
-
-
-def _has_form(text: str, form: bytes) -> bool:
-    """Return whether a text has lowercase hexadecimal digits where `form` has zeros."""
-    return text.encode().translate(_AS_ZERO) == form  # a third of what patterns take
+"""With a space between them, so that a short hash and a long id do not match."""
 
 
 def in_utc(time: datetime) -> datetime:
-    """Return an aware time in UTC. Raises ValueError for one that UTC cannot hold, or naive."""
+    """Return an aware time in UTC. Raises ValueError if it is naive or outside UTC's years."""
     if time.tzinfo is UTC:
         return time
     if time.utcoffset() is None:
@@ -61,19 +56,19 @@ class Command(
     kw_only=True,
     gc=False,
 ):
-    """The base of all commands."""
+    """The base class of all commands."""
 
     changes: ClassVar[bool] = False
-    """Whether it could change something that outlives the broker: then it must not happen twice."""
+    """Whether it can change something durable, and so must not be executed twice."""
 
     @property
     def parks(self) -> bool:
-        """Whether the broker may keep this command and answer it later."""
+        """Whether the broker may hold this command and answer it later."""
         return False
 
 
 class Hello(Command, tag="hello"):
-    """Ask who is there, and what its limits are; with `open_session`, for a session's number."""
+    """Ask for the broker's identity and limits; with `open_session`, open a session."""
 
     open_session: bool = False
 
@@ -92,10 +87,10 @@ class Create(Command, tag="create"):
     submit_result_time: Time | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the fields' types allow, and take times in UTC."""
+        """Check the digits of hash and id, and convert times to UTC."""
         both = f"{self.input_hash} {self.job_id or _A_UUID}".encode().translate(_AS_ZERO)
         if both != _HASH_UUID_FORM:
-            if not _has_form(self.input_hash, _HASH_FORM):
+            if self.input_hash.encode().translate(_AS_ZERO) != _HASH_FORM:
                 raise ValueError("input_hash is not 64 lowercase hexadecimal digits")
             raise ValueError("job_id is no UUID in lowercase with hyphens")
         if self.pay_by_time is not None:
@@ -105,19 +100,19 @@ class Create(Command, tag="create"):
 
 
 class Get(Command, tag="get"):
-    """Read one job, by its id or by the identifier of its payment."""
+    """Read one job by its id, or by the identifier of its payment on chain."""
 
     job_id: JobId | None = None
     blockchain_identifier: Identifier | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the fields allow one by one, but not together."""
+        """Check that the fields fit together."""
         if (self.job_id is None) == (self.blockchain_identifier is None):
             raise ValueError("get takes one of job_id and blockchain_identifier")
 
 
 class Transition(Command, tag="transition"):
-    """Move a job to `target`, if the state machine has that transition."""
+    """Move a job to the status `target`, if the state machine has that transition."""
 
     changes = True
 
@@ -130,17 +125,17 @@ class Transition(Command, tag="transition"):
     lease: Uint | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the fields allow one by one, but not together."""
+        """Check that the fields fit together."""
         if self.result is not None and self.target != COMPLETED:
-            raise ValueError("result goes with the target completed alone")
+            raise ValueError("result requires the target completed")
         if self.error is not None and self.target != FAILED:
-            raise ValueError("error goes with the target failed alone")
+            raise ValueError("error requires the target failed")
         if self.input_schema is not None and self.target != AWAITING_INPUT:
-            raise ValueError("input_schema goes with the target awaiting_input alone")
+            raise ValueError("input_schema requires the target awaiting_input")
 
 
 class ProvideInput(Command, tag="provide_input"):
-    """Answer a job in `awaiting_input`; it runs again."""
+    """Give a job in `awaiting_input` its input; the job is `running` again."""
 
     changes = True
 
@@ -150,7 +145,7 @@ class ProvideInput(Command, tag="provide_input"):
 
 
 class Cancel(Command, tag="cancel"):
-    """Fail a job that nobody has paid for yet."""
+    """Fail a job in `awaiting_payment`."""
 
     changes = True
 
@@ -159,13 +154,13 @@ class Cancel(Command, tag="cancel"):
 
 
 class Count(Command, tag="count"):
-    """Count the jobs stored, by status."""
+    """Count the stored jobs by status."""
 
     status: JobStatus | None = None
 
 
 class List(Command, tag="list"):
-    """Read jobs by creation, a page at a time."""
+    """Read jobs in order of creation, one page at a time."""
 
     limit: PageLimit
     status: JobStatus | None = None
@@ -173,7 +168,7 @@ class List(Command, tag="list"):
 
 
 class Wait(Command, tag="wait"):
-    """Wait until one of `job_ids` is in one of `statuses`, or terminal."""
+    """Wait until one of `job_ids` is in one of `statuses`, or in a terminal status."""
 
     job_ids: JobIds
     timeout_ms: WaitMs
@@ -181,17 +176,17 @@ class Wait(Command, tag="wait"):
 
     @property
     def parks(self) -> bool:
-        """A wait always stands alone."""
+        """Always true: a wait is alone in its request."""
         return True
 
     @property
     def awaited(self) -> frozenset[JobStatus]:
-        """The statuses that end the wait."""
+        """The statuses that end the wait: those asked for and the terminal ones."""
         return TERMINAL.union(self.statuses) if self.statuses else TERMINAL
 
 
 class Claim(Command, tag="claim"):
-    """Take the oldest free jobs in `status`, each under a lease; wait for one if there is none."""
+    """Claim the oldest free jobs in `status`, each with a lease; wait if there is none."""
 
     changes = True
 
@@ -201,18 +196,18 @@ class Claim(Command, tag="claim"):
     limit: PageLimit
 
     def __post_init__(self) -> None:
-        """Refuse what the fields allow one by one, but not together."""
+        """Check that the fields fit together."""
         if self.status in TERMINAL:
-            raise ValueError(f"there is nothing to do for a job that has {self.status}")
+            raise ValueError(f"a job that has {self.status} cannot be claimed")
 
     @property
     def parks(self) -> bool:
-        """Only a claim that may wait is kept."""
+        """Whether it may wait for a job."""
         return self.wait_ms > 0
 
 
 class Touch(Command, tag="touch"):
-    """Keep a lease for another `lease_ms` from now."""
+    """Extend a lease: it ends `lease_ms` from now."""
 
     job_id: JobId
     lease: Uint
@@ -220,7 +215,7 @@ class Touch(Command, tag="touch"):
 
 
 class Release(Command, tag="release"):
-    """Give a lease back unused."""
+    """Give a lease back."""
 
     changes = True
 

@@ -1,24 +1,25 @@
-"""Every refusal: one class a wire code, with whether the same thing may be tried again."""
+"""The broker's refusals: one class for each wire code, with whether a retry may succeed."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
 
 class TollgateError(Exception):
-    """The base of all that tollgate raises."""
+    """The base class of all exceptions that tollgate raises."""
 
 
-class Refusal(TollgateError):  # noqa: N818 - a refusal is an answer, not a fault
-    """The broker's no. `code` and `retryable` say which no; the attributes, what to do next.
+class Refusal(TollgateError):  # noqa: N818 - a refusal is an answer
+    """The broker refused a command or a whole request.
 
-    Attributes that do not apply are None: `job_id`; `status` and `version`, the job's as they are;
-    `target`, the status asked for; `allowed`, where it may go; `limit`, what was exceeded.
+    `code` is the wire code; `retryable` says whether the same command may succeed later. The other
+    attributes are None where they do not apply: `job_id`; `status` and `version` of the job as it
+    is now; `target`, the requested status; `allowed`, the legal ones; `limit`, what was exceeded.
     """
 
     code: str = "internal"
     retryable: bool = False
     refuses_message: ClassVar[bool] = False
-    """True for what is said of a whole message: then nothing of it was applied."""
+    """Whether it refuses a whole request: then nothing of it was applied."""
 
     def __init__(  # noqa: PLR0913 - one argument a wire field, all but one by name
         self,
@@ -42,39 +43,39 @@ class Refusal(TollgateError):  # noqa: N818 - a refusal is an answer, not a faul
 
     @classmethod
     def rebuilt(cls, message: str, attributes: dict[str, object]) -> Self:
-        """Make one from a message and its attributes, past the signatures of subclasses."""
+        """Make one from a message and its attributes, whatever the signature of the subclass."""
         refusal = cls.__new__(cls)
         Refusal.__init__(refusal, message)
         vars(refusal).update(attributes)
         return refusal
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by value, so that a refusal passes between processes."""
+        """Pickle by value, so that a refusal can be sent to another process."""
         return type(self).rebuilt, (self.message, vars(self))
 
 
 class UnsupportedVersionError(Refusal):
-    """The message speaks another version of the protocol."""
+    """The message has another version of the protocol."""
 
     code = "unsupported_version"
     refuses_message = True
 
 
 class MalformedError(Refusal):
-    """The message is not one of TG/1: no MessagePack, or of a wrong shape."""
+    """The message is not valid TG/1: not MessagePack, or with wrong fields."""
 
     code = "malformed"
     refuses_message = True
 
 
 class NotAuthorizedError(Refusal):
-    """This peer's role does not take in this command; nothing was looked up."""
+    """The client's role does not allow this command; no job was looked up."""
 
     code = "not_authorized"
 
 
 class TooLargeError(Refusal):
-    """The message, or a text in a command, is over its limit."""
+    """The message, or a text in a command, is longer than its limit."""
 
     code = "too_large"
 
@@ -87,28 +88,28 @@ class ExpiredError(Refusal):
 
 
 class SessionEvictedError(Refusal):
-    """The broker knows nothing of this session any more, or never gave its number."""
+    """The broker has forgotten this session, or never opened it."""
 
     code = "session_evicted"
     refuses_message = True
 
 
 class StaleRequestError(Refusal):
-    """The request was acknowledged long ago; its outcome is forgotten."""
+    """The request was acknowledged before; its reply is forgotten."""
 
     code = "stale_request"
     refuses_message = True
 
 
 class RequestConflictError(Refusal):
-    """Another request had this number in this session; it, and not this one, was executed."""
+    """Another request with this number was executed in this session; this one was not."""
 
     code = "request_conflict"
     refuses_message = True
 
 
 class OverloadedError(Refusal):
-    """More is waiting than the broker holds; later there may be room."""
+    """The broker's queues are full; later there may be room."""
 
     code = "overloaded"
     retryable = True
@@ -116,7 +117,7 @@ class OverloadedError(Refusal):
 
 
 class DrainingError(Refusal):
-    """The broker is about to leave and takes nothing new."""
+    """The broker is stopping and accepts no further commands."""
 
     code = "draining"
     retryable = True
@@ -124,28 +125,28 @@ class DrainingError(Refusal):
 
 
 class RepositoryFullError(Refusal):
-    """As many jobs are stored as the settings allow."""
+    """The broker stores as many jobs as its settings allow."""
 
     code = "repository_full"
     retryable = True
 
 
 class StorageFullError(Refusal):
-    """The broker's disk has no room to write this down; reads are answered."""
+    """The broker's disk is full: changes are refused, reads are answered."""
 
     code = "storage_full"
     retryable = True
 
 
 class ReplyFullError(Refusal):
-    """The result would not fit in this reply any more; the command was not executed."""
+    """The result does not fit in this reply; the command was not executed."""
 
     code = "reply_full"
     retryable = True
 
 
 class JobNotFoundError(Refusal):
-    """No job has this id (or this blockchain identifier)."""
+    """No job has this id, or this blockchain identifier."""
 
     code = "job_not_found"
 
@@ -154,25 +155,25 @@ class JobNotFoundError(Refusal):
 
 
 class JobConflictError(Refusal):
-    """The id or the blockchain identifier belongs to a job with other fields."""
+    """The id or the blockchain identifier belongs to a job with different fields."""
 
     code = "job_conflict"
 
 
 class VersionConflictError(Refusal):
-    """The job is not at `expected_version`; `status` and `version` say where it is."""
+    """The job is not at `expected_version`; see `status` and `version` for where it is."""
 
     code = "version_conflict"
 
 
 class LeaseLostError(Refusal):
-    """The lease lapsed, ended or was granted anew: whoever holds this token must stop."""
+    """The lease has lapsed or ended, or was granted again: its holder must stop working."""
 
     code = "lease_lost"
 
 
 class LeaseHeldError(Refusal):
-    """Somebody else holds the job's lease."""
+    """Another client holds a lease on the job."""
 
     code = "lease_held"
 
@@ -202,19 +203,19 @@ class InvalidStateTransitionError(Refusal):
 
     @property
     def to_state(self) -> str:
-        """The status that was asked for."""
+        """The requested status."""
         return self.target or ""
 
 
 class WaitTimeoutError(Refusal):
-    """None of the jobs waited for came to a status waited for in time."""
+    """None of the jobs reached one of the statuses in time."""
 
     code = "wait_timeout"
     retryable = True
 
 
 class InternalError(Refusal):
-    """The broker failed in a way that it should not; nothing of the command was applied."""
+    """The broker has a defect; nothing of the command was applied."""
 
     code = "internal"
 

@@ -1,9 +1,9 @@
-"""Computes MIP-004's hashes, by which a purchaser and a service prove what went in and came out.
+"""Computes MIP-004's hashes, by which purchaser and service prove a job's input and result.
 
 MIP-004 ("A Hashing Standard for Input and Output Data Integrity") hashes the UTF-8 bytes of
 `identifier_from_purchaser + ";" + payload` with SHA-256, in lowercase hexadecimal. The functions
-here differ in what the payload is. The text sets no limit on the identifier; one that holds a
-semicolon can share its pre-image with another pair, so a service had better refuse it.
+here differ in the payload. MIP-004 sets no limit on the identifier; if it contains a semicolon,
+another pair can have the same hashed text, so a service should refuse it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ JsonValue: TypeAlias = (
 
 
 class UnhashableInputError(ValueError):
-    """The value has no canonical form, so no two parties could agree on its hash."""
+    """The value has no canonical form, so two parties cannot agree on its hash."""
 
 
 def input_hash(identifier_from_purchaser: str, input_data: JsonValue) -> str:
@@ -88,7 +88,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _canonical_json(value: JsonValue) -> bytes:
-    import rfc8785  # noqa: PLC0415 - most of what imports this module hashes nothing
+    import rfc8785  # noqa: PLC0415 - most importers of this module hash nothing
 
     try:
         return rfc8785.dumps(value)

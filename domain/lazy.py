@@ -1,4 +1,4 @@
-"""A pydantic model over a struct: what pydantic keeps of a model is made when first needed."""
+"""A pydantic model over a struct; pydantic's parts of it are made when they are first needed."""
 
 from collections import deque
 from itertools import repeat
@@ -10,14 +10,14 @@ from pydantic import BaseModel
 
 
 class LazyModel(BaseModel):
-    """A frozen model that may be made of a struct with its fields, and at first is little more.
+    """A frozen model that can be made from a struct with its fields, at little cost.
 
-    Whoever gets a thousand of them looks at a field or two of each, most often. So a fresh model is
-    one object with a reference to its struct, and a field is read from there. The `__dict__` and
-    the three slots of every pydantic model are filled when anything asks for one of them, which all
-    but reading a field does: from then on it is a model as pydantic makes it.
+    A caller that gets a thousand models usually reads one or two fields of each. So a fresh model
+    is one object with a reference to its struct, and fields are read from there. The `__dict__` and
+    the three slots of every pydantic model are filled when one of them is first used, which every
+    operation but reading a field does. From then on it is an ordinary pydantic model.
 
-    Several threads may do so at once: each step of it gives the same when done twice.
+    Several threads may fill a model at once: each step gives the same result when done twice.
     """
 
     __slots__ = ("__weakref__", "_struct")
@@ -26,18 +26,18 @@ class LazyModel(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:  # noqa: ANN401 - as pydantic has it
-        """Have the fields of a fresh model read from its struct."""
+        """Make the fields of a fresh model readable from its struct."""
         cls._fields_set = set(cls.model_fields)
         known = {name for base in cls.__mro__[1:] for name in getattr(base, "_fields_set", ())}
-        for name in cls._fields_set - known:  # what a base or a mixin says stands
+        for name in cls._fields_set - known:  # attributes of a base or a mixin stay
             setattr(cls, name, _Field(name))
 
     @classmethod
     def from_checked(cls, fields: msgspec.Struct) -> Self:
-        """Make a model of `fields`, a struct with all of them, in a few per cent of the usual time.
+        """Make a model from a struct with all fields, in a few per cent of the usual time.
 
-        Nothing is validated, and `fields` must not change any more: for what a strict decoder or
-        the repository has already vouched for.
+        Nothing is validated, and the struct must not change afterwards: use it for values that a
+        strict decoder or the repository has checked.
         """
         model = _new(cls)
         _set_struct(model, fields)
@@ -45,7 +45,7 @@ class LazyModel(BaseModel):
 
     @classmethod
     def all_from_checked(cls, fields: list[Any]) -> list[Self]:
-        """Make many models as `from_checked` makes one, at the speed of C."""
+        """Make many models as `from_checked` makes one, without Python code for each."""
         if len(fields) == 1:
             return [cls.from_checked(fields[0])]
         models = [*map(_new, repeat(cls, len(fields)))]
@@ -53,15 +53,15 @@ class LazyModel(BaseModel):
         return models
 
     def _filled(self) -> dict[str, Any]:
-        """Return the `__dict__`, with all in it."""
+        """Return the `__dict__`, filled."""
         own = _get_dict(self)  # empty, if there was none
         return own if len(own) >= len(self._fields_set) else _fill(self)
 
-    # Within a method, `self.__dict__` is this as well; an attribute's look-up goes past it.
+    # `self.__dict__` calls this property; looking up an attribute does not.
     __dict__ = property(_filled, BaseModel.__dict__["__dict__"].__set__)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as pydantic has it
-        """Fill a slot of pydantic's that is empty; all else is missing indeed."""
+        """Fill an empty slot of pydantic; any other name is missing."""
         if name in _SLOTS:
             _fill(self)
             return object.__getattribute__(self, name)
@@ -69,7 +69,7 @@ class LazyModel(BaseModel):
 
 
 class _Field:
-    """Reads a field that is not in the `__dict__`, which comes first, from the struct."""
+    """Reads a field from the struct, if it is not in the `__dict__`, which comes first."""
 
     __slots__ = ("_name", "_read")
 
@@ -78,18 +78,18 @@ class _Field:
         self._read = attrgetter(name)
 
     def __get__(self, model: LazyModel | None, _: type | None = None) -> Any:  # noqa: ANN401
-        if model is None:  # pydantic takes what a class has for the default
+        if model is None:  # pydantic takes an attribute of the class as the default
             raise AttributeError(self._name)
         try:
             return self._read(_get_struct(model))
-        except AttributeError:  # it is not fresh, or is so no more: another thread was quicker
+        except AttributeError:  # it is filled, maybe by another thread just now
             if self._name in (own := model.__dict__):
                 return own[self._name]
             raise
 
 
 def _fill(model: LazyModel) -> dict[str, Any]:
-    """Fill what a fresh model has empty, let go of the struct, and return the `__dict__`."""
+    """Fill the empty parts of a fresh model, drop its struct, and return the `__dict__`."""
     struct = getattr(model, "_struct", None)
     if struct is not None:
         _set_dict(model, msgspec.structs.asdict(struct) | _get_dict(model))
@@ -97,14 +97,14 @@ def _fill(model: LazyModel) -> dict[str, Any]:
         _set_extra(model, None)
         _set_private(model, None)
         _set_struct(model, None)
-    own: dict[str, Any] = _get_dict(model)  # not that of before: another thread may have filled it
+    own: dict[str, Any] = _get_dict(model)  # read it again: another thread may have filled it
     return own
 
 
 _exhaust = deque[None](maxlen=0).extend
-"""Runs through an iterator at the speed of C, and keeps nothing of it."""
+"""Consumes an iterator in C and keeps nothing of it."""
 _new = object.__new__
-# The slots, past the model's refusal to be changed: half of what `object.__setattr__` takes.
+# The slots, set past the frozen model: half the time of `object.__setattr__`.
 _SLOTS = BaseModel.__slots__[1:]
 _get_dict = BaseModel.__dict__["__dict__"].__get__
 _set_dict = BaseModel.__dict__["__dict__"].__set__

@@ -1,4 +1,4 @@
-"""The job as everybody sees it: a frozen pydantic model."""
+"""The job as users see it: a frozen pydantic model."""
 
 from datetime import datetime
 
@@ -11,9 +11,9 @@ __all__ = ["LEGAL_TRANSITIONS", "TERMINAL", "Job", "JobStatus", "validate_transi
 
 
 class Job(LazyModel):
-    """One job, as it was at `version`. Immutable: a change makes another `Job`.
+    """One job as it was at `version`. Immutable: a change makes another `Job`.
 
-    The names are MIP-003's where it has them. All times are aware and in UTC.
+    Fields that MIP-003 has carry its names. All times are aware and in UTC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,10 +24,10 @@ class Job(LazyModel):
     input_hash: str
     """MIP-004 hash of the input: 64 lowercase hexadecimal digits."""
     blockchain_identifier: str
-    """What the payment is known by on chain."""
+    """The identifier of its payment on chain."""
     created_at: datetime
     updated_at: datetime
-    """When the job entered its status; never goes back."""
+    """When the job entered its status; never earlier than before."""
     result: str | None = None
     error: str | None = None
     version: int = 1
@@ -35,10 +35,10 @@ class Job(LazyModel):
     input: str | None = None
     """The input itself, usually JSON."""
     identifier_from_purchaser: str | None = None
-    """Part of the hashed text, see `domain.hashing`."""
+    """Part of the text that is hashed, see `domain.hashing`."""
     pay_by_time: datetime | None = None
     submit_result_time: datetime | None = None
     input_schema: str | None = None
-    """What a job in `awaiting_input` asks for."""
+    """The input that a job in `awaiting_input` asks for."""
     provided_input: str | None = None
-    """What it got."""
+    """The input that it got."""

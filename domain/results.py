@@ -1,4 +1,4 @@
-"""The results of TG/1: what the broker answers to a command, and how refusals travel."""
+"""The results of TG/1, which the broker answers to commands; refusals on the wire."""
 
 from datetime import datetime
 from typing import Any
@@ -31,11 +31,15 @@ class JobFields(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Result(msgspec.Struct, tag_field="type", gc=False):
-    """The base of all results. A reader ignores fields that it does not know."""
+    """The base class of all results. Clients ignore fields that they do not know."""
 
 
 class HelloResult(Result, tag="hello"):
-    """Who answers. `remembers` says whether a repeated request happens once."""
+    """The broker's identity and limits, and the client's role.
+
+    `remembers` says whether a repeated request is executed once. `limits` are in the units of their
+    names, such as `request_bytes`; `session` is the number of the session that was opened.
+    """
 
     protocol: int
     server: str
@@ -53,7 +57,7 @@ class JobResult(Result, tag="job"):
 
 
 class CountResult(Result, tag="count"):
-    """How many jobs there are, and since when the oldest of each status has been in it."""
+    """The number of jobs, and since when the oldest of each status has been in it."""
 
     total: int
     by_status: dict[str, int]
@@ -61,7 +65,7 @@ class CountResult(Result, tag="count"):
 
 
 class JobsResult(Result, tag="jobs"):
-    """A page of jobs; `next` continues it, and is nil at the end."""
+    """A page of jobs; `next` continues after it, and is nil at the end."""
 
     jobs: list[JobFields]
     next: str | None
@@ -75,7 +79,7 @@ class Grant(msgspec.Struct, gc=False):
 
 
 class LeasesResult(Result, tag="leases"):
-    """What a claim got; empty if nothing came in time."""
+    """The leases that a claim was granted; empty if no job came in time."""
 
     leases: list[Grant]
 
@@ -89,11 +93,11 @@ class LeaseResult(Result, tag="lease"):
 
 
 class OkResult(Result, tag="ok"):
-    """Done, and nothing to say."""
+    """The command was executed; there is nothing to return."""
 
 
 class ErrorResult(Result, tag="error", omit_defaults=True):
-    """A refusal; the optional fields are what the caller needs next."""
+    """A refusal; for the optional fields see `Refusal`."""
 
     code: str
     message: str
@@ -121,13 +125,13 @@ _DETAILS = ("job_id", "status", "target", "version", "allowed", "limit")
 
 
 def error_of(refusal: Refusal) -> ErrorResult:
-    """Put a refusal in its wire form."""
+    """Return the wire form of a refusal."""
     details: dict[str, Any] = {name: getattr(refusal, name) for name in _DETAILS}
     return ErrorResult(refusal.code, refusal.message, refusal.retryable, **details)
 
 
 def refusal_of(error: ErrorResult) -> Refusal:
-    """Take a refusal from its wire form: the class of its code, or `Refusal` for an unknown one."""
+    """Return the refusal of a wire form: of the class of its code, or `Refusal` if unknown."""
     details: dict[str, Any] = {name: getattr(error, name) for name in _DETAILS}
     known = REFUSALS.get(error.code)
     if known is not None:

@@ -1,4 +1,4 @@
-"""The state machine of a job: its statuses, and the one judge of every change between them."""
+"""The state machine of a job: its statuses, and the function that checks every transition."""
 
 from enum import StrEnum
 from typing import Final
@@ -16,7 +16,7 @@ class JobStatus(StrEnum):
     FAILED = "failed"
 
 
-# The same by names of their own: up to Python 3.11, a member is looked up by a chain of calls.
+# Module constants: up to Python 3.11, looking up a member of an enum takes several calls.
 AWAITING_PAYMENT: Final = JobStatus.AWAITING_PAYMENT
 AWAITING_INPUT: Final = JobStatus.AWAITING_INPUT
 RUNNING: Final = JobStatus.RUNNING
@@ -35,7 +35,7 @@ TERMINAL: Final = frozenset(status for status, targets in LEGAL_TRANSITIONS.item
 
 
 def validate_transition(current: JobStatus, target: JobStatus) -> None:
-    """Return if a job may go from `current` to `target`, else InvalidStateTransitionError."""
+    """Raise InvalidStateTransitionError unless a job may go from `current` to `target`."""
     legal = LEGAL_TRANSITIONS[current]
     if target not in legal:
         raise InvalidStateTransitionError(

@@ -1,4 +1,4 @@
-"""What tests of the client share: a broker process, and both clients behind one face."""
+"""What tests of the client share: broker processes, and both clients with one interface."""
 
 import asyncio
 import tempfile
@@ -29,15 +29,27 @@ def endpoint() -> Iterator[str]:
         yield f"ipc://{Path(directory) / 'b.sock'}"
 
 
+def _running_broker() -> Iterator[BrokerProcess]:
+    with tempfile.TemporaryDirectory(prefix="tollgate-") as directory:
+        process = BrokerProcess(f"ipc://{Path(directory) / 'b.sock'}").start()
+        yield process
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[BrokerProcess]:
+    """Run one broker for all tests of a module; jobs of earlier tests stay in it."""
+    yield from _running_broker()
+
+
 @pytest.fixture
-def broker(endpoint: str) -> Iterator[BrokerProcess]:
-    process = BrokerProcess(endpoint).start()
-    yield process
-    process.kill()
+def empty_broker() -> Iterator[BrokerProcess]:
+    """Run a broker for one test."""
+    yield from _running_broker()
 
 
 class Awaited:
-    """An `AsyncClient` that is called as a `Client` is, so that one test shows both."""
+    """An `AsyncClient` that is called like a `Client`, so that one test covers both."""
 
     def __init__(self, endpoint: str | None = None, *, timeout_s: float = 10.0) -> None:
         self._loop = asyncio.new_event_loop()
@@ -79,7 +91,7 @@ async def _gather(items: Any) -> list[Any]:
 
 @pytest.fixture(params=[Client, Awaited], ids=["Client", "AsyncClient"])
 def make_client(request: pytest.FixtureRequest, endpoint: str) -> Iterator[Callable[..., Any]]:
-    """Return what makes clients of one kind and then of the other; both take the same calls."""
+    """Return a function that makes clients: `Client` in one run, `AsyncClient` in the other."""
     clients: list[Any] = []
 
     def make(to: str | None = None, **options: Any) -> Any:
@@ -93,5 +105,11 @@ def make_client(request: pytest.FixtureRequest, endpoint: str) -> Iterator[Calla
 
 @pytest.fixture
 def client(make_client: Callable[..., Any], broker: BrokerProcess) -> Any:
-    """Return a client of a running broker."""
-    return make_client(timeout_s=PATIENCE_S)
+    """Return a client of the module's broker."""
+    return make_client(broker.endpoint, timeout_s=PATIENCE_S)
+
+
+@pytest.fixture
+def client_of_empty(make_client: Callable[..., Any], empty_broker: BrokerProcess) -> Any:
+    """Return a client of a broker without jobs."""
+    return make_client(empty_broker.endpoint, timeout_s=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The other side of a client, in tests: answers made by hand, a scripted ROUTER, a real broker."""
+"""The other side of a client: answers made by hand, a scripted ROUTER, a real broker."""
 
 import os
 import signal
@@ -29,11 +29,13 @@ WALL = datetime(2026, 1, 1, tzinfo=UTC)
 WALL_S = WALL.timestamp()
 HASH = "0123456789abcdef" * 4
 PATIENCE_S = 30.0
-"""Longer than anything here takes, on a machine however slow."""
+"""Longer than anything here takes, even on a slow machine."""
+AT_ONCE_S = 0.05
+"""How long a call may take that fails because no broker answers, if nothing has to arrive first."""
 SOON_S = 0.2
-"""How long a call may take that is meant to fail, since nobody answers."""
-A_WHILE_S = 2.0
-"""The same, where something has to come first."""
+"""The same, if other threads have to act meanwhile."""
+A_WHILE_S = 1.0
+"""The same, if something has to arrive first."""
 encode = msgspec.msgpack.encode
 
 
@@ -46,7 +48,7 @@ def job_fields(number: int = 1, **fields: Any) -> JobFields:
 
 
 def wire_job(number: int = 1, **fields: Any) -> dict[str, Any]:
-    """Return a job as a map, to spoil it, or to make a `Job` of it in the usual way."""
+    """Return a job as a map, to change it or to validate it as a `Job`."""
     return {
         "job_id": job_id(number),
         "status": JobStatus.AWAITING_PAYMENT,
@@ -146,7 +148,7 @@ class ScriptedRouter:
 
 
 class BrokerProcess:
-    """A real broker at one endpoint, started and ended at will."""
+    """A real broker at one endpoint, which tests start and end."""
 
     def __init__(self, endpoint: str, *options: str, in_memory: bool = True) -> None:
         self.endpoint = endpoint
@@ -165,7 +167,7 @@ class BrokerProcess:
         return self
 
     def freeze(self) -> None:
-        """Let it take what comes into its buffers, and answer nothing."""
+        """Stop the process: its socket still takes requests, and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def kill(self) -> None:
@@ -176,7 +178,7 @@ class BrokerProcess:
             self._process = None
 
     def terminate(self) -> int:
-        """Ask it to leave; return its exit code."""
+        """End it with SIGTERM; return its exit code."""
         assert self._process is not None
         self._process.terminate()
         code = self._process.wait(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""A session on a wire that takes everything at once, at a time that moves when told to."""
+"""Drives a session over a network that takes every frame, with a clock set by the test."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ class Talk:
         return call
 
     def requests(self) -> list[Request]:
-        """Send what there is to send."""
+        """Return the requests that the session sends now."""
         return [decode_request(frame) for frame in self.frames()]
 
     def frames(self) -> Iterator[bytes]:
@@ -42,7 +42,7 @@ class Talk:
         self.session.receive(frame, self.now)
 
     def wake(self) -> list[Request]:
-        """Let time pass until the session wants to be called, and call it."""
+        """Advance the clock to the next wake-up, and return the requests sent then."""
         wakeup = self.session.next_wakeup()
         assert wakeup is not None
         assert wakeup >= self.now

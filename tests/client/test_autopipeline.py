@@ -1,4 +1,4 @@
-"""Calls of many tasks in one message: each has its own outcome, and may leave by itself."""
+"""Commands of many tasks in one request: each has its own value and can be cancelled alone."""
 
 import asyncio
 import gc
@@ -54,7 +54,7 @@ async def client(broker: BrokerProcess) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture
 async def talk(endpoint: str) -> AsyncIterator[Talk]:
-    """Give a client that knows the broker's limits, and whom it asks."""
+    """Yield a client that knows the broker's limits, and its router."""
     with ScriptedRouter(endpoint, answer) as router:
         async with AsyncClient(endpoint, timeout_s=PATIENCE_S) as client:
             await client.ping()
@@ -62,7 +62,7 @@ async def talk(endpoint: str) -> AsyncIterator[Talk]:
 
 
 def answer(request: Request) -> list[bytes]:
-    """Answer any command with the job that it names, or say that there is none."""
+    """Answer any command with the job that it names, or job_not_found."""
     results: list[AnyResult] = []
     for command in request.commands:
         if isinstance(command, Hello):
@@ -81,7 +81,7 @@ def name_of(command: Any) -> str:
 
 
 def names(router: ScriptedRouter) -> list[list[str]]:
-    """The jobs that were asked for, a list a message."""
+    """Return the ids of the requested jobs, one list for each request."""
     return [
         [*map(name_of, request.commands)]
         for request in router.requests
@@ -97,7 +97,7 @@ async def outcomes(*calls: Any) -> Sequence[Any]:
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def test_what_is_asked_in_one_turn_of_the_loop_is_one_message(talk: Talk) -> None:
+async def test_commands_of_one_turn_are_one_request(talk: Talk) -> None:
     client, router = talk
     jobs = await outcomes(*map(client.get, "12345"))
     await client.get("6")
@@ -105,7 +105,7 @@ async def test_what_is_asked_in_one_turn_of_the_loop_is_one_message(talk: Talk) 
     assert names(router) == [[*"12345"], ["6"]]
 
 
-async def test_each_has_its_own_outcome(talk: Talk) -> None:
+async def test_each_command_has_its_own_value(talk: Talk) -> None:
     client, router = talk
     asked = ["1", NOBODY, "2", NOBODY, "3"]
     first, none, second, nothing, third = await outcomes(*map(client.get, asked))
@@ -129,7 +129,7 @@ async def test_many_tasks_at_a_broker(client: AsyncClient) -> None:
     assert {job.version for job in jobs} == {3}
 
 
-async def test_what_does_not_share_a_message_keeps_its_place(talk: Talk) -> None:
+async def test_a_command_sent_alone_keeps_its_place(talk: Talk) -> None:
     client, router = talk
     await outcomes(
         client.get("1"),
@@ -154,9 +154,7 @@ async def test_what_does_not_share_a_message_keeps_its_place(talk: Talk) -> None
         (Claim(status=JobStatus.RUNNING, lease_ms=1, wait_ms=0, limit=1), False),
     ],
 )
-def test_what_is_answered_late_or_at_length_or_given_back_leaves_alone(
-    command: AnyCommand, *, taken: bool
-) -> None:
+def test_hello_list_wait_and_claim_are_sent_alone(command: AnyCommand, *, taken: bool) -> None:
     session = Session("nowhere", jitter=lambda: 0.5)
     session._changes.opened(1)
     pipeline = Autopipeline(session)
@@ -165,7 +163,7 @@ def test_what_is_answered_late_or_at_length_or_given_back_leaves_alone(
     assert pipeline.takes(command) is taken
 
 
-async def test_who_reads_does_not_wait_for_a_session_as_those_who_change(endpoint: str) -> None:
+async def test_reads_do_not_wait_for_a_session(endpoint: str) -> None:
     full = error_of(StorageFullError("the disk has no room for another session"))
 
     def answer_reads(request: Request) -> list[bytes]:
@@ -183,28 +181,29 @@ async def test_who_reads_does_not_wait_for_a_session_as_those_who_change(endpoin
     assert ["2"] not in names(router)
 
 
-async def test_a_command_that_is_too_large_is_only_its_callers_fault(client: AsyncClient) -> None:
-    await client.ping()
+async def test_a_too_large_command_fails_alone(client: AsyncClient) -> None:
+    before = (await client.count()).total
     made = await outcomes(
         client.create(HASH), client.create(HASH), client.create(HASH, input="x" * 300_000)
     )
     assert [type(each) for each in made] == [Job, Job, TooLargeError]
-    assert (await client.count()).total == 2
+    assert (await client.count()).total == before + 2
 
 
-async def test_more_than_fits_in_a_message_goes_in_several(client: AsyncClient) -> None:
+async def test_more_than_fits_in_a_request_goes_in_several(client: AsyncClient) -> None:
     await client.ping()
     made = await asyncio.gather(*(client.create(HASH, input="x" * 60_000) for _ in range(40)))
     assert len({job.job_id for job in made}) == 40
 
 
-async def test_a_page_has_all_the_room_of_a_reply(client: AsyncClient) -> None:
-    await client.create_many([{"input": "x" * 60_000} for _ in range(60)])
-    pages = await asyncio.gather(*(client.list_page() for _ in range(2)))
-    assert [len(page.jobs) for page in pages] == [60, 60]
+async def test_a_page_has_a_reply_of_its_own(empty_broker: BrokerProcess) -> None:
+    async with AsyncClient(empty_broker.endpoint, timeout_s=PATIENCE_S) as client:
+        await client.create_many([{"input": "x" * 60_000} for _ in range(60)])
+        pages = await asyncio.gather(*(client.list_page() for _ in range(2)))
+        assert [len(page.jobs) for page in pages] == [60, 60]
 
 
-async def test_who_is_cancelled_before_the_message_leaves_is_not_in_it(talk: Talk) -> None:
+async def test_a_command_cancelled_before_sending_is_left_out(talk: Talk) -> None:
     client, router = talk
     tasks = [asyncio.create_task(client.get(name)) for name in "1234"]
     await asyncio.sleep(0)  # all have asked, and none is sent
@@ -213,11 +212,11 @@ async def test_who_is_cancelled_before_the_message_leaves_is_not_in_it(talk: Tal
     assert names(router) == [["1", "2", "4"]]
 
 
-async def test_who_is_cancelled_while_no_broker_is_there_is_not_executed(endpoint: str) -> None:
+async def test_a_command_cancelled_without_a_broker_is_not_sent(endpoint: str) -> None:
     with ScriptedRouter(endpoint, answer):
         client = AsyncClient(endpoint, timeout_s=PATIENCE_S)
         await client.ping()
-    await asyncio.sleep(SOON_S)  # it notices that nobody is there
+    await asyncio.sleep(SOON_S)  # it notices that there is no broker
     tasks = [asyncio.create_task(client.get(name)) for name in "1234"]
     await asyncio.sleep(SOON_S)
     tasks[2].cancel()
@@ -231,7 +230,7 @@ async def test_who_is_cancelled_while_no_broker_is_there_is_not_executed(endpoin
 
 @pytest.fixture
 async def small(endpoint: str) -> AsyncIterator[tuple[AsyncClient, ScriptedRouter, list[str]]]:
-    """Give a client whose messages hold two commands, and whom the broker puts off once."""
+    """Yield a client with two commands a request, which the broker refuses once."""
     put_off: list[str] = []
 
     def answer_later(request: Request) -> list[bytes]:
@@ -249,7 +248,7 @@ async def small(endpoint: str) -> AsyncIterator[tuple[AsyncClient, ScriptedRoute
             yield client, router, put_off
 
 
-async def test_what_is_done_is_not_asked_again_when_another_is_cancelled(
+async def test_a_cancellation_repeats_no_finished_command(
     small: tuple[AsyncClient, ScriptedRouter, list[str]],
 ) -> None:
     client, router, put_off = small
@@ -263,7 +262,7 @@ async def test_what_is_done_is_not_asked_again_when_another_is_cancelled(
     assert names(router) == [["1", "2"], ["3", "4"], ["3"]]
 
 
-async def test_who_is_cancelled_leaves_out_what_has_not_left_beside_what_has(
+async def test_only_unsent_cancelled_commands_are_left_out(
     small: tuple[AsyncClient, ScriptedRouter, list[str]],
 ) -> None:
     client, router, put_off = small
@@ -280,11 +279,11 @@ async def test_who_is_cancelled_leaves_out_what_has_not_left_beside_what_has(
     assert is_idle(client)
 
 
-async def test_who_is_cancelled_moves_nobody_behind_a_later_message(endpoint: str) -> None:
+async def test_a_cancellation_keeps_the_order_of_requests(endpoint: str) -> None:
     with ScriptedRouter(endpoint, answer):
         client = AsyncClient(endpoint, timeout_s=PATIENCE_S)
         await client.ping()
-    await asyncio.sleep(SOON_S)  # it notices that nobody is there
+    await asyncio.sleep(SOON_S)  # it notices that there is no broker
     tasks = [asyncio.create_task(client.get(name)) for name in "12"]
     await asyncio.sleep(SOON_S)
     tasks += [asyncio.create_task(client.get(name)) for name in "34"]
@@ -296,7 +295,7 @@ async def test_who_is_cancelled_moves_nobody_behind_a_later_message(endpoint: st
     assert names(router) == [["2"], ["3", "4"]]
 
 
-async def test_who_is_cancelled_is_not_in_a_message_that_was_still_to_be_made(
+async def test_a_cancelled_command_is_in_no_later_request(
     small: tuple[AsyncClient, ScriptedRouter, list[str]],
 ) -> None:
     client, router, _ = small
@@ -311,7 +310,7 @@ async def test_who_is_cancelled_is_not_in_a_message_that_was_still_to_be_made(
     assert got == [name for name in asked[8:] if name not in {"90", "110"}]
 
 
-async def test_what_is_over_is_freed_at_once(talk: Talk) -> None:
+async def test_finished_commands_are_freed_at_once(talk: Talk) -> None:
     client, _ = talk
     gc.collect()
     gc.disable()
@@ -341,7 +340,7 @@ async def test_when_all_are_cancelled_nothing_is_repeated(talk: Talk) -> None:
     assert names(router) == [["1", UNANSWERED, "2"]]
 
 
-async def test_those_who_are_cancelled_together_are_looked_for_once(
+async def test_commands_cancelled_together_are_handled_once(
     talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, _ = talk
@@ -363,7 +362,7 @@ async def test_those_who_are_cancelled_together_are_looked_for_once(
     assert is_idle(client)
 
 
-async def test_a_silent_broker_is_told_to_each_as_it_is(endpoint: str) -> None:
+async def test_each_command_gets_its_own_timeout_error(endpoint: str) -> None:
     with ScriptedRouter(endpoint, answer) as router:
         async with AsyncClient(endpoint, timeout_s=SOON_S) as client:
             await client.ping()
@@ -381,7 +380,7 @@ async def test_a_silent_broker_is_told_to_each_as_it_is(endpoint: str) -> None:
     assert cancelled is not moved
 
 
-async def test_a_turn_of_the_loop_that_takes_long_is_not_the_brokers_silence(
+async def test_a_slow_turn_of_the_loop_is_no_timeout(
     endpoint: str,
 ) -> None:
     with ScriptedRouter(endpoint, answer):
@@ -392,7 +391,7 @@ async def test_a_turn_of_the_loop_that_takes_long_is_not_the_brokers_silence(
             assert (await first).job_id == "1"
 
 
-async def test_who_was_to_be_in_a_later_message_of_a_silent_broker_is_told(endpoint: str) -> None:
+async def test_unsent_commands_fail_when_the_broker_is_silent(endpoint: str) -> None:
     def silent(request: Request) -> list[bytes]:
         greets = isinstance(request.commands[0], Hello)
         return [reply(request.seq, hello_result(commands=1))] if greets else []
@@ -405,7 +404,7 @@ async def test_who_was_to_be_in_a_later_message_of_a_silent_broker_is_told(endpo
     assert names(router) == [["1"], ["2"], ["3"], ["4"]]
 
 
-async def test_closing_tells_all_what_became_of_it(talk: Talk) -> None:
+async def test_closing_gives_every_command_an_error(talk: Talk) -> None:
     client, router = talk
     left = [asyncio.create_task(client.cancel(name)) for name in ("1", UNANSWERED, "2")]
     await asyncio.sleep(SOON_S)

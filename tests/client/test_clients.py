@@ -1,4 +1,4 @@
-"""Every call, of both clients alike, against a real broker."""
+"""Every call of both clients against a real broker."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -40,14 +40,14 @@ def running(client: Any) -> Job:
     return job
 
 
-def test_ping_says_who_answers(client: Any) -> None:
+def test_ping_returns_the_greeting(client: Any) -> None:
     hello = client.ping()
     assert hello.protocol == 1
     assert hello.limits["commands"] == 1_000
     assert client.ping(timeout_s=PATIENCE_S).boot_id == hello.boot_id
 
 
-def test_create_stores_all_that_it_is_given(client: Any) -> None:
+def test_create_stores_every_field(client: Any) -> None:
     at = datetime(2100, 1, 1, tzinfo=UTC)
     fields = {
         "input": '{"a": 1}',
@@ -70,19 +70,19 @@ def test_create_stores_all_that_it_is_given(client: Any) -> None:
         client.create("f" * 64, job_id=job_id(1))
 
 
-def test_create_makes_the_hash_of_an_input(client: Any) -> None:
+def test_create_hashes_the_input(client: Any) -> None:
     job = client.create(input='{"b": 2, "a": 1.0}', identifier_from_purchaser="aabb")
     assert job.input == '{"b": 2, "a": 1.0}'
     assert job.input_hash == input_hash("aabb", {"a": 1, "b": 2})
 
 
-def test_a_job_that_is_not_there(client: Any) -> None:
+def test_a_missing_job_is_not_found(client: Any) -> None:
     with pytest.raises(JobNotFoundError) as caught:
         client.get("nowhere")
     assert caught.value.job_id == "nowhere"
 
 
-def test_a_job_goes_through_the_gate_to_its_end(client: Any) -> None:
+def test_a_job_goes_through_its_whole_life(client: Any) -> None:
     job = client.create(HASH)
     job = client.transition(job.job_id, JobStatus.RUNNING, expected_version=1)
     job = client.transition(job.job_id, "awaiting_input", input_schema='{"type": "string"}')
@@ -96,7 +96,7 @@ def test_a_job_goes_through_the_gate_to_its_end(client: Any) -> None:
     assert (caught.value.from_state, caught.value.to_state) == ("completed", "failed")
 
 
-def test_refusals_say_what_the_caller_needs_next(client: Any) -> None:
+def test_refusals_carry_status_and_version(client: Any) -> None:
     job = running(client)
     with pytest.raises(VersionConflictError) as caught:
         client.transition(job.job_id, "failed", expected_version=1)
@@ -110,7 +110,8 @@ def test_cancel_ends_an_unpaid_job(client: Any) -> None:
     assert (job.status, job.error) == (JobStatus.FAILED, "cancelled")
 
 
-def test_count_by_status(client: Any) -> None:
+def test_count_by_status(client_of_empty: Any) -> None:
+    client = client_of_empty
     client.create(HASH)
     running(client)
     count = client.count()
@@ -120,7 +121,8 @@ def test_count_by_status(client: Any) -> None:
     assert client.count("running").by_status == {"running": 1}
 
 
-def test_list_yields_every_job_once_by_creation(client: Any) -> None:
+def test_list_yields_every_job_once_by_creation(client_of_empty: Any) -> None:
+    client = client_of_empty
     ids = [job.job_id for job in client.create_many([HASH] * 25)]
     assert [job.job_id for job in client.list(page=10)] == ids
     assert [*client.list("completed")] == []
@@ -132,32 +134,28 @@ def test_list_yields_every_job_once_by_creation(client: Any) -> None:
     assert page.next is None
 
 
-def test_wait_returns_a_job_that_is_there_already(client: Any) -> None:
+def test_wait_returns_a_finished_job_at_once(client: Any) -> None:
     job = client.cancel(client.create(HASH).job_id)
     assert client.wait(job.job_id) == job
     assert client.wait([client.create(HASH).job_id, job.job_id], timeout_s=PATIENCE_S) == job
     assert client.wait(running(client).job_id, statuses=["running"]).status is JobStatus.RUNNING
 
 
-def test_wait_gives_up_when_its_time_is_over(client: Any) -> None:
+def test_wait_times_out(client: Any) -> None:
     job = client.create(HASH)
     for timeout_s in (0, SOON_S):
         with pytest.raises(WaitTimeoutError):
             client.wait(job.job_id, timeout_s=timeout_s)
 
 
-def test_a_wait_longer_than_a_slice_is_asked_anew(
-    client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_wait_is_sent_in_slices(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tollgate.client.commands.SLICE_MS", 20)
     with pytest.raises(WaitTimeoutError):
         client.wait(client.create(HASH).job_id, timeout_s=SOON_S)
 
 
-def test_a_wait_ends_with_what_another_client_does(
-    make_client: Make, broker: BrokerProcess
-) -> None:
-    waiting, acting = make_client(), make_client()
+def test_a_wait_ends_by_another_clients_change(make_client: Make, broker: BrokerProcess) -> None:
+    waiting, acting = (make_client(broker.endpoint) for _ in range(2))
     job = acting.create(HASH)
     with ThreadPoolExecutor() as pool:
         waited = pool.submit(waiting.wait, job.job_id)
@@ -165,10 +163,10 @@ def test_a_wait_ends_with_what_another_client_does(
         assert waited.result(PATIENCE_S).status is JobStatus.FAILED
 
 
-def test_a_claim_ends_with_what_another_client_does(
-    make_client: Make, broker: BrokerProcess
+def test_a_claim_ends_by_another_clients_change(
+    make_client: Make, empty_broker: BrokerProcess
 ) -> None:
-    claiming, acting = make_client(), make_client()
+    claiming, acting = (make_client(empty_broker.endpoint) for _ in range(2))
     with ThreadPoolExecutor() as pool:
         claimed = pool.submit(claiming.claim, "running", wait_ms=60_000)
         job = running(acting)
@@ -176,7 +174,8 @@ def test_a_claim_ends_with_what_another_client_does(
     assert lease.job == job
 
 
-def test_leases(client: Any) -> None:
+def test_claim_touch_and_release(client_of_empty: Any) -> None:
+    client = client_of_empty
     job = running(client)
     (lease,) = client.claim("running", lease_ms=60_000, limit=5)
     assert (lease.job, lease.lease_ms) == (job, 60_000)
@@ -198,24 +197,27 @@ def test_leases(client: Any) -> None:
 def test_create_many_fills_messages_and_keeps_the_order(client: Any) -> None:
     progress: list[int] = []
     rows = [{"input": str(number)} for number in range(2_500)]
+    before = client.count().total
     jobs = client.create_many(iter(rows), on_progress=progress.append)
     assert [job.input for job in jobs] == [str(number) for number in range(2_500)]
     assert progress == sorted(set(progress))
     assert progress[-1] == 2_500
-    assert client.count().total == 2_500
+    assert client.count().total == before + 2_500
 
 
-def test_create_many_stores_what_it_can_and_says_what_it_could_not(client: Any) -> None:
+def test_create_many_stores_all_valid_rows(client: Any) -> None:
     rows = [HASH, "short", Create(input_hash=HASH), {"input": "x" * 300_000}, {"input": "text"}]
+    before = client.count().total
     with pytest.raises(BatchError) as caught:
         client.create_many(rows)
     kinds = [Job, MalformedError, Job, TooLargeError, Job]
     assert [type(result) for result in caught.value.results] == kinds
     assert [position for position, _ in caught.value.failed] == [1, 3]
-    assert client.count().total == 3
+    assert client.count().total == before + 3
 
 
-def test_send_many_takes_commands_as_they_are_sent(client: Any) -> None:
+def test_send_many_takes_commands_as_they_are_sent(client_of_empty: Any) -> None:
+    client = client_of_empty
     ids = [job_id(number) for number in range(1, 2_501)]
     made: list[int] = []
     progress: list[int] = []
@@ -241,10 +243,8 @@ def test_send_many_takes_commands_as_they_are_sent(client: Any) -> None:
     assert made == list(range(2_500))
 
 
-def test_an_iterable_that_takes_its_time_costs_no_answer_that_has_come(
-    make_client: Make, broker: BrokerProcess
-) -> None:
-    client = make_client(timeout_s=1)
+def test_a_slow_iterable_loses_no_answer(make_client: Make, broker: BrokerProcess) -> None:
+    client = make_client(broker.endpoint, timeout_s=1)
     client.ping(timeout_s=PATIENCE_S)  # it may take its time to start
 
     def slow() -> Iterator[AnyCommand]:
@@ -257,22 +257,23 @@ def test_an_iterable_that_takes_its_time_costs_no_answer_that_has_come(
     assert [type(value) for value in values] == [Job] * 8
 
 
-def test_progress_may_be_told_by_way_of_the_same_client(
-    broker: BrokerProcess, endpoint: str
+def test_on_progress_may_use_the_same_client(
+    broker: BrokerProcess,
 ) -> None:
-    client = Client(endpoint, timeout_s=PATIENCE_S)
+    client = Client(broker.endpoint, timeout_s=PATIENCE_S)
+    before = client.count().total
     totals: list[int] = []
 
     def tell(_: int) -> None:
-        time.sleep(0.02)  # all that is under way is answered by now
+        time.sleep(0.02)  # everything in flight is answered by now
         totals.append(client.count().total)
 
     client.create_many([HASH] * 20, message_commands=1, on_progress=tell)
-    assert totals[-1] == 20
+    assert totals[-1] == before + 20
     client.close()
 
 
-def test_send_many_passes_on_what_the_iterable_raises(client: Any) -> None:
+def test_send_many_passes_an_exception_of_the_iterable(client: Any) -> None:
     def some() -> Iterator[AnyCommand]:
         yield commands.create(HASH)
         raise ZeroDivisionError
@@ -287,14 +288,15 @@ def test_create_many_of_nothing(client: Any) -> None:
     assert client.create_many([]) == []
 
 
-def test_create_many_passes_on_what_the_iterable_raises(client: Any) -> None:
+def test_create_many_passes_an_exception_of_the_iterable(client: Any) -> None:
     def rows() -> Iterator[str]:
         yield HASH
         raise LookupError("the rows are gone")
 
+    before = client.count().total
     with pytest.raises(LookupError, match="the rows are gone"):
         client.create_many(rows())
-    assert client.count().total == 0
+    assert client.count().total == before
 
 
 def test_a_full_repository(make_client: Make, endpoint: str) -> None:
@@ -309,7 +311,7 @@ def test_a_full_repository(make_client: Make, endpoint: str) -> None:
         broker.kill()
 
 
-def test_replies_that_hold_too_little_are_asked_for_in_parts(client: Any) -> None:
+def test_results_that_do_not_fit_are_asked_for_again(client: Any) -> None:
     text = "x" * 60_000
     ids = [client.create(HASH, input=text).job_id for _ in range(3)]
     batch = client.batch()
@@ -319,7 +321,8 @@ def test_replies_that_hold_too_little_are_asked_for_in_parts(client: Any) -> Non
     assert [job.job_id for job in jobs] == [ids[number % 3] for number in range(200)]
 
 
-def test_a_batch_of_everything(client: Any) -> None:
+def test_a_batch_of_every_command(client_of_empty: Any) -> None:
+    client = client_of_empty
     old, work, asking = client.create(HASH), running(client), running(client)
     asking = client.transition(asking.job_id, "awaiting_input")
     batch = client.batch(timeout_s=PATIENCE_S)
@@ -352,14 +355,14 @@ def test_a_batch_of_everything(client: Any) -> None:
         batch.send()
 
 
-def test_a_batch_refuses_nonsense_where_it_is_said(client: Any) -> None:
+def test_a_batch_refuses_invalid_arguments(client: Any) -> None:
     batch = client.batch()
     with pytest.raises(MalformedError):
         batch.transition("a", "paid")
     assert batch.send() == []
 
 
-def test_a_closed_client_says_so(client: Any) -> None:
+def test_a_closed_client_raises(client: Any) -> None:
     client.create(HASH)
     client.close()
     client.close()
@@ -375,10 +378,10 @@ def test_a_client_is_a_context_manager(broker: BrokerProcess) -> None:
         client.ping()
 
 
-def test_connect_says_hello(broker: BrokerProcess) -> None:
+def test_connect_pings_the_broker(broker: BrokerProcess) -> None:
     with connect(broker.endpoint, timeout_s=PATIENCE_S) as client:
         assert client.endpoint == broker.endpoint
-        assert client.count().total == 0
+        assert client._session.greeting is not None
 
 
 def test_the_endpoint_may_come_from_the_environment(
@@ -391,7 +394,7 @@ def test_the_endpoint_may_come_from_the_environment(
     assert Client().endpoint.endswith("/broker.sock")
 
 
-def test_what_the_iterable_asks_of_the_same_client_is_answered(broker: BrokerProcess) -> None:
+def test_the_iterable_may_use_the_same_client(broker: BrokerProcess) -> None:
     with Client(broker.endpoint, timeout_s=PATIENCE_S) as client:
         jobs = client.create_many([{"input": str(number)} for number in range(30)])
         copies = client.create_many({"input": f"{client.get(job.job_id).input}!"} for job in jobs)
@@ -402,9 +405,7 @@ def has_creates(request: Request) -> bool:
     return any(isinstance(command, Create) for command in request.commands)
 
 
-def test_a_message_has_as_many_commands_as_were_asked_for(
-    client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_message_commands_limits_a_request(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client.ping()
     frames: list[Request] = []
     build = messages.encode_frame
@@ -425,14 +426,14 @@ def test_a_message_has_as_many_commands_as_were_asked_for(
     assert [len(frame.commands) for frame in frames if frame.commands] == [7, 7, 7, 4]
 
 
-def test_a_message_has_one_command_at_least(client: Any) -> None:
+def test_message_commands_is_at_least_one(client: Any) -> None:
     with pytest.raises(ValueError, match="1 command at least"):
         client.batch(message_commands=0)
     with pytest.raises(ValueError, match="1 command at least"):
         client.create_many([HASH], message_commands=-1)
 
 
-def test_a_client_that_spins_hears_the_same(broker: BrokerProcess) -> None:
+def test_a_spinning_client_gets_the_same_answers(broker: BrokerProcess) -> None:
     with connect(broker.endpoint, spin_us=300) as client:
         job = client.create(HASH)
         assert client.get(job.job_id) == job

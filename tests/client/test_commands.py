@@ -1,4 +1,4 @@
-"""Commands are made of what users pass, and nonsense is refused before it leaves."""
+"""Commands are made from what users pass; invalid arguments are refused."""
 
 import uuid
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def test_json_is_parsed_and_other_text_hashed_as_a_string(
 
 
 @pytest.mark.parametrize("text", ["9007199254740993", '{"a": 1e400}', "\ud800", '"\\ud800"'])
-def test_what_has_no_canonical_form_has_no_hash(text: str) -> None:
+def test_an_input_without_canonical_form_is_refused(text: str) -> None:
     with pytest.raises(MalformedError, match="the input has no hash"):
         calls.hash_of_input(text, None)
 
@@ -61,7 +61,7 @@ def test_ids_are_uuids_of_version_4_and_differ() -> None:
     assert {text[19] for text in ids} == set("89ab")
 
 
-def test_a_create_without_a_hash_gets_the_one_of_its_input() -> None:
+def test_a_create_without_a_hash_gets_that_of_its_input() -> None:
     command = calls.create(input='{"a":1.0}', identifier_from_purchaser="aabbccddeeff0011")
     assert command.input_hash == "cc4551ee1dab061c489e8f6c3eb3a531e8b7003d9c6f89807463f723e19fb6f7"
     assert command.job_id is not None
@@ -157,12 +157,12 @@ def test_a_bad_row_is_refused_alone(row: Any) -> None:
         lambda: SlicedWait("a", ["paid"], None, 1),
     ],
 )
-def test_nonsense_is_refused_before_it_leaves(call: Callable[[], object]) -> None:
+def test_invalid_arguments_are_refused(call: Callable[[], object]) -> None:
     with pytest.raises(MalformedError):
         call()
 
 
-def test_a_refusal_says_where_and_what() -> None:
+def test_a_refusal_names_command_and_field() -> None:
     with pytest.raises(MalformedError, match=r"create: job_id is no UUID"):
         calls.create(HASH, job_id="seven")
     with pytest.raises(MalformedError, match=r"create: .*timezone"):
@@ -190,9 +190,7 @@ def test_statuses_may_be_given_by_name() -> None:
         (JobStatus.AWAITING_INPUT, "input_schema", "{}"),
     ],
 )
-def test_a_transition_is_the_same_by_the_short_way_and_the_long(
-    target: JobStatus, name: str, text: str
-) -> None:
+def test_both_paths_make_the_same_transition(target: JobStatus, name: str, text: str) -> None:
     for given in (target, target.value):
         made = calls.transition("a", given, **{name: text}, expected_version=2, lease=7)
         assert made == Transition(
@@ -202,7 +200,7 @@ def test_a_transition_is_the_same_by_the_short_way_and_the_long(
 
 
 @pytest.mark.parametrize("status", [None, 7, [], {}, "", "RUNNING", b"running"], ids=repr)
-def test_what_is_no_status_is_refused(status: Any) -> None:
+def test_an_unknown_status_is_refused(status: Any) -> None:
     with pytest.raises(MalformedError, match="no status"):
         calls.transition("a", status)
 
@@ -229,6 +227,6 @@ def test_times_with_a_zone_pass() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"input_hash": "A" * 64}, {"job_id": "SEVEN" * 7 + "x"}])
-def test_a_create_that_no_broker_would_read_cannot_be_made(fields: dict[str, str]) -> None:
+def test_a_create_checks_the_form_of_hash_and_id(fields: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"hexadecimal|UUID"):
         Create(**{"input_hash": HASH, **fields})  # type: ignore[arg-type]

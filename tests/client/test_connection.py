@@ -1,4 +1,4 @@
-"""A turn at the socket ends only when nothing is left that its descriptor will not tell again."""
+"""A turn of the socket ends only if its file descriptor will report the next event."""
 
 from collections import deque
 from typing import Any
@@ -17,7 +17,7 @@ READABLE, WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
 
 
 class TrickySocket:
-    """Takes frames when `writable`; what a frame brings about shows only once it is sent."""
+    """Takes frames when `writable`; the answer to a frame arrives once it is sent."""
 
     def __init__(self) -> None:
         self.writable = True
@@ -64,7 +64,7 @@ def session() -> Session:
     return Session("nowhere", jitter=lambda: 0.5)
 
 
-def test_what_arrives_while_sending_is_taken_in_the_same_turn(
+def test_frames_that_arrive_while_sending_are_taken(
     connection: Connection, socket: TrickySocket, session: Session
 ) -> None:
     calls = [session.submit([Count()], deadline=float("inf")) for _ in range(3)]
@@ -78,7 +78,7 @@ def test_what_arrives_while_sending_is_taken_in_the_same_turn(
     assert not socket.inbox
 
 
-def test_a_socket_that_opens_just_after_it_refused_is_tried_again(
+def test_a_socket_that_opens_late_is_tried_again(
     connection: Connection, socket: TrickySocket, session: Session
 ) -> None:
     socket.writable, socket.opens_later = False, True
@@ -87,7 +87,7 @@ def test_a_socket_that_opens_just_after_it_refused_is_tried_again(
     assert len(socket.sent) == 1
 
 
-def test_a_socket_that_stays_shut_ends_the_turn(
+def test_a_socket_that_stays_blocked_ends_the_turn(
     connection: Connection, socket: TrickySocket, session: Session
 ) -> None:
     socket.writable = False
@@ -100,7 +100,7 @@ def test_a_socket_that_stays_shut_ends_the_turn(
     assert len(socket.sent) == 1
 
 
-def test_a_turn_that_sends_nothing_looks_no_more_often_than_it_must(
+def test_a_turn_without_sends_asks_for_events_twice(
     connection: Connection, socket: TrickySocket, session: Session
 ) -> None:
     call = session.submit_one(Count(), deadline=float("inf"))

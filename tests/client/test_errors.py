@@ -1,4 +1,4 @@
-"""What goes wrong in bulk says how much, which and why, in another process too."""
+"""A BatchError says which commands failed and why, also after pickling."""
 
 import pickle
 
@@ -6,7 +6,7 @@ from tollgate.client.errors import BatchError, BrokerUnreachableError
 from tollgate.domain.exceptions import MalformedError, TollgateError
 
 
-def test_a_batch_error_names_what_failed() -> None:
+def test_a_batch_error_names_the_failed_commands() -> None:
     bad, gone = MalformedError("a bad row"), BrokerUnreachableError("nobody")
     error = BatchError(["job", bad, "job", gone])
     assert error.results == ["job", bad, "job", gone]

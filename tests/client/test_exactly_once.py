@@ -1,4 +1,4 @@
-"""Both clients over a broker with a journal, killed while they ask: each thing happens once."""
+"""Both clients with a durable broker that is killed during calls: each change happens once."""
 
 import threading
 import time
@@ -14,8 +14,8 @@ from tollgate.domain.status import JobStatus
 
 from .peers import PATIENCE_S, BrokerProcess
 
-ROUNDS = 150
-KILLS = 4
+ROUNDS = 60
+KILLS = 2
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def durable(endpoint: str, tmp_path: Path) -> Any:
     process.kill()
 
 
-def test_each_step_of_a_job_happens_once_however_often_the_broker_is_killed(
+def test_each_step_happens_once_across_kills(
     make_client: Callable[..., Client], durable: BrokerProcess
 ) -> None:
-    client = make_client(timeout_s=2 * PATIENCE_S)
+    client = make_client(durable.endpoint, timeout_s=2 * PATIENCE_S)
     job = client.create(input="x")
     job = client.transition(job.job_id, JobStatus.RUNNING)
     stop = threading.Event()
@@ -57,14 +57,14 @@ def test_each_step_of_a_job_happens_once_however_often_the_broker_is_killed(
         client.transition(job.job_id, JobStatus.COMPLETED, expected_version=job.version - 1)
 
 
-def test_bulk_creation_goes_on_across_kills_and_makes_each_job_once(
+def test_bulk_creation_makes_each_job_once_across_kills(
     make_client: Callable[..., Client], durable: BrokerProcess
 ) -> None:
-    client = make_client(timeout_s=2 * PATIENCE_S)
+    client = make_client(durable.endpoint, timeout_s=2 * PATIENCE_S)
     killed = []
 
     def rows() -> Any:
-        for number in range(6_000):
+        for number in range(4_000):
             if number % 2_000 == 1_500:
                 durable.kill()
                 durable.start()
@@ -72,8 +72,8 @@ def test_bulk_creation_goes_on_across_kills_and_makes_each_job_once(
             yield {"input": f"text {number}", "blockchain_identifier": f"payment {number}"}
 
     jobs = client.create_many(rows())
-    assert len(killed) == 3
-    assert [job.input for job in jobs] == [f"text {number}" for number in range(6_000)]
-    assert client.count().total == 6_000
+    assert len(killed) == 2
+    assert [job.input for job in jobs] == [f"text {number}" for number in range(4_000)]
+    assert client.count().total == 4_000
     with pytest.raises(JobConflictError):
         client.create(input="another", blockchain_identifier="payment 17")

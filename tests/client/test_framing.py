@@ -1,4 +1,4 @@
-"""Parcels are as large as the limits allow and no larger, and every command has its place."""
+"""Payloads are as large as the limits allow, and every command keeps its place."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -54,7 +54,7 @@ def test_a_joined_frame_is_what_the_encoder_makes(count: int) -> None:
 
 
 @given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 20), st.integers(500, 2_000))
-def test_every_frame_keeps_both_limits_and_wastes_nothing(
+def test_payloads_are_as_large_as_the_limits_allow(
     sizes: list[int], commands_max: int, bytes_max: int
 ) -> None:
     commands = [Create(input_hash=HASH, input="x" * size) for size in sizes]
@@ -72,7 +72,7 @@ def test_every_frame_keeps_both_limits_and_wastes_nothing(
         assert len(fuller) > commands_max or sum(map(len, fuller)) > room
 
 
-def test_one_byte_more_than_a_request_holds_is_refused_at_home() -> None:
+def test_one_byte_too_many_is_refused() -> None:
     command = Create(input_hash=HASH, input="x" * 500)
     just_enough = len(encode_command(command)) + REQUEST_ENVELOPE_BYTES_MAX
 
@@ -86,7 +86,7 @@ def test_one_byte_more_than_a_request_holds_is_refused_at_home() -> None:
     assert error.limit == just_enough - 1
 
 
-def test_what_may_park_stands_alone() -> None:
+def test_commands_that_may_park_are_sent_alone() -> None:
     made, _ = payloads(Count(), WAIT, WAIT, CLAIM, Count(), PARKED_CLAIM, Count())
     assert [payload.slots for payload in made] == [[0], [1], [2], [3, 4], [5], [6]]
 
@@ -100,13 +100,13 @@ def test_what_may_park_stands_alone() -> None:
     ],
     ids=["surrogate", "object", "integer"],
 )
-def test_what_cannot_be_encoded_is_refused_at_home(command: AnyCommand) -> None:
+def test_an_unencodable_command_is_refused(command: AnyCommand) -> None:
     made, values = payloads(command, Count())
     assert [payload.slots for payload in made] == [[1]]
     assert isinstance(values[0], MalformedError)
 
 
-def test_a_bad_command_among_many_costs_the_others_nothing() -> None:
+def test_an_invalid_command_does_not_affect_others() -> None:
     commands: list[AnyCommand | TollgateError] = [Get(job_id=str(number)) for number in range(500)]
     commands[250] = Create(input_hash=HASH, input="\ud800")
     commands[251] = refusal = MalformedError("a bad row")
@@ -138,7 +138,7 @@ def test_large_commands_are_not_all_taken_at_once() -> None:
     assert framer.held == 50
 
 
-def test_a_message_takes_no_more_than_it_has_room_for() -> None:
+def test_a_payload_takes_no_more_than_fits() -> None:
     commands = iter([Get(job_id=str(number)) for number in range(20)])
     framer = Framer(commands, 7, 262_144)
     payload = framer.next()
@@ -147,7 +147,7 @@ def test_a_message_takes_no_more_than_it_has_room_for() -> None:
     assert next(commands) == Get(job_id="7")
 
 
-def test_what_the_iterator_raises_passes_through() -> None:
+def test_an_exception_of_the_iterator_passes() -> None:
     def commands() -> object:
         yield Count()
         raise LookupError("the rows are gone")
@@ -166,13 +166,13 @@ def test_what_the_iterator_raises_passes_through() -> None:
         (CLAIM, False),
     ],
 )
-def test_which_parcels_may_be_repeated(command: AnyCommand, repeatable: bool) -> None:
+def test_which_payloads_are_repeatable(command: AnyCommand, repeatable: bool) -> None:
     ((payload,), _) = payloads(Count(), command)
     assert payload.repeatable is repeatable
 
 
 def described(payload: Payload | None) -> list[object]:
-    """All that there is to a payload, so that two can be compared."""
+    """Return the contents of a payload, to compare two."""
     if payload is None:
         return []
     whole = b"".join(payload.pieces)
@@ -196,9 +196,7 @@ def described(payload: Payload | None) -> list[object]:
     ids=lambda command: repr(command)[:40],
 )
 @pytest.mark.parametrize("bytes_max", [600, 262_144])
-def test_one_command_is_packed_as_a_call_of_many_packs_it(
-    command: AnyCommand, bytes_max: int
-) -> None:
+def test_payload_of_one_equals_that_of_a_framer(command: AnyCommand, bytes_max: int) -> None:
     alone, framer = payload_of(command, bytes_max), Framer([command], 1_000, bytes_max)
     payload = framer.next()
     assert framer.exhausted

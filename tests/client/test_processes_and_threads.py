@@ -1,4 +1,4 @@
-"""A client belongs to one process and to one thread at a time, and says so."""
+"""A client belongs to one process, and to one thread at a time."""
 
 import subprocess
 import sys
@@ -69,7 +69,7 @@ client.close()
 """
 
 
-def test_a_forked_child_cannot_use_or_break_its_parents_clients(broker: BrokerProcess) -> None:
+def test_a_forked_child_cannot_break_its_parents_client(broker: BrokerProcess) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, broker.endpoint],
         cwd=ROOT,
@@ -84,7 +84,7 @@ def test_a_forked_child_cannot_use_or_break_its_parents_clients(broker: BrokerPr
     assert total == "6"
 
 
-def test_two_threads_in_one_client_are_told(broker: BrokerProcess) -> None:
+def test_a_second_thread_in_a_client_raises(broker: BrokerProcess) -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def rows() -> Iterator[str]:
@@ -102,7 +102,7 @@ def test_two_threads_in_one_client_are_told(broker: BrokerProcess) -> None:
         client.ping()  # one after the other is fine
 
 
-def test_a_client_left_open_is_cleaned_up(broker: BrokerProcess) -> None:
+def test_an_unclosed_client_is_cleaned_up(broker: BrokerProcess) -> None:
     program = (
         "import sys; from tollgate.client.sync import connect; connect(sys.argv[1], timeout_s=30)"
     )

@@ -1,4 +1,4 @@
-"""`tollgate` promises its names, loads each when asked, and keeps a ping light."""
+"""The public names exist, load lazily, and agree between the twins."""
 
 import inspect
 import subprocess
@@ -7,7 +7,8 @@ import sys
 import pytest
 
 import tollgate
-from tollgate.client.aio import AsyncClient
+from tollgate.client.aio import AsyncBatch, AsyncClient
+from tollgate.client.batch import Batch
 from tollgate.client.sync import Client
 
 from .peers import ROOT, BrokerProcess
@@ -31,19 +32,19 @@ print(sorted(heavy & sys.modules.keys()))
 
 
 @pytest.mark.parametrize("name", tollgate.__all__)
-def test_every_promised_name_is_there(name: str) -> None:
+def test_every_public_name_exists(name: str) -> None:
     found = getattr(tollgate, name)
     if isinstance(found, type):
         assert found.__name__ == name
 
 
-def test_every_refusal_is_promised() -> None:
+def test_every_refusal_is_public() -> None:
     from tollgate.domain.exceptions import REFUSALS  # noqa: PLC0415 - of this test alone
 
     assert {refusal.__name__ for refusal in REFUSALS.values()} <= {*tollgate.__all__}
 
 
-def test_a_name_that_is_not_there_is_said_not_to_be() -> None:
+def test_an_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'tollgate' has no attribute 'Clint'"):
         _ = tollgate.Clint
 
@@ -52,7 +53,7 @@ def test_importing_tollgate_loads_nothing() -> None:
     assert _python(NAMES) == "[]"
 
 
-def test_a_ping_loads_neither_pydantic_nor_anything_else_that_is_slow(
+def test_a_ping_loads_no_slow_module(
     broker: BrokerProcess,
 ) -> None:
     assert _python(PING, broker.endpoint) == "[]"
@@ -68,22 +69,50 @@ def _python(program: str, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def test_both_clients_have_the_same_calls() -> None:
-    def calls(client: type) -> dict[str, object]:
-        return {
-            name: {
-                parameter.name: (parameter.kind, parameter.default, parameter.annotation)
-                for parameter in inspect.signature(member).parameters.values()
-            }
-            for name, member in vars(client).items()
-            if inspect.isfunction(member) and not name.startswith("_")
+TWINS = [(Client, AsyncClient), (Batch, AsyncBatch)]
+Parameters = dict[str, tuple[object, object, object]]
+
+
+def calls(of: type) -> dict[str, Parameters]:
+    """Return the public methods, inherited ones included, with their parameters."""
+    return {
+        name: {
+            parameter.name: (parameter.kind, parameter.default, parameter.annotation)
+            for parameter in inspect.signature(member).parameters.values()
         }
+        for name, member in inspect.getmembers(of, inspect.isfunction)
+        if not name.startswith("_")
+    }
 
-    assert calls(Client) == calls(AsyncClient)
-    assert {"create", "claim", "close"} <= calls(Client).keys()
+
+@pytest.mark.parametrize(("plain", "awaited"), TWINS)
+def test_twins_have_the_same_signatures(plain: type, awaited: type) -> None:
+    assert calls(plain) == calls(awaited)
+    assert len(calls(plain)) > 10
+    for name in calls(plain):
+        returns = [
+            inspect.signature(getattr(of, name)).return_annotation for of in (plain, awaited)
+        ]
+        own = {"Batch": "AsyncBatch", "Iterator": "AsyncIterator"}
+        assert own.get(_name(returns[0]), _name(returns[0])) == _name(returns[1]), name
 
 
-def test_both_clients_say_the_same_of_them() -> None:
-    for name, member in vars(Client).items():
-        if inspect.isfunction(member) and not name.startswith("_") and name != "close":
-            assert inspect.getdoc(member) == inspect.getdoc(getattr(AsyncClient, name)), name
+def _name(annotation: object) -> str:
+    return getattr(annotation, "__name__", str(annotation))
+
+
+@pytest.mark.parametrize(("plain", "awaited"), TWINS)
+def test_twins_have_the_same_docstrings(plain: type, awaited: type) -> None:
+    for name in calls(plain):
+        documented = inspect.getdoc(getattr(plain, name))
+        assert documented, name
+        assert documented == inspect.getdoc(getattr(awaited, name)), name
+
+
+def test_a_batch_takes_the_arguments_of_the_client() -> None:
+    for name, parameters in calls(Batch).items():
+        if name == "send":
+            continue
+        of_client = calls(Client)[name]
+        assert parameters.items() <= of_client.items(), name
+        assert of_client.keys() - parameters.keys() <= {"timeout_s", "wait_ms"}, name

@@ -1,4 +1,4 @@
-"""A session asks, repeats and gives up by the rules, with no socket and no clock."""
+"""A session sends, repeats and gives up by its rules, without a socket or a clock."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -56,7 +56,7 @@ CHANGES = [
 ]
 
 
-def test_a_call_is_a_request_and_its_reply_the_value(talk: Talk) -> None:
+def test_a_reply_is_the_value_of_a_call(talk: Talk) -> None:
     call = talk.ask(Get(job_id="a"))
     (request,) = talk.requests()
 
@@ -78,7 +78,7 @@ def test_a_request_is_valid_until_its_deadline(talk: Talk) -> None:
     assert request.valid_until == WALL + timedelta(seconds=7.5)
 
 
-def test_one_that_waits_for_ever_is_valid_for_a_year(talk: Talk) -> None:
+def test_an_endless_request_is_valid_for_a_year(talk: Talk) -> None:
     talk.ask(Count(), timeout_s=float("inf"))
     (request,) = talk.requests()
     assert request.valid_until == WALL + timedelta(days=366)
@@ -105,7 +105,7 @@ def test_a_second_reply_changes_nothing(talk: Talk) -> None:
     assert talk.session.strays == 1
 
 
-def test_a_reply_to_a_request_that_was_not_sent_is_not_taken(talk: Talk) -> None:
+def test_a_reply_to_an_unsent_request_is_ignored(talk: Talk) -> None:
     call = talk.ask(Get(job_id="a"))
     talk.hear(reply(1, job_result(1)))
     talk.hear(b"\x82\xa1v\x01\xa3seq\x01")
@@ -113,7 +113,7 @@ def test_a_reply_to_a_request_that_was_not_sent_is_not_taken(talk: Talk) -> None
     assert talk.session.strays == 2
 
 
-def test_a_frame_stays_until_it_was_taken(talk: Talk) -> None:
+def test_a_frame_stays_until_it_is_sent(talk: Talk) -> None:
     talk.ask(TRANSITION)
     frame = talk.session.next_frame(talk.now, WALL_S)
     assert frame is not None
@@ -122,7 +122,7 @@ def test_a_frame_stays_until_it_was_taken(talk: Talk) -> None:
     assert talk.session.next_frame(talk.now, WALL_S) is None
 
 
-def test_the_socket_that_took_a_frame_is_told_whether_there_are_more(talk: Talk) -> None:
+def test_sent_returns_whether_there_are_more_frames(talk: Talk) -> None:
     talk.ask(Get(job_id="a"))
     talk.ask(Get(job_id="b"))
     more = []
@@ -131,7 +131,7 @@ def test_the_socket_that_took_a_frame_is_told_whether_there_are_more(talk: Talk)
     assert more == [True, False]
 
 
-def test_it_awaits_nothing_once_all_is_answered(talk: Talk) -> None:
+def test_a_session_is_idle_once_all_is_answered(talk: Talk) -> None:
     seen = [talk.session.idle]
     talk.ask(Get(job_id="a"))
     seen.append(talk.session.idle)
@@ -140,7 +140,7 @@ def test_it_awaits_nothing_once_all_is_answered(talk: Talk) -> None:
     assert [*seen, talk.session.idle] == [True, False, True]
 
 
-def test_it_awaits_what_a_claim_may_still_get_for_a_caller_who_left(talk: Talk) -> None:
+def test_an_abandoned_claim_keeps_a_session_busy(talk: Talk) -> None:
     call = talk.ask(CLAIM)
     talk.requests()
     talk.session.abandon(call)
@@ -153,9 +153,7 @@ def test_it_awaits_what_a_claim_may_still_get_for_a_caller_who_left(talk: Talk) 
 
 
 @pytest.mark.parametrize("command", READS, ids=lambda command: type(command).__name__)
-def test_what_is_safe_is_repeated_with_backoff_until_the_deadline(
-    talk: Talk, command: AnyCommand
-) -> None:
+def test_safe_requests_are_repeated_with_backoff(talk: Talk, command: AnyCommand) -> None:
     call = talk.ask(command, timeout_s=20)
     assert len(talk.requests()) == 1
     start = talk.now
@@ -169,21 +167,21 @@ def test_what_is_safe_is_repeated_with_backoff_until_the_deadline(
 
 
 @pytest.mark.parametrize("command", CHANGES, ids=lambda command: type(command).__name__)
-def test_what_is_not_is_asked_once_and_its_outcome_unknown(talk: Talk, command: AnyCommand) -> None:
+def test_unsafe_requests_are_sent_once(talk: Talk, command: AnyCommand) -> None:
     call = talk.ask(command)
     assert len(talk.requests()) == 1
     assert talk.times_of_requests(talk.now + 30) == []
     assert type(call.values[0]) is OutcomeUnknown
 
 
-def test_what_is_overdue_before_it_could_leave_is_not_sent(talk: Talk) -> None:
+def test_an_overdue_request_is_not_sent(talk: Talk) -> None:
     call = talk.ask(Count(), timeout_s=0)
     assert talk.requests() == []
     assert type(call.values[0]) is BrokerUnreachableError
 
 
 @pytest.mark.parametrize("command", [*READS, *CHANGES], ids=lambda command: type(command).__name__)
-def test_what_never_left_was_not_done(talk: Talk, command: AnyCommand) -> None:
+def test_an_unsent_request_has_a_known_outcome(talk: Talk, command: AnyCommand) -> None:
     call = talk.ask(command, timeout_s=10)
     assert talk.session.next_frame(talk.now, WALL_S) is not None  # and nothing takes it
     assert talk.session.next_wakeup() == talk.now + 10
@@ -195,7 +193,7 @@ def test_what_never_left_was_not_done(talk: Talk, command: AnyCommand) -> None:
     assert str(call.values[0]) == "no broker at nowhere"
 
 
-def test_one_unsafe_command_makes_its_message_unsafe(talk: Talk) -> None:
+def test_one_unsafe_command_makes_its_request_unsafe(talk: Talk) -> None:
     call = talk.ask(Get(job_id="a"), TRANSITION)
     talk.requests()
     assert talk.times_of_requests(talk.now + 30) == []
@@ -210,7 +208,7 @@ def test_a_repeat_is_the_same_request_again(talk: Talk) -> None:
     assert first == second
 
 
-def test_the_repeat_of_a_wait_asks_for_what_is_left_of_it(talk: Talk) -> None:
+def test_a_repeated_wait_asks_for_the_time_left(talk: Talk) -> None:
     talk.ask(Wait(job_ids=["a"], timeout_ms=1_000), timeout_s=20)
     requests = talk.requests()
     for _ in range(3):
@@ -220,7 +218,7 @@ def test_the_repeat_of_a_wait_asks_for_what_is_left_of_it(talk: Talk) -> None:
     assert [wait.timeout_ms for wait in waits if isinstance(wait, Wait)] == [1_000, 500, 0, 0]
 
 
-def test_a_repeat_that_was_overtaken_by_the_answer_is_not_sent(talk: Talk) -> None:
+def test_a_repeat_is_not_sent_after_the_answer(talk: Talk) -> None:
     call = talk.ask(Get(job_id="a"))
     talk.requests()
     talk.now += 0.5
@@ -230,7 +228,7 @@ def test_a_repeat_that_was_overtaken_by_the_answer_is_not_sent(talk: Talk) -> No
     assert talk.requests() == []
 
 
-def test_an_answer_that_came_while_nobody_looked_counts(talk: Talk) -> None:
+def test_an_answer_taken_after_the_deadline_counts(talk: Talk) -> None:
     call = talk.ask(TRANSITION)
     talk.requests()
     talk.now += 60
@@ -243,9 +241,7 @@ def test_an_answer_that_came_while_nobody_looked_counts(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("refusal", [OverloadedError("full"), DrainingError("leaving")])
-def test_a_message_refused_for_the_moment_is_a_new_request_later(
-    talk: Talk, refusal: TollgateError
-) -> None:
+def test_a_retryable_refusal_makes_a_new_request(talk: Talk, refusal: TollgateError) -> None:
     call = talk.ask(TRANSITION)
     start = talk.now
     talk.requests()
@@ -267,7 +263,7 @@ def test_a_message_refused_for_the_moment_is_a_new_request_later(
     assert call.values == [Job(**wire_job(3))]
 
 
-def test_a_refusal_to_the_last_is_raised(talk: Talk) -> None:
+def test_a_refusal_until_the_deadline_is_raised(talk: Talk) -> None:
     call = talk.ask(TRANSITION, timeout_s=1)
     talk.requests()
     talk.hear(refused(1, OverloadedError("full", limit=5)))
@@ -279,7 +275,7 @@ def test_a_refusal_to_the_last_is_raised(talk: Talk) -> None:
     assert error.limit == 6
 
 
-def test_when_the_new_request_stays_unanswered_its_outcome_is_unknown(talk: Talk) -> None:
+def test_an_unanswered_new_request_is_unknown(talk: Talk) -> None:
     call = talk.ask(TRANSITION)
     talk.requests()
     talk.hear(refused(1, OverloadedError("full")))
@@ -288,7 +284,7 @@ def test_when_the_new_request_stays_unanswered_its_outcome_is_unknown(talk: Talk
     assert type(call.values[0]) is OutcomeUnknown
 
 
-def test_a_repeat_that_is_waiting_to_leave_when_its_request_is_refused_leaves_once(
+def test_a_refused_request_with_a_queued_repeat_goes_once(
     talk: Talk,
 ) -> None:
     call = talk.ask(Count())
@@ -302,9 +298,7 @@ def test_a_repeat_that_is_waiting_to_leave_when_its_request_is_refused_leaves_on
 
 
 @pytest.mark.parametrize("refusal", [MalformedError("no"), ExpiredError("late")])
-def test_a_message_refused_for_good_refuses_all_its_commands(
-    talk: Talk, refusal: TollgateError
-) -> None:
+def test_a_refused_request_refuses_all_its_commands(talk: Talk, refusal: TollgateError) -> None:
     call = talk.ask(TRANSITION, Count())
     talk.requests()
     talk.hear(refused(1, refusal))
@@ -333,14 +327,14 @@ def test_refusals_of_commands_are_values(talk: Talk) -> None:
     assert nothing is None
 
 
-def test_a_wait_that_timed_out_is_the_callers_affair(talk: Talk) -> None:
+def test_a_wait_timeout_is_not_retried(talk: Talk) -> None:
     call = talk.ask(Wait(job_ids=["a"], timeout_ms=10))
     talk.requests()
     talk.hear(reply(1, error_of(WaitTimeoutError("none"))))
     assert isinstance(call.values[0], WaitTimeoutError)
 
 
-def test_what_found_no_room_in_the_reply_is_asked_anew(talk: Talk) -> None:
+def test_results_without_room_are_asked_for_again(talk: Talk) -> None:
     call = talk.ask(*(Get(job_id=str(number)) for number in range(5)))
     talk.requests()
     full = error_of(ReplyFullError("no room"))
@@ -360,7 +354,7 @@ def test_what_found_no_room_in_the_reply_is_asked_anew(talk: Talk) -> None:
     assert call.done
 
 
-def test_a_wait_that_a_leaving_broker_ends_is_asked_of_the_next_one(talk: Talk) -> None:
+def test_a_wait_ended_by_draining_is_sent_again(talk: Talk) -> None:
     call = talk.ask(Wait(job_ids=["a"], timeout_ms=10_000), timeout_s=20)
     talk.requests()
     talk.now += 0.2
@@ -374,7 +368,7 @@ def test_a_wait_that_a_leaving_broker_ends_is_asked_of_the_next_one(talk: Talk) 
     assert isinstance(call.values[0], Job)
 
 
-def test_a_claim_that_a_leaving_broker_ends_is_the_callers_affair(talk: Talk) -> None:
+def test_a_claim_ended_by_draining_is_not_retried(talk: Talk) -> None:
     call = talk.ask(CLAIM)
     talk.requests()
     talk.hear(reply(1, error_of(DrainingError("leaving"))))
@@ -384,7 +378,7 @@ def test_a_claim_that_a_leaving_broker_ends_is_the_callers_affair(talk: Talk) ->
 # --- many messages --------------------------------------------------------------------------------
 
 
-def test_the_window_bounds_what_is_under_way_and_what_is_pulled(talk: Talk) -> None:
+def test_a_call_has_a_limit_of_requests_in_flight(talk: Talk) -> None:
     pulled = []
 
     def commands() -> Iterable[AnyCommand]:
@@ -406,7 +400,7 @@ def test_the_window_bounds_what_is_under_way_and_what_is_pulled(talk: Talk) -> N
     assert len(pulled) == 5_000
 
 
-def test_hello_tells_how_much_a_request_holds(talk: Talk) -> None:
+def test_hello_sets_the_limits_of_a_request(talk: Talk) -> None:
     talk.ask(Hello())
     talk.requests()
     greeting = hello_result(commands=3)
@@ -417,7 +411,7 @@ def test_hello_tells_how_much_a_request_holds(talk: Talk) -> None:
     assert [len(request.commands) for request in talk.requests()] == [3, 3, 1]
 
 
-def test_a_bulk_call_gives_each_message_its_time(talk: Talk) -> None:
+def test_each_request_of_a_bulk_call_has_its_deadline(talk: Talk) -> None:
     call = talk.ask(Get(job_id="a"), each_s=10, timeout_s=-50)
     talk.requests()
     assert not call.done
@@ -427,7 +421,7 @@ def test_a_bulk_call_gives_each_message_its_time(talk: Talk) -> None:
     assert type(call.values[0]) is BrokerUnreachableError
 
 
-def test_once_the_broker_is_silent_nothing_more_is_asked(talk: Talk) -> None:
+def test_nothing_is_sent_after_a_timeout(talk: Talk) -> None:
     talk.ask(Hello())
     talk.requests()
     talk.hear(reply(1, hello_result(commands=2)))
@@ -449,7 +443,7 @@ def test_once_the_broker_is_silent_nothing_more_is_asked(talk: Talk) -> None:
     assert [type(value) for value in call.values] == kinds
 
 
-def test_a_command_held_back_for_the_next_message_is_not_left_without_an_outcome(
+def test_a_held_command_gets_a_value_after_a_timeout(
     talk: Talk,
 ) -> None:
     wait = Wait(job_ids=["a"], timeout_ms=0)
@@ -489,7 +483,7 @@ def test_a_call_of_nothing_is_done_at_once(talk: Talk) -> None:
     assert talk.requests() == []
 
 
-def test_callers_are_told_of_news(talk: Talk) -> None:
+def test_callers_are_notified_of_values(talk: Talk) -> None:
     news: list[str] = []
     call = talk.session.submit(
         [Count()], deadline=talk.now + 10, notify=lambda: news.append("news")

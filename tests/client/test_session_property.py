@@ -1,4 +1,4 @@
-"""Whatever a network and a broker do to requests, results come in order, each of its command."""
+"""On any network, results come in order, each for its command."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from .talk import Talk
 
 @dataclass
 class Network:
-    """Carries requests to an imagined broker and its answers back, as unreliably as told."""
+    """Carries requests to a simulated broker and its answers back, unreliably."""
 
     choose: Any
     on_the_way: deque[bytes] = field(default_factory=deque)
@@ -69,7 +69,7 @@ def _settle(talk: Talk, network: Network, calls: list[Call]) -> None:
     data=st.data(),
 )
 @settings(deadline=None)
-def test_results_are_in_order_whatever_happens_on_the_way(
+def test_results_are_in_order_on_any_network(
     sizes: list[int], commands_max: int, data: st.DataObject
 ) -> None:
     talk = Talk()

@@ -1,4 +1,4 @@
-"""Refusals: what they carry, and that they survive the wire and a pickle as they are."""
+"""Refusals: their attributes, and that these survive the wire and pickling."""
 
 import copy
 import pickle
@@ -63,12 +63,12 @@ def test_every_refusal_has_its_own_documented_code() -> None:
 
 
 @pytest.mark.parametrize("code", list(REFUSALS))
-def test_what_may_be_tried_again(code: str) -> None:
+def test_which_refusals_are_retryable(code: str) -> None:
     assert REFUSALS[code].retryable == (code in RETRYABLE)
 
 
 @pytest.mark.parametrize("code", list(REFUSALS))
-def test_a_refusal_comes_off_the_wire_as_it_went_on(code: str) -> None:
+def test_a_refusal_survives_the_wire(code: str) -> None:
     refusal = REFUSALS[code].rebuilt("no, because", dict(DETAILS))
     error = error_of(refusal)
     assert (error.code, error.retryable) == (code, code in RETRYABLE)
@@ -80,7 +80,7 @@ def test_a_refusal_comes_off_the_wire_as_it_went_on(code: str) -> None:
 
 
 @pytest.mark.parametrize("retryable", [True, False])
-def test_an_unknown_code_keeps_what_it_says(retryable: bool) -> None:
+def test_an_unknown_code_keeps_its_fields(retryable: bool) -> None:
     refusal = refusal_of(ErrorResult("too_tired", "zzz", retryable, version=3))
     assert type(refusal) is Refusal
     assert (refusal.code, refusal.retryable, refusal.version) == ("too_tired", retryable, 3)
@@ -119,10 +119,10 @@ def test_the_seeds_exceptions_keep_their_signatures() -> None:
         assert (str(again), vars(again)) == (str(refusal), vars(refusal))
 
 
-def test_from_and_to_state_are_text_even_when_nothing_is_known() -> None:
+def test_from_and_to_state_are_always_text() -> None:
     refusal = InvalidStateTransitionError.rebuilt("no", {})
     assert (refusal.from_state, refusal.to_state) == ("", "")
 
 
-def test_one_base_catches_all() -> None:
+def test_one_base_class_catches_all() -> None:
     assert all(issubclass(refusal, TollgateError) for refusal in REFUSALS.values())

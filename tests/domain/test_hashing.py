@@ -1,4 +1,4 @@
-"""MIP-004's hashes: the published vectors, what they must not depend on, and what has none."""
+"""MIP-004's hashes: published vectors, properties, and values without a hash."""
 
 import hashlib
 import json
@@ -102,7 +102,7 @@ def test_different_inputs_have_different_hashes(one: JsonValue, other: JsonValue
 
 
 @given(json_values)
-def test_an_input_survives_a_trip_through_json(value: JsonValue) -> None:
+def test_json_keeps_the_hash_of_an_input(value: JsonValue) -> None:
     assert input_hash(PURCHASER, json.loads(json.dumps(value))) == input_hash(PURCHASER, value)
 
 
@@ -118,7 +118,7 @@ def test_the_purchaser_is_part_of_the_hash(one: str, other: str) -> None:
 
 
 @given(text)
-def test_both_output_forms_agree_where_json_escapes_nothing(output: str) -> None:
+def test_output_hashes_agree_if_json_escapes_nothing(output: str) -> None:
     escapes_nothing = all(character >= " " and character not in '"\\' for character in output)
     agree = output_hash(PURCHASER, output) == output_hash_as_deployed(PURCHASER, output)
     assert agree is escapes_nothing
@@ -140,12 +140,12 @@ def test_both_output_forms_agree_where_json_escapes_nothing(output: str) -> None
         ({"set": {1}}, "unsupported type"),
     ],
 )
-def test_what_rfc_8785_cannot_represent_is_refused(value: JsonValue, reason: str) -> None:
+def test_values_outside_rfc_8785_are_refused(value: JsonValue, reason: str) -> None:
     with pytest.raises(UnhashableInputError, match=reason):
         input_hash(PURCHASER, value)
 
 
-def test_too_deep_an_input_is_refused() -> None:
+def test_a_too_deep_input_is_refused() -> None:
     nested: JsonValue = []
     for _ in range(100_000):
         nested = [nested]
@@ -165,7 +165,7 @@ def test_a_lone_surrogate_is_refused_in_an_identifier() -> None:
 
 
 def _comparable(value: JsonValue) -> object:
-    """Return what is equal exactly where two values are the same JSON."""
+    """Return a form in which two values are equal if they are the same JSON."""
     if isinstance(value, bool) or value is None:
         return ("literal", value)
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""A job made of a checked struct is in all that can be done with it as a validated one."""
+"""A job made from a checked struct behaves like a validated one in every operation."""
 
 import copy
 import pickle
@@ -171,7 +171,7 @@ def test_any_operation_after_another(first: str) -> None:
         assert second(job) == second(validated), name
 
 
-def test_a_copy_of_a_fresh_job_shares_nothing_that_changes() -> None:
+def test_a_copy_of_a_fresh_job_shares_no_mutable_state() -> None:
     first, second = fresh(), fresh()
     copied = first.model_copy(update={"result": "x"})
     assert (first.result, second.result, copied.result) == (None, None, "x")
@@ -179,7 +179,7 @@ def test_a_copy_of_a_fresh_job_shares_nothing_that_changes() -> None:
     assert first.model_fields_set == second.model_fields_set == set(FIELDS)
 
 
-def test_a_fresh_job_lets_go_of_its_struct_when_it_has_its_own_fields() -> None:
+def test_a_filled_job_keeps_no_reference_to_its_struct() -> None:
     struct = JobFields(**fields())
     before = sys.getrefcount(struct)
     job = Job.from_checked(struct)
@@ -190,7 +190,7 @@ def test_a_fresh_job_lets_go_of_its_struct_when_it_has_its_own_fields() -> None:
 
 
 class Wide(Job):
-    """What a user may make of a job: with a field more, one narrowed, and a private one."""
+    """A user's subclass of `Job`: one field added, one narrowed, and a private attribute."""
 
     input: str
     colour: str = "red"
@@ -215,13 +215,13 @@ def test_a_job_may_be_inherited_from() -> None:
         _ = made.colour  # what it was made of has none
 
 
-def test_the_class_has_no_attribute_of_a_field_s_name() -> None:
+def test_the_class_has_no_field_attributes() -> None:
     for name in FIELDS:
         with pytest.raises(AttributeError, match=name):
             getattr(Job, name)
 
 
-def test_a_job_that_is_not_filled_at_all_says_so() -> None:
+def test_an_empty_job_raises_attribute_error() -> None:
     empty = Job.__new__(Job)
     assert vars(empty) == {}
     for name in ("status", "__pydantic_extra__", "_struct", "colour"):
@@ -244,7 +244,7 @@ LOOKS: tuple[Callable[[Job], Any], ...] = (
 )
 
 
-def test_threads_that_look_at_a_job_at_the_same_time_see_it_whole() -> None:
+def test_threads_that_read_a_job_at_once_see_it_whole() -> None:
     interval = sys.getswitchinterval()
     rounds = [[fresh() for _ in range(50)] for _ in range(20)]
     expected = [look(Job(**fields())) for look in LOOKS]
@@ -269,7 +269,7 @@ def test_threads_that_look_at_a_job_at_the_same_time_see_it_whole() -> None:
     assert all(vars(job) == fields() for jobs in rounds for job in jobs)
 
 
-def test_another_thread_may_fill_a_job_while_a_field_of_it_is_looked_up(
+def test_a_job_may_be_filled_during_a_field_lookup(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = fresh()

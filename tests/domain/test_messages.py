@@ -1,4 +1,4 @@
-"""TG/1 as bytes: what is taken, what is refused, and that replies are written as encoded."""
+"""TG/1 as bytes: what is accepted and refused, and that replies equal the encoder's."""
 
 import struct
 from datetime import UTC, datetime, timedelta, timezone
@@ -106,7 +106,7 @@ def assert_malformed(frame: bytes) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c["type"])
-def test_a_command_is_taken_and_comes_back_the_same(command: dict[str, Any]) -> None:
+def test_a_command_is_decoded_as_encoded(command: dict[str, Any]) -> None:
     request = taken(command)
     assert encode_request(request) == encode_request(decode_request(encode_request(request)))
     read = msgspec.msgpack.decode(encode_command(request.commands[0]))
@@ -235,7 +235,7 @@ def test_a_value_out_of_its_range_is_refused(command: object) -> None:
 
 @pytest.mark.parametrize("seconds", [253_402_300_800, -62_135_596_801, 2**62, -(2**62)], ids=str)
 @pytest.mark.parametrize("where", ["valid_until", "pay_by_time", "submit_result_time"])
-def test_a_time_beyond_all_calendars_is_refused(where: str, seconds: int) -> None:
+def test_a_time_after_year_9999_is_refused(where: str, seconds: int) -> None:
     time = msgspec.msgpack.Ext(-1, struct.pack(">Iq", 0, seconds))
     if where == "valid_until":
         assert_malformed(pack(message(valid_until=time)))
@@ -243,7 +243,7 @@ def test_a_time_beyond_all_calendars_is_refused(where: str, seconds: int) -> Non
         assert_malformed(pack(message({"type": "create", "input_hash": HASH, where: time})))
 
 
-def test_a_time_that_rounds_up_beyond_all_calendars_is_refused() -> None:
+def test_a_time_that_rounds_to_year_10000_is_refused() -> None:
     time = msgspec.msgpack.Ext(-1, struct.pack(">Iq", 999_999_999, 253_402_300_799))
     assert_malformed(pack(message(valid_until=time)))
 
@@ -251,11 +251,11 @@ def test_a_time_that_rounds_up_beyond_all_calendars_is_refused() -> None:
 @pytest.mark.parametrize(
     "time", [datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC), datetime(1, 1, 1, tzinfo=UTC)]
 )
-def test_the_first_and_the_last_moment_are_taken(time: datetime) -> None:
+def test_the_first_and_last_times_are_accepted(time: datetime) -> None:
     assert taken(valid_until=time).valid_until == time
 
 
-def test_times_are_held_in_utc() -> None:
+def test_times_are_converted_to_utc() -> None:
     east = datetime(2026, 1, 1, 5, tzinfo=timezone(timedelta(hours=5)))
     create = Create(input_hash=HASH, pay_by_time=east, submit_result_time=east)
     request = Request(1, 0, 1, 0, [create], east)
@@ -278,7 +278,7 @@ CLAIM = {**PARKING_CLAIM, "wait_ms": 0}
 
 @pytest.mark.parametrize("park", [WAIT, {**WAIT, "timeout_ms": 0}, PARKING_CLAIM])
 @pytest.mark.parametrize("other", [WAIT, PARKING_CLAIM, CLAIM, {"type": "count"}])
-def test_what_may_wait_stands_alone(park: object, other: object) -> None:
+def test_commands_that_wait_stand_alone(park: object, other: object) -> None:
     taken(park)
     assert_malformed(pack(message(park, other)))
     assert_malformed(pack(message(other, other, park)))
@@ -289,19 +289,19 @@ def test_a_claim_that_does_not_wait_may_stand_among_others() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c["type"])
-def test_a_message_cut_off_anywhere_is_refused(command: dict[str, Any]) -> None:
+def test_a_truncated_request_is_refused(command: dict[str, Any]) -> None:
     frame = pack(message({**command, "job_ids": [JOB]} if "job_ids" in command else command))
     for length in range(len(frame)):
         assert_malformed(frame[:length])
 
 
 @pytest.mark.parametrize("junk", [b"\x00", b"\xc0", b"\x80", b"\xff" * 9])
-def test_junk_behind_a_message_is_refused(junk: bytes) -> None:
+def test_trailing_bytes_are_refused(junk: bytes) -> None:
     assert_malformed(pack(message()) + junk)
 
 
 def empty(name: str) -> bytes:
-    """Return a message up to where the value of its last field, `name`, would be."""
+    """Return a request that ends before the value of its last field, `name`."""
     fields = {key: value for key, value in message().items() if key != name}
     return bytes([0x80 + len(fields) + 1]) + pack(fields)[1:] + pack(name)
 
@@ -321,12 +321,12 @@ def empty(name: str) -> bytes:
     ids=lambda bomb: bomb[:6].hex(),
 )
 @pytest.mark.parametrize("name", ["v", "commands", "valid_until", "colour"])
-def test_a_bomb_is_refused(name: str, bomb: bytes) -> None:
+def test_a_decompression_bomb_is_refused(name: str, bomb: bytes) -> None:
     assert_malformed(empty(name) + bomb)
     assert_malformed(bomb)
 
 
-def test_text_that_is_no_utf_8_is_refused_with_the_number_of_its_request() -> None:
+def test_invalid_utf_8_is_refused_with_the_request_seq() -> None:
     frame = pack(message({"type": "get", "job_id": "QQQQ"})).replace(b"QQQQ", b"\xff\xfe\xfd\xfc")
     assert_malformed(frame)
     assert read_envelope(frame) == (1, 7)
@@ -373,9 +373,7 @@ def test_the_envelope_is_read_leniently(
     ],
     ids=str,
 )
-def test_another_version_is_told_before_anything_else(
-    version: int, fields: dict[str, object]
-) -> None:
+def test_another_version_is_refused_first(version: int, fields: dict[str, object]) -> None:
     with pytest.raises(UnsupportedVersionError, match=str(version)):
         decode_request(pack({**fields, "v": version}))
 
@@ -388,7 +386,7 @@ RESULTS: list[Any] = [
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 1_000, 65_535])
-def test_a_reply_written_bit_by_bit_has_the_encoders_bytes(count: int) -> None:
+def test_a_reply_in_parts_has_the_encoders_bytes(count: int) -> None:
     results = [RESULTS[place % len(RESULTS)] for place in range(count)]
     for seq in (0, 127, TOO_BIG - 1):
         frame = begin_reply(seq, count) + b"".join(map(encode_result, results))
@@ -405,17 +403,17 @@ def test_a_reply_written_bit_by_bit_has_the_encoders_bytes(count: int) -> None:
         StorageFullError("the disk has no room for what this command would change"),
     ],
 )
-def test_a_refusal_takes_no_more_than_is_kept_for_it(refusal: Refusal) -> None:
+def test_a_refusal_fits_in_its_reserved_bytes(refusal: Refusal) -> None:
     assert len(msgspec.msgpack.encode(error_of(refusal))) <= REFUSAL_BYTES
 
 
-def test_a_refused_message_comes_back() -> None:
+def test_a_refused_answer_is_decoded_as_encoded() -> None:
     refusal = MalformedError("what?")
     for seq in (None, 0, TOO_BIG - 1):
         assert decode_answer(encode_refused(seq, refusal)) == Refused(1, seq, error_of(refusal))
 
 
-def test_a_client_ignores_what_a_later_broker_adds() -> None:
+def test_a_client_ignores_unknown_fields() -> None:
     reply = {
         "type": "reply", "v": 1, "seq": 1, "mood": "good",
         "results": [{"type": "ok", "mood": "good"}],
@@ -426,7 +424,7 @@ def test_a_client_ignores_what_a_later_broker_adds() -> None:
 @pytest.mark.parametrize(
     "frame", [b"", b"\xc1", pack([]), pack({"type": "reply"}), pack({"type": "song", "v": 1})]
 )
-def test_a_client_refuses_what_is_no_answer(frame: bytes) -> None:
+def test_a_client_refuses_invalid_answers(frame: bytes) -> None:
     with pytest.raises(MalformedError):
         decode_answer(frame)
 
@@ -450,13 +448,13 @@ commands = st.one_of(
 
 
 @given(st.lists(commands, max_size=20), st.integers(0, TOO_BIG - 1))
-def test_what_is_encoded_is_decoded(sent: list[AnyCommand], seq: int) -> None:
+def test_requests_are_decoded_as_encoded(sent: list[AnyCommand], seq: int) -> None:
     request = Request(1, 0, seq, 0, sent)
     assert decode_request(encode_request(request)) == request
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_bring_the_decoders_down(frame: bytes) -> None:
+def test_no_bytes_crash_the_decoders(frame: bytes) -> None:
     for decode in (decode_request, decode_answer):
         try:
             decode(frame)
@@ -466,7 +464,7 @@ def test_no_bytes_bring_the_decoders_down(frame: bytes) -> None:
 
 
 @given(st.data())
-def test_no_change_of_a_byte_brings_the_decoder_down(data: st.DataObject) -> None:
+def test_no_changed_byte_crashes_the_decoder(data: st.DataObject) -> None:
     frame = bytearray(pack(message(COMMANDS[3], COMMANDS[6], valid_until=EPOCH)))
     for place in data.draw(st.lists(st.integers(0, len(frame) - 1), min_size=1, max_size=4)):
         frame[place] = data.draw(st.integers(0, 255))
@@ -484,7 +482,7 @@ def test_only_waits_and_waiting_claims_park() -> None:
     assert not Count().parks
 
 
-def test_a_wait_ends_in_the_statuses_asked_for_or_a_final_one() -> None:
+def test_a_wait_ends_in_its_statuses_or_a_final_one() -> None:
     final = {JobStatus.COMPLETED, JobStatus.FAILED}
     assert Wait(job_ids=[JOB], timeout_ms=0).awaited == final
     assert Wait(job_ids=[JOB], timeout_ms=0, statuses=[]).awaited == final
@@ -492,6 +490,6 @@ def test_a_wait_ends_in_the_statuses_asked_for_or_a_final_one() -> None:
     assert running.awaited == final | {JobStatus.RUNNING}
 
 
-def test_a_hash_too_short_is_not_made_up_for_by_an_id_too_long() -> None:
+def test_a_short_hash_with_a_long_id_is_refused() -> None:
     with pytest.raises(ValueError, match="input_hash is not 64"):
         Create(input_hash=HASH[4:], job_id="0000" + JOB)

@@ -1,4 +1,4 @@
-"""The state machine, every pair of it, and `Job`: frozen, closed, and with the wire's fields."""
+"""The state machine, for every pair of statuses, and the fields of `Job`."""
 
 from datetime import timedelta
 from typing import Any, get_type_hints
@@ -71,7 +71,7 @@ def test_every_status_has_a_row() -> None:
     assert pairs == LEGAL
 
 
-def test_terminal_is_where_nothing_leads_out() -> None:
+def test_terminal_statuses_have_no_transitions() -> None:
     assert {status.value for status in TERMINAL} == {"completed", "failed"}
 
 
@@ -96,7 +96,7 @@ def test_a_job_takes_no_field_of_a_wrong_type(name: str) -> None:
         Job(**fields(**{name: object()}))
 
 
-def test_the_wire_has_exactly_the_fields_of_a_job_in_their_order() -> None:
+def test_the_wire_has_the_fields_of_a_job_in_order() -> None:
     assert list(JobFields.__struct_fields__) == list(Job.model_fields)
     types = get_type_hints(JobFields)
     assert {name: field.annotation for name, field in Job.model_fields.items()} == types

@@ -1,4 +1,4 @@
-"""A session of the client over a broker that remembers requests."""
+"""A client session with a broker that remembers requests."""
 
 import itertools
 
@@ -41,7 +41,7 @@ def talk() -> Talk:
 
 
 def open_session(talk: Talk, requests: list[Request], number: int = 7) -> list[Request]:
-    """Answer the one request that asks for a session, and return what is sent then."""
+    """Answer the request that opens a session, and return what is sent then."""
     (request,) = requests
     assert request.commands == [Hello(open_session=True)]
     assert request.session == 0
@@ -49,7 +49,7 @@ def open_session(talk: Talk, requests: list[Request], number: int = 7) -> list[R
     return talk.requests()
 
 
-def test_who_waits_for_a_session_is_told_why_there_is_none(talk: Talk) -> None:
+def test_a_failed_opening_fails_the_waiting_requests(talk: Talk) -> None:
     moving, again, reading = talk.ask(MOVE), talk.ask(MOVE, READ), talk.ask(READ)
     hello, read = talk.requests()
     full = StorageFullError("the disk has no room for another session")
@@ -67,7 +67,7 @@ def test_who_waits_for_a_session_is_told_why_there_is_none(talk: Talk) -> None:
     assert not isinstance(later.values[0], TollgateError)
 
 
-def test_what_changes_something_is_sent_in_a_session_and_what_reads_is_not(talk: Talk) -> None:
+def test_only_changes_are_sent_in_a_session(talk: Talk) -> None:
     moving, reading = talk.ask(MOVE), talk.ask(READ)
     hello, read = talk.requests()
     assert (read.session, read.commands) == (0, [READ])
@@ -79,7 +79,7 @@ def test_what_changes_something_is_sent_in_a_session_and_what_reads_is_not(talk:
     assert reading.done
 
 
-def test_a_request_of_a_session_is_repeated_as_it_was_until_it_is_answered(talk: Talk) -> None:
+def test_a_session_request_is_repeated_unchanged(talk: Talk) -> None:
     call = talk.ask(MOVE, timeout_s=60)
     (first,) = open_session(talk, talk.requests())
     repeats = [*talk.wake(), *talk.wake()]
@@ -88,12 +88,12 @@ def test_a_request_of_a_session_is_repeated_as_it_was_until_it_is_answered(talk:
     assert isinstance(call.values[0], JobNotFoundError)
 
 
-def test_what_came_to_its_end_is_acknowledged_with_the_next_request(talk: Talk) -> None:
+def test_finished_requests_are_acknowledged(talk: Talk) -> None:
     talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     talk.ask(MOVE)
     (second,) = talk.requests()
-    assert second.acked == CHANGES_FIRST_SEQ - 1  # the first is still under way
+    assert second.acked == CHANGES_FIRST_SEQ - 1  # the first is still in flight
     talk.hear(reply(second.seq, job_result(1)))
     talk.hear(reply(first.seq, job_result(1)))
     talk.ask(MOVE)
@@ -101,7 +101,7 @@ def test_what_came_to_its_end_is_acknowledged_with_the_next_request(talk: Talk) 
     assert third.acked == second.seq == third.seq - 1
 
 
-def test_without_an_answer_by_the_deadline_the_outcome_is_unknown(talk: Talk) -> None:
+def test_a_session_request_times_out_as_unknown(talk: Talk) -> None:
     call = talk.ask(MOVE, timeout_s=3)
     open_session(talk, talk.requests())
     talk.times_of_requests(talk.now + 10)
@@ -111,7 +111,7 @@ def test_without_an_answer_by_the_deadline_the_outcome_is_unknown(talk: Talk) ->
     assert later.acked == CHANGES_FIRST_SEQ  # its caller has left: it must not come late
 
 
-def test_a_request_waits_for_the_end_of_the_window_and_reads_of_its_call_behind_it(
+def test_requests_beyond_the_window_wait_in_order(
     talk: Talk,
 ) -> None:
     talk.ask(MOVE)
@@ -129,7 +129,7 @@ def test_a_request_waits_for_the_end_of_the_window_and_reads_of_its_call_behind_
     assert read.commands == [READ]
 
 
-def test_a_claim_that_waits_has_a_session_of_its_own(talk: Talk) -> None:
+def test_a_waiting_claim_has_its_own_session(talk: Talk) -> None:
     talk.ask(CLAIM)
     (claim,) = open_session(talk, talk.requests(), number=8)
     assert (claim.session, claim.seq) == (8, CLAIMS_FIRST_SEQ)
@@ -139,7 +139,7 @@ def test_a_claim_that_waits_has_a_session_of_its_own(talk: Talk) -> None:
     assert claim in talk.wake()
 
 
-def test_an_evicted_session_is_replaced_if_nothing_can_have_happened_in_it(talk: Talk) -> None:
+def test_an_evicted_session_is_replaced(talk: Talk) -> None:
     call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     talk.hear(refused(first.seq, SessionEvictedError("gone")))
@@ -150,7 +150,7 @@ def test_an_evicted_session_is_replaced_if_nothing_can_have_happened_in_it(talk:
     assert call.done
 
 
-def test_an_evicted_session_leaves_a_repeated_request_unknown(talk: Talk) -> None:
+def test_eviction_makes_a_repeated_request_unknown(talk: Talk) -> None:
     call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     assert talk.wake() == [first]
@@ -158,7 +158,7 @@ def test_an_evicted_session_leaves_a_repeated_request_unknown(talk: Talk) -> Non
     assert isinstance(call.values[0], OutcomeUnknown)
 
 
-def test_a_parked_claim_whose_session_was_evicted_is_asked_anew(talk: Talk) -> None:
+def test_a_parked_claim_is_sent_again_after_eviction(talk: Talk) -> None:
     call = talk.ask(CLAIM)
     (first,) = open_session(talk, talk.requests())
     talk.hear(reply(first.seq, error_of(SessionEvictedError("gone"))))
@@ -168,7 +168,7 @@ def test_a_parked_claim_whose_session_was_evicted_is_asked_anew(talk: Talk) -> N
 
 
 @pytest.mark.parametrize("refusal", [DrainingError("bye"), OverloadedError("full")])
-def test_what_is_refused_for_the_moment_is_a_new_request_even_after_repeats(
+def test_a_refused_repeat_is_a_new_request(
     talk: Talk, refusal: DrainingError | OverloadedError
 ) -> None:
     talk.ask(MOVE, timeout_s=60)
@@ -180,7 +180,7 @@ def test_what_is_refused_for_the_moment_is_a_new_request_even_after_repeats(
     assert again.acked == first.seq
 
 
-def test_a_repeat_that_came_too_late_leaves_the_outcome_unknown(talk: Talk) -> None:
+def test_an_expired_repeat_is_unknown(talk: Talk) -> None:
     call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     assert talk.wake() == [first]
@@ -188,7 +188,7 @@ def test_a_repeat_that_came_too_late_leaves_the_outcome_unknown(talk: Talk) -> N
     assert isinstance(call.values[0], OutcomeUnknown)
 
 
-def test_a_first_copy_that_came_too_late_did_nothing(talk: Talk) -> None:
+def test_an_expired_first_copy_did_nothing(talk: Talk) -> None:
     call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     talk.hear(refused(first.seq, ExpiredError("late")))
@@ -202,7 +202,7 @@ def test_a_conflict_of_requests_is_raised(talk: Talk) -> None:
     assert isinstance(call.values[0], RequestConflictError)
 
 
-def test_a_broker_that_remembers_nothing_is_asked_for_a_session_once(talk: Talk) -> None:
+def test_without_memory_a_session_is_asked_for_once(talk: Talk) -> None:
     talk.ask(MOVE)
     (hello,) = talk.requests()
     talk.hear(reply(hello.seq, greeting(None)))
@@ -213,7 +213,7 @@ def test_a_broker_that_remembers_nothing_is_asked_for_a_session_once(talk: Talk)
     assert another.session == 0
 
 
-def test_nobody_asks_for_a_session_that_nobody_needs_any_more(talk: Talk) -> None:
+def test_an_unneeded_session_is_not_opened(talk: Talk) -> None:
     call = talk.ask(MOVE)
     (hello,) = talk.requests()
     talk.session.abandon(call)
@@ -230,7 +230,7 @@ def test_a_touch_needs_no_memory(talk: Talk) -> None:
     assert len(talk.wake()) == 1
 
 
-def test_many_calls_refused_for_the_moment_all_come_to_their_end(talk: Talk) -> None:
+def test_many_retried_calls_all_finish(talk: Talk) -> None:
     # More than the window holds, and woken in any order.
     jitters = itertools.cycle([0.9, 0.1, 0.5, 0.0, 1.0, 0.3])
     talk.session._jitter = lambda: next(jitters)
@@ -251,7 +251,7 @@ def test_many_calls_refused_for_the_moment_all_come_to_their_end(talk: Talk) -> 
     assert not any(isinstance(call.values[0], Exception) for call in calls)
 
 
-def test_a_later_message_of_a_call_is_not_repeated_before_an_earlier_one(talk: Talk) -> None:
+def test_repeats_keep_the_order_of_a_call(talk: Talk) -> None:
     talk.session._jitter = iter([0.5, 1.0, 0.0, *[0.5] * 100]).__next__  # the later wakes first
     moves = talk.session.submit([MOVE] * 2_000, deadline=talk.now + 60)
     talk.session.pull(moves)
@@ -259,7 +259,7 @@ def test_a_later_message_of_a_call_is_not_repeated_before_an_earlier_one(talk: T
     assert [request.seq for request in talk.wake()] == [first.seq, second.seq]
 
 
-def test_what_a_late_copy_of_an_empty_claim_gets_is_given_back(talk: Talk) -> None:
+def test_leases_of_a_late_claim_copy_are_released(talk: Talk) -> None:
     talk.ask(CLAIM)
     (claim,) = open_session(talk, talk.requests())
     assert talk.wake() == [claim]

@@ -1,4 +1,4 @@
-"""Callers that leave, and what still comes for them."""
+"""Callers that leave, and the answers that come after that."""
 
 import sys
 
@@ -18,7 +18,7 @@ CLAIM = Claim(status=JobStatus.RUNNING, lease_ms=1_000, wait_ms=5_000, limit=1)
 TRANSITION = Transition(job_id="a", target=JobStatus.RUNNING)
 
 
-def test_a_dropped_call_is_not_sent_or_repeated_and_its_answer_not_missed(talk: Talk) -> None:
+def test_an_abandoned_call_is_not_sent_or_repeated(talk: Talk) -> None:
     sent, unsent = talk.ask(Count()), talk.ask(Count())
     assert talk.session.next_frame(talk.now, WALL_S) is not None
     talk.session.sent(talk.now)
@@ -30,13 +30,13 @@ def test_a_dropped_call_is_not_sent_or_repeated_and_its_answer_not_missed(talk: 
     assert talk.session.next_wakeup() is None
 
 
-def test_a_call_dropped_before_time_passed_leaves_nothing(talk: Talk) -> None:
+def test_a_call_abandoned_at_once_leaves_nothing(talk: Talk) -> None:
     talk.session.abandon(talk.ask(Count()))
     assert talk.requests() == []
     assert talk.session.next_wakeup() is None
 
 
-def test_what_a_claim_gets_after_its_caller_left_is_given_back(talk: Talk) -> None:
+def test_leases_of_an_abandoned_claim_are_released(talk: Talk) -> None:
     talk.session.abandon(talk.ask(CLAIM))
     abandoned = talk.ask(CLAIM)
     (request,) = talk.requests()
@@ -53,7 +53,7 @@ def test_what_a_claim_gets_after_its_caller_left_is_given_back(talk: Talk) -> No
     assert talk.session.next_wakeup() is None
 
 
-def test_what_a_claim_gets_too_late_is_given_back(talk: Talk) -> None:
+def test_leases_of_an_expired_claim_are_released(talk: Talk) -> None:
     call = talk.ask(CLAIM)
     (request,) = talk.requests()
     talk.wake()
@@ -66,7 +66,7 @@ def test_what_a_claim_gets_too_late_is_given_back(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("empty", [reply(1, LeasesResult([])), refused(1, DrainingError("no"))])
-def test_a_late_claim_that_got_nothing_gives_nothing_back(talk: Talk, empty: bytes) -> None:
+def test_an_empty_late_claim_releases_nothing(talk: Talk, empty: bytes) -> None:
     call = talk.ask(CLAIM)
     talk.requests()
     talk.session.abandon(call)
@@ -74,7 +74,7 @@ def test_a_late_claim_that_got_nothing_gives_nothing_back(talk: Talk, empty: byt
     assert talk.requests() == []
 
 
-def test_only_so_many_late_claims_are_remembered(talk: Talk) -> None:
+def test_the_number_of_abandoned_claims_is_limited(talk: Talk) -> None:
     calls = [talk.ask(CLAIM) for _ in range(1_001)]
     talk.requests()
     for call in calls:
@@ -85,7 +85,7 @@ def test_only_so_many_late_claims_are_remembered(talk: Talk) -> None:
     assert len(talk.requests()) == 1
 
 
-def test_closing_fails_what_is_under_way(talk: Talk) -> None:
+def test_closing_fails_the_calls_in_flight(talk: Talk) -> None:
     read, change = talk.ask(Count()), talk.ask(TRANSITION)
     talk.requests()
     unsent = talk.ask(TRANSITION)
@@ -106,7 +106,7 @@ def test_closing_fails_a_change_that_waits_for_its_session() -> None:
     assert talk.session.idle
 
 
-def test_what_could_not_leave_and_never_will_puts_nobody_off(talk: Talk) -> None:
+def test_an_unsendable_request_delays_no_others(talk: Talk) -> None:
     waits = talk.ask(Count())
     assert len(talk.requests()) == 1
     interrupted = talk.ask(Count())
@@ -116,8 +116,8 @@ def test_what_could_not_leave_and_never_will_puts_nobody_off(talk: Talk) -> None
     assert not waits.done
 
 
-def test_what_is_done_is_kept_by_nobody_but_its_caller(talk: Talk) -> None:
-    talk.ask(Count(), timeout_s=0.1)  # the first to be due, and so in front of what is done
+def test_finished_requests_are_freed(talk: Talk) -> None:
+    talk.ask(Count(), timeout_s=0.1)  # the first to be due, so ahead of the finished ones
     talk.requests()
     command = Get(job_id="a")
     before = sys.getrefcount(command)
@@ -130,7 +130,7 @@ def test_what_is_done_is_kept_by_nobody_but_its_caller(talk: Talk) -> None:
     assert sys.getrefcount(command) == before
 
 
-def test_the_timetable_does_not_grow_with_what_is_done(talk: Talk) -> None:
+def test_timers_do_not_grow_with_finished_requests(talk: Talk) -> None:
     talk.ask(Count(), timeout_s=0.1)  # the first to be due, and so in front of all that is done
     talk.requests()
     for number in range(2, 1_002):
@@ -140,7 +140,7 @@ def test_the_timetable_does_not_grow_with_what_is_done(talk: Talk) -> None:
     assert len(talk.session._timers) < 100
 
 
-def test_what_has_left_is_repeated_whole_whoever_was_withdrawn(talk: Talk) -> None:
+def test_a_sent_request_is_repeated_whole(talk: Talk) -> None:
     asked = [Get(job_id="1"), Get(job_id="2")]
     call = talk.ask(*asked)
     assert [request.commands for request in talk.requests()] == [asked]
@@ -148,7 +148,7 @@ def test_what_has_left_is_repeated_whole_whoever_was_withdrawn(talk: Talk) -> No
     assert [request.commands for request in talk.wake()] == [asked]
 
 
-def test_what_is_withdrawn_while_it_waits_for_a_message_is_not_sent(talk: Talk) -> None:
+def test_a_withdrawn_held_command_is_not_sent(talk: Talk) -> None:
     talk.session._bytes_max = 512  # a few commands a message, four messages at a time
     call = talk.ask(*(Get(job_id=str(number)) for number in range(90)))
     talk.session.withdraw(call, {89})

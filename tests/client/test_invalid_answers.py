@@ -1,4 +1,4 @@
-"""A broken broker, or something else at its endpoint, is told apart and never hangs a caller."""
+"""Invalid answers of a broker, or of another service, are detected and never block a caller."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def test_results_that_do_not_fit(talk: Talk, results: Any) -> None:
     ],
     ids=str,
 )
-def test_an_envelope_that_does_not_fit(talk: Talk, frame: bytes) -> None:
+def test_envelopes_that_do_not_fit(talk: Talk, frame: bytes) -> None:
     call = talk.ask(Get(job_id="a"), Count())
     talk.requests()
     talk.hear(frame)
@@ -69,7 +69,7 @@ def test_an_envelope_that_does_not_fit(talk: Talk, frame: bytes) -> None:
     assert call.done
 
 
-def test_a_result_of_another_command_is_the_error_of_that_one(talk: Talk) -> None:
+def test_a_wrong_result_is_an_error_of_its_command(talk: Talk) -> None:
     call = talk.ask(Get(job_id="a"), Count())
     talk.requests()
     talk.hear(reply(1, job_result(1), job_result(2)))
@@ -93,7 +93,7 @@ def refused_with_an_unknown_code(retryable: bool) -> bytes:
     return encode({"type": "refused", "v": 1, "seq": 1, "error": error})
 
 
-def test_an_unknown_code_that_may_be_tried_again_is(talk: Talk) -> None:
+def test_an_unknown_retryable_code_is_retried(talk: Talk) -> None:
     call = talk.ask(TRANSITION)
     talk.requests()
     talk.hear(refused_with_an_unknown_code(retryable=True))
@@ -101,7 +101,7 @@ def test_an_unknown_code_that_may_be_tried_again_is(talk: Talk) -> None:
     assert len(talk.wake()) == 1
 
 
-def test_an_unknown_code_that_may_not_is_a_plain_refusal(talk: Talk) -> None:
+def test_an_unknown_code_is_a_plain_refusal(talk: Talk) -> None:
     call = talk.ask(TRANSITION)
     talk.requests()
     talk.hear(refused_with_an_unknown_code(retryable=False))
@@ -118,9 +118,7 @@ def test_an_unknown_code_that_may_not_is_a_plain_refusal(talk: Talk) -> None:
         (refused(None, MalformedError("speak up")), "speak up"),
     ],
 )
-def test_what_answers_nothing_is_quoted_when_the_time_is_over(
-    talk: Talk, frame: bytes, complaint: str
-) -> None:
+def test_a_timeout_error_quotes_a_stray_answer(talk: Talk, frame: bytes, complaint: str) -> None:
     call = talk.ask(TRANSITION)
     talk.requests()
     talk.hear(frame)
@@ -132,7 +130,7 @@ def test_what_answers_nothing_is_quoted_when_the_time_is_over(
     assert complaint in str(error)
 
 
-def test_a_complaint_is_forgotten_once_an_answer_has_come(talk: Talk) -> None:
+def test_a_valid_answer_clears_the_complaint(talk: Talk) -> None:
     talk.ask(Count())
     talk.requests()
     talk.hear(b"junk")
@@ -144,7 +142,7 @@ def test_a_complaint_is_forgotten_once_an_answer_has_come(talk: Talk) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_frame_whatever_raises_or_hangs(frame: bytes) -> None:
+def test_no_frame_raises_or_hangs(frame: bytes) -> None:
     talk = Talk()
     call = talk.ask(TRANSITION, Get(job_id="a"))
     talk.requests()
@@ -164,7 +162,7 @@ def test_no_frame_whatever_raises_or_hangs(frame: bytes) -> None:
         ),
     )
 )
-def test_no_messagepack_whatever_raises_or_hangs(message: Any) -> None:
+def test_no_messagepack_raises_or_hangs(message: Any) -> None:
     talk = Talk()
     call = talk.ask(TRANSITION, Get(job_id="a"))
     talk.requests()
