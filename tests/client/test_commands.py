@@ -105,6 +105,7 @@ def test_rows_of_every_kind_become_creates_with_ids() -> None:
         {"input_hash": HASH, "identifier_from_purchaser": ""},
         {"input_hash": HASH, "pay_by_time": NAIVE},
         {"input_hash": HASH, "submit_result_time": 1_700_000_000},
+        {"input_hash": HASH, "pay_by_time": "2026-01-01T00:00:00Z"},  # a text is not a time
         {"input_hash": HASH, "input": "\ud800"},
         {"input_hash": "a"},
         Create(input_hash=HASH, identifier_from_purchaser=""),
