@@ -66,7 +66,7 @@ def make(kind: type[_Command], **fields: Any) -> _Command:  # noqa: ANN401 - as 
         for text in fields.values():
             if isinstance(text, str) and not text.isascii():
                 text.encode()  # a lone surrogate cannot be sent
-        return msgspec.convert(fields, kind, builtin_types=[datetime])  # a time is not a text
+        return msgspec.convert(fields, kind)
     except UNFIT as fault:
         raise MalformedError(f"{kind.__struct_config__.tag}: {fault}") from None
 
@@ -170,6 +170,9 @@ def create(  # noqa: PLR0913 - one argument a field
             return Create(input_hash=input_hash, input=input, job_id=job_id or new_job_id())
         except ValueError as fault:
             raise MalformedError(f"create: {fault}") from None
+    times: tuple[object, ...] = (pay_by_time, submit_result_time)
+    if any(isinstance(time, str) for time in times):
+        raise MalformedError("create: a time is a datetime, not a text")  # `make` would parse it
     return make(
         Create,
         input_hash=input_hash,
