@@ -1,11 +1,10 @@
-"""The composition root: picks endpoints, clock, ids and limits, and runs the broker."""
+"""The composition root: reads the settings, puts the broker together, and runs it."""
 
 import gc
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,41 +15,35 @@ import click
 import structlog
 import zmq
 
-from tollgate.broker.access.keyring import KeyRing, KeyRingError
+from tollgate.broker.access.keyring import KeyRingError
 from tollgate.broker.access.permissions import UnsafeError, make_private
-from tollgate.broker.admin import cli as tool
+from tollgate.broker.admin import cli
 from tollgate.broker.compaction import Compactor
 from tollgate.broker.core.engine import Engine
+from tollgate.broker.core.limits import BATCH_REPLY_BYTES
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.state import State
 from tollgate.broker.journal import Journal, JournalError, NoJournal
 from tollgate.broker.journal.file import FileJournal
-from tollgate.broker.journal.recovery import Observer
 from tollgate.broker.server import Server
-from tollgate.broker.settings import Settings, SettingsError, load
-from tollgate.broker.telemetry.counters import Counters
-from tollgate.broker.telemetry.log import configure
-from tollgate.broker.telemetry.systemd import Notifier
-from tollgate.broker.transport.binding import check_libzmq, group_of, open_doors, open_files
-from tollgate.broker.transport.endpoints import Endpoint, EndpointError
+from tollgate.broker.settings import AllSettings, Settings, SettingsError, load
+from tollgate.broker.telemetry import Counters, Notifier, ReplayLog, configure_log
+from tollgate.broker.transport.binding import Binding, check_libzmq, connections_per_router
+from tollgate.broker.transport.endpoints import EndpointError
 
 PROGRAM: Final = "tollgate broker"
-DEFAULTS: Final = {
+COMPUTED_DEFAULTS: Final = {
     "bind": "in your runtime directory",
     "data_dir": "in your state directory",
     "keys": "none",
     "socket_group": "none",
 }
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-START_MS: Final = 30_000
-"""How long a replay may be silent before the service manager takes it for hung."""
 SWITCH_S: Final = 0.0005
-"""How long a thread waits for the interpreter: whoever counts connections must not be late."""
-PROGRESS_S: Final = 1.0
-"""How often a long replay says how far it has come."""
-SESSIONS_A_MILLISECOND: Final = 1_024
-"""Session numbers set aside for each millisecond: more than can be opened in it."""
+"""Longest wait of a thread for the interpreter: the connection monitor must not be late."""
+SESSIONS_PER_MS: Final = 1_024
+"""Session numbers reserved for each millisecond: more than can be opened in it."""
 
 log = structlog.get_logger("tollgate.broker")
 
@@ -64,74 +57,46 @@ Example:
 """
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting."""
-    for name, field in reversed(Settings.model_fields.items()):
-        many = name == "bind"
-        option = f"--{name.replace('_', '-')}"
-        if field.annotation is bool:
-            command = click.option(option, is_flag=True, help=field.description)(command)
-            continue
-        default = DEFAULTS.get(name, field.default)
-        command = click.option(
-            option,
-            type=int if field.annotation is int else str,
-            multiple=many,
-            metavar="URL" if many else None,
-            help=f"{field.description} [default: {default}]",
-        )(command)
-    return command
-
-
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="a TOML file with settings, by the names of these options with _ for -",
 )
-@_options
-def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for every setting
+@cli.setting_options(AllSettings.model_fields, COMPUTED_DEFAULTS)
+def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each setting
     """Run the tollgate broker until SIGTERM or SIGINT."""
     given = {
-        name: value
+        name: list(value) if isinstance(value, tuple) else value
         for name, value in options.items()
         if value not in (None, ()) and value is not False
     }
-    if "bind" in given:
-        given["bind"] = list(given["bind"])
     with (
-        tool.complaining(PROGRAM, SettingsError, exit_code=2),
-        tool.complaining(PROGRAM, EndpointError, JournalError, KeyRingError),
+        cli.complaining(PROGRAM, SettingsError, exit_code=2),
+        cli.complaining(PROGRAM, EndpointError, JournalError, KeyRingError),
     ):
         settings = load(given, config)
-        configure(settings.log_level)
+        configure_log(settings.log_level)
         run(settings)
 
 
 def run(settings: Settings) -> None:
-    """Serve with these settings until a signal comes. Raises EndpointError or JournalError."""
-    limits = settings.limits()
-    settings = open_files(settings)
+    """Serve until a signal comes. Raises what `main` reports."""
     check_libzmq(settings)
-    notifier = Notifier()
+    connections = connections_per_router(settings)
+    notifier, counters = Notifier(), Counters()
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: sys.exit(0))  # in a long replay there is nothing to answer
+        signal.signal(number, lambda *_: sys.exit(0))  # nothing is taken yet, in a long replay
     with ExitStack() as stack:
-        journal = _journal(settings, notifier)
+        journal = _open_journal(settings, notifier)
         stack.callback(journal.close)
-        group = group_of(settings.socket_group)
-        endpoints: dict[str, Endpoint] = {
-            url: stack.enter_context(Endpoint(url, group))
-            for url in settings.bind
-            if url.startswith("ipc:")
-        }
-        keys = None if settings.keys is None else KeyRing(settings.keys)
-        # What is replayed stays, and what serving leaves behind is no garbage that only a
-        # collector finds (a test sees to that): a collection would be a pause for nothing.
+        binding = Binding(settings, connections, stack)
+        # The replayed state stays, and serving leaves no garbage in cycles (a test checks that): a
+        # collection would be a pause for nothing.
         gc.disable()
         state = _restored(journal)
         engine = Engine(
-            limits,
+            settings.limits(),
             new_id=lambda: str(uuid4()),
             server=_version(),
             boot_id=str(uuid4()),
@@ -140,27 +105,26 @@ def run(settings: Settings) -> None:
         on_disk = journal if isinstance(journal, FileJournal) else None
         compactor = Compactor(on_disk, settings.data_dir)
         stack.callback(compactor.close)
-        counters = Counters()
         context = zmq.Context()
         stack.callback(context.destroy, linger=settings.linger_ms)
-        doors = list(open_doors(context, settings, endpoints, group, keys, counters, stack))
-        pipeline = Pipeline(engine, counters, settings.batch_reply_bytes)
+        routers = binding.open_routers(context, counters)
         server = Server(
-            pipeline, journal, compactor, doors, settings, _stop_fd(),
-            counters=counters, notifier=notifier, keys=keys,
+            Pipeline(engine, counters, BATCH_REPLY_BYTES), journal, compactor, routers, settings,
+            _stop_fd(), counters=counters, notifier=notifier, keys=binding.keys,
         )  # fmt: skip
         sys.setswitchinterval(SWITCH_S)
         gc.freeze()
-        bound = [url for door in doors for url in door.bound]
+        bound = [url for router in routers for url in router.bound]
         log.info("ready", bind=bound, jobs=state.jobs.count(), pid=os.getpid())
         notifier.ready(f"{state.jobs.count()} jobs, at {' '.join(bound)}")
         server.run()
-        for door in doors:
-            door.tend()
+        for router in routers:
+            router.housekeeping()
     log.info("left", dropped=dict(counters))
 
 
-def _journal(settings: Settings, notifier: Notifier) -> Journal:
+def _open_journal(settings: Settings, notifier: Notifier) -> Journal:
+    """Open the journal that the settings ask for. Raises JournalError."""
     if settings.in_memory:
         log.warning("jobs are kept in memory only: they end with this process")
         return NoJournal()
@@ -180,45 +144,21 @@ def _journal(settings: Settings, notifier: Notifier) -> Journal:
 
 
 def _restored(journal: Journal) -> State:
-    """Return the state that the journal has kept, with its leases running anew."""
+    """Return the state that the journal holds; its leases start again at full length."""
     state = State()
     replay(journal.replay(), state)
     if state.requests.last_session == 0:
-        # Nothing is known of earlier runs: begin with numbers that none of them can have given.
-        state.requests.last_session = time.time_ns() // 1_000_000 * SESSIONS_A_MILLISECOND
+        # Nothing is known of earlier runs: start with numbers that none of them can have given.
+        state.requests.last_session = time.time_ns() // 1_000_000 * SESSIONS_PER_MS
     state.leases.restart(time.monotonic_ns() // 1_000_000)
     return state
-
-
-class ReplayLog(Observer):
-    """Says in the log how far a long replay has come, and what it met."""
-
-    def __init__(self, notifier: Notifier) -> None:
-        self._notifier = notifier
-        self._next_s = time.monotonic() + PROGRESS_S
-
-    def progress(self, done_bytes: int, total_bytes: int) -> None:
-        """Report now and then."""
-        if time.monotonic() >= self._next_s:
-            self._next_s += PROGRESS_S
-            percent = 100 * done_bytes // max(1, total_bytes)
-            self._notifier.starting(f"replaying: {percent} %", START_MS)
-            log.info("replaying", percent=percent, done_bytes=done_bytes, total_bytes=total_bytes)
-
-    def torn(self, file: Path, offset: int, length: int) -> None:
-        """Report a write that was never finished, nor acknowledged."""
-        log.warning("torn write cut off", file=str(file), offset=offset, bytes=length)
-
-    def skipped(self, file: Path, reason: str) -> None:
-        """Report a damaged snapshot that is not needed."""
-        log.error("damaged snapshot skipped", file=str(file), reason=reason)
 
 
 def _stop_fd() -> int:
     """Return a file descriptor that becomes readable at SIGTERM or SIGINT.
 
-    The interpreter writes to it when the signal comes. A handler of ours would have to wait for
-    the end of libzmq's poll, which goes on after a signal.
+    The interpreter writes to it when the signal comes. A Python handler would run only after
+    libzmq's poll, which goes on after a signal.
     """
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
@@ -236,4 +176,4 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    tool.run(main, PROGRAM, aborted=tool.INTERRUPTED)
+    cli.run(main, PROGRAM, aborted=cli.INTERRUPTED)

@@ -17,10 +17,9 @@ from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import Journal, parse_fsync
 from tollgate.broker.settings import Settings
-from tollgate.broker.telemetry.counters import Counters
-from tollgate.broker.telemetry.systemd import Notifier
-from tollgate.broker.transport.poller import Lookout
-from tollgate.broker.transport.router import Door
+from tollgate.broker.telemetry import Counters, Notifier
+from tollgate.broker.transport.poller import Poller
+from tollgate.broker.transport.router import Router
 
 log = structlog.get_logger("tollgate.broker")
 
@@ -54,7 +53,7 @@ class Server:
         pipeline: Pipeline,
         journal: Journal,
         compactor: Compactor,
-        doors: Sequence[Door],
+        doors: Sequence[Router],
         settings: Settings,
         stop_fd: int,
         *,
@@ -65,12 +64,7 @@ class Server:
         self._pipeline = pipeline
         self._deadlines = pipeline.deadlines
         self._journal = journal
-        self._reserved = batch_records_max(
-            settings.limits(),
-            batch_messages=settings.batch_messages,
-            batch_bytes=settings.batch_bytes,
-            batch_reply_bytes=settings.batch_reply_bytes,
-        )
+        self._reserved = batch_records_max(settings.limits())
         """Bytes and records that any batch fits in: reserved on the disk before it is decided."""
         self._compactor = compactor
         self._doors = {door.mark[0]: door for door in doors}
@@ -87,7 +81,7 @@ class Server:
             journal, self._send, beside=not settings.in_memory and settings.fsync == "always"
         )
         sockets = [door.socket for door in doors]
-        self._lookout = Lookout([stop_fd, self._commit.fd, *sockets], settings.spin_us)
+        self._poller = Poller([stop_fd, self._commit.fd, *sockets], settings.spin_us)
         self._undelivered: list[tuple[str, int]] = []
         """Grants, by job and token, of replies that could not be sent."""
         self._writable = True
@@ -105,7 +99,7 @@ class Server:
         """
         self._deadlines.start(_now())
         while True:
-            ready = self._lookout.wait(self._patience_ms())
+            ready = self._poller.wait(self._patience_ms())
             if self._stop_fd in ready:
                 break
             now = _now()
@@ -125,7 +119,7 @@ class Server:
         self._more = False
         self._turns.rotate()  # otherwise one socket could fill every batch
         for door in self._turns:
-            if door.socket in ready and door.drain(batch):
+            if door.socket in ready and door.receive(batch):
                 self._more = True
         return batch
 
@@ -135,7 +129,7 @@ class Server:
         self._housekeeping_at_ms = now_ms + HOUSEKEEPING_MS
         self._compactor.step(now_ms)
         for door in self._doors.values():
-            door.tend()
+            door.housekeeping()
         if self._notifier.watchdog_ms is not None and now_ms >= self._alive_at_ms:
             self._alive_at_ms = now_ms + self._notifier.watchdog_ms
             self._notifier.alive()
@@ -166,7 +160,7 @@ class Server:
 
     def _has_more(self) -> bool:
         """Return whether messages wait to be decided."""
-        return bool(self._left) or self._more or any(map(Door.has_input, self._turns))
+        return bool(self._left) or self._more or any(map(Router.has_input, self._turns))
 
     def _has_work(self, now: Instant) -> bool:
         """Return whether there is something to do without a message."""
@@ -196,10 +190,10 @@ class Server:
         while self._pipeline.is_behind():
             self._serve([], _now())
         self._commit.flush()
-        self._lookout.forget(self._stop_fd)
+        self._poller.unregister(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms
         while self._left or (left_ms := leave_at_ms - _now().mono_ms) > 0:
-            self._serve(self._left or self._take(self._lookout.wait(left_ms)), _now())
+            self._serve(self._left or self._take(self._poller.wait(left_ms)), _now())
             self._commit.flush()
         self._commit.close()
 

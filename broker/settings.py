@@ -1,13 +1,14 @@
-"""What can be configured, in one class: options over environment over a TOML file over defaults."""
+"""The broker's settings: options first, then the environment, a TOML file, and defaults."""
 
 import os
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, get_args, get_type_hints
 
+import msgspec
 import platformdirs
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,17 +17,15 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableError
 
-from tollgate.broker.core.limits import DAY_MS, MINUTE_MS, RESULT_BYTES, Limits, result_bytes_max
+from tollgate.broker.core.limits import KIB, MIB, RESULT_BYTES, Limits, result_bytes_max
 from tollgate.broker.core.roles import Role
 from tollgate.broker.journal import parse_fsync
 from tollgate.domain.endpoint import default_endpoint
 from tollgate.domain.messages import REFUSAL_BYTES
 
-PREFIX = "TOLLGATE_BROKER_"
-SPAN_MS_MAX: Final = 36_500 * DAY_MS
-"""A hundred years: what is added to a time leaves it a time."""
+PREFIX: Final = "TOLLGATE_BROKER_"
 PORT_MAX: Final = 65_535
-LEVELS = ("debug", "info", "warning", "error")
+LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class SettingsError(ValueError):
@@ -34,7 +33,7 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    """All settings of a broker. Those with the name of a limit are that limit, see `Limits`."""
+    """The settings of a broker. `load` returns them together with the limits that are settings."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
     toml_file: ClassVar[Path | None] = None
@@ -46,18 +45,18 @@ class Settings(BaseSettings):
     )
     keys: Path | None = Field(
         default=None,
-        description="directory with the keys that may come in by tcp; see: tollgate keys --help",
+        description="directory with the keys that may connect by tcp; see: tollgate keys --help",
     )
     allow_wildcard: bool = Field(
-        default=False, description="listen on all addresses of the machine, if bind says so"
+        default=False, description="allow bind to name all addresses of the machine"
     )
     socket_group: str = Field(
-        "", description="a group whose members may use the ipc sockets too; nobody else may"
+        "", description="a group whose members may use the ipc sockets, beside the broker's user"
     )
-    group_role: str = Field("observer", description="what they may do: a role")
+    group_role: str = Field("observer", description="the role of that group's members")
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_state_dir("tollgate")),
-        description="where the journal is kept; one broker has it at a time",
+        description="directory of the journal; one broker uses it at a time",
     )
     in_memory: bool = Field(
         default=False, description="keep no journal: all jobs end with the process"
@@ -65,88 +64,40 @@ class Settings(BaseSettings):
     fsync: str = Field(
         "always",
         description=(
-            "'always': nothing acknowledged is lost by a power failure; 'interval:MS': what was"
-            " acknowledged in the last MS milliseconds may be; 'never': what the kernel had not"
-            " written yet, half a minute or more. A crash of the broker alone loses nothing"
+            "'always': a power failure loses nothing acknowledged; 'interval:MS': it may lose what"
+            " was acknowledged in the last MS milliseconds; 'never': it may lose what the kernel"
+            " had not written, half a minute or more. A crash of the broker alone loses nothing"
         ),
     )
     segment_bytes: int = Field(
-        64 * 1024 * 1024, ge=64 * 1024, description="bytes of a segment of the journal"
+        64 * MIB, ge=64 * KIB, description="bytes of a segment of the journal"
     )
     log_level: str = Field("info", description="debug, info, warning or error")
-
-    request_bytes: int = Field(256 * 1024, ge=1024, description="bytes of a request")
-    commands: int = Field(1_000, ge=1, le=65_535, description="commands in a request")
-    reply_bytes: int = Field(4 * 1024 * 1024, ge=64 * 1024, description="bytes of a reply")
-    text_bytes: int = Field(64 * 1024, ge=1, description="bytes of a text in a command")
-    blockchain_identifier_bytes: int = Field(4 * 1024, ge=1, description="bytes of that field")
-    identifier_from_purchaser_bytes: int = Field(256, ge=1, description="bytes of that field")
-    jobs: int = Field(1_000_000, ge=1, description="jobs stored")
-    stored_bytes: int = Field(
-        1_024 * 1_024 * 1_024, ge=1, description="bytes of their texts, above which none is created"
-    )
-    parked: int = Field(10_000, ge=0, description="commands waiting for their answer")
-    parked_share: int = Field(5_000, ge=0, description="of those, commands of one connection")
-    watched: int = Field(1_000_000, ge=0, description="jobs that all parked waits name")
-    pay_within_ms: int = Field(
-        DAY_MS, ge=1, le=SPAN_MS_MAX, description="from creation to pay_by_time"
-    )
-    payment_grace_ms: int = Field(
-        5 * MINUTE_MS,
-        ge=0,
-        le=SPAN_MS_MAX,
-        description="from pay_by_time until an unpaid job fails",
-    )
-    lapses: int = Field(5, ge=1, description="lapsed leases after which a running job fails")
-
-    sessions: int = Field(100_000, ge=1, description="sessions remembered")
-    outcomes: int = Field(1_000_000, ge=64_000, description="outcomes of requests remembered")
-    keep_finished_ms: int = Field(
-        7 * DAY_MS, ge=0, le=SPAN_MS_MAX, description="how long a job is kept at its end"
-    )
-    max_finished: int = Field(500_000, ge=0, description="finished jobs kept, whatever their age")
-
-    batch_messages: int = Field(256, ge=1, description="messages decided at once")
-    batch_bytes: int = Field(4 * 1024, ge=1, description="bytes decided at once")
-    batch_reply_bytes: int = Field(
-        8 * 1024 * 1024, ge=1, description="bytes of replies after which a batch ends"
-    )
-    share_messages: int = Field(64, ge=1, description="messages of one peer decided at once")
-    share_bytes: int = Field(256 * 1024, ge=1, description="bytes of one peer decided at once")
-    send_window: int = Field(1_000, ge=1, description="replies queued for a peer that is slow")
-    unread_bytes: int = Field(
-        32 * 1024 * 1024, ge=1, description="bytes queued for a peer that does not read"
-    )
-    unread_total_bytes: int = Field(
-        512 * 1024 * 1024,
-        ge=1,
-        description="bytes queued for all peers of a door that do not read; half of it, and what"
-        " is beyond it, for those of whom little is queued",
-    )
-    receive_window: int = Field(1_000, ge=1, description="messages queued from a peer")
-    receive_bytes: int = Field(
-        32 * 1024 * 1024,
-        ge=1,
-        description="bytes queued from a peer, as if each message were as large as may be",
-    )
     connections: int = Field(
         0,
         ge=0,
-        description="connections at a time, which ipc and tcp share evenly; 0 for a quarter of the"
-        " files that may be open",
+        description="connections at a time, half for ipc and half for tcp if both are bound; 0 for"
+        " a quarter of the files that may be open",
     )
-    handshake_ms: int = Field(5_000, ge=1, description="time for a peer to say who it is")
+    unread_total_bytes: int = Field(
+        512 * MIB,
+        ge=1,
+        description="bytes queued for all peers that do not read, for ipc and for tcp; the second"
+        " half is kept for peers with little queued",
+    )
     heartbeat_ms: int = Field(
-        10_000, ge=0, description="how often a tcp peer is asked whether it lives; 0 for never"
+        10_000, ge=0, description="time between heartbeats to a tcp peer; 0 for none"
     )
     spin_us: int = Field(
         0,
         ge=0,
         le=10_000,
-        description="microseconds to look for the next message before sleeping: answers come"
-        " sooner where one follows the other, and a core is busy for that long after each",
+        description="microseconds to poll for the next message before sleeping: answers to"
+        " requests in sequence come sooner, and one core is busy that long after each",
     )
-    drain_ms: int = Field(250, ge=0, le=2_000, description="time to refuse latecomers at the end")
+    drain_ms: int = Field(
+        250, ge=0, le=2_000, description="time to refuse late requests before the broker stops"
+    )
     linger_ms: int = Field(2_000, ge=0, le=2_500, description="time to deliver the last replies")
 
     @field_validator("fsync")
@@ -158,9 +109,12 @@ class Settings(BaseSettings):
     @field_validator("log_level")
     @classmethod
     def _known_level(cls, level: str) -> str:
-        if level not in LEVELS:
-            raise ValueError(f"{level!r} is none of {', '.join(LEVELS)}")
-        return level
+        return _one_of(LEVELS, level)
+
+    @field_validator("group_role")
+    @classmethod
+    def _known_role(cls, role: str) -> str:
+        return _one_of(tuple(Role), role)
 
     @field_validator("bind")
     @classmethod
@@ -174,21 +128,14 @@ class Settings(BaseSettings):
                 )
         return bind
 
-    @field_validator("group_role")
-    @classmethod
-    def _known_role(cls, role: str) -> str:
-        if role not in list(Role):
-            raise ValueError(f"{role!r} is none of {', '.join(Role)}")
-        return role
-
     @model_validator(mode="after")
-    def _closed(self) -> Self:
-        """Refuse to listen where whoever comes is let in."""
+    def _tcp_is_closed(self) -> Self:
+        """Refuse to listen at tcp without keys, or at all addresses by mistake."""
         for endpoint in self.bind:
             if not endpoint.startswith("tcp://"):
                 continue
             if self.keys is None:
-                raise ValueError(f"bind: {endpoint} takes --keys: by tcp only key holders come in")
+                raise ValueError(f"bind: {endpoint} takes --keys: tcp is for key holders only")
             if tcp_address(endpoint).is_unspecified and not self.allow_wildcard:
                 raise ValueError(
                     f"bind: {endpoint} is every address of this machine; name one,"
@@ -197,26 +144,26 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _room_for_replies(self) -> Self:
-        """Refuse what leaves no room for a large reply to who reads, while somebody does not."""
-        if self.unread_total_bytes < 2 * self.reply_bytes:
-            raise ValueError(
-                f"unread_total_bytes: {self.unread_total_bytes} are too few for replies of"
-                f" {self.reply_bytes} bytes (reply_bytes): it takes twice that"
-            )
-        return self
-
-    def limits(self) -> Limits:
-        """Return the limits among the settings."""
-        limits = Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
+    def _has_room(self) -> Self:
+        """Refuse limits that a large reply cannot meet."""
+        limits = self.limits()
         needed = result_bytes_max(limits) + RESULT_BYTES + limits.commands * REFUSAL_BYTES
-        if needed > limits.reply_bytes:  # then no request gets on by being sent again in parts
-            raise SettingsError(
+        if needed > limits.reply_bytes:  # a request sent again in parts would still not get through
+            raise ValueError(
                 f"reply_bytes: {limits.reply_bytes} are too few for a job with texts of"
                 f" {limits.text_bytes} bytes among {limits.commands} commands: that takes up to"
                 f" {needed}"
             )
-        return limits
+        if self.unread_total_bytes < 2 * limits.reply_bytes:
+            raise ValueError(
+                f"unread_total_bytes: {self.unread_total_bytes} are too few for replies of"
+                f" {limits.reply_bytes} bytes (reply_bytes): it takes twice that"
+            )
+        return self
+
+    def limits(self) -> Limits:
+        """Return the limits: those that are settings as they are set, the others as they are."""
+        return Limits(**{name: getattr(self, name) for name in _LIMITS if hasattr(self, name)})
 
     @classmethod
     def settings_customise_sources(
@@ -232,32 +179,38 @@ class Settings(BaseSettings):
         return init_settings, env_settings, file
 
 
-def tcp_address(endpoint: str) -> IPv4Address | IPv6Address:
-    """Return the address in `tcp://address:port`. Raises ValueError.
+def _limit_fields() -> dict[str, Any]:
+    """Return a field for every limit that is a setting, with its default, bounds and help."""
+    hints = get_type_hints(Limits, include_extras=True)
+    fields: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Limits):
+        if metas := [
+            each for each in get_args(hints[field.name]) if isinstance(each, msgspec.Meta)
+        ]:
+            (meta,) = metas
+            fields[field.name] = (
+                int,
+                Field(field.default, ge=meta.ge, le=meta.le, description=meta.description),
+            )
+    return fields
 
-    A name would be looked up, and who answers that decides where the broker listens.
-    """
-    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if not colon or not (port == "*" or (port.isdecimal() and int(port) <= PORT_MAX)):
-        raise ValueError(f"{endpoint}: say tcp://address:port")
-    try:
-        return ip_address("0.0.0.0" if host in {"", "*"} else host.strip("[]"))  # noqa: S104
-    except ValueError:
-        raise ValueError(f"{endpoint}: {host!r} is no address, as 127.0.0.1 is") from None
+
+_LIMITS: Final = _limit_fields()
+AllSettings: Final = create_model("AllSettings", __base__=Settings, **_LIMITS)
 
 
 def load(options: dict[str, Any], config: Path | None = None) -> Settings:
     """Return the settings from options given, the environment and a TOML file.
 
-    Raises SettingsError, in one line, for whatever is unknown or out of range.
+    Raises SettingsError, in one line, for a setting that is unknown or out of range.
     """
-    known = {(PREFIX + name).upper() for name in Settings.model_fields}
+    known = {(PREFIX + name).upper() for name in AllSettings.model_fields}
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: there is no such setting")
-    Settings.toml_file = config
+    AllSettings.toml_file = config
     try:
-        return Settings(**options)
+        return AllSettings(**options)
     except (TOMLDecodeError, UnreadableError) as fault:
         raise SettingsError(f"{config or 'the settings'}: {fault}") from None
     except ValidationError as fault:
@@ -268,3 +221,23 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
             reason = f"there is no such setting{f' (in {config})' if config else ''}"
         reason = reason.removeprefix("Value error, ")
         raise SettingsError(f"{name}: {reason}" if name else reason) from None
+
+
+def tcp_address(endpoint: str) -> IPv4Address | IPv6Address:
+    """Return the address in `tcp://address:port`. Raises ValueError.
+
+    Names are refused: the broker would listen where a name server says.
+    """
+    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not colon or not (port == "*" or (port.isdecimal() and int(port) <= PORT_MAX)):
+        raise ValueError(f"{endpoint}: say tcp://address:port")
+    try:
+        return ip_address("0.0.0.0" if host in {"", "*"} else host.strip("[]"))  # noqa: S104
+    except ValueError:
+        raise ValueError(f"{endpoint}: {host!r} is no address, as 127.0.0.1 is") from None
+
+
+def _one_of(choices: tuple[str, ...], value: str) -> str:
+    if value not in choices:
+        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+    return value

@@ -1,1 +1,1 @@
-"""Who a peer is, and who may read the files of a broker."""
+"""Access: the identity and role of each peer, and the permissions of the broker's files."""

@@ -3,7 +3,7 @@
     keys/broker.key     its own pair, mode 0600
     keys/alice.toml     a client's public key and role
 
-Keys are Z85 text of 40 characters, as CURVE has them.
+Keys are Z85 text of 40 characters, as in CURVE.
 """
 
 import errno
@@ -27,14 +27,13 @@ from tollgate.broker.access.permissions import (
     make_private,
 )
 from tollgate.broker.core.roles import NOBODY, Principal, Role
-from tollgate.broker.telemetry.counters import Counters
 
-OWN: Final = "broker.key"
-WANTING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
-"""What tells of the system's state, and nothing of the keys."""
+BROKER_KEY: Final = "broker.key"
 SUFFIX: Final = ".toml"
+SYSTEM_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
+"""Errors that tell of the system's state, and nothing about the keys."""
 is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}").fullmatch
-"""What a key may be called: what any file system takes for a name, and no log for anything else."""
+"""Valid names of keys: safe as a file name everywhere, and unambiguous in a log."""
 _is_key = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}").fullmatch
 
 log = structlog.get_logger("tollgate.broker")
@@ -44,15 +43,15 @@ class KeyRingError(Exception):
     """Keys that cannot be used; the message is one line that says what to do."""
 
 
-class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key pair, or in a client's file also the broker's public key."""
+class KeyPair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key pair. A client's file has the broker's public key, too."""
 
     public_key: str
     secret_key: str
     broker_public_key: str | None = None
 
 
-class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ClientKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the broker knows of a client."""
 
     public_key: str
@@ -60,22 +59,22 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyRing:
-    """The keys in a directory, read anew by `refresh`."""
+    """The keys in a directory; `refresh` reads them again if a file has changed."""
 
     def __init__(self, directory: Path) -> None:
         """Read all keys. Raises KeyRingError if one of them, or the directory, cannot be used."""
-        self.counters = Counters()
-        """Where to count the keys that were passed over; for the thread that refreshes."""
+        self.counters: Counter[str] = Counter()
+        """Counts the keys that were skipped; only the thread that calls `refresh` writes here."""
         self._directory = directory
         self._lock = Lock()
         self._changed: list[str] = []
-        self._passed_over: Counter[str] = Counter()
-        self._wants = False
+        self._skipped: Counter[str] = Counter()
+        self._has_failed = False
         try:
             make_private(directory)
-            self._seen = self._signature()
-            self.own = read_pair(directory / OWN)
-            self._clients: dict[str, Client] = dict(map(_read_client, self._paths()))
+            self._signature = self._read_signature()
+            self.own = read_pair(directory / BROKER_KEY)
+            self._clients: dict[str, ClientKey] = dict(map(_read_client, self._paths()))
         except (OSError, UnsafeError) as fault:
             raise KeyRingError(f"the keys in {directory} cannot be used: {fault}") from None
         self._by_key = _by_key(self._clients)
@@ -84,31 +83,31 @@ class KeyRing:
         """Return how many clients are known."""
         return len(self._clients)
 
-    def clients(self) -> dict[str, Client]:
+    def clients(self) -> dict[str, ClientKey]:
         """Return the clients by name."""
         return dict(self._clients)
 
     def principal(self, public_key: str) -> Principal:
-        """Return who has this key: nobody, without a role, if it is unknown or revoked."""
+        """Return the holder of a key; `NOBODY`, without a role, if it is unknown or revoked."""
         return self._by_key.get(public_key) or NOBODY
 
     def refresh(self) -> list[str]:
         """Read the keys again if a file has changed.
 
-        Return the principals that are not as they were at the last call. A file that cannot be read
-        is no key any more, but nothing changes while the system cannot have a file opened.
+        Return the principals that have changed since the last call. A file that cannot be read
+        counts as no key. But while the system cannot open files, nothing changes.
         """
         with self._lock:
             self._read_again()
             changed, self._changed = self._changed, []
-            self.counters.update(self._passed_over)
-            self._passed_over.clear()
+            self.counters.update(self._skipped)
+            self._skipped.clear()
         return changed
 
-    def lets_in(self, public_key: str) -> bool:
-        """Return whether who has this key may come in; an unknown one may be new. Any thread.
+    def may_connect(self, public_key: str) -> bool:
+        """Return whether the holder of a key may connect; an unknown key may be new. Any thread.
 
-        Raises nothing: it is libzmq that asks.
+        Raises nothing: libzmq asks.
         """
         if self.principal(public_key).role is None:
             with self._lock:
@@ -117,52 +116,52 @@ class KeyRing:
 
     def _read_again(self) -> None:
         try:
-            signature = self._signature()
-            if signature == self._seen:
+            signature = self._read_signature()
+            if signature == self._signature:
                 return
             clients = self._read()
-        except OSError as fault:  # later, then: the signature is not noted
-            if not self._wants:
-                log.warning("the keys cannot be read now, and stay", reason=str(fault))
-            self._wants = True
+        except OSError as fault:  # the signature is not stored, so it is tried again
+            if not self._has_failed:
+                log.warning("the keys cannot be read now and stay in use", reason=str(fault))
+            self._has_failed = True
             return
-        self._wants = False
-        self._seen = signature
+        self._has_failed = False
+        self._signature = signature
         before, self._clients, self._by_key = self._clients, clients, _by_key(clients)
         changed = [name for name in before if before[name] != clients.get(name)]
         log.info("keys read again", keys=len(self), changed=changed)
         self._changed += [f"key:{name}" for name in changed]
 
-    def _read(self) -> dict[str, Client]:
-        """Return the keys that can be used. Raises OSError if that cannot be told now."""
-        clients: dict[str, Client] = {}
+    def _read(self) -> dict[str, ClientKey]:
+        """Return the keys that can be used. Raises OSError if the system cannot open files."""
+        clients: dict[str, ClientKey] = {}
         try:
             check_private(self._directory)
             paths = self._paths()
         except (OSError, UnsafeError) as fault:
-            self._pass_over(fault)
+            self._skip(fault)
             return clients
         for path in paths:
             try:
                 name, client = _read_client(path)
                 _by_key({**clients, name: client})
             except (OSError, KeyRingError) as fault:
-                self._pass_over(fault)
+                self._skip(fault)
                 continue
             clients[name] = client
         return clients
 
-    def _pass_over(self, fault: OSError | KeyRingError | UnsafeError) -> None:
-        if isinstance(fault, OSError) and fault.errno in WANTING:
+    def _skip(self, fault: OSError | KeyRingError | UnsafeError) -> None:
+        if isinstance(fault, OSError) and fault.errno in SYSTEM_ERRORS:
             raise fault
-        self._passed_over["key_passed_over"] += 1
+        self._skipped["key_passed_over"] += 1
         log.error("a key was passed over", reason=str(fault))
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self._directory.iterdir() if path.name.endswith(SUFFIX))
 
-    def _signature(self) -> list[tuple[str, int, int]]:
-        """Return what tells the files from how they were before. Raises OSError."""
+    def _read_signature(self) -> list[tuple[str, int, int]]:
+        """Return a value that changes when a file changes. Raises OSError."""
         try:
             with os.scandir(self._directory) as entries:
                 found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
@@ -172,12 +171,18 @@ class KeyRing:
         return sorted((name, state.st_ctime_ns, state.st_ino) for name, state in found)
 
 
-def read_pair(path: Path) -> Pair:
-    """Read a pair from a file that nobody else can read. Raises KeyRingError."""
+def new_pair() -> KeyPair:
+    """Make a key pair."""
+    public, secret = zmq.curve_keypair()
+    return KeyPair(public.decode(), secret.decode())
+
+
+def read_pair(path: Path) -> KeyPair:
+    """Read a pair from a file that only its owner can read. Raises KeyRingError."""
     try:
         with path.open("rb") as file:
             check_secret(path, file.fileno())
-            pair = msgspec.convert(tomllib.load(file), Pair)
+            pair = msgspec.convert(tomllib.load(file), KeyPair)
     except FileNotFoundError:
         raise KeyRingError(f"there is no {path}; make it with: tollgate keys new NAME") from None
     except (OSError, ValueError, UnsafeError) as fault:
@@ -189,24 +194,22 @@ def read_pair(path: Path) -> Pair:
     return pair
 
 
-def write_pair(path: Path, pair: Pair) -> None:
+def write_pair(path: Path, pair: KeyPair) -> None:
     """Write a pair into a new file of mode 0600. Raises KeyRingError if there is one already."""
     broker = f'broker_public_key = "{pair.broker_public_key}"\n' if pair.broker_public_key else ""
-    text = f'public_key = "{pair.public_key}"\nsecret_key = "{pair.secret_key}"\n{broker}'
-    write_new(path, text)
+    _write_new(
+        path, f'public_key = "{pair.public_key}"\nsecret_key = "{pair.secret_key}"\n{broker}'
+    )
 
 
-def write_client(directory: Path, name: str, client: Client) -> None:
-    """Let a client in. Raises KeyRingError if there is one of that name."""
+def write_client(directory: Path, name: str, client: ClientKey) -> None:
+    """Add a client. Raises KeyRingError if there is one of that name."""
     text = f'public_key = "{client.public_key}"\nrole = "{client.role}"\n'
-    write_new(directory / (name + SUFFIX), text)
+    _write_new(directory / (name + SUFFIX), text)
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a file of mode 0600 that nobody sees half of.
-
-    Raises KeyRingError if there is one already.
-    """
+def _write_new(path: Path, text: str) -> None:
+    """Write a new file of mode 0600, at once as a whole. Raises KeyRingError if it exists."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -223,23 +226,17 @@ def write_new(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def new_pair() -> Pair:
-    """Make a key pair."""
-    public, secret = zmq.curve_keypair()
-    return Pair(public.decode(), secret.decode())
-
-
-def _read_client(path: Path) -> tuple[str, Client]:
-    """Return a client's name and what is known of it. Raises KeyRingError or OSError."""
+def _read_client(path: Path) -> tuple[str, ClientKey]:
+    """Return a client's name and its key. Raises KeyRingError or OSError."""
     name = path.name.removesuffix(SUFFIX)
     if not is_name(name):
         raise KeyRingError(f"{path.parent}: a key cannot be called {path.name!r}")
-    # Of a file that is no file, opening would wait for somebody.
+    # O_NONBLOCK: if it is a pipe, opening would block.
     opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         with os.fdopen(opened, "rb") as file:
             check_unchanged(path, opened)
-            client = msgspec.convert(tomllib.load(file), Client)
+            client = msgspec.convert(tomllib.load(file), ClientKey)
     except UnsafeError as fault:
         raise KeyRingError(str(fault)) from None
     except ValueError as fault:
@@ -249,7 +246,7 @@ def _read_client(path: Path) -> tuple[str, Client]:
     return name, client
 
 
-def _by_key(clients: dict[str, Client]) -> dict[str, Principal]:
+def _by_key(clients: dict[str, ClientKey]) -> dict[str, Principal]:
     by_key: dict[str, Principal] = {}
     for name, client in clients.items():
         principal = Principal(f"key:{name}", client.role)

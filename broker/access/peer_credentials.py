@@ -1,4 +1,4 @@
-"""Who is at the other end of a unix socket, by the kernel's word, and what role that has."""
+"""Who sent a frame: by the kernel's credentials over ipc, by a CURVE key over tcp."""
 
 import grp
 import os
@@ -6,46 +6,54 @@ import pwd
 import time
 from typing import Final
 
+import structlog
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
+from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.core.roles import NOBODY, Principal, Role
 
-ADDRESS: Final = b"Peer-Address"
-"""What libzmq calls it; as bytes, since text would be encoded anew for each message."""
-KNOWN_MAX: Final = 4_096
-"""How many processes are remembered: one more, and all are looked up anew."""
-KNOWN_S: Final = 1.0
-"""How long they are: by then, who was put out of the group is out here, too."""
+PEER_ADDRESS: Final = b"Peer-Address"
+"""libzmq's name for it; as bytes, because text would be encoded again for each message."""
+CACHE_MAX: Final = 4_096
+"""Processes whose principal is cached; with more, the cache is cleared."""
+CACHE_S: Final = 1.0
+"""How long: after that, a user who was removed from the group has lost its role here, too."""
+ZAP_DOMAIN: Final = "tollgate"
+"""Without a domain that is enforced, libzmq accepts every peer when no authenticator runs."""
+
+log = structlog.get_logger("tollgate.broker")
 
 
-class Callers:
-    """Principals by the address that libzmq gives: `localhost:uid:gid:pid`, as the kernel has it.
+class PeerCredentials:
+    """Identifies ipc peers by the address that libzmq gives: `localhost:uid:gid:pid`.
 
-    The user that this runs as is `admin`. Members of `group` have `group_role`, nobody else any.
+    The uid that the broker runs as is `admin`. Members of `group` have `group_role`, other users
+    have no role.
     """
 
     def __init__(self, group: int | None = None, group_role: Role | None = None) -> None:
         self._group = group
         self._group_role = group_role
-        self._known: dict[str, Principal] = {}
-        self._known_until_s = 0.0
+        self._cache: dict[str, Principal] = {}
+        self._cached_until_s = 0.0
 
     def identify(self, frame: zmq.Frame) -> Principal:
-        """Return who has sent a frame."""
+        """Return the sender of a frame."""
         try:
-            return self.principal(str(frame.get(ADDRESS)))
-        except zmq.ZMQError:  # the kernel does not say; then it is nobody
+            return self.principal(str(frame.get(PEER_ADDRESS)))
+        except zmq.ZMQError:  # the kernel does not tell it
             return NOBODY
 
     def principal(self, address: str) -> Principal:
-        """Return who a peer is."""
-        if time.monotonic() >= self._known_until_s or len(self._known) >= KNOWN_MAX:
-            self._known.clear()
-            self._known_until_s = time.monotonic() + KNOWN_S
-        known = self._known.get(address)
-        if known is None:
-            known = self._known[address] = self._look_up(address)
-        return known
+        """Return the principal at an address."""
+        if time.monotonic() >= self._cached_until_s or len(self._cache) >= CACHE_MAX:
+            self._cache.clear()
+            self._cached_until_s = time.monotonic() + CACHE_S
+        cached = self._cache.get(address)
+        if cached is None:
+            cached = self._cache[address] = self._look_up(address)
+        return cached
 
     def _look_up(self, address: str) -> Principal:
         try:
@@ -62,13 +70,53 @@ class Callers:
         return None
 
 
-def group_id(name: str) -> int:
-    """Return a group's number. Raises KeyError."""
-    return grp.getgrnam(name).gr_gid
-
-
 def _groups(uid: int, gid: int) -> list[int]:
     try:
         return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
     except KeyError:
         return []
+
+
+def group_id(name: str) -> int:
+    """Return a group's number. Raises KeyError."""
+    return grp.getgrnam(name).gr_gid
+
+
+class CurveCredentials:
+    """Answers libzmq's question whether a key may connect, and identifies tcp peers by their key.
+
+    pyzmq asks in a thread of its own, which runs until `close`.
+    """
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", ring: KeyRing) -> None:
+        """Start to answer. Make it before a socket is bound."""
+        self._ring = ring
+        self._authenticator = ThreadAuthenticator(context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(ZAP_DOMAIN, credentials_provider=self)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Return whether a key (Z85) may connect: pyzmq calls this at each handshake."""
+        try:
+            return domain == ZAP_DOMAIN and self._ring.may_connect(key.decode())
+        except Exception:  # it would end the thread, and then no peer could connect
+            log.exception("a key was not looked up")
+            return False
+
+    def require_keys(self, socket: "zmq.Socket[bytes]") -> None:
+        """Let only holders of known keys connect to a socket that is not bound yet."""
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self._ring.own.secret_key.encode())
+        socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN.encode())
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+    def identify(self, frame: zmq.Frame) -> Principal:
+        """Return the sender of a frame. It is looked up each time, for a key can be revoked."""
+        try:
+            return self._ring.principal(str(frame.get("User-Id")))
+        except zmq.ZMQError:  # the peer has no key
+            return NOBODY
+
+    def close(self) -> None:
+        """Stop to answer."""
+        self._authenticator.stop()

@@ -1,4 +1,4 @@
-"""Who may be in a directory where sockets, keys and journals lie: its owner, and nobody else."""
+"""Permissions of the directories and files of sockets, keys and journals: for their owner only."""
 
 import os
 import stat
@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Final
 
 STICKY: Final = stat.S_ISVTX
+OTHERS_READ_OR_WRITE: Final = 0o077
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 PRIVATE: Final = 0o700
 
 
 class UnsafeError(Exception):
-    """Somebody else could change what is there; the message is one line that says what to do."""
+    """Another user could change what is there; the message is one line that says what to do."""
 
 
 def make_private(directory: Path) -> list[Path]:
     """Make a directory, and those above it, with mode 0700 where they are missing.
 
-    Return those that were made. Raises UnsafeError for one that somebody else owns, or could
-    write to or replace, and OSError; nothing is made under such a one.
+    Return those that were made. Raises UnsafeError if another user owns one of them, or could
+    write to it or replace it, and OSError. Nothing is made under such a directory.
     """
     made = []
     missing = [each for each in (directory, *directory.parents) if not each.is_dir()]
@@ -37,13 +38,13 @@ def make_private(directory: Path) -> list[Path]:
 
 
 def check_private(directory: Path) -> None:
-    """Raise UnsafeError for a directory that somebody else owns, or could write to or replace."""
+    """Raise UnsafeError if another user owns a directory, or could write to it or replace it."""
     directory = directory.resolve()
     state = directory.stat()
     _check_owner(directory, state)
     if state.st_mode & OTHERS_WRITE:
         raise UnsafeError(
-            f"others can write to {directory} (mode {stat.S_IMODE(state.st_mode):04o});"
+            f"others can write to {directory} (mode {_mode(state)});"
             f" say: chmod go-w {directory}, or use another directory"
         )
     _check_above(directory)
@@ -55,37 +56,37 @@ def _check_above(directory: Path) -> None:
         _check_owner(above, state)
         if state.st_mode & OTHERS_WRITE and not state.st_mode & STICKY:
             raise UnsafeError(
-                f"others can replace what is in {above} (mode {stat.S_IMODE(state.st_mode):04o}),"
+                f"others can replace what is in {above} (mode {_mode(state)}),"
                 f" which {directory} is under; say: chmod go-w {above}, or use another directory"
             )
 
 
 def is_reached_by(group: int, directory: Path) -> bool:
-    """Return whether a group's members can use what is in a directory; those above, aside."""
+    """Return whether members of a group can use the files in a directory, itself alone judged."""
     state = directory.stat()
     return bool(state.st_mode & (stat.S_IXGRP if state.st_gid == group else stat.S_IXOTH))
 
 
 def check_secret(path: Path, opened: int) -> None:
-    """Raise UnsafeError for an open file that somebody else owns or can read."""
+    """Raise UnsafeError if another user owns an open file or can read it."""
     state = os.fstat(opened)
     _check_owner(path, state)
-    if state.st_mode & 0o077:
+    if state.st_mode & OTHERS_READ_OR_WRITE:
         raise UnsafeError(
-            f"others can read {path} (mode {stat.S_IMODE(state.st_mode):04o});"
+            f"others can read {path} (mode {_mode(state)});"
             f" say: chmod 600 {path}, and if they may have read it, make new keys"
         )
 
 
 def check_unchanged(path: Path, opened: int) -> None:
-    """Raise UnsafeError for an open file that somebody else owns or can write to."""
+    """Raise UnsafeError if another user owns an open file or can write to it."""
     state = os.fstat(opened)
     _check_owner(path, state)
     if not stat.S_ISREG(state.st_mode):
         raise UnsafeError(f"{path} is no file")
     if state.st_mode & OTHERS_WRITE:
         raise UnsafeError(
-            f"others can write to {path} (mode {stat.S_IMODE(state.st_mode):04o});"
+            f"others can write to {path} (mode {_mode(state)});"
             f" see what it says, then say: chmod 600 {path}"
         )
 
@@ -95,3 +96,7 @@ def _check_owner(path: Path, state: os.stat_result) -> None:
         raise UnsafeError(
             f"{path} belongs to uid {state.st_uid}, not to uid {os.geteuid()} that this runs as"
         )
+
+
+def _mode(state: os.stat_result) -> str:
+    return f"{stat.S_IMODE(state.st_mode):04o}"

@@ -1,4 +1,4 @@
-"""`tollgate keys`: who may come in by tcp, and as what."""
+"""`tollgate keys`: which keys may connect by tcp, and their roles."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,12 @@ import click
 import platformdirs
 
 from tollgate.broker.access.keyring import (
-    OWN,
+    BROKER_KEY,
     SUFFIX,
-    Client,
+    ClientKey,
+    KeyPair,
     KeyRing,
     KeyRingError,
-    Pair,
     is_name,
     new_pair,
     read_pair,
@@ -40,9 +40,9 @@ KEYS: Final = click.option(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def main() -> None:
-    """Say who may come in by tcp, and as what.
+    """Make, list and revoke the keys that may connect by tcp.
 
-    A broker that runs with the same --keys takes notice within a second.
+    A broker that runs with the same --keys notices changes within a second.
     """
 
 
@@ -52,17 +52,17 @@ def main() -> None:
     "--role",
     required=True,
     type=click.Choice([role.value for role in Role]),
-    help="what its holder may do: observer looks, producer also creates and cancels jobs, worker"
-    " also claims and moves them, admin does it all",
+    help="what its holder may do: observer reads, producer also creates and cancels jobs, worker"
+    " also claims and moves them, admin may do everything",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="where to put the client's own file [default: NAME.key here]",
+    help="the file to write for the client [default: NAME.key here]",
 )
 @KEYS
 def new(name: str, role: str, out: Path | None, directory: Path) -> None:
-    """Make a key for a client, and let its holder in."""
+    """Make a key for a client, and let it connect."""
     with complaining(PROGRAM, KeyRingError, OSError):
         if not is_name(name):
             raise KeyRingError(f"{name!r}: letters, digits and . _ @ - make a name, up to 64")
@@ -71,13 +71,13 @@ def new(name: str, role: str, out: Path | None, directory: Path) -> None:
             raise KeyRingError(f"there is a key {name} already; revoke it, or take another name")
         out = out or Path(name + ".key")
         pair = new_pair()
-        write_pair(out, Pair(pair.public_key, pair.secret_key, own.public_key))
+        write_pair(out, KeyPair(pair.public_key, pair.secret_key, own.public_key))
         try:
-            write_client(directory, name, Client(pair.public_key, Role(role)))
+            write_client(directory, name, ClientKey(pair.public_key, Role(role)))
         except KeyRingError:
             out.unlink()
             raise
-        click.echo(f"{out}: the key of {name}, a {role}. Give it to nobody else.", err=True)
+        click.echo(f"{out}: the key of {name}, a {role}. Give it to no other.", err=True)
         click.echo(f"try it: tollgate ping --endpoint tcp://... --key {out}", err=True)
 
 
@@ -85,7 +85,7 @@ def new(name: str, role: str, out: Path | None, directory: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="one JSON document a line")
 @KEYS
 def list_(directory: Path, *, as_json: bool) -> None:
-    """Show who may come in."""
+    """Show the clients and their roles."""
     with complaining(PROGRAM, KeyRingError, OSError):
         for name, client in KeyRing(directory).clients().items():
             shown = {"name": name, "role": client.role.value, "public_key": client.public_key}
@@ -96,25 +96,25 @@ def list_(directory: Path, *, as_json: bool) -> None:
 @click.argument("name")
 @KEYS
 def revoke(name: str, directory: Path) -> None:
-    """Let the holder of a key in no more, nor do anything on a connection that stands."""
+    """Refuse a key from now on, on connections that stand, too."""
     with complaining(PROGRAM, KeyRingError, OSError):
         path = directory / (name + SUFFIX)
         if not is_name(name) or not path.is_file():
             raise KeyRingError(f"there is no key {name} in {directory}")
         path.unlink()
-        click.echo(f"{name} is out", err=True)
+        click.echo(f"{name} is revoked", err=True)
 
 
-def _own(directory: Path) -> Pair:
-    """Return the broker's own pair; make it, the first time."""
+def _own(directory: Path) -> KeyPair:
+    """Return the broker's own pair; make it if there is none."""
     try:
         make_private(directory)
     except UnsafeError as fault:
         raise KeyRingError(str(fault)) from None
-    path = directory / OWN
+    path = directory / BROKER_KEY
     if not path.exists():
         write_pair(path, new_pair())
-        click.echo(f"{path}: the broker's own key, which its clients know it by", err=True)
+        click.echo(f"{path}: the broker's own key pair", err=True)
     return read_pair(path)
 
 

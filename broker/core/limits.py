@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 from tollgate.broker.core.batch import RECORDS_MAX
 from tollgate.broker.repository.job import TEXT_FIELDS, StoredJob, job_text_bytes, text_bytes
@@ -15,50 +16,59 @@ KIB: Final = 1_024
 MIB: Final = 1_024 * KIB
 MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
+SPAN_MS_MAX: Final = 36_500 * DAY_MS
+"""A hundred years: a time plus such a span is still a valid time."""
+BATCH_MESSAGES: Final = 256
+"""Messages of a batch."""
+BATCH_BYTES: Final = 4 * KIB
+"""Bytes after which a batch takes no other message: a large message is a batch of its own."""
+BATCH_REPLY_BYTES: Final = 8 * MIB
+"""Bytes of replies that end a batch."""
+
+
+def _limit(description: str, least: int = 0, most: int | None = None) -> Meta:
+    """Describe a limit that is a setting too: its help text and its bounds."""
+    return Meta(ge=least, le=most, description=description)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds that a command can run into; `hello` tells all of them to every client.
 
     Bytes are of UTF-8 for texts, and of the frame otherwise.
+
+    Every field with a `_limit` is a setting of the same name, with this default (`Settings`).
     """
 
-    request_bytes: int = 256 * KIB
-    """A request's frame."""
-    commands: int = 1_000
-    """Commands in one request."""
-    reply_bytes: int = 4 * MIB
-    """A reply's frame."""
-    text_bytes: int = 64 * KIB
-    """An input, a result, an error, a schema."""
-    blockchain_identifier_bytes: int = 4 * KIB
-    """A blockchain identifier."""
+    request_bytes: Annotated[int, _limit("bytes of a request", 1_024)] = 256 * KIB
+    commands: Annotated[int, _limit("commands in a request", 1, 65_535)] = 1_000
+    reply_bytes: Annotated[int, _limit("bytes of a reply", 64 * KIB)] = 4 * MIB
+    text_bytes: Annotated[int, _limit("bytes of a text in a command", 1)] = 64 * KIB
+    blockchain_identifier_bytes: Annotated[int, _limit("bytes of that field", 1)] = 4 * KIB
     identifier_from_purchaser_bytes: int = 256
-    """A purchaser's identifier."""
-    jobs: int = 1_000_000
-    """Jobs stored."""
-    stored_bytes: int = 1_024 * MIB
-    """Texts of all stored jobs; above it no job is created."""
-    parked: int = 10_000
-    """Commands that wait for their answer."""
-    parked_share: int = 5_000
-    """Of those, commands of one connection."""
+    jobs: Annotated[int, _limit("jobs stored", 1)] = 1_000_000
+    stored_bytes: Annotated[
+        int, _limit("bytes of the texts of all jobs; above that, no job is created", 1)
+    ] = 1_024 * MIB
+    parked: Annotated[int, _limit("commands that wait for their answer")] = 10_000
+    parked_share: Annotated[int, _limit("of these, commands of one connection")] = 5_000
     watched: int = 1_000_000
     """Jobs that all parked waits together name."""
-    pay_within_ms: int = DAY_MS
-    """From a job's creation to its `pay_by_time`, unless its creator sets one."""
-    payment_grace_ms: int = 5 * MINUTE_MS
-    """From `pay_by_time` to failure: a payment locked in time is confirmed later."""
-    sessions: int = 100_000
-    """Sessions remembered."""
-    outcomes: int = 1_000_000
-    """Outcomes of requests remembered, of all sessions together."""
-    keep_finished_ms: int = 7 * DAY_MS
-    """From a job's end until it is removed."""
-    max_finished: int = 500_000
-    """Finished jobs kept, whatever their age."""
-    lapses: int = 5
-    """How often the lease of a running job may lapse before the job fails."""
+    pay_within_ms: Annotated[
+        int, _limit("time from creation to pay_by_time, unless the creator sets it", 1, SPAN_MS_MAX)
+    ] = DAY_MS
+    payment_grace_ms: Annotated[
+        int, _limit("time from pay_by_time until an unpaid job fails", 0, SPAN_MS_MAX)
+    ] = 5 * MINUTE_MS
+    """A payment that was locked in time is confirmed later."""
+    sessions: Annotated[int, _limit("sessions remembered", 1)] = 100_000
+    outcomes: Annotated[
+        int, _limit("outcomes of requests remembered, for all sessions", 64_000)
+    ] = 1_000_000
+    keep_finished_ms: Annotated[int, _limit("time that a finished job is kept", 0, SPAN_MS_MAX)] = (
+        7 * DAY_MS
+    )
+    max_finished: Annotated[int, _limit("finished jobs kept, of any age")] = 500_000
+    lapses: Annotated[int, _limit("lapsed leases after which a running job fails", 1)] = 5
 
 
 # --- texts of commands ----------------------------------------------------------------------------
@@ -155,7 +165,11 @@ RECORD_BYTES_MAX: Final = 256
 
 
 def batch_records_max(
-    limits: Limits, *, batch_messages: int, batch_bytes: int, batch_reply_bytes: int
+    limits: Limits,
+    *,
+    batch_messages: int = BATCH_MESSAGES,
+    batch_bytes: int = BATCH_BYTES,
+    batch_reply_bytes: int = BATCH_REPLY_BYTES,
 ) -> tuple[int, int]:
     """Return bounds on the records of any batch: bytes and number.
 

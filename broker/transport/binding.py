@@ -1,79 +1,91 @@
-"""Opens the doors that the settings name, if they can be kept shut to everybody else."""
+"""Decides what the broker listens at, and opens one ROUTER socket for ipc and one for tcp.
+
+There are two sockets because identities differ. Over tcp libzmq vouches for a peer's key; over ipc
+it takes such properties from the peer, which could claim any key.
+"""
 
 import resource
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final
 
 import structlog
 import zmq
 
-from tollgate.broker.access.curve import KeyHolders, heartbeats
 from tollgate.broker.access.keyring import KeyRing
-from tollgate.broker.access.peer_credentials import Callers, group_id
+from tollgate.broker.access.peer_credentials import CurveCredentials, PeerCredentials, group_id
 from tollgate.broker.core.roles import Role
 from tollgate.broker.settings import Settings, SettingsError
-from tollgate.broker.telemetry.counters import Counters
-from tollgate.broker.transport.endpoints import Endpoint, EndpointError
-from tollgate.broker.transport.router import Door
+from tollgate.broker.telemetry import Counters
+from tollgate.broker.transport.endpoints import EndpointError, IpcEndpoint, TcpEndpoint
+from tollgate.broker.transport.router import Router, RouterLimits
 
 LIBZMQ_MIN: Final = (4, 3, 5)
-"""The oldest that was tried; those before have known faults that a peer can use."""
+"""The oldest version that was tried; older ones have known faults that a peer can use."""
 FILES_MAX: Final = 65_536
-"""How many connections there are by default where the system sets no limit."""
+"""Default of `connections` where the system sets no limit on open files."""
 CONNECTIONS_MIN: Final = 256
-"""With fewer, libzmq is faster than whoever counts; tried with this many."""
+"""With fewer, libzmq accepts faster than the monitor counts; tried with this number."""
 
 log = structlog.get_logger("tollgate.broker")
 
 
-def open_doors(  # noqa: PLR0913, PLR0917 - what they are made of
-    context: "zmq.Context[zmq.Socket[bytes]]",
-    settings: Settings,
-    endpoints: dict[str, Endpoint],
-    group: int | None,
-    keys: KeyRing | None,
-    counters: Counters,
-    stack: ExitStack,
-) -> Iterator[Door]:
-    """Open a door for who is known by uid, and another for who is known by key.
+class Binding:
+    """The endpoints of the settings, held from construction on, and bound by `open_routers`."""
 
-    Two sockets, since a peer of the first could give itself any key's name: there, libzmq takes
-    such properties from the peer.
-    """
-    if endpoints:
-        callers = Callers(group, Role(settings.group_role))
-        door = Door(context, b"\x01", callers.identify, settings, counters)
-        stack.callback(door.close)
-        door.open([*endpoints.values()])
-        yield door
-    urls = [url for url in settings.bind if url not in endpoints]
-    if urls and keys is not None:
-        keys.counters = counters
-        holders = KeyHolders(context, keys)
-        stack.callback(holders.close)
-        door = Door(context, b"\x02", holders.identify, settings, counters)
-        stack.callback(door.close)
-        holders.guard(door.socket)
-        for option, value in heartbeats(settings.heartbeat_ms).items():
-            door.socket.setsockopt(option, value)
-        door.open(urls)
-        log.info("keys", directory=str(settings.keys), clients=len(keys))
-        yield door
+    def __init__(self, settings: Settings, connections: int, stack: ExitStack) -> None:
+        """Lock the ipc endpoints and read the keys; `stack` gives all of it back.
 
+        `connections` is the limit of one router, see `connections_per_router`. Raises
+        SettingsError, EndpointError or KeyRingError.
+        """
+        self._settings = settings
+        self._stack = stack
+        self._limits = RouterLimits(
+            settings.limits().request_bytes,
+            connections,
+            settings.unread_total_bytes,
+            settings.linger_ms,
+        )
+        self._group = _group_of(settings)
+        self._ipc = [
+            stack.enter_context(IpcEndpoint(url, self._group))
+            for url in settings.bind
+            if url.startswith("ipc:")
+        ]
+        self.keys = None if settings.keys is None else KeyRing(settings.keys)
 
-def group_of(name: str) -> int | None:
-    """Return the number of a group, None for no name. Raises SettingsError."""
-    if not name:
-        return None
-    try:
-        return group_id(name)
-    except KeyError:
-        raise SettingsError(f"socket_group: there is no group {name!r}") from None
+    def open_routers(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", counters: Counters
+    ) -> list[Router]:
+        """Bind a router for each kind of endpoint. Raises EndpointError."""
+        routers = []
+        if self._ipc:
+            credentials = PeerCredentials(self._group, Role(self._settings.group_role))
+            router = Router(context, b"\x01", credentials.identify, self._limits, counters)
+            self._stack.callback(router.close)
+            router.bind(self._ipc)
+            routers.append(router)
+        urls = [url for url in self._settings.bind if url.startswith("tcp:")]
+        if urls and self.keys is not None:
+            self.keys.counters = counters
+            endpoints = []
+            for url in urls:
+                endpoints.append(TcpEndpoint(url, self._limits.connections))
+                self._stack.callback(endpoints[-1].close)
+            curve = CurveCredentials(context, self.keys)
+            self._stack.callback(curve.close)
+            router = Router(context, b"\x02", curve.identify, self._limits, counters)
+            self._stack.callback(router.close)
+            curve.require_keys(router.socket)
+            _set_heartbeats(router.socket, self._settings.heartbeat_ms)
+            router.bind(endpoints)
+            routers.append(router)
+            log.info("keys", directory=str(self._settings.keys), clients=len(self.keys))
+        return routers
 
 
 def check_libzmq(settings: Settings) -> None:
-    """Raise EndpointError if libzmq is too old, or cannot do what the settings ask for."""
+    """Raise EndpointError if libzmq is too old, or lacks what the settings ask for."""
     if zmq.zmq_version_info() < LIBZMQ_MIN:
         least = ".".join(map(str, LIBZMQ_MIN))
         raise EndpointError(f"libzmq {zmq.zmq_version()} is too old, it takes {least} or newer")
@@ -81,26 +93,41 @@ def check_libzmq(settings: Settings) -> None:
         raise EndpointError("this libzmq was built without CURVE, which tcp takes")
 
 
-def open_files(settings: Settings) -> Settings:
-    """Have as many files open as may be; by default, a quarter of them are for connections.
+def connections_per_router(settings: Settings) -> int:
+    """Raise the limit on open files as far as allowed; return each router's share of connections.
 
-    No more, since libzmq accepts faster than anybody can count, and ends with the last of them. The
-    doors share that: a crowd at one takes nothing from the other. Raises SettingsError for more
-    connections than can be had.
+    By default a quarter of the files is for connections: libzmq accepts faster than the monitor
+    counts, and the process ends when no file is left. Routers get equal shares: a crowd at one
+    takes nothing from the other. Raises SettingsError for more connections than files allow.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    if most == resource.RLIM_INFINITY:
-        most = 4 * FILES_MAX
-    if most // 4 < CONNECTIONS_MIN:
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if files == resource.RLIM_INFINITY:
+        files = 4 * FILES_MAX
+    if files // 4 < CONNECTIONS_MIN:
         log.warning(
-            "few files may be open: a flood of connections could end the broker", files=most
+            "few files may be open: a flood of connections could end the broker", files=files
         )
-    if settings.connections > most - most // 4:
+    if settings.connections > files - files // 4:
         raise SettingsError(
-            f"connections: {settings.connections} are too many where {most} files may be open;"
-            f" three quarters of them, {most - most // 4}, are the most (see ulimit -n)"
+            f"connections: {settings.connections} are too many where {files} files may be open;"
+            f" three quarters of them, {files - files // 4}, are the most (see ulimit -n)"
         )
-    doors = len({url.startswith("tcp:") for url in settings.bind})
-    share = (settings.connections or most // 4) // doors
-    return settings.model_copy(update={"connections": max(1, share)})
+    routers = len({url.startswith("tcp:") for url in settings.bind})
+    return max(1, (settings.connections or files // 4) // routers)
+
+
+def _group_of(settings: Settings) -> int | None:
+    """Return the number of the group in the settings, if there is one. Raises SettingsError."""
+    try:
+        return group_id(settings.socket_group) if settings.socket_group else None
+    except KeyError:
+        raise SettingsError(f"socket_group: there is no group {settings.socket_group!r}") from None
+
+
+def _set_heartbeats(socket: "zmq.Socket[bytes]", every_ms: int) -> None:
+    """Detect tcp peers that are gone without a word: nothing else tells it."""
+    if every_ms:
+        socket.setsockopt(zmq.HEARTBEAT_IVL, every_ms)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * every_ms)
+        socket.setsockopt(zmq.HEARTBEAT_TTL, 3 * every_ms)

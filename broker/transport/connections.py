@@ -1,7 +1,7 @@
 """Counts the connections of a socket as they come and go, in a thread of its own.
 
 libzmq accepts in a thread of its own, tens of thousands in a second: between two batches there is
-no time to count. And with no file descriptor left, its ipc listener ends the process.
+no time to count. And its ipc listener ends the process when no file descriptor is left.
 """
 
 import sys
@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import zmq
 
-SHUT_S: Final = 1.0
-"""How long to stay shut at least: else who comes and goes fast would keep it busy, and the log."""
+PAUSE_S: Final = 1.0
+"""Shortest pause: otherwise peers that come and go fast keep it busy, and the log."""
 FAILURES: Final[dict[int, str]] = {
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "handshake_broken_off",
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "handshake_malformed",
@@ -23,39 +23,39 @@ FAILURES: Final[dict[int, str]] = {
 }
 
 
-class Watch:
-    """Calls `shut` when there are `most` connections, and `reopen` when half of them are gone.
+class ConnectionMonitor:
+    """Calls `pause` at `limit` connections, and `resume` when half of them are gone.
 
-    It stays shut for `shut_s` seconds at least. Both are called in the thread. `connections`
-    includes those that still shake hands.
+    A pause lasts `pause_s` seconds at least. Both are called in the monitor's thread.
+    `connections` includes those whose handshake is not finished.
     """
 
     def __init__(
         self,
         socket: "zmq.Socket[bytes]",
-        most: int,
-        shut: Callable[[], None],
-        reopen: Callable[[], None],
-        shut_s: float = SHUT_S,
+        limit: int,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        pause_s: float = PAUSE_S,
     ) -> None:
-        """Begin to watch a socket that does not listen yet."""
+        """Start to monitor a socket that is not bound yet."""
         self.connections = 0
-        self.is_shut = False
-        self._most = most
-        self._shut = shut
-        self._reopen = reopen
-        self._shut_s = shut_s
-        self._reopen_at_s = 0.0
+        self.is_paused = False
+        self._limit = limit
+        self._pause = pause
+        self._resume = resume
+        self._pause_s = pause_s
+        self._resume_at_s = 0.0
         self._lock = Lock()
         self._failures: Counter[str] = Counter()
         self._socket = socket
-        address = f"inproc://watch-{id(self)}"
+        address = f"inproc://connections-{id(self)}"
         events = zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | zmq.Event.MONITOR_STOPPED
         for failure in FAILURES:
             events |= failure
         socket.monitor(address, events)
         self._events: zmq.Socket[Any] = socket.context.socket(zmq.PAIR)
-        self._events.setsockopt(zmq.RCVHWM, 0)  # full, it would hold up libzmq's own thread
+        self._events.setsockopt(zmq.RCVHWM, 0)  # a full queue would block libzmq's own thread
         self._events.connect(address)
         self._thread = Thread(target=self._run, name="connections", daemon=True)
         self._thread.start()
@@ -67,7 +67,7 @@ class Watch:
         return failures
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop the thread."""
         self._socket.disable_monitor()
         self._thread.join()
         self._events.close(0)
@@ -77,10 +77,10 @@ class Watch:
         accepted, disconnected = int(zmq.Event.ACCEPTED), int(zmq.Event.DISCONNECTED)
         stopped = int(zmq.Event.MONITOR_STOPPED)
         while True:
-            if self._has_news():
-                # By hand: pyzmq's parser takes longer than libzmq does to accept the next one.
+            if self._has_event():
+                # By hand: pyzmq's parser takes longer than libzmq takes to accept the next one.
                 event = int.from_bytes(receive()[:2], sys.byteorder)
-                receive()  # where it was
+                receive()  # the address
                 if event == accepted:
                     self.connections += 1
                 elif event == disconnected:
@@ -90,29 +90,29 @@ class Watch:
                 else:
                     self._count(FAILURES.get(event, "handshake_failed"))
             try:
-                self._judge()
-            except OSError:  # the socket file is gone: nobody comes in by it, and who is in stays
+                self._pause_or_resume()
+            except OSError:  # the socket file is gone: no new peer can connect anyway
                 self._count("socket_file_gone")
 
-    def _has_news(self) -> bool:
-        """Return whether to wait for what comes next; False when it is time to open again."""
-        if not (self.is_shut and self._has_room()):
+    def _has_event(self) -> bool:
+        """Return whether to receive the next event; False when it is time to resume."""
+        if not (self.is_paused and self._has_room()):
             return True
-        left_s = self._reopen_at_s - time.monotonic()
+        left_s = self._resume_at_s - time.monotonic()
         return left_s > 0 and bool(self._events.poll(int(left_s * 1_000) + 1))
 
     def _has_room(self) -> bool:
-        return self.connections <= self._most // 2
+        return self.connections <= self._limit // 2
 
-    def _judge(self) -> None:
-        if not self.is_shut and self.connections >= self._most:
-            self.is_shut = True
-            self._reopen_at_s = time.monotonic() + self._shut_s
+    def _pause_or_resume(self) -> None:
+        if not self.is_paused and self.connections >= self._limit:
+            self.is_paused = True
+            self._resume_at_s = time.monotonic() + self._pause_s
             self._count("stopped_accepting")
-            self._shut()
-        elif self.is_shut and self._has_room() and time.monotonic() >= self._reopen_at_s:
-            self.is_shut = False
-            self._reopen()
+            self._pause()
+        elif self.is_paused and self._has_room() and time.monotonic() >= self._resume_at_s:
+            self.is_paused = False
+            self._resume()
 
     def _count(self, cause: str) -> None:
         with self._lock:

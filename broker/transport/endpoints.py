@@ -1,37 +1,56 @@
-"""An ipc endpoint held by one broker alone: its directory, its lock, its socket file."""
+"""Endpoints that one broker holds alone, and that can stop accepting while connections stay.
 
+After `bind`, any thread may call `pause` and `resume`. libzmq's own unbind would not do: it ends
+the connections that stand, takes a moment, and is for the socket's own thread, which may be busy.
+"""
+
+import ctypes
 import errno
 import fcntl
 import grp
 import os
+import socket
+import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
+
+import zmq
 
 from tollgate.broker.access.permissions import UnsafeError, is_reached_by, make_private
 
 IPC_PATH_BYTES_MAX: Final = 107
 """The longest path that a unix socket can have."""
+SO_ATTACH_FILTER: Final = 26
+SO_DETACH_FILTER: Final = 27
+"""Of Linux's <asm/socket.h>; Python has no name for them."""
+BACKLOG_MAX: Final = 100
+BPF_RETURN: Final = 6
+"""BPF_RET | BPF_K: keep as many bytes of the packet as the operand says; 0 drops it."""
 
 
 class EndpointError(Exception):
-    """The endpoint cannot be had; the message is one line that says what to do."""
+    """The endpoint cannot be used; the message is one line that says what to do."""
 
 
-class Endpoint:
-    """Holds an `ipc://` endpoint from `with` on: nobody else can take it, nor is it anybody's.
+def backlog_for(connections: int) -> int:
+    """Return the length of the kernel's queue: what stands in it is accepted after a pause."""
+    return min(BACKLOG_MAX, max(1, connections // 8))
 
-    libzmq binds over a living socket without a word, so a lock beside the socket file says who
-    is there. The lock is the kernel's: it goes with the process, however that ends.
 
-    Nobody else can connect to it, but members of `group` (its number) if there is one.
+class IpcEndpoint:
+    """An `ipc://` endpoint, locked from `with` on.
+
+    libzmq binds over a living socket without a word, so a lock file beside the socket file says
+    that a broker is there. The kernel releases the lock when the process ends, in whatever way.
+
+    Only this user can connect, and the members of `group` (its number) if there is one.
     """
 
     def __init__(self, url: str, group: int | None = None) -> None:
         self.url = url
         self._group = group
         self.path = Path(url.removeprefix("ipc://"))
-        self._aside = self.path.with_name(f".{self.path.name}.full")
+        self._paused_path = self.path.with_name(f".{self.path.name}.full")
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -46,54 +65,55 @@ class Endpoint:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._lock = os.open(lock_path, flags, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._clear()
+            self._remove_stale()
         except BlockingIOError:
-            self._close()
+            self._unlock()
             raise EndpointError(
                 f"{self.url}: another broker is listening there; stop it or bind elsewhere"
             ) from None
         except UnsafeError as fault:
             raise EndpointError(f"{self.url}: {fault}") from None
         except OSError as fault:
-            self._close()
+            self._unlock()
             if fault.errno == errno.ELOOP:
                 raise EndpointError(f"{self.url}: {fault.filename} is a symbolic link") from None
             raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give the endpoint back."""
         self.path.unlink(missing_ok=True)
-        self._aside.unlink(missing_ok=True)
-        self._close()
+        self._paused_path.unlink(missing_ok=True)
+        self._unlock()
 
-    def opened(self) -> None:
-        """Let in whom it is for, now that the socket file is there. Raises EndpointError."""
+    def bind(self, router: "zmq.Socket[bytes]") -> None:
+        """Bind a socket here; the socket file is for this user alone. Raises EndpointError."""
+        umask = os.umask(0o177)
         try:
-            self._let_in(self.path, 0o660)
+            router.bind(self.url)
+            self._share(self.path, 0o660)
+        except zmq.ZMQError as fault:
+            raise EndpointError(f"{self.url}: {fault}") from None
         except OSError as fault:
             raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
+        finally:
+            os.umask(umask)
 
-    def shut(self) -> None:
-        """Let nobody else in for now; who is in stays. Libzmq's unbind would throw all out."""
-        self.path.rename(self._aside)
+    def pause(self) -> None:
+        """Accept no new connections."""
+        self.path.rename(self._paused_path)
 
-    def reopen(self) -> None:
-        """Let in whoever comes again."""
-        self._aside.rename(self.path)
+    def resume(self) -> None:
+        """Accept new connections again."""
+        self._paused_path.rename(self.path)
 
     def _make_directory(self, directory: Path) -> None:
-        """Make the socket's directory. One that is there stays as it is: it may hold other things.
+        """Make the socket's directory. An existing one is not changed: it may hold other things.
 
         Raises UnsafeError or OSError.
         """
         for made in make_private(directory):
-            self._let_in(made, 0o750)
+            self._share(made, 0o750)
         if self._group is not None and not is_reached_by(self._group, directory):
             name = grp.getgrgid(self._group).gr_name
             raise UnsafeError(
@@ -101,22 +121,99 @@ class Endpoint:
                 f" say: chgrp {name} {directory} && chmod 750 {directory}, or bind elsewhere"
             )
 
-    def _let_in(self, path: Path, mode: int) -> None:
+    def _share(self, path: Path, mode: int) -> None:
+        """Give the group access to a file or directory, if there is a group."""
         if self._group is not None:
             os.chown(path, -1, self._group)
             path.chmod(mode)
 
-    def _clear(self) -> None:
-        """Remove a dead broker's socket (a living one would hold the lock), and nothing else."""
-        if self._aside.is_socket():
-            self._aside.unlink()
+    def _remove_stale(self) -> None:
+        """Remove the socket of a dead broker (a living one would hold the lock), nothing else."""
+        if self._paused_path.is_socket():
+            self._paused_path.unlink()
         if self.path.is_socket():
             self.path.unlink()
         elif os.path.lexists(self.path):
-            self._close()
+            self._unlock()
             raise EndpointError(f"{self.url}: there is a file that is no socket; bind elsewhere")
 
-    def _close(self) -> None:
+    def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)  # and with it the lock; the file stays, to be locked again
+            os.close(self._lock)  # this releases the lock; the file stays for the next broker
             self._lock = None
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (
+        ("code", ctypes.c_uint16),
+        ("if_true", ctypes.c_uint8),
+        ("if_false", ctypes.c_uint8),
+        ("operand", ctypes.c_uint32),
+    )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.POINTER(_Instruction)))
+
+
+_DROP: Final = _Instruction(BPF_RETURN, 0, 0, 0)
+_DROP_ALL: Final = _Program(1, ctypes.pointer(_DROP))
+
+
+class TcpEndpoint:
+    """A socket that listens at `tcp://address:port`, for libzmq to accept from.
+
+    While it is paused, a filter in the kernel drops the packets that would open a connection: a
+    peer that tries again connects after `resume`. It begins paused, and `bind` resumes it.
+    """
+
+    def __init__(self, url: str, connections: int) -> None:
+        """Listen for at most so many connections at a time, see `backlog_for`.
+
+        Raises EndpointError if the address is taken, or the system cannot filter.
+        """
+        host, _, port = url.removeprefix("tcp://").rpartition(":")
+        host = host.strip("[]*") or "0.0.0.0"  # noqa: S104 - the settings allow it explicitly
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((host, 0 if port == "*" else int(port)))
+            self._pause_first()
+            self._socket.listen(backlog_for(connections))
+        except OSError as fault:
+            self._socket.close()
+            raise EndpointError(f"{url}: {fault.strerror}") from None
+        name = self._socket.getsockname()
+        shown = f"[{name[0]}]" if family == socket.AF_INET6 else name[0]
+        self.url = f"tcp://{shown}:{name[1]}"
+
+    def bind(self, router: "zmq.Socket[bytes]") -> None:
+        """Hand the listening socket to a ROUTER socket, and accept. Raises EndpointError."""
+        try:
+            router.setsockopt(zmq.USE_FD, os.dup(self._socket.fileno()))  # libzmq closes it
+            router.bind(self.url)
+            self.resume()
+        except (zmq.ZMQError, OSError) as fault:
+            raise EndpointError(f"{self.url}: {fault}") from None
+
+    def pause(self) -> None:
+        """Accept no new connections."""
+        if sys.platform != "linux":
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, bytes(_DROP_ALL))
+
+    def resume(self) -> None:
+        """Accept new connections again."""
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+    def close(self) -> None:
+        """Give the address back, as soon as libzmq does too."""
+        self._socket.close()
+
+    def _pause_first(self) -> None:
+        try:
+            self.pause()
+        except OSError as fault:
+            why = f"this system cannot hold off a crowd on tcp ({fault.strerror}); bind ipc alone"
+            raise OSError(fault.errno, why) from None

@@ -1,4 +1,4 @@
-"""Waits until something can be read: asleep, or at first awake for a moment."""
+"""Waits until something can be read, and can poll for a moment before it sleeps."""
 
 import os
 import time
@@ -10,41 +10,41 @@ import zmq
 INPUT: Final = int(zmq.POLLIN)
 
 
-class Lookout:
+class Poller:
     """Waits for input at sockets of libzmq and at file descriptors.
 
-    With `spin_us`, it looks again and again for so many microseconds before it sleeps, unless
-    nothing had come the last time either: waking up is a good part of a round trip. That keeps a
-    core busy for so long after each message, and costs nothing while none comes.
+    With `spin_us`, it polls for that many microseconds before it sleeps, unless the last call
+    found nothing either: waking up is a large part of a round trip (docs/performance.md). This
+    keeps one core busy that long after each message, and costs nothing while none comes.
     """
 
-    def __init__(self, watched: Sequence[Any], spin_us: int = 0) -> None:
-        self._items = [(each, INPUT) for each in watched]
+    def __init__(self, sources: Sequence[Any], spin_us: int = 0) -> None:
+        self._items = [(each, INPUT) for each in sources]
         self._spin_s = spin_us / 1_000_000
-        self._is_awake = False
+        self._is_busy = False
 
-    def forget(self, watched: Any) -> None:  # noqa: ANN401 - whatever can be watched
-        """Look there no more."""
-        self._items = [item for item in self._items if item[0] != watched]
+    def unregister(self, source: Any) -> None:  # noqa: ANN401 - a socket or a descriptor
+        """Stop polling a source."""
+        self._items = [item for item in self._items if item[0] != source]
 
-    def wait(self, patience_ms: int) -> list[Any]:
-        """Return where something can be read; nowhere, if nothing could for so long."""
-        left_ms, found = patience_ms, list[tuple[Any, int]]()
-        if self._is_awake:
-            found = self._look(patience_ms)
-            left_ms = max(0, patience_ms - int(self._spin_s * 1_000))
+    def wait(self, timeout_ms: int) -> list[Any]:
+        """Return the sources that can be read; an empty list after the timeout."""
+        left_ms, found = timeout_ms, list[tuple[Any, int]]()
+        if self._is_busy:
+            found = self._spin(timeout_ms)
+            left_ms = max(0, timeout_ms - int(self._spin_s * 1_000))
         if not found:
             found = zmq.zmq_poll(self._items, left_ms)
-        if self._spin_s and patience_ms:
-            self._is_awake = bool(found)
+        if self._spin_s and timeout_ms:
+            self._is_busy = bool(found)
         return [each for each, _ in found]
 
-    def _look(self, patience_ms: int) -> list[tuple[Any, int]]:
-        """Look for a moment, everywhere each time: who waits elsewhere is not to be passed over.
+    def _spin(self, timeout_ms: int) -> list[tuple[Any, int]]:
+        """Poll all sources for a moment, so that none is passed over.
 
-        Whoever else is ready to run goes first: it may be the thread that brings the next message.
+        Other threads that can run go first: one of them may bring the next message.
         """
-        until = time.monotonic() + min(self._spin_s, patience_ms / 1_000)
+        until = time.monotonic() + min(self._spin_s, timeout_ms / 1_000)
         while not (found := zmq.zmq_poll(self._items, 0)) and time.monotonic() < until:
             os.sched_yield()
         return found

@@ -30,8 +30,9 @@ from tollgate.broker.journal import NoJournal
 from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
 from tollgate.broker.server import Server
 from tollgate.broker.settings import load
-from tollgate.broker.transport.endpoints import Endpoint
-from tollgate.broker.transport.router import Door
+from tollgate.broker.telemetry import Counters
+from tollgate.broker.transport.endpoints import IpcEndpoint
+from tollgate.broker.transport.router import Router, RouterLimits
 from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
@@ -294,7 +295,7 @@ def server_of(
     pipeline: Pipeline,
     journal: NoJournal,
     keys: Ring | None = None,
-    doors: Sequence[Door] = (),
+    doors: Sequence[Router] = (),
 ) -> Server:
     nothing = Nothing()
     return Server(
@@ -337,26 +338,27 @@ def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
 
 
 def test_a_door_that_fills_each_batch_keeps_nobody_at_another_waiting(short_dir: Path) -> None:
-    settings = load({"batch_messages": 1})
+    limits = RouterLimits(1_000, 100, 1_000_000, 0, batch_messages=1)
     with zmq.Context() as context, ExitStack() as stack:
         doors = []
         for mark in (b"\x01", b"\x02"):
-            door = Door(context, mark, lambda _: WORKER, settings, Counter())  # type: ignore[arg-type]
+            door = Router(context, mark, lambda _: WORKER, limits, Counters())
             stack.callback(door.socket.close, 0)
             stack.callback(door.close)
             url = f"ipc://{short_dir}/{mark.hex()}"
-            door.open([stack.enter_context(Endpoint(url))])
+            door.bind([stack.enter_context(IpcEndpoint(url))])
             peer = context.socket(zmq.DEALER)
             stack.callback(peer.close, 0)
             peer.connect(url)
             for _ in range(9):
                 peer.send(b"")
             doors.append(door)
-        for door in doors:
-            assert door.socket.poll(10_000)
         server = server_of(make_pipeline(), Tight(99), doors=doors)
         ready: dict[object, int] = {door.socket: zmq.POLLIN for door in doors}
-        heard = [server._take(ready)[0].peer[:1] for _ in range(8)]
+        heard = []
+        for _ in range(8):
+            assert all(door.socket.poll(10_000) for door in doors)
+            heard.append(server._take(ready)[0].peer[:1])
         assert sorted(heard) == [b"\x01"] * 4 + [b"\x02"] * 4
 
 

@@ -1,4 +1,4 @@
-"""Whoever waits sees what has come, and sleeps when nothing does."""
+"""The poller reports what can be read, and sleeps while there is nothing."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import zmq
 
-from tollgate.broker.transport.poller import Lookout
+from tollgate.broker.transport.poller import Poller
 
 LONG_US = 10_000_000
 
@@ -21,59 +21,59 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.fixture
-def patiences(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return how long each look at the sockets was told to last, as they come."""
+def timeouts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the timeout of each poll, in order."""
     told: list[int] = []
     poll = zmq.zmq_poll
 
-    def spy(items: Any, patience_ms: int) -> Any:
-        told.append(patience_ms)
-        return poll(items, patience_ms)
+    def spy(items: Any, timeout_ms: int) -> Any:
+        told.append(timeout_ms)
+        return poll(items, timeout_ms)
 
     monkeypatch.setattr(zmq, "zmq_poll", spy)
     return told
 
 
 @pytest.mark.parametrize("spin_us", [0, 100])
-def test_what_can_be_read_is_told_and_nothing_else(pipe: tuple[int, int], spin_us: int) -> None:
+def test_only_readable_sources_are_returned(pipe: tuple[int, int], spin_us: int) -> None:
     other = os.pipe()
-    lookout = Lookout([pipe[0], other[0]], spin_us)
-    assert lookout.wait(0) == []
+    poller = Poller([pipe[0], other[0]], spin_us)
+    assert poller.wait(0) == []
     for _ in range(3):
         os.write(pipe[1], b"x")
-        assert lookout.wait(1) == [pipe[0]]
+        assert poller.wait(1) == [pipe[0]]
         os.read(pipe[0], 1)
-        assert lookout.wait(1) == []
+        assert poller.wait(1) == []
     os.write(pipe[1], b"x")
     os.write(other[1], b"x")
-    assert sorted(lookout.wait(1)) == [pipe[0], other[0]]
-    lookout.forget(pipe[0])
-    assert lookout.wait(1) == [other[0]]
+    assert sorted(poller.wait(1)) == [pipe[0], other[0]]
+    poller.unregister(pipe[0])
+    assert poller.wait(1) == [other[0]]
     for end in other:
         os.close(end)
 
 
-def test_without_a_spin_it_sleeps_at_once(pipe: tuple[int, int], patiences: list[int]) -> None:
-    lookout = Lookout([pipe[0]])
+def test_without_spin_it_sleeps_at_once(pipe: tuple[int, int], timeouts: list[int]) -> None:
+    poller = Poller([pipe[0]])
     os.write(pipe[1], b"x")
     for _ in range(3):
-        lookout.wait(7)
-    assert patiences == [7, 7, 7]
+        poller.wait(7)
+    assert timeouts == [7, 7, 7]
 
 
-def test_it_stays_awake_after_a_message_and_sleeps_after_none(
-    pipe: tuple[int, int], patiences: list[int]
+def test_it_spins_after_a_message_and_sleeps_after_none(
+    pipe: tuple[int, int], timeouts: list[int]
 ) -> None:
-    lookout = Lookout([pipe[0]], LONG_US)
+    poller = Poller([pipe[0]], LONG_US)
     os.write(pipe[1], b"x")
-    lookout.wait(5)
-    assert patiences == [5]  # nothing had come before
-    patiences.clear()
-    lookout.wait(5)
-    assert patiences == [0]  # and now it looks first
+    poller.wait(5)
+    assert timeouts == [5]  # nothing had come before
+    timeouts.clear()
+    poller.wait(5)
+    assert timeouts == [0]  # now it polls first
     os.read(pipe[0], 1)
-    lookout.wait(5)
-    assert set(patiences) == {0}  # no longer than it has patience, however long the spin
-    patiences.clear()
-    lookout.wait(5)
-    assert patiences == [5]  # whoever has nothing to do keeps no core busy
+    poller.wait(5)
+    assert set(timeouts) == {0}  # no longer than the timeout, however long the spin
+    timeouts.clear()
+    poller.wait(5)
+    assert timeouts == [5]  # an idle broker keeps no core busy

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import PATIENCE_S, ROOT
-from tollgate.broker.telemetry.systemd import Notifier
+from tollgate.broker.telemetry import Notifier
 
 
 @pytest.mark.parametrize("abstract", [False, True])

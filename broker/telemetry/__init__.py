@@ -1,1 +1,0 @@
-"""What the broker tells operators: its log, counters, and the service manager."""

@@ -1,0 +1,129 @@
+"""Settings: their sources, what is refused and how, and what they are checked against at start."""
+
+import resource
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import zmq
+
+from tollgate.broker.settings import AllSettings, SettingsError, load
+from tollgate.broker.transport.binding import Binding, check_libzmq, connections_per_router
+from tollgate.broker.transport.endpoints import EndpointError
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"bind": ["tcp://127.0.0.1:0"]}, "takes --keys"),
+        ({"bind": ["tcp://*:0"], "keys": "k"}, "--allow-wildcard"),
+        ({"bind": ["tcp://0.0.0.0:0"], "keys": "k"}, "--allow-wildcard"),
+        ({"bind": ["tcp://[::]:0"], "keys": "k"}, "--allow-wildcard"),
+        ({"bind": ["tcp://:0"], "keys": "k"}, "--allow-wildcard"),
+        ({"bind": ["tcp://localhost:0"], "keys": "k"}, "is no address"),
+        ({"bind": ["tcp://127.0.0.1"], "keys": "k"}, "tcp://address:port"),
+        ({"bind": ["tcp://127.0.0.1:65536"], "keys": "k"}, "tcp://address:port"),
+        ({"bind": ["inproc://x"]}, "ipc:///path"),
+        ({"bind": ["ipc:///"]}, "ipc:///path"),
+        ({"bind": []}, "bind"),
+        ({"group_role": "king"}, "king"),
+        ({"fsync": "sometimes"}, "fsync"),
+        ({"log_level": "loud"}, "log_level"),
+        ({"jobs": 0}, "jobs"),
+        ({"parked": -1}, "parked"),
+        ({"reply_bytes": 70_000}, "reply_bytes"),
+        ({"unread_total_bytes": 5_000_000}, "unread_total_bytes"),
+        ({"payment_grace_ms": 999_999_999_999_999_999}, "payment_grace_ms"),
+        ({"pay_within_ms": 999_999_999_999_999_999}, "pay_within_ms"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line(options: dict[str, object], reason: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load(options)
+    assert reason in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("JOBZ", "1"), ("BIND", "ipc:///x"), ("BIND", "[]"), ("JOBS", "many"), ("WATCHED", "1")],
+)
+def test_a_wrong_variable_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"TOLLGATE_BROKER_{name}", value)
+    with pytest.raises(SettingsError) as refusal:
+        load({})
+    assert name.lower() in str(refusal.value).lower()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["jobs = [", "jobz = 1", "jobs = 'many'"])
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as refusal:
+        load({}, file)
+    assert "\n" not in str(refusal.value)
+
+
+def test_options_come_before_environment_before_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text("jobs = 1\nparked = 1\nlapses = 1\n")
+    monkeypatch.setenv("TOLLGATE_BROKER_JOBS", "2")
+    monkeypatch.setenv("TOLLGATE_BROKER_PARKED", "2")
+    limits = load({"jobs": 3}, file).limits()
+    assert (limits.jobs, limits.parked, limits.lapses) == (3, 2, 1)
+    assert load({"parked": 0}).limits().parked == 0
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in AllSettings.model_fields.values())
+
+
+def test_an_old_libzmq_or_one_without_curve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "has", lambda _: False)
+    check_libzmq(load({}))
+    with pytest.raises(EndpointError, match="CURVE"):
+        check_libzmq(load({"keys": "k"}))
+    monkeypatch.setattr(zmq, "zmq_version_info", lambda: (4, 3, 4))
+    with pytest.raises(EndpointError, match="too old"):
+        check_libzmq(load({}))
+
+
+def test_a_group_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no group"):
+        Binding(load({"socket_group": "no-such-group"}), 1, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("connections", "tcp", "share"), [(0, False, 512), (0, True, 256), (30, True, 15), (1, True, 1)]
+)
+def test_routers_share_the_connections(
+    monkeypatch: pytest.MonkeyPatch, connections: int, tcp: bool, share: int
+) -> None:
+    limits = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 2_048))
+    monkeypatch.setattr(resource, "setrlimit", lambda *arguments: limits.append(arguments))
+    bind = ["ipc:///a", "ipc:///b", *["tcp://127.0.0.1:*"][:tcp]]
+    settings = load({"bind": bind, "keys": "k", "connections": connections})
+    assert connections_per_router(settings) == share
+    assert limits == [(resource.RLIMIT_NOFILE, (2_048, 2_048))]
+
+
+def test_more_connections_than_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 1_024))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    with pytest.raises(SettingsError, match=r"connections: 769 .* 768,"):
+        connections_per_router(load({"connections": 769}))
+    assert connections_per_router(load({"connections": 768})) == 768
+
+
+def test_a_router_has_the_limits_that_are_set(short_dir: Path) -> None:
+    changes = {"request_bytes": 5_000, "unread_total_bytes": 9_000_000, "linger_ms": 11}
+    with ExitStack() as stack:
+        limits = Binding(load({**changes, "bind": [f"ipc://{short_dir}/b"]}), 7, stack)._limits
+    assert limits.connections == 7
+    assert {name: getattr(limits, name) for name in changes} == changes
