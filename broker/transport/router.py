@@ -90,6 +90,10 @@ class Router:
             zmq.RCVHWM: limits.queued_max(),
             zmq.HANDSHAKE_IVL: limits.handshake_ms,
             zmq.BACKLOG: backlog_for(limits.connections),
+            # Set before `bind`: a connection keeps the value of that moment. If a peer with unread
+            # replies disconnects while the socket closes, libzmq waits that long for it, and the
+            # default is for ever: the context would never terminate.
+            zmq.LINGER: limits.linger_ms,
         }.items():
             self.socket.setsockopt(option, value)
         self._monitor = ConnectionMonitor(

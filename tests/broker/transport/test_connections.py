@@ -167,6 +167,20 @@ def test_a_reply_to_a_peer_that_is_gone_is_reported(bind: Bind) -> None:
     assert bound.counters == {"reply_peer_gone": 1}
 
 
+def test_the_context_ends_though_peers_leave_with_unread_replies(short_dir: Path) -> None:
+    """A connection keeps the linger of the bind; libzmq's default would wait for ever."""
+    with ExitStack() as stack:
+        bound = Bound(stack, short_dir, LIMITS._replace(linger_ms=7), "b")
+        assert bound.router.socket.getsockopt(zmq.LINGER) == 7
+        mute = [bound.peer(RCVHWM=1) for _ in range(50)]
+        for each in mute:
+            routing_id = bound.introduce(each)
+            for _ in range(10):
+                bound.router.send(Reply(routing_id, bytes(100_000)))
+        for each in mute:
+            each.close()
+
+
 # --- their number ---------------------------------------------------------------------------------
 
 

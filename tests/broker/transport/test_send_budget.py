@@ -36,6 +36,7 @@ class House:
         self.router = context.socket(zmq.ROUTER)
         self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.router.setsockopt(zmq.SNDHWM, 0)
+        self.router.setsockopt(zmq.LINGER, 0)  # before bind, see Router
         self.router.bind(self._endpoint)
         self.budget = SendBudget(self.router, LIMIT_BYTES, TOTAL_BYTES)
         self.dealer, self.peer = self.join()
@@ -67,7 +68,7 @@ class House:
         """Close the peers first, then the router with what they have not read."""
         for dealer in self._dealers:
             dealer.close(linger=0)
-        self.router.close(linger=0)
+        self.router.close()
 
     def fill(self) -> int:
         """Send to more mute peers than the total has room for; return the bytes sent."""
