@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -98,7 +98,7 @@ def run(settings: Settings) -> None:
         engine = Engine(
             settings.limits(),
             new_id=lambda: str(uuid4()),
-            server=_version(),
+            server=f"tollgate {version('tollgate')}",
             boot_id=str(uuid4()),
             state=state,
         )
@@ -166,13 +166,6 @@ def _stop_fd() -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: None)
     return read_fd
-
-
-def _version() -> str:
-    try:
-        return f"tollgate {version('tollgate')}"
-    except PackageNotFoundError:
-        return "tollgate"
 
 
 if __name__ == "__main__":

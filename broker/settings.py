@@ -4,7 +4,7 @@ import os
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, ClassVar, Final, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Final, Literal, Self, get_args, get_type_hints
 
 import msgspec
 import platformdirs
@@ -25,7 +25,6 @@ from tollgate.domain.messages import REFUSAL_BYTES
 
 PREFIX: Final = "TOLLGATE_BROKER_"
 PORT_MAX: Final = 65_535
-LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class SettingsError(ValueError):
@@ -53,7 +52,7 @@ class Settings(BaseSettings):
     socket_group: str = Field(
         "", description="a group whose members may use the ipc sockets, beside the broker's user"
     )
-    group_role: str = Field("observer", description="the role of that group's members")
+    group_role: Role = Field(Role.OBSERVER, description="the role of that group's members")
     data_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_state_dir("tollgate")),
         description="directory of the journal; one broker uses it at a time",
@@ -72,7 +71,9 @@ class Settings(BaseSettings):
     segment_bytes: int = Field(
         64 * MIB, ge=64 * KIB, description="bytes of a segment of the journal"
     )
-    log_level: str = Field("info", description="debug, info, warning or error")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error"
+    )
     connections: int = Field(
         0,
         ge=0,
@@ -105,16 +106,6 @@ class Settings(BaseSettings):
     def _known_policy(cls, fsync: str) -> str:
         parse_fsync(fsync)
         return fsync
-
-    @field_validator("log_level")
-    @classmethod
-    def _known_level(cls, level: str) -> str:
-        return _one_of(LEVELS, level)
-
-    @field_validator("group_role")
-    @classmethod
-    def _known_role(cls, role: str) -> str:
-        return _one_of(tuple(Role), role)
 
     @field_validator("bind")
     @classmethod
@@ -235,9 +226,3 @@ def tcp_address(endpoint: str) -> IPv4Address | IPv6Address:
         return ip_address("0.0.0.0" if host in {"", "*"} else host.strip("[]"))  # noqa: S104
     except ValueError:
         raise ValueError(f"{endpoint}: {host!r} is no address, as 127.0.0.1 is") from None
-
-
-def _one_of(choices: tuple[str, ...], value: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
-    return value

@@ -13,7 +13,6 @@ import zmq
 
 from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.access.peer_credentials import CurveCredentials, PeerCredentials, group_id
-from tollgate.broker.core.roles import Role
 from tollgate.broker.settings import Settings, SettingsError
 from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.endpoints import EndpointError, IpcEndpoint, TcpEndpoint
@@ -60,7 +59,7 @@ class Binding:
         """Bind a router for each kind of endpoint. Raises EndpointError."""
         routers = []
         if self._ipc:
-            credentials = PeerCredentials(self._group, Role(self._settings.group_role))
+            credentials = PeerCredentials(self._group, self._settings.group_role)
             router = Router(context, b"\x01", credentials.identify, self._limits, counters)
             self._stack.callback(router.close)
             router.bind(self._ipc)

@@ -10,6 +10,7 @@ import fcntl
 import grp
 import os
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Final, Self
@@ -26,6 +27,9 @@ SO_DETACH_FILTER: Final = 27
 BACKLOG_MAX: Final = 100
 BPF_RETURN: Final = 6
 """BPF_RET | BPF_K: keep as many bytes of the packet as the operand says; 0 drops it."""
+_DROP: Final = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+DROP_ALL: Final = struct.pack("HP", 1, ctypes.addressof(_DROP))
+"""A struct sock_fprog: the number of instructions, and where they are."""
 
 
 class EndpointError(Exception):
@@ -143,23 +147,6 @@ class IpcEndpoint:
             self._lock = None
 
 
-class _Instruction(ctypes.Structure):
-    _fields_ = (
-        ("code", ctypes.c_uint16),
-        ("if_true", ctypes.c_uint8),
-        ("if_false", ctypes.c_uint8),
-        ("operand", ctypes.c_uint32),
-    )
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.POINTER(_Instruction)))
-
-
-_DROP: Final = _Instruction(BPF_RETURN, 0, 0, 0)
-_DROP_ALL: Final = _Program(1, ctypes.pointer(_DROP))
-
-
 class TcpEndpoint:
     """A socket that listens at `tcp://address:port`, for libzmq to accept from.
 
@@ -201,7 +188,7 @@ class TcpEndpoint:
         """Accept no new connections."""
         if sys.platform != "linux":
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, bytes(_DROP_ALL))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, DROP_ALL)
 
     def resume(self) -> None:
         """Accept new connections again."""

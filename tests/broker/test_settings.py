@@ -26,7 +26,7 @@ from tollgate.broker.transport.endpoints import EndpointError
         ({"bind": ["inproc://x"]}, "ipc:///path"),
         ({"bind": ["ipc:///"]}, "ipc:///path"),
         ({"bind": []}, "bind"),
-        ({"group_role": "king"}, "king"),
+        ({"group_role": "king"}, "group_role"),
         ({"fsync": "sometimes"}, "fsync"),
         ({"log_level": "loud"}, "log_level"),
         ({"jobs": 0}, "jobs"),
