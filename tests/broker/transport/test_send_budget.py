@@ -174,6 +174,14 @@ def test_peers_with_empty_queues_are_forgotten(
     assert len(house.budget._peers) <= 8
 
 
+def test_the_first_reply_to_a_peer_is_a_mark(house: House) -> None:
+    """A sweep may have forgotten that something is queued for it: small replies count at once."""
+    assert house.budget.send(house.peer, b"small")
+    assert house.budget._peers[house.peer].marks
+    assert house.budget.send(house.peer, b"small")
+    assert len(house.budget._peers[house.peer].marks) <= 1
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
     while not condition():
