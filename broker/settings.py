@@ -111,9 +111,7 @@ class Settings(BaseSettings):
     @classmethod
     def _ipc_or_tcp(cls, bind: list[str]) -> list[str]:
         for endpoint in bind:
-            if endpoint.startswith("tcp://"):
-                tcp_address(endpoint)
-            elif not endpoint.startswith("ipc:///") or endpoint.endswith("/"):
+            if not endpoint.startswith(("ipc:///", "tcp://")) or endpoint.endswith("/"):
                 raise ValueError(
                     f"{endpoint}: say ipc:///path/to/socket, or tcp://address:port with --keys"
                 )
