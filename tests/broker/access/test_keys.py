@@ -1,5 +1,6 @@
 """Keys: files, the ring that reads them, and what their holders may do at a real broker's tcp."""
 
+import errno
 import json
 import os
 import resource
@@ -296,6 +297,24 @@ def test_a_ring_is_unchanged_while_no_file_can_be_opened(tmp_path: Path) -> None
         assert ring.may_connect(known["alice"].public_key)
     assert ring.refresh() == ["key:bob"]  # nothing of it was noted as read
     assert set(ring.clients()) == {"alice", "carol"}
+
+
+def test_an_error_of_the_system_while_reading_skips_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_key(tmp_path, "alice")
+    ring = KeyRing(tmp_path / "keys")
+    new_key(tmp_path, "bob")
+
+    def no_descriptor(path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("tollgate.broker.access.keyring._read_client", no_descriptor)
+        assert ring.refresh() == []
+        assert (set(ring.clients()), ring.counters) == ({"alice"}, {})
+    ring.refresh()
+    assert set(ring.clients()) == {"alice", "bob"}
 
 
 def test_keys_that_are_all_gone_admit_no_peer(tmp_path: Path) -> None:
