@@ -357,7 +357,7 @@ def test_queued_replies_are_delivered_before_it_stops(broker: Start, peer: Conne
     slow = peer(process.endpoint, RCVHWM=0, SNDHWM=0, RCVBUF=4_096)
     mine = peer(process.endpoint)
     big = create(mine, input="x" * 60_000)
-    seqs = [slow.send(*[{"type": "get", "job_id": big}] * 5) for _ in range(40)]
+    seqs = [slow.send(*[{"type": "get", "job_id": big}] * 55) for _ in range(9)]
     seqs.append(slow.send({**CREATE, "job_id": job_id(1)}))
     deadline = time.monotonic() + PATIENCE_S
     while mine.one({"type": "get", "job_id": job_id(1)})["type"] == "error":
