@@ -27,7 +27,7 @@ from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.connections import ConnectionMonitor
 from tollgate.broker.transport.endpoints import IpcEndpoint
 from tollgate.broker.transport.router import FRAME_FACTOR, Router, RouterLimits
-from tollgate.client.keyfile import read_key
+from tollgate.client.connection import read_key
 
 SILENCE_S = 0.3
 LIMITS = RouterLimits(256 * 1024, 1_000, 512 * 1024 * 1024, 0)
@@ -357,7 +357,7 @@ def test_a_handshake_that_takes_too_long_is_ended(bind: Bind) -> None:
 
 CLAIM = """
 import sys, time, zmq
-from tollgate.client.keyfile import read_key
+from tollgate.client.connection import read_key
 peer = zmq.Context().socket(zmq.DEALER)
 peer.curve_publickey, peer.curve_secretkey, peer.curve_serverkey = read_key(sys.argv[2])
 peer.connect(sys.argv[1])
