@@ -1,9 +1,13 @@
 """The composition root: reads the settings, puts the broker together, and runs it."""
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+
 import gc
 import os
 import signal
-import sys
 import time
 from contextlib import ExitStack
 from importlib.metadata import version

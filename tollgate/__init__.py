@@ -1,4 +1,4 @@
-"""The public names of tollgate: what users import, loaded piece by piece when it is asked for.
+"""The public names of tollgate, each loaded when it is first used.
 
 import tollgate
 
@@ -8,9 +8,11 @@ with tollgate.connect() as client:
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
 
+TYPE_CHECKING = False  # type checkers take it as true; importing `typing` costs 2 ms
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from tollgate.client import commands
     from tollgate.client.aio import AsyncBatch, AsyncClient
     from tollgate.client.batch import Batch
@@ -108,7 +110,7 @@ __all__ = [
     "output_hash_as_deployed",
 ]
 
-_HOMES: Final = {
+_HOMES: "Final" = {
     "tollgate.client.aio": ("AsyncBatch", "AsyncClient"),
     "tollgate.client.batch": ("Batch",),
     "tollgate.client.sync": ("Client", "connect"),
@@ -128,23 +130,23 @@ _HOMES: Final = {
     "tollgate.domain.results": ("CountResult", "HelloResult"),
     "tollgate.domain.status": ("JobStatus",),
 }
-_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF: "Final" = {name: home for home, names in _HOMES.items() for name in names}
 
+if not TYPE_CHECKING:  # with it, a type checker would find every name, misspelt ones too
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever has that name
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom asked for
+    def __getattr__(name: str) -> "Any":  # noqa: ANN401 - the type differs by name
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom used
 
-        found: Any = version("tollgate")
-    elif name == "commands":
-        found = import_module("tollgate.client.commands")
-    elif name in __all__:  # the refusals are all that is left
-        found = getattr(import_module(_HOME_OF.get(name, "tollgate.domain.exceptions")), name)
-    else:
-        raise AttributeError(f"module 'tollgate' has no attribute {name!r}")
-    globals()[name] = found
-    return found
+            found = version("tollgate")
+        elif name == "commands":
+            found = import_module("tollgate.client.commands")
+        elif name in __all__:  # a name that is in no row above is a refusal
+            found = getattr(import_module(_HOME_OF.get(name, "tollgate.domain.exceptions")), name)
+        else:
+            raise AttributeError(f"module 'tollgate' has no attribute {name!r}")
+        globals()[name] = found
+        return found
 
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return __all__

@@ -1,6 +1,22 @@
-"""`python -m tollgate`: the same as the command `tollgate`."""
+"""The entry point of the console script `tollgate`, and of `python -m tollgate`."""
 
-from tollgate.cli.__main__ import main
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command that was typed, and exit with its code."""
+    try:
+        from tollgate.cli.main import cli  # noqa: PLC0415 - so that Ctrl-C may interrupt it
+
+        cli.main()
+    except KeyboardInterrupt:  # before or after the part that reports it
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

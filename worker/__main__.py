@@ -1,8 +1,12 @@
 """The command line of a worker: reads and checks the options, and starts the worker."""
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+
 import dataclasses
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 

@@ -101,8 +101,10 @@ def load_handler(path: str) -> Handler:
     module_name, colon, function_name = path.partition(":")
     if not (module_name and colon and function_name):
         raise HandlerNotFoundError(f"{path!r} is not of the form module:function")
-    if not {"", os.getcwd()} & set(sys.path):  # noqa: PTH109 - sys.path holds texts
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    # First while the handler is imported: its own files come before what is installed. Then last,
+    # for what the handler imports when it runs: no file there replaces an installed module.
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds texts
+    sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except Exception as fault:
@@ -112,6 +114,11 @@ def load_handler(path: str) -> Handler:
             ) from None
         message = " ".join(f"{type(fault).__name__}: {fault}".split())
         raise HandlerNotFoundError(f"module {module_name} cannot be imported: {message}") from fault
+    finally:
+        with suppress(ValueError):  # the handler's module may have removed it
+            sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
     try:
         handler = reduce(getattr, function_name.split("."), module)
     except AttributeError:

@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 from tollgate.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
-TOLLGATE = [sys.executable, "-m", "tollgate.cli.__main__"]
+TOLLGATE = [sys.executable, "-m", "tollgate"]
 PATIENCE_S = 30.0
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
 
@@ -34,13 +34,13 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 def wait_until(is_so: Callable[[], object]) -> None:
     until = time.monotonic() + PATIENCE_S
     while not is_so():
-        assert time.monotonic() < until, "it did not come about"
+        assert time.monotonic() < until, "not in time"
         time.sleep(0.01)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
-    """A broker's endpoint; the broker is the module's own."""
+    """The endpoint of a broker that all tests share: none may kill it or count all its jobs."""
     with tempfile.TemporaryDirectory(prefix="tollgate-test-") as directory:
         socket = Path(directory, "broker.sock")
         command = [

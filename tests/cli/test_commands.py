@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from click.testing import Result
 
-from tollgate.cli import list as listing
-from tollgate.cli.list import follow_jobs
+from tollgate.cli import query
+from tollgate.cli.query import follow_jobs
 from tollgate.client.sync import Client
 from tollgate.domain.hashing import input_hash
 from tollgate.domain.status import JobStatus
@@ -59,7 +59,7 @@ def misused(result: Result) -> str:
     return line
 
 
-def test_ping_says_who_answered_and_how_fast(invoke: Invoke, endpoint: str) -> None:
+def test_ping_shows_server_and_round_trip(invoke: Invoke, endpoint: str) -> None:
     result = invoke("ping")
     assert result.exit_code == 0
     assert result.stdout.startswith("tollgate")
@@ -117,11 +117,11 @@ def test_create_waits_for_the_end(invoke: Invoke) -> None:
         ["x", "y"],
     ],
 )
-def test_create_refuses_what_makes_no_sense(invoke: Invoke, arguments: list[str]) -> None:
+def test_create_refuses_wrong_usage(invoke: Invoke, arguments: list[str]) -> None:
     misused(invoke("create", *arguments))
 
 
-def test_get_shows_all_there_is_to_say(invoke: Invoke, job_id: str, client: Client) -> None:
+def test_get_shows_all_fields(invoke: Invoke, job_id: str, client: Client) -> None:
     client.transition(job_id, JobStatus.RUNNING)
     client.transition(job_id, JobStatus.COMPLETED, result="first line\nsecond \x1b[31mline")
     result = invoke("get", job_id)
@@ -136,7 +136,7 @@ def test_get_shows_all_there_is_to_say(invoke: Invoke, job_id: str, client: Clie
     assert job["result"] == "first line\nsecond \x1b[31mline"
 
 
-def test_get_shows_the_fields_that_few_jobs_have(invoke: Invoke, client: Client) -> None:
+def test_get_shows_rare_fields(invoke: Invoke, client: Client) -> None:
     job = client.create(input="x", identifier_from_purchaser="abcdef")
     client.transition(job.job_id, JobStatus.RUNNING)
     client.transition(job.job_id, JobStatus.AWAITING_INPUT, input_schema="a number")
@@ -186,7 +186,7 @@ def test_transition_is_refused(invoke: Invoke, job_id: str, client: Client) -> N
         ["x"],
     ],
 )
-def test_transition_refuses_what_makes_no_sense(invoke: Invoke, arguments: list[str]) -> None:
+def test_transition_refuses_wrong_usage(invoke: Invoke, arguments: list[str]) -> None:
     misused(invoke("transition", *arguments))
 
 
@@ -219,17 +219,17 @@ def test_list_by_creation(invoke: Invoke, client: Client) -> None:
     misused(invoke("list", "--limit", "0"))
 
 
-def test_list_follows_until_its_limit(invoke: Invoke, client: Client) -> None:
+def test_list_follow_stops_at_the_limit(invoke: Invoke, client: Client) -> None:
     total = client.count().total
     assert total
     result = invoke("list", "--follow", "--limit", str(total))
     assert len(result.stdout.splitlines()) == total
 
 
-def test_following_gives_each_job_once_whatever_the_pages(
+def test_follow_gives_each_job_once_for_any_page_size(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "FOLLOW_PAGE", 3)
+    monkeypatch.setattr(query, "FOLLOW_PAGE", 3)
     known = [job.job_id for job in client.list()]
     coming = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(8)]
     left = iter(coming)
@@ -237,16 +237,16 @@ def test_following_gives_each_job_once_whatever_the_pages(
     def create_one_more(_: float) -> None:
         client.create(input="x", job_id=next(left))
 
-    monkeypatch.setattr(listing, "sleep", create_one_more)
+    monkeypatch.setattr(query, "sleep", create_one_more)
     followed = follow_jobs(client, None)
     assert [next(followed).job_id for _ in known + coming] == known + coming
 
 
-def test_following_forgets_no_job_of_the_last_page(
+def test_follow_remembers_all_jobs_of_the_last_page(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "GIVEN_MAX", 1)
-    monkeypatch.setattr(listing, "FOLLOW_PAGE", 1_000)
+    monkeypatch.setattr(query, "SHOWN_MAX", 1)
+    monkeypatch.setattr(query, "FOLLOW_PAGE", 1_000)
     started = client.create(input="stays")
     client.transition(started.job_id, JobStatus.RUNNING)
     passing: list[str] = []
@@ -257,14 +257,14 @@ def test_following_forgets_no_job_of_the_last_page(
         passing.append(client.create(input="passes").job_id)
         client.transition(passing[-1], JobStatus.RUNNING)
 
-    monkeypatch.setattr(listing, "sleep", let_one_pass)
+    monkeypatch.setattr(query, "sleep", let_one_pass)
     followed = follow_jobs(client, JobStatus.RUNNING)
     while next(followed).job_id != started.job_id:
-        pass  # what other tests left running
+        pass  # jobs that other tests left running
     assert [next(followed).job_id for _ in range(5)] == passing
 
 
-def test_wait_returns_the_job_at_its_end(invoke: Invoke, job_id: str, client: Client) -> None:
+def test_wait_shows_the_job_when_it_has_ended(invoke: Invoke, job_id: str, client: Client) -> None:
     refused(invoke("wait", job_id, "--timeout", "0.1"), "wait_timeout")
     client.transition(job_id, JobStatus.FAILED, error="no")
     assert "error       no\n" in invoke("wait", job_id).stdout
@@ -283,6 +283,6 @@ def test_no_broker_is_exit_code_3(invoke: Invoke, tmp_path: Path, command: str) 
     assert "start a broker with `tollgate broker`" in line
 
 
-def test_an_unknown_command_is_wrong_usage(invoke: Invoke) -> None:
+def test_unknown_command_is_wrong_usage(invoke: Invoke) -> None:
     misused(invoke("creat"))
     misused(invoke("--no-such-option"))

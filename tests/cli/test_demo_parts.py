@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,17 +17,13 @@ from rich.console import Console
 
 from tollgate.cli import demo as command
 from tollgate.client.sync import Client
-from tollgate.demo import inputs, plan, processes, run
-from tollgate.demo.inputs import StartJob
-from tollgate.demo.picture import HEIGHT, WIDTH_MIN, picture
-from tollgate.demo.plan import plan_jobs
-from tollgate.demo.processes import ProcessError, Processes
+from tollgate.demo import plan, processes, run
+from tollgate.demo.plan import StartJob, load_inputs, plan_jobs
+from tollgate.demo.processes import ProcessError, Processes, Signals
 from tollgate.demo.progress import Progress, gist, percentile, reason
-from tollgate.demo.report import report
 from tollgate.demo.run import Run
-from tollgate.demo.screen import Screen, line
-from tollgate.demo.signals import Signals
-from tollgate.demo.summary import Summary, sum_up
+from tollgate.demo.screen import HEIGHT, WIDTH_MIN, Screen, line, picture
+from tollgate.demo.summary import Summary, report, sum_up
 from tollgate.demo.svg import Still
 from tollgate.domain.hashing import input_hash
 from tollgate.domain.models import Job
@@ -76,7 +71,7 @@ def lines_of(renderable: Any, width: int) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [WIDTH_MIN, 80, 81, 82, 120])
-def test_the_picture_fits_and_never_changes_its_height(progress: Progress, width: int) -> None:
+def test_picture_fits_and_keeps_its_height(progress: Progress, width: int) -> None:
     start = Progress(jobs=4, seed=7, workers=2)
     done = Progress(jobs=4, seed=7, workers=2, phase="done", created=4, elapsed_s=9.0)
     for state in (start, progress, done):
@@ -90,7 +85,7 @@ def test_the_picture_fits_and_never_changes_its_height(progress: Progress, width
     assert "the broker answers in 12 ms, p99 1.20 s" in text
 
 
-def test_rate_is_of_late_and_at_the_end_over_all(progress: Progress) -> None:
+def test_rate_is_recent_and_at_the_end_over_all(progress: Progress) -> None:
     assert progress.rate() == 1.5
     progress.elapsed_s = 6.0
     assert progress.rate() == 0.0
@@ -98,19 +93,19 @@ def test_rate_is_of_late_and_at_the_end_over_all(progress: Progress) -> None:
     assert progress.rate() == 0.5
 
 
-def test_reasons_are_words_that_many_jobs_share() -> None:
+def test_reasons_are_the_same_for_many_jobs() -> None:
     assert reason("payment refused") == "payment refused"
     assert reason("not paid by pay_by_time") == "not paid in time"
     assert reason("the job has\nno input") == "handler: the job has no input"
 
 
-def test_gist_of_what_the_default_handler_did_not_make() -> None:
+def test_gist_of_results_of_other_handlers() -> None:
     assert gist(job(0, JobStatus.COMPLETED, result="[1]")) == "[1]"
     assert gist(job(0, JobStatus.FAILED, error="why")) == "why"
     assert gist(job(0, JobStatus.RUNNING)) == ""
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
+def test_percentiles_are_measured_values() -> None:
     values = list(range(1, 101))
     assert [percentile(values, percent) for percent in (50, 90, 99)] == [50, 90, 99]
     assert percentile([3.0], 50) == 3.0
@@ -122,7 +117,7 @@ def test_plain_line(progress: Progress) -> None:
     assert line(progress).startswith("  3.0 s  created 4/4  awaiting_payment 0  running 1")
 
 
-def test_lines_come_now_and_then(progress: Progress, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_have_a_pause(progress: Progress, capsys: pytest.CaptureFixture[str]) -> None:
     with Screen(Console(file=io.StringIO())) as screen:
         for elapsed_s in (0.0, 0.1, 1.9, 2.0, 2.1):
             progress.elapsed_s = elapsed_s
@@ -134,7 +129,7 @@ def summary_of(progress: Progress, *jobs: Job) -> Summary:
     return sum_up(IDS[: len(jobs)], jobs, progress)
 
 
-def test_a_summary_in_which_all_is_well(progress: Progress) -> None:
+def test_summary_of_a_good_run(progress: Progress) -> None:
     summary = summary_of(
         progress,
         job(0, JobStatus.COMPLETED, result="x"),
@@ -151,14 +146,14 @@ def test_a_summary_in_which_all_is_well(progress: Progress) -> None:
     assert "1 of 1 right" in text
 
 
-def test_a_summary_with_no_job_completed(progress: Progress) -> None:
+def test_summary_without_a_completed_job(progress: Progress) -> None:
     summary = summary_of(progress, job(0, JobStatus.FAILED, error="payment refused"))
     assert summary.ok
     assert summary.hashes.sample is None
     assert "0 of 0 right" in "\n".join(lines_of(report(summary), 80))
 
 
-def test_a_wrong_hash_and_a_job_without_end_are_told(progress: Progress) -> None:
+def test_summary_reports_wrong_hashes_and_open_jobs(progress: Progress) -> None:
     summary = summary_of(
         progress,
         job(0, JobStatus.COMPLETED, result="x", input='{"a":2}'),
@@ -174,7 +169,7 @@ def test_a_wrong_hash_and_a_job_without_end_are_told(progress: Progress) -> None
     assert "0 of 2 right" in text
 
 
-def test_the_fingerprint_is_of_ids_outcomes_and_results(progress: Progress) -> None:
+def test_fingerprint_covers_ids_statuses_and_results(progress: Progress) -> None:
     done, failed = job(0, JobStatus.COMPLETED, result="x"), job(1, JobStatus.FAILED, error="e")
     same = summary_of(progress, done, failed).hashes.fingerprint
     assert summary_of(progress, done, failed).hashes.fingerprint == same
@@ -182,9 +177,7 @@ def test_the_fingerprint_is_of_ids_outcomes_and_results(progress: Progress) -> N
     assert summary_of(progress, other, failed).hashes.fingerprint != same
 
 
-def test_a_still_is_of_one_moment_and_wide_characters_have_room(
-    progress: Progress, tmp_path: Path
-) -> None:
+def test_svg_is_one_frame_with_room_for_wide_text(progress: Progress, tmp_path: Path) -> None:
     still = Still()
     progress.created = 2
     still.look(progress)
@@ -200,8 +193,8 @@ def test_a_still_is_of_one_moment_and_wide_characters_have_room(
     assert f'textLength="{4 * cell:g}"' in drawing.partition(">你好<")[0].rpartition("<text")[2]
 
 
-def test_the_plan_repeats_by_its_seed() -> None:
-    start_jobs = inputs.load()
+def test_plan_repeats_with_the_same_seed() -> None:
+    start_jobs = load_inputs()
     assert len(start_jobs) >= 240
     everything = plan_jobs(start_jobs, None, 1)
     assert len(everything) == len(start_jobs)
@@ -213,20 +206,18 @@ def test_the_plan_repeats_by_its_seed() -> None:
     assert everything[-1].due_s < plan.CREATING_S
 
 
-def test_an_input_keeps_its_hash_as_text() -> None:
+def test_input_keeps_its_hash_as_text() -> None:
     start_job = StartJob("abc", {"é": [1.5, "日本"]})
     assert start_job.text == '{"é":[1.5,"日本"]}'
     assert start_job.hash == input_hash("abc", {"é": [1.5, "日本"]})
 
 
-def test_inputs_shipped_with_the_package_come_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_inputs_in_the_package_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "inputs.jsonl").write_text(
         '{"identifier_from_purchaser": "abc", "input_data": {"a": 1}}\n'
     )
-    monkeypatch.setattr(inputs, "files", lambda _: tmp_path)
-    assert inputs.load() == [StartJob("abc", {"a": 1})]
+    monkeypatch.setattr(plan, "files", lambda _: tmp_path)
+    assert load_inputs() == [StartJob("abc", {"a": 1})]
 
 
 def fail_after(number: int) -> None:
@@ -234,18 +225,19 @@ def fail_after(number: int) -> None:
     raise ZeroDivisionError
 
 
-def test_a_signal_is_held_back_where_it_would_do_harm() -> None:
+def test_signal_is_delayed_while_held() -> None:
     with Signals() as signals:
         with pytest.raises(KeyboardInterrupt), signals.held():
             signal.raise_signal(signal.SIGINT)
         assert signals.came == signal.SIGINT
-        with pytest.raises(SystemExit, match="143"):
-            signal.raise_signal(signal.SIGTERM)
+        for number, code in ((signal.SIGTERM, "143"), (signal.SIGHUP, "129")):
+            with pytest.raises(SystemExit, match=code):
+                signal.raise_signal(number)
         with pytest.raises(ZeroDivisionError), signals.held():
             fail_after(signal.SIGTERM)
 
 
-def test_what_is_ignored_stays_ignored() -> None:
+def test_ignored_signals_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Signals():
@@ -255,26 +247,26 @@ def test_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_broker_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "BROKER_OPTIONS", ("--no-such-option",))
     with Signals() as signals, Processes(signals) as started:
         directory = started.directory
-        with pytest.raises(ProcessError, match="the broker ended with exit code 2; its last words"):
+        with pytest.raises(ProcessError, match="the broker ended with exit code 2; its last line"):
             started.start(1)
     assert not directory.exists()
 
 
-def test_a_broker_that_does_not_listen_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_that_does_not_listen_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.0)
     with (
         Signals() as signals,
         Processes(signals) as started,
-        pytest.raises(ProcessError, match=r"did not listen within 0 s; its last words: \(none\)"),
+        pytest.raises(ProcessError, match=r"did not listen within 0 s; its last line: \(none\)"),
     ):
         started.start(1)
 
 
-def test_a_process_that_will_not_end_is_killed(
+def test_process_that_ignores_sigterm_is_killed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 0.1)
@@ -295,7 +287,7 @@ time.sleep(60)
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_long_temporary_directory_is_not_used(
+def test_long_temporary_directory_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     long = tmp_path / ("x" * 100)
@@ -314,7 +306,7 @@ class Standing:
         """Find nothing wrong."""
 
 
-def test_a_run_ends_in_time_even_if_its_jobs_do_not(
+def test_run_ends_in_time_even_if_its_jobs_do_not(
     monkeypatch: pytest.MonkeyPatch, endpoint: str, progress: Progress
 ) -> None:
     monkeypatch.setattr(run, "TIME_LIMIT_S", 0.3)
@@ -323,34 +315,52 @@ def test_a_run_ends_in_time_even_if_its_jobs_do_not(
         shown: list[str] = []
         producer = Run(client, planned, cast("Processes", Standing()), progress)
         producer.go(lambda progress: shown.append(progress.phase))
-        summary = producer.summary()
+        summary = sum_up([job.job_id for job in planned], client.list(), progress)
     assert shown[-1] == "done"
     assert not summary.ok
     assert summary.not_ended == 2
 
 
-def test_a_run_that_went_wrong_is_exit_code_1(
+def test_bad_summary_is_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Result], progress: Progress
 ) -> None:
     bad = summary_of(progress, job(0, JobStatus.RUNNING))
     monkeypatch.setattr(command, "_run", lambda *_: bad)
     result = invoke("demo", "--json")
     assert result.exit_code == 1
-    assert result.stderr.startswith("tollgate: the demonstration did not go as it should")
+    assert result.stderr.startswith("tollgate: some jobs did not end or have a wrong hash")
 
 
-def test_a_broker_that_falls_silent_is_no_mystery(
-    monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Result]
+@pytest.mark.parametrize(
+    ("child", "sign", "code", "message"),
+    [
+        (0, signal.SIGSTOP, 3, "no broker"),
+        (0, signal.SIGKILL, 1, "the broker ended by SIGKILL; its last line: "),
+        (1, signal.SIGKILL, 1, "the worker 1 ended by SIGKILL; its last line: "),
+    ],
+)
+def test_failing_process_is_named(  # noqa: PLR0917 - a row of the table
+    monkeypatch: pytest.MonkeyPatch,
+    invoke: Callable[..., Result],
+    child: int,
+    sign: signal.Signals,
+    code: int,
+    message: str,
 ) -> None:
     monkeypatch.setattr(command, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 0.2)
     start = Processes.start
 
-    def start_and_stop_the_broker(self: Processes, seed: int) -> None:
+    def start_and_signal(self: Processes, seed: int) -> None:
         start(self, seed)
-        os.kill(self._children[0].process.pid, signal.SIGSTOP)
-        time.sleep(0.1)
+        victim = self._children[child].process
+        victim.send_signal(sign)
+        if sign == signal.SIGKILL:
+            os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            os.waitid(os.P_PID, victim.pid, os.WSTOPPED | os.WNOWAIT)
 
-    monkeypatch.setattr(Processes, "start", start_and_stop_the_broker)
+    monkeypatch.setattr(Processes, "start", start_and_signal)
     result = invoke("demo", "--jobs", "1")
-    assert result.exit_code == 3
-    assert "no broker" in result.stderr
+    assert result.exit_code == code
+    assert message in result.stderr

@@ -1,4 +1,4 @@
-"""Times, sizes and texts from strangers, as a person reads them."""
+"""Times, numbers and untrusted texts, as a terminal shows them."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -42,7 +42,7 @@ def test_numbers() -> None:
     assert [milliseconds(value) for value in (0.314, 12.4, 1_250)] == ["0.31 ms", "12 ms", "1.25 s"]
 
 
-def test_nothing_steers_the_terminal() -> None:
+def test_control_characters_are_replaced() -> None:
     assert printable("a\x1b[31m\x9b\x07\u202e\x7f") == "a�[31m����"
     assert printable("a\n\tb é 日本") == "a\n\tb é 日本"
     assert one_line(" a\r\n\tb  c ") == "a b c"

@@ -1,1 +1,1 @@
-"""The commands of the command line, one a module, each loaded when it is asked for."""
+"""The command line. Each command is a client, or starts a process of its own."""

@@ -1,51 +1,61 @@
-"""Creates a job for each line of a stream, as the lines arrive."""
+"""`tollgate create -`: creates a job for each line of a stream, as the lines arrive."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import stat
+from collections.abc import Iterator, Mapping
 from operator import itemgetter
-from typing import IO, Any, Final
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from tollgate.cli.errors import NotAllDoneError, refusal_line
-from tollgate.cli.options import Caller, document
-from tollgate.cli.progress import Progress
+from tollgate.cli.options import Caller
 from tollgate.client.errors import BatchError, BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.sync import Client
 from tollgate.domain.exceptions import Refusal, TollgateError
 from tollgate.domain.models import Job
+from tollgate.terminal.output import (
+    document,
+    say,
+    stderr_is_terminal,
+    stdout_is_terminal,
+    write_line,
+)
 from tollgate.terminal.text import counted, one_line
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 READ_BYTES: Final = 1024 * 1024
-"""At most so much is taken at once of what has arrived; a line may be longer."""
+"""Most bytes of the stream that are read at once; a line may be longer."""
 
 _LOST: Final = (BrokerUnreachableError, OutcomeUnknown)
 
 Line = tuple[int, bytes]
 """A line's number, from 1, and its bytes without the end of the line."""
 Result = tuple[int, Job | Exception]
-"""A line's number, and what became of it."""
+"""A line's number, and the job made of it or the error."""
 
 
 def create_from(stream: IO[bytes], caller: Caller, fields: Mapping[str, Any]) -> None:
     """Create a job for each line of `stream`, with these further fields, and print their ids.
 
-    Empty lines are skipped. A line that becomes no job is reported, and the others go on.
+    Empty lines are skipped. A line that cannot become a job is reported, and the others go on.
 
     Raises:
-        NotAllDoneError: at the end, if a line became no job; at once, if nobody reads the ids.
+        NotAllDoneError: at the end, if a line became no job; at once, if standard output is closed.
 
     """
-    made = _Made(caller)
-    with caller.client() as client, Progress(stream) as progress:
+    with caller.client() as client, _Output(stream, as_json=caller.as_json) as output:
         try:
             for lines, size_bytes in arriving(stream):
-                made.note(_create(client, lines, fields), progress)
-                progress.advance(size_bytes, made.created)
+                output.add(_create(client, lines, fields), size_bytes)
         except BrokenPipeError:
-            raise NotAllDoneError(f"nobody reads the ids; {made.summary}") from None
+            raise NotAllDoneError(f"standard output was closed; {output.summary}") from None
         except (TollgateError, KeyboardInterrupt):
-            progress.say(f"{made.summary}, then:")
+            output.say(f"{output.summary}, then:")
             raise
-    if made.failed:
-        raise NotAllDoneError(f"{made.summary}, {counted(made.failed, 'line')} not")
+    if output.failed:
+        raise NotAllDoneError(f"{output.summary}, {counted(output.failed, 'line')} not")
 
 
 def arriving(stream: IO[bytes]) -> Iterator[tuple[list[Line], int]]:
@@ -63,37 +73,76 @@ def arriving(stream: IO[bytes]) -> Iterator[tuple[list[Line], int]]:
         yield [(number + 1, rest)], 0
 
 
-class _Made:
-    """What became of the lines so far."""
+class _Output:
+    """Prints ids and errors; a terminal also shows a progress bar on standard error."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, stream: IO[bytes], *, as_json: bool) -> None:
         self.created = self.failed = 0
-        self._as_json = caller.as_json
+        self._as_json = as_json
+        self._bar: Progress | None = None
+        if stderr_is_terminal():
+            from tollgate.terminal.style import progress_bar  # noqa: PLC0415 - needs rich
+
+            size_bytes = _size_bytes(stream)
+            self._bar = progress_bar(has_total=size_bytes is not None)
+            self._task = self._bar.add_task("", total=size_bytes, jobs=0)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
     @property
     def summary(self) -> str:
-        """What to say of it."""
         return f"{counted(self.created, 'job')} created"
 
-    def note(self, results: Sequence[Result], progress: Progress) -> None:
-        """Print the jobs and report the errors. Raises what ended the connection, if it did."""
+    def add(self, results: list[Result], size_bytes: int) -> None:
+        """Print the results of so many bytes. Raises the error that ended the connection."""
         jobs = [result for _, result in results if isinstance(result, Job)]
         self.created += len(jobs)
-        progress.write([self._shown(job) for job in jobs])
+        if jobs:
+            lines = (document(dict(job)).decode() if self._as_json else job.job_id for job in jobs)
+            if self._bar is not None and stdout_is_terminal():
+                self._bar.console.print("\n".join(lines), soft_wrap=True)  # above the bar
+            else:
+                write_line("\n".join(lines))
         for number, result in results:
             if isinstance(result, _LOST):
                 raise result
             if not isinstance(result, Job):
                 self.failed += 1
                 reason = refusal_line(result) if isinstance(result, Refusal) else str(result)
-                progress.say(f"line {number}: {one_line(reason)}")
+                self.say(f"line {number}: {one_line(reason)}")
+        if self._bar is not None:
+            self._bar.update(self._task, advance=size_bytes, jobs=self.created)
 
-    def _shown(self, job: Job) -> str:
-        return document(dict(job)).decode() if self._as_json else job.job_id
+    def say(self, line: str) -> None:
+        """Write a line to standard error."""
+        if self._bar is not None:
+            self._bar.console.print(line, soft_wrap=True)
+        else:
+            say(line)
+
+
+def _size_bytes(stream: IO[bytes]) -> int | None:
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:  # a stand-in without a file
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _create(client: Client, lines: list[Line], fields: Mapping[str, Any]) -> list[Result]:
-    """Return what became of each line that is not empty, up to where the broker was lost."""
+    """Return the result of each line that is not empty, up to where the broker was lost."""
     rows: list[tuple[int, dict[str, Any]]] = []
     results: list[Result] = []
     for number, line in lines:
@@ -104,10 +153,9 @@ def _create(client: Client, lines: list[Line], fields: Mapping[str, Any]) -> lis
             continue
         if text:
             rows.append((number, {**fields, "input": text}))
-    numbers = [number for number, _ in rows]
     try:
         values: list[Any] = [*client.create_many(row for _, row in rows)]
     except BatchError as error:
         values = error.results
-    results += zip(numbers, values, strict=False)  # fewer values, if the broker was lost
+    results += zip((number for number, _ in rows), values, strict=False)  # fewer, if it was lost
     return sorted(results, key=itemgetter(0))

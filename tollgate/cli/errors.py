@@ -1,4 +1,4 @@
-"""Says in one line what went wrong and what to do about it, and which exit code that is."""
+"""Says in one line what went wrong and what to do about it, and gives the exit code for it."""
 
 import os
 import sys
@@ -8,26 +8,25 @@ import click
 
 from tollgate.client.errors import BrokerUnreachableError, KeyFileError, OutcomeUnknown
 from tollgate.domain.exceptions import Refusal, TollgateError
+from tollgate.terminal.output import say
 from tollgate.terminal.text import one_line
 
 REFUSED: Final = 1
 WRONG_USAGE: Final = 2
 NOT_REACHED: Final = 3
 INTERRUPTED: Final = 130
-"""128 + SIGINT, as shells have it."""
+"""128 + SIGINT, as in shells."""
 
 _ADVICE: Final = {
     "job_not_found": "see `tollgate list`",
-    "lease_held": "a worker has it; pass its token with --lease, or wait",
-    "lease_lost": "the job was taken over; look with `tollgate get`",
+    "lease_held": "a worker holds it; pass its token with --lease, or wait",
+    "lease_lost": "another worker may hold the job now; see `tollgate get`",
     "overloaded": "try again",
-    "draining": "the broker is about to leave; try again when it is back",
+    "draining": "the broker is stopping; try again when it is back",
     "repository_full": "the broker stores as many jobs as its settings allow",
-    "unsupported_version": "update tollgate here or there",
+    "unsupported_version": "update tollgate here or at the broker",
     "wait_timeout": "wait again, or longer with --timeout",
 }
-
-
 _KINDS: Final[tuple[tuple[type[Exception], str, int], ...]] = (
     (
         BrokerUnreachableError,
@@ -36,65 +35,38 @@ _KINDS: Final[tuple[tuple[type[Exception], str, int], ...]] = (
     ),
     (
         OutcomeUnknown,
-        "; look before you try again: `tollgate get` or `tollgate list`",
+        "; check with `tollgate get` or `tollgate list` before you try again",
         NOT_REACHED,
     ),
     (KeyFileError, "", WRONG_USAGE),
     (UnicodeEncodeError, "; check the encoding of your terminal", WRONG_USAGE),
     (TollgateError, "", REFUSED),
 )
-"""What went wrong, what to do about it, and the exit code: the first that fits."""
+"""A class of error, what to do about it, and the exit code. The first row that fits counts."""
 
 
 class NotAllDoneError(click.ClickException):
-    """A part was done and a part was not; each part that was not has been reported."""
+    """Only a part was done; each part that was not has been reported."""
 
     exit_code = REFUSED
 
 
-def is_watched() -> bool:
-    """Whether a person sees standard error."""
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
 def report(error: BaseException) -> int:
-    """Write `error` to standard error in one line, and return the exit code that goes with it."""
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        say("interrupted")
-        return INTERRUPTED
+    """Write `error` to standard error in one line, and return the exit code for it."""
     message, code = _explained(error)
-    say(message)
+    say(f"tollgate: {one_line(message)}")
     return code
 
 
-def say(message: str) -> None:
-    """Write a message to standard error, as one line."""
-    click.echo(f"tollgate: {one_line(message)}", err=True)
-
-
 def reader_left() -> int:
-    """End quietly when whatever read the output has seen enough; return the exit code."""
+    """Handle a closed pipe on standard output, which is no error; return the exit code."""
     # Python flushes standard output once more at exit, and would complain.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def _explained(error: BaseException) -> tuple[str, int]:
-    if isinstance(error, click.ClickException):
-        return _usage(error), error.exit_code
-    if isinstance(error, Refusal):
-        return refusal_line(error), REFUSED
-    if isinstance(error, OSError):
-        return error.strerror or str(error), REFUSED
-    for kind, advice, code in _KINDS:
-        if isinstance(error, kind):
-            return f"{error}{advice}", code
-    return _unexpected(error), REFUSED
-
-
 def refusal_line(refusal: Refusal) -> str:
-    """Return a refusal as its code, its message and, where there is something to do, advice."""
+    """Return a refusal as its code, its message and, if something can be done, advice."""
     advice = _ADVICE.get(refusal.code)
     if refusal.code == "version_conflict" and refusal.version is not None:
         advice = f"it is {refusal.status} at version {refusal.version} now"
@@ -102,18 +74,22 @@ def refusal_line(refusal: Refusal) -> str:
     return f"{line}; {advice}" if advice else line
 
 
-def _usage(error: click.ClickException) -> str:
-    context = getattr(error, "ctx", None)
-    message = error.format_message().rstrip(".")
-    if context is None:
-        return message
-    return f"{message}; see `{context.command_path} --help`"
-
-
-def _unexpected(error: BaseException) -> str:
+def _explained(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, click.ClickException):
+        message = error.format_message().rstrip(".")
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        return message + hint, error.exit_code
+    if isinstance(error, Refusal):
+        return refusal_line(error), REFUSED
+    if isinstance(error, OSError):
+        return error.strerror or str(error), REFUSED
+    for kind, advice, code in _KINDS:
+        if isinstance(error, kind):
+            return f"{error}{advice}", code
     if os.environ.get("TOLLGATE_TRACEBACK"):
         raise error
-    return (
-        f"this should not happen: {type(error).__name__}: {error}; "
-        "for a report, run it again with TOLLGATE_TRACEBACK=1"
-    )
+    advice = "for a bug report, run it again with TOLLGATE_TRACEBACK=1"
+    return f"internal error: {type(error).__name__}: {error}; {advice}", REFUSED

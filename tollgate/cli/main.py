@@ -1,4 +1,4 @@
-"""Finds the command that was asked for, runs it, and ends with its exit code."""
+"""Finds the command that was typed, runs it, and exits with its code."""
 
 import os
 import sys
@@ -10,25 +10,28 @@ from typing import Any, Final, NoReturn
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
-from tollgate.cli import errors as failures
+from tollgate.cli import errors
 
 PROGRAM: Final = "tollgate"
 COMPLETION_VARIABLE: Final = "_TOLLGATE_COMPLETE"
 COMMANDS: Final = {
-    "demo": "Watch real jobs go through the gate.",
-    "broker": "Run the broker.",
-    "worker": "Run a worker.",
-    "create": "Create a job, or with `-` one for each line of a pipe.",
-    "get": "Show a job.",
-    "transition": "Move a job to another status.",
-    "count": "Count the jobs by status.",
-    "list": "List jobs by creation, the oldest first.",
-    "wait": "Wait until a job has ended, and show it.",
-    "ping": "Ask the broker for a sign of life.",
-    "journal": "Look after a broker's journal.",
-    "keys": "Say who may come in by tcp, and as what.",
+    "demo": ("tollgate.cli.demo:demo", "Watch real jobs go through the gate."),
+    "broker": ("tollgate.broker", "Run the broker."),
+    "worker": ("tollgate.worker", "Run a worker."),
+    "create": ("tollgate.cli.change:create", "Create a job, or with `-` one for each input line."),
+    "get": ("tollgate.cli.query:get", "Show a job."),
+    "transition": ("tollgate.cli.change:transition", "Move a job to another status."),
+    "count": ("tollgate.cli.query:count", "Count the jobs by status."),
+    "list": ("tollgate.cli.query:list_jobs", "List jobs by creation, the oldest first."),
+    "wait": ("tollgate.cli.query:wait", "Wait until a job has ended, and show it."),
+    "ping": ("tollgate.cli.query:ping", "Check that the broker answers."),
+    "journal": ("tollgate.broker.admin.journal", "Check, repair or compact a broker's journal."),
+    "keys": ("tollgate.broker.admin.keys", "Manage the keys and roles of tcp clients."),
 }
-"""Each command's first line of help stands here as well, so that listing them loads none."""
+"""Where each command is, `module:attribute`, or the module that a process of its own runs.
+
+The first line of each command's help stands here too, so that the list of commands loads none.
+"""
 
 EPILOG: Final = """\
 \b
@@ -48,33 +51,61 @@ Start with: tollgate demo
 """
 
 
+class Replacement(click.Command):
+    """A command that becomes `python -m MODULE`, with the arguments as they were typed.
+
+    The command line imports nothing of the module, and `--help` is the module's own.
+    """
+
+    def __init__(self, name: str, module: str, *, help: str) -> None:  # noqa: A002 - as click has it
+        """Name the command and the module that it becomes."""
+        super().__init__(name, help=help)
+        self._module = module
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take all arguments as they are, `--help` and `--` included."""
+        ctx.args = list(args)
+        return ctx.args
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Replace this process. `-P` keeps the current directory off the module search path."""
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        arguments = [sys.executable, "-P", "-m", self._module, *ctx.args]
+        os.execv(sys.executable, arguments)  # noqa: S606 - no shell is the point
+
+
 class CommandLine(click.Group):
     """A group that imports a command's module only when that command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order in which a newcomer meets them."""
+        """Return the names in the order in which a new user needs them."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load the module of that name, and take its `command`."""
+        """Return the command of that name from the table above."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"tollgate.cli.{cmd_name}").command
+        place, summary = COMMANDS[cmd_name]
+        module, _, attribute = place.partition(":")
+        if not attribute:
+            return Replacement(cmd_name, module, help=summary)
+        command: click.Command = getattr(import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table above."""
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete command names from the table above, and options."""
         names = [
             CompletionItem(name, help=summary)
-            for name, summary in COMMANDS.items()
+            for name, (_, summary) in COMMANDS.items()
             if name.startswith(incomplete)
         ]
         return names + click.Command.shell_complete(self, ctx, incomplete)
@@ -90,46 +121,39 @@ class CommandLine(click.Group):
     ) -> NoReturn:
         """Run the command in `args`, and exit with its code; nothing is raised but SystemExit."""
         del prog_name, complete_var, standalone_mode, windows_expand_args
-        instruction = os.environ.get(COMPLETION_VARIABLE)
-        if instruction:
+        if instruction := os.environ.get(COMPLETION_VARIABLE):
             sys.exit(shell_complete(self, extra, PROGRAM, COMPLETION_VARIABLE, instruction))
         sys.exit(self._code_of(list(sys.argv[1:] if args is None else args), extra))
 
     def _code_of(self, args: list[str], extra: dict[str, Any]) -> int:
-        _replace_what_the_terminal_lacks()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")  # what the terminal's encoding cannot show
         try:
             with self.make_context(PROGRAM, args, **extra) as ctx:
                 self.invoke(ctx)
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a reader who left is still noticed
+                sys.stdout.flush()  # here, where a closed pipe is still noticed
         except click.exceptions.Exit as leaving:
             return leaving.exit_code
         except BrokenPipeError:
-            return failures.reader_left()
+            return errors.reader_left()
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - never a traceback
-            return failures.report(error)
+            return errors.report(error)
         return 0
-
-
-def _replace_what_the_terminal_lacks() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001
     del param
-    if value and not ctx.resilient_parsing:
-        from importlib.metadata import (  # noqa: PLC0415 - slow, and wanted here alone
-            PackageNotFoundError,
-            version,
-        )
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib import metadata  # noqa: PLC0415 - slow, and needed here alone
 
-        try:
-            click.echo(f"{PROGRAM} {version(PROGRAM)}")
-        except PackageNotFoundError:
-            click.echo(f"{PROGRAM} (not installed: run from its source)")
-        ctx.exit()
+    try:
+        click.echo(f"{PROGRAM} {metadata.version(PROGRAM)}")
+    except metadata.PackageNotFoundError:
+        click.echo(f"{PROGRAM} (not installed: run from its source)")
+    ctx.exit()
 
 
 @click.command(

@@ -1,25 +1,29 @@
-"""Holds what all commands share: the options for reaching a broker, and the two ways out."""
+"""Holds what commands share: the options for reaching a broker, and checks of what was typed."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec
 
 import click
-import msgspec
 
-from tollgate.cli.kinds import SECONDS
 from tollgate.client.sync import Client
+from tollgate.domain.commands import UINT_LIMIT
+from tollgate.domain.status import JobStatus
 
 P = ParamSpec("P")
 
 ANSWER_TIMEOUT_S: Final = 5.0
-"""Long enough for a broker that is starting, short enough for somebody who looks on."""
+"""Long enough for a broker that is starting, short enough for a person who waits."""
+YEAR_S: Final = 365 * 24 * 3600
+WHOLE_MAX: Final = UINT_LIMIT - 1
+STATUS: Final = click.Choice([status.value for status in JobStatus])
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who called a command: where their broker is, and in which form they want the answer."""
+    """The options that all commands have: where the broker is, and the form of the answer."""
 
     endpoint: str | None
     key: str | None
@@ -27,27 +31,65 @@ class Caller:
     as_json: bool
 
     def client(self) -> Client:
-        """Return a client of their broker, to be used in a `with`."""
+        """Return a client of the caller's broker, to be used in a `with`."""
         return Client(self.endpoint, key=self.key, timeout_s=self.answer_timeout_s)
 
 
+def whole(lowest: int, highest: int = WHOLE_MAX) -> Callable[[str], int]:
+    """Return the type of an option that takes a whole number in this range, both ends included."""
+    span = f"from {lowest} on" if highest == WHOLE_MAX else f"from {lowest} to {highest}"
+
+    def number(value: str) -> int:
+        try:
+            found = int(value)
+        except ValueError:
+            found = lowest - 1
+        if not lowest <= found <= highest:
+            raise click.BadParameter(f"{value} is not a whole number {span}")
+        return found
+
+    return number
+
+
+def seconds(value: str | float) -> float:
+    """Take a number of seconds of at most a year."""
+    try:
+        found = float(value)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= YEAR_S:  # NaN is refused too
+        raise click.BadParameter(f"{value} is not a number of seconds from 0 to a year")
+    return found
+
+
+def digest(value: str) -> str:
+    """Take a SHA-256 in hexadecimal digits."""
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise click.BadParameter("a hash has 64 lowercase hexadecimal digits")
+    return value
+
+
+def identifier(value: str) -> str:
+    """Take an id, which is not blank."""
+    if not value.strip():
+        raise click.BadParameter("an id cannot be empty")
+    return value
+
+
 def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, None]:
-    """Give a command the options that all have, and hand them to it as its first argument."""
+    """Give a command the options that all have, and pass them to it as its first argument."""
 
     @wraps(command)
     def called(*args: P.args, **kwargs: P.kwargs) -> None:
         given: dict[str, Any] = kwargs
-        caller = Caller(
-            given.pop("endpoint"), given.pop("key"), given.pop("answer_timeout"),
-            given.pop("as_json"),
-        )  # fmt: skip
-        command(caller, *args, **kwargs)
+        names = ("endpoint", "key", "answer_timeout", "as_json")
+        command(Caller(*map(given.pop, names)), *args, **kwargs)
 
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Write one JSON document a line."),
         click.option(
             "--answer-timeout",
-            type=SECONDS,
+            type=seconds,
             default=ANSWER_TIMEOUT_S,
             metavar="SECONDS",
             envvar="TOLLGATE_ANSWER_TIMEOUT",
@@ -69,25 +111,3 @@ def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, 
     ):
         called = option(called)
     return called
-
-
-def document(value: object) -> bytes:
-    """Return a value as one JSON document on one line."""
-    if isinstance(value, msgspec.Struct):
-        value = msgspec.structs.asdict(value)
-    return msgspec.json.encode(value)
-
-
-def write_document(value: object) -> None:
-    """Write one JSON document as one line to standard output, in UTF-8 whatever the locale."""
-    click.echo(document(value))
-
-
-def write_line(line: str) -> None:
-    """Write one line to standard output."""
-    click.echo(line)
-
-
-def say(message: str) -> None:
-    """Write a message to standard error, where it stays out of a pipe."""
-    click.echo(message, err=True)

@@ -1,74 +1,55 @@
-"""Shows jobs and counts in the form that was asked for and that fits where the output goes."""
+"""Shows jobs and counts: as JSON if asked, in colour on a terminal, else as plain text."""
 
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tollgate.cli.options import Caller, write_document, write_line
 from tollgate.domain.results import CountResult
 from tollgate.terminal import plain
+from tollgate.terminal.output import stdout_is_terminal, write_document, write_line
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
 
 
-def is_terminal() -> bool:
-    """Whether a person reads standard output."""
-    return sys.stdout is not None and sys.stdout.isatty()
-
-
-def show_job(caller: Caller, job: "Job") -> None:
-    """Show all there is to say about a job."""
+def show_job(job: "Job", *, as_json: bool) -> None:
+    """Show all of a job."""
     now = datetime.now(UTC)
-    if caller.as_json:
+    if as_json:
         write_document(dict(job))
-    elif is_terminal():
-        from tollgate.terminal import style as render  # noqa: PLC0415 - rich is for terminals alone
+    elif stdout_is_terminal():
+        from tollgate.terminal import style  # noqa: PLC0415 - only a terminal needs rich
 
-        console = render.terminal()
-        console.print(render.job_panel(job, now, console.width))
+        console = style.terminal()
+        console.print(style.job_panel(job, now, console.width))
     else:
         for line in plain.job_lines(job, now):
             write_line(line)
 
 
-def show_count(caller: Caller, count: CountResult) -> None:
+def show_count(count: CountResult, *, as_json: bool) -> None:
     """Show how many jobs there are."""
-    if caller.as_json:
+    if as_json:
         write_document(count)
-    elif is_terminal():
-        from tollgate.terminal import style as render  # noqa: PLC0415 - rich is for terminals alone
+    elif stdout_is_terminal():
+        from tollgate.terminal import style  # noqa: PLC0415 - only a terminal needs rich
 
-        console = render.terminal()
-        console.print(render.count_table(count, datetime.now(UTC), console.width))
+        console = style.terminal()
+        console.print(style.count_table(count, datetime.now(UTC), console.width))
     else:
         for line in plain.count_lines(count):
             write_line(line)
 
 
-class JobList:
-    """Shows jobs one a line, as they come."""
+def show_row(job: "Job", *, as_json: bool, is_first: bool) -> None:
+    """Show a job as a line of a list; on a terminal, a heading comes before the first."""
+    if as_json:
+        write_document(dict(job))
+    elif stdout_is_terminal():
+        from tollgate.terminal import style  # noqa: PLC0415 - only a terminal needs rich
 
-    def __init__(self, caller: Caller) -> None:
-        """Show them in the form that `caller` asked for."""
-        self._as_json = caller.as_json
-        self._begun = False
-
-    def add(self, job: "Job") -> None:
-        """Show the next job."""
-        if self._as_json:
-            write_document(dict(job))
-        elif is_terminal():
-            self._add_to_terminal(job)
-        else:
-            write_line(plain.row(job))
-
-    def _add_to_terminal(self, job: "Job") -> None:
-        from tollgate.terminal import style as render  # noqa: PLC0415 - rich is for terminals alone
-
-        console = render.terminal()
-        if not self._begun:
-            console.print(render.heading(), no_wrap=True, overflow="ellipsis")
-            self._begun = True
-        row = render.job_row(job, datetime.now(UTC))
-        console.print(row, no_wrap=True, overflow="ellipsis")
+        console = style.terminal()
+        lines = [style.heading()] if is_first else []
+        for line in (*lines, style.job_row(job, datetime.now(UTC))):
+            console.print(line, no_wrap=True, overflow="ellipsis")
+    else:
+        write_line(plain.row(job))

@@ -1,1 +1,1 @@
-"""The demonstration: a broker, two workers and a producer of its own, shown live and summed up."""
+"""The demonstration: its own broker, two workers and a producer, shown live and summed up."""

@@ -1,23 +1,29 @@
-"""Lays down what a demonstration does: which jobs, at which pace, with which fates of payments."""
+"""Plans a demonstration: which jobs, from which example inputs, at which pace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import cycle, islice
+from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from tollgate.demo.inputs import StartJob
+import msgspec
 
+from tollgate.domain.hashing import input_hash
+
+INPUTS: Final = "inputs.jsonl"
 WORKERS: Final = 2
 CREATING_S: Final = 7.0
-"""For how long jobs are created; few jobs take less."""
+"""How long jobs are created; few jobs take less."""
 JOBS_A_SECOND_MIN: Final = 20.0
 PAY_WITHIN_S: Final = 3.5
 PAYMENT_GRACE_MS: Final = 1_000
-"""Never-paid jobs fail so long after `pay_by_time`, while somebody still looks on."""
+"""Time from `pay_by_time` until an unpaid job fails, short enough to be seen."""
 TIME_LIMIT_S: Final = 28.0
-"""The demonstration ends after so long, whatever has become of its jobs."""
+"""The demonstration ends after this time, even if some jobs have not ended."""
 
 BROKER_OPTIONS: Final = ("--in-memory", "--payment-grace-ms", str(PAYMENT_GRACE_MS))
 WORKER_OPTIONS: Final = (
@@ -27,20 +33,48 @@ WORKER_OPTIONS: Final = (
 )
 
 
+class StartJob(msgspec.Struct, frozen=True):
+    """What a purchaser sends to start a job, as MIP-003 defines it."""
+
+    identifier_from_purchaser: str
+    input_data: Any
+
+    @property
+    def text(self) -> str:
+        """The input as a job carries it: JSON."""
+        return msgspec.json.encode(self.input_data).decode()
+
+    @property
+    def hash(self) -> str:
+        """The input's MIP-004 hash."""
+        return input_hash(self.identifier_from_purchaser, self.input_data)
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """A job to be created: `due_s` after the start, under an id known beforehand."""
+    """A job to create `due_s` after the start, with an id that is known before."""
 
     job_id: str
     start_job: StartJob
     due_s: float
 
 
-def plan_jobs(start_jobs: Sequence[StartJob], jobs: int | None, seed: int) -> list[PlannedJob]:
-    """Return `jobs` jobs at an even pace: by default one an input, of more the inputs repeat.
+def load_inputs() -> list[StartJob]:
+    """Return all example inputs: those of the installation, or in a checkout those of `examples/`.
 
-    Their ids are drawn from the seed, and the fate of a payment is a function of the worker's seed
-    and the id: so the same jobs are refused, and the same are never paid, every time.
+    Raises FileNotFoundError if there are none.
+    """
+    place: Traversable = files("tollgate.demo") / INPUTS
+    if not place.is_file():
+        place = Path(__file__).parents[2] / "examples" / INPUTS
+    return msgspec.json.Decoder(StartJob).decode_lines(place.read_bytes())
+
+
+def plan_jobs(start_jobs: Sequence[StartJob], jobs: int | None, seed: int) -> list[PlannedJob]:
+    """Return `jobs` jobs at an even pace: by default one for each input; more repeat the inputs.
+
+    The ids are drawn from the seed, and the result of a payment is a function of the worker's seed
+    and the id. So each run refuses the same jobs and leaves the same ones unpaid.
     """
     jobs = len(start_jobs) if jobs is None else jobs
     draw = Random(seed)  # noqa: S311 - to be repeated, not to be secret

@@ -1,4 +1,4 @@
-"""Starts the processes of a demonstration, watches over them, and leaves nothing of them behind."""
+"""Starts the broker and the workers of a demonstration, and ends them whatever happens."""
 
 import os
 import shutil
@@ -7,14 +7,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
 
 from tollgate.demo.plan import BROKER_OPTIONS, WORKER_OPTIONS, WORKERS
-from tollgate.demo.signals import Signals
 from tollgate.domain.exceptions import TollgateError
 
 START_TIMEOUT_S: Final = 10.0
@@ -22,19 +21,75 @@ STOP_TIMEOUT_S: Final = 4.0
 PATH_BYTES_MAX: Final = 100
 """The path of an ipc socket holds 107 bytes on Linux, and 103 elsewhere."""
 _POLL_S: Final = 0.01
-_ROOT: Final = Path(__file__).parents[2]
-"""Where the packages `broker` and `worker` stand, in a checkout as in an installation."""
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ProcessError(TollgateError):
-    """A process of the demonstration ended before its time, or did not start in time."""
+    """A process of the demonstration ended too early, or did not start in time."""
+
+
+class Signals:
+    """While this is entered, SIGINT raises KeyboardInterrupt, SIGTERM and SIGHUP SystemExit.
+
+    Where an exception would leave a process or a directory behind, `held` delays it.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no signal delayed."""
+        self.came: int | None = None
+        """The last signal that came while signals were held."""
+        self._held = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Install the handlers, except for ignored signals: nohup keeps its effect."""
+        for number in _SIGNALS:
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN:
+                self._before[number] = before
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore the handlers."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Delay signals; one that came is raised at the end, unless an exception is raised already.
+
+        Code that waits in here reads `came`, and hurries.
+        """
+        self._held, self.came = True, None
+        try:
+            yield
+        finally:
+            self._held = False
+        came: int | None = self.came  # set by the handler meanwhile
+        if came is not None:
+            self._handle(came, None)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._held:
+            self.came = number
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + number)  # as in shells
 
 
 class Child:
-    """One process, and the file that its log goes to."""
+    """One process, and the file with its log."""
 
     def __init__(self, name: str, arguments: Sequence[str], directory: Path) -> None:
-        """Start `python -m` with these arguments."""
+        """Start `python -m` with these arguments, in this directory, which holds no module."""
         self.name = name
         self._log = directory / f"{name.replace(' ', '-')}.log"
         # Settings in the environment are meant for the user's own broker.
@@ -43,13 +98,13 @@ class Child:
         }
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own modules
-                [sys.executable, "-m", *arguments],
+                [sys.executable, "-P", "-m", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=_ROOT,
+                cwd=directory,
                 env=environment,
-                process_group=0,  # Ctrl-C is for the demonstration, which ends them in order
+                process_group=0,  # Ctrl-C reaches the demonstration alone, which ends its children
             )
 
     def check(self) -> None:
@@ -57,7 +112,7 @@ class Child:
         code = self.process.poll()
         if code is not None:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            raise ProcessError(f"the {self.name} ended {how}; its last words: {self.last_line()}")
+            raise ProcessError(f"the {self.name} ended {how}; its last line: {self.last_line()}")
 
     def last_line(self) -> str:
         """Return the last line of its log."""
@@ -66,18 +121,22 @@ class Child:
 
 
 class Processes:
-    """A broker and its workers, in a directory of their own that goes with them."""
+    """A broker and its workers, in a directory of their own that is removed at the end."""
 
     def __init__(self, signals: Signals) -> None:
-        """Make the directory; nothing runs yet."""
+        """Start nothing yet."""
         self._signals = signals
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
-        """Make the directory."""
+        """Make the directory, open to this user only."""
         with self._signals.held():
-            self.directory = _directory()
-        self.endpoint = f"ipc://{self.directory / 'broker.sock'}"
+            self.directory = Path(tempfile.mkdtemp(prefix="tollgate-demo-")).resolve()
+            if len(os.fsencode(self.directory / "broker.sock")) > PATH_BYTES_MAX:
+                self.directory.rmdir()
+                self.directory = Path(tempfile.mkdtemp(prefix="tollgate-demo-", dir="/tmp"))
+        self._socket = self.directory / "broker.sock"
+        self.endpoint = f"ipc://{self._socket}"
         return self
 
     def __exit__(
@@ -99,24 +158,18 @@ class Processes:
 
         """
         self._start("broker", "tollgate.broker", "--bind", self.endpoint, *BROKER_OPTIONS)
-        socket = self.directory / "broker.sock"
-        if not self._in_time(socket.exists, START_TIMEOUT_S):
-            raise ProcessError(
-                f"the broker did not listen within {START_TIMEOUT_S:.0f} s; "
-                f"its last words: {self._children[0].last_line()}"
-            )
+        until = time.monotonic() + START_TIMEOUT_S
+        while not self._socket.exists():
+            self.check()
+            if time.monotonic() > until:
+                raise ProcessError(
+                    f"the broker did not listen within {START_TIMEOUT_S:.0f} s; "
+                    f"its last line: {self._children[0].last_line()}"
+                )
+            time.sleep(_POLL_S)
+        options = ("--endpoint", self.endpoint, "--seed", str(seed), *WORKER_OPTIONS)
         for number in range(1, WORKERS + 1):
-            self._start(
-                f"worker {number}",
-                *(
-                    "tollgate.worker",
-                    "--endpoint",
-                    self.endpoint,
-                    "--seed",
-                    str(seed),
-                    *WORKER_OPTIONS,
-                ),
-            )
+            self._start(f"worker {number}", "tollgate.worker", *options)
 
     def check(self) -> None:
         """Raise ProcessError if one of them has ended."""
@@ -127,18 +180,9 @@ class Processes:
         with self._signals.held():
             self._children.append(Child(name, arguments, self.directory))
 
-    def _in_time(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
-        until = time.monotonic() + timeout_s
-        while not is_so():
-            self.check()
-            if time.monotonic() > until:
-                return False
-            time.sleep(_POLL_S)
-        return True
-
     def _end(self) -> None:
-        # All at once: a broker that leaves wakes the workers that wait for jobs. What a worker
-        # still holds is of no use to anybody, so it is told twice, which makes it exit at once.
+        # All at once: a broker that stops wakes the workers that wait for jobs. What a worker still
+        # holds is not needed, so it gets the signal twice, which makes it exit at once.
         for timeout_s in (STOP_TIMEOUT_S / 8, STOP_TIMEOUT_S):
             for child in self._children:
                 with suppress(ProcessLookupError):
@@ -155,12 +199,3 @@ class Processes:
             if time.monotonic() > until or self._signals.came is not None:
                 return
             time.sleep(_POLL_S)
-
-
-def _directory() -> Path:
-    """Make a directory that only this user can enter, with a path short enough for a socket."""
-    directory = Path(tempfile.mkdtemp(prefix="tollgate-demo-")).resolve()
-    if len(os.fsencode(directory / "broker.sock")) <= PATH_BYTES_MAX:
-        return directory
-    directory.rmdir()
-    return Path(tempfile.mkdtemp(prefix="tollgate-demo-", dir="/tmp"))

@@ -1,4 +1,4 @@
-"""Keeps what is known about a demonstration while it runs: what the picture shows."""
+"""Holds the state of a running demonstration: what the picture shows."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ _REASONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A job that has ended, in the few words that there is room for."""
+    """A job that has ended, in a few words."""
 
     job_id: str
     is_completed: bool
@@ -34,7 +34,7 @@ class Ended:
 
 @dataclass(slots=True)
 class Progress:
-    """How far the demonstration has come."""
+    """The state of the demonstration."""
 
     jobs: int
     seed: int
@@ -50,7 +50,7 @@ class Progress:
     ended_at_s: deque[float] = field(default_factory=deque)
 
     def add_ended(self, job: "Job") -> None:
-        """Note that a job has ended."""
+        """Record that a job has ended."""
         self.ended += 1
         if job.error is not None:
             self.failures[reason(job.error)] += 1
@@ -60,7 +60,7 @@ class Progress:
         self.ended_at_s.append(self.elapsed_s)
 
     def rate(self) -> float:
-        """Return how many jobs ended in a second: of late, and when all is done, over all."""
+        """Return the jobs ended per second: over the last seconds, and at the end over all."""
         if self.phase == "done":
             return self.ended / max(self.elapsed_s, 0.1)
         since = self.elapsed_s - RATE_WINDOW_S
@@ -75,7 +75,7 @@ def seconds_taken(job: "Job") -> float:
 
 
 def reason(error: str) -> str:
-    """Return why a job failed, in words that many jobs share."""
+    """Return why a job failed, in words that are the same for many jobs."""
     for text, label in _REASONS:
         if error.startswith(text):
             return label
@@ -83,7 +83,7 @@ def reason(error: str) -> str:
 
 
 def gist(job: "Job") -> str:
-    """Return in a few words what a job came to: the default handler describes texts as JSON."""
+    """Return a job's result in a few words: the default handler describes texts as JSON."""
     try:
         found = msgspec.json.decode(job.result or "")
         return one_line(f"{found['words']} words, {found['script']}: {found['normalised']}")
@@ -92,7 +92,7 @@ def gist(job: "Job") -> str:
 
 
 def percentile(values: Iterable[float], percent: int) -> float:
-    """Return the smallest value that at least `percent` of them do not exceed; 0 of none."""
+    """Return the smallest value that at least `percent` of them do not exceed; 0 if empty."""
     ranked = sorted(values)
     if not ranked:
         return 0.0

@@ -1,4 +1,4 @@
-"""Is the producer: creates the planned jobs at their pace and follows each of them to its end."""
+"""The producer of a demonstration: creates the jobs at their pace and follows each to its end."""
 
 import time
 from collections import deque
@@ -11,18 +11,17 @@ from tollgate.client.sync import Client
 from tollgate.demo.plan import PAY_WITHIN_S, TIME_LIMIT_S, PlannedJob
 from tollgate.demo.processes import Processes
 from tollgate.demo.progress import Progress
-from tollgate.demo.summary import Summary, sum_up
 from tollgate.domain.exceptions import WaitTimeoutError
 
 T = TypeVar("T")
 
 FRAME_S: Final = 0.1
 WAITED_FOR_MAX: Final = 1_000
-"""So many jobs can be waited for at once."""
+"""Most jobs that one `wait` takes."""
 
 
 class Run:
-    """One run: a loop of creating what is due, counting, showing, and waiting for an end."""
+    """One run: a loop that creates what is due, counts, shows, and waits for a job's end."""
 
     def __init__(
         self, client: Client, plan: Sequence[PlannedJob], processes: Processes, progress: Progress
@@ -33,7 +32,6 @@ class Run:
         self._progress = progress
         self._to_create = deque(plan)
         self._open: dict[str, None] = {}
-        self._ids = [planned.job_id for planned in plan]
 
     def go(self, *shows: Callable[[Progress], None]) -> None:
         """Run until every job has ended, or time is up; call `shows` for every frame."""
@@ -45,41 +43,33 @@ class Run:
             if progress.elapsed_s > TIME_LIMIT_S:
                 break
             self._processes.check()
-            self._create_what_is_due()
-            self._count()
-            for show in shows:
-                show(progress)
+            while self._to_create and self._to_create[0].due_s <= progress.elapsed_s:
+                self._create(self._to_create.popleft())
+            self._show(shows)
             self._follow(started + progress.elapsed_s + FRAME_S)
         progress.elapsed_s = time.monotonic() - started
         progress.phase = "done"
-        self._count()
-        for show in shows:
-            show(progress)
-
-    def summary(self) -> Summary:
-        """Read all jobs back from the broker and sum up what became of them."""
-        return sum_up(self._ids, self._client.list(), self._progress)
-
-    def _create_what_is_due(self) -> None:
-        while self._to_create and self._to_create[0].due_s <= self._progress.elapsed_s:
-            self._create(self._to_create.popleft())
+        self._show(shows)
 
     def _create(self, planned: PlannedJob) -> None:
         start_job = planned.start_job
-        create = partial(
-            self._client.create,
-            start_job.hash,
-            input=start_job.text,
-            identifier_from_purchaser=start_job.identifier_from_purchaser,
-            job_id=planned.job_id,
-            pay_by_time=datetime.now(UTC) + timedelta(seconds=PAY_WITHIN_S),
+        self._timed(
+            partial(
+                self._client.create,
+                start_job.hash,
+                input=start_job.text,
+                identifier_from_purchaser=start_job.identifier_from_purchaser,
+                job_id=planned.job_id,
+                pay_by_time=datetime.now(UTC) + timedelta(seconds=PAY_WITHIN_S),
+            )
         )
-        self._timed(create)
         self._open[planned.job_id] = None
         self._progress.created += 1
 
-    def _count(self) -> None:
+    def _show(self, shows: Sequence[Callable[[Progress], None]]) -> None:
         self._progress.by_status = self._timed(self._client.count).by_status
+        for show in shows:
+            show(self._progress)
 
     def _timed(self, ask: Callable[[], T]) -> T:
         started = time.perf_counter()
@@ -88,7 +78,7 @@ class Run:
         return answer
 
     def _follow(self, until: float) -> None:
-        """Note which jobs end, until it is time for the next frame."""
+        """Record the jobs that end, until the next frame is due."""
         while (left_s := until - time.monotonic()) > 0:
             if not self._open:
                 time.sleep(left_s)

@@ -1,4 +1,4 @@
-"""Makes a picture of a demonstration, as SVG, from what a real run showed."""
+"""Makes an SVG picture of a demonstration, from what a real run showed."""
 
 import io
 import re
@@ -11,18 +11,17 @@ from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.text import Text
 
-from tollgate.demo.picture import picture
 from tollgate.demo.progress import Progress
-from tollgate.demo.report import report
-from tollgate.demo.summary import Summary
+from tollgate.demo.screen import picture
+from tollgate.demo.summary import Summary, report
 
 WIDTH: Final = 80
 BEST_AT: Final = 0.7
-"""The picture is taken when so large a part of the jobs was created."""
+"""The part of the jobs that is created when the picture is taken."""
 
 
 class Still:
-    """Keeps the moment of a run that shows it best."""
+    """Keeps one frame of a run, and writes it as SVG."""
 
     def __init__(self) -> None:
         """Begin with no picture."""
@@ -30,7 +29,7 @@ class Still:
         self._at_s = 0.0
 
     def look(self, progress: Progress) -> None:
-        """Take the picture if this is the moment."""
+        """Keep the picture if this is the right frame."""
         if self._taken is None and progress.created >= BEST_AT * progress.jobs:
             self._taken = picture(progress, WIDTH)
             self._at_s = progress.elapsed_s
@@ -55,14 +54,14 @@ class Still:
 
 
 def _cell_by_cell(match: re.Match[str]) -> str:
-    """Give wide characters two cells: rich counts characters, and would squeeze the whole text."""
+    """Give wide characters two cells: rich counts characters, and would compress the text."""
     kind, x, y, length, clip, content = match.groups()
     text = unescape(content)
     cell, at, parts = float(length) / len(text), float(x), []
     for _, run in groupby(text, key=lambda character: cell_len(character) > 1):
         part = "".join(run)
         width = cell_len(part) * cell
-        parts.append(  # all spaces are no-break ones by now
+        parts.append(  # all spaces are no-break spaces here
             f'<text class="{kind}" x="{at:g}" y="{y}" textLength="{width:g}" clip-path="{clip}">'
             f"{escape(part)}</text>"
         )
@@ -98,4 +97,4 @@ _FORMAT: Final = f"""\
 </g>
 </svg>
 """
-"""rich's own format names fonts by their web addresses; this one takes what the reader has."""
+"""rich's own format loads fonts from the web; this one uses fonts that the reader has."""

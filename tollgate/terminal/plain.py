@@ -1,4 +1,4 @@
-"""Shows jobs and counts as plain text, for pipes and files; also says what there is to show."""
+"""Shows jobs and counts as plain text, for pipes and files, and lists the fields to show."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,7 +15,7 @@ STATUS_WIDTH = 16
 
 
 def fields(job: "Job", now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield what a person wants to know about a job, as labels and values that are safe to show."""
+    """Yield the fields of a job that a person reads, as labels and values that are safe to show."""
     yield "created", _moment(job.created_at, now)
     if job.version > 1:
         yield "updated", _moment(job.updated_at, now)
@@ -44,7 +44,7 @@ def _moment(moment: datetime, now: datetime) -> str:
 
 
 def job_lines(job: "Job", now: datetime) -> Iterator[str]:
-    """Yield a job as lines of a label and a value; more lines of a text are indented."""
+    """Yield a job as lines of a label and a value; further lines of a text are indented."""
     yield f"{'job':{LABEL_WIDTH}}{job.job_id}"
     yield f"{'status':{LABEL_WIDTH}}{job.status}"
     for label, value in fields(job, now):
@@ -52,7 +52,7 @@ def job_lines(job: "Job", now: datetime) -> Iterator[str]:
 
 
 def snippet(job: "Job") -> str:
-    """Return in one line what a job came to, or what it is about."""
+    """Return a job's result, error or input in one line."""
     return one_line(job.result or job.error or job.input or "")
 
 
@@ -62,7 +62,7 @@ def row(job: "Job") -> str:
 
 
 def count_lines(count: CountResult) -> Iterator[str]:
-    """Yield a line for each status: its name, how many, since when; and the total."""
+    """Yield a line for each status: its name, the number, the oldest; and the total."""
     width = len(str(count.total))
     for status, number in count.by_status.items():
         since = count.oldest.get(status)

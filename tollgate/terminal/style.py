@@ -44,7 +44,7 @@ _AGE_WIDTH: Final = 10
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """Return the terminal to write to; it leaves texts as they are, but for their styles."""
+    """Return the terminal to write to; it adds styles to a text and changes nothing else."""
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
@@ -54,18 +54,18 @@ def bar(value: float, total: float, width: int) -> str:
         return " " * width
     eighths = round(min(value / total, 1) * width * 8)
     if value > 0:
-        eighths = max(eighths, 1)  # a few among many must still show
+        eighths = max(eighths, 1)  # a few among many are still visible
     full, part = divmod(eighths, 8)
     return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
 
 
 def status_text(status: str) -> Text:
-    """Return a status with its sign, in its colour."""
+    """Return a status with its symbol, in its colour."""
     return Text(f"{GLYPHS[status]} {status.replace('_', ' ')}", style=STYLES[status])
 
 
 def job_panel(job: "Job", now: datetime, width: int) -> Panel:
-    """Return a job with all that there is to say about it."""
+    """Return all of a job in a frame."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -112,7 +112,7 @@ def heading() -> Text:
 
 
 def job_row(job: "Job", now: datetime) -> Text:
-    """Return a job as a line of a list, to be cut off where the terminal ends."""
+    """Return a job as a line of a list; the terminal cuts it off at its width."""
     row = Text()
     row.append(f"{job.job_id}  ")
     row.append(f"{job.status:{STATUS_WIDTH}}  ", style=STYLES[job.status])
@@ -122,7 +122,7 @@ def job_row(job: "Job", now: datetime) -> Text:
 
 
 class _Rate(ProgressColumn):
-    """How many jobs are created in a second."""
+    """Jobs created, and how many per second."""
 
     def render(self, task: Task) -> Text:
         jobs = task.fields["jobs"]

@@ -1,4 +1,4 @@
-"""Turns times, sizes and texts from strangers into what a person reads in a terminal."""
+"""Formats times, numbers and untrusted texts for a terminal."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -13,13 +13,13 @@ _UNPRINTABLE: Final = {
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """Return how far `moment` is from `now`: "3 s ago", "in 24 h", "now"."""
+    """Return `moment` relative to `now`: "3 s ago", "in 24 h", "now"."""
     seconds = (now - moment).total_seconds()
     if abs(seconds) < 1:
         return "now"
     if seconds > 0:
         return f"{duration(seconds)} ago"
-    return f"in {duration(1 - seconds)}"  # a day from now is still "in 24 h" when it is shown
+    return f"in {duration(1 - seconds)}"  # so that a day from now is "in 24 h", not "in 23 h"
 
 
 def duration(seconds: float) -> str:
@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 
 
 def iso(moment: datetime) -> str:
-    """Return a time in UTC as ISO 8601 has it, to the millisecond."""
+    """Return a time in UTC in ISO 8601, to the millisecond."""
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
     return text.removesuffix("+00:00") + "Z"
 
@@ -49,7 +49,7 @@ def milliseconds(value_ms: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` without what would steer the terminal: escapes, other controls, bidi marks."""
+    """Return `text` without what controls the terminal: escapes, control characters, bidi marks."""
     return text.translate(_UNPRINTABLE)
 
 
