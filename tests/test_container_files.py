@@ -3,9 +3,11 @@
 No container engine is needed: a schema checks the one, a linter the other.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from ruamel.yaml import YAML
@@ -74,6 +76,31 @@ def test_a_wrong_dockerfile_is_found_out(tmp_path: Path, right: str, wrong: str,
     outcome = check_dockerfile(broken)
     assert outcome.returncode == 1
     assert rule in outcome.stdout
+
+
+def test_the_image_copies_all_that_the_wheel_is_built_from(tmp_path: Path) -> None:
+    *_, allowed = (ROOT / ".dockerignore").read_text().partition("\n*\n")
+    context = {line.removeprefix("!") for line in allowed.splitlines() if line.startswith("!")}
+    for line in DOCKERFILE.read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            *sources, target = line.split()[1:]
+            for source in (source.rstrip("/") for source in sources):
+                assert source in context
+                copy = tmp_path / target.rstrip("/")
+                if copy.name != Path(source).name:  # a target that is a directory to copy into
+                    copy /= Path(source).name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, copy, symlinks=True)
+                else:
+                    shutil.copy(ROOT / source, copy)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "wheel"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "wheel").iterdir()
+    with ZipFile(wheel) as archive:
+        assert {"tollgate/worker/__main__.py", "tollgate/demo/inputs.jsonl"} <= {
+            *archive.namelist()
+        }
 
 
 @pytest.mark.parametrize("name", ["broker", "worker"])

@@ -46,6 +46,7 @@ def test_a_handler_is_found_in_the_current_directory(
     assert load_handler("my_handlers:plain")(make_job()) == "plain"
     assert load_handler("my_handlers:Group.inside")(make_job()) == "inside"
     assert sys.path.count(str(directory)) == 1
+    assert sys.path[-1] == str(directory)  # behind all that is installed, once it is imported
 
 
 @pytest.mark.parametrize(
