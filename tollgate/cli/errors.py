@@ -8,7 +8,6 @@ import click
 
 from tollgate.client.errors import BrokerUnreachableError, KeyFileError, OutcomeUnknown
 from tollgate.domain.exceptions import Refusal, TollgateError
-from tollgate.terminal.output import say
 from tollgate.terminal.text import one_line
 
 REFUSED: Final = 1
@@ -54,7 +53,7 @@ class NotAllDoneError(click.ClickException):
 def report(error: BaseException) -> int:
     """Write `error` to standard error in one line, and return the exit code for it."""
     message, code = _explained(error)
-    say(f"tollgate: {one_line(message)}")
+    click.echo(f"tollgate: {one_line(message)}", err=True)
     return code
 
 

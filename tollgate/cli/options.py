@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec
 
 import click
 
@@ -21,8 +20,7 @@ WHOLE_MAX: Final = UINT_LIMIT - 1
 STATUS: Final = click.Choice([status.value for status in JobStatus])
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """The options that all commands have: where the broker is, and the form of the answer."""
 
     endpoint: str | None

@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tollgate.domain.results import CountResult
-from tollgate.terminal import plain
 from tollgate.terminal.output import stdout_is_terminal, write_document, write_line
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ def show_job(job: "Job", *, as_json: bool) -> None:
         console = style.terminal()
         console.print(style.job_panel(job, now, console.width))
     else:
+        from tollgate.terminal import plain  # noqa: PLC0415 - `ping` needs none of it
+
         for line in plain.job_lines(job, now):
             write_line(line)
 
@@ -36,6 +37,8 @@ def show_count(count: CountResult, *, as_json: bool) -> None:
         console = style.terminal()
         console.print(style.count_table(count, datetime.now(UTC), console.width))
     else:
+        from tollgate.terminal import plain  # noqa: PLC0415 - `ping` needs none of it
+
         for line in plain.count_lines(count):
             write_line(line)
 
@@ -52,4 +55,6 @@ def show_row(job: "Job", *, as_json: bool, is_first: bool) -> None:
         for line in (*lines, style.job_row(job, datetime.now(UTC))):
             console.print(line, no_wrap=True, overflow="ellipsis")
     else:
+        from tollgate.terminal import plain  # noqa: PLC0415 - `ping` needs none of it
+
         write_line(plain.row(job))
