@@ -234,7 +234,8 @@ def test_installed_beside_files_with_the_same_names(
         assert user.run("tollgate", "count").endswith("2")
         assert " answered in " in user.run("tollgate", "ping")
         assert user.run("python", "app.py", cwd="application") == "2"
-        user.run("tollgate", "create", "-", text=f"{'a' * 60_000}\n" * 90)
+        # More than the broker reserves for one batch, so that a segment is closed.
+        user.run("tollgate", "create", "-", text=f"{'a' * 60_000}\n" * 250)
         user.wait_for_file("snapshot-*")  # which a process of the broker writes
     assert "record" in user.run("tollgate", "journal", "verify")
     user.run("tollgate", "keys", "new", "alice", "--role", "producer")
