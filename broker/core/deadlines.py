@@ -55,9 +55,10 @@ class Deadlines:
         The clocks are compared with `now` from then on.
         """
         self._clocks = now
-        self._schedule_removal(now)
-        self._state.wall.refresh()
-        self._state.mono.refresh()
+        with self._state.jobs:
+            self._schedule_removal(now)
+            self._state.wall.refresh()
+            self._state.mono.refresh()
 
     def is_due(self, now: Instant, *, writable: bool = True) -> bool:
         """Return whether something may be due. Without room to write, only waits end."""

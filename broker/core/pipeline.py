@@ -81,10 +81,10 @@ class Pipeline:
                 self._decide(arrival, now, output, writable=writable)
                 self._settle(lease_at, output)
                 output.taken += 1
+            if output.records:
+                deadlines.look_at_finished(now)
         if writable:
             self._was_full = _is_full(output)
-        if output.records:
-            deadlines.look_at_finished(now)
         return output
 
     def is_behind(self, *, writable: bool = True) -> bool:

@@ -65,7 +65,8 @@ class Timers(Generic[When, Item]):
     that no `add` pays for all of them. Add an item once.
 
     Most times come in order, because most spans are equal: those items stand in a queue, the others
-    in a heap. Items of the same time come up in the order in which they were added.
+    in a heap. Items of the same time come up in the order in which they were added, unless the
+    queue was empty in between.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Timers(Generic[When, Item]):
         timeline: Any = self._timeline
         if self.delay is None:
             timeline.next_at = min(timeline.next_at, when)
-        elif when < timeline.next_at - self.delay:  # this difference is a date, a sum may be none
+        elif when - timeline.next_at < -self.delay:  # no sum: it may lie outside all dates
             timeline.next_at = when + self.delay
         self._added += added
         if self._added >= ADDED_MAX:

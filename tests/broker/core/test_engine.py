@@ -23,6 +23,7 @@ from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.deadlines import FAR_MS
 from tollgate.broker.core.events import JobCreated
 from tollgate.broker.core.limits import job_bytes_max, result_bytes_max
+from tollgate.broker.repository.indexes import StatusIndex
 from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
@@ -1149,6 +1150,34 @@ def test_no_date_brings_the_broker_down(time: datetime) -> None:
         assert driver.pipeline.deadlines.due_in_ms(driver.now) == FAR_MS
         driver.pass_ms(1)
     assert status_of(driver, job) is (RUNNING if time.year == 9999 else FAILED)
+
+
+def test_a_deadline_in_year_1_stops_no_later_create() -> None:
+    driver = Driver()
+    first = datetime.min.replace(tzinfo=EPOCH.tzinfo)
+    driver.ask(create(submit_result_time=first))
+    moved, created = driver.ask(move(job_id(1), RUNNING), create())
+    assert (job_of(moved).status, job_of(created).status) == (RUNNING, AWAITING_PAYMENT)
+    driver.run()
+    assert driver.job(Get(job_id=job_id(1))).status is FAILED
+
+
+def test_finished_jobs_are_looked_at_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(max_finished=0)
+    jobs = driver.engine.context.state.jobs
+    looked: list[bool] = []
+    oldest_finished = StatusIndex.oldest_finished
+
+    def look(index: StatusIndex) -> tuple[datetime, str] | None:
+        looked.append(jobs._lock._is_owned())  # type: ignore[attr-defined]
+        return oldest_finished(index)
+
+    monkeypatch.setattr(StatusIndex, "oldest_finished", look)
+    driver.pipeline.deadlines.start(driver.now)
+    driver.ask(create(), Cancel(job_id=job_id(1)))
+    driver.run()
+    assert len(looked) > 2
+    assert all(looked)
 
 
 def test_more_deadlines_than_one_step_decides_are_all_decided_in_the_end() -> None:
