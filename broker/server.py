@@ -64,7 +64,7 @@ class Server:
         self._pipeline = pipeline
         self._deadlines = pipeline.deadlines
         self._journal = journal
-        self._reserved = batch_records_max(settings.limits())
+        self._reserved = batch_records_max(settings.limits(), sockets=len(doors))
         """Bytes and records that any batch fits in: reserved on the disk before it is decided."""
         self._compactor = compactor
         self._doors = {door.mark[0]: door for door in doors}
@@ -188,7 +188,7 @@ class Server:
         self._notifier.stopping()
         self._commit.put(self._pipeline.drain(), more=self._has_more)
         while self._pipeline.is_behind():
-            self._serve([], _now())
+            self._serve(self._left, _now())  # refuses what was taken already
         self._commit.flush()
         self._poller.unregister(self._stop_fd)
         leave_at_ms = _now().mono_ms + self._settings.drain_ms

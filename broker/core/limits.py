@@ -170,14 +170,16 @@ def batch_records_max(
     batch_messages: int = BATCH_MESSAGES,
     batch_bytes: int = BATCH_BYTES,
     batch_reply_bytes: int = BATCH_REPLY_BYTES,
+    sockets: int = 1,
 ) -> tuple[int, int]:
     """Return bounds on the records of any batch: bytes and number.
 
-    A batch takes messages up to `batch_bytes`, and then one more of `request_bytes`; it grants
-    leases until its replies have `batch_reply_bytes`, and then one more of `reply_bytes`.
+    A batch takes from each socket messages up to `batch_bytes`, and then one more of
+    `request_bytes`; it grants leases until its replies have `batch_reply_bytes`, and then one more
+    of `reply_bytes`.
     """
-    frames = batch_bytes + limits.request_bytes
-    commands = batch_messages + batch_bytes // COMMAND_BYTES_MIN + limits.commands
+    frames = sockets * (batch_bytes + limits.request_bytes)
+    commands = batch_messages + sockets * (batch_bytes // COMMAND_BYTES_MIN + limits.commands)
     grants = (batch_reply_bytes + limits.reply_bytes) // SHOWN_BYTES_MIN
     number = RECORDS_MAX + 2  # the last message, and the claims behind it, come on top
     size = (

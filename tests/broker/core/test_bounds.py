@@ -153,3 +153,16 @@ def test_the_reservation_covers_all_parts_of_a_batch() -> None:
     assert size >= sum(parts)
     assert number > RECORDS_MAX
     assert size < 16 * 1024 * 1024
+
+
+def test_the_reservation_covers_a_batch_of_two_sockets() -> None:
+    limits = Limits()
+    one, two = (
+        batch_records_max(
+            limits,
+            batch_messages=256, batch_bytes=4_096, batch_reply_bytes=BATCH_REPLY_BYTES,
+            sockets=sockets,
+        )[0]
+        for sockets in (1, 2)
+    )  # fmt: skip
+    assert two - one >= 2 * (4_096 + limits.request_bytes) + limits.commands * EVENT_BYTES_MAX

@@ -290,6 +290,8 @@ class Nothing:
 
     def step(self, now_ms: int) -> None: ...
 
+    def stopping(self) -> None: ...
+
 
 def server_of(
     pipeline: Pipeline,
@@ -335,6 +337,23 @@ def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
     assert not server._left
     codes = [getattr(result, "code", None) for result in sent]
     assert codes == ([None] * 3 if has_room else ["storage_full", None, "storage_full"])
+
+
+def test_a_stop_answers_messages_that_were_taken() -> None:
+    pipeline = make_pipeline()
+    pipeline._batch_reply_bytes = 1  # each batch ends with its first reply
+    server = server_of(pipeline, Tight(10_000))
+    sent: list[int | None] = []
+    server._commit._send = lambda reply: sent.append(decode_answer(reply.frame).seq)
+    admin = Principal("uid:0", Role.ADMIN)
+    claim = Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=1_000, limit=1)
+    for seq in (1, 2, 3):
+        frame = encode_request(Request(1, 0, seq, 0, [claim]))
+        server._serve([Arrival(PEER, [frame], admin)], Instant(EPOCH, 0))
+    server._left = [Arrival(PEER, [encode_request(Request(1, 0, 4, 0, [Count()]))], admin)]
+    server._lookout.wait = lambda patience_ms: []  # type: ignore[method-assign]
+    server._leave()
+    assert sent == [1, 2, 3, 4]
 
 
 def test_a_door_that_fills_each_batch_keeps_nobody_at_another_waiting(short_dir: Path) -> None:
