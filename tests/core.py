@@ -1,9 +1,11 @@
 """Builds the broker's core for tests: the one place that knows its constructors."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Any, Final
 
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.engine import Engine
@@ -13,7 +15,7 @@ from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Instant
-from tollgate.domain.commands import AnyCommand
+from tollgate.domain.commands import AnyCommand, Claim, Create, Transition, Wait
 from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
 from tollgate.domain.results import (
     AnyResult,
@@ -23,6 +25,7 @@ from tollgate.domain.results import (
     JobResult,
     LeasesResult,
 )
+from tollgate.domain.status import JobStatus
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH_REPLY_BYTES = 8 * 1024 * 1024
@@ -30,6 +33,13 @@ HASH = "0123456789abcdef" * 4
 PEER = b"\x00peer"
 OTHER = b"\x00other"
 ADMIN = Principal("uid:1000", Role.ADMIN)
+FULL = bool(os.environ.get("TOLLGATE_FULL_TESTS"))
+"""Whether the long suites run in full: more examples, more steps."""
+
+
+def sample(full: int, part: int) -> int:
+    """Return how many examples or steps a long test takes: `part` of `full` if not FULL."""
+    return full if FULL else part
 
 
 def job_ids() -> Callable[[], str]:
@@ -172,3 +182,53 @@ def leases_of(result: AnyResult | None) -> list[Grant]:
 def error_of_result(result: AnyResult | None) -> ErrorResult:
     assert isinstance(result, ErrorResult), result
     return result
+
+
+# --- commands, and jobs in a status ------------------------------------------------------------
+
+AWAITING_PAYMENT: Final = JobStatus.AWAITING_PAYMENT
+AWAITING_INPUT: Final = JobStatus.AWAITING_INPUT
+RUNNING: Final = JobStatus.RUNNING
+COMPLETED: Final = JobStatus.COMPLETED
+FAILED: Final = JobStatus.FAILED
+DAY_MS = 86_400_000
+GRACE_MS = 300_000
+"""The default of `payment_grace_ms`."""
+HOUR = timedelta(hours=1)
+
+
+def create(**fields: Any) -> Create:
+    return Create(input_hash=HASH, **fields)
+
+
+def move(job: JobFields | str, target: JobStatus, **fields: Any) -> Transition:
+    return Transition(job_id=job if isinstance(job, str) else job.job_id, target=target, **fields)
+
+
+def claim(
+    status: JobStatus = RUNNING, lease_ms: int = 1_000, wait_ms: int = 0, limit: int = 1
+) -> Claim:
+    return Claim(status=status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
+
+
+def wait(*job_ids: str, timeout_ms: int = 1_000, statuses: list[JobStatus] | None = None) -> Wait:
+    return Wait(job_ids=list(job_ids), timeout_ms=timeout_ms, statuses=statuses)
+
+
+def running(driver: Driver, **fields: Any) -> JobFields:
+    return driver.job(move(driver.job(create(**fields)), RUNNING))
+
+
+def at(driver: Driver, status: JobStatus) -> JobFields:
+    """Return a new job in `status`."""
+    job = driver.job(create())
+    if status is AWAITING_PAYMENT:
+        return job
+    if status is FAILED:
+        return driver.job(move(job, FAILED))
+    job = driver.job(move(job, RUNNING))
+    return job if status is RUNNING else driver.job(move(job, status))
+
+
+def status_of(driver: Driver, job: JobFields) -> JobStatus:
+    return driver.engine.context.state.jobs.get(job.job_id).status

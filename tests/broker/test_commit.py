@@ -81,7 +81,7 @@ def committer(tmp_path: Path) -> Iterator[Committer]:
         committer.journal.close()
 
 
-def test_a_batch_is_sent_when_its_sync_has_ended_and_not_before(committer: Committer) -> None:
+def test_replies_are_sent_only_after_their_sync(committer: Committer) -> None:
     committer.put(b"a")
     assert not committer.has_ended(0.05)
     assert committer.sent == []
@@ -93,7 +93,7 @@ def test_a_batch_is_sent_when_its_sync_has_ended_and_not_before(committer: Commi
     assert committer.safe_when_sent == [committer.journal.sequence]
 
 
-def test_what_comes_while_a_sync_goes_on_waits_for_the_next_one(committer: Committer) -> None:
+def test_replies_put_during_a_sync_wait_for_the_next(committer: Committer) -> None:
     committer.put(b"a")
     committer.put(b"b")
     committer.put(b"a read, of what b has made", records=0)
@@ -108,14 +108,14 @@ def test_what_comes_while_a_sync_goes_on_waits_for_the_next_one(committer: Commi
     assert committer.safe_when_sent[1:] == [committer.journal.sequence] * 2
 
 
-def test_who_waits_for_nobody_is_answered_at_once(committer: Committer) -> None:
+def test_a_lone_batch_is_synced_and_sent_at_once(committer: Committer) -> None:
     committer.files.open_gate.release()
     committer.put(b"a", more=False)
     assert committer.sent == [b"a"]
     assert committer.safe_when_sent == [committer.journal.sequence]
 
 
-def test_flushing_waits_for_all(committer: Committer) -> None:
+def test_flush_waits_for_every_sync(committer: Committer) -> None:
     committer.put(b"a")
     committer.put(b"b")
     committer.files.open_gate.release(3)
@@ -125,7 +125,7 @@ def test_flushing_waits_for_all(committer: Committer) -> None:
 
 
 @pytest.mark.parametrize("bound", ["HELD_MAX", "HELD_BYTES_MAX"])
-def test_no_more_is_held_than_there_is_room_for(
+def test_held_replies_have_a_limit(
     committer: Committer, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(module, bound, 1)
@@ -136,7 +136,7 @@ def test_no_more_is_held_than_there_is_room_for(
     assert committer.sent[:1] == [b"aa"]  # it was waited for
 
 
-def test_after_a_sync_that_failed_nothing_is_sent_or_written(committer: Committer) -> None:
+def test_after_a_failed_sync_nothing_is_sent_or_written(committer: Committer) -> None:
     committer.put(b"a")
     committer.put(b"b")
     committer.files.fails = True
@@ -149,7 +149,7 @@ def test_after_a_sync_that_failed_nothing_is_sent_or_written(committer: Committe
     assert committer.sent == []
 
 
-def test_a_failure_is_noticed_by_whoever_writes_next(committer: Committer) -> None:
+def test_a_failed_sync_is_raised_by_the_next_append(committer: Committer) -> None:
     committer.put(b"a")
     committer.files.fails = True
     committer.files.open_gate.release()
@@ -159,7 +159,7 @@ def test_a_failure_is_noticed_by_whoever_writes_next(committer: Committer) -> No
     assert committer.sent == []
 
 
-def test_a_sync_that_failed_is_not_tried_again_by_who_waited_for_it(committer: Committer) -> None:
+def test_a_failed_sync_is_not_retried(committer: Committer) -> None:
     """A new segment waits for the sync of the one before, and must not try it again."""
     committer.put(b"a")
     waiting = threading.Thread(target=lambda: raised.append(catch(committer.journal.close_segment)))
@@ -182,8 +182,8 @@ def catch(call: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def test_the_thread_ends_when_it_is_let_go(committer: Committer) -> None:
+def test_the_sync_thread_ends_on_close(committer: Committer) -> None:
     committer.commit.close()
     committer.commit.thread.join(PATIENCE_S)
     assert not committer.commit.thread.is_alive()
-    os.fstat(committer.commit.fd)  # the descriptors stay for who polls them
+    os.fstat(committer.commit.fd)  # the descriptors stay open for the poller

@@ -1,4 +1,4 @@
-"""What is reserved on the disk for a batch is never less than what the batch writes."""
+"""The room reserved on the disk for a batch is never less than what the batch writes."""
 
 from datetime import timedelta
 
@@ -81,7 +81,7 @@ def test_commands_fit_in_their_frame_and_their_events() -> None:
         assert size_of(output.records) <= most
 
 
-def test_what_is_due_fits_in_its_part() -> None:
+def test_deadlines_that_are_due_fit_in_their_share() -> None:
     driver = with_session(lapses=1, keep_finished_ms=1, max_finished=0)
     late = EPOCH + timedelta(days=3_000)
     for number in range(0, DUE_MAX, 500):
@@ -103,7 +103,7 @@ def test_what_is_due_fits_in_its_part() -> None:
     assert size_of(output.records) <= DUE_MAX * DUE_BYTES_MAX
 
 
-def test_undelivered_grants_are_granted_anew_within_bounds() -> None:
+def test_undelivered_grants_are_granted_again_in_bounds() -> None:
     driver = with_session()
     driver.ask(*[Create(input_hash=HASH)] * 500)
     leases = driver.grants_of(CLAIM)
@@ -123,7 +123,7 @@ def test_undelivered_grants_are_granted_anew_within_bounds() -> None:
     assert size_of(output.records) <= len(lost) * DUE_BYTES_MAX + reserved
 
 
-def test_a_batch_ends_with_so_many_records() -> None:
+def test_a_batch_ends_at_its_limit_of_records() -> None:
     driver = with_session()
     waits = Claim(status=CLAIM.status, lease_ms=CLAIM.lease_ms, wait_ms=1_000, limit=1)
     for peer in range(RECORDS_MAX // 500 + 1):

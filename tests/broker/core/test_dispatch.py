@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, error_of_result, job_id, job_of
+from tests.core import (
+    ADMIN,
+    EPOCH,
+    HASH,
+    OTHER,
+    PEER,
+    Driver,
+    error_of_result,
+    job_id,
+    job_of,
+    sample,
+)
 from tollgate.broker.core import dispatch
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.roles import Role
@@ -130,9 +141,9 @@ def bytes_of(
     return seen
 
 
-@settings(max_examples=300)
+@settings(max_examples=sample(300, 80))
 @given(lots, limits, st.booleans())
-def test_runs_come_to_the_same_bytes_as_single_commands(
+def test_runs_give_the_same_bytes_as_single_commands(
     lot: list[tuple[list[AnyCommand], Role]], bounds: dict[str, int], writable: bool
 ) -> None:
     together = bytes_of(lot, bounds, writable=writable)
@@ -165,7 +176,7 @@ def test_a_run_ends_before_a_job_comes_again(monkeypatch: pytest.MonkeyPatch) ->
     assert [job_of(result).version for result in results] == [2, 2, 3, 2]
 
 
-def test_what_is_refused_in_a_run_leaves_the_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_does_not_split_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     driver.ask(*[Create(input_hash=HASH)] * 3)
     sizes = spy_on_runs(monkeypatch)
@@ -185,7 +196,7 @@ def test_what_is_refused_in_a_run_leaves_the_run_whole(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("kind", [Release, partial(Touch, lease_ms=9)])
-def test_leases_are_given_back_and_touched_in_order_whatever_is_refused(
+def test_runs_release_and_touch_in_order_despite_refusals(
     kind: Callable[..., AnyCommand], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Driver()
@@ -205,7 +216,7 @@ def test_leases_are_given_back_and_touched_in_order_whatever_is_refused(
 @pytest.mark.parametrize(
     "bounds", [{"jobs": 4}, {"stored_bytes": 200}, {"reply_bytes": 6_000}], ids=str
 )
-def test_near_a_limit_nothing_is_a_run(
+def test_near_a_limit_commands_are_decided_one_by_one(
     bounds: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Driver(**bounds)
@@ -214,7 +225,7 @@ def test_near_a_limit_nothing_is_a_run(
     assert sizes == [1] * 5
 
 
-def test_one_long_text_does_not_end_runs_of_other_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_long_text_does_not_split_runs_of_other_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     driver.ask(Create(input_hash=HASH, input="x" * 60_000))
     driver.ask(*[Create(input_hash=HASH) for _ in range(20)])

@@ -49,7 +49,7 @@ def serve(driver: Driver) -> None:
     driver.ask(Transition(job_id=job_id, target=JobStatus.FAILED, error="e"))
 
 
-def test_serving_leaves_nothing_for_the_collector(without_collector: None) -> None:
+def test_serving_makes_no_reference_cycles(without_collector: None) -> None:
     driver = Driver()
     driver.ask(Hello(open_session=True))
     serve(driver)  # what is made once, at first use, is not counted
@@ -61,7 +61,7 @@ def test_serving_leaves_nothing_for_the_collector(without_collector: None) -> No
     assert gc.collect() == 0
 
 
-def test_a_refused_change_of_a_repository_leaves_nothing_either(without_collector: None) -> None:
+def test_a_refused_change_makes_no_reference_cycle(without_collector: None) -> None:
     jobs = InMemoryJobRepository()
     job_id = jobs.create(HASH).job_id
     gc.collect()

@@ -104,7 +104,7 @@ def commands_bytes(commands: list[Cancel | Create]) -> bytes:
     return msgspec.msgpack.encode(commands)
 
 
-def test_no_other_request_passes_for_one_by_a_checksum_that_can_be_forged() -> None:
+def test_a_forged_crc_does_not_pass_for_the_first_request() -> None:
     driver = Driver()
     session = session_of(driver)
     create = Create(input_hash=HASH)
@@ -117,7 +117,7 @@ def test_no_other_request_passes_for_one_by_a_checksum_that_can_be_forged() -> N
     assert driver.engine.context.state.jobs.count() == 1
 
 
-def test_two_waits_under_one_number_of_a_session_are_two_requests() -> None:
+def test_two_waits_under_one_seq_are_two_requests() -> None:
     driver = Driver()
     session = session_of(driver)
     job = driver.job(Create(input_hash=HASH)).job_id
@@ -131,7 +131,7 @@ def test_two_waits_under_one_number_of_a_session_are_two_requests() -> None:
 # --- what one message can cost --------------------------------------------------------------------
 
 
-def test_all_lists_of_a_batch_share_what_is_looked_at() -> None:
+def test_lists_of_a_batch_share_the_scan_budget() -> None:
     driver = Driver()
     state = driver.engine.context.state
     for _ in range(SCAN_JOBS_MAX + 1_000):
@@ -148,7 +148,7 @@ def test_all_lists_of_a_batch_share_what_is_looked_at() -> None:
     assert int(again.next or 0) >= SCAN_JOBS_MAX
 
 
-def test_a_batch_ends_when_enough_was_looked_at() -> None:
+def test_a_batch_ends_when_the_scan_budget_is_spent() -> None:
     driver = Driver()
     for _ in range(SCAN_JOBS_MAX + 1):
         driver.engine.context.state.jobs.create(HASH, at=EPOCH)
@@ -160,7 +160,7 @@ def test_a_batch_ends_when_enough_was_looked_at() -> None:
     assert driver.pipeline.run(batch, driver.now).taken == 1
 
 
-def test_answers_to_the_parked_come_a_batch_at_a_time() -> None:
+def test_parked_commands_are_answered_a_batch_at_a_time() -> None:
     pipeline = Pipeline(make_engine(), Counter(), batch_reply_bytes=100_000)
     now = Instant(EPOCH, 0)
 
@@ -184,7 +184,7 @@ def test_answers_to_the_parked_come_a_batch_at_a_time() -> None:
     assert sorted(answer.seq or 0 for answer in answered) == list(range(2, 13))
 
 
-def test_claims_that_had_no_room_are_served_whoever_is_put_out_meanwhile() -> None:
+def test_claims_left_by_a_full_batch_are_served_later() -> None:
     engine = make_engine()
     pipeline = Pipeline(engine, Counter(), batch_reply_bytes=60_000)
     now, admin = Instant(EPOCH, 0), Principal("uid:0", Role.ADMIN)
@@ -207,7 +207,7 @@ def test_claims_that_had_no_room_are_served_whoever_is_put_out_meanwhile() -> No
     assert not engine.context.waiters.parked
 
 
-def test_a_claim_of_many_leases_counts_as_many_outcomes() -> None:
+def test_each_lease_of_a_claim_counts_as_an_outcome() -> None:
     driver = Driver(outcomes=50)
     session, other = session_of(driver), session_of(driver)
     driver.ask(*[Create(input_hash=HASH) for _ in range(60)])
@@ -223,7 +223,7 @@ def test_a_claim_of_many_leases_counts_as_many_outcomes() -> None:
     assert not ledger.knows(other)  # it had to make room
 
 
-def test_a_repeat_that_would_be_too_long_by_now_shows_no_texts() -> None:
+def test_a_repeat_that_has_grown_too_long_shows_no_texts() -> None:
     driver = Driver(reply_bytes=400_000)
     job = driver.job(Create(input_hash=HASH)).job_id
     session = session_of(driver)
@@ -242,10 +242,10 @@ def test_a_repeat_that_would_be_too_long_by_now_shows_no_texts() -> None:
     assert again.results == first.results
 
 
-# --- who is let in, and to what -------------------------------------------------------------------
+# --- roles, full disks and sockets -----------------------------------------------------------------
 
 
-def test_what_was_refused_for_want_of_a_role_is_not_written_down() -> None:
+def test_not_authorized_is_not_recorded() -> None:
     driver = Driver()
     driver.principal = OBSERVER
     session = session_of(driver)
@@ -306,7 +306,7 @@ def server_of(
     )  # fmt: skip
 
 
-def test_what_waits_to_be_decided_loses_a_role_that_was_taken_away() -> None:
+def test_a_taken_message_loses_a_role_taken_away() -> None:
     alice = Principal("key:alice", Role.WORKER)
     server = server_of(make_pipeline(), Tight(99), Ring("key:alice"))
     server._left = [Arrival(PEER, [b""], alice), Arrival(OTHER, [b""], WORKER)]
@@ -314,7 +314,7 @@ def test_what_waits_to_be_decided_loses_a_role_that_was_taken_away() -> None:
     assert [arrival.principal for arrival in server._left] == [alice._replace(role=None), WORKER]
 
 
-def test_who_is_nobody_parks_nothing() -> None:
+def test_a_peer_without_a_role_parks_nothing() -> None:
     driver = Driver()
     driver.principal = Principal("key:alice", None)
     claim = Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=9, limit=1)
@@ -351,12 +351,12 @@ def test_a_stop_answers_messages_that_were_taken() -> None:
         frame = encode_request(Request(1, 0, seq, 0, [claim]))
         server._serve([Arrival(PEER, [frame], admin)], Instant(EPOCH, 0))
     server._left = [Arrival(PEER, [encode_request(Request(1, 0, 4, 0, [Count()]))], admin)]
-    server._lookout.wait = lambda patience_ms: []  # type: ignore[method-assign]
+    server._poller.wait = lambda patience_ms: []  # type: ignore[method-assign]
     server._leave()
     assert sent == [1, 2, 3, 4]
 
 
-def test_a_door_that_fills_each_batch_keeps_nobody_at_another_waiting(short_dir: Path) -> None:
+def test_a_busy_socket_does_not_starve_another(short_dir: Path) -> None:
     limits = RouterLimits(1_000, 100, 1_000_000, 0, batch_messages=1)
     with zmq.Context() as context, ExitStack() as stack:
         doors = []
@@ -384,7 +384,7 @@ def test_a_door_that_fills_each_batch_keeps_nobody_at_another_waiting(short_dir:
 # --- what is stored -------------------------------------------------------------------------------
 
 
-def test_no_job_is_created_above_the_bytes_of_all_texts() -> None:
+def test_no_job_is_created_above_stored_bytes() -> None:
     driver = Driver(stored_bytes=1_000, keep_finished_ms=1_000)
     first = driver.job(Create(input_hash=HASH, input="ä" * 499)).job_id
     driver.ask(Create(input_hash=HASH))  # without a text, it takes nothing

@@ -68,7 +68,7 @@ def write(directory: Path) -> None:
     (directory / "lock").unlink()
 
 
-def test_the_journal_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_an_old_journal_is_read_as_it_was_written(tmp_path: Path) -> None:
     shutil.copytree(KEPT, tmp_path / "data")
     journal = FileJournal(tmp_path / "data")
     state = State()

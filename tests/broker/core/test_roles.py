@@ -1,4 +1,4 @@
-"""Who may do what, by the role that a peer proved to have, and what else is kept from it."""
+"""What a peer may do by its role, and what its principal shares with no other."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_the_table_has_every_command() -> None:
 
 @pytest.mark.parametrize("role", ALLOWED, ids=str)
 @pytest.mark.parametrize("name", sorted(ALLOWED[Role.ADMIN]))
-def test_a_role_takes_in_its_commands_and_no_others(role: Role | None, name: str) -> None:
+def test_a_role_may_send_its_commands_and_no_others(role: Role | None, name: str) -> None:
     driver = Driver()
     driver.ask(Create(input_hash=HASH))
     records = len(driver.records)
@@ -74,7 +74,7 @@ def test_a_role_takes_in_its_commands_and_no_others(role: Role | None, name: str
 
 
 @pytest.mark.parametrize("name", sorted(ALLOWED[Role.ADMIN] - {"hello", "count", "list", "claim"}))
-def test_a_refusal_does_not_tell_whether_there_is_such_a_job(name: str) -> None:
+def test_not_authorized_does_not_tell_if_a_job_exists(name: str) -> None:
     driver = Driver(text_bytes=64)
     driver.ask(Create(input_hash=HASH))
     driver.principal = Principal("key:nobody", None)
@@ -86,7 +86,7 @@ def test_a_refusal_does_not_tell_whether_there_is_such_a_job(name: str) -> None:
     assert of_a_long_one.code == "not_authorized"
 
 
-def test_a_refusal_says_what_was_missing() -> None:
+def test_not_authorized_names_the_role_needed() -> None:
     driver = Driver()
     driver.principal = Principal("key:eve", Role.OBSERVER)
     (refused,) = driver.ask(Cancel(job_id=job_id(1)))
@@ -102,7 +102,7 @@ def test_hello_tells_a_peer_its_role() -> None:
     assert hello.role == "worker"
 
 
-def test_who_did_it_is_kept_with_the_events() -> None:
+def test_a_record_keeps_the_principal() -> None:
     driver = Driver(pay_within_ms=1_000, payment_grace_ms=0)
     driver.principal = ALICE
     driver.ask(Create(input_hash=HASH))
@@ -112,7 +112,7 @@ def test_who_did_it_is_kept_with_the_events() -> None:
     driver.ask(Transition(job_id=job_id(1), target=JobStatus.RUNNING))  # and the claim is served
     driver.principal = ALICE
     driver.ask(Create(input_hash=HASH))
-    driver.pass_ms(1_001)  # nobody paid in time
+    driver.pass_ms(1_001)  # it was not paid in time
     assert [(record.by, type(record.events[0]).__name__) for record in driver.records] == [
         ("key:alice", "JobCreated"),
         ("uid:1000", "JobTransitioned"),
@@ -134,7 +134,7 @@ def send(driver: Driver, who: Principal, request: Request) -> Reply | Refused:
     return answer
 
 
-def test_a_session_is_of_no_use_to_anybody_else() -> None:
+def test_a_session_belongs_to_its_principal() -> None:
     driver = Driver()
     driver.principal = ALICE
     session = open_session(driver)
@@ -152,7 +152,7 @@ def test_a_session_is_of_no_use_to_anybody_else() -> None:
     assert isinstance(again.results[0], JobResult)
 
 
-def test_what_was_answered_is_not_repeated_to_who_has_lost_its_role() -> None:
+def test_a_repeat_after_losing_the_role_is_refused() -> None:
     driver = Driver()
     driver.principal = ALICE
     session = open_session(driver)
@@ -164,7 +164,7 @@ def test_what_was_answered_is_not_repeated_to_who_has_lost_its_role() -> None:
     assert answer.results[0].code == "not_authorized"
 
 
-def test_what_is_parked_for_who_has_lost_its_role_is_answered_no() -> None:
+def test_parked_commands_end_when_the_role_is_taken_away() -> None:
     driver = Driver()
     driver.ask(Create(input_hash=HASH))
     driver.principal = Principal("key:w", Role.WORKER)
@@ -183,7 +183,7 @@ def test_what_is_parked_for_who_has_lost_its_role_is_answered_no() -> None:
     assert not any(driver.grants)
 
 
-def test_who_opens_too_many_sessions_pays_with_its_own() -> None:
+def test_the_owner_of_most_sessions_loses_one() -> None:
     driver = Driver(sessions=4)
     driver.principal = ALICE
     kept = open_session(driver)
@@ -194,7 +194,7 @@ def test_who_opens_too_many_sessions_pays_with_its_own() -> None:
     assert isinstance(answer, Reply)
 
 
-def test_who_has_too_much_remembered_pays_with_its_own() -> None:
+def test_the_owner_of_most_outcomes_loses_a_session() -> None:
     driver = Driver(outcomes=64)
     driver.principal = ALICE
     kept = open_session(driver)

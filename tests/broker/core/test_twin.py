@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.broker.core.twin import Twin, Wire
-from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id
+from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id, sample
 from tollgate.broker.core.batch import Arrival, Output
 
 STATUSES = ("awaiting_payment", "awaiting_input", "running", "completed", "failed")
@@ -111,7 +111,7 @@ class PipelineMachine(RuleBasedStateMachine):
         self.twin = Twin(EPOCH, **BOUNDS, text=10, lapses=2, grace_ms=1_000, pay_within_ms=10_000)
         self.wall: datetime = EPOCH
         self.seq = 0
-        self.session_seqs = [0, 0, 0]  # a session takes 64 requests that nobody acknowledges
+        self.session_seqs = [0, 0, 0]  # a session takes 64 requests without an acknowledgement
         self.ids: list[str] = []
         self.tokens: list[int] = [1]
         self.grants: list[tuple[str, int]] = []
@@ -340,4 +340,6 @@ def plain(value: Any) -> Any:
 
 
 TestPipeline = PipelineMachine.TestCase
-TestPipeline.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPipeline.settings = settings(
+    max_examples=sample(150, 40), stateful_step_count=40, deadline=None
+)

@@ -257,7 +257,7 @@ class Twin:
         return {"type": "ok"}
 
     def check_room(self, command: Wire) -> None:
-        # Everybody here is the same principal, who may have three quarters.
+        # All peers here are one principal, which may have three quarters.
         for limit in (self.parked_max, self.parked_max - self.parked_max // 4):
             if len(self.parked) >= limit:
                 raise No("overloaded", limit=limit)

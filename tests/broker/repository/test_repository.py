@@ -44,7 +44,7 @@ def fixed(start: datetime = EPOCH) -> InMemoryJobRepository:
 # --- the plan -----------------------------------------------------------------------------------
 
 
-def test_the_plans_signatures() -> None:
+def test_the_signatures_are_those_of_the_plan() -> None:
     def names(method: Callable[..., object]) -> list[str]:
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
         parameters = inspect.signature(method).parameters.values()
@@ -91,7 +91,7 @@ def test_update_status_positionally_and_by_name() -> None:
     assert jobs.get(other.job_id) == failed
 
 
-def test_a_job_shown_once_stays_as_it_was() -> None:
+def test_a_returned_job_never_changes() -> None:
     jobs = fixed()
     job = jobs.create(HASH)
     shown = jobs.get(job.job_id)
@@ -101,7 +101,7 @@ def test_a_job_shown_once_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("call", ["get", "update_status"])
-def test_what_is_not_there_is_not_found(call: str) -> None:
+def test_an_unknown_job_is_not_found(call: str) -> None:
     jobs = InMemoryJobRepository()
     jobs.create(HASH)
     arguments = (RUNNING,) if call == "update_status" else ()
@@ -121,7 +121,7 @@ PATHS = {
 
 @pytest.mark.parametrize("target", JobStatus)
 @pytest.mark.parametrize("current", JobStatus)
-def test_nobody_gets_past_the_state_machine(current: JobStatus, target: JobStatus) -> None:
+def test_illegal_transitions_are_refused(current: JobStatus, target: JobStatus) -> None:
     jobs = fixed()
     job = jobs.create(HASH)
     for step in PATHS[current]:
@@ -136,7 +136,7 @@ def test_nobody_gets_past_the_state_machine(current: JobStatus, target: JobStatu
     assert jobs.count(current) == 1
 
 
-def test_only_the_expected_version_moves() -> None:
+def test_only_the_expected_version_is_moved() -> None:
     jobs = fixed()
     job = jobs.create(HASH)
     for wrong in (0, 2, 99):
@@ -163,7 +163,7 @@ def test_updated_at_never_goes_back() -> None:
     assert (moved.updated_at, moved.created_at) == (EPOCH, EPOCH)
 
 
-def test_what_is_supplied_is_kept() -> None:
+def test_supplied_fields_are_stored() -> None:
     jobs = InMemoryJobRepository()
     supplied: dict[str, Any] = {
         "job_id": str(uuid.UUID(int=5)),
@@ -179,7 +179,7 @@ def test_what_is_supplied_is_kept() -> None:
     assert paid_by(jobs, "pay") == job
 
 
-def test_questions_and_answers_of_a_job() -> None:
+def test_input_schemas_and_inputs_are_stored() -> None:
     jobs = fixed()
     job_id = jobs.create(HASH).job_id
     jobs.update_status(job_id, RUNNING)
@@ -344,7 +344,7 @@ def test_the_broker_takes_the_lock_once_a_batch() -> None:
     assert (lock.taken, lock.depth) == (6, 0)
 
 
-def test_who_holds_the_repository_keeps_others_out() -> None:
+def test_a_holder_of_the_lock_keeps_other_threads_out() -> None:
     jobs = fixed()
     job = jobs.create(HASH)
     other = threading.Thread(target=jobs.create, args=[HASH], daemon=True)
@@ -372,7 +372,7 @@ def test_the_broker_works_through_the_repository() -> None:
     assert driver.job(Get(job_id=shown.job_id)).status is RUNNING
 
 
-def test_a_hundred_threads_create_and_lose_nothing(crowd: Any) -> None:
+def test_a_hundred_threads_create_and_lose_no_job(crowd: Any) -> None:
     jobs = InMemoryJobRepository()
     made = crowd(lambda _: [jobs.create(HASH).job_id for _ in range(50)])
     ids = {job_id for some in made for job_id in some}
@@ -418,7 +418,7 @@ def test_of_a_hundred_at_the_same_version_exactly_one_wins(crowd: Any) -> None:
     assert jobs.get(job_id).version == 2 + won
 
 
-def test_a_hundred_threads_take_the_same_payment_and_one_gets_it(crowd: Any) -> None:
+def test_one_of_a_hundred_threads_gets_a_payment(crowd: Any) -> None:
     jobs = InMemoryJobRepository()
 
     def pay(number: int) -> str | None:

@@ -1,0 +1,244 @@
+"""What happens by itself in time: deadlines, the clocks, the removal of finished jobs."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from tests.core import (
+    AWAITING_INPUT,
+    AWAITING_PAYMENT,
+    COMPLETED,
+    DAY_MS,
+    EPOCH,
+    FAILED,
+    HOUR,
+    RUNNING,
+    Driver,
+    claim,
+    create,
+    job_id,
+    job_of,
+    move,
+    running,
+    status_of,
+    wait,
+)
+from tollgate.broker.core.deadlines import FAR_MS
+from tollgate.broker.repository.indexes import StatusIndex
+from tollgate.domain.commands import (
+    Cancel,
+    Get,
+)
+from tollgate.domain.models import JobStatus
+
+
+def test_an_unpaid_job_fails_after_deadline_and_grace() -> None:
+    driver = Driver(payment_grace_ms=5_000)
+    job = driver.job(create(pay_by_time=EPOCH + HOUR))
+    default = driver.job(create())
+    driver.set_wall(EPOCH + HOUR + timedelta(milliseconds=4_999))
+    assert status_of(driver, job) is AWAITING_PAYMENT
+    driver.set_wall(EPOCH + HOUR + timedelta(milliseconds=5_000))
+    shown = driver.job(Get(job_id=job.job_id))
+    assert (shown.status, shown.version) == (FAILED, 2)
+    assert "pay_by_time" in (shown.error or "")
+    assert shown.updated_at == EPOCH + HOUR + timedelta(seconds=5)
+    driver.set_wall(EPOCH + timedelta(days=1, seconds=5))
+    assert status_of(driver, default) is FAILED
+
+
+@pytest.mark.parametrize("status", [RUNNING, AWAITING_INPUT])
+def test_an_unfinished_job_fails_at_its_deadline(status: JobStatus) -> None:
+    driver = Driver()
+    job = running(driver, submit_result_time=EPOCH + HOUR)
+    if status is AWAITING_INPUT:
+        driver.job(move(job, AWAITING_INPUT))
+    driver.set_wall(EPOCH + HOUR - timedelta(milliseconds=1))
+    assert status_of(driver, job) is status
+    driver.set_wall(EPOCH + HOUR)
+    shown = driver.job(Get(job_id=job.job_id))
+    assert shown.status is FAILED
+    assert "submit_result_time" in (shown.error or "")
+
+
+def test_a_past_submit_deadline_counts_from_running_on() -> None:
+    driver = Driver()
+    job = driver.job(create(submit_result_time=EPOCH - HOUR))
+    driver.pass_ms(1)
+    assert status_of(driver, job) is AWAITING_PAYMENT  # this deadline is of running jobs
+    driver.job(move(job, RUNNING))
+    driver.run()
+    assert status_of(driver, job) is FAILED
+
+
+def test_a_job_paid_or_done_in_time_does_not_fail() -> None:
+    driver = Driver()
+    paid = running(driver, pay_by_time=EPOCH + HOUR)
+    done = driver.job(move(running(driver, submit_result_time=EPOCH + HOUR), COMPLETED))
+    driver.set_wall(EPOCH + timedelta(days=3))
+    assert status_of(driver, paid) is RUNNING
+    assert status_of(driver, done) is COMPLETED
+
+
+def test_deadlines_come_before_the_commands_of_a_batch() -> None:
+    driver = Driver()
+    job = running(driver, submit_result_time=EPOCH + HOUR)
+    driver.wall = EPOCH + HOUR
+    error = driver.error(move(job, COMPLETED))
+    assert (error.code, error.status) == ("illegal_transition", "failed")
+
+
+def test_a_deadline_ends_a_lease() -> None:
+    driver = Driver()
+    job = running(driver, submit_result_time=EPOCH + HOUR)
+    (grant,) = driver.grants_of(claim(lease_ms=DAY_MS))
+    driver.set_wall(EPOCH + HOUR)
+    assert driver.error(move(job, COMPLETED, lease=grant.lease)).code == "lease_lost"
+
+
+def test_a_clock_set_back_undoes_nothing() -> None:
+    driver = Driver()
+    job = running(driver, submit_result_time=EPOCH + HOUR)
+    (grant,) = driver.grants_of(claim(lease_ms=1_000))
+    driver.set_wall(EPOCH - timedelta(days=400))
+    driver.mono_ms += 999
+    moved = driver.job(move(job, AWAITING_INPUT, lease=grant.lease))
+    assert moved.updated_at == EPOCH
+    driver.set_wall(EPOCH + HOUR - timedelta(seconds=1))
+    assert status_of(driver, job) is AWAITING_INPUT
+    driver.set_wall(EPOCH + HOUR)
+    assert status_of(driver, job) is FAILED
+    driver.set_wall(EPOCH)
+    assert status_of(driver, job) is FAILED
+
+
+@pytest.mark.parametrize("keep_finished_ms", [0, 1, 5_000])
+def test_an_idle_broker_sleeps_however_short_the_retention(
+    keep_finished_ms: int,
+) -> None:
+    driver = Driver(keep_finished_ms=keep_finished_ms)
+    driver.run()
+    assert driver.pipeline.deadlines.due_in_ms(driver.now) == FAR_MS
+    driver.ask(create(), move(job_id(1), FAILED))
+    assert driver.pipeline.deadlines.due_in_ms(driver.now) <= keep_finished_ms
+    driver.pass_ms(keep_finished_ms)
+    assert driver.engine.context.state.jobs.count() == 0
+    driver.run()
+    assert driver.pipeline.deadlines.due_in_ms(driver.now) == FAR_MS
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_due_in_ms_is_the_time_to_the_next_deadline(far: bool) -> None:
+    driver = Driver(payment_grace_ms=5_000)
+
+    def due() -> int:
+        return driver.pipeline.deadlines.due_in_ms(driver.now)
+
+    assert due() == FAR_MS
+    latest = datetime.max.replace(tzinfo=EPOCH.tzinfo)
+    job = driver.job(create(pay_by_time=latest if far else EPOCH + HOUR))
+    if far:
+        assert due() == FAR_MS
+        return
+    assert due() == 3_605_000
+    seq = driver.post(wait(job.job_id, timeout_ms=700))
+    assert due() == 700
+    driver.grants_of(claim(AWAITING_PAYMENT, lease_ms=300))
+    assert due() == 300
+    driver.mono_ms += 299
+    assert due() == 1
+    driver.mono_ms += 2
+    assert due() == 0
+    driver.run()
+    assert due() == 399
+    driver.mono_ms += 399
+    driver.run()
+    assert driver.answer_to(seq) is not None
+    driver.wall = EPOCH + HOUR + timedelta(microseconds=4_999_001)
+    assert due() == 1  # never too early, but not a moment lost either
+    driver.wall = EPOCH + 3 * HOUR
+    assert due() == 0
+    driver.run()
+    assert due() > 0
+
+
+@pytest.mark.parametrize(
+    "time", [datetime.max.replace(tzinfo=EPOCH.tzinfo), datetime.min.replace(tzinfo=EPOCH.tzinfo)]
+)
+def test_no_date_stops_the_broker(time: datetime) -> None:
+    driver = Driver()
+    job = driver.job(create(pay_by_time=time, submit_result_time=time))
+    driver.pass_ms(1)
+    driver.pipeline.deadlines.due_in_ms(driver.now)
+    if time.year == 9999:
+        driver.job(move(job, RUNNING))
+        assert driver.pipeline.deadlines.due_in_ms(driver.now) == FAR_MS
+        driver.pass_ms(1)
+    assert status_of(driver, job) is (RUNNING if time.year == 9999 else FAILED)
+
+
+def test_a_deadline_in_year_1_stops_no_later_create() -> None:
+    driver = Driver()
+    first = datetime.min.replace(tzinfo=EPOCH.tzinfo)
+    driver.ask(create(submit_result_time=first))
+    moved, created = driver.ask(move(job_id(1), RUNNING), create())
+    assert (job_of(moved).status, job_of(created).status) == (RUNNING, AWAITING_PAYMENT)
+    driver.run()
+    assert driver.job(Get(job_id=job_id(1))).status is FAILED
+
+
+def test_finished_jobs_are_looked_at_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(max_finished=0)
+    jobs = driver.engine.context.state.jobs
+    looked: list[bool] = []
+    oldest_finished = StatusIndex.oldest_finished
+
+    def look(index: StatusIndex) -> tuple[datetime, str] | None:
+        looked.append(jobs._lock._is_owned())  # type: ignore[attr-defined]
+        return oldest_finished(index)
+
+    monkeypatch.setattr(StatusIndex, "oldest_finished", look)
+    driver.pipeline.deadlines.start(driver.now)
+    driver.ask(create(), Cancel(job_id=job_id(1)))
+    driver.run()
+    assert len(looked) > 2
+    assert all(looked)
+
+
+def test_many_deadlines_are_decided_over_several_batches() -> None:
+    driver = Driver()
+    for _ in range(3):
+        driver.ask(*[create(pay_by_time=EPOCH)] * 900)
+    driver.wall = EPOCH + HOUR
+    steps = 0
+    while driver.pipeline.deadlines.is_due(driver.now):
+        driver.run()
+        steps += 1
+        assert steps < 10
+    assert steps == 3
+    assert driver.engine.context.state.jobs.count(FAILED) == 2_700
+
+
+def test_a_job_that_goes_to_and_fro_has_one_deadline() -> None:
+    driver = Driver()
+    job = running(driver, submit_result_time=EPOCH + HOUR)
+    for _ in range(10):
+        driver.ask(*[move(job, AWAITING_INPUT), move(job, RUNNING)] * 400)
+    assert len(driver.engine.context.state.unfinished) == 1
+
+
+def test_a_new_job_does_not_inherit_a_removed_ones_deadline() -> None:
+    driver = Driver(payment_grace_ms=0, keep_finished_ms=1_000)
+    first = driver.job(create(job_id=job_id(9), pay_by_time=EPOCH + timedelta(minutes=10)))
+    driver.job(Cancel(job_id=first.job_id))
+    for _ in range(70):
+        driver.pass_ms(1_000)
+    assert driver.error(Get(job_id=first.job_id)).code == "job_not_found"
+    again = driver.job(create(job_id=job_id(9), pay_by_time=EPOCH + timedelta(minutes=20)))
+    for _ in range(11):
+        driver.pass_ms(60_000)
+    assert status_of(driver, again) is AWAITING_PAYMENT
+    driver.pass_ms(7 * 60_000)
+    assert status_of(driver, again) is AWAITING_PAYMENT
+    driver.pass_ms(60_000)
+    assert status_of(driver, again) is FAILED
