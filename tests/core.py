@@ -43,7 +43,7 @@ def sample(full: int, part: int) -> int:
 
 
 def job_ids() -> Callable[[], str]:
-    """Return a source of UUIDs that begins anew each time: 00000000-0000-4000-8000-00000000000x."""
+    """Return a source of ids in order: `job_id(1)`, `job_id(2)` and so on."""
     numbers = count(1)
     return lambda: job_id(next(numbers))
 
@@ -92,19 +92,19 @@ class Driver:
         return self.pipeline._engine
 
     def pass_ms(self, span_ms: int) -> None:
-        """Let time pass on both clocks, and what is due happen."""
+        """Advance both clocks, and have due items decided."""
         self.mono_ms += span_ms
         self.set_wall(self.wall + timedelta(milliseconds=span_ms))
 
     def set_wall(self, wall: datetime) -> None:
-        """Set the wall clock alone, and let what is due happen."""
+        """Set the wall clock alone, and have due items decided."""
         self.wall = wall
         self.run()
 
     def run(
         self, *arrivals: Arrival, undelivered: Sequence[tuple[str, int]] = ()
     ) -> list[tuple[bytes, Reply | Refused]]:
-        """Run one batch, and return who got what."""
+        """Run one batch, and return the peers and their answers."""
         return self.take(self.pipeline.run(arrivals, self.now, undelivered, writable=self.writable))
 
     def drain(self) -> list[tuple[bytes, Reply | Refused]]:
@@ -134,7 +134,7 @@ class Driver:
         return answer.results
 
     def refused(self, *commands: AnyCommand, peer: bytes = PEER) -> ErrorResult:
-        """Send commands in one message, and return why it was refused whole."""
+        """Send commands in one message, and return the refusal of the whole message."""
         seq = self.post(*commands, peer=peer)
         answer = self.answer_to(seq, peer)
         assert isinstance(answer, Refused), answer
@@ -148,7 +148,7 @@ class Driver:
         return None
 
     def result_of(self, seq: int, peer: bytes = PEER) -> AnyResult | None:
-        """Return the only result of a request that had one command, or None before it is there."""
+        """Return the result of a request of one command, or None if there is no answer yet."""
         answer = self.answer_to(seq, peer)
         if answer is None:
             return None
@@ -161,7 +161,7 @@ class Driver:
         return job_of(self.ask(*commands)[-1])
 
     def grants_of(self, command: AnyCommand, peer: bytes = PEER) -> list[Grant]:
-        """Send one claim, and return what it got at once."""
+        """Send one claim, and return the leases granted at once."""
         return leases_of(self.ask(command, peer=peer)[0])
 
     def error(self, command: AnyCommand, peer: bytes = PEER) -> ErrorResult:

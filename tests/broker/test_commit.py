@@ -1,4 +1,4 @@
-"""No reply leaves before what it tells of is safe, though a sync goes on beside the next batch."""
+"""No reply is sent before its records are durable, also while a sync runs beside the next batch."""
 
 import os
 import select
@@ -21,7 +21,7 @@ PATIENCE_S = 10.0
 
 
 class Gate(Files):
-    """Files whose syncs wait to be let through, and fail if they are told to."""
+    """Files whose syncs wait until they are released, and fail if told to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Gate(Files):
         self.is_open = True
         self.fails = False
         self.once = False
-        """Whether a sync after one that has failed succeeds, as the kernel has it."""
+        """Whether a sync after a failed one succeeds, as the kernel does it."""
         self.tries = 0
 
     def sync_data(self, descriptor: int) -> None:
@@ -160,7 +160,7 @@ def test_a_failed_sync_is_raised_by_the_next_append(committer: Committer) -> Non
 
 
 def test_a_failed_sync_is_not_retried(committer: Committer) -> None:
-    """A new segment waits for the sync of the one before, and must not try it again."""
+    """A new segment waits for the sync of the one before, and must not retry it."""
     committer.put(b"a")
     waiting = threading.Thread(target=lambda: raised.append(catch(committer.journal.close_segment)))
     raised: list[BaseException | None] = []

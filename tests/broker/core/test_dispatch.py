@@ -1,4 +1,4 @@
-"""Commands decided in runs come to the same bytes as the same commands decided one by one."""
+"""Commands decided in runs give the same bytes as the same commands decided one by one."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""The broker serves with the garbage collector switched off: nothing may be left for it to find."""
+"""The broker runs with the garbage collector off, so it must make no reference cycles."""
 
 import gc
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def without_collector() -> Iterator[None]:
 
 
 def serve(driver: Driver) -> None:
-    """Have it decide a bit of everything, refusals and timeouts among it."""
+    """Have every kind of command decided, with refusals and timeouts."""
     (created,) = driver.ask(Create(input_hash=HASH, input="x"))
     job_id = job_of(created).job_id
     driver.ask(Get(job_id=job_id), Get(job_id="nobody"), Count(), List(limit=5))

@@ -1,4 +1,4 @@
-"""What one peer can cost the others: each bound is reached, and what would go beyond it is not."""
+"""What one peer can cost the others: each bound is reached, and none is exceeded."""
 
 import zlib
 from collections import Counter
@@ -74,7 +74,7 @@ def refusal_code(answer: Reply | Refused) -> str:
 
 
 def with_crc(target: int, places: int = 48) -> str:
-    """Return an id for a `cancel`, so that the list of it alone has this CRC-32.
+    """Return a job id, so that a list of one `cancel` of it has this CRC-32.
 
     CRC-32 is linear: the effect of each letter is known, and those are chosen that add up.
     """
@@ -242,7 +242,7 @@ def test_a_repeat_that_has_grown_too_long_shows_no_texts() -> None:
     assert again.results == first.results
 
 
-# --- roles, full disks and sockets -----------------------------------------------------------------
+# --- roles, full disks and sockets ----------------------------------------------------------------
 
 
 def test_not_authorized_is_not_recorded() -> None:
@@ -259,7 +259,7 @@ def test_not_authorized_is_not_recorded() -> None:
 
 
 class Ring:
-    """Keys of which one was revoked just now."""
+    """Keys, one of which has just been revoked."""
 
     def __init__(self, name: str) -> None:
         self._names = [name]
@@ -270,7 +270,7 @@ class Ring:
 
 
 class Tight(NoJournal):
-    """A journal with room for so many records at a time."""
+    """A journal with room for a number of records at a time."""
 
     is_kept = True
 

@@ -1,4 +1,4 @@
-"""Journals that released versions have written stay readable: jobs, leases, sessions and all.
+"""Journals of earlier versions stay readable: jobs, leases, sessions, deadlines.
 
 `python -m tests.broker.core.test_old_journals` writes the one of the current version, for the next
 release to keep. The files of a released version are never written again.

@@ -1,4 +1,4 @@
-"""The pipeline against its dumb twin: every sequence of commands, moments and peers ends alike."""
+"""The pipeline against its naive twin: both answer each sequence of messages alike."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -176,7 +176,7 @@ class PipelineMachine(RuleBasedStateMachine):
         self.compare(real)
 
     def filled(self, command: Wire) -> Wire:
-        """Return the command with ids, tokens, versions and times in the place of numbers."""
+        """Return the command with ids, tokens, versions and times in place of its numbers."""
         command = dict(command)
         pool = [*self.ids, "nobody"]
         if isinstance(command.get("job_id"), int):
@@ -209,7 +209,7 @@ class PipelineMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.twin.jobs)
     @rule(number=numbers, step=numbers)
     def go_on(self, number: int, step: int) -> None:
-        """Move a job where it may go, so that all places are reached."""
+        """Make a legal move, so that jobs reach every status."""
         job = self.twin.jobs[number % len(self.twin.jobs)]
         lease = self.twin.lease_on(job["job_id"])
         targets = {
@@ -317,7 +317,7 @@ def made_by(answers: list[Any], seq: int, commands: list[Wire]) -> list[str]:
 
 
 def same(shown: Wire, wanted: Wire) -> None:
-    """Compare two results, except for the words that the design leaves open."""
+    """Compare two results, but not the wording of messages."""
     assert shown["type"] == wanted["type"], (shown, wanted)
     if shown["type"] == "error":
         assert {name: shown.get(name) for name in wanted} == wanted

@@ -1,4 +1,4 @@
-"""The broker as its design describes it, deliberately dumb: lists, and a look at all of it.
+"""The broker as its design describes it, deliberately naive: lists, searched from end to end.
 
 Written from the design alone, to be compared with the real one. Results are plain dicts, as on
 the wire; where the design leaves words open (messages), there are none.
@@ -22,7 +22,7 @@ RETRYABLE = ("overloaded", "draining", "repository_full", "wait_timeout")
 
 
 def shown(job: Wire) -> Wire:
-    """Return a job as it goes on the wire: what it has, and no word of what it has not."""
+    """Return a job as it goes on the wire, without the fields that are nil."""
     return {name: value for name, value in job.items() if value is not None}
 
 

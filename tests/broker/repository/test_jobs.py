@@ -1,4 +1,4 @@
-"""The jobs and what finds them: pages, lanes, texts, and all of it by a naive model."""
+"""The indexes of the repository: pages, statuses, texts; and all of them against a naive model."""
 
 from datetime import timedelta
 from random import Random
@@ -401,7 +401,7 @@ class JobsMachine(RuleBasedStateMachine):
 
 
 class SmallIndexMachine(JobsMachine):
-    """The same with indexes that are swept all the time, and pages that are cut short."""
+    """The same with indexes that are swept often, and pages that end early."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -222,7 +222,7 @@ def paid_by(jobs: InMemoryJobRepository, blockchain_identifier: str) -> Job:
 
 @pytest.fixture
 def crowd() -> Iterator[Callable[[Callable[[int], Any]], list[Any]]]:
-    """Call a function by a hundred threads at once, and return what each got."""
+    """Call a function in a hundred threads at once, and return each result."""
     patience_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # so that threads meet in the middle of things
     with ThreadPoolExecutor(THREADS) as pool:
@@ -241,7 +241,7 @@ def crowd() -> Iterator[Callable[[Callable[[int], Any]], list[Any]]]:
 
 
 class WatchedLock:
-    """A reentrant lock that counts how often it was taken while it was free."""
+    """A reentrant lock that counts how often it was acquired while free."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -262,7 +262,7 @@ class WatchedLock:
 
 
 class GuardedStore(dict[str, Any]):
-    """A store that raises if it is touched without the lock."""
+    """A store that raises if it is accessed without the lock."""
 
     lock: WatchedLock
 
@@ -288,7 +288,7 @@ class GuardedStore(dict[str, Any]):
 
 
 def guarded(jobs: InMemoryJobRepository) -> WatchedLock:
-    """Replace the lock and the empty store by ones that watch each other; return the lock."""
+    """Replace the lock and the empty store by watched ones; return the lock."""
     lock, store = WatchedLock(), GuardedStore()
     store.lock = lock
     jobs._lock, jobs._store = lock, store  # type: ignore[assignment]
@@ -329,6 +329,21 @@ def test_every_public_call_takes_the_lock_once() -> None:
         before = lock.taken
         call()
         assert (lock.taken, lock.depth) == (before + 1, 0), name
+
+
+def test_a_job_is_copied_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = fixed()
+    lock = guarded(jobs)
+    copy_of = StoredJob.job
+
+    def job(stored: StoredJob) -> Job:
+        assert lock.depth, "another thread may change the job while it is copied"
+        return copy_of(stored)
+
+    monkeypatch.setattr(StoredJob, "job", job)
+    job_id = jobs.create(HASH).job_id
+    jobs.get(job_id)
+    jobs.update_status(job_id, RUNNING, expected_version=1)
 
 
 def test_the_broker_takes_the_lock_once_a_batch() -> None:
