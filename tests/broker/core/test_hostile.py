@@ -351,7 +351,7 @@ def test_a_stop_answers_messages_that_were_taken() -> None:
         frame = encode_request(Request(1, 0, seq, 0, [claim]))
         server._serve([Arrival(PEER, [frame], admin)], Instant(EPOCH, 0))
     server._left = [Arrival(PEER, [encode_request(Request(1, 0, 4, 0, [Count()]))], admin)]
-    server._poller.wait = lambda patience_ms: []  # type: ignore[method-assign]
+    server._poller.wait = lambda timeout_ms: []  # type: ignore[method-assign]
     server._leave()
     assert sent == [1, 2, 3, 4]
 
