@@ -62,7 +62,7 @@ crash: setup ## kill the broker a hundred times under load, and look for what is
 	$(BIN)/python -m tests.crash --kills 100
 	$(BIN)/python -m tests.crash --commands 1000000 --kills 20
 	$(BIN)/python -m tests.crash --term 50 --seconds 60
-	$(BIN)/python -m tests.crash --kills 4 --in-fold --segment-bytes 4194304 --input-bytes 1000 \
+	$(BIN)/python -m tests.crash --kills 4 --in-snapshot --segment-bytes 4194304 --input-bytes 1000 \
 		--seconds 30
 
 fuzz: setup ## a million damaged frames for the core, a hundred thousand for a running broker

@@ -1,4 +1,4 @@
-"""`python -m tests.crash`: the long forms, with their figures; exit code 1 if anything is wrong."""
+"""`python -m tests.crash`: the long runs. Prints figures; exit code 1 if anything is wrong."""
 
 import shutil
 import sys
@@ -7,22 +7,22 @@ from pathlib import Path
 
 import click
 
-from tests.crash.harness import Ordeal, Run, summary
+from tests.crash.harness import Run, Scenario, summary
 
 
 @click.command()
 @click.option("--kills", default=100, help="how often the broker is killed")
-@click.option("--term", default=0, help="how often it is asked to leave, instead of being killed")
-@click.option("--seconds", default=0.0, help="how long to go on, at least")
-@click.option("--commands", default=0, help="how many commands to send, at least")
-@click.option("--batch", default=0, help="how many commands a message holds at most")
-@click.option("--seed", default=1, help="what to begin the random choices with")
+@click.option("--term", default=0, help="how often it is stopped with SIGTERM instead")
+@click.option("--seconds", default=0.0, help="shortest duration")
+@click.option("--commands", default=0, help="how many commands to send at least")
+@click.option("--batch", default=0, help="most commands in one message")
+@click.option("--seed", default=1, help="seed of all random choices")
 @click.option("--segment-bytes", default=0, help="the broker's option of that name")
 @click.option("--fsync", default="always", help="the broker's option of that name")
-@click.option("--input-bytes", default=0, help="how long the inputs of most jobs are, at least")
-@click.option("--in-fold", is_flag=True, help="end each life while a snapshot is written")
-@click.option("--keep", is_flag=True, help="leave the files, to look into them")
-def main(  # noqa: PLR0917 - one an option
+@click.option("--input-bytes", default=0, help="shortest input of most jobs")
+@click.option("--in-snapshot", is_flag=True, help="kill the broker while it writes a snapshot")
+@click.option("--keep", is_flag=True, help="keep the files of the run")
+def main(  # noqa: PLR0917 - one argument for each option
     kills: int,
     term: int,
     seconds: float,
@@ -33,13 +33,13 @@ def main(  # noqa: PLR0917 - one an option
     fsync: str,
     input_bytes: int,
     *,
-    in_fold: bool,
+    in_snapshot: bool,
     keep: bool,
 ) -> None:
-    """Kill a broker again and again under load, and see whether anything is lost or done twice."""
+    """Kill a broker repeatedly under load, and check that nothing is lost or done twice."""
     home = Path(tempfile.mkdtemp(prefix="crash-"))
     segments = ("--segment-bytes", str(segment_bytes)) if segment_bytes else ()
-    ordeal = Ordeal(
+    scenario = Scenario(
         home=home,
         ends=term or kills,
         seconds=seconds,
@@ -48,10 +48,10 @@ def main(  # noqa: PLR0917 - one an option
         batch=batch or (20 if commands else 4),
         seed=seed,
         input_bytes=input_bytes,
-        in_fold=in_fold,
+        in_snapshot=in_snapshot,
         options=("--fsync", fsync, *segments),
     )
-    run = Run(ordeal, click.echo)
+    run = Run(scenario, click.echo)
     try:
         audit = run.run()
         figures = summary(run, audit)

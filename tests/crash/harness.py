@@ -1,4 +1,4 @@
-"""Brokers that are killed or told to leave under producers that never let up, and the reckoning."""
+"""Kills or stops brokers under the load of producers, and audits the journal afterwards."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from tests.crash.audit import Audit
-from tests.crash.board import Board
-from tests.crash.lives import Archive, Broker
+from tests.crash.counters import Counters
+from tests.crash.process import Archive, Broker
 from tests.crash.producers import Plan
 from tollgate.broker.journal.inspect import dump
 
@@ -21,48 +21,48 @@ OPTIONS: Final = ("--payment-grace-ms", "0", "--log-level", "info")
 ENDLESS: Final = 2**50
 STUCK_S: Final = 60.0
 LIFE_S: Final = 0.7
-"""How long a broker lives at most once it is under load, where only time counts."""
+"""Longest life of a broker under load, when no number of commands is given."""
 
 
-class Ordeal(msgspec.Struct):
-    """What a run is to be."""
+class Scenario(msgspec.Struct):
+    """The settings of a run."""
 
     home: Path
-    """An empty directory with a short name: a socket will be in it."""
+    """An empty directory with a short path, because a socket is created in it."""
     ends: int
-    """How often the broker's life ends early."""
+    """How often the broker is killed or stopped."""
     seconds: float = 0
-    """How long to go on, at least."""
+    """Shortest duration of the run."""
     commands: int = 0
-    """How many commands to send, at least, repeats not counted."""
+    """How many commands to send at least, without repeats."""
     term: bool = False
-    """Whether to ask the broker to leave, instead of killing it."""
+    """Whether to stop the broker with SIGTERM instead of SIGKILL."""
     batch: int = 4
     seed: int = 1
     options: tuple[str, ...] = ()
     producers: int = PRODUCERS
     input_bytes: int = 0
     deleted: int = 0
-    """How many segments compaction has to have deleted before the end, at least."""
-    in_fold: bool = False
-    """Whether to end the broker's life when it is about to write a snapshot."""
+    """How many segments compaction must delete before the run may end."""
+    in_snapshot: bool = False
+    """Whether to kill the broker while it writes a snapshot."""
 
 
 class Run:
-    """One ordeal, from the first broker to the last."""
+    """One run of a scenario, from the first broker to the audit."""
 
-    def __init__(self, ordeal: Ordeal, say: Callable[[str], None] = lambda _: None) -> None:
-        self._ordeal = ordeal
+    def __init__(self, scenario: Scenario, say: Callable[[str], None] = lambda _: None) -> None:
+        self._scenario = scenario
         self._say = say
-        self._random = Random(ordeal.seed)
-        self._options = (*OPTIONS, *ordeal.options)
-        self._data = ordeal.home / "data"
-        self.board = Board(ordeal.home / "board", ordeal.producers)
+        self._random = Random(scenario.seed)
+        self._options = (*OPTIONS, *scenario.options)
+        self._data = scenario.home / "data"
+        self.counters = Counters(scenario.home / "counters", scenario.producers)
         self.ends = 0
         self.exit_codes: list[int] = []
         self.last_of_life: list[int] = []
         self.duration_s = 0.0
-        self.archive = Archive(self._data, ordeal.home / "archive")
+        self.archive = Archive(self._data, scenario.home / "archive")
         self._broker = self._begin()
 
     def run(self) -> Audit:
@@ -70,107 +70,107 @@ class Run:
         with self.archive as archive:
             producers = self._producers()
             try:
-                self._lives(began)
-                self._leave(producers)
+                self._end_lives(began)
+                self._finish(producers)
             finally:
                 for producer in producers:
                     producer.kill()
                     producer.wait()
                 self._broker.kill()
         self.duration_s = time.monotonic() - began
-        return self._reckoned(archive.directory)
+        return self._audited(archive.directory)
 
     def _begin(self) -> Broker:
-        self.board.life += 1
-        return Broker(self._ordeal.home, f"broker-{self.board.life}", self._options)
+        self.counters.life += 1
+        return Broker(self._scenario.home, f"broker-{self.counters.life}", self._options)
 
     def _producers(self) -> list[subprocess.Popen[bytes]]:
-        ordeal = self._ordeal
-        share = -(-ordeal.commands // ordeal.producers) or ENDLESS
+        scenario = self._scenario
+        share = -(-scenario.commands // scenario.producers) or ENDLESS
         plans = [
             Plan(
                 url=self._broker.url,
-                board=str(ordeal.home / "board"),
+                counters=str(scenario.home / "counters"),
                 log=str(self._log(number)),
                 number=number,
-                producers=ordeal.producers,
-                seed=1_000 * ordeal.seed + number,
+                producers=scenario.producers,
+                seed=1_000 * scenario.seed + number,
                 commands=share,
-                batch=ordeal.batch,
-                moves=not ordeal.term,
-                input_bytes=ordeal.input_bytes,
+                batch=scenario.batch,
+                moves=not scenario.term,
+                input_bytes=scenario.input_bytes,
             )
-            for number in range(ordeal.producers)
+            for number in range(scenario.producers)
         ]
         command = [sys.executable, "-m", "tests.crash.producers"]
         return [subprocess.Popen([*command, msgspec.json.encode(plan)]) for plan in plans]
 
     def _log(self, number: int) -> Path:
-        return self._ordeal.home / f"producer-{number}.log"
+        return self._scenario.home / f"producer-{number}.log"
 
-    def _lives(self, began: float) -> None:
-        """End one life after the other, until there was enough of everything."""
-        ordeal = self._ordeal
-        while self.ends < ordeal.ends:
+    def _end_lives(self, began: float) -> None:
+        """Kill or stop brokers until all minimums of the scenario are reached."""
+        scenario = self._scenario
+        while self.ends < scenario.ends:
             self._wait_for_load()
-            self._linger()
+            self._wait_before_the_end()
             self._end()
             self._say(
-                f"{self.ends} of {ordeal.ends} lives ended,"
-                f" {self.board.commands()} commands, {self.board.repeats()} repeated"
+                f"{self.ends} of {scenario.ends} lives ended,"
+                f" {self.counters.commands()} commands, {self.counters.repeats()} repeated"
             )
         while (
-            time.monotonic() < began + ordeal.seconds
-            or self.board.commands() < ordeal.commands
-            or self.archive.deleted() < ordeal.deleted
+            time.monotonic() < began + scenario.seconds
+            or self.counters.commands() < scenario.commands
+            or self.archive.deleted() < scenario.deleted
         ):
-            self._check_lives()
+            self._check_running()
             time.sleep(0.1)
-        self.board.stop()
+        self.counters.stop()
 
     def _wait_for_load(self) -> None:
-        """Most lives end under load; one in ten while the broker has barely begun."""
-        if not self._ordeal.term and self._random.random() < 0.1:
+        """Wait for load on the broker. One time in ten, wait only for its start."""
+        if not self._scenario.term and self._random.random() < 0.1:
             time.sleep(self._random.uniform(0, 0.6))
             return
-        answers, patient_until = self.board.answers(), time.monotonic() + STUCK_S
-        while self.board.answers() < answers + 50:
-            self._check_lives()
+        answers, patient_until = self.counters.answers(), time.monotonic() + STUCK_S
+        while self.counters.answers() < answers + 50:
+            self._check_running()
             if time.monotonic() > patient_until:
-                raise AssertionError("nobody is answered any more")
+                raise AssertionError("no producer gets answers any more")
             time.sleep(0.005)
 
-    def _linger(self) -> None:
-        """Wait for a while, or for as long as spreads the ends over so many commands."""
-        ordeal, left = self._ordeal, self._ordeal.ends - self.ends
-        if ordeal.in_fold:
-            self._wait_for_fold()
-        elif not ordeal.commands:
+    def _wait_before_the_end(self) -> None:
+        """Wait a random time, or spread the ends evenly over the commands."""
+        scenario, left = self._scenario, self._scenario.ends - self.ends
+        if scenario.in_snapshot:
+            self._wait_for_snapshot()
+        elif not scenario.commands:
             time.sleep(self._random.uniform(0, LIFE_S))
         else:
-            share = (ordeal.commands - self.board.commands()) / (left + 1)
-            goal = self.board.commands() + self._random.uniform(0, 1.9) * share
-            while self.board.commands() < min(goal, ordeal.commands * 0.98):
-                self._check_lives()
+            share = (scenario.commands - self.counters.commands()) / (left + 1)
+            goal = self.counters.commands() + self._random.uniform(0, 1.9) * share
+            while self.counters.commands() < min(goal, scenario.commands * 0.98):
+                self._check_running()
                 time.sleep(0.002)
 
-    def _wait_for_fold(self) -> None:
+    def _wait_for_snapshot(self) -> None:
         patient_until = time.monotonic() + STUCK_S
         while not any(self._data.glob("snapshot-*.tmp")):
-            self._check_lives()
+            self._check_running()
             if time.monotonic() > patient_until:
                 raise AssertionError("no snapshot is written")
             time.sleep(0.001)
 
-    def _check_lives(self) -> None:
+    def _check_running(self) -> None:
         if self._broker.process.poll() is not None:
-            raise AssertionError(f"the broker ended by itself: {self._broker.said()[-3_000:]}")
+            raise AssertionError(f"the broker ended by itself: {self._broker.log()[-3_000:]}")
 
     def _end(self) -> None:
         self.ends += 1
-        if self._ordeal.term:
+        if self._scenario.term:
             self.exit_codes.append(self._broker.terminate())
-            time.sleep(0.3)  # those who read have read by now
+            time.sleep(0.3)  # time for the producers to read the last replies
             self.last_of_life.append(self._last_sequence())
         else:
             self._broker.kill()
@@ -179,33 +179,33 @@ class Run:
     def _last_sequence(self) -> int:
         return max((entry.sequence for entry in dump(self._data)), default=0)
 
-    def _leave(self, producers: Sequence[subprocess.Popen[bytes]]) -> None:
+    def _finish(self, producers: Sequence[subprocess.Popen[bytes]]) -> None:
         for producer in producers:
             if producer.wait(120):
                 raise AssertionError(f"a producer failed with exit code {producer.returncode}")
         self._broker.wait_until_ready()
         self.exit_codes.append(self._broker.terminate())
 
-    def _reckoned(self, archive: Path) -> Audit:
+    def _audited(self, archive: Path) -> Audit:
         audit = Audit()
         audit.journal(archive, self._data)
-        logs = [self._log(number) for number in range(self._ordeal.producers)]
+        logs = [self._log(number) for number in range(self._scenario.producers)]
         audit.logs(logs)
-        if self._ordeal.term:
-            audit.figures["replies not delivered"] = audit.unheard(logs, self.last_of_life)
+        if self._scenario.term:
+            audit.figures["replies not delivered"] = audit.undelivered(logs, self.last_of_life)
         for code in self.exit_codes:
             if code:
-                audit.blame("exit code", code)
+                audit.report("exit code", code)
         return audit
 
 
 def summary(run: Run, audit: Audit) -> list[tuple[str, int | float]]:
-    """The figures of a run, as they are reported."""
+    """Return the figures of a run, in the order in which they are printed."""
     return [
-        ("lives ended", run.ends),
-        ("commands", run.board.commands()),
-        ("commands repeated", run.board.repeats()),
-        ("messages answered", run.board.answers()),
+        ("brokers ended", run.ends),
+        ("commands", run.counters.commands()),
+        ("commands repeated", run.counters.repeats()),
+        ("messages answered", run.counters.answers()),
         *audit.figures.items(),
         ("segments deleted", run.archive.deleted()),
         ("snapshots", run.archive.snapshots),

@@ -1,4 +1,4 @@
-"""A producer that repeats, reorders and reconnects, and writes down all that it is told."""
+"""A producer that repeats, reorders and reconnects, and logs every answer."""
 
 import sys
 import time
@@ -10,9 +10,9 @@ from typing import Final
 import msgspec
 import zmq
 
-from tests.crash.board import Board
-from tests.crash.compact import NOTHING, Compact, Logged, of_result, shown_by
-from tests.crash.mix import Mix
+from tests.crash.counters import Counters
+from tests.crash.summaries import NOTHING, Logged, Summary, of_result, shown_by
+from tests.crash.workload import Workload
 from tollgate.domain.commands import AnyCommand, Hello
 from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
 from tollgate.domain.results import ErrorResult, HelloResult
@@ -20,53 +20,53 @@ from tollgate.domain.results import ErrorResult, HelloResult
 IN_FLIGHT: Final = 16
 WINDOW: Final = 64
 KEPT: Final = 24
-"""How many answered requests are not acknowledged yet, so that they can be repeated."""
+"""How many answered requests stay unacknowledged, so that they can be repeated."""
 REPEATED: Final = 0.09
-"""How often a request is sent twice at once, and how often again when it was answered."""
+"""Probability that a request is sent twice at once, and again after its answer."""
 SILENCE_S: Final = 3.0
 LEAVE_S: Final = 60.0
 
 
 class Plan(msgspec.Struct, forbid_unknown_fields=True):
-    """What one producer is told."""
+    """The settings of one producer."""
 
     url: str
-    board: str
+    counters: str
     log: str
     number: int
     producers: int
     seed: int
     commands: int
-    """How many to send in all."""
+    """How many commands to send in all."""
     batch: int
-    """How many a message holds at most."""
+    """Most commands in one message."""
     moves: bool
-    """Whether to take another connection now and then, though the broker lives."""
+    """Whether to reconnect now and then while the broker runs."""
     input_bytes: int = 0
-    """How long the inputs of most jobs are, at least."""
+    """Shortest input of most jobs."""
 
 
 class Sent:
-    """A request that may still be repeated."""
+    """A request that can still be repeated."""
 
     def __init__(self, frame: bytes, commands: list[AnyCommand], logged: Logged) -> None:
         self.frame = frame
         self.commands = commands
         self.logged = logged
         self.outstanding = 0
-        """How many answers are on their way on this connection."""
+        """How many answers are still to come on this connection."""
 
 
 class Producer:
-    """One session, from hello to the last answer."""
+    """One session, from `hello` to the last answer."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._random = Random(plan.seed)
-        self._mix = Mix(self._random, plan.input_bytes)
-        self._board = Board(Path(plan.board), plan.producers)
+        self._workload = Workload(self._random, plan.input_bytes)
+        self._counters = Counters(Path(plan.counters), plan.producers)
         self._context = zmq.Context()
-        self._life = self._board.life
+        self._life = self._counters.life
         self._socket = self._connected()
         self._heard_at = time.monotonic()
         self._session = 0
@@ -84,10 +84,10 @@ class Producer:
             self._fill()
             self._listen(20)
             self._acknowledge()
-        self._leave()
+        self._finish()
 
     def _is_done(self) -> bool:
-        return self._board.stopping or self._counts["commands"] >= self._plan.commands
+        return self._counters.stopping or self._counts["commands"] >= self._plan.commands
 
     def _connected(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
@@ -109,10 +109,10 @@ class Producer:
             if isinstance(answer, Reply) and isinstance(answer.results[0], HelloResult):
                 self._session = answer.results[0].session or 0
             else:
-                time.sleep(0.05)  # the broker is about to leave
+                time.sleep(0.05)  # the broker is stopping
 
     def _reconnect_if_due(self) -> None:
-        life = self._board.life
+        life = self._counters.life
         silent = time.monotonic() - self._heard_at > SILENCE_S
         restless = self._plan.moves and self._random.random() < 0.001
         if life == self._life and not restless and not (silent and self._plan.moves):
@@ -134,7 +134,7 @@ class Producer:
         return sum(sent.logged.first is None for sent in self._pending.values())
 
     def _fill(self) -> None:
-        """Send some more requests, in any order, and some of them twice."""
+        """Send more requests in random order, some of them twice."""
         room = min(IN_FLIGHT - self._unanswered(), WINDOW - (self._seq - self._acked))
         if room < 4:
             return
@@ -151,9 +151,9 @@ class Producer:
         if chance < 0.02:
             commands: list[AnyCommand] = []  # only acknowledges
         elif chance < 0.04:
-            commands = [self._mix.parking()]
+            commands = [self._workload.parking()]
         else:
-            commands = self._mix.commands(self._random.randint(1, self._plan.batch))
+            commands = self._workload.commands(self._random.randint(1, self._plan.batch))
         frame = encode_request(Request(1, self._session, self._seq, self._acked, commands))
         logged = Logged(self._session, self._seq, 0, None, [], 0, [], [])
         self._pending[self._seq] = sent = Sent(frame, commands, logged)
@@ -170,7 +170,7 @@ class Producer:
             while self._socket.poll(0):
                 self._take(decode_answer(self._socket.recv()))
         counts = self._counts
-        self._board.report(
+        self._counters.report(
             self._plan.number, counts["commands"], counts["repeats"], counts["answers"]
         )
 
@@ -188,30 +188,30 @@ class Producer:
         if any(
             isinstance(each, ErrorResult) and each.code == "draining" for each in answer.results
         ):
-            return  # a claim that was parked; it is asked again
+            return  # a parked claim; it is sent again
         for result in answer.results:
-            self._mix.learn(result)
-        self._note(sent, answer)
+            self._workload.observe(result)
+        self._log_answer(sent, answer)
         if self._random.random() < REPEATED:
             self._send(sent, "repeats")
 
-    def _note(self, sent: Sent, answer: Reply) -> None:
+    def _log_answer(self, sent: Sent, answer: Reply) -> None:
         pairs = list(zip(sent.commands, answer.results, strict=True))
-        changed: list[Compact] = [of_result(result) for each, result in pairs if each.changes]
+        changed: list[Summary] = [of_result(result) for each, result in pairs if each.changes]
         logged = sent.logged
         for command, result in pairs:
             if not command.changes:
                 logged.seen += shown_by(result)
         if logged.first is None or all(each == NOTHING for each in logged.first):
             logged.first = changed
-            logged.life = self._life  # of claims that got nothing the broker makes no record
+            logged.life = self._life  # an empty claim has no record
         elif logged.first == changed:
             logged.same += 1
         else:
             logged.again.append(changed)
 
     def _acknowledge(self) -> None:
-        """Let go of the oldest, once each answer to them has come."""
+        """Acknowledge the oldest requests after all their answers have arrived."""
         while len(self._pending) > KEPT:
             sent = self._pending[self._acked + 1]
             if sent.logged.first is None or sent.outstanding:
@@ -222,8 +222,8 @@ class Producer:
     def _write(self, sent: Sent) -> None:
         self._log.write(self._encoder.encode(sent.logged) + b"\n")
 
-    def _leave(self) -> None:
-        """Hear the last answers, ask for all of them once more, and go."""
+    def _finish(self) -> None:
+        """Repeat all pending requests, wait for the answers, and close."""
         leave_at = time.monotonic() + LEAVE_S
         for sent in self._pending.values():
             self._send(sent, "repeats")

@@ -1,4 +1,4 @@
-"""Random sequences of what can happen to a broker, and a bench on which they happen."""
+"""Random sequences of steps for a broker core, and a bench that runs them."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -41,7 +41,7 @@ JOBS = 12
 NEVER_GIVEN = 99
 
 Step = tuple[Any, ...]
-"""What happens, and with what."""
+"""The name of a step, and its arguments."""
 
 _status = st.sampled_from(JobStatus)
 _place = st.integers(0, 7)
@@ -77,11 +77,11 @@ _PRELUDE: list[Step] = [
 ]
 step_lists = st.lists(_step, min_size=5, max_size=40)
 first_steps = step_lists.map(lambda steps: _PRELUDE + steps)
-"""From an empty broker on: a session, some jobs that run, and leases on two of them, then more."""
+"""Steps from an empty broker: a session, running jobs, leases on two of them, then random steps."""
 
 
 class Bench:
-    """A driver that takes steps. The same steps on the same state do the same to the byte."""
+    """Runs steps on a core. The same steps on the same state give the same bytes."""
 
     def __init__(self, state: State | None = None, first_id: int = 1_000) -> None:
         ids = iter(range(first_id, first_id + 10_000))
@@ -97,7 +97,7 @@ class Bench:
         self.driver.pipeline = pipeline_of(engine)
         self.driver.pipeline.deadlines.start(self.driver.now)
         self.frames: list[bytes] = []
-        """Every reply, as it was sent."""
+        """All reply frames."""
         self._sessions: list[int] = [0]
         self._seqs: dict[int, int] = {}
         self._sent: list[Request] = []
@@ -105,7 +105,7 @@ class Bench:
         self._leases: list[tuple[str, int]] = [(job_id(1), 1)]
 
     def follow(self, other: "Bench") -> None:
-        """Know what another bench knows, and have its time."""
+        """Copy the clock of another bench, and the ids it knows."""
         self._sessions, self._seqs = list(other._sessions), dict(other._seqs)
         self._sent, self._jobs = list(other._sent), list(other._jobs)
         self._leases = list(other._leases)
@@ -146,9 +146,9 @@ class Bench:
         self.frames += [reply.frame for reply in outcome.replies]
         for _, answer in driver.take(outcome):
             for result in getattr(answer, "results", []):
-                self._learn(result)
+                self._observe(result)
 
-    def _learn(self, result: object) -> None:
+    def _observe(self, result: object) -> None:
         if isinstance(result, HelloResult) and result.session:
             self._sessions.append(result.session)
         elif isinstance(result, JobResult):

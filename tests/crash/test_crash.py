@@ -1,41 +1,45 @@
-"""The short forms of `python -m tests.crash`: a broker dies, or leaves, and nothing is lost."""
+"""`python -m tests.crash` in short: a broker is killed or stopped, and nothing is lost."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.crash.harness import Ordeal, Run
+from tests.crash.harness import Run, Scenario
+from tests.sizes import sample
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+PRODUCERS = sample(3, 4)
 
 
-def test_what_was_acknowledged_outlives_kill_9_and_happens_once(short_dir: Path) -> None:
-    run = Run(Ordeal(short_dir, ends=5, producers=4, seed=7))
+def test_kill_9_loses_nothing_and_repeats_nothing(short_dir: Path) -> None:
+    ends = sample(3, 5)
+    run = Run(Scenario(short_dir, ends=ends, producers=PRODUCERS, seed=7))
     audit = run.run()
     assert audit.examples == []
-    assert run.ends == 5
+    assert run.ends == ends
     assert len(audit.effects) > 300
     assert audit.figures["repeats answered alike"] > 100
 
 
-def test_who_asks_it_to_leave_gets_every_reply_first(short_dir: Path) -> None:
-    run = Run(Ordeal(short_dir, ends=3, term=True, producers=4, seed=8))
+def test_sigterm_delivers_every_reply_first(short_dir: Path) -> None:
+    ends = sample(2, 3)
+    run = Run(Scenario(short_dir, ends=ends, term=True, producers=PRODUCERS, seed=8))
     audit = run.run()
     assert audit.examples == []
-    assert run.exit_codes == [0] * 4
+    assert run.exit_codes == [0] * (ends + 1)
     assert len(audit.effects) > 300
     assert audit.figures["replies not delivered"] == 0
 
 
-def test_kill_9_amid_compaction_loses_nothing(short_dir: Path) -> None:
+def test_kill_9_during_compaction_loses_nothing(short_dir: Path) -> None:
     options = ("--segment-bytes", str(64 * 1024))
     run = Run(
-        Ordeal(
+        Scenario(
             short_dir,
-            ends=2,
-            in_fold=True,
-            deleted=2,
-            producers=4,
+            ends=sample(1, 2),
+            in_snapshot=True,
+            deleted=sample(1, 2),
+            producers=PRODUCERS,
             seed=9,
             input_bytes=6_000,
             options=options,

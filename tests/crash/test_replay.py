@@ -1,4 +1,4 @@
-"""What was written down makes the state what it was, and nothing else: the whole, and any part."""
+"""Replay restores the state from the journal: from all records, and from any prefix."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.core import ADMIN, EPOCH, HASH, job_id
 from tests.crash.steps import Bench, Step, first_steps, step_lists
+from tests.sizes import sample
 from tollgate.broker.compaction import state_chunks
 from tollgate.broker.core.events import (
     AnyEvent,
@@ -34,12 +35,15 @@ WAITING, RUNNING, DONE = job_id(1), job_id(2), job_id(3)
 SESSION = 7
 
 many = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=sample(100, 300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
 )
 
 
 def entries(records: Iterable[Record], first: int = 1) -> Iterator[Entry]:
-    """The records as a journal gives them back."""
+    """Yield the records as a journal reads them."""
     for sequence, payload in enumerate(encode_records(list(records)), first):
         yield Entry(sequence, RECORD, payload)
 
@@ -51,7 +55,7 @@ def replayed(records: Iterable[Record]) -> State:
 
 
 def deadlines(state: State) -> list[list[tuple[datetime | None, str]]]:
-    """The deadlines that still matter."""
+    """Return the deadlines of jobs that are not finished."""
     unpaid = [(job.pay_by_time, job.job_id) for job in live(state.unpaid)]
     unfinished = [(job.submit_result_time, job.job_id) for job in live(state.unfinished)]
     return [unpaid, unfinished]
@@ -71,7 +75,7 @@ def updated(state: State) -> dict[str, tuple[int, datetime, JobStatus]]:
 
 @many
 @given(first_steps)
-def test_any_prefix_of_the_records_makes_the_state_at_that_point(steps: list[Step]) -> None:
+def test_a_prefix_of_the_records_restores_its_state(steps: list[Step]) -> None:
     bench, copy, done = Bench(), State(), 0
     for step in steps:
         before = updated(bench.state)
@@ -84,7 +88,7 @@ def test_any_prefix_of_the_records_makes_the_state_at_that_point(steps: list[Ste
         assert copy.requests.outcomes == bench.state.requests.outcomes
         for name, (index, at, status) in updated(bench.state).items():
             index_before, at_before, status_before = before.get(name, (index, at, status))
-            if index == index_before:  # and not another job of the same id
+            if index == index_before:  # and is not another job with the same id
                 assert at >= at_before
                 assert status is status_before or status_before not in (
                     JobStatus.COMPLETED,
@@ -94,7 +98,7 @@ def test_any_prefix_of_the_records_makes_the_state_at_that_point(steps: list[Ste
 
 @many
 @given(first_steps, step_lists)
-def test_a_snapshot_goes_on_as_what_it_was_made_of(first: list[Step], then: list[Step]) -> None:
+def test_a_restored_snapshot_behaves_like_the_original(first: list[Step], then: list[Step]) -> None:
     bench = Bench()
     for step in first:
         bench.take(step)
@@ -119,7 +123,7 @@ def test_a_snapshot_goes_on_as_what_it_was_made_of(first: list[Step], then: list
 
 @many
 @given(first_steps, st.floats(0, 1))
-def test_a_folded_part_and_the_rest_make_the_whole(steps: list[Step], share: float) -> None:
+def test_a_snapshot_and_the_later_records_make_the_whole(steps: list[Step], share: float) -> None:
     bench = Bench()
     for step in steps:
         bench.take(step)

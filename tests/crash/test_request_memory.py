@@ -1,4 +1,4 @@
-"""A retried request happens once: the session's window, what is forgotten, and when."""
+"""A repeated request takes effect once: the session's window, eviction and retention."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -105,7 +105,7 @@ def claiming(wait_ms: int = 0) -> Claim:
     return Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=9_000, wait_ms=wait_ms, limit=1)
 
 
-def test_what_a_session_asks_twice_happens_once() -> None:
+def test_a_repeated_request_takes_effect_once() -> None:
     driver = Driver()
     session = opened(driver)
     commands: list[AnyCommand] = [
@@ -130,7 +130,7 @@ def test_what_a_session_asks_twice_happens_once() -> None:
         assert (one.job_id, one.status, one.version) == (other.job_id, other.status, other.version)
 
 
-def test_a_read_among_what_is_repeated_is_decided_afresh() -> None:
+def test_a_read_in_a_repeated_request_is_decided_again() -> None:
     driver = Driver()
     session = opened(driver)
     read = Get(job_id=job_id(1))
@@ -141,14 +141,14 @@ def test_a_read_among_what_is_repeated_is_decided_afresh() -> None:
     assert job_of(now).status is JobStatus.FAILED
 
 
-def test_a_number_never_given_is_evicted() -> None:
+def test_a_session_never_opened_is_evicted() -> None:
     driver = Driver()
     session = opened(driver)
     assert refusal(driver, session + 1, 1, create(1)).code == "session_evicted"
     assert driver.ask(Count())[0].total == 0  # type: ignore[union-attr]
 
 
-def test_the_window_begins_behind_acked_and_has_64_places() -> None:
+def test_the_window_is_the_64_requests_after_acked() -> None:
     driver = Driver()
     session = opened(driver)
     refused = refusal(driver, session, WINDOW + 1, create(1))
@@ -174,7 +174,7 @@ def test_acked_never_goes_back() -> None:
     assert refusal(driver, session, 2, create(2)).code == "stale_request"
 
 
-def test_only_the_latest_requests_keep_their_events_and_all_are_answered_again() -> None:
+def test_only_the_latest_requests_keep_their_events() -> None:
     driver = Driver()
     sessions = [opened(driver) for _ in range(2)]
     ledger = driver.engine.context.state.requests
@@ -198,7 +198,7 @@ def test_only_the_latest_requests_keep_their_events_and_all_are_answered_again()
     assert ledger.outcomes == 120
 
 
-def test_what_is_evicted_while_it_is_recent_is_gone() -> None:
+def test_eviction_removes_recent_outcomes_too() -> None:
     driver = Driver()
     session = opened(driver)
     results(driver, session, 1, create(1), failing(1))
@@ -207,7 +207,7 @@ def test_what_is_evicted_while_it_is_recent_is_gone() -> None:
     assert (ledger.outcomes, len(ledger._recent), known(driver.engine.context.state)) == (0, 0, [])
 
 
-def test_acknowledging_forgets() -> None:
+def test_acknowledged_outcomes_are_removed() -> None:
     driver = Driver()
     session = opened(driver)
     for seq in (1, 2, 3):
@@ -220,7 +220,7 @@ def test_acknowledging_forgets() -> None:
     assert results(driver, session, 3, create(3))
 
 
-def test_a_message_without_commands_that_forgets_nothing_is_not_written_down() -> None:
+def test_an_empty_request_is_not_logged_without_a_new_acked() -> None:
     driver = Driver()
     session = opened(driver)
     records = len(driver.records)
@@ -228,7 +228,7 @@ def test_a_message_without_commands_that_forgets_nothing_is_not_written_down() -
     assert len(driver.records) == records
 
 
-def test_another_request_under_a_number_is_refused() -> None:
+def test_another_request_with_the_same_seq_is_refused() -> None:
     driver = Driver()
     session = opened(driver)
     results(driver, session, 1, create(1))
@@ -236,7 +236,7 @@ def test_another_request_under_a_number_is_refused() -> None:
         assert refusal(driver, session, 1, *other).code == "request_conflict"
 
 
-def test_another_request_under_the_number_of_a_parked_one_is_refused() -> None:
+def test_another_request_with_a_parked_seq_is_refused() -> None:
     driver = Driver()
     session = opened(driver)
     assert send(driver, session, 1, claiming(5_000)) == []
@@ -248,21 +248,21 @@ def test_another_request_under_the_number_of_a_parked_one_is_refused() -> None:
     assert len(leases_of(answer.results[0])) == 1
 
 
-def test_what_a_parked_claim_got_is_remembered() -> None:
+def test_the_leases_of_a_parked_claim_are_remembered() -> None:
     driver = Driver()
     session = opened(driver)
     assert send(driver, session, 1, claiming(5_000)) == []
     assert send(driver, session, 1, claiming(5_000), peer=OTHER) == []
     driver.ask(create(1))
     peers = [peer for peer, answer in driver.inbox if answer.seq == 1 and peer == OTHER]
-    assert peers == [OTHER]  # a repeat takes the place of the first
+    assert peers == [OTHER]  # a repeat replaces the first as the one to be answered
     granted = leases_of(driver.result_of(1, OTHER))
     driver.pass_ms(1)
     again = leases_of(results(driver, session, 1, claiming(5_000))[0])
     assert [grant.lease for grant in again] == [grant.lease for grant in granted] == [1]
 
 
-def test_of_a_remembered_claim_only_leases_that_stand_are_shown_again() -> None:
+def test_a_repeated_claim_shows_only_leases_that_stand() -> None:
     driver = Driver()
     session = opened(driver)
     driver.ask(create(1), create(2))
@@ -274,7 +274,7 @@ def test_of_a_remembered_claim_only_leases_that_stand_are_shown_again() -> None:
     assert results(driver, session, 2, Release(job_id=job_id(1), lease=1)) == [OkResult()]
 
 
-def test_the_claim_of_an_evicted_session_gets_nothing() -> None:
+def test_a_parked_claim_of_an_evicted_session_gets_no_lease() -> None:
     driver = Driver(sessions=1)
     session = opened(driver)
     assert send(driver, session, 1, claiming(5_000)) == []
@@ -286,7 +286,7 @@ def test_the_claim_of_an_evicted_session_gets_nothing() -> None:
     assert len(driver.grants_of(claiming())) == 1
 
 
-def test_too_many_sessions_push_out_the_one_longest_unused() -> None:
+def test_too_many_sessions_evict_the_least_recently_used() -> None:
     driver = Driver(sessions=3)
     sessions = [opened(driver) for _ in range(3)]
     results(driver, sessions[0], 1, create(1))
@@ -298,7 +298,7 @@ def test_too_many_sessions_push_out_the_one_longest_unused() -> None:
     assert results(driver, sessions[0], 1, create(1))
 
 
-def test_a_session_that_opens_others_is_not_pushed_out_by_them() -> None:
+def test_a_session_that_opens_others_is_not_evicted_for_them() -> None:
     driver = Driver(sessions=2)
     session = opened(driver)
     opened(driver)
@@ -308,7 +308,7 @@ def test_a_session_that_opens_others_is_not_pushed_out_by_them() -> None:
 
 
 @pytest.mark.parametrize("wait_ms", [0, 5_000])
-def test_too_many_outcomes_push_out_the_session_longest_unused(wait_ms: int) -> None:
+def test_too_many_outcomes_evict_the_least_recently_used(wait_ms: int) -> None:
     driver = Driver(outcomes=6)
     sessions = [opened(driver) for _ in range(3)]
     for seq in (1, 2):
@@ -318,12 +318,12 @@ def test_too_many_outcomes_push_out_the_session_longest_unused(wait_ms: int) -> 
     assert ledger.outcomes == 6
     results(driver, sessions[0], 3, claiming(wait_ms))
     assert evicted(driver.records) == [sessions[2]]
-    # A claim counts as one, and its lease as one more.
+    # A claim counts as one outcome, and each lease as one more.
     assert ledger.outcomes == replayed(driver.records).requests.outcomes == 6
     assert known(replayed(driver.records)) == [sessions[1], sessions[0]]
 
 
-def test_a_session_alone_keeps_all_of_its_window_whatever_the_limit() -> None:
+def test_the_only_session_keeps_its_window_above_the_limit() -> None:
     driver = Driver(outcomes=4)
     session = opened(driver)
     for seq in range(1, 9):
@@ -333,7 +333,7 @@ def test_a_session_alone_keeps_all_of_its_window_whatever_the_limit() -> None:
     assert evicted(driver.records) == []
 
 
-def test_a_full_disk_refuses_writes_answers_reads_and_remembers_nothing() -> None:
+def test_a_full_disk_refuses_writes_and_answers_reads() -> None:
     driver = Driver()
     session = opened(driver)
     results(driver, session, 1, create(1))
@@ -359,7 +359,7 @@ def test_a_full_disk_refuses_writes_answers_reads_and_remembers_nothing() -> Non
     assert isinstance(made[2], HelloResult)
 
 
-def test_a_repeat_about_a_job_forgotten_since_does_not_find_it() -> None:
+def test_a_repeat_about_a_pruned_job_does_not_find_it() -> None:
     driver = Driver(max_finished=0)
     session = opened(driver)
     results(driver, session, 1, create(1), failing(1))
@@ -379,7 +379,7 @@ def test_finished_jobs_are_kept_for_their_time() -> None:
     assert driver.job(Get(job_id=job_id(2))).version == 1
 
 
-def test_of_too_many_finished_jobs_the_oldest_go_a_thousand_at_a_time() -> None:
+def test_finished_jobs_over_the_limit_go_1000_at_a_time() -> None:
     driver = Driver(max_finished=10)
     for batch in range(3):
         numbers = range(1_000 * batch, 1_000 * batch + 1_000)
@@ -388,7 +388,7 @@ def test_of_too_many_finished_jobs_the_oldest_go_a_thousand_at_a_time() -> None:
     state = driver.engine.context.state
     for number in range(2_500):
         state.jobs.update_status(job_id(number), JobStatus.FAILED, at=EPOCH)
-    driver.ask(create(9_999))  # the pipeline looks at what is due only when something happens
+    driver.ask(create(9_999))  # deadlines are checked only when a message arrives
     before = len(driver.records)
     driver.run()
     assert len(driver.records[before].events) == 1_000
@@ -399,8 +399,8 @@ def test_of_too_many_finished_jobs_the_oldest_go_a_thousand_at_a_time() -> None:
     assert not driver.pipeline.deadlines.is_due(driver.now)
 
 
-def test_a_clock_that_is_set_long_after_the_start_makes_nobody_forget() -> None:
-    """Though nothing was due since: the clocks are compared after each batch."""
+def test_a_clock_set_long_after_the_start_prunes_nothing() -> None:
+    """Nothing was due in between, but the clocks are compared after each batch."""
     driver = Driver()
     driver.ask(create(1), failing(1))
     state = replayed(driver.records)
@@ -419,7 +419,7 @@ def test_a_clock_that_is_set_long_after_the_start_makes_nobody_forget() -> None:
 
 
 @pytest.mark.parametrize("step_s", [-3_600, 3_600])
-def test_nothing_is_forgotten_in_the_minute_after_the_clock_was_set(step_s: int) -> None:
+def test_nothing_is_pruned_in_the_minute_after_a_clock_jump(step_s: int) -> None:
     driver = Driver(keep_finished_ms=1_000, max_finished=1)
     driver.ask(create(1), create(2), failing(1), failing(2))
     driver.set_wall(driver.wall + timedelta(seconds=step_s))
@@ -430,7 +430,7 @@ def test_nothing_is_forgotten_in_the_minute_after_the_clock_was_set(step_s: int)
     assert driver.error(Get(job_id=job_id(1))).code == "job_not_found"
 
 
-def test_the_clock_set_back_and_forth_moves_no_job_back() -> None:
+def test_a_clock_set_back_and_forth_moves_no_job_back() -> None:
     driver = Driver()
     driver.ask(create(1))
     driver.set_wall(EPOCH - timedelta(days=3))
@@ -448,7 +448,7 @@ def test_the_clock_set_back_and_forth_moves_no_job_back() -> None:
     assert state.jobs.get(job_id(2)) == driver.engine.context.state.jobs.get(job_id(2))
 
 
-def test_the_same_steps_make_the_same_records_to_the_byte() -> None:
+def test_the_same_steps_make_the_same_bytes() -> None:
     written = []
     for _ in range(2):
         driver = Driver()

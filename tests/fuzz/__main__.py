@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: a million damaged frames for the core, and many for a real broker."""
+"""`python -m tests.fuzz`: a million damaged frames for the core, and 100,000 for a broker."""
 
 import os
 import tempfile
@@ -12,40 +12,40 @@ import click
 from tests.fuzz.core import feed
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.wire import fuzz
-from tests.soak.house import MIB, aside, broker, look, missing
+from tests.soak.target import MIB, broker, in_process, missing, observe
 
 CHUNK = 50_000
 
 
 @click.command()
 @click.option("--inputs", default=1_000_000, help="frames for the core")
-@click.option("--wire", default=100_000, help="things sent through raw sockets")
-@click.option("--seed", default=1, help="what to begin with")
+@click.option("--wire", default=100_000, help="inputs sent through raw sockets")
+@click.option("--seed", default=1, help="first seed")
 def main(inputs: int, wire: int, seed: int) -> None:
-    """Look for a frame that does more than it may. Ends with an error if there is one."""
+    """Search for a frame that breaks the broker. Exit code 1 if there is one."""
     crews = os.cpu_count() or 1
     begun = time.monotonic()
-    waiting = [aside(_feed, seed + crew, inputs // crews)[0] for crew in range(crews)]
+    waiting = [in_process(_feed, seed + crew, inputs // crews)[0] for crew in range(crews)]
     seen: Counter[str] = sum((result() for result in waiting), Counter())
     click.echo(f"core: {sum(seen.values()):,} frames, {time.monotonic() - begun:.0f} s, 0 faults")
     click.echo("  " + ", ".join(f"{kind} {count:,}" for kind, count in seen.most_common()))
-    with tempfile.TemporaryDirectory(prefix="tg-") as home, broker(Path(home)) as house:
-        calm = look(house.endpoint, 5)()
-        before = house.memory()
+    with tempfile.TemporaryDirectory(prefix="tg-") as home, broker(Path(home)) as target:
+        calm = observe(target.endpoint, 5)()
+        before = target.memory()
         begun = time.monotonic()
-        fuzzing = [aside(fuzz, str(house.path), wire // crews, seed + crew)[0]
+        fuzzing = [in_process(fuzz, str(target.path), wire // crews, seed + crew)[0]
                    for crew in range(crews)]  # fmt: skip
-        looking = look(house.endpoint, 10)
+        observing = observe(target.endpoint, 10)
         sent: Counter[str] = sum((result() for result in fuzzing), Counter())
-        disturbed = looking()
-        lost = missing(house.endpoint, calm.jobs + disturbed.jobs)
+        disturbed = observing()
+        lost = missing(target.endpoint, calm.jobs + disturbed.jobs)
         click.echo(
             f"wire: {sum(sent.values()):,} inputs ({dict(sent)}), {time.monotonic() - begun:.0f} s:"
-            f" restarts {house.starts - 1}, acknowledged and lost {lost},"
+            f" restarts {target.starts - 1}, acknowledged and lost {lost},"
             f" p99 {calm.percentile(0.99):.2f} → {disturbed.percentile(0.99):.2f} ms,"
-            f" memory {before / MIB:.0f} → {house.memory() / MIB:.0f} MiB"
+            f" memory {before / MIB:.0f} → {target.memory() / MIB:.0f} MiB"
         )
-        house.leave()
+        target.leave()
         if lost or disturbed.failures:
             raise SystemExit(1)
 

@@ -1,4 +1,4 @@
-"""Feeds frames to the decoders and to a whole core: what may come out is what TG/1 says."""
+"""Feeds frames to the decoders and to a complete core, and checks answers against TG/1."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,11 +17,11 @@ from tollgate.domain.messages import (
 from tollgate.domain.status import JobStatus
 
 ANEW = 20_000
-"""After so many frames another core begins: what is odd comes early."""
+"""Number of frames for one core. Most faults appear early, so a new core follows."""
 
 
 def feed(frames: Iterable[bytes]) -> Counter[str]:
-    """Feed frames; return how they were answered. Raises whatever should not have happened."""
+    """Feed frames, and return how often each answer came. Raises on any fault."""
     seen: Counter[str] = Counter()
     driver = Driver(jobs=500, sessions=2, parked=50)
     for number, frame in enumerate(frames):
@@ -44,13 +44,13 @@ def feed(frames: Iterable[bytes]) -> Counter[str]:
             else:
                 seen["answered"] += 1
                 if any(getattr(result, "code", "") == "internal" for result in answer.results):
-                    raise AssertionError(f"a fault of ours: {frame.hex()}: {answer.results}")
+                    raise AssertionError(f"internal error: {frame.hex()}: {answer.results}")
     _audit(driver)
     return seen
 
 
 def _decode(frame: bytes) -> None:
-    """Decode a frame as a request and as an answer; read what was read once more."""
+    """Decode a frame as a request and as an answer, and check the round trip."""
     read_envelope(frame)
     try:
         request = decode_request(frame)
@@ -58,7 +58,7 @@ def _decode(frame: bytes) -> None:
         pass
     else:
         if decode_request(encode_request(request)) != request:
-            raise AssertionError(f"read otherwise the second time: {frame.hex()}")
+            raise AssertionError(f"the round trip changed it: {frame.hex()}")
     try:
         answer = decode_answer(frame)
     except MalformedError:
@@ -68,7 +68,7 @@ def _decode(frame: bytes) -> None:
 
 
 def _audit(driver: Driver) -> None:
-    """Count all jobs one by one, and by the indexes."""
+    """Check that the status indexes agree with the stored jobs."""
     jobs = driver.engine.context.state.jobs
     stored = [job for _, job in jobs.slots()]
     for status in JobStatus:

@@ -1,4 +1,4 @@
-"""Frames that are almost right: valid ones, damaged as bytes and as values, from a seed."""
+"""Almost valid frames: valid ones with damaged bytes or fields, from a seed."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from tests.core import HASH, job_id
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 NEAR: Final = 64
-"""Sizes of what is put in, in bytes, mostly."""
+"""Most bytes that are inserted or removed at once."""
 
 pack = msgspec.msgpack.encode
 TIME = datetime(2030, 1, 1, tzinfo=UTC)
@@ -50,7 +50,7 @@ CRUDE: Final = (
 
 
 class Mutator:
-    """An endless row of frames, the same for the same seed."""
+    """An endless sequence of frames, the same for the same seed."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -83,7 +83,7 @@ class Mutator:
         return {"v": 1, "session": session, "seq": seq, "acked": 0, "commands": commands}
 
     def _spoil(self, message: dict[str, Any]) -> None:
-        """Put something odd somewhere."""
+        """Replace, remove or add one field."""
         random = self._random
         commands = message.get("commands")
         place: Any = message
@@ -101,7 +101,7 @@ class Mutator:
             place[random.choice(("x", "type", "job_id", "v"))] = random.choice(ODD)
 
     def _crude(self, frame: bytes) -> bytes:
-        """Damage bytes."""
+        """Damage the bytes of a frame."""
         random = self._random
         at = random.randrange(len(frame) + 1)
         kind = random.randrange(6)

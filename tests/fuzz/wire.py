@@ -1,4 +1,4 @@
-"""Damaged greetings, handshakes and frames through raw sockets at a running broker."""
+"""Damaged greetings, handshakes and frames, sent to a broker through raw sockets."""
 
 import socket
 from collections import Counter
@@ -10,11 +10,11 @@ from tests.fuzz.mutate import Mutator
 from tests.soak.attacks import GREETING, READY
 
 PER_CONNECTION: Final = 40
-"""Envelopes sent over one connection, until one of them ends it."""
+"""Frames sent over one connection, unless the broker closes it earlier."""
 
 
 def fuzz(path: str, inputs: int, seed: int) -> Counter[str]:
-    """Send `inputs` damaged things to the unix socket at `path`; return what kind they were."""
+    """Send `inputs` damaged inputs to the Unix socket at `path`. Return their number by kind."""
     random, frames = Random(seed), Mutator(seed)
     seen: Counter[str] = Counter()
     while sum(seen.values()) < inputs:
@@ -44,7 +44,7 @@ def fuzz(path: str, inputs: int, seed: int) -> Counter[str]:
 
 
 def framed(body: bytes, flags: int = 0) -> bytes:
-    """Put a body in a ZMTP frame."""
+    """Return a ZMTP frame with this body."""
     if len(body) < 256:
         return bytes([flags, len(body)]) + body
     return bytes([flags | 2]) + len(body).to_bytes(8, "big") + body

@@ -1,7 +1,7 @@
-"""Is a concurrent history that of some sequence? A Wing-Gong-Lowe search, one job at a time.
+"""Checks whether a concurrent history is linearizable: a Wing-Gong-Lowe search, job by job.
 
-An operation that got its answer took effect once between call and answer, with that answer. One
-that got none took effect at any time after its call, or never.
+An operation with an answer took effect once, between call and answer. One without an answer took
+effect at any time after its call, or never.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,12 +11,12 @@ from typing import Any
 
 State = tuple[Any, ...]
 Model = Callable[[State, str, Any], tuple[Any, State]]
-"""From a state, an action and its argument to the outcome and the state then."""
+"""Maps a state, an action and its argument to the outcome and the next state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a client did: `ended` is infinite, and `outcome` unknown, where no answer came."""
+    """One operation of a client. Without an answer, `ended` is infinite and `outcome` is None."""
 
     called: float
     ended: float
@@ -30,7 +30,7 @@ class Operation:
 
 
 def is_linearizable(history: Iterable[Operation], initial: State, model: Model) -> bool:
-    """Return whether some order, true to the times, gives every known outcome."""
+    """Return whether some order that respects the times gives every known outcome."""
     operations = sorted(history, key=lambda operation: operation.called)
     to_place = sum(1 << place for place, each in enumerate(operations) if each.is_known)
     seen = {(0, initial)}
@@ -49,24 +49,24 @@ def is_linearizable(history: Iterable[Operation], initial: State, model: Model) 
 def _steps(
     operations: Sequence[Operation], placed: int, state: State, model: Model
 ) -> list[tuple[int, State]]:
-    """Return where one more operation may lead."""
+    """Return the search states after one more operation."""
     steps = []
     for place in _next(operations, placed):
         operation = operations[place]
         outcome, then = model(state, operation.action, operation.argument)
         step = (placed | 1 << place, then)
         if not operation.is_known:
-            if then != state:  # without effect, it might as well never have happened
+            if then != state:  # without effect, it need not be placed
                 steps.append(step)
         elif outcome == operation.outcome:
-            if then == state:  # it stands in nobody's way: no other order can do better
+            if then == state:  # it changes nothing, so placing it now is always right
                 return [step]
             steps.append(step)
     return steps
 
 
 def _next(operations: Sequence[Operation], placed: int) -> list[int]:
-    """Return what may come next: whatever was called before the first answer to come."""
+    """Return the operations that may come next: those called before the first pending answer."""
     candidates, first_end = [], inf
     for place, operation in enumerate(operations):
         if operation.called > first_end:
@@ -90,7 +90,7 @@ CREATED: State = ("awaiting_payment", 1)
 
 
 def job_model(state: State, action: str, argument: Any) -> tuple[Any, State]:
-    """One job: its status and version, moved by `transition` and `cancel`, seen by `get`.
+    """Model of one job: status and version, changed by `transition` and `cancel`, read by `get`.
 
     Outcomes are ("job", status, version), or (code, status, version) with the job as it is.
     """

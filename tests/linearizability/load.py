@@ -1,6 +1,6 @@
-"""One client among many: `python -m tests.linearizability.load ENDPOINT SEED OPERATIONS JOB...`.
+"""One of many clients: `python -m tests.linearizability.load ENDPOINT SEED OPERATIONS JOB...`.
 
-Does what its seed says to jobs that others work on too, and prints what it saw, as JSON.
+Sends random commands for jobs that other clients use too, and prints its history as JSON.
 """
 
 import json
@@ -15,7 +15,7 @@ from tests.brokers import Peer, Wire
 
 TARGETS = ("running", "running", "completed", "awaiting_input", "awaiting_input", "failed")
 GIVE_UP = 0.05
-"""The share of requests whose answer is not waited for."""
+"""Share of requests whose answer the client does not wait for."""
 
 
 def command(random: Random, job_id: str, versions: dict[str, int]) -> tuple[str, Any, Wire]:
@@ -40,7 +40,7 @@ def run(endpoint: str, seed: int, operations: int, jobs: list[str]) -> list[list
     versions: dict[str, int] = {}
     with zmq.Context() as context:
         peer = Peer(context, endpoint)
-        peer.ask()  # connected, before the others are told to begin
+        peer.ask()  # connect before all clients start
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""The checker itself: it must find every planted fault, and accuse nobody who is right."""
+"""The checker itself: it finds every planted fault, and accepts every correct history."""
 
 from itertools import combinations, permutations
 from math import inf
@@ -31,15 +31,15 @@ WON = ("job", "running", 2)
 LOST = ("illegal_transition", "running", 2)
 
 
-def test_histories_that_are_right() -> None:
+def test_correct_histories_are_accepted() -> None:
     assert check()
     assert check(op(0, 1, "get", None, "job", "awaiting_payment", 1))
     assert check(op(0, 1, "transition", run(), *WON), op(2, 3, "get", None, *WON))
-    # At the same time: either order will do.
+    # Concurrent: either order is correct.
     for seen in (WON, ("job", "awaiting_payment", 1)):
         assert check(op(0, 9, "transition", run(), *WON), op(1, 2, "get", None, *seen))
     assert check(op(0, 9, "transition", run(), *LOST), op(1, 8, "transition", run(), *WON))
-    # No answer: it happened, or it did not, or only later.
+    # No answer: it took effect, or did not, or did later.
     for seen in (WON, ("job", "awaiting_payment", 1)):
         assert check(op(0, inf, "transition", run()), op(5, 6, "get", None, *seen))
     assert check(
@@ -87,7 +87,7 @@ PLANTED = {
         op(1, 2, "get", None, *WON),
         op(3, 4, "get", None, "job", "awaiting_payment", 1),
     ],
-    "a change by nobody": [op(0, 1, "get", None, *WON)],
+    "a change without an operation": [op(0, 1, "get", None, *WON)],
     "a change before its call": [
         op(0, 1, "get", None, *WON),
         op(2, inf, "transition", run()),
@@ -114,7 +114,7 @@ def test_planted_faults_are_found(name: str) -> None:
 
 
 def brute(history: list[Operation]) -> bool:
-    """Try every order of every choice of the unanswered ones."""
+    """Try every order of every subset of the unanswered operations."""
     known = [each for each in history if each.is_known]
     unknown = [each for each in history if not each.is_known]
     return any(
@@ -137,7 +137,7 @@ def fits(order: tuple[Operation, ...]) -> bool:
 
 
 def simulate(random: Random, count: int) -> list[Operation]:
-    """Return a right history: each operation takes effect at a moment within its span."""
+    """Return a correct history: each operation takes effect at a moment between call and end."""
     moments = sorted(random.random() * max(10, count) for _ in range(count))
     state: State = CREATED
     history = []
@@ -152,7 +152,7 @@ def simulate(random: Random, count: int) -> list[Operation]:
             argument = version
         called, ended = moment - random.random() * 4, moment + random.random() * 4
         if random.random() < 0.15:
-            if random.random() < 0.5:  # it happened all the same
+            if random.random() < 0.5:  # it took effect without an answer
                 _, state = job_model(state, action, argument)
             history.append(Operation(called, inf, action, argument))
             continue
@@ -181,13 +181,13 @@ def spoiled(random: Random, history: list[Operation]) -> list[Operation]:
     return [*history[:place], changed, *history[place + 1 :]]
 
 
-def test_right_histories_are_right_however_long() -> None:
+def test_long_correct_histories_are_accepted() -> None:
     random = Random(1)
     for _ in range(150):
         assert check(*simulate(random, 40))
 
 
-def test_it_agrees_with_trying_everything() -> None:
+def test_it_agrees_with_an_exhaustive_search() -> None:
     random = Random(2)
     verdicts = []
     for _ in range(1_500):
@@ -197,11 +197,11 @@ def test_it_agrees_with_trying_everything() -> None:
         wrong = spoiled(random, history)
         verdicts.append(brute(wrong))
         assert check(*wrong) == verdicts[-1]
-    assert verdicts.count(False) > 500  # so there was something to find
+    assert verdicts.count(False) > 500  # otherwise there was nothing to find
 
 
 def test_faults_in_long_histories_are_found() -> None:
-    """A version no operation can have made is wrong wherever it stands."""
+    """A version that no operation can produce is wrong at any place."""
     random = Random(3)
     for _ in range(100):
         history = simulate(random, 40)

@@ -1,4 +1,4 @@
-"""Eight clients, each a process of its own, work on the same jobs: job by job, one sequence."""
+"""Eight client processes work on the same jobs. The history of each job is linearizable."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ JOBS = 24
 
 
 def record(endpoint: str, jobs: list[str], seed: int) -> list[list[Any]]:
-    """Let the clients loose at once, and return what they saw."""
+    """Start all clients at once, and return their histories."""
     clients = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.linearizability.load", endpoint,
@@ -58,7 +58,7 @@ def operation(entry: list[Any]) -> Operation:
 
 
 @pytest.mark.slow
-def test_the_history_of_many_clients_is_one_sequence(
+def test_the_history_of_many_clients_is_linearizable(
     broker: Callable[..., BrokerProcess], peer: Callable[..., Peer]
 ) -> None:
     process = broker()
@@ -80,7 +80,7 @@ def test_the_history_of_many_clients_is_one_sequence(
     for history in by_job.values():
         assert is_linearizable(history, CREATED, job_model), history
 
-    # So that the test cannot pass by having seen nothing.
+    # The test must not pass because nothing happened.
     outcomes = Counter(entry[6][0] for entry in entries if entry[4] != "count" and entry[6])
     assert min(outcomes[kind] for kind in ("job", "version_conflict", "illegal_transition")) > 20
     assert any(entry[3] is None for entry in entries)
@@ -89,7 +89,7 @@ def test_the_history_of_many_clients_is_one_sequence(
 
 
 def overlaps(by_job: dict[str, list[Operation]]) -> int:
-    """Return how many operations were under way on a job while another one was."""
+    """Return how many operations overlapped another one on the same job."""
     return sum(
         any(a is not b and a.called < b.ended and b.called < a.ended for b in history)
         for history in by_job.values()
@@ -98,7 +98,7 @@ def overlaps(by_job: dict[str, list[Operation]]) -> int:
 
 
 def check_counts(entries: list[list[Any]]) -> None:
-    """A count goes over all jobs: it lies between what must have ended and what may have."""
+    """Check each count: between the jobs that had certainly ended and those that may have."""
     ends: dict[str, list[tuple[float, float]]] = defaultdict(list)
     unknown: list[tuple[float, str]] = []
     for _, _, called, ended, action, argument, outcome in entries:

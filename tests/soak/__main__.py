@@ -1,6 +1,6 @@
-"""`python -m tests.soak`: attacks, crowds and a marathon, at full length; prints what came of them.
+"""`python -m tests.soak`: attacks, many clients and a long run. Prints a table of results.
 
-With --write FILE the figures are put between the markers in that page.
+With --write FILE, the tables replace the text between the markers of that page.
 """
 
 import sys
@@ -13,26 +13,26 @@ from typing import Final
 import click
 
 from tests.soak.attacks import ATTACKS, CAP_BYTES, attack
-from tests.soak.crowd import churn, crowd
-from tests.soak.house import MIB
+from tests.soak.clients import churn, crowd
 from tests.soak.marathon import marathon
+from tests.soak.target import MIB
 
 BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
 FRAMES_A_SECOND: Final = 130_000
-"""Fewer than a process sends, so that all of them are sent while somebody looks."""
+"""Less than a process sends, so that all frames are sent while the honest client measures."""
 PARTS: Final = ("attacks", "crowd", "marathon")
 
 
 @click.command()
-@click.option("--only", type=click.Choice(PARTS), multiple=True, help="not all of it")
-@click.option("--seconds", default=20.0, help="how long each attack goes on")
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="run only this part")
+@click.option("--seconds", default=20.0, help="duration of each attack")
 @click.option("--frames", default=5_000_000, help="tiny frames to send")
 @click.option("--commands", default=10_000_000, help="commands of the marathon")
-@click.option("--write", type=click.Path(path_type=Path), help="put the figures into this page")
+@click.option("--write", type=click.Path(path_type=Path), help="write the tables into this page")
 def main(
     only: tuple[str, ...], seconds: float, frames: int, commands: int, write: Path | None
 ) -> None:
-    """Attack a broker, crowd it, and run it for long. Takes about fifteen minutes."""
+    """Run attacks, many clients, and millions of commands. Takes about 15 minutes."""
     parts: dict[str, Callable[[], Iterator[str]]] = {
         "attacks": lambda: attacks(seconds, frames),
         "crowd": crowds,
@@ -61,16 +61,16 @@ def attacks(seconds: float, frames: int) -> Iterator[str]:
     for name in ATTACKS:
         with tempfile.TemporaryDirectory(prefix="tg-") as home:
             for_s = max(seconds, frames / FRAMES_A_SECOND) if name == "tiny frames" else seconds
-            felt = attack(name, Path(home), for_s, frames)
-        calm, under = felt.calm, felt.disturbed
-        counted = ", ".join(f"{cause} {count:,}" for cause, count in sorted(felt.dropped.items()))
+            impact = attack(name, Path(home), for_s, frames)
+        calm, under = impact.calm, impact.disturbed
+        counted = ", ".join(f"{cause} {count:,}" for cause, count in sorted(impact.dropped.items()))
         yield (
-            f"| {name} | {felt.done:,} | {calm.percentile(0.5):.2f} → {under.percentile(0.5):.2f}"
+            f"| {name} | {impact.done:,} | {calm.percentile(0.5):.2f} → {under.percentile(0.5):.2f}"
             f" | {calm.percentile(0.99):.2f} → {under.percentile(0.99):.2f}"
             f" | {under.percentile(0.99) / calm.percentile(0.99):.1f}"
-            f" | {felt.peak_bytes / MIB:.0f} of {CAP_BYTES / MIB:.0f}"
-            f" | {len(calm.jobs) + len(under.jobs):,}, {felt.missing}"
-            f" | {'yes' if felt.stood else '**no**'} | {counted or 'nothing'} |"
+            f" | {impact.peak_bytes / MIB:.0f} of {CAP_BYTES / MIB:.0f}"
+            f" | {len(calm.jobs) + len(under.jobs):,}, {impact.missing}"
+            f" | {'yes' if impact.stood else '**no**'} | {counted or 'nothing'} |"
         )
     yield ""
 

@@ -1,4 +1,4 @@
-"""What a peer that was let in can do to the others, done; and what the others felt."""
+"""What an authorized peer can do to the others, and how the others are served meanwhile."""
 
 import socket
 import struct
@@ -14,7 +14,16 @@ import msgspec
 import zmq
 
 from tests.core import HASH
-from tests.soak.house import MIB, Broker, Seen, aside, broker, look, missing, processes
+from tests.soak.target import (
+    MIB,
+    Broker,
+    Observation,
+    broker,
+    in_process,
+    missing,
+    observe,
+    processes,
+)
 
 encode = msgspec.msgpack.encode
 GREETING: Final = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + b"\0" + bytes(31)
@@ -22,10 +31,11 @@ READY: Final = b"\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\
 MUTE: Final = 10
 STUCK: Final = 200
 FILES: Final = 1_024
-"""How many files the broker may have open while somebody connects in a loop."""
-CONNECTED_S: Final = 0.5
+"""How many files the broker may have open during the attack that connects in a loop."""
+CONNECTED_S: Final = 0.3
+"""Time for the honest client to connect before the attack begins."""
 CAP_BYTES: Final = 1024 * MIB
-"""What the broker may take: the limit that deploy/ sets is four times that."""
+"""Resident memory that the broker may use. The limit in deploy/ is four times that."""
 
 Attack = Callable[[str, Event, int], int]
 
@@ -46,7 +56,7 @@ def dealer(context: "zmq.Context[Any]", endpoint: str, **options: int) -> "zmq.S
 
 
 def never_read(endpoint: str, stop: Event, _: int) -> int:
-    """Ask for megabytes, ten times over, and never read a reply."""
+    """Ask for megabytes on ten connections, and never read a reply."""
     with zmq.Context() as context:
         asking = dealer(context, endpoint)
         create = {"type": "create", "input_hash": HASH, "input": "x" * 60_000}
@@ -68,7 +78,7 @@ def never_read(endpoint: str, stop: Event, _: int) -> int:
 
 
 def tiny_frames(endpoint: str, stop: Event, count: int) -> int:
-    """Send frames of one byte as fast as they go, and read nothing."""
+    """Send frames of one byte as fast as possible, and read nothing."""
     with zmq.Context() as context:
         flooding = dealer(context, endpoint, SNDHWM=10_000, RCVHWM=1)
         sent = 0
@@ -83,7 +93,7 @@ def tiny_frames(endpoint: str, stop: Event, count: int) -> int:
 
 
 def connect_in_a_loop(endpoint: str, stop: Event, _: int) -> int:
-    """Connect, keep it, and connect again; when no more are let in, leave all and begin anew."""
+    """Connect until the broker accepts no more, close all connections, and start again."""
     path = endpoint.removeprefix("ipc://")
     made = 0
     while not stop.is_set():
@@ -103,7 +113,7 @@ def connect_in_a_loop(endpoint: str, stop: Event, _: int) -> int:
 
 
 def stop_in_the_middle(endpoint: str, stop: Event, _: int) -> int:
-    """Stop in the middle of a message, and of a handshake, on many connections."""
+    """Stop in the middle of a handshake or a message, on many connections."""
     path = endpoint.removeprefix("ipc://")
     held = []
     for number in range(STUCK):
@@ -114,7 +124,7 @@ def stop_in_the_middle(endpoint: str, stop: Event, _: int) -> int:
             GREETING + READY,
             GREETING + READY + b"\x02" + struct.pack(">Q", 200_000) + b"x" * 1_000,
         )[number % 4]
-        with suppress(OSError):  # the broker may have had enough of it already
+        with suppress(OSError):  # the broker may have closed it already
             each.connect(path)
             each.sendall(half)
         held.append(each)
@@ -125,7 +135,7 @@ def stop_in_the_middle(endpoint: str, stop: Event, _: int) -> int:
 
 
 def replay_old_requests(endpoint: str, stop: Event, _: int) -> int:
-    """Send what was answered before, what was acknowledged, and what is another session's."""
+    """Repeat requests: answered ones, acknowledged ones, and those of another session."""
     with zmq.Context() as context:
         peer = dealer(context, endpoint)
         peer.send(pack({"type": "hello", "open_session": True}))
@@ -156,13 +166,13 @@ ATTACKS: Final[dict[str, Attack]] = {
 
 
 @dataclass
-class Felt:
-    """What came of one attack, beside the same broker undisturbed just before."""
+class Impact:
+    """The result of one attack, beside the same broker without load just before."""
 
     name: str
     done: int
-    calm: Seen
-    disturbed: Seen
+    calm: Observation
+    disturbed: Observation
     peak_bytes: int
     missing: int
     lives: bool
@@ -174,23 +184,25 @@ class Felt:
         return self.lives and served and not self.missing and self.peak_bytes < CAP_BYTES
 
 
-def attack(name: str, home: Path, for_s: float, count: int) -> Felt:
-    """Look at a broker undisturbed, then under an attack, then at what it still has."""
+def attack(name: str, home: Path, for_s: float, count: int, calm_s: float | None = None) -> Impact:
+    """Measure a broker without load, then under an attack, then count the jobs it still has."""
     low = FILES if ATTACKS[name] is connect_in_a_loop else None
-    with broker(home, files=low) as house:
-        calm = look(house.endpoint, for_s)()
-        disturbed, done = _under(ATTACKS[name], house, for_s, count)
-        lost = missing(house.endpoint, calm.jobs + disturbed.jobs) if house.lives else -1
-        peak, lives = house.memory("VmHWM"), house.lives
-        return Felt(name, done, calm, disturbed, peak, lost, lives, house.leave() if lives else {})
+    with broker(home, files=low) as target:
+        calm = observe(target.endpoint, for_s if calm_s is None else calm_s)()
+        disturbed, done = _under(ATTACKS[name], target, for_s, count)
+        lost = missing(target.endpoint, calm.jobs + disturbed.jobs) if target.lives else -1
+        peak, lives = target.memory("VmHWM"), target.lives
+        return Impact(
+            name, done, calm, disturbed, peak, lost, lives, target.leave() if lives else {}
+        )
 
 
-def _under(program: Attack, house: Broker, for_s: float, count: int) -> tuple[Seen, int]:
-    """Let the honest client connect, and the attack begin and go on for as long as it looks."""
+def _under(program: Attack, target: Broker, for_s: float, count: int) -> tuple[Observation, int]:
+    """Run the attack beside an honest client that is connected before, for `for_s` in all."""
     stop = processes.Event()
-    looking = look(house.endpoint, for_s)
+    observing = observe(target.endpoint, for_s)
     time.sleep(CONNECTED_S)
-    done, _ = aside(program, house.endpoint, stop, count)
-    disturbed: Seen = looking()
+    done, _ = in_process(program, target.endpoint, stop, count)
+    disturbed: Observation = observing()
     stop.set()
     return disturbed, done()

@@ -1,38 +1,41 @@
-"""Many millions of commands at a broker that forgets what is finished: what it grows by."""
+"""Millions of commands for a broker that prunes finished jobs: how much its memory grows."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.core import HASH
-from tests.soak.house import MIB, aside, broker
+from tests.soak.target import MIB, broker, in_process
 
 BATCH = 1_000
 STEPS = 4
 KEPT = 20_000
+"""How many finished jobs the broker keeps."""
 
 
 @dataclass
 class Marathon:
-    """The commands done, the resident bytes after each tenth, and the growth over the last half."""
+    """The figures of one run."""
 
     durable: bool
     commands: int
     samples: list[int]
+    """Resident bytes after each tenth of the commands."""
     grown_mib_per_million: float
+    """Growth over the second half."""
 
 
-def marathon(home: Path, commands: int, *, durable: bool) -> Marathon:
-    """Run `commands` commands of whole lifecycles through a broker that keeps 20,000 of them."""
-    options = ["--max-finished", str(KEPT), "--segment-bytes", str(16 * MIB)]
+def marathon(home: Path, commands: int, *, durable: bool, kept: int = KEPT) -> Marathon:
+    """Run complete job lifecycles, `commands` commands in all, with `kept` finished jobs kept."""
+    options = ["--max-finished", str(kept), "--segment-bytes", str(16 * MIB)]
     if not durable:
         options.append("--in-memory")
-    with broker(home, *options) as house:
+    with broker(home, *options) as target:
         samples = []
         for _ in range(10):
-            aside(_produce, house.endpoint, commands // 10)[0]()
-            samples.append(house.memory())
+            in_process(_produce, target.endpoint, commands // 10)[0]()
+            samples.append(target.memory())
         grown = (samples[-1] - samples[4]) / MIB / (commands / 2 / 1e6)
-        house.leave()
+        target.leave()
         return Marathon(durable, commands, samples, grown)
 
 
@@ -50,4 +53,4 @@ def _produce(endpoint: str, commands: int) -> None:
             for job_id in ids:
                 batch.get(job_id)
             if any(isinstance(value, Exception) for value in batch.send()):
-                raise RuntimeError("a lifecycle did not come to its end")
+                raise RuntimeError("a lifecycle failed")

@@ -1,4 +1,4 @@
-"""Answers and remembered outcomes in one form, so that what was said can be compared."""
+"""Answers and journal outcomes in one form, so that they can be compared."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -16,11 +16,11 @@ from tollgate.domain.results import (
     OkResult,
 )
 
-Compact = list[Any]
-"""A kind, and what counts of it; in the form in which JSON gives it back."""
+Summary = list[Any]
+"""A kind and the fields to compare, as JSON returns them."""
 
-NOTHING: Final[Compact] = ["leases", []]
-"""A claim that got nothing: the one outcome that is not remembered, since nothing has happened."""
+NOTHING: Final[Summary] = ["leases", []]
+"""A claim without leases: the one outcome that is not remembered, because it changed nothing."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -29,13 +29,13 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
-def of_job(job: JobFields) -> Compact:
+def of_job(job: JobFields) -> Summary:
     at = microseconds(job.updated_at)
     return ["job", job.job_id, job.version, str(job.status), at]
 
 
-def of_result(result: AnyResult) -> Compact:
-    """What must be the same whenever a request is answered; the words of a refusal may differ."""
+def of_result(result: AnyResult) -> Summary:
+    """Return what every answer to a request must repeat. Error messages may differ."""
     match result:
         case JobResult():
             return of_job(result.job)
@@ -46,11 +46,11 @@ def of_result(result: AnyResult) -> Compact:
         case OkResult():
             return ["ok"]
         case _:
-            raise TypeError(f"nothing that changes something is answered by {result}")
+            raise TypeError(f"no command that changes state returns {result}")
 
 
-def of_outcome(outcome: AnyOutcome) -> Compact:
-    """The same of what the broker has written down."""
+def of_outcome(outcome: AnyOutcome) -> Summary:
+    """Return the same for an outcome from the journal."""
     match outcome:
         case JobOutcome():
             at = microseconds(outcome.at)
@@ -63,8 +63,8 @@ def of_outcome(outcome: AnyOutcome) -> Compact:
             return ["error", outcome.code, outcome.job_id, outcome.status, outcome.version]
 
 
-def shown_by(result: AnyResult) -> list[Compact]:
-    """The jobs that a reader has seen."""
+def shown_by(result: AnyResult) -> list[Summary]:
+    """Return the jobs that a read command returned."""
     if isinstance(result, JobResult):
         return [of_job(result.job)]
     if isinstance(result, JobsResult):
@@ -75,19 +75,19 @@ def shown_by(result: AnyResult) -> list[Compact]:
 
 
 class Logged(msgspec.Struct, array_like=True):
-    """One request, as its producer saw it, and each answer that it got."""
+    """One request and all answers that its producer got."""
 
     session: int
     seq: int
     life: int
-    """In which life of the broker the first answer came; 0 if none ever did."""
-    first: list[Compact] | None
-    """Of the commands that could change something."""
-    again: list[list[Compact]]
-    """Answers to repeats that differ from the first: leases that are over are left out there."""
+    """Number of the broker that answered first; 0 if none did."""
+    first: list[Summary] | None
+    """The first answer, for the commands that change state."""
+    again: list[list[Summary]]
+    """Later answers that differ from the first: they leave out leases that ended."""
     same: int
-    """How many answers to repeats were as the first."""
-    seen: list[Compact]
-    """Jobs that a read has shown."""
+    """How many later answers equal the first."""
+    seen: list[Summary]
+    """Jobs that read commands returned."""
     refused: list[str]
-    """Codes with which the request was refused whole, but for `draining`."""
+    """Error codes of refusals of the whole request, without `draining`."""

@@ -1,4 +1,4 @@
-"""A client without comfort: one DEALER socket, one request at a time."""
+"""A minimal client: one DEALER socket, one request at a time."""
 
 import time
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from tollgate.domain.results import AnyResult, HelloResult
 PATIENCE_S: Final = 20.0
 
 
-class Talk:
-    """Sends on a session, and waits for the answer or for the broker's end."""
+class Client:
+    """Sends requests on a session, and waits for the answer or the end of the broker."""
 
     def __init__(self, url: str) -> None:
         self.session = 0
@@ -46,7 +46,7 @@ class Talk:
             self.session = answer[0].session or 0
 
     def ask(self, *commands: AnyCommand, seq: int | None = None) -> list[AnyResult] | None:
-        """The results; None if there is no answer in time."""
+        """Return the results, or None if no answer arrives in time."""
         frame = self._frame(commands, seq)
         end = time.monotonic() + PATIENCE_S
         self._socket.send(frame)
@@ -55,10 +55,10 @@ class Talk:
                 return _results(decode_answer(self._socket.recv()))
         return None
 
-    def ask_the_dying(
+    def ask_until_it_ends(
         self, *commands: AnyCommand, is_over: Callable[[], bool]
     ) -> list[AnyResult] | None:
-        """Ask somebody who may end instead of answering: then None."""
+        """Return the results, or None if the broker ends without an answer."""
         self._socket.send(self._frame(commands, None))
         over = False
         while not self._socket.poll(50):

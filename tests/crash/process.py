@@ -1,4 +1,4 @@
-"""One broker after another on one data directory, and a copy of every record that they write."""
+"""Broker processes on one data directory, and an archive of all segments that they write."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ START_S: Final = 60.0
 
 
 class Broker:
-    """A broker process; its standard error goes to a file of its own."""
+    """A broker process with its log in a file."""
 
     def __init__(
         self, home: Path, name: str, options: Sequence[str] = (), before: Sequence[str] = ()
@@ -33,14 +33,14 @@ class Broker:
             self.process = subprocess.Popen(command, stderr=errors)
 
     def wait_until_ready(self) -> None:
-        """Raises AssertionError if it ends instead."""
+        """Return when it is ready. Raises AssertionError if it ends or hangs."""
         end = time.monotonic() + START_S
         while b'"ready"' not in self.errors.read_bytes():
             if self.process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"the broker did not start: {self.said()}")
+                raise AssertionError(f"the broker did not start: {self.log()}")
             time.sleep(0.01)
 
-    def said(self) -> str:
+    def log(self) -> str:
         return self.errors.read_text(errors="replace")
 
     def is_over(self) -> bool:
@@ -51,13 +51,13 @@ class Broker:
         self.process.wait()
 
     def terminate(self) -> int:
-        """Ask it to leave, and return its exit code."""
+        """Stop it with SIGTERM, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
 
 class Archive:
-    """Gives each segment a second name as soon as it appears, so that compaction loses nothing."""
+    """Hard-links each segment as soon as it appears, so that compaction does not delete it."""
 
     def __init__(self, data: Path, directory: Path) -> None:
         self.directory = directory
@@ -65,7 +65,7 @@ class Archive:
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.excess_bytes_max = -(2**63)
-        """By how much the files were ever more than twice the snapshot and three segments."""
+        """Largest excess of disk usage over two snapshots and three segments."""
         self._snapshots: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -85,11 +85,11 @@ class Archive:
 
     @property
     def snapshots(self) -> int:
-        """How many snapshots were seen."""
+        """How many snapshots appeared."""
         return len(self._snapshots)
 
     def deleted(self) -> int:
-        """How many segments are gone by now."""
+        """How many segments compaction has deleted."""
         return len(_names(self.directory)) - len(listing(_names(self._data)).segments)
 
     def _measure(self) -> None:

@@ -1,4 +1,4 @@
-"""A few numbers in memory that the harness and its producers share."""
+"""Counters in memory shared by the harness and its producers."""
 
 import mmap
 import struct
@@ -9,8 +9,8 @@ _NUMBER = struct.Struct("<Q")
 _SLOTS: Final = 4
 
 
-class Board:
-    """Which life the broker is in, whether to stop, and how far each producer has come."""
+class Counters:
+    """The number of the current broker, the stop flag, and the progress of each producer."""
 
     def __init__(self, path: Path, producers: int) -> None:
         size = _NUMBER.size * (2 + _SLOTS * producers)
@@ -40,15 +40,15 @@ class Board:
             self._set(2 + _SLOTS * producer + slot, value)
 
     def commands(self) -> int:
-        """How many commands there were, each counted once."""
+        """Return how many commands were sent, each counted once."""
         return self._sum(0)
 
     def repeats(self) -> int:
-        """How many commands were sent another time."""
+        """Return how many commands were sent again."""
         return self._sum(1)
 
     def answers(self) -> int:
-        """How many messages were answered."""
+        """Return how many messages were answered."""
         return self._sum(2)
 
     def _sum(self, slot: int) -> int:

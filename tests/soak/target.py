@@ -1,4 +1,4 @@
-"""A broker to be attacked, an honest client beside it, and what both felt of it."""
+"""A broker under attack, and an honest client beside it that measures the effect."""
 
 import multiprocessing
 import resource
@@ -20,12 +20,12 @@ from tests.core import HASH
 
 processes = multiprocessing.get_context("fork")
 PAUSE_S: Final = 0.002
-"""Between two calls of the honest client: it looks all the time, and is no load."""
+"""Between two calls of the honest client: it always watches, and adds no load."""
 MIB: Final = 1024 * 1024
 
 
 class Broker:
-    """A durable broker in a process of its own; started anew it has the same endpoint and data."""
+    """A durable broker process. After a restart it has the same endpoint and data."""
 
     def __init__(self, home: Path, *options: str, files: int | None = None) -> None:
         self.path = home / "b.sock"
@@ -44,23 +44,23 @@ class Broker:
             self.process = subprocess.Popen(
                 [
                     sys.executable, "-m", "tollgate.broker", "--bind", self.endpoint,
-                    *data, *self._options,
+                    "--drain-ms", "0", *data, *self._options,
                 ],
                 cwd=ROOT, stderr=log, stdin=subprocess.DEVNULL,
-                preexec_fn=self._bound,  # noqa: PLW1509 - this process has no threads
+                preexec_fn=self._limit_files,  # noqa: PLW1509 - this process has no threads
             )  # fmt: skip
         deadline = time.monotonic() + PATIENCE_S
-        while '"ready"' not in self.said:
+        while '"ready"' not in self.log:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the broker did not start: {self.said}")
+                raise RuntimeError(f"the broker did not start: {self.log}")
             time.sleep(0.01)
 
-    def _bound(self) -> None:
+    def _limit_files(self) -> None:
         if self._files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (self._files, self._files))
 
     @property
-    def said(self) -> str:
+    def log(self) -> str:
         return self._log.read_text()
 
     @property
@@ -68,7 +68,7 @@ class Broker:
         return self.process.poll() is None
 
     def memory(self, kind: str = "VmRSS") -> int:
-        """Return its resident bytes: now (VmRSS), or at most so far (VmHWM)."""
+        """Return its resident bytes: now (VmRSS), or the highest so far (VmHWM)."""
         if not self.lives:
             return 0
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
@@ -80,11 +80,11 @@ class Broker:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def leave(self) -> dict[str, int]:
-        """Stop it in order; return what it refused and dropped, by cause."""
+        """Stop it with SIGTERM, and return how many messages it dropped, by cause."""
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(PATIENCE_S):
-            raise RuntimeError(f"the broker left with an error: {self.said[-2_000:]}")
-        last = msgspec.json.decode(self.said.splitlines()[-1])
+            raise RuntimeError(f"the broker left with an error: {self.log[-2_000:]}")
+        last = msgspec.json.decode(self.log.splitlines()[-1])
         dropped: dict[str, int] = last["dropped"]
         return dropped
 
@@ -96,16 +96,16 @@ class Broker:
 
 @contextmanager
 def broker(home: Path, *options: str, files: int | None = None) -> Iterator[Broker]:
-    house = Broker(home, *options, files=files)
+    target = Broker(home, *options, files=files)
     try:
-        yield house
+        yield target
     finally:
-        house.end()
+        target.end()
 
 
 @dataclass
-class Seen:
-    """What the honest client saw: how long its calls took, and the jobs that it was told of."""
+class Observation:
+    """What the honest client saw: the times of its calls, and the jobs it got answers for."""
 
     times_ms: list[float] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
@@ -116,13 +116,13 @@ class Seen:
         return times[min(len(times) - 1, int(len(times) * share))] if times else float("inf")
 
 
-def look(endpoint: str, for_s: float) -> Callable[[], Seen]:
-    """Create and read jobs from another process, for a while; return what waits for the end."""
-    return aside(_look, endpoint, for_s)[0]
+def observe(endpoint: str, for_s: float) -> Callable[[], Observation]:
+    """Create and read jobs in another process for a while. Return a function that waits for it."""
+    return in_process(_observe, endpoint, for_s)[0]
 
 
-def aside(program: Callable[..., Any], *arguments: object) -> tuple[Callable[[], Any], Any]:
-    """Run a function in a process of its own; return what waits for its result, and the process."""
+def in_process(program: Callable[..., Any], *arguments: object) -> tuple[Callable[[], Any], Any]:
+    """Run a function in another process. Return a function that waits for its result, and it."""
     here, there = processes.Pipe(duplex=False)
     process = processes.Process(target=_run, args=(there, program, arguments), daemon=True)
     process.start()
@@ -140,10 +140,10 @@ def _run(there: Connection, program: Callable[..., Any], arguments: tuple[object
     there.send(program(*arguments))
 
 
-def _look(endpoint: str, for_s: float) -> Seen:
+def _observe(endpoint: str, for_s: float) -> Observation:
     import tollgate  # noqa: PLC0415 - its sockets belong to the process that made them
 
-    seen = Seen()
+    seen = Observation()
     with tollgate.Client(endpoint, timeout_s=PATIENCE_S) as client:
         client.ping()
         end = time.monotonic() + for_s
@@ -163,7 +163,7 @@ def _look(endpoint: str, for_s: float) -> Seen:
 
 
 def missing(endpoint: str, jobs: list[str]) -> int:
-    """Return how many of the jobs that were acknowledged the broker does not have."""
+    """Return how many of these acknowledged jobs the broker does not have."""
     import tollgate  # noqa: PLC0415
 
     with tollgate.Client(endpoint, timeout_s=PATIENCE_S) as client:

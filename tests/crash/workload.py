@@ -1,4 +1,4 @@
-"""What the producers ask for: all kinds of commands, sensible ones and others."""
+"""The commands that producers send: all kinds, valid and invalid."""
 
 from collections import deque
 from collections.abc import Callable
@@ -31,11 +31,11 @@ from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 HASH = "0123456789abcdef" * 4
 KNOWN_MAX = 300
 SHARED_IDS = 2_000
-"""Ids over which all producers quarrel."""
+"""Job ids that all producers use, so that they conflict."""
 
 
-class Mix:
-    """Makes commands at random, about the jobs that its answers have told of."""
+class Workload:
+    """Makes random commands for the jobs that appeared in its answers."""
 
     def __init__(self, random: Random, input_bytes: int = 0) -> None:
         self._random = random
@@ -64,34 +64,34 @@ class Mix:
         return [make() for make in makers]
 
     def parking(self) -> AnyCommand:
-        """A claim that waits a moment."""
+        """Return a claim that parks for a moment."""
         status = self._random.choice([JobStatus.RUNNING, JobStatus.AWAITING_INPUT])
         return Claim(status=status, lease_ms=self._lease_ms(), wait_ms=40, limit=2)
 
-    def learn(self, result: AnyResult) -> None:
-        """Take from an answer how jobs stand."""
+    def observe(self, result: AnyResult) -> None:
+        """Remember the state of the jobs in an answer."""
         match result:
             case JobResult():
-                self._learn_job(result.job)
+                self._observe_job(result.job)
             case JobsResult():
                 for job in result.jobs:
-                    self._learn_job(job)
+                    self._observe_job(job)
             case LeasesResult():
                 for grant in result.leases:
                     self._leases.append((grant.job.job_id, grant.lease))
-                    self._learn_job(grant.job)
+                    self._observe_job(grant.job)
             case ErrorResult(job_id=str(job_id), status=str(status), version=int(version)):
-                self._learn(job_id, JobStatus(status), version)
+                self._observe(job_id, JobStatus(status), version)
             case _:
                 pass
 
-    def _learn_job(self, job: JobFields) -> None:
-        self._learn(job.job_id, JobStatus(job.status), job.version)
+    def _observe_job(self, job: JobFields) -> None:
+        self._observe(job.job_id, JobStatus(job.status), job.version)
 
-    def _learn(self, job_id: str, status: JobStatus, version: int) -> None:
+    def _observe(self, job_id: str, status: JobStatus, version: int) -> None:
         if LEGAL_TRANSITIONS[status]:
             self._known[job_id] = (status, version)
-        elif self._random.random() < 0.9:  # a few finished ones stay, to be asked too much of
+        elif self._random.random() < 0.9:  # keep a few finished jobs, for illegal transitions
             self._known.pop(job_id, None)
         while len(self._known) > KNOWN_MAX:
             self._known.pop(next(iter(self._known)))
