@@ -1,11 +1,11 @@
-# Each target makes what it needs, from nothing but Python, pip and make.
+# Each target prepares what it needs, from Python, pip and make alone.
 
 PYTHON ?= python3
 UPGRADE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Written last, so that an installation that broke off is begun anew.
+# Written last, so that an interrupted installation starts again.
 INSTALLED := $(VENV)/.installed
 LOCK_VENV := .venv-lock
 BENCH_VENV := .venv-bench
@@ -15,16 +15,19 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test static check cover crash fuzz soak million protocol bench bench-quick \
-	bench-peers lock clean
+.PHONY: help setup demo test test-full static check cover crash fuzz soak million protocol bench \
+	bench-quick bench-peers lock clean
 
-help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+# The tests start hundreds of processes. Without compiled modules each would compile ours again.
+unexport PYTHONDONTWRITEBYTECODE
 
-setup: $(INSTALLED) ## make .venv with everything that tollgate and its tests need
+help: ## show this list of all commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The lock files name everything, so nothing is to be resolved: a newer release of a dependency that
-# another one asks for with extras would stop pip here.
+setup: $(INSTALLED) ## create .venv with everything that tollgate and its tests need
+
+# The lock files name every package, so pip resolves nothing. With resolving, a newer release of a
+# dependency that another one requires with extras would stop pip.
 $(INSTALLED): pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "tollgate needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
@@ -36,13 +39,20 @@ $(INSTALLED): pyproject.toml requirements/dev.txt
 		--no-build-isolation -e .
 	@touch $@
 
-demo: setup ## a broker, workers and a producer, live, with real jobs
+demo: setup ## run a broker, workers and a producer live, with real jobs
 	$(BIN)/tollgate demo
 
-test: setup ## all tests
-	$(BIN)/pytest -n auto
+# Two workers a core: most tests wait for processes (tests/conftest.py). A worker that has finished
+# its tests takes over half of what another one has left, so module-scoped brokers stay few.
+PYTEST_PARALLEL := -n auto --dist worksteal
 
-static: setup ## all checks that run nothing: style, types, import rules, spelling, dependencies
+test: setup ## run all tests; of the long suites, a sample
+	$(BIN)/pytest $(PYTEST_PARALLEL)
+
+test-full: setup ## run all tests, and the long suites completely
+	$(BIN)/pytest $(PYTEST_PARALLEL) --full
+
+static: setup ## check style, types, import rules, spelling, dependencies and configuration files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -50,35 +60,36 @@ static: setup ## all checks that run nothing: style, types, import rules, spelli
 	$(BIN)/codespell
 	$(BIN)/deptry .
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/hadolint Dockerfile
 
-check: static cover ## what must pass before a commit: static, then all tests with their coverage
+check: static cover ## run static and cover: what must pass before a commit
 
-cover: setup ## all tests, with line and branch coverage; below 95 percent is an error
+cover: setup ## run all tests and measure line and branch coverage; fail below 95 percent
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n auto --cov --cov-report=term --cov-report=html --cov-fail-under=95
+	$(BIN)/pytest $(PYTEST_PARALLEL) --cov --cov-report=term --cov-report=html --cov-fail-under=95
 
-crash: setup ## kill the broker a hundred times under load, and look for what is lost (minutes)
+crash: setup ## kill the broker a hundred times under load, and check that nothing is lost (minutes)
 	$(BIN)/python -m tests.crash --kills 100
 	$(BIN)/python -m tests.crash --commands 1000000 --kills 20
 	$(BIN)/python -m tests.crash --term 50 --seconds 60
 	$(BIN)/python -m tests.crash --kills 4 --in-snapshot --segment-bytes 4194304 --input-bytes 1000 \
 		--seconds 30
 
-fuzz: setup ## a million damaged frames for the core, a hundred thousand for a running broker
+fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -q --timeout 900 tests/fuzz/test_shapes.py
 
-soak: setup ## attacks, 10,000 clients and ten million commands (a quarter of an hour)
+soak: setup ## run attacks, 10,000 clients and ten million commands (15 minutes)
 	$(BIN)/python -m tests.soak --write docs/reliability.md
 
-million: setup ## a million steps of the core, with a fixed clock and seed: prints their digest
+million: setup ## run a million commands with a fixed clock and seed, and print their digest
 	$(BIN)/python -m tests.million
 
-protocol: setup ## write the examples in docs/protocol.md anew
+protocol: setup ## regenerate the examples in docs/protocol.md
 	$(BIN)/python -m tests.test_protocol_examples --write
 
-# The peers' libraries stay out of .venv.
+# The libraries of other job queues stay out of .venv.
 $(BENCH_VENV)/.installed: pyproject.toml requirements/bench.txt
 	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -91,17 +102,17 @@ bench-peers:
 	@command -v redis-server >/dev/null && command -v beanstalkd >/dev/null || { \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 		&& apt-get install -y redis-server beanstalkd; } \
-		|| echo "redis-server or beanstalkd is missing: what needs it is skipped" >&2
+		|| echo "redis-server or beanstalkd is missing: their benchmarks are skipped" >&2
 
-bench: bench-peers $(BENCH_VENV)/.installed ## measure all beside Redis and others, into docs/performance.md
+bench: bench-peers $(BENCH_VENV)/.installed ## run all benchmarks beside Redis and others, and update docs/performance.md
 	$(BENCH_VENV)/bin/python -m benchmarks
 
-bench-quick: bench-peers $(BENCH_VENV)/.installed ## the ratios beside Redis and others, one a line
+bench-quick: bench-peers $(BENCH_VENV)/.installed ## print the ratios to Redis and others, one a line
 	$(BENCH_VENV)/bin/python -m benchmarks --quick
 
-# Pins stay as they are while they fit; "make lock UPGRADE=--upgrade" takes the newest.
-# Run inside requirements/, so that nothing of this machine's paths gets into the files.
-lock: $(LOCK_VENV)/.installed ## pin the dependencies anew, with hashes, in requirements/
+# Pins stay as long as they are valid; "make lock UPGRADE=--upgrade" takes the newest.
+# It runs inside requirements/, so that no path of this machine gets into the files.
+lock: $(LOCK_VENV)/.installed ## pin all dependencies with hashes in requirements/
 	cd requirements && $(UV_COMPILE) --group ../pyproject.toml:dev -o dev.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o runtime.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o build.txt --group ../pyproject.toml:build
@@ -118,7 +129,7 @@ $(LOCK_VENV)/.installed:
 	$(LOCK_VENV)/bin/pip install --quiet --disable-pip-version-check uv
 	@touch $@
 
-clean: ## remove all that was made, .venv included
+clean: ## remove all generated files, .venv too
 	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
 		.pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
