@@ -7,7 +7,7 @@ from enum import Enum, auto
 from queue import SimpleQueue
 from typing import Final
 
-from tollgate.broker.core.batch import Output, Reply
+from tollgate.broker.core.batch import Output, ReplyFrame
 from tollgate.broker.core.records import encode_records
 from tollgate.broker.journal import Journal
 
@@ -31,13 +31,15 @@ class GroupCommit:
     readable when it has ended; then call `finish`. Otherwise `put` returns when all is sent.
     """
 
-    def __init__(self, journal: Journal, send: Callable[[Reply], None], *, beside: bool) -> None:
+    def __init__(
+        self, journal: Journal, send: Callable[[ReplyFrame], None], *, beside: bool
+    ) -> None:
         self._journal = journal
         self._send = send
         self._beside = beside
-        self._held: list[Reply] = []
+        self._held: list[ReplyFrame] = []
         """The replies that the running sync does not cover."""
-        self._covered: list[Reply] = []
+        self._covered: list[ReplyFrame] = []
         """The replies that the running sync covers."""
         self._held_bytes = 0
         self._is_syncing = False

@@ -1,17 +1,16 @@
 """The broker's loop: takes messages, has them decided, made durable, and answered."""
 
-import time
 from collections import deque
 from collections.abc import Container, Sequence
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import msgspec
 import structlog
 
+from tollgate.broker.clock import LoopClock
 from tollgate.broker.commit import GroupCommit
 from tollgate.broker.compaction import Compactor
-from tollgate.broker.core.batch import Arrival, Reply
+from tollgate.broker.core.batch import Arrival, ReplyFrame
 from tollgate.broker.core.limits import DUE_MAX, batch_records_max
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.timers import Instant
@@ -53,7 +52,7 @@ class Server:
         pipeline: Pipeline,
         journal: Journal,
         compactor: Compactor,
-        doors: Sequence[Router],
+        routers: Sequence[Router],
         settings: Settings,
         stop_fd: int,
         *,
@@ -64,11 +63,12 @@ class Server:
         self._pipeline = pipeline
         self._deadlines = pipeline.deadlines
         self._journal = journal
-        self._reserved = batch_records_max(settings.limits(), sockets=len(doors))
+        self._reserved = batch_records_max(settings.limits(), sockets=len(routers))
         """Bytes and records that any batch fits in: reserved on the disk before it is decided."""
         self._compactor = compactor
-        self._doors = {door.mark[0]: door for door in doors}
-        self._turns = deque(doors)
+        self._routers = {router.mark[0]: router for router in routers}
+        self._in_turn = deque(routers)
+        self._clock = LoopClock()
         self._settings = settings
         self._stop_fd = stop_fd
         self._counters = counters
@@ -80,7 +80,7 @@ class Server:
         self._commit = GroupCommit(
             journal, self._send, beside=not settings.in_memory and settings.fsync == "always"
         )
-        sockets = [door.socket for door in doors]
+        sockets = [router.socket for router in routers]
         self._poller = Poller([stop_fd, self._commit.fd, *sockets], settings.spin_us)
         self._undelivered: list[tuple[str, int]] = []
         """Grants, by job and token, of replies that could not be sent."""
@@ -90,19 +90,20 @@ class Server:
         self._more = False
         """Whether messages were left at a socket when the last batch was taken."""
         self._housekeeping_at_ms = self._keys_at_ms = self._alive_at_ms = 0
-        self._news_at_ms = _now().mono_ms + NEWS_MS
+        self._news_at_ms = self._clock.machine_ms + NEWS_MS
 
     def run(self) -> None:
         """Serve until told to stop; then answer what was taken, and return.
 
         Raises JournalFailedError: nothing of the batch was sent, and the process must stop.
         """
-        self._deadlines.start(_now())
+        self._deadlines.start(self._clock.read())
         while True:
-            ready = self._poller.wait(self._patience_ms())
+            patience_ms = self._patience_ms(self._clock.read())
+            ready = self._poller.wait(patience_ms)
             if self._stop_fd in ready:
                 break
-            now = _now()
+            now = self._clock.read(patience_ms)
             if self._commit.fd in ready:
                 self._commit.finish()
             batch = self._left or self._take(ready)
@@ -110,17 +111,19 @@ class Server:
                 self._serve(batch, now)
             elif not ready:
                 self._commit.flush()
-            self._do_housekeeping(now.mono_ms)
+            self._do_housekeeping(self._clock.machine_ms)
         self._leave()
 
     def _take(self, ready: Container[object]) -> list[Arrival]:
         """Take messages from the sockets, within the bounds of a batch."""
         batch: list[Arrival] = []
         self._more = False
-        self._turns.rotate()  # otherwise one socket could fill every batch
-        for door in self._turns:
-            if door.socket in ready and door.receive(batch):
+        self._in_turn.rotate()  # otherwise one socket could fill every batch
+        for router in self._in_turn:
+            if router.socket in ready and router.receive(batch):
                 self._more = True
+        if self._clock.is_behind and not self._has_more():
+            self._clock.caught_up()
         return batch
 
     def _do_housekeeping(self, now_ms: int) -> None:
@@ -128,8 +131,8 @@ class Server:
             return
         self._housekeeping_at_ms = now_ms + HOUSEKEEPING_MS
         self._compactor.step(now_ms)
-        for door in self._doors.values():
-            door.housekeeping()
+        for router in self._routers.values():
+            router.housekeeping()
         if self._notifier.watchdog_ms is not None and now_ms >= self._alive_at_ms:
             self._alive_at_ms = now_ms + self._notifier.watchdog_ms
             self._notifier.alive()
@@ -160,7 +163,7 @@ class Server:
 
     def _has_more(self) -> bool:
         """Return whether messages wait to be decided."""
-        return bool(self._left) or self._more or any(map(Router.has_input, self._turns))
+        return bool(self._left) or self._more or any(map(Router.has_input, self._in_turn))
 
     def _has_work(self, now: Instant) -> bool:
         """Return whether there is something to do without a message."""
@@ -171,29 +174,30 @@ class Server:
             or self._deadlines.is_due(now)
         )
 
-    def _send(self, reply: Reply) -> None:
-        if not self._doors[reply.peer[0]].send(reply):
+    def _send(self, reply: ReplyFrame) -> None:
+        if not self._routers[reply.peer[0]].send(reply):
             self._undelivered += reply.grants
 
-    def _patience_ms(self) -> int:
+    def _patience_ms(self, now: Instant) -> int:
         """Return how long to sleep if no message comes."""
         behind = self._pipeline.is_behind(writable=self._writable)
         if self._left or self._more or behind or (self._undelivered and self._writable):
             return 0
         longest_ms = self._idle_ms if self._writable else RETRY_MS
-        return min(longest_ms, self._deadlines.due_in_ms(_now(), writable=self._writable))
+        return min(longest_ms, self._deadlines.due_in_ms(now, writable=self._writable))
 
     def _leave(self) -> None:
         """Answer the parked commands and what is here already; then refuse for a moment."""
         self._notifier.stopping()
         self._commit.put(self._pipeline.drain(), more=self._has_more)
         while self._pipeline.is_behind():
-            self._serve(self._left, _now())  # refuses what was taken already
+            self._serve(self._left, self._clock.read())  # refuses what was taken already
         self._commit.flush()
         self._poller.unregister(self._stop_fd)
-        leave_at_ms = _now().mono_ms + self._settings.drain_ms
-        while self._left or (left_ms := leave_at_ms - _now().mono_ms) > 0:
-            self._serve(self._left or self._take(self._poller.wait(left_ms)), _now())
+        leave_at_ms = self._clock.machine_ms + self._settings.drain_ms
+        while self._left or (left_ms := leave_at_ms - self._clock.machine_ms) > 0:
+            batch = self._left or self._take(self._poller.wait(left_ms))
+            self._serve(batch, self._clock.read(self._settings.drain_ms))
             self._commit.flush()
         self._commit.close()
 
@@ -203,7 +207,3 @@ def _without_role(arrival: Arrival, name: str) -> Arrival:
     if arrival.principal.name != name:
         return arrival
     return msgspec.structs.replace(arrival, principal=arrival.principal._replace(role=None))
-
-
-def _now() -> Instant:
-    return Instant(datetime.now(UTC), time.monotonic_ns() // 1_000_000)

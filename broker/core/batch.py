@@ -20,7 +20,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     principal: Principal
 
 
-class Reply(msgspec.Struct, frozen=True, gc=False):
+class ReplyFrame(msgspec.Struct, frozen=True, gc=False):
     """A frame for a peer. If it cannot be sent, the leases in `grants` (job and token) must end."""
 
     peer: bytes
@@ -32,7 +32,7 @@ class Output(msgspec.Struct, gc=False):
     """What a batch came to: write and sync the records, then send the replies."""
 
     records: list[Record]
-    replies: list[Reply]
+    replies: list[ReplyFrame]
     taken: int = 0
     """How many messages of the batch were decided; the others must come again."""
     room_bytes: int = 0

@@ -14,7 +14,7 @@ from typing import Any, Final
 from tollgate.broker.core.context import Answer, Context, wait_timed_out
 from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed, LeaseReleased
 from tollgate.broker.core.limits import DUE_MAX, Limits
-from tollgate.broker.core.timers import Instant, milliseconds
+from tollgate.broker.core.timers import Instant
 from tollgate.broker.core.waiters import Parked
 from tollgate.broker.repository.job import StoredJob
 from tollgate.domain.commands import Wait
@@ -22,6 +22,7 @@ from tollgate.domain.exceptions import Refusal
 from tollgate.domain.results import LeasesResult, Result, error_of
 from tollgate.domain.status import FAILED, RUNNING
 
+MILLISECOND: Final = timedelta(milliseconds=1)
 FAR_MS: Final = 86_400_000
 """The longest time that `due_in_ms` returns."""
 HOLD_MS: Final = 60_000
@@ -73,7 +74,9 @@ class Deadlines:
             ends_ms = self._context.waiters.next_due_ms()
             return FAR_MS if ends_ms is None else max(0, min(FAR_MS, ends_ms - now.mono_ms))
         span_ms = min(FAR_MS, self._state.mono.next_at - now.mono_ms)
-        return max(0, min(span_ms, milliseconds(self._state.wall.next_at - now.wall)))
+        # Rounded up, so that a sleep does not end too early.
+        wall_ms = -((now.wall - self._state.wall.next_at) // MILLISECOND)
+        return max(0, min(span_ms, wall_ms))
 
     def decide_due(
         self, now: Instant, undelivered: Sequence[tuple[str, int]] = (), *, writable: bool = True
@@ -143,7 +146,7 @@ class Deadlines:
         """
         clocks, self._clocks = self._clocks, now
         if clocks is not None:
-            went_ms = (now.wall - clocks.wall) // timedelta(milliseconds=1)
+            went_ms = (now.wall - clocks.wall) // MILLISECOND
             if abs(went_ms - (now.mono_ms - clocks.mono_ms)) > STEP_MS:
                 self._hold_until_ms = now.mono_ms + HOLD_MS
         if now.mono_ms >= self._hold_until_ms:

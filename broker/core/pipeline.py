@@ -13,7 +13,7 @@ decides what happens by itself in time.
 from collections import Counter
 from collections.abc import Sequence
 
-from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, Reply
+from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import Engine, Execution, execution_of
 from tollgate.broker.core.lease_commands import serve_claim
@@ -176,15 +176,15 @@ class Pipeline:
             )  # fmt: skip
             self._context.state.requests.remember(record)
             output.records.append(record)
-        reply = Reply(ticket.peer, execution.frame, execution.grants)
+        reply = ReplyFrame(ticket.peer, execution.frame, execution.grants)
         self._send(reply, execution.refused, output)
 
     def _refuse(self, arrival: Arrival, refusal: Refusal, output: Output) -> None:
         """Refuse a whole message. Nothing of it has happened, so there is no record."""
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
-        self._send(Reply(arrival.peer, encode_refused(seq, refusal)), [refusal.code], output)
+        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), [refusal.code], output)
 
-    def _send(self, reply: Reply, refused: Sequence[str], output: Output) -> None:
+    def _send(self, reply: ReplyFrame, refused: Sequence[str], output: Output) -> None:
         for code in refused:
             self._refused[f"refused_{code}"] += 1
         output.replies.append(reply)

@@ -6,7 +6,7 @@ Each clock has a `Timeline`, which knows the earliest time at which anything may
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -32,11 +32,6 @@ class Instant(msgspec.Struct, frozen=True, gc=False):
 
     wall: datetime
     mono_ms: int
-
-
-def milliseconds(span: timedelta) -> int:
-    """Return a span in whole milliseconds, rounded up, so that a wait never ends too early."""
-    return -(-span // timedelta(milliseconds=1))
 
 
 class Timeline(Generic[When]):

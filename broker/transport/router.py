@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import structlog
 import zmq
 
-from tollgate.broker.core.batch import Arrival, Reply
+from tollgate.broker.core.batch import Arrival, ReplyFrame
 from tollgate.broker.core.limits import BATCH_BYTES, BATCH_MESSAGES
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.telemetry import Counters
@@ -155,7 +155,7 @@ class Router:
                 break
         return True
 
-    def send(self, reply: Reply) -> bool:
+    def send(self, reply: ReplyFrame) -> bool:
         """Send a reply; return False, and count the reason, if it cannot be sent."""
         peer = reply.peer[1:]
         try:

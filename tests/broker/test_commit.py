@@ -10,7 +10,7 @@ import pytest
 
 from tollgate.broker import commit as module
 from tollgate.broker.commit import GroupCommit
-from tollgate.broker.core.batch import Output, Reply
+from tollgate.broker.core.batch import Output, ReplyFrame
 from tollgate.broker.core.events import SessionEvicted
 from tollgate.broker.core.records import Record
 from tollgate.broker.journal import JournalFailedError
@@ -54,13 +54,13 @@ class Committer:
         self.safe_when_sent: list[int] = []
         self.commit = GroupCommit(self.journal, self._send, beside=True)
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: ReplyFrame) -> None:
         self.sent.append(reply.frame)
         self.safe_when_sent.append(self.journal.durable)
 
     def put(self, name: bytes, records: int = 1, *, more: bool = True) -> None:
         written = [Record([SessionEvicted(1)]) for _ in range(records)]
-        self.commit.put(Output(written, [Reply(b"p", name)]), more=lambda: more)
+        self.commit.put(Output(written, [ReplyFrame(b"p", name)]), more=lambda: more)
 
     def has_ended(self, timeout_s: float = PATIENCE_S) -> bool:
         return bool(select.select([self.commit.fd], [], [], timeout_s)[0])

@@ -22,7 +22,7 @@ from tests.broker.access.test_keys import HELLO, new_key, wait_for
 from tests.brokers import PATIENCE_S, ROOT, BrokerProcess, Peer, running_broker
 from tests.core import HASH
 from tollgate.broker.access.peer_credentials import PeerCredentials
-from tollgate.broker.core.batch import Arrival, Reply
+from tollgate.broker.core.batch import Arrival, ReplyFrame
 from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.connections import ConnectionMonitor
 from tollgate.broker.transport.endpoints import IpcEndpoint
@@ -146,7 +146,7 @@ def test_replies_queued_for_a_mute_peer_are_bounded(bind: Bind, changes: dict[st
     reader = bound.peer()
     to_mute, to_reader = bound.introduce(mute), bound.introduce(reader)
     reply = bytes(500_000)
-    sent = [bound.router.send(Reply(to_mute, reply)) for _ in range(100)]
+    sent = [bound.router.send(ReplyFrame(to_mute, reply)) for _ in range(100)]
     assert sent[0]
     assert sum(sent) <= 12
     assert bound.counters["reply_not_read"] == 100 - sum(sent)
@@ -154,7 +154,7 @@ def test_replies_queued_for_a_mute_peer_are_bounded(bind: Bind, changes: dict[st
     assert bound.receive() == []  # and requests of it are not taken
     assert bound.counters["request_of_mute"] == 1
     for _ in range(100):
-        wait_for(lambda: bound.router.send(Reply(to_reader, reply)))
+        wait_for(lambda: bound.router.send(ReplyFrame(to_reader, reply)))
         assert len(reader.socket.recv()) == len(reply)
 
 
@@ -163,11 +163,11 @@ def test_a_reply_to_a_peer_that_is_gone_is_reported(bind: Bind) -> None:
     gone = bound.peer()
     routing_id = bound.introduce(gone)
     gone.close()
-    wait_for(lambda: not bound.router.send(Reply(routing_id, b"reply")))
+    wait_for(lambda: not bound.router.send(ReplyFrame(routing_id, b"reply")))
     assert bound.counters == {"reply_peer_gone": 1}
 
 
-def test_the_context_ends_though_peers_leave_with_unread_replies(short_dir: Path) -> None:
+def test_the_context_ends_despite_unread_replies(short_dir: Path) -> None:
     """A connection keeps the linger of the bind; libzmq's default would wait for ever."""
     with ExitStack() as stack:
         bound = Bound(stack, short_dir, LIMITS._replace(linger_ms=7), "b")
@@ -176,7 +176,7 @@ def test_the_context_ends_though_peers_leave_with_unread_replies(short_dir: Path
         for each in mute:
             routing_id = bound.introduce(each)
             for _ in range(10):
-                bound.router.send(Reply(routing_id, bytes(100_000)))
+                bound.router.send(ReplyFrame(routing_id, bytes(100_000)))
         for each in mute:
             each.close()
 

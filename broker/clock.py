@@ -1,0 +1,79 @@
+"""The clocks of the broker's loop: its own pauses do not count against leases and waits.
+
+A process that is frozen (SIGSTOP, `docker pause`), or that waits for a slow disk, finds that its
+monotonic clock has gone on. Meanwhile it has read no message: workers may have touched their leases
+in time. So the loop takes its pauses off the monotonic clock that the core sees.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from tollgate.broker.core.timers import Instant
+
+PAUSE_MS: Final = 500
+"""A longer gap in the loop is a pause."""
+REST_MS: Final = 10_000
+"""After so long without a pause, the next one counts in full."""
+CATCH_UP_MS: Final = 5_000
+"""The longest time that the clock stands while the loop reads what came during a pause."""
+
+
+_wall = partial(datetime.now, UTC)
+
+
+class LoopClock:
+    """The clocks of the loop, read at both ends of each sleep.
+
+    `mono_ms` of an instant is the monotonic clock less the pauses. A pause is a turn, or the part
+    of a sleep beyond its limit, of more than PAUSE_MS. After a pause the clock stands until
+    `caught_up`: the messages that came meanwhile are decided before any lease lapses.
+
+    A disk that stalls again and again must not keep the leases of dead workers for ever. So a pause
+    soon after another one counts only for as long as the loop has run between them: over any longer
+    time the clock goes at half speed at least.
+    """
+
+    def __init__(
+        self,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], datetime] = _wall,
+    ) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._wall = wall
+        self.machine_ms = monotonic_ns() // 1_000_000
+        """The machine's monotonic clock at the last reading, pauses included."""
+        self.is_behind = False
+        """Whether the clock stands, because messages of the last pause are not taken yet."""
+        self.pauses = 0
+        """How many pauses there were."""
+        self._paused_ms = 0
+        self._ran_from_ms = self.machine_ms - REST_MS
+        """When the last pause ended."""
+
+    def read(self, slept_max_ms: int = 0) -> Instant:
+        """Return the instant now. Since the last reading there may have been a sleep that long."""
+        span_ms = -self.machine_ms
+        self.machine_ms = self._monotonic_ns() // 1_000_000
+        span_ms += self.machine_ms
+        if self.is_behind or span_ms - slept_max_ms > PAUSE_MS:
+            self._take_off(span_ms, span_ms - slept_max_ms)
+        return Instant(self._wall(), self.machine_ms - self._paused_ms)
+
+    def caught_up(self) -> None:
+        """Let the clock go on: the messages that came during a pause are taken."""
+        self.is_behind = False
+
+    def _take_off(self, span_ms: int, gap_ms: int) -> None:
+        if gap_ms > PAUSE_MS:
+            ran_ms = self.machine_ms - span_ms - self._ran_from_ms
+            self._paused_ms += gap_ms if ran_ms >= REST_MS else min(gap_ms, ran_ms)
+            self._ran_from_ms = self.machine_ms
+            self.is_behind = True
+            self.pauses += 1
+        elif self.machine_ms - self._ran_from_ms < CATCH_UP_MS:
+            self._paused_ms += span_ms
+        else:
+            self.is_behind = False

@@ -1,0 +1,33 @@
+"""A broker that was frozen for longer than a lease does not hold that against the worker."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.brokers import running_broker
+from tollgate.broker.clock import PAUSE_MS
+from tollgate.client.sync import Client
+
+LEASE_MS = 1_000
+FROZEN_S = 2 * LEASE_MS / 1_000
+
+
+def test_a_lease_outlives_a_frozen_broker(short_dir: Path) -> None:
+    assert FROZEN_S * 1_000 > LEASE_MS + PAUSE_MS
+    with running_broker(short_dir) as broker, Client(broker.endpoint, timeout_s=30) as client:
+        job = client.transition(client.create("0" * 64).job_id, "running")
+        (lease,) = client.claim("running", lease_ms=LEASE_MS)
+        os.kill(broker.process.pid, signal.SIGSTOP)
+        time.sleep(FROZEN_S)  # it is the machine's clock that has to go on
+        os.kill(broker.process.pid, signal.SIGCONT)
+        done = client.transition(job.job_id, "completed", result="r", lease=lease.token)
+        assert done.result == "r"
+
+
+def test_a_lease_lapses_while_the_broker_runs(short_dir: Path) -> None:
+    with running_broker(short_dir) as broker, Client(broker.endpoint, timeout_s=30) as client:
+        client.transition(client.create("0" * 64).job_id, "running")
+        client.claim("running", lease_ms=100)
+        (again,) = client.claim("running", lease_ms=100, wait_ms=20_000)
+        assert again.job.status == "running"
