@@ -27,8 +27,9 @@ _wall = partial(datetime.now, UTC)
 class LoopClock:
     """The clocks of the loop, read at both ends of each sleep.
 
-    `mono_ms` of an instant is the monotonic clock less the pauses. A pause is a turn, or the part
-    of a sleep beyond its limit, of more than PAUSE_MS. After a pause the clock stands until
+    `mono_ms` of an instant is the monotonic clock less the pauses. A pause is a turn of more than
+    PAUSE_MS, or a sleep that ends more than PAUSE_MS after its limit. All of that sleep is taken
+    off: a lease that would end with it has its time still. After a pause the clock stands until
     `caught_up`: the messages that came meanwhile are decided before any lease lapses.
 
     A disk that stalls again and again must not keep the leases of dead workers for ever. So a pause
@@ -59,17 +60,17 @@ class LoopClock:
         self.machine_ms = self._monotonic_ns() // 1_000_000
         span_ms += self.machine_ms
         if self.is_behind or span_ms - slept_max_ms > PAUSE_MS:
-            self._take_off(span_ms, span_ms - slept_max_ms)
+            self._take_off(span_ms, is_pause=span_ms - slept_max_ms > PAUSE_MS)
         return Instant(self._wall(), self.machine_ms - self._paused_ms)
 
     def caught_up(self) -> None:
         """Let the clock go on: the messages that came during a pause are taken."""
         self.is_behind = False
 
-    def _take_off(self, span_ms: int, gap_ms: int) -> None:
-        if gap_ms > PAUSE_MS:
+    def _take_off(self, span_ms: int, *, is_pause: bool) -> None:
+        if is_pause:
             ran_ms = self.machine_ms - span_ms - self._ran_from_ms
-            self._paused_ms += gap_ms if ran_ms >= REST_MS else min(gap_ms, ran_ms)
+            self._paused_ms += span_ms if ran_ms >= REST_MS else min(span_ms, ran_ms)
             self._ran_from_ms = self.machine_ms
             self.is_behind = True
             self.pauses += 1

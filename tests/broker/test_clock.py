@@ -46,9 +46,9 @@ def test_the_wall_clock_shows_a_pause() -> None:
 @pytest.mark.parametrize("gap_ms", [PAUSE_MS + 1, 3_600_000])
 def test_a_pause_in_a_sleep_or_a_turn_does_not_count(gap_ms: int) -> None:
     clocks = Clocks()
-    assert clocks.sleep(1_000 + gap_ms, 1_000) == 1_000
+    assert clocks.sleep(1_000 + gap_ms, 1_000) == 0
     clocks.loop.caught_up()
-    assert clocks.turn(100) == 1_100
+    assert clocks.turn(100) == 100
     clocks = Clocks()
     assert clocks.turn(gap_ms) == 0
     assert clocks.loop.pauses == 1

@@ -18,6 +18,7 @@ def test_a_lease_outlives_a_frozen_broker(short_dir: Path) -> None:
     with running_broker(short_dir) as broker, Client(broker.endpoint, timeout_s=30) as client:
         job = client.transition(client.create("0" * 64).job_id, "running")
         (lease,) = client.claim("running", lease_ms=LEASE_MS)
+        time.sleep(0.05)  # the broker sleeps now, until the end of the lease at most
         os.kill(broker.process.pid, signal.SIGSTOP)
         time.sleep(FROZEN_S)  # it is the machine's clock that has to go on
         os.kill(broker.process.pid, signal.SIGCONT)
