@@ -24,11 +24,10 @@ import pytest
 from tests.core import ADMIN, make_pipeline
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.limits import Limits
-from tollgate.broker.core.request_log import WINDOW
 from tollgate.broker.core.timers import Instant
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import REFUSALS
-from tollgate.domain.messages import PROTOCOL_VERSION
+from tollgate.domain.messages import PROTOCOL_VERSION, WINDOW
 from tollgate.domain.models import Job
 from tollgate.domain.results import AnyResult
 from tollgate.domain.status import LEGAL_TRANSITIONS

@@ -27,7 +27,6 @@ from tollgate.broker.core.records import (
     result_again,
     without_texts,
 )
-from tollgate.broker.core.request_log import WINDOW
 from tollgate.broker.core.roles import MAY, Principal
 from tollgate.broker.core.state import State
 from tollgate.domain.commands import Claim, Command, Hello
@@ -42,6 +41,7 @@ from tollgate.domain.messages import (
     PROTOCOL_VERSION,
     REFUSAL_BYTES,
     REPLY_BYTES_MAX,
+    WINDOW,
     Request,
     begin_reply,
     encode_reply,

@@ -14,9 +14,8 @@ from tollgate.domain.exceptions import (
     SessionEvictedError,
     StaleRequestError,
 )
+from tollgate.domain.messages import WINDOW
 
-WINDOW: Final = 64
-"""How many requests of a session may be in flight: none of their outcomes is forgotten."""
 RECENT_MAX: Final = 64
 """How many requests are kept as records: texts of their events may be stored nowhere else."""
 
