@@ -287,11 +287,32 @@ class GuardedStore(dict[str, Any]):
     update = _guarded("update")
 
 
+class GuardedIndex:
+    """An index that raises if it is accessed without the lock."""
+
+    def __init__(self, index: object, lock: WatchedLock) -> None:
+        self._index = index
+        self._lock = lock
+
+    def __getattr__(self, name: str) -> Any:
+        assert self._lock.depth, name
+        return getattr(self._index, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in {"_index", "_lock"}:
+            super().__setattr__(name, value)
+        else:
+            assert self._lock.depth, name
+            setattr(self._index, name, value)
+
+
 def guarded(jobs: InMemoryJobRepository) -> WatchedLock:
-    """Replace the lock and the empty store by watched ones; return the lock."""
+    """Replace the lock, the empty store and the indexes by watched ones; return the lock."""
     lock, store = WatchedLock(), GuardedStore()
     store.lock = lock
     jobs._lock, jobs._store = lock, store  # type: ignore[assignment]
+    for name in ("creation", "statuses", "texts"):
+        setattr(jobs, name, GuardedIndex(getattr(jobs, name), lock))
     return lock
 
 
