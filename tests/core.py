@@ -1,6 +1,5 @@
 """Builds the broker's core for tests: the one place that knows its constructors."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -33,13 +32,6 @@ HASH = "0123456789abcdef" * 4
 PEER = b"\x00peer"
 OTHER = b"\x00other"
 ADMIN = Principal("uid:1000", Role.ADMIN)
-FULL = bool(os.environ.get("TOLLGATE_FULL_TESTS"))
-"""Whether the long suites run in full: more examples, more steps."""
-
-
-def sample(full: int, part: int) -> int:
-    """Return how many examples or steps a long test takes: `part` of `full` if not FULL."""
-    return full if FULL else part
 
 
 def job_ids() -> Callable[[], str]:

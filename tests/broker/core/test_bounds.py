@@ -125,16 +125,20 @@ def test_undelivered_grants_are_granted_again_in_bounds() -> None:
 
 def test_a_batch_ends_at_its_limit_of_records() -> None:
     driver = with_session()
+    number = RECORDS_MAX + 404
+    for _ in range(0, number, 500):
+        driver.ask(*[Create(input_hash=HASH)] * 500)
+    leased = [grant for _ in range(0, number, 1_000) for grant in driver.grants_of(CLAIM)]
     waits = Claim(status=CLAIM.status, lease_ms=CLAIM.lease_ms, wait_ms=1_000, limit=1)
-    for peer in range(RECORDS_MAX // 500 + 1):
-        request = [driver.request(waits) for _ in range(500)]
-        peers = b"%d" % peer
-        driver.run(*[Arrival(peers, [encode_request(each)], ADMIN) for each in request])
-    for _ in range(RECORDS_MAX // 500 + 1):
-        frame = encode_request(driver.request(*[Create(input_hash=HASH)] * 500))
-        driver.run(Arrival(PEER, [frame], ADMIN))
-    served = [len(driver.pipeline.run([], driver.now).records) for _ in range(2)]
-    assert max(served) <= RECORDS_MAX
+    for place in range(number):
+        frame = encode_request(driver.request(waits))
+        driver.run(Arrival(b"%d" % (place // 500), [frame], ADMIN))
+    lost = [(grant.job.job_id, grant.lease) for grant in leased]
+
+    outputs = [driver.pipeline.run([], driver.now, lost), driver.pipeline.run([], driver.now)]
+
+    assert len(outputs[0].records) == RECORDS_MAX
+    assert sum(len(output.replies) for output in outputs) == number
 
 
 def test_the_reservation_covers_all_parts_of_a_batch() -> None:

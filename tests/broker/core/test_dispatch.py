@@ -19,8 +19,8 @@ from tests.core import (
     error_of_result,
     job_id,
     job_of,
-    sample,
 )
+from tests.sizes import sample
 from tollgate.broker.core import dispatch
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.roles import Role
@@ -141,7 +141,7 @@ def bytes_of(
     return seen
 
 
-@settings(max_examples=sample(300, 80))
+@settings(max_examples=sample(80, 300))
 @given(lots, limits, st.booleans())
 def test_runs_give_the_same_bytes_as_single_commands(
     lot: list[tuple[list[AnyCommand], Role]], bounds: dict[str, int], writable: bool

@@ -305,6 +305,13 @@ def test_too_large_comes_before_other_refusals(command: AnyCommand, limit: int) 
     assert driver.engine.context.state.jobs.count() == 1
 
 
+def test_a_short_request_can_hold_an_identifier_too_long() -> None:
+    driver = Driver(blockchain_identifier_bytes=9, identifier_from_purchaser_bytes=8)
+    for field in ("blockchain_identifier", "identifier_from_purchaser"):
+        assert driver.error(create(**{field: LONG})).code == "too_large"
+    assert driver.engine.context.state.jobs.count() == 0
+
+
 @pytest.mark.parametrize("text", ["x" * 10, "é" * 5, "😀😀é", ""])
 def test_a_text_at_its_limit_is_accepted(text: str) -> None:
     driver = Driver(text_bytes=10, identifier_from_purchaser_bytes=8, blockchain_identifier_bytes=9)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.core import sample
 from tests.million import digest
+from tests.sizes import sample
 
-STEPS = sample(50_000, 10_000)
+STEPS = sample(10_000, 50_000)
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from tests.core import (
     AWAITING_PAYMENT,
     COMPLETED,
     EPOCH,
-    FULL,
     PEER,
     RUNNING,
     Driver,
@@ -23,6 +22,7 @@ from tests.core import (
     move,
     running,
 )
+from tests.sizes import sample
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.limits import job_bytes_max, result_bytes_max
 from tollgate.domain.commands import (
@@ -76,7 +76,7 @@ BIG: dict[str, Any] = {"input": "x" * 60_000, "blockchain_identifier": "pay"}
     ],
     ids=lambda command: type(command).__name__,
 )
-@pytest.mark.parametrize("reply_bytes", [330_000, 335_000, 400_000] if FULL else [335_000])
+@pytest.mark.parametrize("reply_bytes", sample([335_000], [330_000, 335_000, 400_000]))
 def test_no_reply_grows_over_its_limit(reply_bytes: int, command: AnyCommand) -> None:
     """Clients size their buffers by it."""
     driver = Driver(reply_bytes=reply_bytes, text_bytes=60_000, request_bytes=10**9)

@@ -192,6 +192,7 @@ def test_the_owner_of_most_sessions_loses_one() -> None:
         open_session(driver)
     answer = send(driver, ALICE, Request(1, kept, 1, 0, [Create(input_hash=HASH)]))
     assert isinstance(answer, Reply)
+    assert len(driver.engine.context.state.requests) == 4
 
 
 def test_the_owner_of_most_outcomes_loses_a_session() -> None:

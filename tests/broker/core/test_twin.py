@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.broker.core.twin import Twin, Wire
-from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id, sample
+from tests.core import ADMIN, EPOCH, HASH, OTHER, PEER, Driver, job_id
+from tests.sizes import sample
 from tollgate.broker.core.batch import Arrival, Output
 
 STATUSES = ("awaiting_payment", "awaiting_input", "running", "completed", "failed")
@@ -341,5 +342,5 @@ def plain(value: Any) -> Any:
 
 TestPipeline = PipelineMachine.TestCase
 TestPipeline.settings = settings(
-    max_examples=sample(150, 40), stateful_step_count=40, deadline=None
+    max_examples=sample(40, 150), stateful_step_count=40, deadline=None
 )

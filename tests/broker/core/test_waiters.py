@@ -133,6 +133,15 @@ def test_parked_commands_have_a_limit() -> None:
         none.park(ticket(1), claim(), 5)
 
 
+def test_parked_commands_of_several_principals_have_a_limit() -> None:
+    waiters = Waiters(4, 9, 99)
+    for seq in range(4):
+        waiters.park(Ticket(PEER, ADMIN if seq % 2 else OBSERVER, 0, seq), claim(), 5)
+    with pytest.raises(OverloadedError, match="4 commands are parked already") as caught:
+        waiters.park(Ticket(OTHER, ADMIN, 0, 9), claim(), 5)
+    assert caught.value.limit == 4
+
+
 def test_parked_commands_of_a_connection_have_a_limit() -> None:
     waiters = Waiters(9, 2, 99)
     waiters.park(ticket(1), wait(A), 5)
@@ -173,6 +182,15 @@ def test_a_job_named_twice_by_a_wait_counts_once() -> None:
     assert waiters.watched == 1
     waiters.remove(waiters.awaiting(A, JobStatus.FAILED)[0])
     assert waiters.watched == 0
+
+
+def test_jobs_awaited_by_several_principals_have_a_limit() -> None:
+    waiters = Waiters(9, 9, 4)
+    waiters.park(Ticket(PEER, ADMIN, 0, 1), wait(A, B), 5)
+    waiters.park(Ticket(PEER, OBSERVER, 0, 2), wait(A, B), 5)
+    with pytest.raises(OverloadedError, match="4 jobs are waited for already") as caught:
+        waiters.park(Ticket(OTHER, ADMIN, 0, 3), wait(C), 5)
+    assert caught.value.limit == 4
 
 
 def test_a_repeat_counts_for_its_new_connection() -> None:

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.core import EPOCH, HASH, job_ids, sample
+from tests.core import EPOCH, HASH, job_ids
+from tests.sizes import sample
 from tollgate.broker.core.events import JobTransitioned
 from tollgate.broker.core.snapshot import JobRow
 from tollgate.broker.repository import indexes
@@ -202,7 +203,7 @@ def test_indexes_stay_small_after_many_moves() -> None:
     live = [repository.create(HASH).job_id for _ in range(3)]
     for job_id in live:
         repository.update_status(job_id, RUNNING)
-    for turn in range(sample(60_000, 3 * SLACK)):
+    for turn in range(sample(3 * SLACK, 60_000)):
         job_id = live[turn % 3]
         repository.update_status(job_id, AWAITING_INPUT)
         jobs.lease(job_id)
@@ -413,8 +414,8 @@ class SmallIndexMachine(JobsMachine):
 
 
 TestJobs = JobsMachine.TestCase
-TestJobs.settings = settings(max_examples=sample(60, 20), stateful_step_count=40)
+TestJobs.settings = settings(max_examples=sample(20, 60), stateful_step_count=40)
 TestJobsSwept = SmallIndexMachine.TestCase
 TestJobsSwept.settings = settings(
-    max_examples=sample(60, 20), stateful_step_count=40, deadline=None
+    max_examples=sample(20, 60), stateful_step_count=40, deadline=None
 )
