@@ -1,10 +1,12 @@
 """What happens by itself in time: deadlines, the clocks, the removal of finished jobs."""
 
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
 from tests.core import (
+    ADMIN,
     AWAITING_INPUT,
     AWAITING_PAYMENT,
     COMPLETED,
@@ -12,6 +14,7 @@ from tests.core import (
     EPOCH,
     FAILED,
     HOUR,
+    PEER,
     RUNNING,
     Driver,
     claim,
@@ -23,12 +26,12 @@ from tests.core import (
     status_of,
     wait,
 )
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.deadlines import FAR_MS
+from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.repository.indexes import StatusIndex
-from tollgate.domain.commands import (
-    Cancel,
-    Get,
-)
+from tollgate.domain.commands import Cancel, Get
+from tollgate.domain.messages import Reply, encode_request
 from tollgate.domain.models import JobStatus
 
 
@@ -217,6 +220,38 @@ def test_many_deadlines_are_decided_over_several_batches() -> None:
         assert steps < 10
     assert steps == 3
     assert driver.engine.context.state.jobs.count(FAILED) == 2_700
+
+
+def test_no_message_is_decided_while_deadlines_are_overdue() -> None:
+    driver = Driver()
+    for _ in range(2):
+        driver.ask(*[create(pay_by_time=EPOCH)] * 900)
+    driver.wall = EPOCH + HOUR
+    last = Get(job_id=job_id(1_800))
+    batch = [Arrival(PEER, [encode_request(driver.request(last))], ADMIN)]
+    first = driver.pipeline.run(batch, driver.now)
+    assert (first.taken, first.replies) == (0, [])
+    second = driver.pipeline.run(batch, driver.now)
+    assert second.taken == 1
+    ((_, answer),) = driver.take(second)
+    assert isinstance(answer, Reply)
+    assert job_of(answer.results[0]).status is FAILED
+
+
+def test_many_finished_jobs_are_removed_over_several_batches() -> None:
+    driver = Driver(max_finished=10, payment_grace_ms=0)
+    for _ in range(3):
+        driver.ask(*[create(pay_by_time=EPOCH + HOUR)] * 900)
+    driver.wall += HOUR
+    driver.mono_ms += 3_600_000
+    jobs, stored = driver.engine.context.state.jobs, [2_700]
+    while driver.pipeline.deadlines.is_due(driver.now):
+        driver.run()
+        stored.append(jobs.count())
+        assert len(stored) < 10
+    removed = [before - after for before, after in pairwise(stored)]
+    assert max(removed) <= DUE_MAX
+    assert stored[-1] == 10
 
 
 def test_a_job_that_goes_to_and_fro_has_one_deadline() -> None:

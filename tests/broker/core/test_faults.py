@@ -18,7 +18,7 @@ from tests.core import (
     make_pipeline,
     move,
 )
-from tollgate.broker.core.events import JobCreated
+from tollgate.broker.core.events import JobCreated, JobTransitioned
 from tollgate.domain.commands import (
     Cancel,
     Count,
@@ -76,6 +76,20 @@ def test_a_fault_within_an_event_stops_the_broker(
     monkeypatch.setitem(driver.engine.context.state.effects, JobCreated, fault)
     with pytest.raises(kind):
         driver.ask(*[create()] * commands)
+
+
+def test_a_refusal_within_the_event_of_one_command_stops_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver()
+    job = driver.job(create())
+
+    def fault(*_: object) -> None:
+        raise JobConflictError("oops")
+
+    monkeypatch.setitem(driver.engine.context.state.effects, JobTransitioned, fault)
+    with pytest.raises(JobConflictError):
+        driver.ask(Cancel(job_id=job.job_id))
 
 
 def test_a_request_makes_one_record_and_a_refusal_none() -> None:

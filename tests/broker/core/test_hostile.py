@@ -23,6 +23,7 @@ from tests.core import (
     make_pipeline,
 )
 from tollgate.broker.core.batch import Arrival
+from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
@@ -337,6 +338,16 @@ def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
     assert not server._left
     codes = [getattr(result, "code", None) for result in sent]
     assert codes == ([None] * 3 if has_room else ["storage_full", None, "storage_full"])
+
+
+def test_undelivered_grants_are_released_a_thousand_at_a_time() -> None:
+    server = server_of(make_pipeline(), Tight(10_000))
+    server._undelivered = [(job_id(number), number) for number in range(DUE_MAX + 5)]
+    server._serve([], Instant(EPOCH, 0))
+    assert len(server._undelivered) == 5
+    server._journal = Tight(1)
+    server._serve([], Instant(EPOCH, 0))  # no room: they wait
+    assert len(server._undelivered) == 5
 
 
 def test_a_stop_answers_messages_that_were_taken() -> None:
