@@ -1,9 +1,10 @@
 """The room reserved on the disk for a batch is never less than what the batch writes."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tests.core import ADMIN, BATCH_REPLY_BYTES, EPOCH, HASH, PEER, Driver, job_id
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival
+from tollgate.broker.core.events import JobCreated, JobTransitioned, SessionOpened
 from tollgate.broker.core.limits import (
     DUE_BYTES_MAX,
     DUE_MAX,
@@ -14,7 +15,7 @@ from tollgate.broker.core.limits import (
     Limits,
     batch_records_max,
 )
-from tollgate.broker.core.records import Record, encode_records
+from tollgate.broker.core.records import Record, RefusedOutcome, encode_records
 from tollgate.broker.repository.job import StoredJob
 from tollgate.domain.commands import Claim, Create, Hello, Transition
 from tollgate.domain.messages import encode_request, encode_result
@@ -170,3 +171,19 @@ def test_the_reservation_covers_a_batch_of_two_sockets() -> None:
         for sockets in (1, 2)
     )  # fmt: skip
     assert two - one >= 2 * (4_096 + limits.request_bytes) + limits.commands * EVENT_BYTES_MAX
+
+
+def test_an_event_and_its_outcome_fit_without_their_texts() -> None:
+    last = 2**53 - 1
+    late = datetime.max.replace(tzinfo=EPOCH.tzinfo)
+    events = [
+        JobCreated(job_id(last), late, HASH, pay_by_time=late, submit_result_time=late),
+        JobTransitioned(job_id(last), last, JobStatus.AWAITING_INPUT, late),
+        SessionOpened(last, "key:" + "n" * 64),
+    ]
+    refused = RefusedOutcome(
+        "blockchain_conflict", job_id(last), "awaiting_payment", "awaiting_input", last, last
+    )
+    for event in events:
+        one, two = (size_of([Record([event] * n, outcomes=[refused] * n)]) for n in (1, 2))
+        assert two - one <= EVENT_BYTES_MAX

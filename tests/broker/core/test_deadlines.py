@@ -27,7 +27,7 @@ from tests.core import (
     wait,
 )
 from tollgate.broker.core.batch import Arrival
-from tollgate.broker.core.deadlines import FAR_MS
+from tollgate.broker.core.deadlines import FAR_MS, HOLD_MS
 from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.repository.indexes import StatusIndex
 from tollgate.domain.commands import Cancel, Get
@@ -239,19 +239,39 @@ def test_no_message_is_decided_while_deadlines_are_overdue() -> None:
 
 
 def test_many_finished_jobs_are_removed_over_several_batches() -> None:
-    driver = Driver(max_finished=10, payment_grace_ms=0)
-    for _ in range(3):
-        driver.ask(*[create(pay_by_time=EPOCH + HOUR)] * 900)
-    driver.wall += HOUR
-    driver.mono_ms += 3_600_000
+    driver = Driver(keep_finished_ms=1_000)
+    for first in range(1, 2_701, 900):
+        driver.ask(*[create()] * 900)
+        driver.ask(*[Cancel(job_id=job_id(first + place)) for place in range(900)])
+    driver.mono_ms += 1_000
+    driver.wall += timedelta(seconds=1)
     jobs, stored = driver.engine.context.state.jobs, [2_700]
     while driver.pipeline.deadlines.is_due(driver.now):
         driver.run()
         stored.append(jobs.count())
-        assert len(stored) < 10
-    removed = [before - after for before, after in pairwise(stored)]
-    assert max(removed) <= DUE_MAX
-    assert stored[-1] == 10
+    assert [before - after for before, after in pairwise(stored)] == [DUE_MAX, DUE_MAX, 700]
+
+
+def test_no_finished_job_is_removed_after_the_clock_was_set() -> None:
+    driver = Driver(keep_finished_ms=1_000)
+    driver.ask(create(), Cancel(job_id=job_id(1)))
+    driver.set_wall(EPOCH + 24 * HOUR)
+    jobs = driver.engine.context.state.jobs
+    assert jobs.count() == 1
+    assert driver.pipeline.deadlines.due_in_ms(driver.now) == HOLD_MS
+    driver.pass_ms(HOLD_MS - 1)
+    assert jobs.count() == 1
+    driver.pass_ms(1)
+    assert jobs.count() == 0
+
+
+def test_a_deadline_beyond_all_dates_is_never_due() -> None:
+    driver = Driver()
+    job = driver.job(create(pay_by_time=datetime.max.replace(tzinfo=EPOCH.tzinfo)))
+    seq = driver.post(wait(job.job_id, timeout_ms=1))
+    driver.pass_ms(1)  # the end of the wait has every deadline looked at
+    assert driver.answer_to(seq) is not None
+    assert driver.pipeline.deadlines.due_in_ms(driver.now) == FAR_MS
 
 
 def test_a_job_that_goes_to_and_fro_has_one_deadline() -> None:

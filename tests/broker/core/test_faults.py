@@ -78,9 +78,7 @@ def test_a_fault_within_an_event_stops_the_broker(
         driver.ask(*[create()] * commands)
 
 
-def test_a_refusal_within_the_event_of_one_command_stops_the_broker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_refusal_within_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     job = driver.job(create())
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from tests.core import (
     make_engine,
     make_pipeline,
 )
-from tollgate.broker.core.batch import Arrival
+from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
@@ -341,13 +342,22 @@ def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
 
 
 def test_undelivered_grants_are_released_a_thousand_at_a_time() -> None:
-    server = server_of(make_pipeline(), Tight(10_000))
-    server._undelivered = [(job_id(number), number) for number in range(DUE_MAX + 5)]
+    pipeline, told = make_pipeline(), list[int]()
+    server, run = server_of(pipeline, Tight(10_000)), pipeline.run
+
+    def watched(*arguments: Any, **options: Any) -> Output:
+        told.append(len(arguments[2]))
+        return run(*arguments, **options)
+
+    pipeline.run = watched  # type: ignore[method-assign]
+    server._undelivered = [(job_id(number), number) for number in range(2 * DUE_MAX + 5)]
     server._serve([], Instant(EPOCH, 0))
-    assert len(server._undelivered) == 5
     server._journal = Tight(1)
     server._serve([], Instant(EPOCH, 0))  # no room: they wait
-    assert len(server._undelivered) == 5
+    server._journal = Tight(10_000)
+    server._serve([], Instant(EPOCH, 0))
+    server._serve([], Instant(EPOCH, 0))
+    assert told == [DUE_MAX, 0, DUE_MAX, 5]
 
 
 def test_a_stop_answers_messages_that_were_taken() -> None:
