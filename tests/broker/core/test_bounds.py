@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from tests.core import ADMIN, BATCH_REPLY_BYTES, EPOCH, HASH, PEER, Driver, job_id
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival
-from tollgate.broker.core.events import JobCreated, JobTransitioned, SessionOpened
+from tollgate.broker.core.events import AnyEvent, JobCreated, JobTransitioned, SessionOpened
 from tollgate.broker.core.limits import (
     DUE_BYTES_MAX,
     DUE_MAX,
@@ -176,7 +176,7 @@ def test_the_reservation_covers_a_batch_of_two_sockets() -> None:
 def test_an_event_and_its_outcome_fit_without_their_texts() -> None:
     last = 2**53 - 1
     late = datetime.max.replace(tzinfo=EPOCH.tzinfo)
-    events = [
+    events: list[AnyEvent] = [
         JobCreated(job_id(last), late, HASH, pay_by_time=late, submit_result_time=late),
         JobTransitioned(job_id(last), last, JobStatus.AWAITING_INPUT, late),
         SessionOpened(last, "key:" + "n" * 64),

@@ -2,44 +2,28 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import msgspec
-import pytest
-import zmq
 
 from tests.core import (
     EPOCH,
     HASH,
-    OTHER,
     PEER,
     Driver,
     error_of_result,
     job_id,
     make_engine,
-    make_pipeline,
 )
-from tollgate.broker.core.batch import Arrival, Output
-from tollgate.broker.core.limits import DUE_MAX
+from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
-from tollgate.broker.journal import NoJournal
 from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
-from tollgate.broker.server import Server
-from tollgate.broker.settings import load
-from tollgate.broker.telemetry import Counters
-from tollgate.broker.transport.endpoints import IpcEndpoint
-from tollgate.broker.transport.router import Router, RouterLimits
 from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
     Claim,
-    Count,
     Create,
     Get,
     Hello,
@@ -48,7 +32,7 @@ from tollgate.domain.commands import (
     Wait,
 )
 from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
-from tollgate.domain.results import ErrorResult, HelloResult, JobsResult
+from tollgate.domain.results import HelloResult, JobsResult
 from tollgate.domain.status import JobStatus
 
 WORKER = Principal("uid:2000", Role.WORKER)
@@ -244,7 +228,7 @@ def test_a_repeat_that_has_grown_too_long_shows_no_texts() -> None:
     assert again.results == first.results
 
 
-# --- roles, full disks and sockets ----------------------------------------------------------------
+# --- roles ----------------------------------------------------------------------------------------
 
 
 def test_not_authorized_is_not_recorded() -> None:
@@ -260,146 +244,12 @@ def test_not_authorized_is_not_recorded() -> None:
     assert driver.engine.context.state.requests.outcomes == 0
 
 
-class Ring:
-    """Keys, one of which has just been revoked."""
-
-    def __init__(self, name: str) -> None:
-        self._names = [name]
-
-    def refresh(self) -> list[str]:
-        names, self._names = self._names, []
-        return names
-
-
-class Tight(NoJournal):
-    """A journal with room for a number of records at a time."""
-
-    is_kept = True
-
-    def __init__(self, records: int) -> None:
-        super().__init__()
-        self._records = records
-        list(self.replay())
-
-    def room(self, worst_bytes: int, records: int = 1) -> bool:
-        return records <= self._records
-
-
-class Nothing:
-    """A compactor and a notifier that have nothing to do."""
-
-    watchdog_ms = None
-
-    def step(self, now_ms: int) -> None: ...
-
-    def stopping(self) -> None: ...
-
-
-def server_of(
-    pipeline: Pipeline,
-    journal: NoJournal,
-    keys: Ring | None = None,
-    doors: Sequence[Router] = (),
-) -> Server:
-    nothing = Nothing()
-    return Server(
-        pipeline, journal, nothing, doors, load({"in_memory": True}), 0,  # type: ignore[arg-type]
-        counters=Counter(), notifier=nothing, keys=keys,  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
-def test_a_taken_message_loses_a_role_taken_away() -> None:
-    alice = Principal("key:alice", Role.WORKER)
-    server = server_of(make_pipeline(), Tight(99), Ring("key:alice"))
-    server._left = [Arrival(PEER, [b""], alice), Arrival(OTHER, [b""], WORKER)]
-    server._do_housekeeping(0)
-    assert [arrival.principal for arrival in server._left] == [alice._replace(role=None), WORKER]
-
-
 def test_a_peer_without_a_role_parks_nothing() -> None:
     driver = Driver()
     driver.principal = Principal("key:alice", None)
     claim = Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=9, limit=1)
     assert error_of_result(driver.ask(claim)[0]).code == "not_authorized"
     assert len(driver.engine.context.waiters.parked) == 0
-
-
-@pytest.mark.parametrize("has_room", [True, False])
-def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
-    pipeline = make_pipeline()
-    server = server_of(pipeline, Tight(10_000 if has_room else 1))
-    sent: list[ErrorResult | object] = []
-    server._commit._send = lambda reply: sent.extend(
-        decode_answer(reply.frame).results  # type: ignore[union-attr]
-    )
-    admin = Principal("uid:0", Role.ADMIN)
-    commands: list[AnyCommand] = [Create(input_hash=HASH), Count(), Create(input_hash=HASH)]
-    frames = [encode_request(Request(1, 0, seq, 0, [each])) for seq, each in enumerate(commands)]
-    server._serve([Arrival(PEER, [frame], admin) for frame in frames], Instant(EPOCH, 0))
-    assert not server._left
-    codes = [getattr(result, "code", None) for result in sent]
-    assert codes == ([None] * 3 if has_room else ["storage_full", None, "storage_full"])
-
-
-def test_undelivered_grants_are_released_a_thousand_at_a_time() -> None:
-    pipeline, told = make_pipeline(), list[int]()
-    server, run = server_of(pipeline, Tight(10_000)), pipeline.run
-
-    def watched(*arguments: Any, **options: Any) -> Output:
-        told.append(len(arguments[2]))
-        return run(*arguments, **options)
-
-    pipeline.run = watched  # type: ignore[method-assign]
-    server._undelivered = [(job_id(number), number) for number in range(2 * DUE_MAX + 5)]
-    server._serve([], Instant(EPOCH, 0))
-    server._journal = Tight(1)
-    server._serve([], Instant(EPOCH, 0))  # no room: they wait
-    server._journal = Tight(10_000)
-    server._serve([], Instant(EPOCH, 0))
-    server._serve([], Instant(EPOCH, 0))
-    assert told == [DUE_MAX, 0, DUE_MAX, 5]
-
-
-def test_a_stop_answers_messages_that_were_taken() -> None:
-    pipeline = make_pipeline()
-    pipeline._batch_reply_bytes = 1  # each batch ends with its first reply
-    server = server_of(pipeline, Tight(10_000))
-    sent: list[int | None] = []
-    server._commit._send = lambda reply: sent.append(decode_answer(reply.frame).seq)
-    admin = Principal("uid:0", Role.ADMIN)
-    claim = Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=1_000, limit=1)
-    for seq in (1, 2, 3):
-        frame = encode_request(Request(1, 0, seq, 0, [claim]))
-        server._serve([Arrival(PEER, [frame], admin)], Instant(EPOCH, 0))
-    server._left = [Arrival(PEER, [encode_request(Request(1, 0, 4, 0, [Count()]))], admin)]
-    server._poller.wait = lambda timeout_ms: []  # type: ignore[method-assign]
-    server._leave()
-    assert sent == [1, 2, 3, 4]
-
-
-def test_a_busy_socket_does_not_starve_another(short_dir: Path) -> None:
-    limits = RouterLimits(1_000, 100, 1_000_000, 0, batch_messages=1)
-    with zmq.Context() as context, ExitStack() as stack:
-        doors = []
-        for mark in (b"\x01", b"\x02"):
-            door = Router(context, mark, lambda _: WORKER, limits, Counters())
-            stack.callback(door.socket.close, 0)
-            stack.callback(door.close)
-            url = f"ipc://{short_dir}/{mark.hex()}"
-            door.bind([stack.enter_context(IpcEndpoint(url))])
-            peer = context.socket(zmq.DEALER)
-            stack.callback(peer.close, 0)
-            peer.connect(url)
-            for _ in range(9):
-                peer.send(b"")
-            doors.append(door)
-        server = server_of(make_pipeline(), Tight(99), doors=doors)
-        ready: dict[object, int] = {door.socket: zmq.POLLIN for door in doors}
-        heard = []
-        for _ in range(8):
-            assert all(door.socket.poll(10_000) for door in doors)
-            heard.append(server._take(ready)[0].peer[:1])
-        assert sorted(heard) == [b"\x01"] * 4 + [b"\x02"] * 4
 
 
 # --- what is stored -------------------------------------------------------------------------------
