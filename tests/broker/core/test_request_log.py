@@ -5,13 +5,14 @@ import pytest
 from tests.core import ADMIN, EPOCH, HASH, job_id
 from tollgate.broker.core.events import JobCreated
 from tollgate.broker.core.records import JobOutcome, Record
-from tollgate.broker.core.request_log import RECENT_MAX, WINDOW, RequestLog
+from tollgate.broker.core.request_log import RECENT_MAX, RequestLog
 from tollgate.domain.exceptions import (
     OverloadedError,
     RequestConflictError,
     SessionEvictedError,
     StaleRequestError,
 )
+from tollgate.domain.messages import WINDOW
 from tollgate.domain.status import AWAITING_PAYMENT
 
 SESSION = 1

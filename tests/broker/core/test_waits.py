@@ -213,3 +213,15 @@ def test_a_wait_shows_the_job_as_it_entered_the_status() -> None:
     driver.ask(move(job, RUNNING), move(job, COMPLETED, result="r"))
     shown = job_of(driver.result_of(seq, OTHER))
     assert (shown.status, shown.version, shown.result) == (RUNNING, 2, None)
+
+
+def test_a_parked_claim_of_an_evicted_session_gets_no_lease() -> None:
+    driver = Driver(sessions=1)
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    request = driver.request(claim(wait_ms=1_000), session=hello.session or 0)
+    driver.run(Arrival(OTHER, [encode_request(request)], ADMIN))
+    driver.ask(Hello(open_session=True))  # evicts the first
+    job = running(driver)
+    assert error_of_result(driver.result_of(request.seq, OTHER)).code == "session_evicted"
+    assert [grant.job.job_id for grant in driver.grants_of(claim())] == [job.job_id]
