@@ -28,6 +28,7 @@ from tests.core import (
 )
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.deadlines import FAR_MS, HOLD_MS
+from tollgate.broker.core.events import JobTransitioned
 from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.repository.indexes import StatusIndex
 from tollgate.domain.commands import Cancel, Get
@@ -107,6 +108,9 @@ def test_a_clock_set_back_undoes_nothing() -> None:
     driver.mono_ms += 999
     moved = driver.job(move(job, AWAITING_INPUT, lease=grant.lease))
     assert moved.updated_at == EPOCH
+    (event,) = driver.records[-1].events
+    assert isinstance(event, JobTransitioned)
+    assert event.at == EPOCH  # a repeat is told this time
     driver.set_wall(EPOCH + HOUR - timedelta(seconds=1))
     assert status_of(driver, job) is AWAITING_INPUT
     driver.set_wall(EPOCH + HOUR)

@@ -18,7 +18,7 @@ from tests.core import (
     make_pipeline,
     move,
 )
-from tollgate.broker.core.events import JobCreated, JobTransitioned
+from tollgate.broker.core.events import JobCreated, JobTransitioned, LeaseGranted
 from tollgate.domain.commands import (
     Cancel,
     Count,
@@ -128,3 +128,11 @@ def test_an_event_that_contradicts_the_state_changes_nothing() -> None:
             state.apply([event], 0)
     assert state.jobs.get(job_id(1)) == before
     assert state.jobs.count() == 1
+
+
+def test_no_lease_is_granted_on_a_finished_job() -> None:
+    driver = Driver()
+    driver.ask(create(), Cancel(job_id=job_id(1)))
+    with pytest.raises(JobConflictError):
+        driver.engine.context.state.apply([LeaseGranted(job_id(1), 1, 1_000)], 0)
+    assert not driver.engine.context.state.leases.standing
