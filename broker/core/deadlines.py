@@ -5,11 +5,11 @@ clock. Each clock has a timeline with the earliest time at which something may b
 turn of the broker's loop makes one comparison a clock.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from tollgate.broker.core.context import Answer, Context, wait_timed_out
 from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed, LeaseReleased
@@ -86,20 +86,21 @@ class Deadlines:
         `undelivered` are grants, by job and token, that their holders cannot have heard of: these
         leases end. Finished jobs that are left to remove do not count as left.
         """
-        context, state, now_ms = self._context, self._state, now.mono_ms
-        more = _up_to_max(context.waiters.due(now_ms), self._end_wait)
+        waiters, state, now_ms = self._context.waiters, self._state, now.mono_ms
+        for parked in islice(waiters.due(now_ms), DUE_MAX):
+            self._end_wait(parked)
+        more = waiters.timers.is_due(now_ms)
         if writable:
             for job_id, token in undelivered:
                 self._release(LeaseReleased(job_id, token), now)
-            more |= _up_to_max(state.leases.lapsed(now_ms), lambda lease: self._lapse(lease, now))
-            more |= _up_to_max(
-                state.unpaid.due(now.wall),
-                lambda job: self._fail(job, "not paid by pay_by_time", now),
-            )
-            more |= _up_to_max(
-                state.unfinished.due(now.wall),
-                lambda job: self._fail(job, "not finished by submit_result_time", now),
-            )
+            for job_id, token in islice(state.leases.lapsed(now_ms), DUE_MAX):
+                self._lapse(job_id, token, now)
+            for job in islice(state.unpaid.due(now.wall), DUE_MAX):
+                self._fail(job, "not paid by pay_by_time", now)
+            for job in islice(state.unfinished.due(now.wall), DUE_MAX):
+                self._fail(job, "not finished by submit_result_time", now)
+            more |= state.leases.timers.is_due(now_ms)
+            more |= state.unpaid.is_due(now.wall) or state.unfinished.is_due(now.wall)
             self._remove_finished(now)
             state.wall.refresh()
         state.mono.refresh()
@@ -125,8 +126,7 @@ class Deadlines:
         with suppress(Refusal):  # the lease has ended otherwise
             self._context.record_one(event, now.mono_ms)
 
-    def _lapse(self, lease: tuple[str, int], now: Instant) -> None:
-        job_id, token = lease
+    def _lapse(self, job_id: str, token: int, now: Instant) -> None:
         self._context.record_one(LeaseLapsed(job_id, token), now.mono_ms)
         if self._state.leases.lapses[job_id] >= self._lapses:
             job = self._state.jobs.require(job_id)
@@ -174,12 +174,3 @@ class Deadlines:
             self._remove_at_ms = now.mono_ms
         else:
             self._remove_at = oldest[0] + self._keep
-
-
-def _up_to_max(due: Iterable[Any], decide: Callable[[Any], None]) -> bool:
-    """Decide up to DUE_MAX items; return whether there may be more."""
-    count = 0
-    for item in islice(due, DUE_MAX):
-        decide(item)
-        count += 1
-    return count == DUE_MAX

@@ -32,7 +32,7 @@ class Leases:
         """How many leases of a job have lapsed since it entered its status; most have no entry."""
         self.last_token = 0
         """The newest token of all."""
-        self._timers: Timers[int, StandingLease] = Timers(
+        self.timers: Timers[int, StandingLease] = Timers(
             timeline or Timeline(NEVER_MS),
             attrgetter("ends_ms"), self._is_standing, self.standing.__len__,
         )  # fmt: skip
@@ -89,7 +89,7 @@ class Leases:
 
     def lapsed(self, now_ms: int) -> Iterator[tuple[str, int]]:
         """Yield job and token of each lease whose time is over, earliest first, once."""
-        for lease in self._timers.due(now_ms):
+        for lease in self.timers.due(now_ms):
             yield lease.job_id, lease.token
 
     def restart(self, now_ms: int) -> None:
@@ -112,7 +112,7 @@ class Leases:
 
     def _start(self, lease: StandingLease) -> None:
         self.standing[lease.job_id] = lease
-        self._timers.add(lease)
+        self.timers.add(lease)
 
     def _is_standing(self, lease: StandingLease) -> bool:
         return self.standing.get(lease.job_id) is lease

@@ -21,6 +21,8 @@ SLACK = 1_024
 """How many settled items there may be beyond as many as there are live ones."""
 ADDED_MAX: Final = SLACK // 8
 """So many items are added between two looks at how many are settled."""
+SETTLED_MAX: Final = 4 * SLACK
+"""How many settled items one call of `due` drops: a call may not be long."""
 CHECKS: Final = 4
 """How many items are checked for each one that is added, while too many are settled."""
 NEVER_MS: Final = 2**63
@@ -119,13 +121,25 @@ class Timers(Generic[When, Item]):
         self._grew(when, 1)
 
     def due(self, now: When) -> Iterator[Item]:
-        """Take out and yield the live items that are due at `now`, earliest first."""
+        """Take out and yield the live items that are due at `now`, earliest first.
+
+        One call drops no more than SETTLED_MAX settled items; `is_due` tells whether more are left.
+        """
         latest: When = now if self.delay is None else now - self.delay
-        while (head := self._head()) is not None and head[0] <= latest:
+        settled = 0
+        while settled < SETTLED_MAX and (head := self._head()) is not None and head[0] <= latest:
             _, item, take = head
             take()
             if self._is_live(item):
                 yield item
+            else:
+                settled += 1
+
+    def is_due(self, now: When) -> bool:
+        """Return whether the earliest item, live or settled, is due at `now`."""
+        latest: When = now if self.delay is None else now - self.delay
+        head = self._head()
+        return head is not None and head[0] <= latest
 
     def first_due(self) -> When | None:
         """Return when the earliest item is due, and drop the settled ones before it.

@@ -76,7 +76,7 @@ class Waiters:
         """By key."""
         self._waits: dict[str, dict[int, Parked]] = {}
         self._claims: dict[JobStatus, OrderedDict[int, Parked]] = {}
-        self._timers: Timers[int, Due] = Timers(
+        self.timers: Timers[int, Due] = Timers(
             timeline or Timeline(NEVER_MS), itemgetter(0), self._is_parked, self.parked.__len__
         )
 
@@ -95,7 +95,7 @@ class Waiters:
             self.remove(parked)
         job_ids = frozenset(command.job_ids if isinstance(command, Wait) else ())
         self._add(Parked(ticket, command, due_ms, job_ids))
-        self._timers.add((due_ms, ticket.key))
+        self.timers.add((due_ms, ticket.key))
 
     def has_other(self, session: int, seq: int, digest: bytes) -> bool:
         """Return whether another command than that of `digest` is parked under the number."""
@@ -136,7 +136,7 @@ class Waiters:
 
     def due(self, now_ms: int) -> Iterator[Parked]:
         """Yield each parked command whose time is over."""
-        for _, key in self._timers.due(now_ms):
+        for _, key in self.timers.due(now_ms):
             yield self.parked[key]
 
     def all_parked(self) -> list[Parked]:
@@ -145,7 +145,7 @@ class Waiters:
 
     def next_due_ms(self) -> int | None:
         """Return when the time of a parked command may be over (monotonic)."""
-        return self._timers.first_due()
+        return self.timers.first_due()
 
     def _add(self, parked: Parked) -> None:
         self._check_room(parked)

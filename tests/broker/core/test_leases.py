@@ -95,7 +95,7 @@ def test_a_lease_lapses_once_at_its_time() -> None:
     leases = Leases()
     leases.grant(A, 1, 100, 0)
     leases.grant(B, 2, 50, 0)
-    assert leases._timers.first_due() == 50
+    assert leases.timers.first_due() == 50
     assert list(leases.lapsed(49)) == []
     lapsed = []
     for lapsing, token in leases.lapsed(100):
@@ -134,4 +134,4 @@ def test_a_million_touches_leave_few_timers() -> None:
     leases.grant(A, 1, 100, 0)
     for now_ms in range(20 * SLACK):
         leases.touch(A, 1, 100, now_ms // 7)
-    assert len(leases._timers) <= 2 + SLACK
+    assert len(leases.timers) <= 2 + SLACK

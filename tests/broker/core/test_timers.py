@@ -10,6 +10,7 @@ from tollgate.broker.core.timers import (
     ADDED_MAX,
     CHECKS,
     NEVER_MS,
+    SETTLED_MAX,
     SLACK,
     Timeline,
     Timers,
@@ -72,7 +73,10 @@ def test_settled_timers_do_not_pile_up(in_order: bool, one_in: int) -> None:
             live[item] = None
         timers.add(item)
         assert len(timers) <= 2.25 * len(live) + SLACK
-    assert list(timers.due(10**7)) == sorted(live, key=itemgetter(0))
+    found: list[Item] = []
+    while timers.is_due(10**7):
+        found += timers.due(10**7)
+    assert found == sorted(live, key=itemgetter(0))
 
 
 def test_no_add_checks_all_settled_items(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,3 +134,17 @@ def test_items_added_together_come_up_each_at_its_time(whens: list[int | None]) 
     due = sorted([when for when in whens if when is not None] * 2)
     assert [*timers.due(2)] == [when for when in due if when <= 2]
     assert [*timers.due(9)] == [when for when in due if when > 2]
+
+
+def test_one_call_drops_few_settled_items() -> None:
+    timers = timers_of(lambda item: item == (5, "live"), lambda: 10**9)
+    timers.add_all([(5, "settled")] * (3 * SETTLED_MAX) + [(5, "live")])
+    calls = 0
+    found: list[Item] = []
+    while timers.is_due(5):
+        before = len(timers)
+        found += timers.due(5)
+        assert before - len(timers) <= SETTLED_MAX + 1
+        calls += 1
+    assert (found, calls, len(timers)) == ([(5, "live")], 4, 0)
+    assert not timers.is_due(5)
