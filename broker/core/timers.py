@@ -21,7 +21,7 @@ SLACK = 1_024
 """How many settled items there may be beyond as many as there are live ones."""
 ADDED_MAX: Final = SLACK // 8
 """So many items are added between two looks at how many are settled."""
-SETTLED_MAX: Final = 4 * SLACK
+SETTLED_MAX: Final = 2 * SLACK
 """How many settled items one call of `due` drops: a call may not be long."""
 CHECKS: Final = 4
 """How many items are checked for each one that is added, while too many are settled."""
