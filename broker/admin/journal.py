@@ -1,4 +1,4 @@
-"""`tollgate journal`: check, print, compact and repair a data directory."""
+"""`tollgate journal`: check, print, back up, compact and repair a data directory."""
 
 import json
 from datetime import datetime
@@ -14,15 +14,33 @@ from tollgate.broker.core.records import decode_record
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.state import State
 from tollgate.broker.journal import RECORD, Entry, JournalError, inspect, repair
+from tollgate.broker.journal.backup import backup
 from tollgate.broker.journal.file import FileJournal
+from tollgate.broker.journal.files import FILES
+from tollgate.broker.journal.format import listing
+from tollgate.broker.journal.recovery import Replay
 from tollgate.broker.settings import Settings
 
 PROGRAM: Final = "tollgate journal"
+
+
+def _with_journal(_: click.Context, __: click.Parameter, directory: Path) -> Path:
+    """Refuse a directory without a journal: nothing in it could be checked, or is to be changed."""
+    found = listing(FILES.names(directory))
+    if not (found.segments or found.snapshots):
+        raise click.BadParameter(
+            f"there is no journal in {directory}: no segment and no snapshot."
+            " A broker writes the first segment with its first change"
+        )
+    return directory
+
+
 DIRECTORY = click.option(
     "--data-dir",
     "directory",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=lambda: Settings().data_dir,
+    callback=_with_journal,
     help="the broker's data directory  [default: the broker's default]",
 )
 
@@ -32,7 +50,7 @@ DIRECTORY = click.option(
     epilog=example("tollgate journal verify --data-dir /var/lib/tollgate"),
 )
 def main() -> None:
-    """Check, print, compact and repair a broker's data directory."""
+    """Check, print, back up, compact and repair a broker's data directory."""
 
 
 @main.command(epilog=example("tollgate journal verify"))
@@ -63,6 +81,26 @@ def dump(directory: Path) -> None:
     with complaining(PROGRAM, JournalError, OSError):
         for entry in inspect.dump(directory):
             click.echo(json.dumps(_shown(entry), ensure_ascii=False, default=_as_text))
+
+
+@main.command(name="backup", epilog=example("tollgate journal backup /backup/tollgate-$(date +%F)"))
+@DIRECTORY
+@click.argument("destination", type=click.Path(path_type=Path))
+def backup_(directory: Path, destination: Path) -> None:
+    """Copy the journal to DESTINATION, a new directory, and verify the copy.
+
+    The broker may run, and is not stopped. The copy has every change that was acknowledged before.
+    """
+    with complaining(PROGRAM, JournalError, OSError):
+        jobs, sequence = backup(directory, destination, _replay_copy)
+        click.echo(f"{destination}: {jobs} jobs, up to record {sequence}")
+
+
+def _replay_copy(copy: Path) -> tuple[int, int]:
+    """Replay a copy as a start would; return its number of jobs and its last record."""
+    entries, restored = Replay(copy), State()
+    replay(entries, restored)
+    return restored.jobs.count(), entries.sequence
 
 
 @main.command(epilog=example("tollgate journal compact --data-dir /var/lib/tollgate"))

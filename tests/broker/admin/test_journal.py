@@ -1,20 +1,23 @@
 """`tollgate journal` on real data directories, sound and damaged."""
 
 import json
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.brokers import PATIENCE_S, ROOT
+from tests.brokers import PATIENCE_S, ROOT, running_broker
 from tests.core import HASH, Driver, job_of
 from tollgate.broker.admin.journal import main
 from tollgate.broker.core.records import encode_records
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.state import State
 from tollgate.broker.journal.file import FileJournal
+from tollgate.client.sync import Client
 from tollgate.domain.commands import Create, Hello, Transition
 from tollgate.domain.status import JobStatus
 
@@ -103,6 +106,72 @@ def test_repair_cuts_at_the_damage_and_keeps_what_it_cuts(directory: Path) -> No
 
 def test_repair_leaves_a_sound_journal_alone(directory: Path) -> None:
     assert run("repair", "--data-dir", directory, "--yes").stdout == "sound\n"
+
+
+def test_backup_is_verified_and_can_be_verified_again(directory: Path, tmp_path: Path) -> None:
+    result = run("backup", "--data-dir", directory, tmp_path / "copy")
+    assert result.exit_code == 0
+    assert result.stdout == f"{tmp_path / 'copy'}: {JOBS} jobs, up to record {JOBS + 2}\n"
+    assert run("verify", "--data-dir", tmp_path / "copy").exit_code == 0
+    assert run("dump", "--data-dir", tmp_path / "copy").stdout == (
+        run("dump", "--data-dir", directory).stdout
+    )
+
+
+def test_backup_refuses_in_one_line(directory: Path, tmp_path: Path) -> None:
+    damage(directory, 2)
+    for target in (tmp_path / "copy", directory, directory / "copy"):
+        result = run("backup", "--data-dir", directory, target)
+        assert result.exit_code == 1
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stdout == ""
+    assert not (tmp_path / "copy").exists()
+
+
+def test_backups_of_a_busy_broker_hold_what_was_acknowledged(short_dir: Path) -> None:
+    data, copies = short_dir / "data", 3
+    with running_broker(short_dir, data_dir=data, segment_bytes=65_536) as broker:
+        done = threading.Event()
+        acknowledged = 0
+
+        def create() -> None:
+            nonlocal acknowledged
+            with Client(broker.endpoint, timeout_s=PATIENCE_S) as client:
+                while not done.is_set():
+                    client.create_many([{"input_hash": HASH, "input": "x" * 1_000}] * 20)
+                    acknowledged += 20
+
+        with Client(broker.endpoint, timeout_s=PATIENCE_S) as client:
+            client.create(HASH)
+        thread = threading.Thread(target=create)
+        thread.start()
+        try:
+            for number in range(copies):
+                before = acknowledged
+                result = run("backup", "--data-dir", data, short_dir / f"copy-{number}")
+                assert result.exit_code == 0, result.stderr
+                (jobs,) = re.findall(r": (\d+) jobs", result.stdout)
+                assert int(jobs) >= before
+        finally:
+            done.set()
+            thread.join()
+        assert acknowledged > 0
+        assert run("verify", "--data-dir", short_dir / "copy-0").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["verify", "dump", "compact", "repair", "backup"])
+@pytest.mark.parametrize("place", ["empty", "missing", "notes"])
+def test_a_directory_without_a_journal_is_refused(tmp_path: Path, command: str, place: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "lock").touch()
+    before = sorted(tmp_path.rglob("*"))
+    more = {"backup": [str(tmp_path / "copy")], "repair": ["--yes"]}.get(command, [])
+    result = run(command, "--data-dir", tmp_path / place, *more)
+    assert result.exit_code == 2
+    last = result.stderr.splitlines()[-1]
+    assert "does not exist" in last or "there is no journal in" in last
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_directory_in_use_is_refused_in_one_line(directory: Path) -> None:
