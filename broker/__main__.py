@@ -134,7 +134,8 @@ def _open_journal(settings: Settings, notifier: Notifier) -> Journal:
         return NoJournal()
     log.info("journal", directory=str(settings.data_dir), fsync=settings.fsync)
     try:
-        make_private(settings.data_dir)
+        if settings.data_dir in make_private(settings.data_dir):
+            log.info("the data directory is new: there are no jobs yet")
         return FileJournal(
             settings.data_dir, settings.fsync, settings.segment_bytes, observer=ReplayLog(notifier)
         )

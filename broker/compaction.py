@@ -139,11 +139,16 @@ def replaced(directory: Path, sequence: int, files: Files = FILES) -> list[str]:
     """
     verify_snapshot(directory / snapshot_name(sequence), files)
     found = listing(files.names(directory))
-    segments = [
+    return plan(_first_sequences(directory, found.segments, files), found.snapshots, sequence)
+
+
+def _first_sequences(
+    directory: Path, numbers: Iterable[int], files: Files
+) -> list[tuple[int, int]]:
+    return [
         (number, read_header(files, directory / segment_name(number)).sequence)
-        for number in found.segments
+        for number in numbers
     ]
-    return plan(segments, found.snapshots, sequence)
 
 
 def plan(segments: Sequence[tuple[int, int]], snapshots: Sequence[int], sequence: int) -> list[str]:
@@ -165,11 +170,15 @@ def plan(segments: Sequence[tuple[int, int]], snapshots: Sequence[int], sequence
 def delete(directory: Path, names: Iterable[str], files: Files = FILES) -> None:
     """Delete the files that a snapshot replaces; raises OSError.
 
-    Skips a name that does not exist any more, the last segment and the newest snapshot.
+    Skips a name that does not exist any more, and one that the newest snapshot does not replace:
+    the snapshot that did may have been removed after it was written.
     """
     found = listing(files.names(directory))
-    removable = {segment_name(number) for number in found.segments[:-1]}
-    removable |= {snapshot_name(sequence) for sequence in found.snapshots[:-1]}
+    if not found.snapshots:
+        return
+    removable = plan(
+        _first_sequences(directory, found.segments, files), found.snapshots, found.snapshots[-1]
+    )
     for name in names:
         if name in removable:
             files.unlink(directory / name)

@@ -17,6 +17,7 @@ from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import Journal, parse_fsync
 from tollgate.broker.settings import Settings
 from tollgate.broker.telemetry import Counters, Notifier
+from tollgate.broker.transport.endpoints import EndpointError
 from tollgate.broker.transport.poller import Poller
 from tollgate.broker.transport.router import Router
 
@@ -28,6 +29,8 @@ RETRY_MS: Final = 1_000
 """How long to wait for room on the disk before trying again."""
 HOUSEKEEPING_MS: Final = 20
 """The shortest time between two rounds of housekeeping."""
+FILES_MS: Final = 5_000
+"""How often to look whether the files of the journal and of the sockets are still there."""
 KEYS_MS: Final = 1_000
 """How often to look for changed keys."""
 NEWS_MS: Final = 60_000
@@ -89,15 +92,27 @@ class Server:
         """Messages that were taken and not decided: the next batch."""
         self._more = False
         """Whether messages were left at a socket when the last batch was taken."""
+        self._missing: str | None = None
+        """What the journal misses: all changes are refused until it is back."""
         self._housekeeping_at_ms = self._keys_at_ms = self._alive_at_ms = 0
+        self._files_at_ms = self._clock.machine_ms + FILES_MS
         self._news_at_ms = self._clock.machine_ms + NEWS_MS
 
     def run(self) -> None:
         """Serve until told to stop; then answer what was taken, and return.
 
-        Raises JournalFailedError: nothing of the batch was sent, and the process must stop.
+        Raises JournalFailedError: nothing of the batch was sent, and the process must stop. Raises
+        EndpointError, after it has answered what was taken, if no new peer could connect.
         """
         self._deadlines.start(self._clock.read())
+        try:
+            self._serve_until_told()
+        except EndpointError:
+            self._leave()
+            raise
+        self._leave()
+
+    def _serve_until_told(self) -> None:
         while True:
             patience_ms = self._patience_ms(self._clock.read())
             ready = self._poller.wait(patience_ms)
@@ -112,7 +127,6 @@ class Server:
             elif not ready:
                 self._commit.flush()
             self._do_housekeeping(self._clock.machine_ms)
-        self._leave()
 
     def _take(self, ready: Container[object]) -> list[Arrival]:
         """Take messages from the sockets, within the bounds of a batch."""
@@ -141,17 +155,33 @@ class Server:
             for name in self._keys.refresh():
                 self._left = [_without_role(arrival, name) for arrival in self._left]
                 self._commit.put(self._pipeline.expel(name), more=self._has_more)
+        if now_ms >= self._files_at_ms:
+            self._files_at_ms = now_ms + FILES_MS
+            self._look_at_files()
         if now_ms >= self._news_at_ms:
             self._news_at_ms = now_ms + NEWS_MS
             if news := self._counters.news():
                 log.info("refused or dropped so far", **news)
+
+    def _look_at_files(self) -> None:
+        """Raises JournalFailedError or EndpointError if the broker must stop."""
+        missing = self._journal.look()
+        if missing != self._missing:
+            self._missing = missing
+            if missing is None:
+                log.info("the journal is whole again")
+            else:
+                log.error("the journal is not whole: put the files back", missing=missing)
+        for router in self._routers.values():
+            router.look()
 
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided; without room on the disk for any batch, nothing may change."""
         writable = not self._journal.is_kept or self._journal.room(*self._reserved)
         if writable is not self._writable:
             self._writable = writable
-            event = "there is room on the disk again" if writable else "the disk is full"
+            full = "the disk is full" if self._missing is None else "the journal is not whole"
+            event = "changes are accepted again" if writable else full
             log.warning(event, refused=None if writable else "all that changes something")
         undelivered: list[tuple[str, int]] = []
         if writable:

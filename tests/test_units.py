@@ -57,4 +57,5 @@ def test_the_broker_is_kept_and_comes_back() -> None:
     for name in ("MemoryMax", "LimitNOFILE", "TasksMax", "WatchdogSec"):
         assert values(UNIT, name), name
     assert values(UNIT, "Restart") == ["always"]
+    assert values(UNIT, "RestartPreventExitStatus") == ["2"]  # wrong usage; failures exit with 1
     assert values(UNIT, "MemorySwapMax") == ["0"]

@@ -146,7 +146,9 @@ class Dispatcher:
         if checks is not None:
             check_texts(run, checks)
         if not request.writable and kind.changes:
-            raise StorageFullError("the disk has no room for what this command would change")
+            raise StorageFullError(
+                "nothing can change now: the disk is full, or a file of the journal is missing"
+            )
         if request.room_bytes < self._result_bytes_max and len(run) == 1:
             _check_room(context, run[0], request)
         return self._handlers[kind](context, run, request)

@@ -54,8 +54,9 @@ class Journal(Protocol):
         """Reserve room for a batch before it is decided; return whether there is any.
 
         `worst_bytes` is the most that the payloads of the batch can add up to, `records` the most
-        records it can have. False means that the disk is full and nothing was written; a later call
-        may succeed. After True, an append within these bounds does not run out of room. Raises
+        records it can have. False means that nothing was written, because the disk is full or
+        `look` has found that a file is missing; a later call may succeed. After True, an append
+        within these bounds does not run out of room. Raises
         `JournalFailedError`.
         """
         ...
@@ -71,6 +72,14 @@ class Journal(Protocol):
         """Make everything appended so far durable, as far as the fsync policy asks for it.
 
         Costs nothing when there is nothing to do. Raises `JournalFailedError`.
+        """
+        ...
+
+    def look(self) -> str | None:
+        """Check that everything stored is still in its place; call it every few seconds.
+
+        Return what is missing, None if nothing is. Until it is back there is no `room`. Raises
+        `JournalFailedError` if what is appended could not be found again.
         """
         ...
 
@@ -113,6 +122,10 @@ class NoJournal:
         """Check the order of calls; there is nothing to sync."""
         if self._refusal is not None:
             raise JournalError(self._refusal)
+
+    def look(self) -> None:
+        """Check the order of calls; there is nothing that could be missing."""
+        self.sync()
 
     def close(self) -> None:
         """Refuse every later call."""

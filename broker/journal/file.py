@@ -21,16 +21,17 @@ from tollgate.broker.journal import (
     JournalFailedError,
     parse_fsync,
 )
-from tollgate.broker.journal.files import FILES, TEMPORARY, Files
+from tollgate.broker.journal.files import FILES, LOCK, TEMPORARY, Files
 from tollgate.broker.journal.format import (
     END,
     FILE_HEADER_BYTES,
     FRAME_BYTES,
     encode_head,
+    segment_name,
     stored_form,
     worst_stored_bytes,
 )
-from tollgate.broker.journal.recovery import Observer, Replay
+from tollgate.broker.journal.recovery import Observer, Replay, missing
 from tollgate.broker.journal.segment import (
     SPARE,
     ClosedSegment,
@@ -42,6 +43,9 @@ from tollgate.broker.journal.segment import (
 )
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
+
+UNLOCKED: Final = "the directory, or the lock in it, was removed, moved or replaced"
+REMOVED: Final = "the segment that it writes to was removed, moved, replaced or cut"
 
 # EFBIG is how a limit on the size of files reports that there is no room.
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -75,9 +79,10 @@ class FileJournal:
         self._observer = observer
         self._synced_at = clock()
         self._replay_began = False
+        self._missing: str | None = None
         # The error that a call raises now, None while the journal may be used.
         self._refusal: tuple[type[JournalError], str] | None = (JournalError, NOT_REPLAYED)
-        self._lock: int | None = files.lock(directory)
+        self._lock: tuple[int, ...] | None = files.lock(directory)
         self._writer = Writer(self._files, directory, segment_bytes)
 
     @property
@@ -106,6 +111,8 @@ class FileJournal:
     def room(self, worst_bytes: int, records: int = 1) -> bool:
         """Reserve room for the largest size on disk that such a batch can have."""
         self._check()
+        if self._missing is not None:
+            return False
         try:
             self._writer.reserve(worst_stored_bytes(worst_bytes, records))
         except OSError as error:
@@ -136,6 +143,20 @@ class FileJournal:
             except OSError as error:
                 raise self._failed("sync", error) from error
             self._synced_at = now
+        elif not self._writer.is_whole():  # what is answered now must be found by the next start
+            raise self._failed("sync", OSError(errno.ENOENT, REMOVED))
+
+    def look(self) -> str | None:
+        """Check the lock, the current segment, and the files that a start would read."""
+        self._check()
+        try:
+            if not self._has_lock():
+                raise self._failed("find", OSError(errno.ENOENT, UNLOCKED))
+            self._writer.look()
+            self._missing = missing(self._directory, self._files)
+        except OSError as error:
+            raise self._failed("find", error) from error
+        return self._missing
 
     def close(self) -> None:
         """Sync unless the policy is never, and unlock. After a failure it only unlocks."""
@@ -151,7 +172,7 @@ class FileJournal:
         finally:
             self._refusal = self._refusal or (JournalError, CLOSED)
             self._writer.close()
-            self._files.close(self._lock)
+            self._files.unlock(self._lock)
             self._lock = None
 
     def close_segment(self) -> None:
@@ -166,6 +187,10 @@ class FileJournal:
         """Return the segments that will not change any more, oldest first."""
         self._check()
         return closed_segments(self._files, self._directory)
+
+    def _has_lock(self) -> bool:
+        lock = self._lock
+        return lock is not None and self._files.is_named(self._directory / LOCK, lock[0])
 
     def _check(self) -> None:
         if self._refusal is not None:
@@ -278,10 +303,23 @@ class Writer:
             if written > self.durable:
                 try:
                     self._files.sync_data(self._descriptor)
+                    if not self._files.is_whole(self._descriptor, self._size):
+                        raise OSError(errno.ENOENT, REMOVED)  # noqa: TRY301 - kept as a failed sync
                 except OSError as failure:
                     self._failure = failure
                     raise
                 self.durable = written
+
+    def is_whole(self) -> bool:
+        """Return whether the current segment, if there is one, was neither removed nor cut."""
+        with self._segment_lock:
+            return self._descriptor < 0 or self._files.is_whole(self._descriptor, self._size)
+
+    def look(self) -> None:
+        """Raise OSError if the current segment was removed, moved, replaced or cut."""
+        path = self._directory / segment_name(self._number)
+        if self._number and not (self.is_whole() and self._files.is_named(path, self._descriptor)):
+            raise OSError(errno.ENOENT, REMOVED)
 
     def begin_segment(self, stored_bytes: int = 0) -> None:
         """Sync the current segment to its end, and continue in a new one with room for that much.
@@ -301,7 +339,8 @@ class Writer:
     def release_spare(self) -> None:
         """Free the disk space that was allocated and not used."""
         if self._spare is not None:
-            self._files.unlink(self._directory / SPARE)
+            if self._has_spare(self._spare):
+                self._files.unlink(self._directory / SPARE)
             self._close_spare()
 
     def close(self) -> None:
@@ -312,12 +351,15 @@ class Writer:
 
     def _prepare_spare(self, stored_bytes: int) -> Spare:
         needed = FILE_HEADER_BYTES + stored_bytes
-        if self._spare is not None and self._spare.size < needed:
+        if self._spare and (self._spare.size < needed or not self._has_spare(self._spare)):
             self._close_spare()
         if self._spare is None:
             size = max(self._segment_bytes, needed)
             self._spare = make_spare(self._files, self._directory, size)
         return self._spare
+
+    def _has_spare(self, spare: Spare) -> bool:
+        return self._files.is_named(self._directory / SPARE, spare.descriptor)
 
     def _close_spare(self) -> None:
         if self._spare is not None:

@@ -15,8 +15,18 @@ from tollgate.broker.journal import JournalLockedError
 
 TEMPORARY: Final = ".tmp"
 """Files with this suffix are incomplete: the next start deletes them."""
-_LOCK: Final = "lock"
+LOCK: Final = "lock"
 _READ_BYTES: Final = 1 << 24
+
+
+def _lock_directory(descriptor: int, kind: int) -> None:
+    """Raise BlockingIOError if another process has it; some file systems lock files only."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
 
 
 class Files:
@@ -30,42 +40,64 @@ class Files:
         directory.mkdir(mode=0o700, exist_ok=True)
         self.sync_directory(directory.parent)
 
-    def lock(self, directory: Path) -> int:
-        """Lock the directory, created if missing, until the returned descriptor is closed.
+    def lock(self, directory: Path) -> tuple[int, ...]:
+        """Lock the directory, created if missing, until `unlock`.
 
         A child made by fork shares the lock. Raises JournalLockedError if another process has it.
+        The first of the descriptors returned is that of the lock file. A file can be removed, and
+        then the next process would make and lock another one: so the directory is locked as well,
+        where the file system allows it.
         """
         self.make_directory(directory)
-        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = [os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)]
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
+            _lock_directory(lock[1], fcntl.LOCK_EX)
         except OSError as error:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            os.close(descriptor)
+            holder = os.pread(lock[0], 20, 0).decode(errors="replace").strip()
+            self.unlock(lock)
             if isinstance(error, BlockingIOError):
                 raise JournalLockedError(directory, holder) from None
             raise
         with suppress(OSError):  # the lock is what counts; the id is for people, a disk may be full
-            os.pwrite(descriptor, f"{os.getpid():<19}\n".encode(), 0)
-        return descriptor
+            os.pwrite(lock[0], f"{os.getpid():<19}\n".encode(), 0)
+        return tuple(lock)
+
+    def unlock(self, lock: Iterable[int]) -> None:
+        """Release a lock."""
+        for descriptor in lock:
+            self.close(descriptor)
 
     def is_locked(self, directory: Path) -> bool:
         """Return whether some process has locked the directory."""
-        path = directory / _LOCK
-        if not path.exists():
-            return False
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptors = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY)]
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _lock_directory(descriptors[0], fcntl.LOCK_SH)
+            with suppress(FileNotFoundError):
+                descriptors.append(os.open(directory / LOCK, os.O_RDONLY))
+                fcntl.flock(descriptors[1], fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
-            os.close(descriptor)
+            self.unlock(descriptors)
         return False
 
     def names(self, directory: Path) -> list[str]:
         """Return the names in the directory."""
         return [path.name for path in directory.iterdir()]
+
+    def is_named(self, path: Path, descriptor: int) -> bool:
+        """Return whether the path names the open file: not removed, moved or replaced."""
+        try:
+            return os.path.samestat(path.stat(), os.fstat(descriptor))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def is_whole(self, descriptor: int, size: int) -> bool:
+        """Return whether the open file has a name, and at least `size` bytes."""
+        state = os.fstat(descriptor)
+        return state.st_nlink > 0 and state.st_size >= size
 
     def size(self, path: Path) -> int:
         """Return the length of the file in bytes."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tollgate.broker.journal import SNAPSHOT_CHUNK, Entry, JournalDamagedError
+from tollgate.broker.journal import SNAPSHOT_CHUNK, Entry, JournalDamagedError, JournalError
 from tollgate.broker.journal.files import FILES, Files
 from tollgate.broker.journal.format import listing, segment_name, snapshot_name
 from tollgate.broker.journal.segment import SegmentReader, read_header
@@ -24,6 +24,25 @@ class Observer:
 
     def skipped(self, file: Path, reason: str) -> None:
         """This snapshot is damaged; an older one, or the segments alone, replace it."""
+
+
+def missing(directory: Path, files: Files = FILES) -> str | None:
+    """Return what a start on the directory would not find, None if it has all records.
+
+    It reads the names and one header, and leaves damage to a replay. Raises OSError.
+    """
+    found = listing(files.names(directory))
+    covered = found.snapshots[-1] if found.snapshots else 0
+    if not found.segments:
+        return f"the segment after record {covered}" if covered else None
+    first = found.segments[-1]
+    while first - 1 in found.segments:
+        first -= 1
+    try:
+        begins = read_header(files, directory / segment_name(first)).sequence
+    except (JournalError, FileNotFoundError):
+        return None
+    return f"records {covered + 1} to {begins - 1}" if begins > covered + 1 else None
 
 
 class Replay:

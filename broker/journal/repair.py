@@ -37,7 +37,7 @@ def repair(directory: Path, files: Files = FILES) -> Repair:
     try:
         return _Repairer(directory, files).run()
     finally:
-        files.close(lock)
+        files.unlock(lock)
 
 
 class _Repairer:

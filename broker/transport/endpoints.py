@@ -2,6 +2,9 @@
 
 After `bind`, any thread may call `pause` and `resume`. libzmq's own unbind would not do: it ends
 the connections that stand, takes a moment, and is for the socket's own thread, which may be busy.
+
+A socket file can vanish under a running broker: something cleans temporary folders, a runtime
+directory is removed. libzmq does not notice. So the broker calls `look` every few seconds.
 """
 
 import ctypes
@@ -13,7 +16,8 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import Final, Self
+from threading import Lock
+from typing import Final, NoReturn, Self
 
 import zmq
 
@@ -25,6 +29,17 @@ SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
 """Of Linux's <asm/socket.h>; Python has no name for them."""
 BACKLOG_MAX: Final = 100
+BINDS_MAX: Final = 100
+"""How often a socket file is bound: each time takes a file descriptor for ever."""
+EXHAUSTED: Final = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOBUFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+}
+"""Errors that pass: what is held already stays, and binding is tried again."""
 BPF_RETURN: Final = 6
 """BPF_RET | BPF_K: keep as many bytes of the packet as the operand says; 0 drops it."""
 _DROP: Final = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
@@ -34,6 +49,14 @@ DROP_ALL: Final = struct.pack("HP", 1, ctypes.addressof(_DROP))
 
 class EndpointError(Exception):
     """The endpoint cannot be used; the message is one line that says what to do."""
+
+
+def _is_same(path: Path, state: os.stat_result) -> bool:
+    """Return whether a path, links not followed, names the file with this state."""
+    try:
+        return os.path.samestat(path.lstat(), state)
+    except OSError:
+        return False
 
 
 def backlog_for(connections: int) -> int:
@@ -55,7 +78,13 @@ class IpcEndpoint:
         self._group = group
         self.path = Path(url.removeprefix("ipc://"))
         self._paused_path = self.path.with_name(f".{self.path.name}.full")
+        self._lock_path = self.path.with_name(f"{self.path.name}.lock")
         self._lock: int | None = None
+        # Held while the socket file is moved, bound or removed: two threads do that.
+        self._moving = Lock()
+        self._bound: os.stat_result | None = None
+        self._is_paused = False
+        self._binds = 0
 
     def __enter__(self) -> Self:
         """Take the endpoint. Raises EndpointError."""
@@ -64,52 +93,120 @@ class IpcEndpoint:
                 f"{self.url}: the path is longer than {IPC_PATH_BYTES_MAX} bytes; bind elsewhere"
             )
         try:
+            self._take()
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the endpoint back."""
+        with self._moving:
+            for path in (self.path, self._paused_path):
+                if self._is_ours(path):
+                    path.unlink(missing_ok=True)
+            self._unlock()
+
+    def bind(self, router: "zmq.Socket[bytes]") -> None:
+        """Bind a socket here; the socket file is for this user alone. Raises EndpointError."""
+        try:
+            self._bind(router)
+        except zmq.ZMQError as fault:
+            raise EndpointError(f"{self.url}: {fault}") from None
+        except OSError as fault:
+            self._refuse(fault)
+
+    def look(self, router: "zmq.Socket[bytes]") -> str | None:
+        """Bind the socket anew if its file is gone; return what happened, None if nothing did.
+
+        Connections that stand are not touched. Raises EndpointError if another broker has taken the
+        endpoint, or nothing can be bound here.
+        """
+        with self._moving:
+            path = self._paused_path if self._is_paused else self.path
+            if self._is_ours(path) and self._has_lock():
+                return None
+            try:
+                self._take()
+                self._bind(router)
+            except (zmq.ZMQError, OSError) as fault:
+                if fault.errno in EXHAUSTED:
+                    return f"the socket file is gone and cannot be bound now: {fault}"
+                raise EndpointError(f"{self.url}: the socket file is gone, and {fault}") from None
+            if self._is_paused:
+                self.path.rename(self._paused_path)
+            return "the socket file was gone: bound anew"
+
+    def pause(self) -> None:
+        """Accept no new connections."""
+        with self._moving:
+            self._is_paused = True
+            self._move(self.path, self._paused_path)
+
+    def resume(self) -> None:
+        """Accept new connections again."""
+        with self._moving:
+            self._is_paused = False
+            self._move(self._paused_path, self.path)
+
+    def _move(self, source: Path, target: Path) -> None:
+        """Move the socket file. Raises OSError, also if it is not ours, or the endpoint is not."""
+        if not (self._is_ours(source) and self._has_lock()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
+        source.rename(target)
+
+    def _take(self) -> None:
+        """Make the directory, lock the endpoint, and remove what a dead broker has left.
+
+        Raises EndpointError, also for any OSError but those of EXHAUSTED while it was bound before.
+        """
+        try:
             self._make_directory(self.path.parent)
-            lock_path = self.path.with_name(self.path.name + ".lock")
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._lock = os.open(lock_path, flags, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._has_lock():
+                self._unlock()
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._lock = os.open(self._lock_path, flags, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._remove_stale()
         except BlockingIOError:
-            self._unlock()
             raise EndpointError(
                 f"{self.url}: another broker is listening there; stop it or bind elsewhere"
             ) from None
         except UnsafeError as fault:
             raise EndpointError(f"{self.url}: {fault}") from None
         except OSError as fault:
-            self._unlock()
-            if fault.errno == errno.ELOOP:
-                raise EndpointError(f"{self.url}: {fault.filename} is a symbolic link") from None
-            raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
-        return self
+            if self._binds and fault.errno in EXHAUSTED:
+                raise
+            self._refuse(fault)
 
-    def __exit__(self, *_: object) -> None:
-        """Give the endpoint back."""
-        self.path.unlink(missing_ok=True)
-        self._paused_path.unlink(missing_ok=True)
-        self._unlock()
-
-    def bind(self, router: "zmq.Socket[bytes]") -> None:
-        """Bind a socket here; the socket file is for this user alone. Raises EndpointError."""
+    def _bind(self, router: "zmq.Socket[bytes]") -> None:
+        """Raises zmq.ZMQError, OSError, and EndpointError after BINDS_MAX times."""
+        if self._binds >= BINDS_MAX:
+            raise EndpointError(
+                f"{self.url}: the socket file was removed {self._binds} times; find out what"
+                " removes it, or bind elsewhere"
+            )
         umask = os.umask(0o177)
         try:
             router.bind(self.url)
+            self._binds += 1
             self._share(self.path, 0o660)
-        except zmq.ZMQError as fault:
-            raise EndpointError(f"{self.url}: {fault}") from None
-        except OSError as fault:
-            raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
+            self._bound = self.path.stat()
         finally:
             os.umask(umask)
 
-    def pause(self) -> None:
-        """Accept no new connections."""
-        self.path.rename(self._paused_path)
+    def _refuse(self, fault: OSError) -> NoReturn:
+        if fault.errno == errno.ELOOP:
+            raise EndpointError(f"{self.url}: {fault.filename} is a symbolic link") from None
+        raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
 
-    def resume(self) -> None:
-        """Accept new connections again."""
-        self._paused_path.rename(self.path)
+    def _is_ours(self, path: Path) -> bool:
+        """Return whether this is the socket file that was bound, not another one of that name."""
+        return self._bound is not None and _is_same(path, self._bound)
+
+    def _has_lock(self) -> bool:
+        """Return whether the lock is the one that another broker would look for."""
+        return self._lock is not None and _is_same(self._lock_path, os.fstat(self._lock))
 
     def _make_directory(self, directory: Path) -> None:
         """Make the socket's directory. An existing one is not changed: it may hold other things.
@@ -138,7 +235,6 @@ class IpcEndpoint:
         if self.path.is_socket():
             self.path.unlink()
         elif os.path.lexists(self.path):
-            self._unlock()
             raise EndpointError(f"{self.url}: there is a file that is no socket; bind elsewhere")
 
     def _unlock(self) -> None:
@@ -183,6 +279,9 @@ class TcpEndpoint:
             self.resume()
         except (zmq.ZMQError, OSError) as fault:
             raise EndpointError(f"{self.url}: {fault}") from None
+
+    def look(self, _: "zmq.Socket[bytes]") -> None:
+        """Do nothing: no file belongs to this endpoint."""
 
     def pause(self) -> None:
         """Accept no new connections."""

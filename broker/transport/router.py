@@ -117,6 +117,13 @@ class Router:
             )
             log.warning(event, connections=self._monitor.connections)
 
+    def look(self) -> None:
+        """Bind endpoints anew whose files are gone. Raises EndpointError if that cannot be done."""
+        for endpoint in self._endpoints:
+            event = endpoint.look(self.socket)
+            if event is not None:
+                log.warning(event, endpoint=endpoint.url)
+
     def close(self) -> None:
         """Stop the connection monitor; the socket is closed with its context."""
         self._monitor.close()

@@ -133,8 +133,16 @@ class Disk(Files):
         if self.power_goes_at is not None and self.calls >= self.power_goes_at:
             raise PowerLossError
 
-    def lock(self, directory: Path) -> int:
-        return self._describe(Inode())
+    def lock(self, directory: Path) -> tuple[int, ...]:
+        return (self._describe(Inode()),)
+
+    def is_named(self, path: Path, descriptor: int) -> bool:
+        return self.names_now.get(path.name) is self.descriptors[descriptor]
+
+    def is_whole(self, descriptor: int, size: int) -> bool:
+        inode = self.descriptors[descriptor]
+        is_named = any(each is inode for each in self.names_now.values())
+        return is_named and len(inode.live) >= size
 
     def names(self, directory: Path) -> list[str]:
         return list(self.names_now)
