@@ -184,7 +184,9 @@ def read_pair(path: Path) -> KeyPair:
             check_secret(path, file.fileno())
             pair = msgspec.convert(tomllib.load(file), KeyPair)
     except FileNotFoundError:
-        raise KeyRingError(f"there is no {path}; make it with: tollgate keys new NAME") from None
+        raise KeyRingError(
+            f"there is no {path}; make it with: tollgate keys new NAME --role ROLE"
+        ) from None
     except (OSError, ValueError, UnsafeError) as fault:
         raise KeyRingError(f"{path}: {fault}") from None
     if not (_is_key(pair.public_key) and _is_key(pair.secret_key)):

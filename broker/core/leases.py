@@ -52,7 +52,8 @@ class Leases:
             if lease is not None:
                 raise LeaseHeldError(f"somebody holds a lease on job {job_id}", job_id=job_id)
         elif lease is None or lease.token != token:
-            raise LeaseLostError(f"lease {token} on job {job_id} is over", job_id=job_id)
+            fate = "is over" if token <= self.last_token else "was never granted"
+            raise LeaseLostError(f"lease {token} on job {job_id} {fate}", job_id=job_id)
 
     def stands(self, job_id: str, token: int) -> bool:
         """Return whether this lease still stands."""

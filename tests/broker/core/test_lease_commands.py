@@ -118,7 +118,11 @@ def test_version_then_lease_then_legality_are_checked() -> None:
     (grant,) = driver.grants_of(claim())
     conflict = driver.error(move(job, AWAITING_PAYMENT, expected_version=1, lease=99))
     assert (conflict.code, conflict.status, conflict.version) == ("version_conflict", "running", 2)
-    assert driver.error(move(job, AWAITING_PAYMENT, lease=99)).code == "lease_lost"
+    lost = driver.error(move(job, AWAITING_PAYMENT, lease=99))
+    assert (lost.code, lost.message) == (
+        "lease_lost",
+        f"lease 99 on job {job.job_id} was never granted",
+    )
     assert driver.error(move(job, AWAITING_PAYMENT)).code == "lease_held"
     illegal = driver.error(move(job, AWAITING_PAYMENT, lease=grant.lease, expected_version=2))
     assert (illegal.code, illegal.job_id) == ("illegal_transition", job.job_id)
