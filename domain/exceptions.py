@@ -68,6 +68,10 @@ class MalformedError(Refusal):
     refuses_message = True
 
 
+class ArgumentError(MalformedError, ValueError):
+    """An argument has a wrong type or value; the message names it. Nothing was sent."""
+
+
 class NotAuthorizedError(Refusal):
     """The client's role does not allow this command; no job was looked up."""
 
@@ -167,7 +171,7 @@ class VersionConflictError(Refusal):
 
 
 class LeaseLostError(Refusal):
-    """The lease has lapsed or ended, or was granted again: its holder must stop working."""
+    """The lease has lapsed or ended, or is not one: its holder must stop working."""
 
     code = "lease_lost"
 

@@ -11,12 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from tollgate.domain.exceptions import ArgumentError
+
 JsonValue: TypeAlias = (
     "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 )
 
 
-class UnhashableInputError(ValueError):
+class UnhashableInputError(ArgumentError):
     """The value has no canonical form, so two parties cannot agree on its hash."""
 
 
@@ -36,7 +38,7 @@ def input_hash(identifier_from_purchaser: str, input_data: JsonValue) -> str:
         64 lowercase hexadecimal digits.
 
     Raises:
-        UnhashableInputError: for what RFC 8785 cannot represent: NaN, infinities, integers of
+        ArgumentError: for what RFC 8785 cannot represent: NaN, infinities, integers of
             2**53 and beyond, keys that are no strings, lone surrogates, types that JSON lacks.
     """
     return _hash(identifier_from_purchaser, _canonical_json(input_data))
@@ -52,8 +54,10 @@ def output_hash(identifier_from_purchaser: str, output: str) -> str:
         64 lowercase hexadecimal digits.
 
     Raises:
-        UnhashableInputError: a lone surrogate, which UTF-8 cannot represent.
+        ArgumentError: no text, or a lone surrogate, which UTF-8 cannot represent.
     """
+    if not isinstance(output, str):
+        raise _no_text("output", output)
     return _hash(identifier_from_purchaser, _utf8(output))
 
 
@@ -68,13 +72,21 @@ def output_hash_as_deployed(identifier_from_purchaser: str, output: str) -> str:
         64 lowercase hexadecimal digits.
 
     Raises:
-        UnhashableInputError: a lone surrogate, which UTF-8 cannot represent.
+        ArgumentError: no text, or a lone surrogate, which UTF-8 cannot represent.
     """
+    if not isinstance(output, str):  # anything else would be dumped, too
+        raise _no_text("output", output)
     escaped = json.dumps(output, ensure_ascii=False)[1:-1]
     return _hash(identifier_from_purchaser, _utf8(escaped))
 
 
+def _no_text(name: str, value: object) -> UnhashableInputError:
+    return UnhashableInputError(f"{name} must be a text (str), not a {type(value).__name__}")
+
+
 def _hash(identifier_from_purchaser: str, payload: bytes) -> str:
+    if not isinstance(identifier_from_purchaser, str):
+        raise _no_text("identifier_from_purchaser", identifier_from_purchaser)
     return hashlib.sha256(_utf8(identifier_from_purchaser) + b";" + payload).hexdigest()
 
 
@@ -97,4 +109,5 @@ def _canonical_json(value: JsonValue) -> bytes:
     except UnicodeEncodeError as error:  # from a key: rfc8785 sorts before it checks
         raise UnhashableInputError("a lone surrogate in a key has no UTF-8 form") from error
     except ValueError as error:  # its CanonicalizationError and all below it
-        raise UnhashableInputError(f"RFC 8785 cannot represent the input: {error}") from error
+        reason = str(error).replace("<class '", "").replace("'>", "")  # of a type that JSON lacks
+        raise UnhashableInputError(f"RFC 8785 cannot represent the input: {reason}") from error

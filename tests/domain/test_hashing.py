@@ -5,11 +5,13 @@ import json
 import math
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.hashing import (
     JsonValue,
     UnhashableInputError,
@@ -175,3 +177,24 @@ def _comparable(value: JsonValue) -> object:
     if isinstance(value, list):
         return [_comparable(inner) for inner in value]
     return value
+
+
+@pytest.mark.parametrize("function", [output_hash, output_hash_as_deployed])
+@pytest.mark.parametrize("output", [None, b"x", {"a": 1}], ids=repr)
+def test_an_output_that_is_no_text_is_refused(
+    function: Callable[[str, Any], str], output: object
+) -> None:
+    with pytest.raises(ArgumentError, match="output must be a text"):
+        function(PURCHASER, output)
+
+
+@pytest.mark.parametrize("identifier", [None, b"x", 7], ids=repr)
+def test_an_identifier_that_is_no_text_is_refused(identifier: Any) -> None:
+    for function in (input_hash, output_hash, output_hash_as_deployed):
+        with pytest.raises(ArgumentError, match="identifier_from_purchaser must be a text"):
+            function(identifier, "x")
+
+
+def test_a_type_that_json_lacks_is_named_plainly() -> None:
+    with pytest.raises(ArgumentError, match=r"unsupported type: bytes$"):
+        input_hash(PURCHASER, {"a": b"x"})
