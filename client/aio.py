@@ -3,16 +3,16 @@
 import asyncio
 import builtins
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from datetime import datetime
 from os import PathLike
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from tollgate.client import commands as build
+from tollgate.client.arguments import seconds
 from tollgate.client.autopipeline import Autopipeline, PipelinedCommand
 from tollgate.client.batch import AsyncBatch
-from tollgate.client.commands import AnyStatus, Row, SlicedWait
+from tollgate.client.commands import AnyStatus, JobId, Row, SlicedWait, Time
 from tollgate.client.connection import Connection
 from tollgate.client.errors import ClientClosedError, raise_failures
 from tollgate.client.inflight import Call
@@ -40,13 +40,13 @@ class AsyncClient:
 
     def __init__(
         self,
-        endpoint: str | None = None,
+        endpoint: str | PathLike[str] | None = None,
         *,
         key: str | PathLike[str] | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         """Make a client; it connects at its first call, and is bound to the loop of that call."""
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds(timeout_s)
         self._connection = Connection(endpoint, key)
         self.endpoint = self._connection.endpoint
         self._session = Session(self._connection.broker, random)
@@ -87,22 +87,26 @@ class AsyncClient:
         input_hash: str | None = None,
         *,
         input: str | None = None,  # noqa: A002 - the field's name
+        as_text: bool = False,
         identifier_from_purchaser: str | None = None,
-        job_id: str | None = None,
+        job_id: JobId | None = None,
         blockchain_identifier: str | None = None,
-        pay_by_time: datetime | None = None,
-        submit_result_time: datetime | None = None,
+        pay_by_time: Time | None = None,
+        submit_result_time: Time | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
         """Store a job in `awaiting_payment`, and return it.
 
         Without an `input_hash`, the hash of `input` is computed by MIP-004: JSON text is parsed
-        first, any other text is hashed as a JSON string. Without a `job_id`, a UUID4 is made. If
-        the broker has a job with this id and equal fields, that job is returned as it is now.
+        first, plain text is hashed as a JSON string. What seems to be a mistake is refused: empty
+        text, plain text within white space, broken JSON. With `as_text`, any text is plain text. A
+        byte order mark is dropped. Without a `job_id`, a UUID4 is made. If the broker has a job
+        with this id and equal fields, that job is returned as it is now.
 
         Raises:
-            MalformedError: the hash is not 64 lowercase hexadecimal digits, the id is not a UUID, a
-                time has no time zone, or both hash and input are missing.
+            ArgumentError: the input seems to be a mistake, or JSON that no hash is defined for; the
+                hash is not 64 lowercase hexadecimal digits, the id is not a UUID, a time has no
+                time zone, or both hash and input are missing.
             JobConflictError: the id or the blockchain identifier belongs to a different job.
             RepositoryFullError: the broker stores as many jobs as it may.
 
@@ -110,6 +114,7 @@ class AsyncClient:
         command = build.create(
             input_hash,
             input=input,
+            as_text=as_text,
             identifier_from_purchaser=identifier_from_purchaser,
             job_id=job_id,
             blockchain_identifier=blockchain_identifier,
@@ -120,7 +125,7 @@ class AsyncClient:
 
     async def get(
         self,
-        job_id: str | None = None,
+        job_id: JobId | None = None,
         *,
         blockchain_identifier: str | None = None,
         timeout_s: float | None = None,
@@ -135,7 +140,7 @@ class AsyncClient:
 
     async def transition(  # noqa: PLR0913 - one argument a field
         self,
-        job_id: str,
+        job_id: JobId,
         target: AnyStatus,
         *,
         result: str | None = None,
@@ -172,7 +177,7 @@ class AsyncClient:
 
     async def provide_input(
         self,
-        job_id: str,
+        job_id: JobId,
         input: str,  # noqa: A002 - the field's name
         *,
         expected_version: int,
@@ -187,7 +192,7 @@ class AsyncClient:
         return cast("Job", await self._ask(command, timeout_s))
 
     async def cancel(
-        self, job_id: str, *, expected_version: int | None = None, timeout_s: float | None = None
+        self, job_id: JobId, *, expected_version: int | None = None, timeout_s: float | None = None
     ) -> "Job":
         """Fail a job in `awaiting_payment`, and return it. Raises the errors of `transition`."""
         return cast("Job", await self._ask(build.cancel(job_id, expected_version), timeout_s))
@@ -233,9 +238,9 @@ class AsyncClient:
 
     async def wait(
         self,
-        job_ids: str | Sequence[str],
+        job_ids: JobId | Sequence[JobId],
         *,
-        statuses: Sequence[AnyStatus] | None = None,
+        statuses: AnyStatus | Sequence[AnyStatus] | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
         """Wait for one of up to 1,000 jobs to reach one of `statuses`, and return it.
@@ -250,7 +255,7 @@ class AsyncClient:
             BrokerUnreachableError: a wait was not answered in time.
 
         """
-        until = None if timeout_s is None else monotonic() + timeout_s
+        until = None if timeout_s is None else monotonic() + seconds(timeout_s)
         wait = SlicedWait(job_ids, statuses, until, self._timeout_s)
         while True:
             command, deadline = wait.slice(monotonic())
@@ -280,7 +285,7 @@ class AsyncClient:
         return cast("builtins.list[Lease]", await self._ask(command, timeout_s))
 
     async def touch(
-        self, job_id: str, lease: int, *, lease_ms: int = 30_000, timeout_s: float | None = None
+        self, job_id: JobId, lease: int, *, lease_ms: int = 30_000, timeout_s: float | None = None
     ) -> None:
         """Extend a lease: it ends `lease_ms` from now.
 
@@ -290,7 +295,7 @@ class AsyncClient:
         """
         await self._ask(build.touch(job_id, lease, lease_ms), timeout_s)
 
-    async def release(self, job_id: str, lease: int, *, timeout_s: float | None = None) -> None:
+    async def release(self, job_id: JobId, lease: int, *, timeout_s: float | None = None) -> None:
         """Give a lease back, so that the job can be claimed again. Raises the errors of `touch`."""
         await self._ask(build.release(job_id, lease), timeout_s)
 
@@ -345,16 +350,16 @@ class AsyncClient:
         """Return an empty batch of commands.
 
         A message has `message_commands` commands, or as many as the broker takes; up to four
-        messages are in flight at a time, and `timeout_s` is for each. Raises ValueError for less
-        than 1 command.
+        messages are in flight at a time, and `timeout_s` is for each. Raises ArgumentError
+        for less than 1 command.
         """
-        build.check_message_commands(message_commands)
+        build.check_bulk(message_commands)
         return AsyncBatch(lambda commands: self._run(commands, timeout_s, None, message_commands))
 
     # --- the driver -------------------------------------------------------------------------------
 
     def _seconds(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+        return self._timeout_s if timeout_s is None else seconds(timeout_s)
 
     async def _ask(self, command: AnyCommand, timeout_s: float | None) -> Any:  # noqa: ANN401
         if timeout_s is not None or not self._autopipeline.takes(command):
@@ -396,7 +401,7 @@ class AsyncClient:
         on_progress: Callable[[int], None] | None,
         message_commands: int | None,
     ) -> builtins.list[Any]:
-        build.check_message_commands(message_commands)
+        build.check_bulk(message_commands, on_progress)
         each_s = self._seconds(timeout_s)
         deadline = monotonic() + each_s
         if self._session.greeting is None:

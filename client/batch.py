@@ -1,11 +1,10 @@
 """Lists of commands of several kinds, sent together and answered in order."""
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
 from tollgate.client import commands as build
-from tollgate.client.commands import AnyStatus
+from tollgate.client.commands import AnyStatus, JobId, Time
 from tollgate.client.errors import NOT_SENT, BrokerUnreachableError
 from tollgate.domain.commands import AnyCommand
 
@@ -14,7 +13,7 @@ class CommandList:
     """A list of commands; each method appends one and returns its position among the results.
 
     Every method takes the arguments of the client's method with that name, and raises
-    MalformedError for what no broker could decode.
+    ArgumentError for what no broker could decode.
     """
 
     def __init__(self) -> None:
@@ -32,32 +31,34 @@ class CommandList:
         input_hash: str | None = None,
         *,
         input: str | None = None,  # noqa: A002 - the field's name
+        as_text: bool = False,
         identifier_from_purchaser: str | None = None,
-        job_id: str | None = None,
+        job_id: JobId | None = None,
         blockchain_identifier: str | None = None,
-        pay_by_time: datetime | None = None,
-        submit_result_time: datetime | None = None,
+        pay_by_time: Time | None = None,
+        submit_result_time: Time | None = None,
     ) -> int:
         """Append a `create`; its value is the `Job`."""
         return self._append(
             build.create(
                 input_hash,
                 input=input,
+                as_text=as_text,
                 identifier_from_purchaser=identifier_from_purchaser,
-                job_id=job_id or next(self._job_ids),
+                job_id=next(self._job_ids) if job_id is None else job_id,
                 blockchain_identifier=blockchain_identifier,
                 pay_by_time=pay_by_time,
                 submit_result_time=submit_result_time,
             )
         )
 
-    def get(self, job_id: str | None = None, *, blockchain_identifier: str | None = None) -> int:
+    def get(self, job_id: JobId | None = None, *, blockchain_identifier: str | None = None) -> int:
         """Append a `get`; its value is the `Job`."""
         return self._append(build.get(job_id, blockchain_identifier))
 
     def transition(  # noqa: PLR0913 - one argument a field
         self,
-        job_id: str,
+        job_id: JobId,
         target: AnyStatus,
         *,
         result: str | None = None,
@@ -81,7 +82,7 @@ class CommandList:
 
     def provide_input(
         self,
-        job_id: str,
+        job_id: JobId,
         input: str,  # noqa: A002 - the field's name
         *,
         expected_version: int,
@@ -89,7 +90,7 @@ class CommandList:
         """Append a `provide_input`; its value is the `Job`."""
         return self._append(build.provide_input(job_id, input, expected_version))
 
-    def cancel(self, job_id: str, *, expected_version: int | None = None) -> int:
+    def cancel(self, job_id: JobId, *, expected_version: int | None = None) -> int:
         """Append a `cancel`; its value is the `Job`."""
         return self._append(build.cancel(job_id, expected_version))
 
@@ -107,11 +108,11 @@ class CommandList:
         """Append a `claim` that does not wait; its value is the list of `Lease`."""
         return self._append(build.claim(status, lease_ms=lease_ms, wait_ms=0, limit=limit))
 
-    def touch(self, job_id: str, lease: int, *, lease_ms: int = 30_000) -> int:
+    def touch(self, job_id: JobId, lease: int, *, lease_ms: int = 30_000) -> int:
         """Append a `touch`; its value is None."""
         return self._append(build.touch(job_id, lease, lease_ms))
 
-    def release(self, job_id: str, lease: int) -> int:
+    def release(self, job_id: JobId, lease: int) -> int:
         """Append a `release`; its value is None."""
         return self._append(build.release(job_id, lease))
 

@@ -1,14 +1,17 @@
 """Makes commands from what users pass, and refuses what a broker could not decode."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from os import urandom
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
+from uuid import UUID
 
 import msgspec
 
+from tollgate.client import arguments
 from tollgate.client.framing import UNFIT
+from tollgate.client.inputs import BOM, hash_of_input
 from tollgate.domain.commands import (
     UINT_LIMIT,
     Cancel,
@@ -24,7 +27,7 @@ from tollgate.domain.commands import (
     Transition,
     Wait,
 )
-from tollgate.domain.exceptions import MalformedError
+from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.status import COMPLETED, FAILED, JobStatus
 
 __all__ = [  # the public ones: `tollgate.commands`
@@ -52,8 +55,16 @@ Row = Create | str | Mapping[str, Any]
 """What `create_many` takes: a command, an input hash, or the arguments of `create` by name."""
 
 AnyStatus = JobStatus | str
+JobId = str | UUID
+Time = datetime | int
+"""A datetime with a time zone, or a Unix time: in seconds or, above 1e11, in milliseconds."""
 _Command = TypeVar("_Command", bound=Command)
 
+_PLAIN: Final = frozenset({type(None), int, datetime, JobStatus, list})
+"""What msgspec encodes, beside `str`. It would take subclasses of `str`, but not encode them."""
+_AN_INPUT: Final = "a text (str), such as that of json.dumps"
+_TIMES: Final = ("pay_by_time", "submit_result_time")
+_A_ROW: Final = "an input hash, a Create, or a mapping of create's arguments"
 _STATUSES: Final = {status.value: status for status in JobStatus}
 _VARIANT: Final = "89ab" * 4
 """What a random digit becomes at the position of a UUID's variant."""
@@ -61,17 +72,22 @@ _TO_VARIANT: Final = bytes.maketrans(b"0123456789abcdef", _VARIANT.encode())
 
 
 def make(kind: type[_Command], **fields: Any) -> _Command:  # noqa: ANN401 - as the command has it
-    """Return a command of `kind`, checked by the rules of the protocol. Raises MalformedError."""
+    """Return a command of `kind`, checked by the rules of the protocol. Raises ArgumentError."""
     try:
-        for text in fields.values():
-            if isinstance(text, str) and not text.isascii():
-                text.encode()  # a lone surrogate cannot be sent
-        return msgspec.convert(fields, kind)
-    except UNFIT as fault:
-        raise MalformedError(f"{kind.__struct_config__.tag}: {fault}") from None
+        for value in fields.values():
+            if type(value) is str:
+                if not value.isascii():
+                    value.encode()  # a lone surrogate cannot be sent
+            elif type(value) not in _PLAIN:
+                break
+        else:
+            return msgspec.convert(fields, kind)
+    except UNFIT:
+        pass
+    return arguments.converted(kind, fields)
 
 
-def _is_plain(text: object) -> bool:
+def _is_plain(text: object) -> TypeGuard[str]:
     """Return whether this is a text that certainly can be encoded."""
     return type(text) is str and text.isascii()
 
@@ -80,39 +96,22 @@ def _is_count(number: object) -> bool:
     return type(number) is int and 0 < number < UINT_LIMIT
 
 
-def status_of(status: AnyStatus) -> JobStatus:
-    """Return the status of that name. Raises MalformedError."""
+def status_of(status: Any) -> JobStatus:  # noqa: ANN401 - to be checked
+    """Return the status of that name. Raises ArgumentError."""
     try:
         return _STATUSES[status]
     except (KeyError, TypeError):
-        raise MalformedError(f"no status {status!r}; there are {', '.join(JobStatus)}") from None
+        name = status.value if isinstance(status, Enum) else status
+        if isinstance(name, str) and (found := _STATUSES.get(str.__str__(name))):
+            return found
+        raise ArgumentError(
+            f"there is no status {arguments.shown(status)}; there are {', '.join(JobStatus)}"
+        ) from None
 
 
 def optional_status(status: AnyStatus | None) -> JobStatus | None:
-    """Return the status of that name, or None for None. Raises MalformedError."""
+    """Return the status of that name, or None for None. Raises ArgumentError."""
     return None if status is None else status_of(status)
-
-
-def hash_of_input(text: str, identifier_from_purchaser: str | None) -> str:
-    """Return the MIP-004 hash of an input given as text.
-
-    JSON is parsed first; any other text is hashed as a JSON string. A missing identifier counts as
-    an empty one. Raises MalformedError for an input without a canonical form.
-    """
-    from tollgate.domain.hashing import UnhashableInputError, input_hash  # noqa: PLC0415 - not for a ping
-
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        value = text
-    try:
-        return input_hash(identifier_from_purchaser or "", value)
-    except UnhashableInputError as fault:
-        raise MalformedError(f"the input has no hash: {fault}") from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def new_job_id() -> str:
@@ -145,17 +144,18 @@ def create(  # noqa: PLR0913 - one argument a field
     input_hash: str | None = None,
     *,
     input: str | None = None,  # noqa: A002 - the field's name
+    as_text: bool = False,
     identifier_from_purchaser: str | None = None,
-    job_id: str | None = None,
+    job_id: JobId | None = None,
     blockchain_identifier: str | None = None,
-    pay_by_time: datetime | None = None,
-    submit_result_time: datetime | None = None,
+    pay_by_time: Time | None = None,
+    submit_result_time: Time | None = None,
 ) -> Create:
-    """Return a `create` with a job id, so that it may be repeated. Raises MalformedError."""
+    """Return a `create` with a job id, so that it may be repeated. Raises ArgumentError."""
     if input_hash is None:
-        if not isinstance(input, str):
-            raise MalformedError("create takes an input_hash, or an input as text")
-        input_hash = hash_of_input(input, identifier_from_purchaser)
+        input, input_hash = _hashed(input, identifier_from_purchaser, as_text=as_text)  # noqa: A001
+    if job_id is None:
+        job_id = new_job_id()
     if (
         identifier_from_purchaser is None
         and blockchain_identifier is None
@@ -163,30 +163,59 @@ def create(  # noqa: PLR0913 - one argument a field
         and submit_result_time is None
         and type(input_hash) is str
         and len(input_hash) == HASH_LENGTH
-        and (job_id is None or type(job_id) is str)
+        and type(job_id) is str
+        and job_id
         and (input is None or _is_plain(input))
     ):  # the usual case: a `Create` checks everything else itself
         try:
-            return Create(input_hash=input_hash, input=input, job_id=job_id or new_job_id())
+            return Create(input_hash=input_hash, input=input, job_id=job_id)
         except ValueError as fault:
-            raise MalformedError(f"create: {fault}") from None
-    times: tuple[object, ...] = (pay_by_time, submit_result_time)
-    if any(isinstance(time, str) for time in times):
-        raise MalformedError("create: a time is a datetime, not a text")  # `make` would parse it
-    return make(
-        Create,
-        input_hash=input_hash,
-        input=input,
-        identifier_from_purchaser=identifier_from_purchaser,
-        job_id=job_id or new_job_id(),
-        blockchain_identifier=blockchain_identifier,
-        pay_by_time=pay_by_time,
-        submit_result_time=submit_result_time,
-    )
+            raise ArgumentError(f"create: {fault}") from None
+    fields: dict[str, object] = {
+        "input_hash": input_hash,
+        "input": input,
+        "identifier_from_purchaser": identifier_from_purchaser,
+        "job_id": job_id,
+        "blockchain_identifier": blockchain_identifier,
+        "pay_by_time": pay_by_time,
+        "submit_result_time": submit_result_time,
+    }
+    if any(isinstance(fields[name], str) for name in _TIMES):
+        return arguments.converted(Create, fields)  # which refuses it; `make` would parse it
+    return make(Create, **fields)
 
 
-def creates(rows: Iterable[Row]) -> Iterator[Create | MalformedError]:
-    """Yield a `create` with a job id for each row, or the error of that row."""
+def _hashed(text: object, purchaser: object, *, as_text: bool) -> tuple[str, str]:
+    """Return the input as it is stored, and its hash."""
+    if text is None:
+        raise ArgumentError("create takes an input_hash, or an input as text")
+    if not _is_plain(text):
+        text = arguments.text("create", "input", text, _AN_INPUT)
+        if not as_text:
+            text = text.removeprefix(BOM)
+    if purchaser is not None and not _is_plain(purchaser):
+        name = "identifier_from_purchaser"
+        purchaser = arguments.identifier("create", name, purchaser, "a text (str)")
+    return text, hash_of_input(text, purchaser, as_text=as_text)
+
+
+_ARGUMENTS: Final = ("input_hash", *(create.__kwdefaults__ or ()))
+
+
+def creates(rows: Iterable[Row]) -> Iterator[Create | ArgumentError]:
+    """Yield a `create` with a job id for each row, or the error of that row.
+
+    Raises ArgumentError at once if `rows` is what one row may be, or no iterable.
+    """
+    if isinstance(rows, str | bytes | Mapping | Create) or not isinstance(rows, Iterable):
+        raise ArgumentError(
+            f"create_many: jobs must be a list or another iterable of jobs, not "
+            f"{arguments.described(rows)}"
+        )
+    return _creates(rows)
+
+
+def _creates(rows: Iterable[Any]) -> Iterator[Create | ArgumentError]:
     job_ids = new_job_ids()
     for row in rows:
         try:
@@ -197,20 +226,29 @@ def creates(rows: Iterable[Row]) -> Iterator[Create | MalformedError]:
             elif isinstance(row, str):
                 yield create(row)
             elif isinstance(row, Create):
-                fields = msgspec.structs.asdict(row)
-                if row.job_id is None:
-                    fields["job_id"] = next(job_ids)
-                yield make(Create, **fields)
-            else:
+                yield _checked(row, job_ids)
+            elif isinstance(row, Mapping):
                 yield create(**{"job_id": next(job_ids), **row})
-        except (TypeError, ValueError) as fault:
-            yield MalformedError(f"not the arguments of create: {fault}")
-        except MalformedError as refusal:
+            else:
+                yield arguments.wrong("create_many", "a job", row, _A_ROW)
+        except ArgumentError as refusal:
             yield refusal
+        except TypeError:
+            known = ", ".join(_ARGUMENTS)
+            yield arguments.wrong("create_many", "a job", row, f"a mapping with the keys {known}")
+        except ValueError as fault:
+            yield ArgumentError(f"create: {fault}")
 
 
-def get(job_id: str | None = None, blockchain_identifier: str | None = None) -> Get:
-    """Return a `get` by one of the two. Raises MalformedError."""
+def _checked(row: Create, job_ids: Iterator[str]) -> Create:
+    fields = msgspec.structs.asdict(row)
+    if row.job_id is None:
+        fields["job_id"] = next(job_ids)
+    return make(Create, **fields)
+
+
+def get(job_id: JobId | None = None, blockchain_identifier: str | None = None) -> Get:
+    """Return a `get` by one of the two. Raises ArgumentError."""
     if (
         blockchain_identifier is None
         and type(job_id) is str
@@ -222,7 +260,7 @@ def get(job_id: str | None = None, blockchain_identifier: str | None = None) -> 
 
 
 def transition(  # noqa: PLR0913 - one argument a field
-    job_id: str,
+    job_id: JobId,
     target: AnyStatus,
     *,
     result: str | None = None,
@@ -231,7 +269,7 @@ def transition(  # noqa: PLR0913 - one argument a field
     expected_version: int | None = None,
     lease: int | None = None,
 ) -> Transition:
-    """Return a `transition`. Raises MalformedError."""
+    """Return a `transition`. Raises ArgumentError."""
     if type(target) is not JobStatus:
         target = status_of(target)
     if (
@@ -264,45 +302,59 @@ def transition(  # noqa: PLR0913 - one argument a field
     )
 
 
-def provide_input(job_id: str, text: str, expected_version: int) -> ProvideInput:
-    """Return a `provide_input`. Raises MalformedError."""
+def provide_input(job_id: JobId, text: str, expected_version: int) -> ProvideInput:
+    """Return a `provide_input`. Raises ArgumentError."""
     return make(ProvideInput, job_id=job_id, input=text, expected_version=expected_version)
 
 
-def cancel(job_id: str, expected_version: int | None = None) -> Cancel:
-    """Return a `cancel`. Raises MalformedError."""
+def cancel(job_id: JobId, expected_version: int | None = None) -> Cancel:
+    """Return a `cancel`. Raises ArgumentError."""
     return make(Cancel, job_id=job_id, expected_version=expected_version)
 
 
 def count(status: AnyStatus | None = None) -> Count:
-    """Return a `count`. Raises MalformedError."""
+    """Return a `count`. Raises ArgumentError."""
     return make(Count, status=optional_status(status))
 
 
 def list_page(status: AnyStatus | None = None, after: str | None = None, limit: int = 100) -> List:
-    """Return a `list`. Raises MalformedError."""
+    """Return a `list`. Raises ArgumentError."""
     return make(List, status=optional_status(status), after=after, limit=limit)
 
 
 def claim(status: AnyStatus, *, lease_ms: int = 30_000, wait_ms: int = 0, limit: int = 1) -> Claim:
-    """Return a `claim`. Raises MalformedError."""
+    """Return a `claim`. Raises ArgumentError."""
     return make(Claim, status=status_of(status), lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
 
 
-def touch(job_id: str, lease: int, lease_ms: int = 30_000) -> Touch:
-    """Return a `touch`. Raises MalformedError."""
+def touch(job_id: JobId, lease: int, lease_ms: int = 30_000) -> Touch:
+    """Return a `touch`. Raises ArgumentError."""
     return make(Touch, job_id=job_id, lease=lease, lease_ms=lease_ms)
 
 
-def release(job_id: str, lease: int) -> Release:
-    """Return a `release`. Raises MalformedError."""
+def release(job_id: JobId, lease: int) -> Release:
+    """Return a `release`. Raises ArgumentError."""
     return make(Release, job_id=job_id, lease=lease)
 
 
-def check_message_commands(count: int | None) -> None:
-    """Raise ValueError if `count` is below 1."""
-    if count is not None and count < 1:
-        raise ValueError(f"a message has 1 command at least, not {count}")
+def check_bulk(count: object, on_progress: object = None) -> None:
+    """Raise ArgumentError if `count` is not a whole number from 1 on, or the other no function."""
+    if on_progress is not None and not callable(on_progress):
+        raise ArgumentError(
+            f"on_progress must be a function, not {arguments.described(on_progress)}"
+        )
+    if count is not None and not (type(count) is int and count > 0):
+        raise ArgumentError(
+            f"message_commands must be a whole number from 1 on, not {arguments.described(count)}"
+        )
+
+
+def _statuses(statuses: object) -> list[JobStatus]:
+    if isinstance(statuses, str | Enum):
+        return [status_of(statuses)]
+    if not isinstance(statuses, Iterable):
+        raise arguments.wrong("wait", "statuses", statuses, "a status, or a list of them")
+    return [*map(status_of, statuses)]
 
 
 class SlicedWait:
@@ -313,18 +365,18 @@ class SlicedWait:
 
     def __init__(
         self,
-        job_ids: str | Sequence[str],
-        statuses: Sequence[AnyStatus] | None,
+        job_ids: JobId | Sequence[JobId],
+        statuses: AnyStatus | Sequence[AnyStatus] | None,
         until: float | None,
         patience_s: float,
     ) -> None:
-        """Wait until the monotonic time `until`; None is for ever. Raises MalformedError."""
+        """Wait until the monotonic time `until`; None is for ever. Raises ArgumentError."""
         self._until = until
         self._patience_s = patience_s
         self._whole = make(
             Wait,
-            job_ids=[job_ids] if isinstance(job_ids, str) else [*job_ids],
-            statuses=None if statuses is None else [*map(status_of, statuses)],
+            job_ids=[job_ids] if type(job_ids) is str else arguments.job_ids(job_ids),
+            statuses=None if statuses is None else _statuses(statuses),
             timeout_ms=SLICE_MS,
         )
 

@@ -9,10 +9,12 @@ import zmq
 from tollgate.client.errors import BrokerUnreachableError, ForkedClientError, KeyFileError
 from tollgate.client.inflight import Call
 from tollgate.client.session import Session
+from tollgate.domain.exceptions import ArgumentError
 
 ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
 KEY_VARIABLE: Final = "TOLLGATE_KEY"
 WAIT_S_MAX: Final = 3_600.0
+SPIN_US_LIMIT: Final = 1e9
 _KEY_FIELDS: Final = ("public_key", "secret_key", "broker_public_key")
 
 # Plain numbers: arithmetic on the members of the enum takes longer than the calls they are for.
@@ -34,10 +36,21 @@ _TCP_OPTIONS: Final[dict[int, int | bytes]] = {
 }
 
 
-def resolve_endpoint(endpoint: str | None) -> str:
-    """Return `endpoint`, or the value of TOLLGATE_ENDPOINT, or the user's default."""
-    named = endpoint or os.environ.get(ENDPOINT_VARIABLE)
-    if named:
+def resolve_endpoint(endpoint: object) -> str:
+    """Return `endpoint`, or the value of TOLLGATE_ENDPOINT, or the user's default.
+
+    A path is that of an ipc socket. Raises ArgumentError.
+    """
+    if endpoint is not None:
+        if isinstance(endpoint, os.PathLike):
+            endpoint = f"ipc://{os.fspath(endpoint)}"
+        if not isinstance(endpoint, str) or not endpoint:
+            raise ArgumentError(
+                "endpoint must be a text such as ipc:///path or tcp://host:port, or the path of a "
+                f"socket, not {endpoint!r:.60}"
+            )
+        return str.__str__(endpoint)
+    if named := os.environ.get(ENDPOINT_VARIABLE):
         return named
     from tollgate.domain.endpoint import default_endpoint  # noqa: PLC0415 - rarely needed, slow to load
 
@@ -102,7 +115,7 @@ class Connection:
 
     def __init__(
         self,
-        endpoint: str | None = None,
+        endpoint: "str | os.PathLike[str] | None" = None,
         key: "str | os.PathLike[str] | None" = None,
         spin_us: int = 0,
     ) -> None:
@@ -112,9 +125,14 @@ class Connection:
         `spin_us` is how many microseconds to look for an answer before sleeping.
         """
         self.endpoint = resolve_endpoint(endpoint)
+        given: object = key
+        if given is not None and not (given and isinstance(given, str | os.PathLike)):
+            raise ArgumentError(f"key must be the path of a key file, not {key!r:.60}")
         self._key: str | None = None
         if self.endpoint.startswith("tcp:"):
             self._key = os.fspath(key) if key is not None else os.environ.get(KEY_VARIABLE) or None
+        if type(spin_us) not in {int, float} or not 0 <= spin_us < SPIN_US_LIMIT:
+            raise ArgumentError(f"spin_us must be a number of microseconds, not {spin_us!r:.60}")
         self._spin_s = spin_us / 1_000_000
         self._socket: zmq.Socket[bytes] | None = None
         self._pid = 0

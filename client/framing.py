@@ -7,8 +7,8 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from tollgate.domain.commands import AnyCommand, Claim, Create, Wait
-from tollgate.domain.exceptions import MalformedError, TollgateError, TooLargeError
+from tollgate.domain.commands import AnyCommand, Claim, Command, Create, Wait
+from tollgate.domain.exceptions import ArgumentError, TollgateError, TooLargeError
 from tollgate.domain.messages import REQUEST_ENVELOPE_BYTES_MAX, encode_command, encode_commands
 
 UNFIT: Final = (
@@ -94,7 +94,11 @@ class Framer:
         self.values: list[Any] = []
         self.exhausted = False
         """Whether there are no further payloads."""
-        self._commands = iter(commands)
+        try:
+            self._commands = iter(commands)
+        except TypeError:
+            kind = type(commands).__name__
+            raise ArgumentError(f"commands must be a list or an iterable, not a {kind}") from None
         self._ended = False
         self._commands_max = min(commands_max, _ARRAY16_MAX)
         self._bytes_max = bytes_max
@@ -180,11 +184,18 @@ def payload_of(command: AnyCommand, bytes_max: int) -> Payload | TollgateError:
     return Payload([0], [command], {type(command)}, [encoded])
 
 
-def _encode(command: AnyCommand, bytes_max: int) -> bytes | TollgateError:
+def _encode(command: object, bytes_max: int) -> bytes | TollgateError:
+    if not isinstance(command, Command):
+        return ArgumentError(
+            f"a command must be made by tollgate.commands; a {type(command).__name__} is none"
+        )
     try:
-        encoded = encode_command(command)
-    except UNFIT as fault:
-        return MalformedError(f"the command cannot be encoded: {fault}")
+        encoded = encode_command(command)  # type: ignore[arg-type] # any command
+    except UNFIT:
+        return ArgumentError(
+            f"{command.__struct_config__.tag}: a field has a wrong type, or a lone surrogate; "
+            "tollgate.commands checks and converts arguments"
+        )
     if len(encoded) > bytes_max - REQUEST_ENVELOPE_BYTES_MAX:
         return TooLargeError(
             f"the command takes {len(encoded)} bytes, a request holds {bytes_max}",

@@ -2,7 +2,6 @@
 
 import builtins
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
 from os import PathLike
 from random import random
 from threading import get_ident
@@ -10,8 +9,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from tollgate.client import commands as build
+from tollgate.client.arguments import seconds
 from tollgate.client.batch import Batch
-from tollgate.client.commands import AnyStatus, Row, SlicedWait
+from tollgate.client.commands import AnyStatus, JobId, Row, SlicedWait, Time
 from tollgate.client.connection import Connection
 from tollgate.client.errors import ClientClosedError, raise_failures
 from tollgate.client.inflight import Call
@@ -28,7 +28,7 @@ __all__ = ["Batch", "Client", "Lease", "Page", "connect"]
 
 
 def connect(
-    endpoint: str | None = None,
+    endpoint: str | PathLike[str] | None = None,
     *,
     key: str | PathLike[str] | None = None,
     timeout_s: float = 10.0,
@@ -63,6 +63,8 @@ class Client:
     300 if one call follows the other and a core is free.
 
     Besides its own errors, every call can raise:
+        ArgumentError: an argument has a wrong type or value; nothing was sent. docs/client.md has
+            the table of what each argument may be.
         Refusal: the broker refused; there is a class for each code, see `domain.exceptions`.
         BrokerUnreachableError: no broker answered in time, and nothing was changed.
         KeyFileError: the key cannot be used, or is missing and the endpoint is tcp.
@@ -79,14 +81,14 @@ class Client:
 
     def __init__(
         self,
-        endpoint: str | None = None,
+        endpoint: str | PathLike[str] | None = None,
         *,
         key: str | PathLike[str] | None = None,
         timeout_s: float = 10.0,
         spin_us: int = 0,
     ) -> None:
         """Make a client; it connects at its first call."""
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds(timeout_s)
         self._connection = Connection(endpoint, key, spin_us)
         self.endpoint = self._connection.endpoint
         self._session = Session(self._connection.broker, random)
@@ -117,22 +119,26 @@ class Client:
         input_hash: str | None = None,
         *,
         input: str | None = None,  # noqa: A002 - the field's name
+        as_text: bool = False,
         identifier_from_purchaser: str | None = None,
-        job_id: str | None = None,
+        job_id: JobId | None = None,
         blockchain_identifier: str | None = None,
-        pay_by_time: datetime | None = None,
-        submit_result_time: datetime | None = None,
+        pay_by_time: Time | None = None,
+        submit_result_time: Time | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
         """Store a job in `awaiting_payment`, and return it.
 
         Without an `input_hash`, the hash of `input` is computed by MIP-004: JSON text is parsed
-        first, any other text is hashed as a JSON string. Without a `job_id`, a UUID4 is made. If
-        the broker has a job with this id and equal fields, that job is returned as it is now.
+        first, plain text is hashed as a JSON string. What seems to be a mistake is refused: empty
+        text, plain text within white space, broken JSON. With `as_text`, any text is plain text. A
+        byte order mark is dropped. Without a `job_id`, a UUID4 is made. If the broker has a job
+        with this id and equal fields, that job is returned as it is now.
 
         Raises:
-            MalformedError: the hash is not 64 lowercase hexadecimal digits, the id is not a UUID, a
-                time has no time zone, or both hash and input are missing.
+            ArgumentError: the input seems to be a mistake, or JSON that no hash is defined for; the
+                hash is not 64 lowercase hexadecimal digits, the id is not a UUID, a time has no
+                time zone, or both hash and input are missing.
             JobConflictError: the id or the blockchain identifier belongs to a different job.
             RepositoryFullError: the broker stores as many jobs as it may.
 
@@ -140,6 +146,7 @@ class Client:
         command = build.create(
             input_hash,
             input=input,
+            as_text=as_text,
             identifier_from_purchaser=identifier_from_purchaser,
             job_id=job_id,
             blockchain_identifier=blockchain_identifier,
@@ -150,7 +157,7 @@ class Client:
 
     def get(
         self,
-        job_id: str | None = None,
+        job_id: JobId | None = None,
         *,
         blockchain_identifier: str | None = None,
         timeout_s: float | None = None,
@@ -165,7 +172,7 @@ class Client:
 
     def transition(  # noqa: PLR0913 - one argument a field
         self,
-        job_id: str,
+        job_id: JobId,
         target: AnyStatus,
         *,
         result: str | None = None,
@@ -202,7 +209,7 @@ class Client:
 
     def provide_input(
         self,
-        job_id: str,
+        job_id: JobId,
         input: str,  # noqa: A002 - the field's name
         *,
         expected_version: int,
@@ -217,7 +224,7 @@ class Client:
         return cast("Job", self._ask(command, timeout_s))
 
     def cancel(
-        self, job_id: str, *, expected_version: int | None = None, timeout_s: float | None = None
+        self, job_id: JobId, *, expected_version: int | None = None, timeout_s: float | None = None
     ) -> "Job":
         """Fail a job in `awaiting_payment`, and return it. Raises the errors of `transition`."""
         return cast("Job", self._ask(build.cancel(job_id, expected_version), timeout_s))
@@ -262,9 +269,9 @@ class Client:
 
     def wait(
         self,
-        job_ids: str | Sequence[str],
+        job_ids: JobId | Sequence[JobId],
         *,
-        statuses: Sequence[AnyStatus] | None = None,
+        statuses: AnyStatus | Sequence[AnyStatus] | None = None,
         timeout_s: float | None = None,
     ) -> "Job":
         """Wait for one of up to 1,000 jobs to reach one of `statuses`, and return it.
@@ -279,7 +286,7 @@ class Client:
             BrokerUnreachableError: a wait was not answered in time.
 
         """
-        until = None if timeout_s is None else monotonic() + timeout_s
+        until = None if timeout_s is None else monotonic() + seconds(timeout_s)
         wait = SlicedWait(job_ids, statuses, until, self._timeout_s)
         while True:
             command, deadline = wait.slice(monotonic())
@@ -309,7 +316,7 @@ class Client:
         return cast("builtins.list[Lease]", self._ask(command, timeout_s))
 
     def touch(
-        self, job_id: str, lease: int, *, lease_ms: int = 30_000, timeout_s: float | None = None
+        self, job_id: JobId, lease: int, *, lease_ms: int = 30_000, timeout_s: float | None = None
     ) -> None:
         """Extend a lease: it ends `lease_ms` from now.
 
@@ -319,7 +326,7 @@ class Client:
         """
         self._ask(build.touch(job_id, lease, lease_ms), timeout_s)
 
-    def release(self, job_id: str, lease: int, *, timeout_s: float | None = None) -> None:
+    def release(self, job_id: JobId, lease: int, *, timeout_s: float | None = None) -> None:
         """Give a lease back, so that the job can be claimed again. Raises the errors of `touch`."""
         self._ask(build.release(job_id, lease), timeout_s)
 
@@ -374,16 +381,16 @@ class Client:
         """Return an empty batch of commands.
 
         A message has `message_commands` commands, or as many as the broker takes; up to four
-        messages are in flight at a time, and `timeout_s` is for each. Raises ValueError for less
-        than 1 command.
+        messages are in flight at a time, and `timeout_s` is for each. Raises ArgumentError
+        for less than 1 command.
         """
-        build.check_message_commands(message_commands)
+        build.check_bulk(message_commands)
         return Batch(lambda commands: self._run(commands, timeout_s, None, message_commands))
 
     # --- the driver -------------------------------------------------------------------------------
 
     def _seconds(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+        return self._timeout_s if timeout_s is None else seconds(timeout_s)
 
     def _ask(self, command: AnyCommand, timeout_s: float | None) -> Any:  # noqa: ANN401
         return self._ask_until(command, monotonic() + self._seconds(timeout_s))
@@ -404,7 +411,7 @@ class Client:
         on_progress: Callable[[int], None] | None,
         message_commands: int | None,
     ) -> builtins.list[Any]:
-        build.check_message_commands(message_commands)
+        build.check_bulk(message_commands, on_progress)
         each_s = self._seconds(timeout_s)
         outer = self._take()
         try:

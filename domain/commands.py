@@ -38,12 +38,14 @@ _HASH_UUID_FORM: Final = _HASH_FORM + b" " + _A_UUID.encode()
 
 def in_utc(time: datetime) -> datetime:
     """Return an aware time in UTC. Raises ValueError if it is naive or outside UTC's years."""
-    if time.tzinfo is UTC:
-        return time
-    if time.utcoffset() is None:
-        raise ValueError("a time must be aware: it needs a time zone")
     try:
+        if time.tzinfo is UTC:
+            return time
+        if time.utcoffset() is None:
+            raise ValueError("a time must be aware: it needs a time zone")
         return time.astimezone(UTC)
+    except AttributeError:  # users make commands, too
+        raise ValueError(f"a time must be a datetime, not a {type(time).__name__}") from None
     except OverflowError:
         raise ValueError("a time must lie in the years 1 to 9999 of UTC") from None
 
@@ -90,7 +92,7 @@ class Create(Command, tag="create"):
         """Check the digits of hash and id, and convert times to UTC."""
         both = f"{self.input_hash} {self.job_id or _A_UUID}".encode().translate(_AS_ZERO)
         if both != _HASH_UUID_FORM:
-            if self.input_hash.encode().translate(_AS_ZERO) != _HASH_FORM:
+            if f"{self.input_hash}".encode().translate(_AS_ZERO) != _HASH_FORM:
                 raise ValueError("input_hash is not 64 lowercase hexadecimal digits")
             raise ValueError("job_id is no UUID in lowercase with hyphens")
         if self.pay_by_time is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tollgate.client.sync import Client, connect
     from tollgate.domain.commands import Create
     from tollgate.domain.exceptions import (
+        ArgumentError,
         DrainingError,
         ExpiredError,
         InternalError,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ArgumentError",
     "AsyncBatch",
     "AsyncClient",
     "Batch",

@@ -16,14 +16,14 @@ from tollgate.cli import bulk
 from tollgate.cli.bulk import arriving
 from tollgate.client.errors import BatchError, BrokerUnreachableError
 from tollgate.client.sync import Client
-from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.exceptions import ArgumentError, TollgateError
 from tollgate.domain.models import Job
 
 Invoke = Callable[..., Result]
 
 
 def test_a_job_a_line(invoke: Invoke, endpoint: str) -> None:
-    result = invoke("create", "-", "--purchaser", "abc", input='{"a": 1}\n\n  two  \nthree')
+    result = invoke("create", "-", "--purchaser", "abc", input='{"a": 1}\n\n \ntwo\r\nthree')
     assert (result.exit_code, result.stderr) == (0, "")
     with Client(endpoint) as client:
         jobs = [client.get(job_id) for job_id in result.stdout.splitlines()]
@@ -53,9 +53,53 @@ def test_bad_lines_are_reported_and_others_created(invoke: Invoke) -> None:
     assert [error.split(": ")[:2] for error in errors] == [
         ["line 2", "too_large"],
         ["line 3", "not valid UTF-8"],
-        ["line 4", "malformed"],
+        ["line 4", "create"],
         ["tollgate", "2 jobs created, 3 lines not"],
     ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_input(invoke: Invoke, endpoint: str) -> None:
+    result = invoke("create", "-", "--json", input=b'\xef\xbb\xbf{"a": 1}\r\n{"a": 1}\n')
+    first, second = (msgspec.json.decode(line) for line in result.stdout.splitlines())
+    assert first["input"] == second["input"] == '{"a": 1}'
+    assert first["input_hash"] == second["input_hash"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_utf_16_is_refused_as_a_whole(invoke: Invoke, encoding: str) -> None:
+    lines = '\ufeff{"a": 1}\n{"a": 2}\n'.removeprefix("\ufeff" if encoding == "utf-16" else "")
+    result = invoke("create", "-", input=lines.encode(encoding))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "iconv -f UTF-16 -t UTF-8" in result.stderr
+
+
+def test_utf_16_without_a_mark_becomes_no_job(invoke: Invoke) -> None:
+    result = invoke("create", "-", input='{"a": 1}\n'.encode("utf-16-le"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "NUL characters, as UTF-16" in result.stderr
+
+
+MEANT = ["{", '{"a": NaN}', " text", "NaN", "[" * 600 + "]" * 600]
+
+
+@pytest.mark.parametrize("text", MEANT, ids=range(len(MEANT)))
+def test_argument_line_and_client_refuse_alike(invoke: Invoke, endpoint: str, text: str) -> None:
+    with Client(endpoint) as client, pytest.raises(ArgumentError) as refusal:
+        client.create(input=text)
+    assert invoke("create", text).stderr == f"tollgate: {refusal.value}\n"
+    assert invoke("create", text).exit_code == 2
+    line = invoke("create", "-", input=f"{text}\n")
+    assert line.stderr.splitlines()[0] == f"line 1: {refusal.value}"
+    assert line.stdout == ""
+
+
+@pytest.mark.parametrize("text", [*MEANT[:4], "5"])
+def test_text_said_to_be_text_is_the_same_alike(invoke: Invoke, endpoint: str, text: str) -> None:
+    with Client(endpoint) as client:
+        job = client.create(input=text, as_text=True)
+    for arguments in (("--text", text), ("--text", "-")):
+        made = msgspec.json.decode(invoke("create", "--json", *arguments, input=text).stdout)
+        assert (made["input"], made["input_hash"]) == (text, job.input_hash)
 
 
 def test_without_a_broker_it_ends_at_once(invoke: Invoke, tmp_path: Path) -> None:

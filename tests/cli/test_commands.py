@@ -114,11 +114,25 @@ def test_create_waits_for_the_end(invoke: Invoke) -> None:
         ["x", "--pay-within", "soon"],
         ["x", "--pay-within", "-1"],
         ["x", "--no-such-option"],
+        ["x", "--purchaser", ""],
+        ["", "--input-hash", "0" * 64],
+        ["x", "--endpoint", ""],
+        ["x", "--key", ""],
         ["x", "y"],
     ],
 )
 def test_create_refuses_wrong_usage(invoke: Invoke, arguments: list[str]) -> None:
     misused(invoke("create", *arguments))
+
+
+@pytest.mark.parametrize("text", ["", " ", "{"])
+def test_create_asks_for_text_to_be_said(invoke: Invoke, text: str) -> None:
+    result = invoke("create", text)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("tollgate: create: input ")
+    assert "(--text)" in result.stderr
+    job = document(invoke("create", "--text", text, "--json"))
+    assert (job["input"], job["input_hash"]) == (text, input_hash("", text))
 
 
 def test_get_shows_all_fields(invoke: Invoke, job_id: str, client: Client) -> None:
@@ -181,6 +195,8 @@ def test_transition_is_refused(invoke: Invoke, job_id: str, client: Client) -> N
         ["x", "nowhere"],
         ["x", "running", "--result", "r"],
         ["x", "running", "--error", "e"],
+        ["x", "completed", "--result", ""],
+        ["x", "failed", "--error", ""],
         ["x", "running", "--expect-version", "0"],
         ["x", "running", "--expect-version", "one"],
         ["x"],

@@ -10,7 +10,7 @@ import pytest
 from tollgate.client.aio import AsyncClient
 from tollgate.client.errors import BatchError, ClientClosedError, OutcomeUnknown
 from tollgate.domain.commands import Claim, Hello, Release, Wait
-from tollgate.domain.exceptions import MalformedError
+from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.messages import Request
 from tollgate.domain.models import Job, JobStatus
 from tollgate.domain.results import Grant, LeasesResult, OkResult
@@ -81,7 +81,7 @@ async def test_an_error_reaches_only_its_own_task(client: AsyncClient) -> None:
     outcomes = await asyncio.gather(
         client.create("short"), client.create(HASH), return_exceptions=True
     )
-    assert [type(outcome) for outcome in outcomes] == [MalformedError, Job]
+    assert [type(outcome) for outcome in outcomes] == [ArgumentError, Job]
     with pytest.raises(BatchError):
         await client.create_many([HASH, "short"])
 

@@ -14,12 +14,12 @@ from tollgate.client.sync import Client, connect
 from tollgate.domain import messages
 from tollgate.domain.commands import AnyCommand, Create
 from tollgate.domain.exceptions import (
+    ArgumentError,
     InvalidStateTransitionError,
     JobConflictError,
     JobNotFoundError,
     LeaseHeldError,
     LeaseLostError,
-    MalformedError,
     RepositoryFullError,
     TooLargeError,
     VersionConflictError,
@@ -210,7 +210,7 @@ def test_create_many_stores_all_valid_rows(client: Any) -> None:
     before = client.count().total
     with pytest.raises(BatchError) as caught:
         client.create_many(rows)
-    kinds = [Job, MalformedError, Job, TooLargeError, Job]
+    kinds = [Job, ArgumentError, Job, TooLargeError, Job]
     assert [type(result) for result in caught.value.results] == kinds
     assert [position for position, _ in caught.value.failed] == [1, 3]
     assert client.count().total == before + 3
@@ -357,7 +357,7 @@ def test_a_batch_of_every_command(client_of_empty: Any) -> None:
 
 def test_a_batch_refuses_invalid_arguments(client: Any) -> None:
     batch = client.batch()
-    with pytest.raises(MalformedError):
+    with pytest.raises(ArgumentError):
         batch.transition("a", "paid")
     assert batch.send() == []
 
@@ -427,9 +427,9 @@ def test_message_commands_limits_a_request(client: Any, monkeypatch: pytest.Monk
 
 
 def test_message_commands_is_at_least_one(client: Any) -> None:
-    with pytest.raises(ValueError, match="1 command at least"):
+    with pytest.raises(ValueError, match="whole number from 1 on"):
         client.batch(message_commands=0)
-    with pytest.raises(ValueError, match="1 command at least"):
+    with pytest.raises(ValueError, match="whole number from 1 on"):
         client.create_many([HASH], message_commands=-1)
 
 

@@ -7,6 +7,8 @@ from operator import itemgetter
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
+import click
+
 from tollgate.cli.errors import NotAllDoneError, refusal_line
 from tollgate.cli.options import Caller
 from tollgate.client.errors import BatchError, BrokerUnreachableError, OutcomeUnknown
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 READ_BYTES: Final = 1024 * 1024
 """Most bytes of the stream that are read at once; a line may be longer."""
 
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 _LOST: Final = (BrokerUnreachableError, OutcomeUnknown)
 
 Line = tuple[int, bytes]
@@ -39,9 +42,11 @@ Result = tuple[int, Job | Exception]
 def create_from(stream: IO[bytes], caller: Caller, fields: Mapping[str, Any]) -> None:
     """Create a job for each line of `stream`, with these further fields, and print their ids.
 
-    Empty lines are skipped. A line that cannot become a job is reported, and the others go on.
+    Lines without text are skipped. A line that cannot become a job is reported, and the others go
+    on. White space around a line is as given, but for a carriage return at its end.
 
     Raises:
+        UsageError: the stream is UTF-16.
         NotAllDoneError: at the end, if a line became no job; at once, if standard output is closed.
 
     """
@@ -66,6 +71,8 @@ def arriving(stream: IO[bytes]) -> Iterator[tuple[list[Line], int]]:
     number = 0
     rest = b""
     while chunk := stream.read1(READ_BYTES):  # type: ignore[attr-defined] # binary and buffered
+        if number == 0 and not rest and chunk.startswith(_UTF_16):
+            raise click.UsageError("the input is UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
         *complete, rest = (rest + chunk).split(b"\n")
         yield list(enumerate(complete, number + 1)), len(chunk)
         number += len(complete)
@@ -147,11 +154,11 @@ def _create(client: Client, lines: list[Line], fields: Mapping[str, Any]) -> lis
     results: list[Result] = []
     for number, line in lines:
         try:
-            text = line.decode().strip()
+            text = line.decode().removesuffix("\r").removeprefix("\ufeff")
         except UnicodeDecodeError:
             results.append((number, ValueError("not valid UTF-8")))
             continue
-        if text:
+        if text.strip():
             rows.append((number, {**fields, "input": text}))
     try:
         values: list[Any] = [*client.create_many(row for _, row in rows)]

@@ -12,6 +12,7 @@ from tollgate.cli.options import (
     digest,
     identifier,
     seconds,
+    text_of_option,
     whole,
     with_caller,
 )
@@ -25,8 +26,9 @@ from tollgate.terminal.text import ago, iso, printable
 CREATE_EPILOG = """\
 \b
 Examples:
-  tollgate create '{"prompt": "Cardano payments"}' --purchaser aabbccddeeff
+  tollgate create '{"prompt": "Cardano payments"}' --purchaser aabbccddeeff0011
   JOB=$(tollgate create 'any text' --pay-within 600)
+  tollgate create --text '[draft] not JSON, though it begins like it'
   cat inputs.txt | tollgate create - > ids.txt
 """
 TRANSITION_EPILOG = """\
@@ -46,7 +48,16 @@ Examples: confirm a payment, then complete the job
     metavar="HEX",
     help="The MIP-004 hash, 64 lowercase hex digits.  [default: computed from INPUT]",
 )
-@click.option("--purchaser", metavar="ID", help="MIP-003's identifier_from_purchaser.")
+@click.option(
+    "--text",
+    "as_text",
+    is_flag=True,
+    help="INPUT is plain text, whatever it looks like.  [default: JSON is parsed, what seems to "
+    "be a mistake is refused]",
+)
+@click.option(
+    "--purchaser", type=identifier, metavar="ID", help="MIP-003's identifier_from_purchaser."
+)
 @click.option(
     "--pay-within",
     type=seconds,
@@ -66,6 +77,7 @@ def create(  # noqa: PLR0913 - one argument an option
     *,
     text: str | None,
     input_hash: str | None,
+    as_text: bool,
     purchaser: str | None,
     pay_within: float | None,
     wait: bool,
@@ -73,7 +85,8 @@ def create(  # noqa: PLR0913 - one argument an option
 ) -> None:
     """Create a job, or with `-` one for each input line.
 
-    Prints the job's id. The job waits for its payment, then for a worker.
+    Prints the job's id. The job waits for its payment, then for a worker. INPUT is JSON or plain
+    text; empty text, broken JSON and plain text within white space are refused without --text.
     """
     if text is None and input_hash is None:
         raise click.UsageError("give an INPUT, or - to read one a line, or an --input-hash")
@@ -81,7 +94,9 @@ def create(  # noqa: PLR0913 - one argument an option
         raise click.UsageError("--wait and --input-hash go with one job, not with -")
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait")
-    fields: dict[str, Any] = {"identifier_from_purchaser": purchaser}
+    if text is not None and not text and input_hash is not None and not as_text:
+        raise click.UsageError("INPUT is empty (was a variable not set?); else say --text")
+    fields: dict[str, Any] = {"identifier_from_purchaser": purchaser, "as_text": as_text}
     if pay_within is not None:
         fields["pay_by_time"] = datetime.now(UTC) + timedelta(seconds=pay_within)
     if text == "-":
@@ -111,8 +126,15 @@ def _show_created(job: Job) -> None:
 @click.command(epilog=TRANSITION_EPILOG)
 @click.argument("job_id", metavar="ID", type=identifier)
 @click.argument("target", metavar="TARGET", type=STATUS)
-@click.option("--result", metavar="TEXT", help="The job's result; with `completed`.")
-@click.option("--error", metavar="TEXT", help="Why the job failed; with `failed`.")
+@click.option(
+    "--result",
+    type=text_of_option,
+    metavar="TEXT",
+    help="The job's result; with `completed`.",
+)
+@click.option(
+    "--error", type=text_of_option, metavar="TEXT", help="Why the job failed; with `failed`."
+)
 @click.option(
     "--expect-version",
     type=whole(1),

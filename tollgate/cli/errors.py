@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from tollgate.client.errors import BrokerUnreachableError, KeyFileError, OutcomeUnknown
-from tollgate.domain.exceptions import Refusal, TollgateError
+from tollgate.domain.exceptions import ArgumentError, Refusal, TollgateError
 from tollgate.terminal.text import one_line
 
 REFUSED: Final = 1
@@ -19,7 +19,7 @@ INTERRUPTED: Final = 130
 _ADVICE: Final = {
     "job_not_found": "see `tollgate list`",
     "lease_held": "a worker holds it; pass its token with --lease, or wait",
-    "lease_lost": "another worker may hold the job now; see `tollgate get`",
+    "lease_lost": "check the token; another worker may hold the job now",
     "overloaded": "try again",
     "draining": "the broker is stopping; try again when it is back",
     "repository_full": "the broker stores as many jobs as its settings allow",
@@ -66,6 +66,8 @@ def reader_left() -> int:
 
 def refusal_line(refusal: Refusal) -> str:
     """Return a refusal as its code, its message and, if something can be done, advice."""
+    if isinstance(refusal, ArgumentError):
+        return refusal.message  # no broker has seen it
     advice = _ADVICE.get(refusal.code)
     if refusal.code == "version_conflict" and refusal.version is not None:
         advice = f"it is {refusal.status} at version {refusal.version} now"
@@ -82,7 +84,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
         hint = f"; see `{context.command_path} --help`" if context else ""
         return message + hint, error.exit_code
     if isinstance(error, Refusal):
-        return refusal_line(error), REFUSED
+        code = WRONG_USAGE if isinstance(error, ArgumentError) else REFUSED
+        return refusal_line(error), code
     if isinstance(error, OSError):
         return error.strerror or str(error), REFUSED
     for kind, advice, code in _KINDS:

@@ -74,6 +74,13 @@ def identifier(value: str) -> str:
     return value
 
 
+def text_of_option(value: str) -> str:
+    """Take a text that is not empty: an empty one comes from a variable that is not set."""
+    if not value:
+        raise click.BadParameter("it is empty; was a variable not set?")
+    return value
+
+
 def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, None]:
     """Give a command the options that all have, and pass them to it as its first argument."""
 
@@ -95,12 +102,14 @@ def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, 
         ),
         click.option(
             "--key",
+            type=text_of_option,
             metavar="FILE",
             envvar="TOLLGATE_KEY",
             help="Your key, for a broker at tcp.  [env: TOLLGATE_KEY]",
         ),
         click.option(
             "--endpoint",
+            type=text_of_option,
             metavar="URL",
             envvar="TOLLGATE_ENDPOINT",
             help="Where the broker is.  [env: TOLLGATE_ENDPOINT; default: a socket in your "
