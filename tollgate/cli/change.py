@@ -26,9 +26,9 @@ from tollgate.terminal.text import ago, iso, printable
 CREATE_EPILOG = """\
 \b
 Examples:
-  tollgate create '{"prompt": "Cardano payments"}' --purchaser aabbccddeeff0011
+  tollgate create '{"prompt": "Say hello"}' --purchaser aabbccddeeff0011
   JOB=$(tollgate create 'any text' --pay-within 600)
-  tollgate create --text '[draft] not JSON, though it begins like it'
+  tollgate create --text '[draft] plain text that begins like JSON'
   cat inputs.txt | tollgate create - > ids.txt
 """
 TRANSITION_EPILOG = """\
