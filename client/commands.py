@@ -63,7 +63,6 @@ _Command = TypeVar("_Command", bound=Command)
 _PLAIN: Final = frozenset({type(None), int, datetime, JobStatus, list})
 """What msgspec encodes, beside `str`. It would take subclasses of `str`, but not encode them."""
 _AN_INPUT: Final = "a text (str), such as that of json.dumps"
-_TIMES: Final = ("pay_by_time", "submit_result_time")
 _A_ROW: Final = "an input hash, a Create, or a mapping of create's arguments"
 _STATUSES: Final = {status.value: status for status in JobStatus}
 _VARIANT: Final = "89ab" * 4
@@ -180,7 +179,7 @@ def create(  # noqa: PLR0913 - one argument a field
         "pay_by_time": pay_by_time,
         "submit_result_time": submit_result_time,
     }
-    if any(isinstance(fields[name], str) for name in _TIMES):
+    if str in map(type, (pay_by_time, submit_result_time)):
         return arguments.converted(Create, fields)  # which refuses it; `make` would parse it
     return make(Create, **fields)
 
