@@ -49,7 +49,7 @@ def test_count_shows_bars(in_terminal: InTerminal, endpoint: str) -> None:
 def test_list_fits_the_terminal(in_terminal: InTerminal, endpoint: str) -> None:
     job_id = finished(endpoint)
     with Client(endpoint) as client:
-        long = client.create(input="much to say " * 50).job_id
+        long = client.create(input="much to say. " * 50 + "The end.").job_id
         client.transition(long, JobStatus.RUNNING)
         client.transition(long, JobStatus.COMPLETED)
     lines = in_terminal("list", "--status", "completed").text.splitlines()
