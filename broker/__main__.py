@@ -32,15 +32,18 @@ from tollgate.broker.journal import Journal, JournalError, NoJournal
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.server import Server
 from tollgate.broker.settings import AllSettings, Settings, SettingsError, load
-from tollgate.broker.telemetry import Counters, Notifier, ReplayLog, configure_log
+from tollgate.broker.telemetry import Counters, Notifier, ReplayLog
 from tollgate.broker.transport.binding import Binding, check_libzmq, connections_per_router
 from tollgate.broker.transport.endpoints import EndpointError
+from tollgate.log import configure as configure_log
+from tollgate.streams import Writer
 
 PROGRAM: Final = "tollgate broker"
 COMPUTED_DEFAULTS: Final = {
     "bind": "in your runtime directory",
     "data_dir": "in your state directory",
     "keys": "none",
+    "log_format": "console on a terminal, otherwise json",
     "socket_group": "none",
 }
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -56,8 +59,9 @@ Every option can also be set in the environment, as TOLLGATE_BROKER_ and its nam
 in a TOML file given with --config.
 
 \b
-Example:
+Examples:
   tollgate broker --bind ipc:///run/user/1000/tollgate/broker.sock --jobs 100000
+  tollgate broker --in-memory --log-format json 2>&1 | tee broker.log
 """
 
 
@@ -80,15 +84,16 @@ def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for
         cli.complaining(PROGRAM, EndpointError, JournalError, KeyRingError),
     ):
         settings = load(given, config)
-        configure_log(settings.log_level)
-        run(settings)
+        writer = configure_log(settings.log_level, settings.log_format)
+        run(settings, writer)
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, log_writer: Writer) -> None:
     """Serve until a signal comes. Raises what `main` reports."""
     check_libzmq(settings)
     connections = connections_per_router(settings)
     notifier, counters = Notifier(), Counters()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a parent may have blocked them
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(0))  # nothing is taken yet, in a long replay
     with ExitStack() as stack:
@@ -124,6 +129,8 @@ def run(settings: Settings) -> None:
         server.run()
         for router in routers:
             router.housekeeping()
+    if log_writer.dropped:
+        counters["log_line"] = log_writer.dropped
     log.info("left", dropped=dict(counters))
 
 

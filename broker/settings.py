@@ -22,6 +22,7 @@ from tollgate.broker.core.roles import Role
 from tollgate.broker.journal import parse_fsync
 from tollgate.domain.endpoint import default_endpoint
 from tollgate.domain.messages import REFUSAL_BYTES
+from tollgate.log import FORMAT_VARIABLE
 
 PREFIX: Final = "TOLLGATE_BROKER_"
 PORT_MAX: Final = 65_535
@@ -73,6 +74,11 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error"
+    )
+    log_format: Literal["console", "json"] | None = Field(
+        None,
+        description="console: lines for people; json: a JSON document each. Also"
+        f" {FORMAT_VARIABLE} in the environment, for workers too",
     )
     connections: int = Field(
         0,
@@ -197,6 +203,8 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: there is no such setting")
+    if (shared := os.environ.get(FORMAT_VARIABLE)) and f"{PREFIX}LOG_FORMAT" not in os.environ:
+        options = {"log_format": shared, **options}
     AllSettings.toml_file = config
     try:
         return AllSettings(**options)

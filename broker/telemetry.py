@@ -1,16 +1,12 @@
-"""What the broker tells operators: its log, counters, and its state for the service manager."""
+"""What the broker tells operators: counters, a replay's progress, its state for systemd."""
 
-import logging
 import os
 import socket
-import sys
 import time
 from collections import Counter
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import structlog
 
 from tollgate.broker.journal.recovery import Observer
@@ -22,31 +18,6 @@ PROGRESS_S: Final = 1.0
 """How often a long replay reports its progress."""
 
 log = structlog.get_logger("tollgate.broker")
-
-
-def configure_log(level: str) -> None:
-    """Log from `level` (debug, info, warning, error) on. No command is logged by itself.
-
-    Lines go to standard error: one JSON document each, or plain text on a terminal.
-    """
-    terminal = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if terminal else _render_json,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
-def _render_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
 
 
 class Counters(Counter[str]):

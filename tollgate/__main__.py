@@ -11,6 +11,9 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command that was typed, and exit with its code."""
     try:
+        from tollgate.streams import protect  # noqa: PLC0415 - so that Ctrl-C may interrupt it
+
+        protect(threaded=False)
         from tollgate.cli.main import cli  # noqa: PLC0415 - so that Ctrl-C may interrupt it
 
         cli.main()

@@ -13,12 +13,13 @@ from typing import Any, Final
 import click
 
 from tollgate.domain.endpoint import default_endpoint
+from tollgate.log import FORMAT_VARIABLE, FORMATS, LEVELS, configure, protect_stdout
+from tollgate.streams import protect
 from tollgate.worker.settings import Settings
 
 log = logging.getLogger("tollgate.worker")
 
 DAY_MS: Final = 86_400_000
-LINE: Final = "%(asctime)s %(levelname)-7s %(message)s"
 EPILOG: Final = """\
 \b
 Example:
@@ -26,6 +27,7 @@ Example:
   where my_service.py, in this directory, has
       def answer(job):            # or: async def answer(job)
           return job.input.upper()
+  tollgate worker --log-format json 2>&1 | tee worker.log
 
 \b
 Exit codes:
@@ -89,8 +91,15 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 )
 @_with_settings
 @click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    envvar=FORMAT_VARIABLE,
+    help="console: lines for people; json: a JSON document each.  [env: TOLLGATE_LOG_FORMAT;"
+    " default: console on a terminal, otherwise json]",
+)
+@click.option(
     "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
+    type=click.Choice(LEVELS),
     default="info",
     show_default=True,
     help="Lowest level to log on standard error; debug logs every job, and tracebacks.",
@@ -99,6 +108,7 @@ def main(
     endpoint: str | None,
     key: str | None,
     log_level: str,
+    log_format: str | None,
     **options: Any,  # noqa: ANN401
 ) -> None:
     """Run a tollgate worker: decide payments by simulation, and work on paid jobs.
@@ -113,7 +123,8 @@ def main(
             f"{endpoint!r} is not an endpoint such as ipc:///path", param_hint="--endpoint"
         )
     settings = Settings(endpoint=endpoint, key=key, **options)
-    logging.basicConfig(level=log_level.upper(), format=LINE, stream=sys.stderr)
+    configure(log_level, log_format)
+    protect_stdout()  # a handler may print, and its job must not fail for want of a reader
     sys.exit(_start(settings))
 
 
@@ -149,6 +160,7 @@ def _start(settings: Settings) -> int:
 
 def start() -> None:
     """Run the command line; wrong usage is reported in one line."""
+    protect(threaded=False)
     try:
         main.main(prog_name="tollgate worker", standalone_mode=False)
     except click.ClickException as fault:

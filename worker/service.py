@@ -4,13 +4,12 @@ import asyncio
 import logging
 import os
 import signal
-import sys
-from contextlib import suppress
 from time import monotonic
 from typing import Final
 
 from tollgate.client.aio import AsyncClient
 from tollgate.domain.exceptions import TollgateError
+from tollgate.streams import finish
 from tollgate.worker.handlers import Handler, HandlerCalls, WorkStage
 from tollgate.worker.payments import PaymentSimulator, PaymentStage
 from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
@@ -24,6 +23,7 @@ DONE: Final = 0
 REFUSED: Final = 1
 BROKER_NOT_REACHED: Final = 3
 INTERRUPTED: Final = 130
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 ANSWER_S_MIN: Final = 1.0
 ANSWER_S_MAX: Final = 5.0
@@ -73,7 +73,8 @@ def _stop_at_signals(runner: Runner) -> asyncio.Event:
         runner.stop()
 
     loop = asyncio.get_running_loop()
-    for sign in (signal.SIGTERM, signal.SIGINT):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a parent may have blocked them
+    for sign in STOP_SIGNALS:
         loop.add_signal_handler(sign, on_signal, sign)
     return stop
 
@@ -125,7 +126,5 @@ async def _until_answered(client: AsyncClient, endpoint: str) -> None:
 def _exit_now(exit_code: int) -> None:
     """End the process without waiting for threads and tasks."""
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+    finish()
     os._exit(exit_code)

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import click
 
+from tollgate.streams import protect
+
 FAILED: Final = 1
 INTERRUPTED: Final = 130
 
@@ -58,6 +60,7 @@ def run(command: click.Command, program: str, *, aborted: int = FAILED) -> None:
 
     `aborted` is the exit code after an interrupt, or after the answer no to a question.
     """
+    protect(threaded=False)
     try:
         command.main(prog_name=program, standalone_mode=False)
     except click.ClickException as fault:

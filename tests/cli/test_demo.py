@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,34 @@ def test_sigterm_ends_it_and_its_processes(start: Start, place: Path) -> None:
     wait_for(lambda: len(processes_in(place)) == 3)
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 143
+
+
+def test_killed_demo_leaves_no_orphan(start: Start, place: Path) -> None:
+    process = demo(start, place, "--jobs", "100")
+    wait_for(lambda: len(processes_in(place)) == 3)
+    process.kill()
+    process.wait(PATIENCE_S)
+    wait_for(lambda: not processes_in(place) and not list(place.iterdir()))
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_sigterm_ends_it_without_a_reader(start: Start, place: Path, stuck: bool) -> None:
+    reader, writer = os.pipe()
+    if stuck:
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while os.write(writer, b"x" * 4_096):
+                pass
+        os.set_blocking(writer, True)
+    else:
+        os.close(reader)
+    process = demo(start, place, "--jobs", "100", stdout=writer, stderr=writer)
+    wait_for(lambda: len(processes_in(place)) == 3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_S) == 143
+    os.close(writer)
+    if stuck:
+        os.close(reader)
 
 
 def test_ctrl_c_restores_the_cursor(in_terminal: Callable[..., Any], place: Path) -> None:

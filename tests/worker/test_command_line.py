@@ -8,6 +8,13 @@ from click.testing import CliRunner
 from tollgate.worker.__main__ import main
 
 
+@pytest.fixture(autouse=True)
+def streams_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the streams and the log of pytest's own process alone."""
+    monkeypatch.setattr("tollgate.worker.__main__.configure", lambda *_: None)
+    monkeypatch.setattr("tollgate.worker.__main__.protect_stdout", lambda: None)
+
+
 def test_help_has_an_example_and_every_default() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
@@ -27,6 +34,7 @@ def test_help_has_an_example_and_every_default() -> None:
         (["--concurrency", "0"], "--concurrency"),
         (["--endpoint", "/run/broker.sock"], "ipc:///path"),
         (["--log-level", "chatty"], "--log-level"),
+        (["--log-format", "xml"], "--log-format"),
     ],
 )
 def test_wrong_usage(

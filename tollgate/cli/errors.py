@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import Final
 
 import click
@@ -53,15 +54,26 @@ class NotAllDoneError(click.ClickException):
 def report(error: BaseException) -> int:
     """Write `error` to standard error in one line, and return the exit code for it."""
     message, code = _explained(error)
+    if code == INTERRUPTED:
+        drop_output()
     click.echo(f"tollgate: {one_line(message)}", err=True)
     return code
 
 
 def reader_left() -> int:
     """Handle a closed pipe on standard output, which is no error; return the exit code."""
-    # Python flushes standard output once more at exit, and would complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    drop_output()
     return 0
+
+
+def drop_output() -> None:
+    """Drop what standard output still holds.
+
+    Python flushes it once more at exit. That would raise without a reader, and would block if the
+    reader does not read.
+    """
+    with suppress(OSError, ValueError, AttributeError):  # a stand-in without a file, or None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def refusal_line(refusal: Refusal) -> str:

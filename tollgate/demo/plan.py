@@ -25,11 +25,17 @@ PAYMENT_GRACE_MS: Final = 1_000
 TIME_LIMIT_S: Final = 28.0
 """The demonstration ends after this time, even if some jobs have not ended."""
 
-BROKER_OPTIONS: Final = ("--in-memory", "--payment-grace-ms", str(PAYMENT_GRACE_MS))
+LOG_OPTIONS: Final = ("--log-format", "console")
+"""The last line of a process that fails is shown to a person."""
+BROKER_OPTIONS: Final = (
+    *("--in-memory", "--payment-grace-ms", str(PAYMENT_GRACE_MS)),
+    *LOG_OPTIONS,
+)
 WORKER_OPTIONS: Final = (
     *("--refused-share", "0.08", "--never-share", "0.05"),
     *("--pay-delay-ms-min", "300", "--pay-delay-ms-max", "2200"),
     *("--work-delay-ms", "300", "--concurrency", "16", "--lease-ms", "5000"),
+    *LOG_OPTIONS,
 )
 
 

@@ -88,8 +88,12 @@ class Signals:
 class Child:
     """One process, and the file with its log."""
 
-    def __init__(self, name: str, arguments: Sequence[str], directory: Path) -> None:
-        """Start `python -m` with these arguments, in this directory, which holds no module."""
+    def __init__(self, name: str, arguments: Sequence[str], directory: Path, group: int) -> None:
+        """Start `python -m` with these arguments, in this directory, which holds no module.
+
+        It joins that process group: Ctrl-C reaches the demonstration alone, which ends its
+        children.
+        """
         self.name = name
         self._log = directory / f"{name.replace(' ', '-')}.log"
         # Settings in the environment are meant for the user's own broker.
@@ -104,7 +108,7 @@ class Child:
                 stderr=log,
                 cwd=directory,
                 env=environment,
-                process_group=0,  # Ctrl-C reaches the demonstration alone, which ends its children
+                process_group=group,
             )
 
     def check(self) -> None:
@@ -135,6 +139,7 @@ class Processes:
             if len(os.fsencode(self.directory / "broker.sock")) > PATH_BYTES_MAX:
                 self.directory.rmdir()
                 self.directory = Path(tempfile.mkdtemp(prefix="tollgate-demo-", dir="/tmp"))
+            self._guard = _start_guard(self.directory)
         self._socket = self.directory / "broker.sock"
         self.endpoint = f"ipc://{self._socket}"
         return self
@@ -148,6 +153,10 @@ class Processes:
         """End all processes and remove the directory; another signal makes it quick."""
         with self._signals.held():
             self._end()
+            with suppress(subprocess.TimeoutExpired):
+                self._guard.communicate(timeout=STOP_TIMEOUT_S)  # closes its standard input
+            self._guard.kill()
+            self._guard.wait()
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def start(self, seed: int) -> None:
@@ -178,7 +187,7 @@ class Processes:
 
     def _start(self, name: str, *arguments: str) -> None:
         with self._signals.held():
-            self._children.append(Child(name, arguments, self.directory))
+            self._children.append(Child(name, arguments, self.directory, self._guard.pid))
 
     def _end(self) -> None:
         # All at once: a broker that stops wakes the workers that wait for jobs. What a worker still
@@ -199,3 +208,18 @@ class Processes:
             if time.monotonic() > until or self._signals.came is not None:
                 return
             time.sleep(_POLL_S)
+
+
+def _start_guard(directory: Path) -> "subprocess.Popen[bytes]":
+    """Start the process that ends the others if this one is killed; return when it is ready."""
+    guard = subprocess.Popen(
+        [sys.executable, "-P", "-m", "tollgate.demo.guard"],
+        stdin=subprocess.PIPE,  # nothing is ever written: its end tells the guard of ours
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=directory,
+        process_group=0,
+    )
+    if guard.stdout is not None:
+        guard.stdout.read(1)
+    return guard
