@@ -66,7 +66,7 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("line", TYPED)
 def test_what_help_says_can_be_typed(line: str) -> None:
     words = shlex.split(line.replace("\\\n", " ").replace("{out}", "alice.key"))
-    for stop in ("|", ">", "&"):
+    for stop in ("|", ">", "2>&1", "&"):
         words = words[: words.index(stop)] if stop in words else words
     command, rest = command_of([word.removesuffix(")") for word in words])
     with suppress(click.exceptions.Exit):  # of --help
