@@ -1,6 +1,7 @@
 """An input is what was meant: what seems to be a mistake is refused, or has to be said."""
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ from tollgate.domain.hashing import input_hash
 
 DEEP = "[" * NESTING_MAX + "]" * NESTING_MAX
 
+# Python 3.13 names the comma, earlier ones what stands behind it.
+TRAILING_COMMA = f"at character {8 if sys.version_info >= (3, 13) else 9}"
 MISTAKES = [
     ("", "is empty"),
     (" \n", "only white space"),
     ("\ufeff", "is empty"),
     ("{", "begins like JSON"),
-    ('{"a": 1,}', "at character 9"),
+    ('{"a": 1,}', TRAILING_COMMA),
     ("{'a': 1}", "begins like JSON"),
     ("'{\"a\": 1}'", "begins like JSON"),
     ("[1, 2", "begins like JSON"),
