@@ -34,8 +34,7 @@ class AsyncClient:
     It is `Client` with `await`: the same calls, arguments and exceptions. Commands of several tasks
     in one turn of the loop are sent as one request, except calls with their own `timeout_s`. A
     `wait` or `claim` that waits does not delay the others. A call may be cancelled; leases that a
-    cancelled claim still gets are released. `close` ends the calls in flight with
-    ClientClosedError, or with OutcomeUnknown where a change may have been made.
+    cancelled claim still gets are released.
     """
 
     def __init__(
@@ -57,7 +56,11 @@ class AsyncClient:
         self._closed = False
 
     async def close(self) -> None:
-        """Close the connection; further calls of `close` do nothing."""
+        """Close the connection; further calls of `close` do nothing.
+
+        Calls in progress end with ClientClosedError; it is an OutcomeUnknown as well where a change
+        may have been made.
+        """
         if self._closed:
             return
         self._closed = True

@@ -9,7 +9,13 @@ from copy import copy
 from itertools import chain, repeat
 from typing import Any, Final
 
-from tollgate.client.errors import NOT_SENT, BrokerUnreachableError, OutcomeUnknown
+from tollgate.client.errors import (
+    NOT_SENT,
+    BrokerUnreachableError,
+    ClientClosedError,
+    ClosedOutcomeUnknown,
+    OutcomeUnknown,
+)
 from tollgate.client.framing import PENDING, is_repeatable
 from tollgate.client.session import Session
 from tollgate.domain.commands import AnyCommand, Claim, Hello, List, Wait
@@ -83,6 +89,8 @@ def _own(command: AnyCommand, value: Any) -> Any:  # noqa: ANN401 - one type a c
     """Return a value for one caller; all commands of a failed request share one exception."""
     if not isinstance(value, TollgateError):
         return value
+    if isinstance(value, ClosedOutcomeUnknown) and is_repeatable(command):
+        return ClientClosedError(str(value))
     if isinstance(value, OutcomeUnknown) and is_repeatable(command):
         return BrokerUnreachableError(str(value))  # only other commands of the request may be done
     return copy(value)  # raising an exception adds a traceback to it
@@ -130,7 +138,7 @@ class Autopipeline:
         if members:
             CommandGroup(members, self._session, deadline)
 
-    def fail(self, reason: TollgateError) -> None:
+    def fail(self, reason: ClientClosedError) -> None:
         """End the commands that were not sent with `reason`."""
         gathered, self._gathered = self._gathered, []
         for member in gathered:

@@ -1,12 +1,24 @@
-"""Holds one client's DEALER socket, opened at first use. Only `listen` blocks."""
+"""Holds one client's DEALER socket, opened at first use. Only `listen` blocks.
+
+All clients of a process share one ZeroMQ context. Each of its own would need two threads and six
+file descriptors, and libzmq ends the process if there are too few descriptors for a context.
+"""
 
 import os
+import resource
+import weakref
+from threading import RLock
 from time import monotonic, time
 from typing import Final, cast
 
 import zmq
 
-from tollgate.client.errors import BrokerUnreachableError, ForkedClientError, KeyFileError
+from tollgate.client.errors import (
+    BrokerUnreachableError,
+    ClientClosedError,
+    ForkedClientError,
+    KeyFileError,
+)
 from tollgate.client.inflight import Call
 from tollgate.client.session import Session
 from tollgate.domain.exceptions import ArgumentError
@@ -15,6 +27,8 @@ ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
 KEY_VARIABLE: Final = "TOLLGATE_KEY"
 WAIT_S_MAX: Final = 3_600.0
 SPIN_US_LIMIT: Final = 1e9
+CONTEXT_FILES: Final = 16
+"""How many file descriptors must be free before a context is made: it takes seven itself."""
 _KEY_FIELDS: Final = ("public_key", "secret_key", "broker_public_key")
 
 # Plain numbers: arithmetic on the members of the enum takes longer than the calls they are for.
@@ -104,10 +118,101 @@ def _flush(socket: "zmq.Socket[bytes]", session: Session) -> bool | None:
     return blocked
 
 
-def _close(socket: "zmq.Socket[bytes]") -> None:
-    context = socket.context
-    socket.close(linger=0)
-    context.term()
+class SharedContext:
+    """The ZeroMQ context of a process: made with its first socket, terminated with its last one."""
+
+    def __init__(self) -> None:
+        # Reentrant: the garbage collector may close a client while another one is opened.
+        self._lock = RLock()
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._sockets = 0
+
+    def open(self) -> "zmq.Socket[bytes]":
+        """Open a DEALER. Raises OSError or ZMQError if the process may open no more files."""
+        with self._lock:
+            self._sockets += 1  # first, so that no other client's end terminates the context now
+            try:
+                if self._context is None:
+                    self._context = self._make()
+                return self._context.socket(zmq.DEALER)
+            except BaseException:
+                self._leave()
+                raise
+
+    def close(self, socket: "zmq.Socket[bytes]") -> None:
+        """Close a socket, and terminate the context if it was the last one."""
+        with self._lock:
+            socket.close(linger=0)
+            self._leave()
+
+    def _make(self) -> "zmq.Context[zmq.Socket[bytes]]":
+        spare: list[int] = []
+        try:  # without a descriptor for its epoll, libzmq would abort the process
+            while len(spare) < CONTEXT_FILES:
+                spare.append(os.eventfd(0))
+        finally:
+            for number in spare:
+                os.close(number)
+        context = zmq.Context()
+        context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))  # the default is 1,023
+        return context
+
+    def _leave(self) -> None:
+        self._sockets -= 1
+        if not self._sockets and self._context is not None:
+            context, self._context = self._context, None
+            context.term()
+
+
+_shared = SharedContext()
+_inherited: list[SharedContext] = []
+"""Contexts of the processes that this one was forked from: nothing may touch them here."""
+
+
+def _begin_anew() -> None:
+    """In a forked child, forget the parent's context, and the lock that its threads may hold."""
+    global _shared  # noqa: PLW0603 - one a process
+    _inherited.append(_shared)
+    _shared = SharedContext()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
+class _Opened:
+    """A socket, and the event that wakes the thread which sleeps on it."""
+
+    __slots__ = ("context", "event", "pid", "socket")
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.context = _shared
+        try:
+            # Kept free for the connection: libzmq would try in vain to make it, and say nothing.
+            spare = os.eventfd(0)
+            try:
+                self.socket = self.context.open()
+            finally:
+                os.close(spare)
+        except BaseException:
+            os.close(self.event)
+            raise
+
+    def close(self) -> None:
+        self.context.close(self.socket)
+        os.close(self.event)
+
+
+def _close_all(opened: list[_Opened]) -> None:
+    """Close what this process opened. Taking it from the list decides which thread does it."""
+    while opened:
+        try:
+            each = opened.pop()
+        except IndexError:  # another thread was faster
+            return
+        if each.pid == os.getpid():
+            each.close()
 
 
 class Connection:
@@ -136,43 +241,69 @@ class Connection:
         self._spin_s = spin_us / 1_000_000
         self._socket: zmq.Socket[bytes] | None = None
         self._pid = 0
+        self._event = -1
+        self._is_closed = False
+        self._opened: list[_Opened] = []
+        # A client that was never closed. Not at exit, where a thread may still be in a call.
+        weakref.finalize(self, _close_all, self._opened).atexit = False
 
     @property
     def socket(self) -> "zmq.Socket[bytes]":
         """The socket, opened if it is not.
 
         Raises:
-            BrokerUnreachableError: the endpoint is not valid.
+            BrokerUnreachableError: the endpoint is not valid, or too many files are open.
             KeyFileError: the key cannot be used, or is required and missing.
             ForkedClientError: another process opened it.
+            ClientClosedError: it was closed.
 
         """
         socket, pid = self._socket, os.getpid()
         if socket is None:
-            self._socket = socket = self._open()
-            self._pid = pid
+            socket = self._open()
         elif self._pid != pid:
-            raise ForkedClientError(
-                f"process {self._pid} opened this client, process {pid} has to make its own"
-            )
+            raise self.forked()
         return socket
 
     @property
     def foreign(self) -> bool:
         """Whether another process opened it: what is shared with that process must stay."""
-        return self._socket is not None and self._pid != os.getpid()
+        return self._pid not in {0, os.getpid()}
+
+    def forked(self) -> ForkedClientError:
+        """Return the error for a client of another process."""
+        return ForkedClientError(
+            f"process {self._pid} opened this client, and a ZeroMQ socket does not survive a fork:"
+            f" process {os.getpid()} has to make its own client. tollgate.Client() is safe before a"
+            " fork, since it opens nothing until its first call; tollgate.connect() is not"
+        )
 
     @property
     def broker(self) -> str:
         """A name of the broker for error messages: it never answers a client whose key it lacks."""
         return f"{self.endpoint} that knows the key {self._key}" if self._key else self.endpoint
 
+    def interrupt(self) -> None:
+        """Wake the thread that is in `listen`; all further use raises ClientClosedError.
+
+        May be called in any thread. The socket is for one thread alone: so `close` must follow,
+        once no other thread can have it.
+        """
+        self._is_closed = True
+        self._socket = None
+        if self.foreign:
+            return
+        try:
+            opened = self._opened.pop()
+        except IndexError:
+            return
+        os.eventfd_write(opened.event, 1)  # never read: the client stays closed
+        self._opened.append(opened)
+
     def close(self) -> None:
         """Close the socket; in a forked child, leave the parent's socket alone."""
-        foreign = self.foreign
-        socket, self._socket = self._socket, None
-        if socket is not None and not foreign:
-            _close(socket)
+        self.interrupt()
+        _close_all(self._opened)
 
     def drain(self, session: Session) -> None:
         """Pass everything that has arrived to the session."""
@@ -205,7 +336,7 @@ class Connection:
                 os.sched_yield()  # the thread that brings the answer may be waiting for this core
         left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
         # Rounded up: waking a millisecond early would be in vain.
-        zmq.zmq_poll([(socket, wanted)], max(0, int(left_s * 1_000) + 1))
+        zmq.zmq_poll([(socket, wanted), (self._event, _POLLIN)], max(0, int(left_s * 1_000) + 1))
 
     def turn(self, session: Session) -> None:
         """Drain and flush until there is nothing to do before the file descriptor is readable.
@@ -223,20 +354,38 @@ class Connection:
                 return
 
     def _open(self) -> "zmq.Socket[bytes]":
-        socket = zmq.Context().socket(zmq.DEALER)  # one context a client, made after any fork
+        if self.foreign:  # the fork came while a thread was here
+            raise self.forked()
+        self._check_open()
+        options = _OPTIONS | self._tcp_options()
         try:
-            for option, value in (_OPTIONS | self._tcp_options()).items():
+            opened = _Opened()
+        except (OSError, zmq.ZMQError) as fault:
+            files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            raise BrokerUnreachableError(
+                f"no connection to {self.endpoint} can be opened: {fault.strerror}; this process"
+                f" may have {files} files open (ulimit -n), and each client takes three"
+            ) from None
+        socket = opened.socket
+        try:
+            for option, value in options.items():
                 socket.setsockopt(option, value)
             socket.connect(self.endpoint)
-        except KeyFileError:
-            _close(socket)
-            raise
         except zmq.ZMQError as fault:
-            _close(socket)
+            opened.close()
             raise BrokerUnreachableError(
                 f"{self.endpoint!r} is no endpoint such as ipc:///path or tcp://host:port: {fault}"
             ) from None
+        self._pid, self._event = opened.pid, opened.event
+        self._opened.append(opened)
+        self._socket = socket
+        self._check_open()  # another thread that closed it may not have seen the socket
         return socket
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            self._socket = None
+            raise ClientClosedError(f"the client of {self.endpoint} was closed")
 
     def _tcp_options(self) -> dict[int, int | bytes]:
         if not self.endpoint.startswith("tcp:"):

@@ -32,11 +32,19 @@ class ProtocolError(TollgateError):
 
 
 class ForkedClientError(TollgateError):
-    """A client was used in a child of the process that opened it: make one client a process."""
+    """A client was used in a child of the process that opened it: make one client a process.
+
+    `Client()` opens nothing before its first call, so it may be made before a fork; `connect` opens
+    a socket, and may not.
+    """
 
 
 class ClientClosedError(TollgateError):
     """The client was closed before or during the call."""
+
+
+class ClosedOutcomeUnknown(ClientClosedError, OutcomeUnknown):  # noqa: N818 - as OutcomeUnknown
+    """The client was closed during a call that may have changed something: both apply."""
 
 
 class BatchError(TollgateError):

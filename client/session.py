@@ -23,7 +23,12 @@ from itertools import count
 from math import inf
 from typing import Any, Final
 
-from tollgate.client.errors import OutcomeUnknown, ProtocolError
+from tollgate.client.errors import (
+    ClientClosedError,
+    ClosedOutcomeUnknown,
+    OutcomeUnknown,
+    ProtocolError,
+)
 from tollgate.client.framing import PENDING, Framer, Payload, payload_of
 from tollgate.client.inflight import (
     MAYBE,
@@ -166,12 +171,12 @@ class Session:
         if call.framer is not None:
             call.framer.forget(slots)
 
-    def fail(self, reason: TollgateError) -> None:
-        """End every call with `reason`, or OutcomeUnknown where a change may have been made."""
+    def fail(self, reason: ClientClosedError) -> None:
+        """End every call with `reason`, or that and OutcomeUnknown if a change may be made."""
         while self._requests:  # removing a request may remove the hello that it waited for
             request = next(iter(self._requests.values()))
             request.call.stopped = True
-            unknown = OutcomeUnknown(f"{reason}{MAYBE}")
+            unknown = ClosedOutcomeUnknown(f"{reason}{MAYBE}")
             self._finish(request, unknown if request.uncertain else reason)
 
     @property

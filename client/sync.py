@@ -36,6 +36,9 @@ def connect(
 ) -> "Client":
     """Return a `Client` whose broker has answered a ping; for the arguments see `Client`.
 
+    This opens a socket, so the client is of this process alone. In code that runs before a fork,
+    make a `Client` instead, which connects at its first call.
+
     Raises:
         BrokerUnreachableError: no broker answered within `timeout_s` seconds.
 
@@ -52,11 +55,13 @@ def connect(
 class Client:
     """Sends commands to one broker, and blocks until it has answered.
 
-    A client is for one thread at a time: give each thread and each process its own. `endpoint` is
+    A client is for one thread at a time: give each thread and each process its own. Only `close`
+    may be called in any thread, and in a signal handler: it ends a call. `endpoint` is
     the broker's address, by default the value of TOLLGATE_ENDPOINT, else the socket in the user's
     runtime directory. For tcp, `key` is the file that `tollgate keys new` made, by default the
     value of TOLLGATE_KEY. `timeout_s` is how many seconds a call may take, unless the call has its
-    own `timeout_s`. The client connects at its first call.
+    own `timeout_s`. The client connects at its first call. So one that is made before a fork
+    (`gunicorn --preload`, `multiprocessing`) may be used after it, in each child by itself.
 
     With `spin_us`, a call looks for its answer for up to that many microseconds before it sleeps.
     This saves the time to wake up, a large part of a round trip, and uses one core meanwhile. Try
@@ -70,7 +75,7 @@ class Client:
         KeyFileError: the key cannot be used, or is missing and the endpoint is tcp.
         OutcomeUnknown: the request was sent and not answered in time; it may be executed or not.
         ProtocolError: the other side is not a TG/1 broker.
-        ForkedClientError: another process opened this client.
+        ForkedClientError: another process opened this client; it has to make its own.
         ClientClosedError: the client was closed.
         RuntimeError: another thread is in a call.
 
@@ -96,9 +101,15 @@ class Client:
         self._closed = False
 
     def close(self) -> None:
-        """Close the connection; further calls of `close` do nothing."""
+        """Close the connection; further calls of `close` do nothing.
+
+        Calls in progress end with ClientClosedError; it is an OutcomeUnknown as well where a change
+        may have been made.
+        """
         self._closed = True
-        self._connection.close()
+        self._connection.interrupt()
+        if self._thread is None:  # else the call closes the socket when it ends
+            self._connection.close()
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -403,6 +414,8 @@ class Client:
             return self._call(command, deadline)
         finally:
             self._thread = outer
+            if self._closed:
+                self._close_after(outer)
 
     def _run(
         self,
@@ -424,6 +437,8 @@ class Client:
             return self._drive(call, on_progress)
         finally:
             self._thread = outer
+            if self._closed:
+                self._close_after(outer)
 
     def _greet(self, deadline: float, *, opening: bool) -> None:
         """Ask for the broker's limits; with `opening`, open a session in the same request."""
@@ -439,9 +454,9 @@ class Client:
             while call.requests:
                 blocked = connection.flush(session)
                 connection.listen(session, call, blocked=blocked)
-        except BaseException:
-            session.abandon(call)
-            raise
+        except BaseException as fault:
+            if not self._ended_by_close(call, fault):
+                raise
         return value(call.values)
 
     def _drive(self, call: Call, on_progress: Callable[[int], None] | None) -> builtins.list[Any]:
@@ -465,9 +480,23 @@ class Client:
                 if call.done:
                     return call.values
                 connection.listen(session, call, blocked=blocked)
-        except BaseException:
-            session.abandon(call)
-            raise
+        except BaseException as fault:
+            if not self._ended_by_close(call, fault):
+                raise
+            return call.values
+
+    def _ended_by_close(self, call: Call, fault: BaseException) -> bool:
+        """End a call that raised; return whether `close` ended it, and the values tell how."""
+        if self._closed and isinstance(fault, ClientClosedError) and call.requests:
+            self._session.fail(fault)
+            return True
+        self._session.abandon(call)
+        return False
+
+    def _close_after(self, outer: int | None) -> None:
+        """Close the socket of a client that was closed during a call, unless in an outer call."""
+        if outer is None:
+            self._connection.close()
 
     def _take(self) -> int | None:
         """Mark the client as used by this thread; the caller puts the returned value back.
@@ -478,6 +507,8 @@ class Client:
             raise ClientClosedError(f"the client of {self.endpoint} is closed")
         outer, me = self._thread, get_ident()
         if outer not in (None, me):
+            if self._connection.foreign:  # the fork came while another thread was in a call
+                raise self._connection.forked()
             raise RuntimeError("a client is for one thread at a time; give each thread its own")
         self._thread = me
         return outer

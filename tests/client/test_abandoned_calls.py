@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tollgate.client.errors import ClientClosedError, OutcomeUnknown
+from tollgate.client.errors import ClientClosedError, ClosedOutcomeUnknown, OutcomeUnknown
 from tollgate.client.session import OPENING
 from tollgate.domain.commands import Claim, Count, Get, Release, Transition
 from tollgate.domain.exceptions import DrainingError
@@ -91,7 +91,7 @@ def test_closing_fails_the_calls_in_flight(talk: Talk) -> None:
     unsent = talk.ask(TRANSITION)
     talk.session.fail(ClientClosedError("closed"))
     outcomes = [type(call.values[0]) for call in (unsent, read, change)]
-    assert outcomes == [ClientClosedError, ClientClosedError, OutcomeUnknown]
+    assert outcomes == [ClientClosedError, ClientClosedError, ClosedOutcomeUnknown]
     assert unsent.done
     assert talk.session.next_wakeup() is None
 

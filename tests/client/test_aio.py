@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from tollgate.client.aio import AsyncClient
-from tollgate.client.errors import BatchError, ClientClosedError, OutcomeUnknown
+from tollgate.client.errors import BatchError, ClientClosedError, ClosedOutcomeUnknown
 from tollgate.domain.commands import Claim, Hello, Release, Wait
 from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.messages import Request
@@ -163,7 +163,7 @@ async def test_closing_ends_the_calls_in_flight(endpoint: str) -> None:
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         await client.close()
 
-    kinds = [OutcomeUnknown, BatchError, ClientClosedError]
+    kinds = [ClosedOutcomeUnknown, BatchError, ClientClosedError]
     assert [type(outcome) for outcome in outcomes] == kinds
     with pytest.raises(ClientClosedError):
         await client.ping()

@@ -11,7 +11,12 @@ import pytest
 
 from tollgate.client.aio import AsyncClient
 from tollgate.client.autopipeline import Autopipeline, CommandGroup, PipelinedCommand
-from tollgate.client.errors import BrokerUnreachableError, ClientClosedError, OutcomeUnknown
+from tollgate.client.errors import (
+    BrokerUnreachableError,
+    ClientClosedError,
+    ClosedOutcomeUnknown,
+    OutcomeUnknown,
+)
 from tollgate.client.inflight import Call
 from tollgate.client.session import OPENING, Session
 from tollgate.domain.commands import AnyCommand, Claim, Get, Hello, List, Wait
@@ -413,6 +418,6 @@ async def test_closing_gives_every_command_an_error(talk: Talk) -> None:
     await asyncio.sleep(0)
     await client.close()
     made = await outcomes(*left, *gathered)
-    assert [type(each) for each in made] == [OutcomeUnknown] * 3 + [ClientClosedError] * 2
+    assert [type(each) for each in made] == [ClosedOutcomeUnknown] * 3 + [ClientClosedError] * 2
     assert len({*map(id, made)}) == 5
     assert len(names(router)) == 1

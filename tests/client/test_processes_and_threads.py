@@ -1,16 +1,21 @@
 """A client belongs to one process, and to one thread at a time."""
 
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tollgate.client.errors import BatchError, ClientClosedError, ClosedOutcomeUnknown
 from tollgate.client.sync import Client
+from tollgate.domain.commands import Hello
+from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.messages import Request
 
-from .peers import HASH, PATIENCE_S, ROOT, BrokerProcess
+from .peers import HASH, PATIENCE_S, ROOT, BrokerProcess, ScriptedRouter, hello_result, reply
 
 FORK = """
 import asyncio, gc, os, sys, traceback
@@ -114,3 +119,189 @@ def test_an_unclosed_client_is_cleaned_up(broker: BrokerProcess) -> None:
         timeout=PATIENCE_S,
     )
     assert done.stderr == b""
+
+
+PRELOAD = """
+import multiprocessing, sys, threading
+from tollgate.client.sync import Client
+client = Client(sys.argv[1], timeout_s=30)  # at import, as an application has it
+
+def serve(number):
+    return client.create(input=str(number)).job_id
+
+other = Client(sys.argv[1], timeout_s=30)  # in use while the children are forked
+other.ping()
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    print(len(set(pool.map(serve, range(30), chunksize=1))))
+print(other.count().total)
+"""
+FORK_IN_A_CALL = """
+import os, sys, threading
+from tollgate.client.errors import ForkedClientError
+from tollgate.client.sync import Client
+client = Client(sys.argv[1], timeout_s=30)
+job = client.create(input="a")
+taken = threading.Event()
+
+def rows():
+    taken.set()
+    done.wait(30)
+    yield "0" * 64
+
+done = threading.Event()
+thread = threading.Thread(target=client.create_many, args=(rows(),))
+thread.start()
+taken.wait(30)
+pid = os.fork()
+if pid == 0:
+    try:
+        client.ping()
+    except ForkedClientError as error:
+        print(error)
+    client.close()
+    with Client(sys.argv[1], timeout_s=30) as own:
+        print(own.count().total)
+    sys.stdout.flush()
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+done.set()
+thread.join()
+print(client.count().total)
+"""
+AT_EXIT = """
+import sys, threading
+from tollgate.client.sync import Client
+clients = [Client(sys.argv[1], timeout_s=30) for _ in range(3)]
+job = clients[0].create(input="a")
+for client in clients[1:]:
+    client.ping()
+    threading.Thread(target=client.wait, args=(job.job_id,), daemon=True).start()
+while True:
+    if clients[0].ping().limits and all(client._thread for client in clients[1:]):
+        break
+print("the end")
+"""
+
+
+def run(program: str, endpoint: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, endpoint],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_a_client_made_before_a_fork_serves_children(empty_broker: BrokerProcess) -> None:
+    assert run(PRELOAD, empty_broker.endpoint) == ["30", "30"]
+
+
+def test_a_fork_during_a_call_is_told_as_such(empty_broker: BrokerProcess) -> None:
+    error, in_child, code, in_parent = run(FORK_IN_A_CALL, empty_broker.endpoint)
+    assert "does not survive a fork" in error
+    assert "has to make its own client" in error
+    assert (in_child, code, in_parent) == ("1", "0", "2")
+
+
+def test_threads_in_calls_do_not_stop_the_exit(broker: BrokerProcess) -> None:
+    assert run(AT_EXIT, broker.endpoint) == ["the end"]
+
+
+class Closing:
+    """A broker that answers a greeting, and says when another request has come."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def __call__(self, request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, hello_result())]
+        self.asked.set()
+        return []
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda client: client.wait("a"), ClientClosedError),
+        (lambda client: client.get("a"), ClientClosedError),
+        (lambda client: client.claim("running", wait_ms=60_000), ClosedOutcomeUnknown),
+        (lambda client: client.transition("a", "running"), ClosedOutcomeUnknown),
+        (lambda client: client.create_many([HASH]), BatchError),
+    ],
+)
+def test_closing_ends_a_call_in_another_thread(
+    endpoint: str, call: Callable[[Client], object], kind: type
+) -> None:
+    closing = Closing()
+    with ScriptedRouter(endpoint, closing), ThreadPoolExecutor() as pool:
+        client = Client(endpoint, timeout_s=PATIENCE_S)
+        made = pool.submit(call, client)
+        assert closing.asked.wait(PATIENCE_S)
+        client.close()
+        client.close()
+        error = made.exception(PATIENCE_S)
+        assert type(error) is kind
+        inner = error.failed[0][1] if isinstance(error, BatchError) else error
+        assert isinstance(inner, ClientClosedError)
+        assert client._connection._opened == []
+
+
+def test_a_signal_handler_may_close_a_client(endpoint: str) -> None:
+    closing = Closing()
+    client = Client(endpoint, timeout_s=PATIENCE_S)
+
+    def ask_for_the_signal() -> None:
+        closing.asked.wait(PATIENCE_S)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: client.close())
+    try:
+        with ScriptedRouter(endpoint, closing), ThreadPoolExecutor() as pool:
+            pool.submit(ask_for_the_signal)
+            with pytest.raises(ClientClosedError):
+                client.wait("a")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_iterable_may_close_its_client(broker: BrokerProcess) -> None:
+    client = Client(broker.endpoint, timeout_s=PATIENCE_S)
+
+    def rows() -> Iterator[str]:
+        yield HASH
+        client.close()
+        yield HASH
+
+    with pytest.raises(BatchError) as caught:
+        client.create_many(rows(), message_commands=1)
+    assert isinstance(caught.value.failed[-1][1], ClientClosedError)
+    assert client._connection._opened == []
+
+
+def test_clients_may_be_closed_at_any_moment(broker: BrokerProcess) -> None:
+    """Each thread calls until its client is closed: while it opens, sleeps, sends or leaves."""
+
+    def call(client: Client) -> TollgateError:
+        try:
+            while True:
+                client.ping()
+        except TollgateError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as pool:
+        for turn in range(40):
+            clients = [Client(broker.endpoint, timeout_s=PATIENCE_S) for _ in range(8)]
+            calls = [pool.submit(call, client) for client in clients]
+            for _ in range(turn % 4):
+                with Client(broker.endpoint, timeout_s=PATIENCE_S) as other:
+                    other.ping()
+            for client in clients:
+                client.close()
+            errors = [made.result(PATIENCE_S) for made in calls]
+            assert {type(error) for error in errors} == {ClientClosedError}
+            assert all(client._connection._opened == [] for client in clients)
