@@ -159,9 +159,10 @@ def _restored(journal: Journal) -> State:
     """Return the state that the journal holds; its leases start again at full length."""
     state = State()
     replay(journal.replay(), state)
-    if state.requests.last_session == 0:
-        # Nothing is known of earlier runs: start with numbers that none of them can have given.
-        state.requests.last_session = time.time_ns() // 1_000_000 * SESSIONS_PER_MS
+    # The journal may be a copy from the past, or new. So go on with numbers that no earlier run can
+    # have given: two clients in one session would get the answers of each other.
+    unused = time.time_ns() // 1_000_000 * SESSIONS_PER_MS
+    state.requests.last_session = max(state.requests.last_session, unused)
     state.leases.restart(time.monotonic_ns() // 1_000_000)
     return state
 

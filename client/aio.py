@@ -13,7 +13,7 @@ from tollgate.client.arguments import seconds
 from tollgate.client.autopipeline import Autopipeline, PipelinedCommand
 from tollgate.client.batch import AsyncBatch
 from tollgate.client.commands import AnyStatus, JobId, Row, SlicedWait, Time
-from tollgate.client.connection import Connection
+from tollgate.client.connection import Connection, log_warning
 from tollgate.client.errors import ClientClosedError, raise_failures
 from tollgate.client.inflight import Call
 from tollgate.client.results import Lease, Page, value
@@ -48,7 +48,7 @@ class AsyncClient:
         self._timeout_s = seconds(timeout_s)
         self._connection = Connection(endpoint, key)
         self.endpoint = self._connection.endpoint
-        self._session = Session(self._connection.broker, random)
+        self._session = Session(self._connection.broker, random, log_warning)
         self._autopipeline = Autopipeline(self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -62,6 +62,11 @@ class AsyncClient:
         may have been made.
         """
         if self._closed:
+            return
+        loop = self._loop
+        of_another_thread = loop is not asyncio.get_running_loop() and not self._connection.foreign
+        if loop is not None and loop.is_running() and of_another_thread:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.close(), loop))
             return
         self._closed = True
         reason = ClientClosedError(f"the client of {self.endpoint} was closed")

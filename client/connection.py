@@ -71,6 +71,13 @@ def resolve_endpoint(endpoint: object) -> str:
     return default_endpoint()
 
 
+def log_warning(message: str) -> None:
+    """Log a warning. Without a configuration of logging, Python writes it to stderr."""
+    import logging  # noqa: PLC0415 - rarely needed, slow to load
+
+    logging.getLogger("tollgate.client").warning("%s", message)
+
+
 def read_key(path: str) -> tuple[bytes, bytes, bytes]:
     """Return the public key, the secret key and the broker's public key, each 40 bytes of Z85.
 

@@ -72,6 +72,11 @@ class Payload(msgspec.Struct, eq=False):
         return not self.changes or all(map(is_repeatable, self.commands))
 
     @property
+    def only_leases(self) -> bool:
+        """Whether leases, which lapse, are all that it could be granted twice."""
+        return all(type(command) is Claim or is_repeatable(command) for command in self.commands)
+
+    @property
     def parks(self) -> bool:
         """Whether the broker may hold the request and answer later."""
         return len(self.commands) == 1 and self.commands[0].parks

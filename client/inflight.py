@@ -11,7 +11,7 @@ import msgspec
 from tollgate.client.errors import NOT_SENT, BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.framing import PENDING, Framer, Payload
 from tollgate.domain.commands import Claim, Release, Wait
-from tollgate.domain.exceptions import Refusal, TollgateError
+from tollgate.domain.exceptions import Refusal, SessionEvictedError, TollgateError
 from tollgate.domain.messages import WINDOW, Refused, Reply, encode_command, encode_frame
 from tollgate.domain.results import LeasesResult
 
@@ -97,6 +97,8 @@ class PendingRequest(msgspec.Struct, eq=False):
     """The broker's last retryable refusal."""
     wake_at: float | None = None
     """The time of its one valid entry in the timers."""
+    margin_s: float = 0.0
+    """How much longer its frame was made valid when it was made anew for the broker's clock."""
     _frame: bytes | None = None
     _wait_until: float | None = None
 
@@ -142,6 +144,11 @@ class PendingRequest(msgspec.Struct, eq=False):
         self.queued = False
         self._frame = None
 
+    def make_anew(self, margin_s: float) -> None:
+        """Let the next frame be made anew: the same request, valid for `margin_s` longer."""
+        self.margin_s = margin_s
+        self._frame = None
+
     def shrink(self, positions: list[int]) -> None:
         """Keep only the commands at these positions; it was not sent under its present `seq`."""
         self.payload = self.payload.only(positions)
@@ -158,6 +165,12 @@ class PendingRequest(msgspec.Struct, eq=False):
         `broker` names the other side; `complaint` is what came and matched no request, or empty.
         """
         if not self.sends:
+            if isinstance(
+                self.refusal, SessionEvictedError
+            ):  # true of one session, not of the call
+                return BrokerUnreachableError(
+                    f"the broker at {broker} has forgotten the session, and opened no other in time"
+                )
             return self.refusal or BrokerUnreachableError(f"no broker at {broker}")
         late = f"the broker at {broker} did not answer in time"
         if complaint:

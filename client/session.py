@@ -58,6 +58,9 @@ CALL_REQUESTS_MAX: Final = 4
 COMMANDS_MAX: Final = 1_000
 REQUEST_BYTES_MAX: Final = 256 * 1_024
 """What a request holds, until `hello` tells."""
+CLOCK_MARGINS_S: Final = (60.0, 3_600.0, 86_400.0, 100 * 366 * 86_400.0)
+"""How much longer requests are made valid, one step after the other, if the broker's clock refuses
+them before their deadline: it is ahead of this machine's."""
 RELEASE_S: Final = 10.0
 """How long to try to give back the leases of an abandoned claim."""
 
@@ -76,16 +79,22 @@ class Session:
     """The requests of one client, across reconnects.
 
     `broker` names the other side in error messages; `jitter` returns numbers from 0 to 1, which
-    spread the repeats of many clients.
+    spread the repeats of many clients. `warn` is told what an operator should know.
     """
 
-    def __init__(self, broker: str, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        broker: str,
+        jitter: Callable[[], float],
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Start without knowing the broker; `greeting` is None until a hello is answered."""
         self.greeting: HelloResult | None = None
         self.strays = 0
         """How many frames came that match no pending request."""
         self._broker = broker
         self._jitter = jitter
+        self._warn = warn
         self._commands_max = COMMANDS_MAX
         self._bytes_max = REQUEST_BYTES_MAX
         self._seqs = count(1)
@@ -96,6 +105,7 @@ class Session:
         self._abandoned = AbandonedClaims()
         self._changes = RequestSession(CHANGES_FIRST_SEQ)
         self._claims = RequestSession(CLAIMS_FIRST_SEQ)
+        self._margin_s = 0.0
         self._complaint = ""  # the last thing that came and matched no request
 
     # --- called for the user ----------------------------------------------------------------------
@@ -206,7 +216,7 @@ class Session:
             elif now >= request.deadline:
                 self._expire(request)
             else:
-                return request.frame(now, wall)
+                return request.frame(now, wall + self._margin_s)
         return None
 
     def sent(self, now: float) -> bool:
@@ -284,7 +294,7 @@ class Session:
         self._queue_waiting(session)
 
     def _queue(self, request: PendingRequest) -> None:
-        if request.session is not None:
+        if request.session is not None and not request.sends:  # a repeat stays in its session
             request.session_number = request.session.number
         request.queued = True
         self._send_queue.append(request)
@@ -419,10 +429,34 @@ class Session:
             self._handle_eviction(request, refusal, now, executed=request.sends > 1)
         elif refusal.retryable:
             self._retry(request, now, refusal)
+        elif isinstance(refusal, ExpiredError) and self._handle_clock(request, now):
+            pass
         elif isinstance(refusal, ExpiredError) and request.sends > 1 and request.uncertain:
             self._finish(request, OutcomeUnknown(f"{refusal}{MAYBE}"))  # as an earlier copy
         else:
             self._finish(request, refusal)
+
+    def _handle_clock(self, request: PendingRequest, now: float) -> bool:
+        """Send a request again if it was refused as too late before its deadline.
+
+        The broker's clock is ahead then, or one of the clocks was set. The same request is sent, so
+        a copy of it that was executed is not executed again.
+        """
+        if now >= request.deadline:
+            return False
+        if request.margin_s == self._margin_s:
+            larger = [margin_s for margin_s in CLOCK_MARGINS_S if margin_s > self._margin_s]
+            if not larger:
+                return False
+            self._margin_s = larger[0]
+            self._warn(
+                f"the clock of the broker at {self._broker} is ahead of this machine's, or one of"
+                f" them was set: requests are valid for {self._margin_s:.0f} s longer from now on"
+            )
+        request.make_anew(self._margin_s)
+        if not request.queued:
+            self._queue(request)
+        return True
 
     def _handle_greeting(self, request: PendingRequest, greeting: HelloResult) -> None:
         self.greeting = greeting
@@ -446,15 +480,23 @@ class Session:
     def _handle_eviction(
         self, request: PendingRequest, refusal: Refusal, now: float, *, executed: bool
     ) -> None:
-        """Send a request in another session, unless an earlier copy may have been `executed`."""
+        """Send a request in another session, unless an earlier copy may have been `executed`.
+
+        A claim is sent again all the same: what an earlier copy was granted lapses by itself.
+        """
         if request.session is None:  # it was sent in no session, so this is no valid answer
             self._finish(request, refusal)
             return
         request.session.evicted(request.session_number)
-        if executed and request.uncertain:
+        if executed and request.uncertain and not request.payload.only_leases:
             self._finish(request, OutcomeUnknown(f"{refusal}{MAYBE}"))
-        else:
-            self._retry(request, now, refusal)
+            return
+        if executed:
+            self._abandoned.add(request)
+        is_first = request.attempts == 1
+        self._retry(request, now, refusal)
+        if is_first:  # it needs another session, and nothing that takes time
+            self._timers.set(request, now)
 
     def _handle_unreadable(self, seq: int | None, fault: MalformedError) -> None:
         request = self._requests.get(seq or 0)

@@ -12,7 +12,7 @@ from tollgate.client import commands as build
 from tollgate.client.arguments import seconds
 from tollgate.client.batch import Batch
 from tollgate.client.commands import AnyStatus, JobId, Row, SlicedWait, Time
-from tollgate.client.connection import Connection
+from tollgate.client.connection import Connection, log_warning
 from tollgate.client.errors import ClientClosedError, raise_failures
 from tollgate.client.inflight import Call
 from tollgate.client.results import Lease, Page, value
@@ -96,7 +96,7 @@ class Client:
         self._timeout_s = seconds(timeout_s)
         self._connection = Connection(endpoint, key, spin_us)
         self.endpoint = self._connection.endpoint
-        self._session = Session(self._connection.broker, random)
+        self._session = Session(self._connection.broker, random, log_warning)
         self._thread: int | None = None
         self._closed = False
 

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Final
 
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
-from tollgate.domain.exceptions import Refusal, SessionEvictedError, TollgateError
+from tollgate.domain.exceptions import ExpiredError, Refusal, SessionEvictedError, TollgateError
 
 log = logging.getLogger("tollgate.worker")
 
@@ -19,10 +19,11 @@ def may_pass(fault: TollgateError) -> bool:
     """Return whether the same request may succeed later.
 
     A broker that was restarted without its sessions refuses a request with `session_evicted`. The
-    client opens another session with its next request, so this error passes too.
+    client opens another session with its next request, so this error passes too. A request is
+    `expired` if worker and broker were frozen together, or if a clock was set.
     """
     if isinstance(fault, Refusal):
-        return fault.retryable or isinstance(fault, SessionEvictedError)
+        return fault.retryable or isinstance(fault, SessionEvictedError | ExpiredError)
     return isinstance(fault, OutcomeUnknown | BrokerUnreachableError)
 
 

@@ -13,7 +13,8 @@ from .peers import WALL_S
 
 class Talk:
     def __init__(self, *, remembers: bool = False) -> None:
-        self.session = Session("nowhere", jitter=lambda: 0.5)
+        self.warnings: list[str] = []
+        self.session = Session("nowhere", jitter=lambda: 0.5, warn=self.warnings.append)
         self.now = 100.0
         if not remembers:
             self.session._changes.opened(None)

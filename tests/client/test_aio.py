@@ -1,8 +1,10 @@
 """What only the asyncio client can do: many tasks, cancellation, closing during calls."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -240,3 +242,40 @@ async def test_a_call_ends_if_answers_come_while_closing(client: AsyncClient) ->
     with pytest.raises(ClientClosedError):
         await asyncio.wait_for(batch.send(), PATIENCE_S)
     assert closing
+
+
+def test_closing_in_another_thread_ends_the_calls(broker: BrokerProcess) -> None:
+    client = AsyncClient(broker.endpoint, timeout_s=PATIENCE_S)
+    asked = threading.Event()
+
+    async def wait() -> None:
+        job = await client.create(HASH)
+        waiting = asyncio.create_task(client.wait(job.job_id))
+        await client.ping()  # the wait is sent before it
+        asked.set()
+        await waiting
+
+    with ThreadPoolExecutor() as pool:
+        waited = pool.submit(asyncio.run, wait())
+        assert asked.wait(PATIENCE_S)
+        asyncio.run(client.close())
+        assert isinstance(waited.exception(PATIENCE_S), ClientClosedError)
+    assert client._connection._opened == []
+
+
+async def test_calls_cancelled_at_any_moment_leave_nothing(client: AsyncClient) -> None:
+    job = (await client.create(HASH)).job_id
+    for turns in range(12):
+        calls = [
+            asyncio.create_task(client.get(job)),
+            asyncio.create_task(client.create_many([HASH] * 3)),
+            asyncio.create_task(client.claim("running", wait_ms=60_000)),
+            asyncio.create_task(client.wait(job)),
+        ]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert (await client.get(job)).job_id == job
+    assert not client._session._requests

@@ -168,6 +168,23 @@ done.set()
 thread.join()
 print(client.count().total)
 """
+FORK_IN_A_LOOP = """
+import asyncio, os, sys
+from tollgate.client.aio import AsyncClient
+
+async def main():
+    async with AsyncClient(sys.argv[1], timeout_s=30) as client:
+        await client.ping()
+        pid = os.fork()
+        if pid == 0:
+            asyncio._set_running_loop(None)  # as multiprocessing's children have it
+            asyncio.run(client.close())
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        print((await client.ping()).protocol)
+
+asyncio.run(main())
+"""
 AT_EXIT = """
 import sys, threading
 from tollgate.client.sync import Client
@@ -205,6 +222,10 @@ def test_a_fork_during_a_call_is_told_as_such(empty_broker: BrokerProcess) -> No
     assert "does not survive a fork" in error
     assert "has to make its own client" in error
     assert (in_child, code, in_parent) == ("1", "0", "2")
+
+
+def test_a_child_may_close_the_client_of_a_loop(broker: BrokerProcess) -> None:
+    assert run(FORK_IN_A_LOOP, broker.endpoint) == ["0", "1"]
 
 
 def test_threads_in_calls_do_not_stop_the_exit(broker: BrokerProcess) -> None:

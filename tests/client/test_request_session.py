@@ -184,6 +184,7 @@ def test_an_expired_repeat_is_unknown(talk: Talk) -> None:
     call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
     assert talk.wake() == [first]
+    talk.now += 10
     talk.hear(refused(first.seq, ExpiredError("late")))
     assert isinstance(call.values[0], OutcomeUnknown)
 
@@ -191,6 +192,7 @@ def test_an_expired_repeat_is_unknown(talk: Talk) -> None:
 def test_an_expired_first_copy_did_nothing(talk: Talk) -> None:
     call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
+    talk.now += 10
     talk.hear(refused(first.seq, ExpiredError("late")))
     assert isinstance(call.values[0], ExpiredError)
 

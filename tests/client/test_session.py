@@ -301,6 +301,7 @@ def test_a_refused_request_with_a_queued_repeat_goes_once(
 def test_a_refused_request_refuses_all_its_commands(talk: Talk, refusal: TollgateError) -> None:
     call = talk.ask(TRANSITION, Count())
     talk.requests()
+    talk.now += 10
     talk.hear(refused(1, refusal))
     assert [type(value) for value in call.values] == [type(refusal)] * 2
 

@@ -6,8 +6,9 @@ from time import monotonic
 import pytest
 
 from tollgate.client.errors import BrokerUnreachableError
+from tollgate.domain.exceptions import ExpiredError, Refusal, SessionEvictedError
 from tollgate.worker import retry
-from tollgate.worker.retry import Backoff, BrokerStatus, one_line
+from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
 
 
 def test_losing_the_broker_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -35,6 +36,11 @@ def test_an_older_request_says_nothing_of_a_broker_that_is_back(
     assert len(caplog.records) == 1
     broker.lost(BrokerUnreachableError("gone again"), monotonic())
     assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("kind", [SessionEvictedError, ExpiredError])
+def test_forgotten_sessions_and_set_clocks_pass(kind: type[Refusal]) -> None:
+    assert may_pass(kind("gone"))
 
 
 def test_a_line_is_short_and_harmless() -> None:
