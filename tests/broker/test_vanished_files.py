@@ -1,6 +1,8 @@
 """A broker finds within seconds that its files are gone: it binds anew, or leaves and says why."""
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,9 +55,13 @@ def test_files_that_vanish_are_noticed(short_dir: Path) -> None:
         before.create(HASH)
         client.create(HASH)
         shutil.rmtree(short_dir / "swept")
+        os.kill(
+            taken.process.pid, signal.SIGSTOP
+        )  # else it might look before the other one is there
         for path in (taken.path, taken.path.with_name("b.sock.lock")):
             path.unlink()
         with running_broker(short_dir / "taken", "other", bind=taken.endpoint) as thief:
+            os.kill(taken.process.pid, signal.SIGCONT)
             (short_dir / "moved" / "data").rename(short_dir / "moved" / "aside")
             shutil.rmtree(short_dir / "emptied" / "data")
 
