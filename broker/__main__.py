@@ -31,21 +31,21 @@ from tollgate.broker.core.state import State
 from tollgate.broker.journal import Journal, JournalError, NoJournal
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.server import Server
-from tollgate.broker.settings import AllSettings, Settings, SettingsError, load
+from tollgate.broker.settings import (
+    COMPUTED_DEFAULTS,
+    AllSettings,
+    Settings,
+    SettingsError,
+    load,
+)
 from tollgate.broker.telemetry import Counters, Notifier, ReplayLog
 from tollgate.broker.transport.binding import Binding, check_libzmq, connections_per_router
 from tollgate.broker.transport.endpoints import EndpointError
 from tollgate.log import configure as configure_log
 from tollgate.streams import Writer
+from tollgate.terminal.program import run as run_program
 
 PROGRAM: Final = "tollgate broker"
-COMPUTED_DEFAULTS: Final = {
-    "bind": "in your runtime directory",
-    "data_dir": "in your state directory",
-    "keys": "none",
-    "log_format": "console on a terminal, otherwise json",
-    "socket_group": "none",
-}
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 SWITCH_S: Final = 0.0005
 """Longest wait of a thread for the interpreter: the connection monitor must not be late."""
@@ -56,7 +56,8 @@ log = structlog.get_logger("tollgate.broker")
 
 EPILOG = """
 Every option can also be set in the environment, as TOLLGATE_BROKER_ and its name in capitals, or
-in a TOML file given with --config.
+in a TOML file given with --config. TOLLGATE_ENDPOINT and TOLLGATE_DATA_DIR, which other commands
+read too, set --bind and --data-dir. `tollgate config show` tells where each setting comes from.
 
 \b
 Examples:
@@ -74,11 +75,7 @@ Examples:
 @cli.setting_options(AllSettings.model_fields, COMPUTED_DEFAULTS)
 def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each setting
     """Run the tollgate broker until SIGTERM or SIGINT."""
-    given = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in options.items()
-        if value not in (None, ()) and value is not False
-    }
+    given = cli.given(options)
     with (
         cli.complaining(PROGRAM, SettingsError, exit_code=2),
         cli.complaining(PROGRAM, EndpointError, JournalError, KeyRingError),
@@ -182,4 +179,4 @@ def _stop_fd() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, PROGRAM, aborted=cli.INTERRUPTED)
+    run_program(main, PROGRAM, aborted=cli.INTERRUPTED, serves=True)

@@ -1,16 +1,29 @@
 """The broker's settings: options first, then the environment, a TOML file, and defaults."""
 
 import os
+import tomllib
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, ClassVar, Final, Literal, Self, get_args, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    NamedTuple,
+    Self,
+    get_args,
+    get_type_hints,
+)
 
 import msgspec
 import platformdirs
 from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -20,25 +33,84 @@ from pydantic_settings import SettingsError as UnreadableError
 from tollgate.broker.core.limits import KIB, MIB, RESULT_BYTES, Limits, result_bytes_max
 from tollgate.broker.core.roles import Role
 from tollgate.broker.journal import parse_fsync
-from tollgate.domain.endpoint import default_endpoint
+from tollgate.domain.endpoint import PORT_MAX, check_socket_path, default_endpoint
 from tollgate.domain.messages import REFUSAL_BYTES
 from tollgate.log import FORMAT_VARIABLE
 
 PREFIX: Final = "TOLLGATE_BROKER_"
-PORT_MAX: Final = 65_535
+SHARED: Final = {
+    "bind": "TOLLGATE_ENDPOINT",
+    "data_dir": "TOLLGATE_DATA_DIR",
+    "log_format": FORMAT_VARIABLE,
+}
+"""Variables that other commands read too. One with the prefix, if it is set, comes before them."""
+
+COMPUTED_DEFAULTS: Final = {
+    "bind": "in your runtime directory",
+    "data_dir": "in your state directory",
+    "keys": "none",
+    "log_format": "console on a terminal, otherwise json",
+    "socket_group": "none",
+}
+"""What a help text says of defaults that are computed, or empty."""
 
 
 class SettingsError(ValueError):
     """A setting is unknown or out of range; the message is one line that names it."""
 
 
+class Origin(NamedTuple):
+    """Where the value of a setting comes from, and the option, variable or file that says so."""
+
+    kind: Literal["option", "environment", "file", "default"]
+    name: str = ""
+
+    def __str__(self) -> str:
+        """Return both in words, such as `environment TOLLGATE_DATA_DIR`."""
+        return f"{self.kind} {self.name}".rstrip()
+
+
+def default_data_dir() -> Path:
+    """Return the data directory in this user's state directory, such as XDG_STATE_HOME.
+
+    Without a home directory it begins with `~`, which `full_path` refuses.
+    """
+    try:
+        return Path(platformdirs.user_state_dir("tollgate"))
+    except RuntimeError:
+        return Path("~/.local/state/tollgate")
+
+
+def default_keys() -> Path:
+    """Return the directory of keys in this user's configuration directory; else as above."""
+    try:
+        return Path(platformdirs.user_config_dir("tollgate"), "keys")
+    except RuntimeError:
+        return Path("~/.config/tollgate/keys")
+
+
+def full_path(path: str | Path) -> Path:
+    """Return a path of the settings with `~` replaced. Raises ValueError.
+
+    In the environment and in files no shell has replaced it. Without HOME the default has it too.
+    """
+    if path == "":  # a variable that is not set, in quotes
+        raise ValueError("it is empty: name a directory")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: this user has no home directory; name another one") from None
+
+
 class Settings(BaseSettings):
     """The settings of a broker. `load` returns them together with the limits that are settings."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
     toml_file: ClassVar[Path | None] = None
 
-    bind: list[str] = Field(
+    bind: Annotated[list[str], NoDecode] = Field(
         default_factory=lambda: [default_endpoint()],
         min_length=1,
         description="ipc:///path or tcp://address:port to listen at; may be given more than once",
@@ -55,7 +127,8 @@ class Settings(BaseSettings):
     )
     group_role: Role = Field(Role.OBSERVER, description="the role of that group's members")
     data_dir: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_state_dir("tollgate")),
+        default_factory=default_data_dir,
+        validate_default=False,  # a broker in memory needs none
         description="directory of the journal; one broker uses it at a time",
     )
     in_memory: bool = Field(
@@ -113,15 +186,38 @@ class Settings(BaseSettings):
         parse_fsync(fsync)
         return fsync
 
+    @field_validator("bind", mode="before")
+    @classmethod
+    def _split(cls, bind: object) -> object:
+        """Take a text, as the environment has it, with spaces between the endpoints."""
+        return bind.split() if isinstance(bind, str) else bind
+
     @field_validator("bind")
     @classmethod
     def _ipc_or_tcp(cls, bind: list[str]) -> list[str]:
         for endpoint in bind:
-            if not endpoint.startswith(("ipc:///", "tcp://")) or endpoint.endswith("/"):
+            if endpoint.startswith("ipc://"):
+                check_socket_path(endpoint)
+            elif not endpoint.startswith("tcp://") or endpoint.endswith("/"):
                 raise ValueError(
-                    f"{endpoint}: say ipc:///path/to/socket, or tcp://address:port with --keys"
+                    f"{endpoint!r}: say ipc:///path/to/socket, or tcp://address:port with --keys"
                 )
         return bind
+
+    @field_validator("data_dir", "keys", mode="before")
+    @classmethod
+    def _full_path(cls, path: object) -> object:
+        return full_path(path) if isinstance(path, str | Path) else path
+
+    @model_validator(mode="after")
+    def _has_data_dir(self) -> Self:
+        """Refuse to start where there is no home directory for the default."""
+        if not self.in_memory and not self.data_dir.is_absolute():
+            try:
+                full_path(self.data_dir)
+            except ValueError as fault:
+                raise ValueError(f"data_dir: {fault}") from None
+        return self
 
     @model_validator(mode="after")
     def _tcp_is_closed(self) -> Self:
@@ -170,8 +266,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put options before the environment before the file."""
-        file = TomlConfigSettingsSource(settings_cls, cls.toml_file)
-        return init_settings, env_settings, file
+        shared = {
+            name: os.environ[variable]
+            for name, variable in SHARED.items()
+            if os.environ.get(variable)
+        }
+        return (
+            init_settings,
+            env_settings,
+            InitSettingsSource(settings_cls, shared),
+            TomlConfigSettingsSource(settings_cls, cls.toml_file),
+        )
 
 
 def _limit_fields() -> dict[str, Any]:
@@ -203,8 +308,6 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: there is no such setting")
-    if (shared := os.environ.get(FORMAT_VARIABLE)) and f"{PREFIX}LOG_FORMAT" not in os.environ:
-        options = {"log_format": shared, **options}
     AllSettings.toml_file = config
     try:
         return AllSettings(**options)
@@ -217,7 +320,33 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
         if first["type"] == "extra_forbidden":
             reason = f"there is no such setting{f' (in {config})' if config else ''}"
         reason = reason.removeprefix("Value error, ")
-        raise SettingsError(f"{name}: {reason}" if name else reason) from None
+        line = f"{name}: {reason}" if name else reason
+        origin = origin_of(line.partition(":")[0].partition(".")[0], options, config)
+        if origin.kind == "environment":
+            line += f" (from {origin.name})"
+        raise SettingsError(line) from None
+
+
+def origin_of(name: str, options: dict[str, Any], config: Path | None = None) -> Origin:
+    """Return where `load` takes a setting from. Raises OSError or TOMLDecodeError."""
+    if name in options:
+        return Origin("option", f"--{name.replace('_', '-')}")
+    variables = {variable.upper(): variable for variable, value in os.environ.items() if value}
+    for variable in ((PREFIX + name).upper(), SHARED.get(name, "")):
+        if variable in variables:
+            return Origin("environment", variables[variable])
+    if config is not None and name in tomllib.loads(config.read_text()):
+        return Origin("file", str(config))
+    return Origin("default")
+
+
+def data_dir() -> Path:
+    """Return the data directory in the environment, or the default. Raises ValueError.
+
+    No other setting is looked at: a mistake in one of them concerns the broker alone.
+    """
+    variable = origin_of("data_dir", {})
+    return full_path(Path(os.environ[variable.name]) if variable.name else default_data_dir())
 
 
 def tcp_address(endpoint: str) -> IPv4Address | IPv6Address:

@@ -17,10 +17,12 @@ from tollgate.client.errors import (
     BrokerUnreachableError,
     ClientClosedError,
     ForkedClientError,
+    InvalidEndpointError,
     KeyFileError,
 )
 from tollgate.client.inflight import Call
 from tollgate.client.session import Session
+from tollgate.domain.endpoint import check_endpoint, default_endpoint
 from tollgate.domain.exceptions import ArgumentError
 
 ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
@@ -57,18 +59,14 @@ def resolve_endpoint(endpoint: object) -> str:
     """
     if endpoint is not None:
         if isinstance(endpoint, os.PathLike):
-            endpoint = f"ipc://{os.fspath(endpoint)}"
+            endpoint = f"ipc://{os.path.abspath(endpoint)}"  # noqa: PTH100 - pathlib loads slowly
         if not isinstance(endpoint, str) or not endpoint:
             raise ArgumentError(
                 "endpoint must be a text such as ipc:///path or tcp://host:port, or the path of a "
                 f"socket, not {endpoint!r:.60}"
             )
         return str.__str__(endpoint)
-    if named := os.environ.get(ENDPOINT_VARIABLE):
-        return named
-    from tollgate.domain.endpoint import default_endpoint  # noqa: PLC0415 - rarely needed, slow to load
-
-    return default_endpoint()
+    return os.environ.get(ENDPOINT_VARIABLE) or default_endpoint()
 
 
 def log_warning(message: str) -> None:
@@ -96,6 +94,20 @@ def read_key(path: str) -> tuple[bytes, bytes, bytes]:
     except (ValueError, KeyError) as fault:
         raise KeyFileError(f"{path} is no key as `tollgate keys new` makes: {fault}") from None
     return public, secret, broker
+
+
+def check_key(endpoint: str, key: str | None) -> None:
+    """Raise KeyFileError unless a client of `endpoint` can use this key."""
+    if endpoint.startswith("tcp:"):
+        _read_key_for(endpoint, key)
+
+
+def _read_key_for(endpoint: str, key: str | None) -> tuple[bytes, bytes, bytes]:
+    if key is None:
+        raise KeyFileError(
+            f"{endpoint} takes a key: --key FILE, TOLLGATE_KEY, or Client(..., key=FILE)"
+        )
+    return read_key(key)
 
 
 def _events(socket: "zmq.Socket[bytes]") -> int:
@@ -259,7 +271,8 @@ class Connection:
         """The socket, opened if it is not.
 
         Raises:
-            BrokerUnreachableError: the endpoint is not valid, or too many files are open.
+            InvalidEndpointError: the endpoint is malformed.
+            BrokerUnreachableError: too many files are open.
             KeyFileError: the key cannot be used, or is required and missing.
             ForkedClientError: another process opened it.
             ClientClosedError: it was closed.
@@ -364,6 +377,10 @@ class Connection:
         if self.foreign:  # the fork came while a thread was here
             raise self.forked()
         self._check_open()
+        try:
+            check_endpoint(self.endpoint)
+        except ValueError as fault:
+            raise InvalidEndpointError(str(fault)) from None
         options = _OPTIONS | self._tcp_options()
         try:
             opened = _Opened()
@@ -380,8 +397,8 @@ class Connection:
             socket.connect(self.endpoint)
         except zmq.ZMQError as fault:
             opened.close()
-            raise BrokerUnreachableError(
-                f"{self.endpoint!r} is no endpoint such as ipc:///path or tcp://host:port: {fault}"
+            raise InvalidEndpointError(
+                f"{self.endpoint!r} cannot be connected to: {fault.strerror}"
             ) from None
         self._pid, self._event = opened.pid, opened.event
         self._opened.append(opened)
@@ -397,11 +414,7 @@ class Connection:
     def _tcp_options(self) -> dict[int, int | bytes]:
         if not self.endpoint.startswith("tcp:"):
             return {}
-        if self._key is None:
-            raise KeyFileError(
-                f"{self.endpoint} takes a key: --key FILE, TOLLGATE_KEY, or Client(..., key=FILE)"
-            )
-        public, secret, broker = read_key(self._key)
+        public, secret, broker = _read_key_for(self.endpoint, self._key)
         return {
             zmq.CURVE_PUBLICKEY: public,
             zmq.CURVE_SECRETKEY: secret,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.exceptions import ArgumentError, TollgateError
 
 
 class BrokerUnreachableError(TollgateError):
@@ -21,6 +21,10 @@ class OutcomeUnknown(TollgateError):  # noqa: N818 - not an error: the command m
 
     Do not repeat it blindly: read the job with `get` first.
     """
+
+
+class InvalidEndpointError(ArgumentError):
+    """The endpoint is malformed, so no broker can be there; the message says what to write."""
 
 
 class KeyFileError(TollgateError):

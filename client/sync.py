@@ -72,6 +72,7 @@ class Client:
             the table of what each argument may be.
         Refusal: the broker refused; there is a class for each code, see `domain.exceptions`.
         BrokerUnreachableError: no broker answered in time, and nothing was changed.
+        InvalidEndpointError: the endpoint is malformed.
         KeyFileError: the key cannot be used, or is missing and the endpoint is tcp.
         OutcomeUnknown: the request was sent and not answered in time; it may be executed or not.
         ProtocolError: the other side is not a TG/1 broker.

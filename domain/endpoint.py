@@ -1,7 +1,15 @@
-"""The default endpoint of broker and clients."""
+"""Endpoints: the default one of broker and clients, and what is none."""
 
+import re
 import warnings
-from pathlib import Path
+from typing import Final
+
+IPC_PATH_BYTES_MAX: Final = 107
+"""The longest path that a unix socket can have."""
+PORT_MAX: Final = 65_535
+FORMS: Final = "say ipc:///path/to/socket or tcp://host:port"
+
+_is_host = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(%\w+)?\]").fullmatch
 
 
 def default_endpoint() -> str:
@@ -11,4 +19,31 @@ def default_endpoint() -> str:
     with warnings.catch_warnings():  # it warns if XDG_RUNTIME_DIR is not set; its fallback is fine
         warnings.simplefilter("ignore")
         directory = platformdirs.user_runtime_dir("tollgate")
-    return f"ipc://{Path(directory) / 'broker.sock'}"
+    return f"ipc://{directory}/broker.sock"
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise ValueError, with a message of one line, unless a client can connect to `endpoint`."""
+    scheme, mark, address = endpoint.partition("://")
+    if not mark or scheme not in {"ipc", "tcp"}:
+        raise ValueError(f"{endpoint!r} is no endpoint: {FORMS}")
+    if scheme == "ipc":
+        check_socket_path(endpoint)
+        return
+    host, _, port = address.rpartition(":")
+    if not _is_host(host):
+        raise ValueError(f"{endpoint!r} names no host and port: say tcp://host:port")
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= PORT_MAX):
+        raise ValueError(f"{endpoint!r}: {port!r} is no port from 1 to {PORT_MAX}")
+
+
+def check_socket_path(endpoint: str) -> None:
+    """Raise ValueError unless an ipc endpoint names the full path of a file."""
+    path = endpoint.removeprefix("ipc://")
+    if not path.startswith("/") or path.endswith("/") or "\0" in path:
+        raise ValueError(f"{endpoint!r} names no full path: say ipc:///path/to/socket")
+    if len(path.encode(errors="surrogateescape")) > IPC_PATH_BYTES_MAX:
+        raise ValueError(
+            f"{endpoint!r}: the path of a socket has at most {IPC_PATH_BYTES_MAX} bytes;"
+            " choose a shorter one"
+        )

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import click
 
-from tollgate.domain.endpoint import default_endpoint
+from tollgate.domain.endpoint import check_endpoint, default_endpoint
 from tollgate.log import FORMAT_VARIABLE, FORMATS, LEVELS, configure, protect_stdout
-from tollgate.streams import protect
+from tollgate.terminal.program import run
 from tollgate.worker.settings import Settings
 
 log = logging.getLogger("tollgate.worker")
@@ -80,14 +80,15 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     "--endpoint",
     metavar="URL",
     envvar="TOLLGATE_ENDPOINT",
-    help="Address of the broker.  [env: TOLLGATE_ENDPOINT; default: a socket in your runtime"
-    " directory]",
+    show_envvar=True,
+    help="Address of the broker.  [default: a socket in your runtime directory]",
 )
 @click.option(
     "--key",
     metavar="FILE",
     envvar="TOLLGATE_KEY",
-    help="Key file of the worker, for a broker on tcp.  [env: TOLLGATE_KEY]",
+    show_envvar=True,
+    help="Key file of the worker, for a broker on tcp.",
 )
 @_with_settings
 @click.option(
@@ -117,11 +118,11 @@ def main(
     is not running. A handler must be safe to call again with the same job: a worker may die before
     it has sent the result.
     """
-    endpoint = endpoint or default_endpoint()
-    if not endpoint.startswith(("ipc://", "tcp://")):
-        raise click.BadParameter(
-            f"{endpoint!r} is not an endpoint such as ipc:///path", param_hint="--endpoint"
-        )
+    endpoint = default_endpoint() if endpoint is None else endpoint
+    try:
+        check_endpoint(endpoint)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault), param_hint="--endpoint") from None
     settings = Settings(endpoint=endpoint, key=key, **options)
     configure(log_level, log_format)
     protect_stdout()  # a handler may print, and its job must not fail for want of a reader
@@ -130,10 +131,16 @@ def main(
 
 def _start(settings: Settings) -> int:
     # Imported late: --help and wrong options do not need these modules.
+    from tollgate.client.connection import check_key  # noqa: PLC0415
+    from tollgate.client.errors import KeyFileError  # noqa: PLC0415
     from tollgate.worker.handlers import HandlerNotFoundError, load_handler  # noqa: PLC0415
     from tollgate.worker.payments import PaymentSimulator  # noqa: PLC0415
     from tollgate.worker.service import serve  # noqa: PLC0415
 
+    try:
+        check_key(settings.endpoint, settings.key)
+    except KeyFileError as fault:
+        raise click.BadParameter(str(fault), param_hint="--key") from None
     try:
         simulator = PaymentSimulator(
             settings.seed,
@@ -158,17 +165,5 @@ def _start(settings: Settings) -> int:
     return serve(settings, handler, simulator)
 
 
-def start() -> None:
-    """Run the command line; wrong usage is reported in one line."""
-    protect(threaded=False)
-    try:
-        main.main(prog_name="tollgate worker", standalone_mode=False)
-    except click.ClickException as fault:
-        click.echo(f"tollgate worker: {fault.format_message()}", err=True)
-        sys.exit(fault.exit_code)
-    except click.Abort:
-        sys.exit(130)
-
-
 if __name__ == "__main__":
-    start()
+    run(main, "tollgate worker", aborted=130, serves=True)

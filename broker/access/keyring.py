@@ -27,6 +27,7 @@ from tollgate.broker.access.permissions import (
     make_private,
 )
 from tollgate.broker.core.roles import NOBODY, Principal, Role
+from tollgate.terminal import streams
 
 BROKER_KEY: Final = "broker.key"
 SUFFIX: Final = ".toml"
@@ -76,7 +77,9 @@ class KeyRing:
             self.own = read_pair(directory / BROKER_KEY)
             self._clients: dict[str, ClientKey] = dict(map(_read_client, self._paths()))
         except (OSError, UnsafeError) as fault:
-            raise KeyRingError(f"the keys in {directory} cannot be used: {fault}") from None
+            raise KeyRingError(
+                f"the keys in {directory} cannot be used: {streams.reason(fault)}"
+            ) from None
         self._by_key = _by_key(self._clients)
 
     def __len__(self) -> int:
@@ -187,7 +190,9 @@ def read_pair(path: Path) -> KeyPair:
         raise KeyRingError(
             f"there is no {path}; make it with: tollgate keys new NAME --role ROLE"
         ) from None
-    except (OSError, ValueError, UnsafeError) as fault:
+    except OSError as fault:
+        raise KeyRingError(f"{path}: {fault.strerror}") from None
+    except (ValueError, UnsafeError) as fault:
         raise KeyRingError(f"{path}: {fault}") from None
     if not (_is_key(pair.public_key) and _is_key(pair.secret_key)):
         raise KeyRingError(f"{path}: a key has 40 characters of Z85")

@@ -24,7 +24,7 @@ def make_private(directory: Path) -> list[Path]:
     made = []
     missing = [each for each in (directory, *directory.parents) if not each.is_dir()]
     for level in reversed(missing):
-        _check_above(level.resolve())
+        check_above(level.resolve())
         try:
             level.mkdir(PRIVATE)
         except FileExistsError:
@@ -47,10 +47,11 @@ def check_private(directory: Path) -> None:
             f"others can write to {directory} (mode {_mode(state)});"
             f" say: chmod go-w {directory}, or use another directory"
         )
-    _check_above(directory)
+    check_above(directory)
 
 
-def _check_above(directory: Path) -> None:
+def check_above(directory: Path) -> None:
+    """Raise UnsafeError if another user could replace one of the directories above this one."""
     for above in directory.parents:
         state = above.stat()
         _check_owner(above, state)

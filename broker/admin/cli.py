@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from tollgate.streams import protect
+from tollgate.broker.settings import SHARED, data_dir, full_path
+from tollgate.terminal import streams
 
 FAILED: Final = 1
 INTERRUPTED: Final = 130
@@ -16,6 +18,41 @@ INTERRUPTED: Final = 130
 def example(line: str) -> str:
     """Return the end of a command's help."""
     return f"\b\nExample:\n  {line}"
+
+
+def usable(path: str) -> Path:
+    """Return a directory that was named in an option or a variable, with `~` replaced."""
+    try:
+        return full_path(path)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault)) from None
+
+
+def directory_option(
+    explanation: str, check: Callable[[Path], None]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option --data-dir of a command that works on a directory which exists.
+
+    `check` raises click.BadParameter for a directory that cannot be meant.
+    """
+
+    def chosen(context: click.Context, parameter: click.Parameter, typed: str | None) -> Path:
+        try:
+            path = data_dir() if typed is None else full_path(typed)
+        except ValueError as fault:
+            raise click.BadParameter(str(fault)) from None
+        existing = click.Path(exists=True, file_okay=False, path_type=Path)
+        directory: Path = existing.convert(path, parameter, context)
+        check(directory)
+        return directory
+
+    return click.option(
+        "--data-dir",
+        "directory",
+        metavar="DIRECTORY",
+        callback=chosen,
+        help=f"{explanation}  [env: {SHARED['data_dir']}; default: the broker's default]",
+    )
 
 
 def setting_options(
@@ -45,26 +82,23 @@ def setting_options(
     return decorate
 
 
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `setting_options` that were typed."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in options.items()
+        if value not in (None, ()) and value is not False
+    }
+
+
 @contextmanager
 def complaining(program: str, *faults: type[Exception], exit_code: int = FAILED) -> Iterator[None]:
     """Turn these exceptions into one line on standard error and an exit code."""
     try:
         yield
+        streams.flush()
     except faults as fault:
-        click.echo(f"{program}: {fault}", err=True)
+        if isinstance(fault, BrokenPipeError):
+            sys.exit(streams.reader_left())
+        click.echo(f"{program}: {streams.reason(fault)}", err=True)
         sys.exit(exit_code)
-
-
-def run(command: click.Command, program: str, *, aborted: int = FAILED) -> None:
-    """Run a command line; errors in its arguments are one line on standard error.
-
-    `aborted` is the exit code after an interrupt, or after the answer no to a question.
-    """
-    protect(threaded=False)
-    try:
-        command.main(prog_name=program, standalone_mode=False)
-    except click.ClickException as fault:
-        click.echo(f"{program}: {fault.format_message()}", err=True)
-        sys.exit(fault.exit_code)
-    except click.Abort:
-        sys.exit(aborted)

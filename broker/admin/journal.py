@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from tollgate.broker.admin.cli import complaining, example, run
+from tollgate.broker.admin.cli import complaining, directory_option, example
 from tollgate.broker.compaction import compact_directory, delete
 from tollgate.broker.core.records import decode_record
 from tollgate.broker.core.replay import replay
@@ -19,12 +19,12 @@ from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.journal.files import FILES
 from tollgate.broker.journal.format import listing
 from tollgate.broker.journal.recovery import Replay
-from tollgate.broker.settings import Settings
+from tollgate.terminal.program import run
 
 PROGRAM: Final = "tollgate journal"
 
 
-def _with_journal(_: click.Context, __: click.Parameter, directory: Path) -> Path:
+def _with_journal(directory: Path) -> None:
     """Refuse a directory without a journal: nothing in it could be checked, or is to be changed."""
     found = listing(FILES.names(directory))
     if not (found.segments or found.snapshots):
@@ -32,17 +32,9 @@ def _with_journal(_: click.Context, __: click.Parameter, directory: Path) -> Pat
             f"there is no journal in {directory}: no segment and no snapshot."
             " A broker writes the first segment with its first change"
         )
-    return directory
 
 
-DIRECTORY = click.option(
-    "--data-dir",
-    "directory",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=lambda: Settings().data_dir,
-    callback=_with_journal,
-    help="the broker's data directory  [default: the broker's default]",
-)
+DIRECTORY: Final = directory_option("the broker's data directory", _with_journal)
 
 
 @click.group(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import platformdirs
 
 from tollgate.broker.access.keyring import (
     BROKER_KEY,
@@ -21,17 +20,21 @@ from tollgate.broker.access.keyring import (
     write_pair,
 )
 from tollgate.broker.access.permissions import UnsafeError, make_private
-from tollgate.broker.admin.cli import complaining, example, run
+from tollgate.broker.admin.cli import complaining, example, usable
 from tollgate.broker.core.roles import Role
+from tollgate.broker.settings import PREFIX, default_keys
+from tollgate.terminal.program import run
 
 PROGRAM: Final = "tollgate keys"
-DEFAULT: Final = Path(platformdirs.user_config_dir("tollgate")) / "keys"
 KEYS: Final = click.option(
     "--keys",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT,
-    help=f"the broker's directory of keys [default: {DEFAULT.name} in your config directory]",
+    type=click.Path(file_okay=False),
+    default=lambda: str(default_keys()),
+    envvar=f"{PREFIX}KEYS",
+    show_envvar=True,
+    callback=lambda _, __, path: usable(path),
+    help="the broker's directory of keys [default: keys in your config directory]",
 )
 
 

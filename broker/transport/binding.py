@@ -83,6 +83,11 @@ class Binding:
         return routers
 
 
+def libzmq() -> str:
+    """Return the version of libzmq, and whether it was built with CURVE."""
+    return f"{zmq.zmq_version()} {'with' if zmq.has('curve') else 'without'} CURVE"
+
+
 def check_libzmq(settings: Settings) -> None:
     """Raise EndpointError if libzmq is too old, or lacks what the settings ask for."""
     if zmq.zmq_version_info() < LIBZMQ_MIN:

@@ -22,9 +22,8 @@ from typing import Final, NoReturn, Self
 import zmq
 
 from tollgate.broker.access.permissions import UnsafeError, is_reached_by, make_private
+from tollgate.domain.endpoint import IPC_PATH_BYTES_MAX
 
-IPC_PATH_BYTES_MAX: Final = 107
-"""The longest path that a unix socket can have."""
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
 """Of Linux's <asm/socket.h>; Python has no name for them."""

@@ -356,6 +356,7 @@ def test_timeouts_may_be_of_any_type_of_number() -> None:
 
 def test_an_endpoint_may_be_a_path() -> None:
     assert Connection(Path("/run/b.sock")).endpoint == "ipc:///run/b.sock"
+    assert Connection(Path("b.sock")).endpoint == f"ipc://{Path.cwd()}/b.sock"
     assert type(Connection(Text(NOWHERE)).endpoint) is str
 
 

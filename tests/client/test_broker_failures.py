@@ -6,10 +6,16 @@ from typing import Any
 
 import pytest
 
-from tollgate.client.errors import BatchError, BrokerUnreachableError, OutcomeUnknown, ProtocolError
+from tollgate.client.errors import (
+    BatchError,
+    BrokerUnreachableError,
+    InvalidEndpointError,
+    OutcomeUnknown,
+    ProtocolError,
+)
 from tollgate.client.sync import connect
 from tollgate.domain.commands import AnyCommand, Create, Get, Hello, Transition
-from tollgate.domain.exceptions import JobNotFoundError, OverloadedError
+from tollgate.domain.exceptions import ArgumentError, JobNotFoundError, OverloadedError
 from tollgate.domain.messages import Request
 from tollgate.domain.models import Job
 from tollgate.domain.results import AnyResult, OkResult
@@ -72,12 +78,29 @@ def test_connect_without_a_broker(endpoint: str) -> None:
         connect(endpoint, timeout_s=AT_ONCE_S)
 
 
-@pytest.mark.parametrize("endpoint", ["here", "ipc://" + "x" * 200, "udp://nowhere", "bus://a"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "here",
+        "localhost:5555",
+        "udp://nowhere:1",
+        "inproc://a",
+        "ipc://",
+        "ipc:///",
+        "ipc://run/b.sock",
+        "tcp://localhost",
+        "tcp://:5555",
+        "tcp://*:5555",
+        "tcp://a b:5555",
+        " tcp://127.0.0.1:5555",
+    ],
+)
 def test_invalid_endpoints(make_client: Make, endpoint: str) -> None:
     client = make_client(endpoint)
     for _ in range(2):
-        with pytest.raises(BrokerUnreachableError, match="is no endpoint"):
+        with pytest.raises(InvalidEndpointError, match=r"say (ipc|tcp)://") as refused:
             client.ping()
+        assert isinstance(refused.value, ArgumentError)
 
 
 def test_a_broker_may_start_after_the_call(

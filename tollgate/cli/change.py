@@ -102,6 +102,8 @@ def create(  # noqa: PLR0913 - one argument an option
     if text == "-":
         from tollgate.cli import bulk  # noqa: PLC0415 - a single job needs none of it
 
+        if sys.stdin is None:
+            raise click.UsageError("standard input is closed: pipe the lines in, or use < FILE")
         bulk.create_from(sys.stdin.buffer, caller, fields)
         return
     with caller.client() as client:

@@ -1,14 +1,13 @@
 """Says in one line what went wrong and what to do about it, and gives the exit code for it."""
 
 import os
-import sys
-from contextlib import suppress
 from typing import Final
 
 import click
 
 from tollgate.client.errors import BrokerUnreachableError, KeyFileError, OutcomeUnknown
 from tollgate.domain.exceptions import ArgumentError, Refusal, TollgateError
+from tollgate.terminal.streams import drop_output
 from tollgate.terminal.text import one_line
 
 REFUSED: Final = 1
@@ -58,22 +57,6 @@ def report(error: BaseException) -> int:
         drop_output()
     click.echo(f"tollgate: {one_line(message)}", err=True)
     return code
-
-
-def reader_left() -> int:
-    """Handle a closed pipe on standard output, which is no error; return the exit code."""
-    drop_output()
-    return 0
-
-
-def drop_output() -> None:
-    """Drop what standard output still holds.
-
-    Python flushes it once more at exit. That would raise without a reader, and would block if the
-    reader does not read.
-    """
-    with suppress(OSError, ValueError, AttributeError):  # a stand-in without a file, or None
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def refusal_line(refusal: Refusal) -> str:

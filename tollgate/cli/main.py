@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from tollgate.cli import errors
+from tollgate.terminal import streams
 
 PROGRAM: Final = "tollgate"
 COMPLETION_VARIABLE: Final = "_TOLLGATE_COMPLETE"
@@ -27,6 +28,8 @@ COMMANDS: Final = {
     "ping": ("tollgate.cli.query:ping", "Check that the broker answers."),
     "journal": ("tollgate.broker.admin.journal", "Check, repair or compact a broker's journal."),
     "keys": ("tollgate.broker.admin.keys", "Manage the keys and roles of tcp clients."),
+    "config": ("tollgate.broker.admin.config", "Show each setting and where it came from."),
+    "doctor": ("tollgate.broker.admin.doctor", "Check an installation, and say what to do."),
 }
 """Where each command is, `module:attribute`, or the module that a process of its own runs.
 
@@ -69,8 +72,7 @@ class Replacement(click.Command):
 
     def invoke(self, ctx: click.Context) -> None:
         """Replace this process. `-P` keeps the current directory off the module search path."""
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        streams.flush()
         arguments = [sys.executable, "-P", "-m", self._module, *ctx.args]
         os.execv(sys.executable, arguments)  # noqa: S606 - no shell is the point
 
@@ -132,12 +134,11 @@ class CommandLine(click.Group):
         try:
             with self.make_context(PROGRAM, args, **extra) as ctx:
                 self.invoke(ctx)
-            if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a closed pipe is still noticed
+            streams.flush()
         except click.exceptions.Exit as leaving:
             return leaving.exit_code
         except BrokenPipeError:
-            return errors.reader_left()
+            return streams.reader_left()
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - never a traceback
             return errors.report(error)
         return 0

@@ -9,6 +9,7 @@ import click
 
 from tollgate.client.sync import Client
 from tollgate.domain.commands import UINT_LIMIT
+from tollgate.domain.endpoint import check_endpoint
 from tollgate.domain.status import JobStatus
 
 P = ParamSpec("P")
@@ -81,6 +82,19 @@ def text_of_option(value: str) -> str:
     return value
 
 
+def url(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """Take an endpoint; an error names the option, or the variable that it comes from."""
+    if value is not None:
+        try:
+            check_endpoint(value)
+        except ValueError as fault:
+            source = context.get_parameter_source("endpoint")
+            is_set = source is click.core.ParameterSource.ENVIRONMENT
+            hint = "TOLLGATE_ENDPOINT" if is_set else "'--endpoint'"
+            raise click.BadParameter(str(fault), param_hint=hint) from None
+    return value
+
+
 def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, None]:
     """Give a command the options that all have, and pass them to it as its first argument."""
 
@@ -105,15 +119,17 @@ def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, 
             type=text_of_option,
             metavar="FILE",
             envvar="TOLLGATE_KEY",
-            help="Your key, for a broker at tcp.  [env: TOLLGATE_KEY]",
+            show_envvar=True,
+            help="Your key, for a broker at tcp.",
         ),
         click.option(
             "--endpoint",
             type=text_of_option,
+            callback=url,
             metavar="URL",
             envvar="TOLLGATE_ENDPOINT",
-            help="Where the broker is.  [env: TOLLGATE_ENDPOINT; default: a socket in your "
-            "runtime directory]",
+            show_envvar=True,
+            help="Where the broker is.  [default: a socket in your runtime directory]",
         ),
     ):
         called = option(called)

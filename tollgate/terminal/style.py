@@ -38,6 +38,8 @@ GLYPHS: Final = {
     "failed": "✗",
 }
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+WIDTH: Final = 80
+"""Columns of a terminal that does not say how many it has."""
 _BAR_WIDTH_MAX: Final = 40
 _PANEL_WIDTH_MAX: Final = 120
 _AGE_WIDTH: Final = 10
@@ -45,7 +47,10 @@ _AGE_WIDTH: Final = 10
 
 def terminal(*, stderr: bool = False) -> Console:
     """Return the terminal to write to; it adds styles to a text and changes nothing else."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if console.width < 1:  # COLUMNS=0, with which nothing at all would be shown
+        console.width = WIDTH
+    return console
 
 
 def bar(value: float, total: float, width: int) -> str:
