@@ -28,7 +28,6 @@ from tollgate.terminal import streams
 from tollgate.terminal.program import run
 
 PROGRAM: Final = "tollgate doctor"
-ANSWER_S: Final = 2
 COMMAND_S: Final = 10
 """Longest time for a command that is asked."""
 FILES_MIN: Final = 4 * CONNECTIONS_MIN
@@ -128,7 +127,7 @@ def _checks(
 
 def check_broker(endpoint: str, key: str | None) -> Check:
     """Ask the broker, with the command line that a user has."""
-    options = ["--json", "--answer-timeout", str(ANSWER_S), "--endpoint", endpoint]
+    options = ["--json", "--endpoint", endpoint]  # it waits for TOLLGATE_ANSWER_TIMEOUT
     options += ["--key", key] if key is not None else []
     command = [sys.executable, "-P", "-m", "tollgate", "ping", *options]
     done = subprocess.run(  # noqa: S603 - our own command line
@@ -184,6 +183,9 @@ def check_directory(name: str, directory: Path) -> Check:
     """Check that this user can use a directory, or make it, and that others cannot change it."""
     there = existing(directory)
     me = f"uid {os.geteuid()}"
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        found = f"{there} is on a read-only file system"
+        return Check(name, "wrong", found, "use a directory that can be written")
     if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         to_do = f"run this as the broker's user, or: chown -R {me.split()[1]} {there}"
         return Check(name, "wrong", f"{there} cannot be written by {me}", to_do)
@@ -239,6 +241,8 @@ def _check_journal(directory: Path) -> Check:
         found = inspect.verify(directory)
     except JournalError as fault:
         return Check("journal", "wrong", str(fault), "see: tollgate journal verify")
+    if not found.files:
+        return Check("journal", "note", "none yet: a broker writes it with its first change")
     damaged = [report.file.name for report in found.files if report.problem]
     if found.refusal is not None:
         return Check(

@@ -76,6 +76,12 @@ def test_a_sound_installation_has_nothing_to_do(tmp_path: Path) -> None:
     assert shown.stdout.endswith("\nnothing to do\n")
 
 
+def test_a_data_directory_without_a_journal_is_noted(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    code, found = examine("--data-dir", tmp_path)
+    assert (code, found["journal"]["state"]) == (0, "note")
+
+
 def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert examine("--data-dir", tmp_path / "data")[0] == 0
@@ -84,12 +90,12 @@ def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
 
 def test_a_broker_that_answers_and_none(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(doctor, "ANSWER_S", 0.1)
+    monkeypatch.setenv("TOLLGATE_ANSWER_TIMEOUT", "0.1")
     nowhere = f"ipc://{short_dir}/none"
     assert "start one: tollgate broker" in (doctor.check_broker(nowhere, None).to_do or "")
     malformed = doctor.check_broker("localhost:5555", None)
     assert "TOLLGATE_ENDPOINT" in (malformed.to_do or "")
-    monkeypatch.setattr(doctor, "ANSWER_S", 20)
+    monkeypatch.setenv("TOLLGATE_ANSWER_TIMEOUT", "20")
     with running_broker(short_dir) as broker:
         answer = doctor.check_broker(broker.endpoint, None)
         assert answer.state == "ok"
