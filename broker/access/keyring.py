@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -230,7 +231,8 @@ def _write_new(path: Path, text: str) -> None:
     except OSError as fault:
         raise KeyRingError(f"{path}: {fault.strerror}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system, of which the error above tells
+            part.unlink()
 
 
 def _read_client(path: Path) -> tuple[str, ClientKey]:

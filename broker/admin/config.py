@@ -29,6 +29,7 @@ CLIENT_DEFAULTS: Final[dict[str, Callable[[], str | None]]] = {
     "endpoint": default_endpoint,
     "key": lambda: None,
     "answer_timeout": lambda: "5",
+    "log_format": lambda: None,
 }
 """The settings of clients, workers and the command line. Their variables begin with TOLLGATE_."""
 OTHERS: Final = {*SHARED.values(), "TOLLGATE_TRACEBACK"}

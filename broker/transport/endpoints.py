@@ -197,7 +197,9 @@ class IpcEndpoint:
     def _refuse(self, fault: OSError) -> NoReturn:
         if fault.errno == errno.ELOOP:
             raise EndpointError(f"{self.url}: {fault.filename} is a symbolic link") from None
-        raise EndpointError(f"{self.url}: {fault.strerror}: {fault.filename}") from None
+        raise EndpointError(
+            f"{self.url}: {fault.strerror}: {fault.filename}; bind elsewhere with --bind"
+        ) from None
 
     def _is_ours(self, path: Path) -> bool:
         """Return whether this is the socket file that was bound, not another one of that name."""

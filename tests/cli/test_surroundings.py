@@ -1,6 +1,7 @@
 """The command line in odd surroundings: streams, pipes, directories, terminals, endpoints."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def in_shell(
 def test_a_malformed_endpoint_is_wrong_usage(invoke: Invoke, endpoint: str) -> None:
     result = invoke("ping", "--endpoint", endpoint)
     assert result.exit_code == 2
-    assert result.stderr.startswith("tollgate: Invalid value for '--endpoint'")
+    assert result.stderr.startswith("tollgate: Invalid value for '--endpoint': ")
     assert result.stderr.count("\n") == 1
 
 
@@ -185,3 +186,35 @@ def test_commands_work_in_odd_surroundings(start: Start, odd: dict[str, str]) ->
     out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, b"")
     assert '"input":"日本"' in out.decode()
+
+
+READ_ONLY = """
+mount -t tmpfs none m; mkdir -m 700 m/d; chmod 700 m; mount -o remount,ro m
+t() { "$PYTHON" -m tollgate "$@" </dev/null 2>err >out; echo "$? $(tail -n 1 err)"; }
+t broker --data-dir m/d --bind ipc://$PWD/b
+t broker --in-memory --bind ipc://$PWD/m/x/b
+t keys new a --role admin --keys k --out m/a.key
+t keys new a --role admin --keys m/k
+t doctor --data-dir m/d
+tail -n 4 out
+"""
+
+
+def test_a_read_only_file_system_is_one_line(short_dir: Path) -> None:
+    (short_dir / "m").mkdir()
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-m", "true"], check=False).returncode:
+        pytest.skip("takes the right to mount")
+    given = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    given.pop("TOLLGATE_ENDPOINT", None)
+    done = subprocess.run(
+        [unshare, "-m", "/bin/sh", "-c", READ_ONLY], cwd=short_dir, env=given,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=True,
+    )  # fmt: skip
+    *refused, doctor = done.stdout.splitlines()[:5]
+    for line, what in zip(refused, ("--data-dir", "--bind", "m/a.key", "m/k"), strict=True):
+        assert line.startswith("1 tollgate ")
+        assert "Read-only file system" in line
+        assert what in line
+    assert doctor == "1 "
+    assert "m/d is on a read-only file system" in done.stdout

@@ -119,17 +119,15 @@ def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, 
             type=text_of_option,
             metavar="FILE",
             envvar="TOLLGATE_KEY",
-            show_envvar=True,
-            help="Your key, for a broker at tcp.",
+            help="Your key, for a broker at tcp.  [env: TOLLGATE_KEY]",
         ),
         click.option(
             "--endpoint",
-            type=text_of_option,
             callback=url,
             metavar="URL",
             envvar="TOLLGATE_ENDPOINT",
-            show_envvar=True,
-            help="Where the broker is.  [default: a socket in your runtime directory]",
+            help="Where the broker is.  [env: TOLLGATE_ENDPOINT; default: a socket in your "
+            "runtime directory]",
         ),
     ):
         called = option(called)
