@@ -97,6 +97,17 @@ def test_a_taken_message_loses_a_role_taken_away() -> None:
     assert [arrival.principal for arrival in server._left] == [alice._replace(role=None), WORKER]
 
 
+def test_the_clock_goes_on_once_all_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = server_of(make_pipeline(), Tight(99))
+    server._clock.is_behind = True
+    monkeypatch.setattr(server, "_has_more", lambda: True)
+    server._take([])
+    assert server._clock.is_behind
+    monkeypatch.setattr(server, "_has_more", lambda: False)
+    server._take([])
+    assert not server._clock.is_behind
+
+
 @pytest.mark.parametrize("has_room", [True, False])
 def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
     pipeline = make_pipeline()
