@@ -13,6 +13,7 @@ from tollgate.broker.compaction import Compactor
 from tollgate.broker.core.batch import Arrival, ReplyFrame
 from tollgate.broker.core.limits import DUE_MAX, batch_records_max
 from tollgate.broker.core.pipeline import Pipeline
+from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import Journal, parse_fsync
 from tollgate.broker.settings import Settings
@@ -104,7 +105,10 @@ class Server:
         Raises JournalFailedError: nothing of the batch was sent, and the process must stop. Raises
         EndpointError, after it has answered what was taken, if no new peer could connect.
         """
-        self._deadlines.start(self._clock.read())
+        now = self._clock.read()
+        self._deadlines.start(now)
+        if self._has_room():
+            self._begin_log(now)
         try:
             self._serve_until_told()
         except EndpointError:
@@ -177,9 +181,11 @@ class Server:
 
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided; without room on the disk for any batch, nothing may change."""
-        writable = not self._journal.is_kept or self._journal.room(*self._reserved)
+        writable = self._has_room()
         if writable is not self._writable:
             self._writable = writable
+            if writable:
+                self._begin_log(now)
             full = "the disk is full" if self._missing is None else "the journal is not whole"
             event = "changes are accepted again" if writable else full
             log.warning(event, refused=None if writable else "all that changes something")
@@ -190,6 +196,15 @@ class Server:
         output = self._pipeline.run(batch, now, undelivered, writable=writable)
         self._left = batch[output.taken :]
         self._commit.put(output, more=self._has_more)
+
+    def _has_room(self) -> bool:
+        """Return whether the journal has room for any batch."""
+        return not self._journal.is_kept or self._journal.room(*self._reserved)
+
+    def _begin_log(self, now: Instant) -> None:
+        output = self._pipeline.begin_log(now)
+        if output.records:
+            self._commit.put(output, more=self._has_more)
 
     def _has_more(self) -> bool:
         """Return whether messages wait to be decided."""
@@ -236,4 +251,4 @@ def _without_role(arrival: Arrival, name: str) -> Arrival:
     """Return a message; if the principal `name` sent it, without its role."""
     if arrival.principal.name != name:
         return arrival
-    return msgspec.structs.replace(arrival, principal=arrival.principal._replace(role=None))
+    return msgspec.structs.replace(arrival, principal=Principal(name))

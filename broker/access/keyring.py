@@ -113,10 +113,10 @@ class KeyRing:
 
         Raises nothing: libzmq asks.
         """
-        if self.principal(public_key).role is None:
+        if not self.principal(public_key).roles:
             with self._lock:
                 self._read_again()
-        return self.principal(public_key).role is not None
+        return bool(self.principal(public_key).roles)
 
     def _read_again(self) -> None:
         try:
@@ -258,7 +258,7 @@ def _read_client(path: Path) -> tuple[str, ClientKey]:
 def _by_key(clients: dict[str, ClientKey]) -> dict[str, Principal]:
     by_key: dict[str, Principal] = {}
     for name, client in clients.items():
-        principal = Principal(f"key:{name}", client.role)
+        principal = Principal(f"key:{name}", frozenset({client.role}))
         other = by_key.setdefault(client.public_key, principal)
         if other != principal:
             raise KeyRingError(f"{other.name} and key:{name} are the same key; remove one of them")

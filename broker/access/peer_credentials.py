@@ -58,7 +58,8 @@ class PeerCredentials:
     def _look_up(self, address: str) -> Principal:
         try:
             _, uid, gid, _ = address.split(":")
-            return Principal(f"uid:{int(uid)}", self._role(int(uid), int(gid)))
+            role = self._role(int(uid), int(gid))
+            return Principal(f"uid:{int(uid)}", frozenset({role} if role else ()))
         except ValueError:
             return NOBODY
 

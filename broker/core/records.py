@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tollgate.broker.core.events import AnyEvent, JobCreated, JobTransitioned
-from tollgate.broker.repository.job import StoredJob
+from tollgate.broker.repository.job import Slot, StoredJob
 from tollgate.domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from tollgate.domain.results import (
     ErrorResult,
@@ -70,7 +70,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     `session` is 0 if nothing is remembered. `digest` tells the commands from others. An outcome
     that is a number stands for the job that the event at that place created or moved: one byte for
-    the most common one. `by` is the principal that sent the message, "" for the broker itself.
+    the most common one. `by` is the principal that sent the message, "" for the broker itself, and
+    `client` the name of its program. `at` is None in a record of format 1.
     """
 
     events: list[AnyEvent]
@@ -80,6 +81,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     digest: bytes = b""
     outcomes: list[int | AnyOutcome] = []
     by: str = ""
+    at: datetime | None = None
+    client: str = ""
 
     def check(self) -> None:
         """Raise what `full_outcomes` would raise; that is called later, or never."""
@@ -147,12 +150,20 @@ def outcomes_of(
     The events of the run are `events` from `place` on, in the order of the results.
     """
     end = len(events)
-    if end - place == len(results) and JOBS_ALONE.issuperset(map(type, results)):
+    if (
+        end - place == len(results)
+        and type(events[place]) in _MOVES
+        and JOBS_ALONE.issuperset(map(type, results))
+    ):
         return range(place, end)
     outcomes: list[int | AnyOutcome] = []
     for result in results:
         event: Any = events[place] if place < end else None
-        if type(result) is JobResult and event and event.job_id == result.job.job_id:
+        if (
+            type(result) is JobResult
+            and type(event) in _MOVES
+            and event.job_id == result.job.job_id
+        ):
             outcomes.append(place)
             place += 1
         else:
@@ -165,25 +176,23 @@ def grants_of(result: LeasesResult) -> list[tuple[str, int]]:
     return [(grant.job.job_id, grant.lease) for grant in result.leases]
 
 
-def result_again(
-    outcome: AnyOutcome, find: Callable[[str], StoredJob | None], stands: Callable[[str, int], bool]
-) -> Result:
+def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Result:
     """Build the result of a command again from its outcome.
 
-    `find` returns a job as it is now. `stands` tells whether a lease (job, token) still stands: of
-    the leases of a claim, only those are shown again.
+    `find` returns a job as it is now. Of the leases of a claim, only those that still stand are
+    shown again.
     """
     if type(outcome) is JobOutcome:
-        job = find(outcome.job_id)
-        if job is None:  # removed since
+        slot = find(outcome.job_id)
+        if slot is None:  # removed since
             return error_of(JobNotFoundError(outcome.job_id))
-        return JobResult(_as_it_was(outcome, job))
+        return JobResult(_as_it_was(outcome, slot.job))
     if type(outcome) is LeasesOutcome:
         return LeasesResult(
             [
-                Grant(job, token)
+                Grant(slot.job, token)
                 for job_id, token in outcome.leases
-                if stands(job_id, token) and (job := find(job_id)) is not None
+                if (slot := find(job_id)) and slot.lease and slot.lease.token == token
             ]
         )
     if type(outcome) is RefusedOutcome:
@@ -204,7 +213,7 @@ def without_texts(result: Result) -> Result:
 
 def _bare(job: Any) -> Any:  # noqa: ANN401 - the struct of a job, of either kind
     return msgspec.structs.replace(
-        job, input=None, result=None, error=None, input_schema=None, provided_input=None
+        job, input=None, result=None, error=None, input_schema=None, provided_input=None, meta=None
     )
 
 
