@@ -8,10 +8,13 @@ from typing import Any, Final
 
 import click
 
+from tollgate.broker.core.roles import Role
 from tollgate.broker.settings import SHARED, data_dir, full_path
 from tollgate.terminal import streams
 
 FAILED: Final = 1
+LISTS: Final = {list[str]: "URL", list[Role]: "ROLE"}
+"""Types of settings that may be given more than once, and what their options take."""
 INTERRUPTED: Final = 130
 
 
@@ -69,12 +72,12 @@ def setting_options(
             if field.annotation is bool:
                 command = click.option(option, is_flag=True, help=field.description)(command)
                 continue
-            is_list = field.annotation == list[str]
+            item = LISTS.get(field.annotation)
             command = click.option(
                 option,
                 type=int if field.annotation is int else str,
-                multiple=is_list,
-                metavar="URL" if is_list else None,
+                multiple=item is not None,
+                metavar=item,
                 help=f"{field.description} [default: {defaults.get(name, field.default)}]",
             )(command)
         return command
