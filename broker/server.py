@@ -32,17 +32,17 @@ HOUSEKEEPING_MS: Final = 20
 """The shortest time between two rounds of housekeeping."""
 FILES_MS: Final = 5_000
 """How often to look whether the files of the journal and of the sockets are still there."""
-KEYS_MS: Final = 1_000
-"""How often to look for changed keys."""
+KEYS_MS: Final = 500
+"""How often to look for changed keys, and the longest sleep if there are keys: together a second"""
 NEWS_MS: Final = 60_000
 """How often to log what was refused or dropped, if anything was."""
 
 
 class Keys(Protocol):
-    """The keys that admit peers; their roles can be taken away."""
+    """The keys that admit peers; they and their roles can be taken away."""
 
-    def refresh(self) -> Sequence[str]:
-        """Return the names of the principals whose role has changed."""
+    def refresh(self) -> Sequence[Principal]:
+        """Return the principals that are no longer what they were at the last call."""
 
 
 class Server:
@@ -81,6 +81,8 @@ class Server:
         # Under an interval policy, records wait no longer than that interval to be synced.
         self._idle_ms = min(IDLE_MS, parse_fsync(settings.fsync) or IDLE_MS)
         self._idle_ms = min(self._idle_ms, notifier.watchdog_ms or IDLE_MS)
+        if keys is not None:
+            self._idle_ms = min(self._idle_ms, KEYS_MS)
         self._commit = GroupCommit(
             journal, self._send, beside=not settings.in_memory and settings.fsync == "always"
         )
@@ -156,9 +158,9 @@ class Server:
             self._notifier.alive()
         if now_ms >= self._keys_at_ms and self._keys is not None:
             self._keys_at_ms = now_ms + KEYS_MS
-            for name in self._keys.refresh():
-                self._left = [_without_role(arrival, name) for arrival in self._left]
-                self._commit.put(self._pipeline.expel(name), more=self._has_more)
+            for principal in self._keys.refresh():
+                self._left = [_without_roles(arrival, principal) for arrival in self._left]
+                self._commit.put(self._pipeline.expel(principal), more=self._has_more)
         if now_ms >= self._files_at_ms:
             self._files_at_ms = now_ms + FILES_MS
             self._look_at_files()
@@ -247,8 +249,8 @@ class Server:
         self._commit.close()
 
 
-def _without_role(arrival: Arrival, name: str) -> Arrival:
-    """Return a message; if the principal `name` sent it, without its role."""
-    if arrival.principal.name != name:
+def _without_roles(arrival: Arrival, principal: Principal) -> Arrival:
+    """Return a message; if this principal sent it, by this key, without its roles."""
+    if arrival.principal != principal:
         return arrival
-    return msgspec.structs.replace(arrival, principal=Principal(name))
+    return msgspec.structs.replace(arrival, principal=Principal(principal.name, key=principal.key))

@@ -16,7 +16,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import click
 
-from tollgate.broker.access.keyring import KeyRing, KeyRingError, read_pair
+from tollgate.broker.access.key_files import KeyRingError, read_pair
+from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.access.permissions import UnsafeError, check_above, check_private
 from tollgate.broker.admin.cli import example
 from tollgate.broker.admin.config import client_settings, unknown_variables

@@ -227,11 +227,11 @@ class Engine:
                 break
             self.context.record_one(SessionEvicted(oldest), now_ms)
 
-    def answer_parked(self, refusal: Refusal, name: str | None = None) -> None:
-        """Answer the parked commands with a refusal: all, or those of the principal `name`."""
+    def answer_parked(self, refusal: Refusal, of: Principal | None = None) -> None:
+        """Answer the parked commands with a refusal: all, or those of one principal and key."""
         waiters = self.context.waiters
         for parked in waiters.all_parked():
-            if name is None or parked.ticket.principal.name == name:
+            if of is None or parked.ticket.principal == of:
                 waiters.remove(parked)
                 self.context.answers.append(Answer(parked.ticket, error_of(refusal)))
 

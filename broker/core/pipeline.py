@@ -20,6 +20,7 @@ from tollgate.broker.core.events import LogBegan
 from tollgate.broker.core.lease_commands import serve_claim
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.records import Record
+from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.core.waiters import Ticket
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
@@ -104,10 +105,10 @@ class Pipeline:
             context.record_one(LogBegan(self._engine.boot_id), now.mono_ms)
         return self._settle(None, output)
 
-    def expel(self, name: str) -> Output:
-        """Refuse the parked commands of a principal whose role was taken away."""
+    def expel(self, principal: Principal) -> Output:
+        """Refuse the parked commands of a principal whose key or roles were taken away."""
         refusal = NotAuthorizedError("the role that this was asked with was taken away")
-        self._engine.answer_parked(refusal, name)
+        self._engine.answer_parked(refusal, principal)
         return self._settle(None, Output([], [], room_bytes=self._batch_reply_bytes))
 
     def drain(self) -> Output:

@@ -132,6 +132,8 @@ class Principal(msgspec.Struct, frozen=True):
 
     name: str
     roles: frozenset[Role] = frozenset()
+    key: str = ""
+    """The public key that it was proved by, of those that the principal has."""
     rights: Rights = Rights()
     """What the roles allow; it follows from them."""
 
