@@ -53,7 +53,7 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.results import DEFAULT_QUEUE, JobResult, Result, error_of
-from tollgate.domain.settlement import CLAIMABLE, validate_settlement
+from tollgate.domain.settlement import CLAIMABLE, SettlementState, validate_settlement
 from tollgate.domain.status import (
     AWAITING_INPUT,
     LEGAL_TRANSITIONS,
@@ -149,8 +149,10 @@ def _results_of(
         refusal = refused.get(place) or changes.refused.get(next(places))
         if refusal is None:
             results.append(JobResult(next(jobs)))
+        elif slot is None or isinstance(refusal, NotAuthorizedError):  # that tells nothing of a job
+            results.append(error_of(refusal))
         else:
-            results.append(error_of(about(slot.job, refusal) if slot else refusal))
+            results.append(error_of(about(slot.job, refusal)))
     return results
 
 
@@ -332,6 +334,10 @@ def settle(context: Context, command: Settle, request: RequestContext) -> JobRes
         if (state, to) not in request.ticket.principal.rights.settles:
             message = f"no role of this peer may move a settlement from {state} to {to}"
             raise NotAuthorizedError(message, job_id=job.job_id)
+        if state is SettlementState.PENDING:  # it moves when the job ends, and only then
+            details: dict[str, object] = {"job_id": job.job_id, "target": to.value, "allowed": []}
+            message = "a settlement that is pending moves with its job"
+            raise InvalidStateTransitionError.rebuilt(message, details)
         validate_settlement(state, to)
     not_before = None
     if command.retry_after_ms is not None:
