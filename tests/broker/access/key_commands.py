@@ -7,6 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from tests.brokers import PATIENCE_S
+from tollgate.broker.access.key_files import read_pair
 from tollgate.broker.admin.keys import main as keys_command
 from tollgate.domain.commands import Hello
 from tollgate.domain.messages import Request, encode_request
@@ -34,6 +35,16 @@ def rotate(directory: Path, name: str, overlap: str = "1h", out: str = "new") ->
     done = keys("rotate", name, *options)
     assert done.exit_code == 0, done.stderr
     return path
+
+
+def curve(key: Path) -> dict[str, bytes]:
+    """Return the options of a socket that connects with a key."""
+    pair = read_pair(key)
+    return {
+        "CURVE_PUBLICKEY": pair.public_key.encode(),
+        "CURVE_SECRETKEY": pair.secret_key.encode(),
+        "CURVE_SERVERKEY": (pair.broker_public_key or "").encode(),
+    }
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import zmq
 
 import tollgate
 from tests.broker.access.handshakes import is_accepted
-from tests.broker.access.key_commands import HELLO, keys, new_key, wait_for
-from tests.broker.core.test_roles import ALLOWED, command_named
-from tests.brokers import PATIENCE_S, BrokerProcess, running_broker
-from tests.core import HASH, job_id
+from tests.broker.access.key_commands import HELLO, curve, keys, new_key, wait_for
+from tests.broker.core.role_tables import framed, is_refused, new_jobs, sample
+from tests.brokers import PATIENCE_S, BrokerProcess, Peer, running_broker
+from tests.core import HASH
 from tollgate.broker.access.key_files import new_pair
 from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.core.roles import Role
@@ -38,22 +39,30 @@ def test_a_key_holder_connects_by_tcp(served: tuple[Path, BrokerProcess]) -> Non
         assert local.get(job.job_id) == job
 
 
-@pytest.mark.parametrize("role", list(Role))
-def test_a_role_decides_every_command_by_tcp(
-    served: tuple[Path, BrokerProcess], role: Role
+SAMPLE = [
+    *((role,) for role in Role),
+    (Role.PRODUCER, Role.WORKER),
+    (Role.WORKER, Role.PAYMENTS),
+    (Role.OBSERVER, Role.ADMIN),
+]
+
+
+@pytest.mark.parametrize("roles", SAMPLE, ids="+".join)
+def test_roles_decide_every_command_by_tcp(
+    served: tuple[Path, BrokerProcess], roles: tuple[Role, ...]
 ) -> None:
     directory, broker = served
-    key = new_key(directory, f"some-{role}", role)  # the broker notices it without a restart
+    name = f"some-{'-'.join(roles)}"
+    key = new_key(directory, name, *roles)  # the broker notices it without a restart
     with tollgate.connect(broker.endpoint) as local:
-        local.create(HASH, job_id=job_id(1))
+        tried = sample(frozenset(roles), new_jobs(local))
     with tollgate.connect(broker.tcp, key=key) as client:
-        assert client.ping().role == role
-        for name in ALLOWED[Role.ADMIN]:
-            batch = client.batch()
-            batch._append(command_named(name, job_id(1)))
-            (value,) = batch.send()
-            refused = getattr(value, "code", "") == "not_authorized"
-            assert refused is (name not in ALLOWED[role]), name
+        assert client.ping().roles == [role.value for role in Role if role in roles]
+    with zmq.Context() as context, closing(Peer(context, broker.tcp, **curve(key))) as peer:
+        for command, is_allowed in tried:
+            peer.send_frames(framed(command))
+            assert peer.socket.poll(int(PATIENCE_S * 1_000))
+            assert is_refused(peer.socket.recv()) is not is_allowed, command
 
 
 def test_the_word_of_an_ipc_peer_counts_for_nothing(
@@ -78,10 +87,10 @@ def test_a_revoked_key_is_refused_on_its_open_connection(
     directory, broker = served
     key = new_key(directory, "mallory")
     with tollgate.connect(broker.tcp, key=key, timeout_s=PATIENCE_S) as mallory:
-        mallory.create(HASH)
+        job = mallory.create(HASH)
         assert keys("revoke", "mallory", "--keys", directory / "keys").exit_code == 0
         with pytest.raises(tollgate.NotAuthorizedError, match="taken away"):
-            mallory.claim("running", lease_ms=1_000, wait_ms=20_000)
+            mallory.wait(job.job_id, timeout_s=20)
         with pytest.raises(tollgate.NotAuthorizedError, match="this peer has none"):
             mallory.count()
     again = tollgate.Client(broker.tcp, key=key, timeout_s=0.3)
