@@ -1,16 +1,21 @@
-"""A client's key is rotated: both keys are valid for a while, then the broker drops the old one."""
+"""A client's key is rotated: both keys are valid for a while, then the broker drops the old."""
 
 import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
-from tests.broker.access.key_commands import keys, new_key, rotate
+from tests.broker.access.handshakes import is_accepted
+from tests.broker.access.key_commands import curve, keys, new_key, rotate, wait_for
+from tests.brokers import Peer, running_broker
+from tests.core import HASH
 from tollgate.broker.access import key_files, keyring
 from tollgate.broker.access.key_files import RETIRING_MAX, SUFFIX, locked, read_client, read_pair
 from tollgate.broker.access.keyring import KeyRing
@@ -279,3 +284,46 @@ def test_a_failed_rotation_leaves_whole_files(
         assert ring.may_connect(public(out))
     else:
         assert contents(tmp_path) == before
+
+
+# --- a broker -------------------------------------------------------------------------------------
+
+
+def test_a_broker_drops_the_old_key_by_itself(short_dir: Path) -> None:
+    old = new_key(short_dir, "alice", "producer", "worker")
+    create = {"type": "create", "input_hash": HASH}
+    with (
+        running_broker(short_dir, keys=short_dir / "keys") as broker,
+        zmq.Context() as context,
+        closing(Peer(context, broker.tcp, **curve(old))) as before,
+    ):
+        session = before.one({"type": "hello", "open_session": True})["session"]
+        job = before.one(create, session=session)["job"]
+        wait = {"type": "wait", "job_ids": [job["job_id"]], "timeout_ms": 60_000}
+        created_at = before.seq
+        new = rotate(short_dir, "alice", "2s")
+        ends_at = datetime.now(UTC) + timedelta(seconds=2)
+        with closing(Peer(context, broker.tcp, **curve(new))) as after:
+            after.seq = created_at - 1  # the creation is repeated with the new key
+            assert after.one(create, session=session)["job"] == job
+            before.send(wait)
+            after.send(wait)
+            assert before.one({"type": "count"})["total"] == 1  # the old key is valid still
+            refused = before.receive()
+            assert datetime.now(UTC) > ends_at - timedelta(seconds=0.1)
+            assert refused["results"][0]["message"].endswith("was taken away")
+            assert "this peer has none" in before.one({"type": "count"})["message"]
+            assert after.is_silent()  # its wait goes on
+            assert after_wait(after, job["job_id"])["job"]["status"] == "failed"
+        options = {getattr(zmq, name): value for name, value in curve(old).items()}
+        assert not is_accepted(context, broker.tcp, options)
+        assert keys("revoke", "alice", "--keys", short_dir / "keys").exit_code == 0
+        options = {getattr(zmq, name): value for name, value in curve(new).items()}
+        wait_for(lambda: not is_accepted(context, broker.tcp, options))
+
+
+def after_wait(peer: Peer, job_id: str) -> dict[str, Any]:
+    """Cancel a job that the peer waits for; return the result of the wait."""
+    peer.send({"type": "cancel", "job_id": job_id})
+    results = [peer.receive()["results"][0], peer.receive()["results"][0]]
+    return dict(results[0])

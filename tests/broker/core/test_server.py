@@ -22,7 +22,7 @@ from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import NoJournal
-from tollgate.broker.server import Server
+from tollgate.broker.server import IDLE_MS, KEYS_MS, Server
 from tollgate.broker.settings import load
 from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.endpoints import IpcEndpoint
@@ -96,6 +96,12 @@ def test_a_taken_message_loses_a_role_taken_away() -> None:
     server._do_housekeeping(0)
     left = [arrival.principal for arrival in server._left]
     assert left == [alice._replace(roles=frozenset()), rotated, WORKER]
+
+
+def test_changed_keys_are_noticed_within_a_second() -> None:
+    server = server_of(make_pipeline(), Tight(99), Ring(WORKER))
+    assert server._idle_ms + KEYS_MS <= 1_000  # a broker that has nothing to do sleeps so long
+    assert server_of(make_pipeline(), Tight(99))._idle_ms == IDLE_MS
 
 
 def test_the_clock_goes_on_once_all_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
