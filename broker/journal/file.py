@@ -240,6 +240,9 @@ class Writer:
         treats the data as written, so a sync alone would do nothing. Therefore the records that no
         later record proves to be on the disk are written again. Zeroes replace a torn write after
         them, so that no part of it can ever be taken for a record.
+
+        A segment of an older format gets no further record. The next append begins a new segment,
+        and its header makes an older tollgate refuse a directory that it would misread.
         """
         for name in self._files.names(self._directory):
             if name.endswith(TEMPORARY):
@@ -253,7 +256,8 @@ class Writer:
         unproven = last.data[last.unproven : last.end] + bytes(last.used - last.end)
         self._files.write(self._descriptor, unproven, last.unproven)
         self._number, self._seed = last.number, last.seed
-        self._offset, self._size = last.end, len(last.data)
+        self._offset = last.end
+        self._size = len(last.data) if last.is_current else last.end
         try:
             # A restored copy may have lost its preallocation.
             self._files.allocate(self._descriptor, self._size)
