@@ -1,82 +1,84 @@
-"""Journals of earlier versions stay readable: jobs, leases, sessions, deadlines.
+"""Journals of earlier trees stay readable: jobs, leases, sessions, deadlines.
 
-`python -m tests.broker.core.test_old_journals` writes the one of the current version, for the next
-release to keep. The files of a released version are never written again.
+`data/said.json` is what the tree that wrote format 1 said about each of them, see
+`make_old_journals`. Today's core is asked the same.
 """
 
+import json
 import shutil
+from datetime import datetime
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from tests.core import ADMIN, HASH, PEER, Driver, job_id
-from tollgate.broker.compaction import compact_directory
-from tollgate.broker.core.batch import Arrival
-from tollgate.broker.core.records import encode_records
+import pytest
+
+from tests.broker.core.make_old_journals import said
+from tollgate.broker.compaction import compact_directory, delete
 from tollgate.broker.core.replay import replay
-from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.broker.journal.file import FileJournal
-from tollgate.domain.commands import Cancel, Claim, Create, Hello, ProvideInput, Release, Transition
-from tollgate.domain.messages import encode_request
-from tollgate.domain.status import JobStatus
 
-KEPT = Path(__file__).parent / "data" / "format-1"
+DATA = Path(__file__).parent / "data"
+THEN = json.loads((DATA / "said.json").read_text(encoding="utf-8"))
+KEPT = ["format-1", "journal-1", "compacted-1", "journal-1 compacted today"]
 
-
-def live() -> Driver:
-    """Return a broker's core after something of every kind has happened to it."""
-    driver = Driver(keep_finished_ms=3_600_000, lapses=2)
-    driver.ask(Hello(open_session=True))
-    session = driver.engine.context.state.requests.last_session
-    for _ in range(6):
-        driver.ask(Create(input_hash=HASH, input="ä", identifier_from_purchaser="aa"))
-    driver.ask(Create(input_hash=HASH, blockchain_identifier="payment"))
-    for number in range(1, 5):
-        driver.ask(Transition(job_id=job_id(number), target=JobStatus.RUNNING))
-    asks = Transition(job_id=job_id(1), target=JobStatus.AWAITING_INPUT, input_schema="{}")
-    driver.ask(asks)
-    driver.ask(ProvideInput(job_id=job_id(1), input="more", expected_version=3))
-    driver.ask(Transition(job_id=job_id(2), target=JobStatus.COMPLETED, result="done"))
-    driver.ask(Cancel(job_id=job_id(5)))
-    driver.pass_ms(3_600_000)  # the finished ones are forgotten
-    driver.ask(Claim(status=JobStatus.RUNNING, lease_ms=100, wait_ms=0, limit=1))
-    driver.pass_ms(100)
-    driver.ask(Claim(status=JobStatus.RUNNING, lease_ms=1_000, wait_ms=0, limit=2))
-    driver.ask(Release(job_id=job_id(3), lease=3))
-    remembered = driver.request(
-        Create(input_hash=HASH),
-        Transition(job_id=job_id(4), target=JobStatus.AWAITING_PAYMENT),
-        session=session,
-    )
-    driver.run(Arrival(PEER, [encode_request(remembered)], ADMIN))
-    return driver
+every_journal = pytest.mark.parametrize("name", KEPT)
 
 
-def write(directory: Path) -> None:
-    """Write the journal of `live`: a snapshot of its first part, and a segment of the rest."""
-    shutil.rmtree(directory, ignore_errors=True)
-    records = live().records
-    journal = FileJournal(directory, segment_bytes=4_096)
+@cache
+def now(name: str) -> Any:
+    """Return what this core says about a journal; "compacted today" folds it first."""
+    kept, _, compacted = name.partition(" ")
+    with TemporaryDirectory() as place:
+        directory = Path(place) / "data"
+        shutil.copytree(DATA / kept, directory)
+        if compacted:
+            fold(directory)
+        facts = then(name)
+        frames = [bytes.fromhex(frame) for frame, _ in facts["repeats"]]
+        return said(directory, datetime.fromisoformat(facts["wall"]), frames)
+
+
+def then(name: str) -> Any:
+    """Return what the old tree said: the same of the journal and of its compacted form."""
+    return THEN["format-1" if name == "format-1" else "journal-1"]
+
+
+def fold(directory: Path) -> None:
+    """Put the whole journal into a snapshot, as `tollgate journal compact` does."""
+    journal = FileJournal(directory)
     replay(journal.replay(), State())
-    for place, record in enumerate(records):
-        if place == len(records) // 2:
-            journal.close_segment()
-        journal.append(encode_records([record]))
-    journal.sync()
-    compact_directory(directory)
+    journal.close_segment()
+    delete(directory, compact_directory(directory))
     journal.close()
-    (directory / "segment-0000000001").unlink()
-    (directory / "lock").unlink()
 
 
-def test_an_old_journal_is_read_as_it_was_written(tmp_path: Path) -> None:
-    shutil.copytree(KEPT, tmp_path / "data")
-    journal = FileJournal(tmp_path / "data")
-    state = State()
-    replay(journal.replay(), state)
-    journal.close()
-    now = live().engine.context.state
-    assert list(snapshot_chunks(state)) == list(snapshot_chunks(now))
+@every_journal
+def test_an_old_journal_has_the_same_jobs(name: str) -> None:
+    assert [job["job_id"] for job in now(name)["jobs"]] == [
+        job["job_id"] for job in then(name)["jobs"]
+    ]
+    for job, before in zip(now(name)["jobs"], then(name)["jobs"], strict=True):
+        assert job == before
+    assert now(name)["payment"] == then(name)["payment"]
 
 
-if __name__ == "__main__":
-    write(KEPT)
+@every_journal
+@pytest.mark.parametrize("fact", ["counts", "standing", "claims", "session", "last"])
+def test_an_old_journal_means_the_same(name: str, fact: str) -> None:
+    """Counts, leases, what is claimed and under which tokens, the next session, the newest job."""
+    assert now(name)[fact] == then(name)[fact]
+
+
+@every_journal
+def test_old_requests_are_answered_as_before(name: str) -> None:
+    for (_, answer), (_, before) in zip(now(name)["repeats"], then(name)["repeats"], strict=True):
+        assert answer == before
+
+
+@every_journal
+def test_an_old_journal_goes_on_in_time_as_before(name: str) -> None:
+    """Leases lapse, deadlines pass, and finished jobs are removed."""
+    assert now(name)["later"] == then(name)["later"]
