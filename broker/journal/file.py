@@ -21,7 +21,7 @@ from tollgate.broker.journal import (
     JournalFailedError,
     parse_fsync,
 )
-from tollgate.broker.journal.files import FILES, LOCK, TEMPORARY, Files
+from tollgate.broker.journal.files import FILES, LOCK, NO_ROOM, TEMPORARY, Files
 from tollgate.broker.journal.format import (
     END,
     FILE_HEADER_BYTES,
@@ -46,9 +46,6 @@ SEGMENT_BYTES: Final = 64 * 1024 * 1024
 
 UNLOCKED: Final = "the directory, or the lock in it, was removed, moved or replaced"
 REMOVED: Final = "the segment that it writes to was removed, moved, replaced or cut"
-
-# EFBIG is how a limit on the size of files reports that there is no room.
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FileJournal:
@@ -116,7 +113,7 @@ class FileJournal:
         try:
             self._writer.reserve(worst_stored_bytes(worst_bytes, records))
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 return False
             raise self._failed("reserve room in", error) from error
         return True
