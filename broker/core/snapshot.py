@@ -20,7 +20,7 @@ from tollgate.broker.repository.lines import READY, Claimed
 from tollgate.broker.repository.queues import DATED, ONLY_ENTRY, JobQueue
 from tollgate.domain.results import DEFAULT_QUEUE, InputRound, Progress, Settlement
 from tollgate.domain.settlement import SettlementState
-from tollgate.domain.status import AWAITING_PAYMENT, TERMINAL, JobStatus
+from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, RUNNING, TERMINAL, JobStatus
 
 JOBS_A_CHUNK: Final = 500
 NUMBERS_A_CHUNK: Final = 20_000
@@ -279,7 +279,8 @@ class Restorer:
             queues.restore_order(_claimed(each), never, served)
 
     def _restore_job(self, row: JobRow) -> None:
-        state, rest = self._state, row.rest or Rest()
+        state = self._state
+        rest = row.rest or (_rest_in_format_1(row) if self._format == 1 else _NOTHING)
         job = _job(row, rest)
         level = state.jobs.queues.level(rest.queue, rest.priority)
         if rest.queue != DEFAULT_QUEUE:
@@ -325,6 +326,10 @@ class Restorer:
             slot = state.jobs.require(job_id)
             slot.lease = StandingLease(slot, token, lease_ms, lease_ms)
             state.jobs.leased += 1
+        if self._format == 1:
+            for job_id, lapses in chunk.lapses:
+                job = state.jobs.require(job_id).job
+                job.attempts = lapses if job.status is RUNNING else 0
         state.leases.restore(chunk.lapses)
 
 
@@ -358,6 +363,19 @@ def _rest(slot: Slot) -> Rest | None:
 
 
 _NOTHING: Final = Rest()
+
+
+def _rest_in_format_1(row: JobRow) -> Rest:
+    """Return the last round of input: format 1 kept that one, and not when the job asked."""
+    if row.status is AWAITING_INPUT:
+        version = row.version
+    elif row.provided_input is not None:  # it was running again, and may have ended then
+        version = row.version - (1 if row.status is RUNNING else 2)
+    elif row.input_schema is not None:  # it failed while it asked
+        version = row.version - 1
+    else:
+        return _NOTHING
+    return Rest(rounds=[(version, row.input_schema, row.provided_input, None)])
 
 
 def _job(row: JobRow, rest: Rest) -> StoredJob:
