@@ -70,6 +70,7 @@ class World:
 
     def __init__(self) -> None:
         self._pipeline = make_pipeline()
+        self._pipeline.begin_log(Instant(START, 0))
         self._answers: dict[str, deque[bytes]] = {}
 
     def pass_to(self, clock_ms: int) -> Instant:
