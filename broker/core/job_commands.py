@@ -53,7 +53,7 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.results import DEFAULT_QUEUE, JobResult, Result, error_of
-from tollgate.domain.settlement import CLAIMABLE, SettlementState, validate_settlement
+from tollgate.domain.settlement import CLAIMABLE, LEGAL_SETTLEMENTS, SettlementState
 from tollgate.domain.status import (
     AWAITING_INPUT,
     LEGAL_TRANSITIONS,
@@ -328,28 +328,44 @@ def settle(context: Context, command: Settle, request: RequestContext) -> JobRes
     except Refusal as refusal:
         raise about(job, refusal) from None
     if settlement is None:
-        raise no_settlement(job.job_id)
+        raise about(job, no_settlement(job.job_id))
     state = settlement.state
     if to is not None:
         if (state, to) not in request.ticket.principal.rights.settles:
             message = f"no role of this peer may move a settlement from {state} to {to}"
             raise NotAuthorizedError(message, job_id=job.job_id)
-        if state is SettlementState.PENDING:  # it moves when the job ends, and only then
-            details: dict[str, object] = {"job_id": job.job_id, "target": to.value, "allowed": []}
-            message = "a settlement that is pending moves with its job"
-            raise InvalidStateTransitionError.rebuilt(message, details)
-        validate_settlement(state, to)
+        if to not in LEGAL_SETTLEMENTS[state] or state is SettlementState.PENDING:
+            raise _illegal_settlement(job, state, to)
     not_before = None
     if command.retry_after_ms is not None:
         if (to or state) not in CLAIMABLE:
             message = f"a settlement that is {to or state} is not claimed: nothing is tried again"
-            raise InvalidStateTransitionError.rebuilt(message, {"job_id": job.job_id})
+            raise about(job, InvalidStateTransitionError.rebuilt(message, {"allowed": []}))
         not_before = request.now + timedelta(milliseconds=command.retry_after_ms)
+    is_ours = command.lease is not None or slot.lease is None
     event = JobSettled(
         job.job_id, to, command.result_hash, command.on_chain_state, command.reason, not_before,
-        ends_lease=to is not None or not_before is not None,
+        ends_lease=to is not None or (not_before is not None and is_ours),
     )  # fmt: skip
     return JobResult(context.record_one(event, request.now_ms))
+
+
+def _illegal_settlement(
+    job: StoredJob, state: SettlementState, to: SettlementState
+) -> InvalidStateTransitionError:
+    """Return the refusal of a move; its status, target and allowed are states of settlements."""
+    allowed = sorted(each.value for each in LEGAL_SETTLEMENTS[state])
+    if state is SettlementState.PENDING:  # only the job moves it
+        allowed = []
+    message = f"a settlement cannot be moved from {state} to {to}; from there it can be moved to: "
+    details: dict[str, object] = {
+        "job_id": job.job_id,
+        "version": job.version,
+        "status": state.value,
+        "target": to.value,
+        "allowed": allowed,
+    }
+    return InvalidStateTransitionError.rebuilt(message + (", ".join(allowed) or "nothing"), details)
 
 
 def _wanted(context: Context, command: Cancel | Hold | Resume | RequestStop | Annotate) -> Slot:
