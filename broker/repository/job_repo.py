@@ -49,6 +49,7 @@ from tollgate.domain.status import (
     AWAITING_INPUT,
     AWAITING_PAYMENT,
     COMPLETED,
+    RUNNING,
     TERMINAL,
     JobStatus,
     validate_transition,
@@ -323,7 +324,7 @@ class InMemoryJobRepository:
                 job, entry = slot.job, first
                 slot.lease = lease
                 slot.entries &= ~READY
-                if job.attempts:
+                if job.attempts and job.status is RUNNING:
                     entry = self.origins.entry(CLAIMED, origin, attempt=job.attempts + 1)
                 slot.history = grown(slot.history, entry)
             self.leased += len(slots)

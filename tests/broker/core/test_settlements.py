@@ -3,9 +3,9 @@
 import pytest
 
 from tests.core import HASH, Driver, job_id
-from tollgate.domain.commands import Claim, Create, Get, Settle, Touch, Transition
+from tollgate.domain.commands import Claim, Create, Get, History, Settle, Touch, Transition
 from tollgate.domain.models import JobStatus
-from tollgate.domain.results import ErrorResult, JobResult, LeaseResult, LeasesResult
+from tollgate.domain.results import ErrorResult, HistoryResult, JobResult, LeaseResult, LeasesResult
 from tollgate.domain.settlement import LEGAL_SETTLEMENTS, SettlementState
 from tollgate.domain.status import COMPLETED, FAILED, RUNNING
 
@@ -85,3 +85,18 @@ def test_a_retry_is_not_claimed_before_its_time(holds: bool) -> None:
     assert claim(driver) == []
     driver.pass_ms(1)
     assert len(claim(driver)) == 1
+
+
+def test_a_claim_of_a_settlement_is_no_try() -> None:
+    driver = Driver()
+    driver.ask(Create(input_hash=HASH, job_id=JOB, settle=True))
+    driver.ask(Transition(job_id=JOB, target=RUNNING))
+    driver.ask(Claim(status=RUNNING, lease_ms=1_000, wait_ms=0, limit=1))
+    driver.pass_ms(1_000)
+    driver.ask(Claim(status=RUNNING, lease_ms=1_000, wait_ms=0, limit=1))
+    driver.ask(Transition(job_id=JOB, target=COMPLETED, lease=2))
+    assert claim(driver) == [3]
+    (result,) = driver.ask(History(job_id=JOB))
+    assert isinstance(result, HistoryResult)
+    claimed = [entry.attempt for entry in result.entries if entry.what == "claimed"]
+    assert claimed == [None, 2, None]
