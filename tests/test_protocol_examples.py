@@ -20,6 +20,7 @@ from tests.protocol_page import (
 )
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.roles import Role
+from tollgate.broker.repository import history
 from tollgate.domain.exceptions import REFUSALS
 from tollgate.domain.messages import PROTOCOL_VERSION, WINDOW
 from tollgate.domain.models import Job
@@ -120,9 +121,11 @@ def test_the_job_table_has_the_fields_of_a_job() -> None:
     assert list(tables_below(TEXT, "The job")[0]) == list(Job.model_fields)
 
 
-def test_the_tables_of_states_and_roles_are_complete() -> None:
+def test_tables_of_states_roles_and_entries_are_complete() -> None:
     assert list(tables_below(TEXT, "Settlement")[0]) == list(SettlementState)
     assert list(tables_below(TEXT, "Roles")[0]) == list(Role)
+    entries = tables_below(TEXT, "An entry of the history")[1]
+    assert set(entries) == {"created", *history._WHAT[1:]}
 
 
 def test_the_table_of_errors_is_complete() -> None:
