@@ -1,0 +1,66 @@
+"""Each bound and each wrong combination is refused as the table says, and changes nothing."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.broker.core.bad_input import BAD, GOOD, STARTS, Row
+from tests.broker.core.restarts import live_chunks
+from tests.core import EPOCH, PEER, Driver
+from tollgate.broker.core.batch import Arrival
+from tollgate.broker.core.roles import Principal, Role
+
+Wire = dict[str, Any]
+
+
+def say(driver: Driver, *commands: Wire, role: str = "admin") -> Wire:
+    """Send commands in one message, and return the answer as it is on the wire."""
+    driver.seq += 1
+    frame = {"v": 1, "session": 0, "seq": driver.seq, "acked": 0, "commands": list(commands)}
+    principal = Principal("key:x", frozenset({Role(role)}))
+    arrival = Arrival(PEER, [msgspec.msgpack.encode(frame)], principal)
+    output = driver.pipeline.run([arrival], driver.now)
+    driver.records += output.records
+    (reply,) = output.replies
+    answer: Wire = msgspec.msgpack.decode(reply.frame)
+    return answer
+
+
+def started(row: Row) -> Driver:
+    driver = Driver()
+    for first in range(0, len(STARTS[row.start]), 3):  # a message has a bound on its bytes
+        answer = say(driver, *STARTS[row.start][first : first + 3])
+        assert all(result["type"] != "error" for result in answer["results"]), answer
+    assert driver.wall == EPOCH
+    return driver
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_and_changes_nothing(name: str) -> None:
+    row = BAD[name]
+    driver = started(row)
+    records, before = len(driver.records), live_chunks(driver)
+
+    answer = say(driver, row.command, role=row.role)
+
+    refused = answer["type"] == "refused"
+    error = answer["error"] if refused else answer["results"][0]
+    assert (error.get("code"), error.get("limit")) == (row.code, row.limit), error
+    assert refused == (row.code == "malformed")
+    assert len(driver.records) == records
+    assert live_chunks(driver) == before
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_last_good_value_is_taken(name: str) -> None:
+    row = GOOD[name]
+    driver = started(row)
+
+    (result,) = say(driver, row.command, role=row.role)["results"]
+
+    assert result["type"] != "error", result
+
+
+def test_every_start_of_the_tables_is_used() -> None:
+    assert {row.start for row in (*BAD.values(), *GOOD.values())} == set(STARTS)

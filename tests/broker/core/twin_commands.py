@@ -1,0 +1,361 @@
+"""The commands of the naive twin, one method each, and what each of them may be refused for."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.broker.core.twin_jobs import (
+    FINAL,
+    LEGAL,
+    OPEN,
+    SETTLE,
+    STATUSES,
+    Jobs,
+    No,
+    Wire,
+    given,
+    shown,
+)
+from tollgate.broker.core.roles import NOBODY, Principal, roles_for
+from tollgate.domain.commands import AnyCommand
+from tollgate.domain.settlement import SettlementState
+from tollgate.domain.status import JobStatus
+
+KINDS = {kind.__struct_config__.tag: kind for kind in AnyCommand.__args__}
+CHANGES = frozenset(str(name) for name, kind in KINDS.items() if kind.changes)
+TEXTS = {
+    "input": "text_bytes", "result": "text_bytes", "error": "text_bytes",
+    "input_schema": "text_bytes", "meta": "meta_bytes", "reason": "reason_bytes",
+    "blockchain_identifier": "blockchain_identifier_bytes",
+    "identifier_from_purchaser": "identifier_from_purchaser_bytes",
+}  # fmt: skip
+"""The limit on each text. `get` looks for identifiers of any length."""
+
+
+def parks(commands: list[Wire]) -> bool:
+    """Return whether a message may have to wait."""
+    kinds = [(each["type"], each.get("wait_ms")) for each in commands]
+    return any(kind == "wait" or (kind == "claim" and span_ms) for kind, span_ms in kinds)
+
+
+class Commands(Jobs):
+    def __init__(self, now: datetime, limits: dict[str, int]) -> None:
+        super().__init__(now, limits)
+        self.wall = now
+        self.who: Principal = NOBODY
+        self.peer = b""
+        self.session = 0
+        self.made: list[str] = []
+        self.is_full = False
+
+    # --- what may be refused before a job is looked up ------------------------------------------
+
+    def check_command(self, command: Wire) -> None:
+        kind, rights = command["type"], self.who.rights
+        if not any(role in self.who.roles for role in roles_for(KINDS[kind])):
+            raise No("not_authorized")
+        if kind == "claim":
+            named = command.get("status") or command["settlement"]
+            known = [*JobStatus, *SettlementState]
+            if not any(state in rights.claims for state in known if state == named):
+                raise No("not_authorized")
+        if command.get("force") and not rights.force:
+            raise No("not_authorized")
+        if kind != "get":
+            for name, limit in TEXTS.items():
+                self.check_text(command.get(name), limit)
+        if kind == "settle":
+            self.check_text(command.get("on_chain_state"), "reason_bytes")
+        if kind == "touch" and command.get("progress"):
+            self.check_text(command["progress"]["text"], "progress_bytes")
+        if self.is_full and (kind in CHANGES or command.get("open_session")):
+            raise No("storage_full")
+
+    def check_text(self, text: str | None, limit: str) -> None:
+        if text is not None and len(text.encode()) > self.limits[limit]:
+            raise No("too_large", limit=self.limits[limit])
+
+    # --- what may be refused of one job ---------------------------------------------------------
+
+    def check_version(self, job: Wire, command: Wire) -> None:
+        if command.get("expected_version") not in (None, job["version"]):
+            raise self.no("version_conflict", job)
+
+    def no(self, code: str, job: Wire, **details: object) -> No:
+        return No(
+            code, job_id=job["job_id"], status=job["status"], version=job["version"], **details
+        )
+
+    def check_lease(self, job: Wire, command: Wire, *, needed: bool) -> Wire | None:
+        """Return the lease that a command names; `needed` if one that stands must be named."""
+        lease, token = self.lease_on(job["job_id"]), command.get("lease")
+        if token is not None and (lease is None or lease["token"] != token):
+            raise self.no("lease_lost", job)
+        if token is None and lease is not None and needed:
+            raise self.no("lease_held", job)
+        return lease if token is not None else None
+
+    def one_job(self, job: Wire) -> Wire:
+        return {"type": "job", "job": shown(job)}
+
+    # --- one job --------------------------------------------------------------------------------
+
+    def do_create(self, command: Wire) -> Wire:
+        return self.one_job(self.create(command, self.made))
+
+    def do_get(self, command: Wire) -> Wire:
+        if "job_id" in command:
+            job = self.find(command["job_id"])
+        else:
+            asked = command["blockchain_identifier"]
+            found = [job for job in self.jobs if job["blockchain_identifier"] == asked]
+            if not found:
+                raise No("job_not_found")
+            job = found[0]
+        lease = self.holder(job["job_id"]) if command.get("lease") else None
+        return {"type": "job", "job": shown(job, texts=True, lease=lease)}
+
+    def do_transition(self, command: Wire) -> Wire:
+        job, target = self.find(command["job_id"]), command["target"]
+        self.check_version(job, command)
+        self.check_lease(job, command, needed=not command.get("force"))
+        source = job["status"]
+        if (JobStatus(source), JobStatus(target)) not in self.who.rights.moves:
+            raise self.no("not_authorized", job)
+        self.check_legal(job, target)
+        changes: Wire = {name: command[name] for name in ("result", "error") if name in command}
+        keep = bool(command.get("keep_lease"))
+        if target == "awaiting_input":
+            schema = command.get("input_schema")
+            self.check_rounds(job, schema, rounds=1)
+            job["inputs"].append(
+                {"version": job["version"] + 1, "schema": schema, "text": None, "hash": None}
+            )
+            changes.update(input_schema=schema, provided_input=None)
+            lease = self.lease_on(job["job_id"])
+            if keep and lease is not None:
+                lease["kept"] = True
+        self.enter(job, target, keep_lease=keep, **changes)
+        return self.one_job(job)
+
+    def check_legal(self, job: Wire, target: str) -> None:
+        if target not in LEGAL[job["status"]]:
+            raise self.no("illegal_transition", job, target=target, allowed=LEGAL[job["status"]])
+
+    def check_rounds(self, job: Wire, text: str | None, rounds: int = 0) -> None:
+        """Check the bounds of all rounds of input together."""
+        if len(job["inputs"]) + rounds > self.limits["input_rounds"]:
+            raise No("too_large", limit=self.limits["input_rounds"])
+        texts = [each[name] or "" for each in job["inputs"] for name in ("schema", "text")]
+        total = sum(len(each.encode()) for each in [*texts, text or ""])
+        if total > self.limits["inputs_bytes"]:
+            raise No("too_large", limit=self.limits["inputs_bytes"])
+
+    def do_provide_input(self, command: Wire) -> Wire:
+        job = self.find(command["job_id"])
+        self.check_version(job, command)
+        if job["status"] != "awaiting_input":
+            raise self.no("illegal_transition", job, target="running")
+        self.check_rounds(job, command["input"])
+        job["inputs"][-1].update(text=command["input"], hash=command.get("input_hash"))
+        lease = self.lease_on(job["job_id"])
+        keep = lease is not None and lease["kept"]
+        self.enter(job, "running", keep_lease=keep, provided_input=command["input"])
+        return self.one_job(job)
+
+    def do_cancel(self, command: Wire) -> Wire:
+        job = self.find(command["job_id"])
+        self.check_version(job, command)
+        if job["status"] != "awaiting_payment":
+            raise self.no("illegal_transition", job, target="failed")
+        self.enter(job, "failed", error="cancelled")
+        return self.one_job(job)
+
+    def do_hold(self, command: Wire) -> Wire:
+        job = self.find(command["job_id"])
+        self.check_version(job, command)
+        self.check_not_finished(job)
+        self.hold(job, command.get("reason"))
+        return self.one_job(job)
+
+    def check_not_finished(self, job: Wire) -> None:
+        if self.is_finished(job):
+            raise self.no("illegal_transition", job)
+
+    def hold(self, job: Wire, reason: str | None) -> None:
+        if not job["on_hold"]:
+            job["on_hold"] = True
+            self.note(job, "held", reason=reason)
+            self.place(job)
+
+    def do_resume(self, command: Wire) -> Wire:
+        job = self.find(command["job_id"])
+        self.check_version(job, command)
+        if job["on_hold"]:
+            job["on_hold"] = False
+            self.note(job, "resumed")
+            self.place(job)
+        return self.one_job(job)
+
+    def do_request_stop(self, command: Wire) -> Wire:
+        job = self.find(command["job_id"])
+        self.check_version(job, command)
+        self.check_not_finished(job)
+        if not job["stop_requested"]:
+            job["stop_requested"] = True
+            self.note(job, "stop_requested", reason=command.get("reason"))
+        return self.one_job(job)
+
+    def do_annotate(self, command: Wire) -> Wire:
+        job = self.find(command["job_id"])
+        self.check_version(job, command)
+        job["meta"] = command["meta"]
+        self.note(job, "annotated")
+        return self.one_job(job)
+
+    def do_settle(self, command: Wire) -> Wire:
+        job, target = self.find(command["job_id"]), command.get("to")
+        moves, retry_ms = target is not None, command.get("retry_after_ms")
+        lease = self.check_lease(job, command, needed=moves)
+        settlement = job["settlement"]
+        if settlement is not None and moves:
+            state = settlement["state"]
+            if (SettlementState(state), SettlementState(target)) not in self.who.rights.settles:
+                raise self.no("not_authorized", job)
+        if settlement is None or (moves and target not in SETTLE[settlement["state"]]):
+            raise self.no("illegal_transition", job)
+        for name in ("result_hash", "on_chain_state", "reason"):
+            if name in command:
+                settlement[name] = command[name]
+        if retry_ms is not None:
+            settlement["not_before"] = self.later(retry_ms)
+        source = settlement["state"]
+        if moves:
+            settlement.update(state=target, updated_at=self.at)
+            if retry_ms is None:
+                settlement["not_before"] = None
+        if lease is not None and (moves or retry_ms is not None):
+            self.leases.remove(lease)
+        if moves:
+            self.note(job, "settled", **{"from": source}, to=target, reason=command.get("reason"))
+        else:
+            self.note(job, "settled", reason=command.get("reason"))
+        if moves or retry_ms is not None:
+            self.place(job)
+            self.finish(job)
+        return self.one_job(job)
+
+    def do_history(self, command: Wire) -> Wire:
+        return self.history(self.find(command["job_id"]))
+
+    # --- queues, and all jobs -------------------------------------------------------------------
+
+    def do_pause_queue(self, command: Wire) -> Wire:
+        queue = command["queue"]
+        if queue not in self.lines.paused:
+            self.check_queue(queue)
+            self.lines.begin(queue)
+            self.lines.paused.append(queue)
+        return {"type": "ok"}
+
+    def do_resume_queue(self, command: Wire) -> Wire:
+        if command["queue"] in self.lines.paused:
+            self.lines.paused.remove(command["queue"])
+            self.let_queue_end(command["queue"])
+        return {"type": "ok"}
+
+    def matching(self, command: Wire) -> list[Wire]:
+        return [
+            job
+            for job in self.jobs
+            if command.get("status") in (None, job["status"])
+            and command.get("queue") in (None, job["queue"])
+            and command.get("settlement") in (None, (job["settlement"] or {}).get("state"))
+        ]
+
+    def do_count(self, command: Wire) -> Wire:
+        jobs, settlement = self.matching(command), command.get("settlement")
+        asked = [command["status"]] if "status" in command else list(STATUSES)
+        if settlement is not None:
+            asked = []
+        by_status = {s: sum(job["status"] == s for job in jobs) for s in asked}
+        here = [job["job_id"] for job in jobs]
+        oldest = {}
+        for status in asked:
+            first = next((one for one, at in self.entered if at == status and one in here), None)
+            oldest[status] = first and self.find(first)["updated_at"]
+        settling = [job["settlement"]["state"] for job in jobs if job["settlement"]]
+        states = (
+            [] if "status" in command else sorted({*settling, *given({"": settlement}).values()})
+        )
+        return {
+            "type": "count", "total": len(jobs), "by_status": by_status, "oldest": oldest,
+            "by_settlement": {state: settling.count(state) for state in states},
+        }  # fmt: skip
+
+    def do_list(self, command: Wire) -> Wire:
+        """Show all from the start that match: the real one is asked page by page."""
+        jobs = self.matching(command)
+        if command.get("newest"):
+            jobs.reverse()
+        holders = [self.holder(job["job_id"]) if command.get("lease") else None for job in jobs]
+        pairs = zip(jobs, holders, strict=True)
+        return {"type": "jobs", "jobs": [shown(job, lease=lease) for job, lease in pairs]}
+
+    # --- leases ---------------------------------------------------------------------------------
+
+    def do_claim(self, command: Wire) -> Wire:
+        return {"type": "leases", "leases": self.grant(command)}
+
+    def do_touch(self, command: Wire) -> Wire:
+        job = self.find(command["job_id"])
+        lease = self.check_lease(job, command, needed=True)
+        assert lease is not None
+        lease["ends"] = self.mono_ms + command["lease_ms"]
+        progress, last = command.get("progress"), job["progress"]
+        if progress is not None and not self.is_full:
+            if last is None or self.at - last["at"] >= timedelta(seconds=1):
+                job["progress"] = {
+                    **given({"text": progress["text"], "fraction": progress.get("fraction")}),
+                    "at": self.at,
+                }
+        return {
+            "type": "lease", "job_id": job["job_id"], "lease": lease["token"],
+            "lease_ms": command["lease_ms"], "stop_requested": job["stop_requested"],
+        }  # fmt: skip
+
+    def do_release(self, command: Wire) -> Wire:
+        job = self.find(command["job_id"])
+        lease = self.check_lease(job, command, needed=True)
+        assert lease is not None
+        delay_ms, reason = command.get("delay_ms"), command.get("reason")
+        if delay_ms is not None:
+            if job["status"] != "running":
+                raise self.no("illegal_transition", job)
+            limit: datetime | None = job["submit_result_time"]
+            if limit is not None and self.later(delay_ms) >= limit:
+                left_ms = (limit - self.at) // timedelta(milliseconds=1)
+                raise No("too_large", limit=left_ms)
+            job["not_before"] = self.later(delay_ms)
+        if job["status"] == "running" and (delay_ms is not None or reason is not None):
+            job["attempts"] += 1
+        self.leases.remove(lease)
+        self.note(job, "released", reason=reason)
+        if command.get("hold"):
+            self.hold(job, None)
+        self.place(job)
+        return {"type": "ok"}
+
+
+def plain(value: Any) -> Any:
+    """Return a result as it is compared: reasons that the broker words itself are only named."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {name: plain(item) for name, item in value.items()}
+    error = value.get("error")
+    if isinstance(error, str):
+        for reason in ("lapsed", "pay_by_time", "submit_result_time"):
+            if reason in error:
+                value["error"] = "~" + reason
+    return value
