@@ -75,7 +75,10 @@ def create(context: Context, commands: Sequence[Create], request: RequestContext
         JobCreated(
             command.job_id or context.new_id(), now, command.input_hash, command.input,
             command.identifier_from_purchaser, command.blockchain_identifier,
-            command.pay_by_time or pay_by, command.submit_result_time, _rest_of(command),
+            command.pay_by_time or pay_by, command.submit_result_time,
+            _rest_of(command)
+            if command.queue or command.priority or command.meta or command.not_before
+            or command.traceparent or command.settle else None,
         )
         for command, slot in zip(commands, found, strict=True) if slot is None
     ]  # fmt: skip
@@ -91,12 +94,11 @@ def create(context: Context, commands: Sequence[Create], request: RequestContext
     ]
 
 
-def _rest_of(command: Create) -> NewRest | None:
-    queue, priority, meta = command.queue, command.priority, command.meta
-    not_before, traceparent, settle = command.not_before, command.traceparent, command.settle
-    if queue or priority or meta or not_before or traceparent or settle:
-        return NewRest(queue, priority, not_before, meta, traceparent, settle)
-    return None
+def _rest_of(command: Create) -> NewRest:
+    return NewRest(
+        command.queue, command.priority, command.not_before, command.meta, command.traceparent,
+        command.settle,
+    )  # fmt: skip
 
 
 def _check_capacity(context: Context, events: Sequence[JobCreated]) -> None:

@@ -208,7 +208,7 @@ class State:
             slot.lease = None
             self.jobs.leased -= 1
         self.jobs.set_settlement(slot, after, origin.at)
-        if event.to is not None or event.on_chain_state is not None:
+        if event.to or event.reason or after.on_chain_state != before.on_chain_state:
             to = after.state if event.to is not None else None
             was = before.state if event.to is not None else None
             reason = event.reason or event.on_chain_state

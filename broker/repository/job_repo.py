@@ -21,6 +21,7 @@ from tollgate.broker.repository.history import (
     INPUT_PROVIDED,
     MOVED,
     RELEASED,
+    TRIM_BYTES,
     Origins,
     grown,
 )
@@ -35,7 +36,7 @@ from tollgate.broker.repository.job import (
 from tollgate.broker.repository.lines import FIRST, READY, Claimed
 from tollgate.broker.repository.listing import Page, Wanted, page
 from tollgate.broker.repository.queues import Level, Queues
-from tollgate.broker.repository.table import ShardedTable
+from tollgate.broker.repository.table import MASK, ShardedTable
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -102,6 +103,8 @@ class InMemoryJobRepository:
         self.finished = FinishedJobs()
         self.texts = TextTotals()
         self.origins = Origins()
+        self._are_settled = False
+        """Whether a job has ever had a settlement."""
 
     def __enter__(self) -> Self:
         """Hold the lock until the end of the `with` block."""
@@ -194,12 +197,12 @@ class InMemoryJobRepository:
         begin = 0  # where the slots of the last level begin
         rest: NewRest | None = None
         with self._lock:
-            texts, index = self.texts, self.next_index
+            texts, index, shards = self.texts, self.next_index, self._store.shards
             first = news[0].rest if news else None
             level = self.queues.level(*(first.place if first else PLAIN))
             for new in news:
                 job_id, at, payment, text = new.job_id, new.at, new.blockchain_identifier, new.input
-                shard = self._store.shard(job_id)
+                shard = shards[hash(job_id) & MASK]
                 if job_id in shard:
                     message = f"there is a job {job_id} already"
                     changes.refuse(JobConflictError(message, job_id=job_id))
@@ -424,6 +427,7 @@ class InMemoryJobRepository:
             self.stored += 1
             self.leased += slot.lease is not None
             self.queues.restore(slot)
+            self._are_settled |= job.settlement is not None
             self.queues.are_barred = True  # some may be
             self.texts.restore(slot, is_named=is_named)
 
@@ -438,6 +442,7 @@ class InMemoryJobRepository:
         self.texts.set_meta(job, new.meta)
         self.texts.add(new.traceparent or "")
         if new.settle:
+            self._are_settled = True
             job.settlement = Settlement(SettlementState.PENDING, job.created_at)
             level.queue.settled[SettlementState.PENDING] += 1
             self.texts.changed_parts(slot, 0)
@@ -485,9 +490,17 @@ class InMemoryJobRepository:
         entry = self.origins.entry(code, origin, before, after)
         for slot in moved:
             history = slot.history
-            slot.history = entry if history is None else grown(history, entry)
+            if history is None:
+                slot.history = entry
+            elif len(history) < TRIM_BYTES:  # the common cases, without a call
+                slot.history = history + entry
+            else:
+                slot.history = grown(history, entry)
         self.queues.move(moved, self.queues.level_of(moved[0]), before, after, origin.at)
         if after not in TERMINAL:
+            return
+        if not self._are_settled:
+            self.finished.add(moved)
             return
         plain = [slot for slot in moved if slot.job.settlement is None]
         self.finished.add(plain)

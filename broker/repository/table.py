@@ -7,55 +7,52 @@ from typing import Final, Generic, TypeVar
 Value = TypeVar("Value")
 
 SHARDS: Final = 256
-_MASK: Final = SHARDS - 1
+MASK: Final = SHARDS - 1
 
 
 class ShardedTable(Generic[Value]):
     """Values by their texts, in 256 dicts. The order of iteration is not that of insertion."""
 
-    __slots__ = ("_gets", "_shards")
+    __slots__ = ("_gets", "shards")
 
     def __init__(self) -> None:
-        self._shards: list[dict[str, Value]] = [{} for _ in range(SHARDS)]
-        self._gets = [shard.get for shard in self._shards]
+        self.shards: list[dict[str, Value]] = [{} for _ in range(SHARDS)]
+        """The dict of a key is at `hash(key) & MASK`."""
+        self._gets = [shard.get for shard in self.shards]
 
     def __len__(self) -> int:
         """Return how many values there are."""
-        return sum(map(len, self._shards))
+        return sum(map(len, self.shards))
 
     def __contains__(self, key: str) -> bool:
         """Return whether a key has a value."""
-        return key in self._shards[hash(key) & _MASK]
+        return key in self.shards[hash(key) & MASK]
 
     def __getitem__(self, key: str) -> Value:
         """Return the value of a key. Raises KeyError."""
-        return self._shards[hash(key) & _MASK][key]
+        return self.shards[hash(key) & MASK][key]
 
     def __setitem__(self, key: str, value: Value) -> None:
         """Set the value of a key."""
-        self._shards[hash(key) & _MASK][key] = value
+        self.shards[hash(key) & MASK][key] = value
 
     def __delitem__(self, key: str) -> None:
         """Remove a key. Raises KeyError."""
-        del self._shards[hash(key) & _MASK][key]
+        del self.shards[hash(key) & MASK][key]
 
     def get(self, key: str) -> Value | None:
         """Return the value of a key, or None."""
-        return self._gets[hash(key) & _MASK](key)
+        return self._gets[hash(key) & MASK](key)
 
     def get_all(self, keys: Iterable[str | None]) -> list[Value | None]:
         """Return the values of many keys, None for each that is missing."""
         gets = self._gets
-        return [gets[hash(key) & 255](key) for key in keys]  # type: ignore[arg-type]
+        return [gets[hash(key) & MASK](key) for key in keys]  # type: ignore[arg-type]
 
     def setdefault(self, key: str, value: Value) -> Value:
         """Return the value of a key; set it first if it has none."""
-        return self._shards[hash(key) & _MASK].setdefault(key, value)
-
-    def shard(self, key: str) -> dict[str, Value]:
-        """Return the dict that a key belongs in."""
-        return self._shards[hash(key) & _MASK]
+        return self.shards[hash(key) & MASK].setdefault(key, value)
 
     def values(self) -> Iterator[Value]:
         """Yield all values."""
-        return chain.from_iterable(shard.values() for shard in self._shards)
+        return chain.from_iterable(shard.values() for shard in self.shards)
