@@ -5,7 +5,7 @@ clock. Each clock has a timeline with the earliest time at which something may b
 turn of the broker's loop makes one comparison a clock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
@@ -16,6 +16,7 @@ from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed,
 from tollgate.broker.core.lease_commands import end_wait
 from tollgate.broker.core.limits import DUE_MAX, Limits
 from tollgate.broker.core.timers import Instant
+from tollgate.broker.repository.indexes import ended_at
 from tollgate.broker.repository.job import Slot, StandingLease
 from tollgate.domain.exceptions import Refusal
 from tollgate.domain.status import FAILED, RUNNING
@@ -25,6 +26,8 @@ FAR_MS: Final = 86_400_000
 """The longest time that `due_in_ms` returns."""
 HOLD_MS: Final = 60_000
 """How long after the wall clock was set no finished job is removed."""
+REMOVED_MAX: Final = 500
+"""How many finished jobs one batch removes."""
 STEP_MS: Final = 1_000
 """By how much the two clocks must disagree for one of them to have been set."""
 
@@ -142,17 +145,19 @@ class Deadlines:
             if abs(went_ms - (now.mono_ms - clocks.mono_ms)) > STEP_MS:
                 self._hold_until_ms = now.mono_ms + HOLD_MS
         if now.mono_ms >= self._hold_until_ms:
-            for job_id in islice(self._to_remove(now), DUE_MAX):
-                self._context.record_one(JobPruned(job_id), now.mono_ms)
+            self._context.record([*map(JobPruned, self._to_remove(now))], now.mono_ms)
         self._schedule_removal(now)
 
-    def _to_remove(self, now: Instant) -> Iterator[str]:
+    def _to_remove(self, now: Instant) -> list[str]:
+        """Return the finished jobs that are too old or too many, REMOVED_MAX at most."""
         finished = self._state.jobs.finished
-        while (oldest := finished.oldest()) is not None:
-            ended_at, job_id = oldest
-            if ended_at + self._keep > now.wall and finished.count <= self._keep_max:
-                return
-            yield job_id
+        too_many = finished.count - self._keep_max
+        ended_by = now.wall - self._keep
+        return [
+            job.job_id
+            for place, job in enumerate(finished.first(REMOVED_MAX))
+            if place < too_many or ended_at(job) <= ended_by
+        ]
 
     def _schedule_removal(self, now: Instant) -> None:
         self._remove_at = self._remove_at_ms = None

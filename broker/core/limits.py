@@ -208,8 +208,8 @@ def result_bytes_max(limits: Limits) -> int:
 
 # --- what a batch writes --------------------------------------------------------------------------
 
-DUE_MAX: Final = 1_000
-"""How many leases, deadlines or waits of a kind one batch ends, and how many jobs it removes."""
+DUE_MAX: Final = 300
+"""How many leases, deadlines or waits of a kind one batch ends: a batch may not take long."""
 DUE_BYTES_MAX: Final = 1_024
 """More than ending one of each kind writes: seven events, and what they did to parked claims."""
 COMMAND_BYTES_MIN: Final = 13

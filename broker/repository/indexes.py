@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from operator import attrgetter
 from typing import Final
 
@@ -104,6 +105,12 @@ class FinishedJobs:
         """Take note that one of the jobs was removed: its version is 0 now."""
         self.count -= 1
         self.oldest()
+
+    def first(self, count: int) -> list[StoredJob]:
+        """Return the jobs that finished first, so many at most."""
+        self.oldest()
+        some = islice(self._slots, count)
+        return [slot.job for slot in some if slot.job.version]
 
     def oldest(self) -> tuple[datetime, str] | None:
         """Return when the job that finished first did so, and its id."""
