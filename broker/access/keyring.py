@@ -34,6 +34,9 @@ from tollgate.terminal import streams
 SYSTEM_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 """Errors that tell of the system's state, and nothing about the keys."""
 
+FileState = tuple[str, int, int]
+"""A file's name, and what changes when it does: the time of its last change, and its inode."""
+
 log = structlog.get_logger("tollgate.broker")
 
 
@@ -56,15 +59,24 @@ class KeyRing:
             following = directory / NEXT_KEY
             self.next = read_pair(following) if following.exists() else None
             """The pair that will replace it, while it is rotated."""
-            self._clients: dict[str, ClientKey] = dict(map(read_client, self._paths()))
+            self._files: dict[FileState, tuple[str, ClientKey]] = {
+                state: read_client(directory / state[0])
+                for state in self._signature
+                if state[0].endswith(SUFFIX)
+            }
+            """What is in each file of a client, for as long as the file does not change."""
         except (OSError, UnsafeError) as fault:
             raise KeyRingError(
                 f"the keys in {directory} cannot be used: {streams.reason(fault)}"
             ) from None
         self._ends_s: dict[RetiringKey, float] = {}
-        """When each earlier key ends (monotonic). It is only moved forward, never back."""
+        """When each earlier key ends (monotonic). It may come to be sooner, never later."""
         self._by_key: dict[str, Principal] = {}
-        self._use(_by_key(self._clients))
+        self._clients = dict(self._files.values())
+        by_key: dict[str, Principal] = {}
+        for name, client in self._clients.items():
+            _add(by_key, name, client)
+        self._use(by_key)
 
     def __len__(self) -> int:
         """Return how many clients are known."""
@@ -107,7 +119,7 @@ class KeyRing:
             signature = self._read_signature()
             if signature == self._signature:
                 return
-            clients = self._read()
+            clients, by_key = self._read(signature)
         except OSError as fault:  # the signature is not stored, so it is tried again
             if not self._has_failed:
                 log.warning("the keys cannot be read now and stay in use", reason=str(fault))
@@ -118,52 +130,70 @@ class KeyRing:
         before, self._clients = self._clients, clients
         changed = [name for name in before if before[name] != clients.get(name)]
         log.info("keys read again", keys=len(self), changed=changed)
-        self._use(_by_key(clients))
+        self._use(by_key)
+
+    def _use(self, by_key: dict[str, Principal]) -> None:
+        """Use these keys from now on, but those whose time is over."""
+        self._ends_s = {
+            key: self._ends_s.get(key, inf)
+            for client in self._clients.values()
+            for key in client.retiring
+        }
+        for public_key in self._ended():
+            del by_key[public_key]
+        before, self._by_key = self._by_key, by_key
+        self._changed += [each for key, each in before.items() if by_key.get(key) != each]
 
     def _end_retiring(self) -> None:
         """End the earlier keys whose time is over."""
-        if self._ends_s:
-            for principal in self._use(_by_key(self._clients)):
-                log.info("an earlier key has ended", principal=principal.name)
+        ended = self._ended() & self._by_key.keys()
+        if not ended:
+            return
+        for key in sorted(ended):
+            principal = self._by_key[key]
+            log.info("an earlier key has ended", principal=principal.name, public_key=key)
+            self._changed.append(principal)
+        self._by_key = {key: each for key, each in self._by_key.items() if key not in ended}
 
-    def _use(self, by_key: dict[str, Principal]) -> list[Principal]:
-        """Let these keys be used but those whose time is over; return the principals that end.
+    def _ended(self) -> set[str]:
+        """Return the earlier keys whose time is over.
 
         The time left is taken from the clock at first sight. If the clock is set back afterwards,
         it is not longer; if it is set forward, it is shorter.
         """
         now, now_s = datetime.now(UTC), time.monotonic()
-        self._ends_s = {
-            key: min(self._ends_s.get(key, inf), now_s + key.left_s(now))
-            for client in self._clients.values()
-            for key in client.retiring
-        }
         for key, end_s in self._ends_s.items():
-            if end_s <= now_s:
-                del by_key[key.public_key]
-        before, self._by_key = self._by_key, by_key
-        ended = [each for key, each in before.items() if by_key.get(key) != each]
-        self._changed += ended
-        return ended
+            self._ends_s[key] = min(end_s, now_s + key.left_s(now))
+        return {key.public_key for key, end_s in self._ends_s.items() if end_s <= now_s}
 
-    def _read(self) -> dict[str, ClientKey]:
-        """Return the keys that can be used. Raises OSError if the system cannot open files."""
+    def _read(
+        self, signature: list[FileState]
+    ) -> tuple[dict[str, ClientKey], dict[str, Principal]]:
+        """Return the clients that can be used, and who holds each key; only changed files are read.
+
+        Raises OSError if the system cannot open files.
+        """
         clients: dict[str, ClientKey] = {}
+        by_key: dict[str, Principal] = {}
+        files: dict[FileState, tuple[str, ClientKey]] = {}
         try:
             check_private(self._directory)
-            paths = self._paths()
         except (OSError, UnsafeError) as fault:
             self._skip(fault)
-            return clients
-        for path in paths:
+            return clients, by_key
+        for state in signature:
+            if not state[0].endswith(SUFFIX):
+                continue
             try:
-                name, client = read_client(path)
-                _by_key({**clients, name: client})
+                name, client = self._files.get(state) or read_client(self._directory / state[0])
+                _add(by_key, name, client)
             except (OSError, KeyRingError) as fault:
                 self._skip(fault)
                 continue
+            files[state] = name, client
             clients[name] = client
-        return clients
+        self._files = files
+        return clients, by_key
 
     def _skip(self, fault: OSError | KeyRingError | UnsafeError) -> None:
         if isinstance(fault, OSError) and fault.errno in SYSTEM_ERRORS:
@@ -171,10 +201,7 @@ class KeyRing:
         self._skipped["key_passed_over"] += 1
         log.error("a key was passed over", reason=str(fault))
 
-    def _paths(self) -> list[Path]:
-        return sorted(path for path in self._directory.iterdir() if path.name.endswith(SUFFIX))
-
-    def _read_signature(self) -> list[tuple[str, int, int]]:
+    def _read_signature(self) -> list[FileState]:
         """Return a value that changes when a file changes. Raises OSError."""
         try:
             with os.scandir(self._directory) as entries:
@@ -185,15 +212,12 @@ class KeyRing:
         return sorted((name, state.st_ctime_ns, state.st_ino) for name, state in found)
 
 
-def _by_key(clients: dict[str, ClientKey]) -> dict[str, Principal]:
-    """Return the holder of each key. Raises KeyRingError if a key comes twice."""
-    by_key: dict[str, Principal] = {}
-    for name, client in clients.items():
-        for key in public_keys(client):
-            principal = Principal(f"key:{name}", client.roles, key)
-            other = by_key.setdefault(key, principal)
-            if other is not principal:
-                raise KeyRingError(
-                    f"{other.name} and {principal.name} are the same key; remove one of them"
-                )
-    return by_key
+def _add(by_key: dict[str, Principal], name: str, client: ClientKey) -> None:
+    """Add the keys of a client, all or none. Raises KeyRingError if one of them is there."""
+    added: dict[str, Principal] = {}
+    for key in public_keys(client):
+        other = by_key.get(key) or added.get(key)
+        if other is not None:
+            raise KeyRingError(f"{other.name} and key:{name} are the same key; remove one of them")
+        added[key] = Principal(f"key:{name}", client.roles, key)
+    by_key.update(added)

@@ -276,11 +276,16 @@ def check_keys(directory: Path | None) -> Iterator[Check]:
         yield Check("keys", "wrong", f"there is no directory {where}", "tollgate keys new NAME")
         return
     try:
-        count = len(KeyRing(where))
+        ring = KeyRing(where)
     except KeyRingError as fault:
         yield Check("keys", "wrong", str(fault), "tollgate keys list")
         return
-    yield Check("keys", "ok", f"{count} in {where}")
+    found = f"{len(ring)} in {where}"
+    if ring.next is not None:
+        to_do = "move all clients, then: tollgate keys rotate-broker --finish"
+        yield Check("keys", "note", f"{found}; the broker's own key is being rotated", to_do)
+        return
+    yield Check("keys", "ok", found)
 
 
 def check_clock() -> Check:

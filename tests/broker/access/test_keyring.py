@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.access.key_commands import new_key
-from tollgate.broker.access.key_files import new_pair
+from tests.broker.access.key_commands import new_key, rotate
+from tollgate.broker.access.key_files import ClientKey, new_pair, read_client
 from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.core.roles import Principal, Role
 
@@ -99,6 +99,26 @@ def test_an_error_of_the_system_while_reading_skips_no_key(
         assert (set(ring.clients()), ring.counters) == ({"alice"}, {})
     ring.refresh()
     assert set(ring.clients()) == {"alice", "bob"}
+
+
+def test_only_files_that_changed_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("alice", "bob", "carol"):
+        new_key(tmp_path, name)
+    ring, read = KeyRing(tmp_path / "keys"), list[str]()
+
+    def noted(path: Path) -> tuple[str, ClientKey]:
+        read.append(path.name)
+        return read_client(path)
+
+    monkeypatch.setattr("tollgate.broker.access.keyring.read_client", noted)
+    new_key(tmp_path, "dave")
+    rotate(tmp_path, "bob")
+    (tmp_path / "keys" / "alice.toml").unlink()
+    ring.refresh()
+    assert sorted(read) == ["bob.toml", "dave.toml"]
+    assert set(ring.clients()) == {"bob", "carol", "dave"}
 
 
 def test_keys_that_are_all_gone_admit_no_peer(tmp_path: Path) -> None:

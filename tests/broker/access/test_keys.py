@@ -1,5 +1,7 @@
 """Keys and their roles at a real broker's tcp: who may connect, and what it may do."""
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -63,6 +65,25 @@ def test_roles_decide_every_command_by_tcp(
             peer.send_frames(framed(command))
             assert peer.socket.poll(int(PATIENCE_S * 1_000))
             assert is_refused(peer.socket.recv()) is not is_allowed, command
+
+
+def test_a_key_of_role_worker_goes_on_working(served: tuple[Path, BrokerProcess]) -> None:
+    directory, broker = served
+    key = new_key(directory, "old-worker")
+    known = directory / "keys" / "old-worker.toml"  # as it was written for one role
+    known.write_text(known.read_text().replace('roles = ["admin"]', 'role = "worker"'))
+    command = [sys.executable, "-m", "tollgate.worker", "--endpoint", broker.tcp, "--jobs", "1"]
+    handler = ["--handler", "tollgate.worker.example_handler:describe"]
+    with tollgate.connect(broker.endpoint) as local:
+        unpaid, paid = local.create(HASH), local.create(input="some words")
+        local.transition(paid.job_id, "running")
+        done = subprocess.run(
+            [*command, "--key", str(key), *handler], capture_output=True, text=True,
+            check=False, timeout=PATIENCE_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "this worker does work only" in done.stderr
+        assert local.get(unpaid.job_id).status == "awaiting_payment"
 
 
 def test_the_word_of_an_ipc_peer_counts_for_nothing(
