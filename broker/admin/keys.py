@@ -202,8 +202,8 @@ def rotate_broker(directory: Path, *, finish: bool) -> None:
             if finish:
                 if not (directory / NEXT_KEY).exists():
                     raise KeyRingError(
-                        f"there is no {directory / NEXT_KEY}; begin with: tollgate keys"
-                        " rotate-broker"
+                        f"there is no {directory / NEXT_KEY};"
+                        " begin with: tollgate keys rotate-broker"
                     )
                 following = read_pair(directory / NEXT_KEY)
                 finish_rotation(directory)
