@@ -150,6 +150,7 @@ class State:
 
     def _prune(self, event: JobPruned, _: Origin, __: int) -> None:
         self.jobs.remove(event.job_id)
+        self.leases.lapses.pop(event.job_id, None)
 
     def _hold(self, event: JobHeld, origin: Origin, _: int) -> Slot:
         slot = self._unfinished_job(event.job_id)
@@ -201,6 +202,7 @@ class State:
             if (value := getattr(event, name)) is not None
         }
         if event.to is not None:
+            self.leases.lapses.pop(event.job_id, None)
             told |= {"state": event.to, "updated_at": origin.at}
             told.setdefault("not_before", None)
         after = msgspec.structs.replace(before, **told)

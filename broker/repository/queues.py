@@ -102,7 +102,7 @@ class JobQueue:
 
     def oldest(self, state: Claimed) -> datetime | None:
         """Return since when the job that is in a status or settlement state longest is in it."""
-        if state in SettlementState and state not in DATED:
+        if isinstance(state, SettlementState) and state not in DATED:
             return None
         entry = self.entered(state).first()
         if entry is None:
