@@ -1,6 +1,7 @@
 """`tollgate journal`: check, print, back up, compact and repair a data directory."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from tollgate.broker.admin.cli import complaining, directory_option, example
 from tollgate.broker.compaction import compact_directory, delete
 from tollgate.broker.core.records import decode_record
 from tollgate.broker.core.replay import replay
+from tollgate.broker.core.snapshot import ChunkReader
 from tollgate.broker.core.state import State
 from tollgate.broker.journal import RECORD, Entry, JournalError, inspect, repair
 from tollgate.broker.journal.backup import backup
@@ -71,8 +73,10 @@ def verify(directory: Path) -> None:
 def dump(directory: Path) -> None:
     """Print what a start would replay, one JSON document per line; may run beside a broker."""
     with complaining(PROGRAM, JournalError, OSError):
+        chunks = ChunkReader()
         for entry in inspect.dump(directory):
-            click.echo(json.dumps(_shown(entry), ensure_ascii=False, default=_as_text))
+            for shown in _shown(entry, chunks):
+                click.echo(json.dumps(shown, ensure_ascii=False, default=_as_text))
 
 
 @main.command(name="backup", epilog=example("tollgate journal backup /backup/tollgate-$(date +%F)"))
@@ -129,21 +133,25 @@ def repair_(directory: Path) -> None:
         click.echo(f"the journal ends with record {done.sequence}" if done.found else "sound")
 
 
-def _shown(entry: Entry) -> dict[str, Any]:
+def _shown(entry: Entry, chunks: ChunkReader) -> Iterator[dict[str, Any]]:
+    """Yield what an entry holds: of a snapshot, each job with its history."""
     if entry.kind != RECORD:
-        return {"kind": "snapshot", "covers": entry.sequence, "bytes": len(entry.payload)}
+        for part in chunks.read(entry.payload):
+            yield {"kind": "snapshot", "covers": entry.sequence, **part}
+        return
     record = decode_record(entry.payload)
     events = [_named("event", event) for event in record.events]
     shown: dict[str, Any] = {"kind": "record", "sequence": entry.sequence, "events": events}
-    if record.by:
-        shown["by"] = record.by
+    if record.at is not None:
+        shown["at"] = record.at
+    shown |= {name: value for name in ("by", "client") if (value := getattr(record, name))}
     if record.session:
         outcomes = [_named("outcome", outcome) for outcome in record.full_outcomes()]
         shown |= {
             "session": record.session, "seq": record.seq, "acked": record.acked,
             "outcomes": outcomes,
         }  # fmt: skip
-    return shown
+    yield shown
 
 
 def _named(key: str, value: msgspec.Struct) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import msgspec
 
 from tollgate.broker.core.request_log import SessionLog
 from tollgate.broker.core.state import State
+from tollgate.broker.repository.history import Origins
 from tollgate.broker.repository.indexes import ended_at
 from tollgate.broker.repository.job import Slot, StandingLease, StoredJob, mock_identifier
 from tollgate.broker.repository.job_repo import is_finished
@@ -30,6 +31,10 @@ Item = TypeVar("Item")
 
 class Chunk(msgspec.Struct, tag_field="c", array_like=True, gc=False):
     """The base of all chunks. Fields are added at the end alone, with a default."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return {name: getattr(self, name) for name in self.__struct_fields__}
 
 
 class Rest(msgspec.Struct, array_like=True, gc=False):
@@ -201,6 +206,34 @@ def _queue_chunks(queue: JobQueue) -> Iterator[bytes]:
         for state, line in sorted(queue.levels[priority].lines.items()):
             for order in _split(line.order(), NUMBERS_A_CHUNK):
                 yield _encode(ReadyChunk(queue.name, priority, state.value, order))
+
+
+class ChunkReader:
+    """Shows the chunks of a snapshot to people, in the order in which they were yielded."""
+
+    def __init__(self) -> None:
+        self._origins = Origins()
+
+    def read(self, payload: bytes) -> Iterator[dict[str, Any]]:
+        """Yield what a chunk holds: one item for each job, and one for any other chunk.
+
+        Raises msgspec.MsgspecError for bytes that are not a chunk.
+        """
+        chunk = _decoder.decode(payload)
+        if isinstance(chunk, OriginsChunk):
+            known = self._origins.pairs if len(self._origins.pairs) > 1 else []
+            self._origins.restore([*known, *chunk.pairs])
+        if not isinstance(chunk, JobsChunk):
+            yield {"part": type(chunk).__name__, **msgspec.to_builtins(chunk.fields())}
+            return
+        for row in chunk.jobs:
+            (_, *entries), left_out = self._origins.read(row.created_at, row.history)
+            fields = {name: getattr(row, name) for name in row.__struct_fields__}
+            del fields["history"], fields["job_id"]
+            shown = {"job_id": row.job_id, "history": entries, "left_out": left_out, **fields}
+            yield msgspec.to_builtins(
+                {name: value for name, value in shown.items() if value not in (None, 0, [])}
+            )
 
 
 class Restorer:
