@@ -32,9 +32,9 @@ def usable(path: str) -> Path:
 
 
 def directory_option(
-    explanation: str, check: Callable[[Path], None]
+    explanation: str, check: Callable[[Path], None], *, must_exist: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option --data-dir of a command that works on a directory which exists.
+    """Return the option --data-dir of a command that works on a directory, which may have to exist.
 
     `check` raises click.BadParameter for a directory that cannot be meant.
     """
@@ -44,8 +44,8 @@ def directory_option(
             path = data_dir() if typed is None else full_path(typed)
         except ValueError as fault:
             raise click.BadParameter(str(fault)) from None
-        existing = click.Path(exists=True, file_okay=False, path_type=Path)
-        directory: Path = existing.convert(path, parameter, context)
+        form = click.Path(exists=must_exist, file_okay=False, path_type=Path)
+        directory: Path = form.convert(path, parameter, context)
         check(directory)
         return directory
 

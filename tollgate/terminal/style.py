@@ -7,10 +7,12 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TextColumn,
     TimeElapsedColumn,
 )
 from rich.table import Table
@@ -133,6 +135,19 @@ class _Rate(ProgressColumn):
         jobs = task.fields["jobs"]
         rate = jobs / task.elapsed if task.elapsed else 0
         return Text(f"{counted(jobs, 'job')} created, {rate:,.0f} a second")
+
+
+def bytes_bar() -> Progress:
+    """Return the progress of reading files, on standard error."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        DownloadColumn(binary_units=True),
+        TimeElapsedColumn(),
+        console=terminal(stderr=True),
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
 
 
 def progress_bar(*, has_total: bool) -> Progress:
