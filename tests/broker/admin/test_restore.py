@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from tests.broker.journal.test_old_formats import contents
 from tests.brokers import PATIENCE_S, ROOT, running_broker
 from tests.core import (
     ADMIN,
+    AWAITING_INPUT,
+    AWAITING_PAYMENT,
     COMPLETED,
     HASH,
     PEER,
@@ -35,10 +38,11 @@ from tollgate.broker.core.replay import replay
 from tollgate.broker.core.state import RESTORE_GAP, State
 from tollgate.broker.journal.file import FileJournal
 from tollgate.client.sync import Client
-from tollgate.domain.commands import Hello, Release, Touch
+from tollgate.domain.commands import Claim, Hello, Hold, List, Release, Touch
 from tollgate.domain.exceptions import LeaseLostError
 from tollgate.domain.messages import Refused, encode_request
-from tollgate.domain.results import HelloResult
+from tollgate.domain.results import HelloResult, JobsResult
+from tollgate.domain.settlement import SettlementState
 
 from .test_journal import run
 
@@ -63,6 +67,11 @@ class Past(Driver):
         """Send commands in a session, and keep the frame."""
         self.frames.append(encode_request(self.request(*commands, session=session)))
         self.run(Arrival(PEER, [self.frames[-1]], ADMIN))
+
+    def token(self, number: int) -> int:
+        """Return the token of the lease on a job, 0 if there is none."""
+        lease = self.engine.context.state.jobs.require(job_id(number)).lease
+        return 0 if lease is None else lease.token
 
     def write(self, directory: Path) -> None:
         with closing(FileJournal(directory, segment_bytes=1_024)) as journal:
@@ -162,6 +171,37 @@ def test_a_backup_of_format_1_is_restored(kept: str, tmp_path: Path) -> None:
     granted = driver.grants_of(claim(limit=100))
     assert len(granted) == {"format-1": 3}.get(kept, 7)
     assert min(grant.lease for grant in granted) > RESTORE_GAP
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_every_kind_of_lease_ends(tmp_path: Path, compacted: bool) -> None:
+    """On work, a question, a settlement and a payment; what is on hold or delayed stays so."""
+    past = Past()
+    in_time = datetime(2100, 1, 1, tzinfo=UTC)
+    past.ask(create(), create(settle=True), create(), create(), create(pay_by_time=in_time))
+    past.ask(*[move(job_id(number), RUNNING) for number in (3, 4, 5, 6)])
+    past.ask(move(job_id(4), COMPLETED))
+    settlement = Claim(settlement=SettlementState.WANTED, lease_ms=9_000, wait_ms=0, limit=1)
+    past.ask(settlement, claim(AWAITING_PAYMENT), claim(limit=9, lease_ms=9_000))
+    asks = move(job_id(2), AWAITING_INPUT, lease=past.token(2), keep_lease=True)
+    past.ask(asks, Hold(job_id=job_id(5)))
+    past.ask(Release(job_id=job_id(6), lease=past.token(6), delay_ms=5_000))
+    assert [number for number in range(1, 8) if not past.token(number)] == [6]
+    past.write(tmp_path / "data")
+    if compacted:
+        assert run("compact", "--data-dir", tmp_path / "data").exit_code == 0
+    restored(tmp_path / "data", tmp_path / "new")
+    driver = started(tmp_path / "new")
+    listed = driver.ask(List(limit=100, lease=True))[0]
+    assert isinstance(listed, JobsResult)
+    assert [job.lease for job in listed.jobs] == [None] * 7
+    assert [job.on_hold for job in listed.jobs] == [False] * 4 + [True, False, False]
+    granted = [
+        [grant.job.job_id for grant in driver.grants_of(command)]
+        for command in (claim(limit=9), settlement, claim(AWAITING_INPUT), claim(AWAITING_PAYMENT))
+    ]
+    # The delay ended long ago: the journal was written by a clock of the past.
+    assert granted == [[job_id(n) for n in numbers] for numbers in ([6, 1, 3], [4], [2], [7])]
 
 
 def test_a_worker_and_a_client_go_on_after_a_restore(short_dir: Path) -> None:

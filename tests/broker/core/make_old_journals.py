@@ -25,6 +25,7 @@ from tollgate.broker.compaction import compact_directory
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.records import Record, encode_records
 from tollgate.broker.core.replay import replay
+from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal.file import FileJournal
@@ -32,12 +33,10 @@ from tollgate.broker.journal.file import FileJournal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tollgate.broker.core.roles import Principal
-
 LIMITS = {"keep_finished_ms": 7_200_000, "lapses": 2, "sessions": 3}
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
-ROBOT = ADMIN._replace(name="key:robot")
+ROBOT = Principal("key:robot", ADMIN.roles)  # `ADMIN.role` in that tree
 ROBOTS_SESSION = 2
 OWN_ID = "aaaaaaaa-0000-4000-8000-000000000001"
 HELLO = {"type": "hello", "open_session": True}
