@@ -277,8 +277,8 @@ def _go_on(talk: Talk) -> None:
 # --- what a broker says ---------------------------------------------------------------------------
 
 
-def said(directory: Path, wall: datetime, frames: Sequence[bytes]) -> dict[str, Any]:
-    """Start a core on a copy of the journal at the time `wall`, and return what it says."""
+def started(directory: Path, wall: datetime) -> Talk:
+    """Start a core on a copy of the journal at the time `wall`."""
     state = State()
     journal = FileJournal(directory)
     try:
@@ -286,7 +286,12 @@ def said(directory: Path, wall: datetime, frames: Sequence[bytes]) -> dict[str, 
     finally:
         journal.close()
     state.leases.restart(0)
-    talk = Talk(state, wall)
+    return Talk(state, wall)
+
+
+def said(directory: Path, wall: datetime, frames: Sequence[bytes]) -> dict[str, Any]:
+    """Return what a core says that is started on a copy of the journal at the time `wall`."""
+    talk = started(directory, wall)
     listed = {"type": "list", "limit": 1_000}
     facts = {
         "jobs": talk.ask(listed)[0]["jobs"],
