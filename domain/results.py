@@ -72,8 +72,8 @@ class LeaseInfo(Part, frozen=True):
     left_ms: int
 
 
-class JobFields(msgspec.Struct, omit_defaults=True, gc=False):
-    """A job on the wire: the fields of `domain.models.Job`; those that are nil are left out."""
+class JobRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """The fields of a job that the broker stores; those that are nil are left out on the wire."""
 
     job_id: str
     status: JobStatus
@@ -102,8 +102,13 @@ class JobFields(msgspec.Struct, omit_defaults=True, gc=False):
     meta: str | None = None
     traceparent: str | None = None
     settlement: Settlement | None = None
+
+
+class JobFields(JobRecord):
+    """A job on the wire: the fields of `domain.models.Job`."""
+
     lease: LeaseInfo | None = None
-    """Only in answers to commands that ask for it."""
+    """Who holds the job, in answers to commands that ask for it."""
 
 
 class Result(msgspec.Struct, tag_field="type", gc=False):

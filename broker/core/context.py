@@ -12,11 +12,11 @@ from tollgate.broker.core.events import AnyEvent, JobTransitioned, Origin
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.waiters import Ticket, Waiters
-from tollgate.broker.repository.job import Changes, Slot, StoredJob
+from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.domain.commands import Command
 from tollgate.domain.exceptions import Refusal, WaitTimeoutError
-from tollgate.domain.results import JobResult, Result, error_of
+from tollgate.domain.results import Result, error_of
 
 
 class RequestContext(msgspec.Struct):
@@ -128,7 +128,7 @@ class Context:
         """Answer the waits for a job to be where it is now."""
         waiting = self.waiters.awaiting(job.job_id, job.status)
         if waiting:
-            result = JobResult(copy(job))  # it may move on before the answer is encoded
+            result = job_result(copy(job))  # it may move on before the answer is encoded
             for parked in waiting:
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, result))

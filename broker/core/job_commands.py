@@ -1,7 +1,6 @@
 """The commands about single jobs: each looks at jobs, judges, and records events."""
 
 from collections.abc import Sequence
-from copy import copy
 from datetime import timedelta
 from itertools import count
 from operator import attrgetter
@@ -26,6 +25,7 @@ from tollgate.broker.repository.job import (
     Changes,
     Slot,
     StoredJob,
+    job_result,
     rounds_bytes,
     text_bytes,
 )
@@ -52,7 +52,7 @@ from tollgate.domain.exceptions import (
     TooLargeError,
     VersionConflictError,
 )
-from tollgate.domain.results import DEFAULT_QUEUE, JobResult, Result, error_of
+from tollgate.domain.results import DEFAULT_QUEUE, JobFields, JobResult, Result, error_of
 from tollgate.domain.settlement import CLAIMABLE, LEGAL_SETTLEMENTS, SettlementState
 from tollgate.domain.status import (
     AWAITING_INPUT,
@@ -132,7 +132,7 @@ def _created_before(command: Create, job: StoredJob) -> Result:
         if differs:
             message = f"there is a job {job.job_id} already, with another {field}"
             return error_of(about(job, JobConflictError(message)))
-    return JobResult(job)
+    return job_result(job)
 
 
 def _results_of(
@@ -144,13 +144,13 @@ def _results_of(
     tells of the events.
     """
     if not changes.refused and not refused:
-        return [*map(JobResult, changes.jobs)]
+        return [*map(job_result, changes.jobs)]
     jobs, places = iter(changes.jobs), count()
     results: list[Any] = []
     for place, slot in enumerate(found):
         refusal = refused.get(place) or changes.refused.get(next(places))
         if refusal is None:
-            results.append(JobResult(next(jobs)))
+            results.append(job_result(next(jobs)))
         elif slot is None or isinstance(refusal, NotAuthorizedError):  # that tells nothing of a job
             results.append(error_of(refusal))
         else:
@@ -163,13 +163,13 @@ def get(context: Context, commands: Sequence[Get], request: RequestContext) -> l
     jobs = context.state.jobs
     found = jobs.get_all(map(_job_id_of, commands))
     if None not in found and not jobs.texts.longest_rounds and not any(map(_lease_of, commands)):
-        return [JobResult(slot.job) for slot in found]  # type: ignore[union-attr]  # the common case
+        return [job_result(slot.job) for slot in found]  # type: ignore[union-attr]  # the common case
     results: list[Any] = []
     for command, slot in zip(commands, found, strict=True):
         if slot is None:
             results.append(_paid_by(jobs, command, request))
         else:
-            results.append(JobResult(_shown(slot, command, request)))
+            results.append(job_result(_shown(slot, command, request)))
     return results
 
 
@@ -183,20 +183,10 @@ def _paid_by(jobs: InMemoryJobRepository, command: Get, request: RequestContext)
     return JobResult(_shown(slot, command, request))
 
 
-def _shown(slot: Slot, command: Get, request: RequestContext) -> StoredJob:
-    job = with_lease(slot, request.now_ms) if command.lease else slot.job
+def _shown(slot: Slot, command: Get, request: RequestContext) -> JobFields:
+    job = slot.job.shown(info(slot, request.now_ms) if command.lease else None)
     if slot.rounds is not None:
-        job = copy(job)
         job.inputs = slot.rounds
-    return job
-
-
-def with_lease(slot: Slot, now_ms: int) -> StoredJob:
-    """Return a job that shows who holds it, if somebody does."""
-    if slot.lease is None:
-        return slot.job
-    job = copy(slot.job)
-    job.lease = info(slot, now_ms)
     return job
 
 
@@ -384,7 +374,7 @@ def _changed(
     """Record an event, unless it `is_so` already; show the job."""
     if not is_so:
         context.record_one(event, request.now_ms)
-    return JobResult(job)
+    return job_result(job)
 
 
 def _unfinished(slot: Slot, what: str) -> StoredJob:

@@ -23,7 +23,7 @@ from tollgate.broker.core.events import (
 from tollgate.broker.core.job_commands import check_queues
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_bytes_with
 from tollgate.broker.core.waiters import Parked, names_of, state_of
-from tollgate.broker.repository.job import Slot
+from tollgate.broker.repository.job import Slot, grant, job_result
 from tollgate.broker.repository.job_repo import claimed_for
 from tollgate.domain.commands import (
     Claim,
@@ -44,7 +44,6 @@ from tollgate.domain.exceptions import (
     TooLargeError,
 )
 from tollgate.domain.results import (
-    Grant,
     JobResult,
     LeaseResult,
     LeasesResult,
@@ -114,7 +113,7 @@ def _lease(context: Context, slots: Sequence[Slot], command: Claim, now_ms: int)
     ]
     granted = context.record(events, now_ms, slots).jobs
     return LeasesResult(
-        [Grant(job, event.lease) for job, event in zip(granted, events, strict=True)]
+        [grant(job, event.lease) for job, event in zip(granted, events, strict=True)]
     )
 
 
@@ -181,7 +180,7 @@ def wait(context: Context, command: Wait, request: RequestContext) -> JobResult 
     slots = [context.state.jobs.require(job_id) for job_id in command.job_ids]
     for slot in slots:
         if slot.job.status in awaited:
-            return JobResult(slot.job)
+            return job_result(slot.job)
     if not command.timeout_ms:
         raise wait_timed_out()
     context.waiters.park(request.ticket, command, request.now_ms + command.timeout_ms)

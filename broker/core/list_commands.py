@@ -1,9 +1,8 @@
 """The commands that read many jobs, or the whole life of one: count, list, history."""
 
-from typing import Final
+from typing import Any, Final
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
-from tollgate.broker.core.job_commands import with_lease
 from tollgate.broker.core.leases import info
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max
 from tollgate.broker.repository.lines import Claimed
@@ -65,8 +64,10 @@ def list_jobs(context: Context, command: List, request: RequestContext) -> JobsR
                 raise ReplyFullError("the next job would not fit in this reply")
             slots, more = slots[:place], slots[place - 1].index
             break
-    jobs = [with_lease(slot, request.now_ms) if command.lease else slot.job for slot in slots]
-    return JobsResult([*jobs], None if more is None else str(more), context.position())
+    jobs: list[Any] = [slot.job for slot in slots]
+    if command.lease:
+        jobs = [slot.job.shown(info(slot, request.now_ms)) for slot in slots]
+    return JobsResult(jobs, None if more is None else str(more), context.position())
 
 
 def history(context: Context, command: History, request: RequestContext) -> HistoryResult:

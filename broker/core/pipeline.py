@@ -102,7 +102,7 @@ class Pipeline:
         context = self._context
         if not context.state.log_id:
             context.act_alone(now.wall)
-            context.record_one(LogBegan(self._engine.boot_id), now.mono_ms)
+            context.record_one(LogBegan(self._engine.boot_id.replace("-", "")), now.mono_ms)
         return self._settle(None, output)
 
     def expel(self, principal: Principal) -> Output:

@@ -11,11 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from tollgate.broker.core.events import AnyEvent, JobCreated, JobTransitioned
-from tollgate.broker.repository.job import Slot, StoredJob
+from tollgate.broker.repository.job import Slot, StoredJob, grant, job_result
 from tollgate.domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from tollgate.domain.results import (
     ErrorResult,
-    Grant,
     JobResult,
     LeasesResult,
     OkResult,
@@ -173,7 +172,7 @@ def outcomes_of(
 
 def grants_of(result: LeasesResult) -> list[tuple[str, int]]:
     """Return job and token of each lease granted."""
-    return [(grant.job.job_id, grant.lease) for grant in result.leases]
+    return [(each.job.job_id, each.lease) for each in result.leases]
 
 
 def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Result:
@@ -186,11 +185,11 @@ def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Res
         slot = find(outcome.job_id)
         if slot is None:  # removed since
             return error_of(JobNotFoundError(outcome.job_id))
-        return JobResult(_as_it_was(outcome, slot.job))
+        return job_result(_as_it_was(outcome, slot.job))
     if type(outcome) is LeasesOutcome:
         return LeasesResult(
             [
-                Grant(slot.job, token)
+                grant(slot.job, token)
                 for job_id, token in outcome.leases
                 if (slot := find(job_id)) and slot.lease and slot.lease.token == token
             ]
@@ -207,7 +206,7 @@ def without_texts(result: Result) -> Result:
     if type(result) is JobResult:
         return JobResult(_bare(result.job))
     if type(result) is LeasesResult:
-        return LeasesResult([Grant(_bare(grant.job), grant.lease) for grant in result.leases])
+        return LeasesResult([grant(_bare(each.job), each.lease) for each in result.leases])
     return result
 
 

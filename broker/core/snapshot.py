@@ -319,7 +319,7 @@ class Restorer:
         if rest.queue != DEFAULT_QUEUE:
             job.queue = level.queue.name
         rounds = [InputRound(*each) for each in rest.rounds] if rest.rounds else None
-        slot = Slot(row.index, job, level.number, 0, None, row.history, rounds)
+        slot = Slot(row.index, job, 0, None, row.history, rounds)
         if row.lease is not None:
             lease = row.lease
             slot.lease = StandingLease(

@@ -1,15 +1,21 @@
 """A job as the repository stores it, how large its texts are, and what a change came to."""
 
 from collections.abc import Callable
-from copy import copy
 from operator import attrgetter
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
 from tollgate.domain.exceptions import Refusal
 from tollgate.domain.models import Job
-from tollgate.domain.results import InputRound, JobFields
+from tollgate.domain.results import (
+    Grant,
+    InputRound,
+    JobFields,
+    JobRecord,
+    JobResult,
+    LeaseInfo,
+)
 
 TEXT_FIELDS: Final = (
     "input", "result", "error", "input_schema", "provided_input", "meta", "traceparent",
@@ -22,12 +28,16 @@ PART_BYTES: Final = 256
 """More than progress or settlement take without their texts: states, times and a hash."""
 
 
-class StoredJob(JobFields, gc=False):
+class StoredJob(JobRecord, gc=False):
     """A job as it is stored, and as it goes on the wire. Only the repository changes one."""
+
+    def shown(self, lease: LeaseInfo | None = None) -> JobFields:
+        """Return a copy that can show who holds the job."""
+        return JobFields(**msgspec.structs.asdict(self), lease=lease)
 
     def job(self) -> Job:
         """Return the job as it is now, frozen."""
-        return Job.from_checked(copy(self))
+        return Job.from_checked(self.shown())
 
 
 class StandingLease(msgspec.Struct, gc=False):
@@ -48,8 +58,6 @@ class Slot(msgspec.Struct, eq=False, gc=False):
 
     index: int
     job: StoredJob
-    level: int
-    """The number of its queue and priority."""
     entries: int
     """Its entries in ready lines, and whether it is ready: see `queues`."""
     lease: StandingLease | None = None
@@ -118,3 +126,7 @@ def rounds_bytes(rounds: list[InputRound] | None) -> int:
 
 
 _texts_of: Callable[[StoredJob], tuple[str | None, ...]] = attrgetter(*TEXT_FIELDS)
+job_result: Final = cast("Callable[[JobRecord], JobResult]", JobResult)
+"""Makes the result that shows a job, also as it is stored: on the wire its `lease` is missing."""
+grant: Final = cast("Callable[[JobRecord, int], Grant]", Grant)
+"""The same for a job with the token of a lease on it."""

@@ -44,7 +44,7 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.models import Job
-from tollgate.domain.results import InputRound, Settlement
+from tollgate.domain.results import DEFAULT_QUEUE, InputRound, Settlement
 from tollgate.domain.settlement import OPEN, SettlementState, validate_settlement
 from tollgate.domain.status import (
     AWAITING_INPUT,
@@ -228,7 +228,7 @@ class InMemoryJobRepository:
                     texts.add(text)
                 if job.identifier_from_purchaser is not None:
                     texts.add(job.identifier_from_purchaser)
-                shard[job_id] = slot = Slot(index, job, level.number, FIRST)
+                shard[job_id] = slot = Slot(index, job, FIRST)
                 if rest is not None:
                     self._set_rest(slot, rest, level)
                 index += 1
@@ -252,7 +252,7 @@ class InMemoryJobRepository:
         changes = Changes()
         slots = changes.slots
         before = after = None  # the last legal move; its slots begin at `begin`
-        begin = level = 0
+        begin, queue, priority = 0, DEFAULT_QUEUE, 0
         with self._lock:
             texts = self.texts
             if found is None:
@@ -269,11 +269,13 @@ class InMemoryJobRepository:
                 if (
                     target is not after
                     or current is not before
-                    or slot.level != level
+                    or job.queue is not queue
+                    or job.priority != priority
                     or current is AWAITING_INPUT  # with input, or without
                 ):
                     self._moved(slots[begin:], before, after, origin)
-                    begin, before, after, level = len(slots), current, target, slot.level
+                    begin, before, after = len(slots), current, target
+                    queue, priority = job.queue, job.priority
                     try:
                         validate_transition(current, target)
                     except InvalidStateTransitionError as refusal:
@@ -496,7 +498,7 @@ class InMemoryJobRepository:
                 slot.history = history + entry
             else:
                 slot.history = grown(history, entry)
-        self.queues.move(moved, self.queues.level_of(moved[0]), before, after, origin.at)
+        self.queues.move(moved, self.queues.level_of(moved[0].job), before, after, origin.at)
         if after not in TERMINAL:
             return
         if not self._are_settled:

@@ -37,10 +37,9 @@ DATED: Final = frozenset(
 class Level:
     """One priority of one queue, with a line for each status and settlement state."""
 
-    __slots__ = ("lines", "number", "priority", "queue")
+    __slots__ = ("lines", "priority", "queue")
 
-    def __init__(self, number: int, queue: "JobQueue", priority: int) -> None:
-        self.number = number
+    def __init__(self, queue: "JobQueue", priority: int) -> None:
         self.queue = queue
         self.priority = priority
         self.lines: dict[Claimed, ReadyLine] = {}
@@ -154,14 +153,12 @@ class Queues:
     def __init__(self, timeline: Timeline[datetime] | None = None) -> None:
         """Start without queues. `timeline`, of the wall clock, learns when jobs become ready."""
         self.by_name: dict[str, JobQueue] = {}
-        self.levels: list[Level | None] = []
         self.counts: dict[JobStatus, int] = dict.fromkeys(JobStatus, 0)
         """How many jobs of all queues are in each status."""
         self.changed: dict[tuple[Claimed, str], None] = {}
         """Where jobs may have become ready since parked claims were looked at last."""
         self.are_barred = False
         """Whether a job has ever been on hold, delayed, or leased while it waits for input."""
-        self._free_levels: list[int] = []
         self._orders = {state: _ServiceOrder() for state in CLAIMED}
         self._wakes: Timers[datetime, _Wake] = Timers(
             timeline or Timeline(NEVER), lambda wake: wake.at, _is_awaited, self._count_lines
@@ -174,17 +171,12 @@ class Queues:
         queue = self.add(name or DEFAULT_QUEUE)
         level = queue.levels.get(priority)
         if level is None:
-            number = self._free_levels.pop() if self._free_levels else len(self.levels)
-            level = queue.levels[priority] = Level(number, queue, priority)
-            if number == len(self.levels):
-                self.levels.append(level)
-            else:
-                self.levels[number] = level
+            level = queue.levels[priority] = Level(queue, priority)
         return level
 
-    def level_of(self, slot: Slot) -> Level:
-        """Return the level of a job."""
-        return self.levels[slot.level]  # type: ignore[return-value]  # it lives as long as its jobs
+    def level_of(self, job: StoredJob) -> Level:
+        """Return the level of a job; it lives as long as its jobs."""
+        return self.by_name[job.queue].levels[job.priority]
 
     def pause(self, name: str) -> None:
         """Pause a queue. Raises JobConflictError if it is paused."""
@@ -223,9 +215,6 @@ class Queues:
         if queue.jobs or queue.is_paused:
             return
         del self.by_name[queue.name]
-        for level in queue.levels.values():
-            self.levels[level.number] = None
-            self._free_levels.append(level.number)
         for order in self._orders.values():
             order.remove(queue.name)
 
@@ -270,7 +259,7 @@ class Queues:
 
     def free(self, slot: Slot, at: datetime) -> None:
         """Let a job be claimed that was leased, on hold or delayed: now, or when it is due."""
-        job, level = slot.job, self.level_of(slot)
+        job, level = slot.job, self.level_of(slot.job)
         if slot.entries & READY:
             return
         level.queue.changes += 1
@@ -283,7 +272,7 @@ class Queues:
         self, slot: Slot, before: SettlementState | None, after: SettlementState, at: datetime
     ) -> None:
         """Take note of a job whose settlement has just changed from `before` to `after`."""
-        level = self.level_of(slot)
+        level = self.level_of(slot.job)
         queue = level.queue
         queue.changes += 1
         if before is not None:
@@ -301,7 +290,7 @@ class Queues:
 
     def remove(self, slot: Slot) -> None:
         """Take note of a finished job that was removed: its version is 0 now."""
-        queue, job = self.level_of(slot).queue, slot.job
+        queue, job = self.level_of(slot.job).queue, slot.job
         queue.jobs -= 1
         queue.counts[job.status] -= 1
         self.counts[job.status] -= 1
@@ -382,7 +371,7 @@ class Queues:
     def put_back(self, state: Claimed, slots: Sequence[Slot]) -> None:
         """Put back the last of the jobs that were taken out."""
         for slot in reversed(slots):
-            self.level_of(slot).line(state).put_back(slot)
+            self.level_of(slot.job).line(state).put_back(slot)
 
     def served(self, served: Iterable[tuple[Claimed, str]]) -> None:
         """Take note that claims got jobs in these statuses or states, of these queues."""
@@ -413,7 +402,7 @@ class Queues:
             self._wakes.add(_Wake(at, line, line.state, name))
 
     def _count_lines(self) -> int:
-        return len(self.levels)
+        return sum(len(queue.lines) for queue in self.by_name.values())
 
     # --- snapshots ------------------------------------------------------------------------------
 
@@ -428,7 +417,7 @@ class Queues:
 
     def restore(self, slot: Slot) -> None:
         """Add a job of a snapshot, created after all others; its lines are restored apart."""
-        job, queue = slot.job, self.level_of(slot).queue
+        job, queue = slot.job, self.level_of(slot.job).queue
         queue.jobs += 1
         queue.counts[job.status] += 1
         self.counts[job.status] += 1
@@ -438,7 +427,7 @@ class Queues:
 
     def restore_delayed(self, slot: Slot, at: datetime) -> None:
         """Add a job that is in no line to the delayed ones, if it is delayed."""
-        job, level = slot.job, self.level_of(slot)
+        job, level = slot.job, self.level_of(slot.job)
         state: Claimed = job.status
         if job.status in TERMINAL:
             if job.settlement is None or job.settlement.state not in CLAIMABLE:
