@@ -36,7 +36,7 @@ from tollgate.broker.repository.job import (
 from tollgate.broker.repository.lines import FIRST, READY, Claimed
 from tollgate.broker.repository.listing import Page, Wanted, page
 from tollgate.broker.repository.queues import Level, Queues
-from tollgate.broker.repository.table import MASK, ShardedTable
+from tollgate.broker.repository.table import ShardedTable
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -197,13 +197,16 @@ class InMemoryJobRepository:
         begin = 0  # where the slots of the last level begin
         rest: NewRest | None = None
         with self._lock:
-            texts, index, shards = self.texts, self.next_index, self._store.shards
+            texts, index, store = self.texts, self.next_index, self._store
+            home = store.first  # where most jobs are
+            is_large = store.is_large(len(news))
             first = news[0].rest if news else None
             level = self.queues.level(*(first.place if first else PLAIN))
             for new in news:
                 job_id, at, payment, text = new.job_id, new.at, new.blockchain_identifier, new.input
-                shard = shards[hash(job_id) & MASK]
-                if job_id in shard:
+                if is_large:
+                    home = store.home(job_id)
+                if job_id in home:
                     message = f"there is a job {job_id} already"
                     changes.refuse(JobConflictError(message, job_id=job_id))
                     continue
@@ -228,7 +231,7 @@ class InMemoryJobRepository:
                     texts.add(text)
                 if job.identifier_from_purchaser is not None:
                     texts.add(job.identifier_from_purchaser)
-                shard[job_id] = slot = Slot(index, job, FIRST)
+                home[job_id] = slot = Slot(index, job, FIRST)
                 if rest is not None:
                     self._set_rest(slot, rest, level)
                 index += 1
@@ -254,7 +257,7 @@ class InMemoryJobRepository:
         before = after = None  # the last legal move; its slots begin at `begin`
         begin, queue, priority = 0, DEFAULT_QUEUE, 0
         with self._lock:
-            texts = self.texts
+            texts, are_many = self.texts, self.queues.are_many
             if found is None:
                 found = self._store.get_all([move.job_id for move in moves])
             for move, slot in zip(moves, found, strict=True):
@@ -269,8 +272,7 @@ class InMemoryJobRepository:
                 if (
                     target is not after
                     or current is not before
-                    or job.queue is not queue
-                    or job.priority != priority
+                    or (are_many and (job.queue is not queue or job.priority != priority))
                     or current is AWAITING_INPUT  # with input, or without
                 ):
                     self._moved(slots[begin:], before, after, origin)

@@ -157,6 +157,8 @@ class Queues:
         """How many jobs of all queues are in each status."""
         self.changed: dict[tuple[Claimed, str], None] = {}
         """Where jobs may have become ready since parked claims were looked at last."""
+        self.are_many = False
+        """Whether there has ever been more than one level."""
         self.are_barred = False
         """Whether a job has ever been on hold, delayed, or leased while it waits for input."""
         self._orders = {state: _ServiceOrder() for state in CLAIMED}
@@ -171,6 +173,7 @@ class Queues:
         queue = self.add(name or DEFAULT_QUEUE)
         level = queue.levels.get(priority)
         if level is None:
+            self.are_many |= bool(queue.levels) or len(self.by_name) > 1
             level = queue.levels[priority] = Level(queue, priority)
         return level
 
