@@ -187,7 +187,7 @@ class InMemoryJobRepository:
 
     # --- runs of jobs ---------------------------------------------------------------------------
 
-    def create_all(self, news: Sequence[JobCreated]) -> Changes:
+    def create_all(self, news: Sequence[JobCreated]) -> Changes:  # noqa: C901 - one fast loop
         """Store jobs in `awaiting_payment`, in order; return them, and why others were refused.
 
         A job id or a supplied blockchain identifier of a stored job is a JobConflictError.
