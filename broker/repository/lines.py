@@ -132,8 +132,15 @@ class Delays:
         return None if heap is None else (heap[0][0], heap[0][2])
 
     def pop(self) -> Slot:
-        """Take out the job that `first` has returned."""
-        return heappop(self._first_heap() or self._heap)[2]
+        """Take out the job that `first` has returned.
+
+        A job that came back with the same time has an equal entry more, which goes too.
+        """
+        entry = heappop(self._first_heap() or self._heap)
+        for heap in (self._heap, self._checked):
+            while heap and heap[0] == entry:
+                heappop(heap)
+        return entry[2]
 
     def times(self) -> list[datetime]:
         """Return the times of all jobs, in order."""
