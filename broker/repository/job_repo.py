@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from types import TracebackType
 from typing import Final, Self
 
@@ -335,9 +336,9 @@ class InMemoryJobRepository:
                     entry = self.origins.entry(CLAIMED, origin, attempt=job.attempts + 1)
                 slot.history = grown(slot.history, entry)
             self.leased += len(slots)
-            self.queues.served(
-                dict.fromkeys((claimed_for(slot.job), slot.job.queue) for slot in slots)
-            )
+            # One by one, in order: a replay may apply the grants of several claims in one run.
+            served = groupby((claimed_for(slot.job), slot.job.queue) for slot in slots)
+            self.queues.served(key for key, _ in served)
 
     def free(self, slot: Slot, at: datetime) -> None:
         """End the lease on a job, if there is one; it may be claimed again as soon as it is due."""
@@ -506,16 +507,15 @@ class InMemoryJobRepository:
         if not self._are_settled:
             self.finished.add(moved)
             return
-        plain = [slot for slot in moved if slot.job.settlement is None]
-        self.finished.add(plain)
-        if len(plain) < len(moved):
-            state = SettlementState.WANTED if after is COMPLETED else SettlementState.CLOSED
-            for slot in moved:
-                if slot.job.settlement is not None:
-                    settlement = msgspec.structs.replace(
-                        slot.job.settlement, state=state, updated_at=origin.at
-                    )
-                    self.set_settlement(slot, settlement, origin.at)
+        state = SettlementState.WANTED if after is COMPLETED else SettlementState.CLOSED
+        for slot in moved:  # in order: a replay may apply them in other runs
+            if slot.job.settlement is None:
+                self.finished.add([slot])
+            else:
+                settlement = msgspec.structs.replace(
+                    slot.job.settlement, state=state, updated_at=origin.at
+                )
+                self.set_settlement(slot, settlement, origin.at)
 
 
 def claimed_for(job: StoredJob) -> Claimed:
