@@ -491,7 +491,8 @@ class InMemoryJobRepository:
         """Note moves of jobs of one level from one status to another: histories and indexes."""
         if not moved or before is None or after is None:
             return
-        code = INPUT_PROVIDED if moved[0].job.provided_input and before is AWAITING_INPUT else MOVED
+        is_answer = before is AWAITING_INPUT and moved[0].job.provided_input is not None
+        code = INPUT_PROVIDED if is_answer else MOVED
         entry = self.origins.entry(code, origin, before, after)
         for slot in moved:
             history = slot.history
