@@ -258,7 +258,7 @@ class State:
         if event.not_before is not None:
             job.not_before = event.not_before
         self.jobs.note(slot, RELEASED, origin, attempt=attempt, reason=event.reason)
-        if event.hold:
+        if event.hold and not job.on_hold:
             self._put_on_hold(slot, event.reason, origin)
         self.jobs.free(slot, origin.at)
         return slot

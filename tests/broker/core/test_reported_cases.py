@@ -21,6 +21,7 @@ from tollgate.domain.commands import (
     Get,
     Hello,
     History,
+    Hold,
     List,
     ProvideInput,
     Release,
@@ -166,3 +167,19 @@ def test_a_long_history_keeps_its_beginning_and_its_end() -> None:
     assert len(kept) + shown.left_out == 100
     assert 63 <= len(kept) <= 64
     assert replayed_chunks(driver.records) == live_chunks(driver)
+
+
+def test_an_empty_answer_is_an_answer_in_the_history() -> None:
+    driver = Driver()
+    asking = driver.job(move(running(driver), AWAITING_INPUT))
+    driver.ask(ProvideInput(job_id=asking.job_id, input="", expected_version=3))
+    assert history(driver, asking.job_id).entries[-1].what == "input_provided"
+
+
+def test_a_job_is_held_once_in_its_history() -> None:
+    driver = Driver()
+    job = running(driver).job_id
+    (grant,) = driver.grants_of(claim())
+    driver.ask(Hold(job_id=job), Release(job_id=job, lease=grant.lease, hold=True))
+    whats = [entry.what for entry in history(driver, job).entries]
+    assert whats == ["created", "moved", "claimed", "held", "released"]
