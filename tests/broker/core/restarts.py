@@ -36,7 +36,13 @@ def live_state(driver: Driver) -> State:
 
 
 def live_chunks(driver: Driver) -> list[bytes]:
-    return list(snapshot_chunks(live_state(driver)))
+    """Return the snapshot of a running core as it was at its last record."""
+    state = live_state(driver)
+    last = driver.records[-1].at if driver.records else None
+    at, state.at = state.at, last or state.at
+    chunks = list(snapshot_chunks(state))
+    state.at = at
+    return chunks
 
 
 def replayed_chunks(records: list[Record], middle: int | None = None) -> list[bytes]:

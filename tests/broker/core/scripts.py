@@ -1,6 +1,6 @@
 """Writes scripts from a seed: steps that mostly make sense for the jobs that there are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, TypeVar
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 IDS = [job_id(number) for number in range(901, 912)]
 QUEUES = ["default", "default", "a", "b", "c-1._X"]
 SETTLEMENTS = ("wanted", "submitted", "pending", "manual", "confirmed", "refused", "closed")
-TEXTS = ("", "x", "ten bytes!", "éé", "eleven byte", "éééééé")
-SHORT = ("", "why", "éé", "8 bytes!", "nine byte")
-SPANS = (1, 200, 1_000, 2_000, 5_000)
+TEXTS = ("", "x", "éé", *["ten bytes!"] * 6, "eleven byte", "éééééé")
+SHORT = ("", "why", "éé", *["8 bytes!"] * 5, "nine byte")
+SPANS = (1, 200, 1_000, 5_000, 30_000, 30_000)
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
 
@@ -26,6 +26,8 @@ class Author:
         self.pair = pair
         self.few = self.random.random() < 0.15
         """Whether only one job is written about: then its history is long."""
+        self.crowded = self.random.random() < 0.2
+        """Whether many commands are parked."""
 
     def one(self, choices: Sequence[T]) -> T:
         return self.random.choice(choices)
@@ -34,6 +36,10 @@ class Author:
         return fields if self.random.random() < part else {}
 
     # --- jobs ---------------------------------------------------------------------------------
+
+    def deadline_ms(self) -> float:
+        """Return when a job ends; no two end at once, for their order is open."""
+        return self.one((1_500, 9_000, 60_000)) + self.random.randrange(1_000) / 1_000
 
     def job(self, *states: str) -> str:
         """Return a job that there is, rather one in one of these states, or an id without a job."""
@@ -54,6 +60,10 @@ class Author:
             str(self.one(leases)["job_id"]) if leases and self.random.random() < 0.9 else self.job()
         )
 
+    def texts(self) -> str:
+        """Return a text; together long ones are soon too much for a job that asks often."""
+        return "ten bytes!" if self.few else self.one(TEXTS)
+
     def token(self, job: str, part: float = 0.9) -> Wire:
         held = self.pair.twin.lease_on(job) is not None
         named = self.random.random() < (part if held else 0.05)
@@ -61,29 +71,32 @@ class Author:
             return {"lease": 10**6}
         return {"lease": ("token", job)} if named else {}
 
-    def version(self, job: str, part: float = 0.2) -> Wire:
-        return self.maybe(part, expected_version=("version", job, self.one((0, 0, 0, 0, 0, 1, -1))))
+    def version(self, job: str, part: float = 0.3) -> Wire:
+        return self.maybe(part, expected_version=("version", job, self.one((0, 0, 0, 1, -1))))
 
     # --- commands -----------------------------------------------------------------------------
 
     def create(self) -> Wire:
         unused = [each for each in IDS if self.pair.twin.known(each) is None]
+        known = [job["job_id"] for job in self.pair.twin.jobs]
+        again = self.maybe(0.1, job_id=self.one(known or IDS))
         ids = [IDS[0]] if self.few else unused or IDS
         return {
             "type": "create",
             "input_hash": HASH,
-            **self.maybe(0.9, job_id=self.one(ids) if self.random.random() < 0.9 else IDS[0]),
+            **self.maybe(0.9, job_id=self.one(ids)),
             **self.maybe(0.3, input=self.one(TEXTS)),
             **self.maybe(0.1, identifier_from_purchaser=self.one(("aa", "1234567"))),
             **self.maybe(0.15, blockchain_identifier=self.one(("p", "q", "1234567"))),
             **self.maybe(0.1, pay_by_time=("time", self.one((-1_000, 0, 500, 3_000)))),
-            **self.maybe(0.15, submit_result_time=("time", self.one((1_500, 9_000, 60_000)))),
+            **self.maybe(0.25, submit_result_time=("time", self.deadline_ms())),
             **self.maybe(0.7, queue=self.one(QUEUES)),
             **self.maybe(0.4, priority=self.one((0, 1, 1, 9))),
             **self.maybe(0.2, not_before=("time", self.one((-1_000, 0, 700, 1_000)))),
             **self.maybe(0.2, meta=self.one(SHORT)),
             **self.maybe(0.1, traceparent=TRACE),
             **self.maybe(0.5, settle=self.one((True, True, False))),
+            **again,
         }
 
     def go_on(self) -> Wire:
@@ -92,8 +105,12 @@ class Author:
         known = self.pair.twin.known(job)
         status = known["status"] if known else "running"
         targets = {"awaiting_payment": ["running"]}.get(status, LEGAL[status]) or ["running"]
-        if status == "running" and self.random.random() < 0.3:
-            targets = ["completed"]
+        if status == "running":
+            ends = ("completed", "completed", "failed")
+            ask = self.random.random() < (0.97 if self.few else 0.5)
+            targets = ["awaiting_input" if ask else self.one(ends)]
+        elif status == "awaiting_input":
+            return self.provide_input()
         return self.move(job, self.one(targets), self.token(job, 0.97))
 
     def transition(self) -> Wire:
@@ -121,7 +138,7 @@ class Author:
         return {
             "type": "provide_input",
             "job_id": job,
-            "input": self.one(TEXTS),
+            "input": self.texts(),
             "expected_version": ("version", job, self.one((0, 0, 0, 0, 1))),
             **self.maybe(0.3, input_hash=HASH),
         }
@@ -163,12 +180,17 @@ class Author:
         return {
             "type": "release",
             "job_id": job,
-            **self.maybe(0.4, delay_ms=self.one((0, 500, 1_000, 7_500, 60_000))),
+            **self.maybe(0.4, delay_ms=self.delay_ms(job)),
             **self.maybe(0.4, reason=self.one(SHORT)),
             **self.maybe(0.2, hold=True),
             "lease": 10**6,
             **self.token(job, 0.95),
         }
+
+    def delay_ms(self, job: str) -> int:
+        known = self.pair.twin.known(job)
+        has_end = known is not None and known["submit_result_time"] is not None
+        return 60_000 if has_end else self.one((0, 500, 1_000, 60_000))
 
     def settle(self) -> Wire:
         job = self.job("wanted", "submitted", "manual")
@@ -209,17 +231,19 @@ class Author:
     def command(self) -> Wire:
         reasons = self.maybe(0.4, reason=self.one(SHORT))
         queue = self.one(QUEUES)
+        alive = [job for job in self.pair.twin.jobs if not self.pair.twin.is_finished(job)]
+        leased = len(self.pair.twin.leases)
         makers = [
-            (14, self.create),
+            (30 if len(alive) < (1 if self.few else 5) else 5, self.create),
             (22, self.go_on),
             (4, self.transition),
-            (3, self.force),
-            (8, self.provide_input),
+            (1 + leased, self.force),
+            (3, self.provide_input),
             (16, self.claim),
-            (8, self.touch),
-            (9, self.release),
-            (9, self.settle),
-            (2, lambda: self.about("cancel", "awaiting_payment")),
+            (4 + 3 * leased, self.touch),
+            (1 + 4 * leased, self.release),
+            (8, self.settle),
+            (3, lambda: self.about("cancel", "awaiting_payment")),
             (3, lambda: self.about("hold", **reasons)),
             (4, lambda: self.about("resume")),
             (3, lambda: self.about("request_stop", "running", **reasons)),
@@ -237,28 +261,22 @@ class Author:
     # --- steps --------------------------------------------------------------------------------
 
     def step(self) -> Step:
-        chance = self.random.random()
-        if chance < 0.16:
-            return {"do": "pass", "ms": self.one((0, 1, 199, 200, 999, 1_000, 2_500))}
-        if chance < 0.17:
-            return {"do": "pass", "ms": self.one((11_000, 25_000, 40_000))}
-        if chance < 0.18:
-            return {"do": "pass", "ms": 0, "wall_ms": self.one((-5_000, -1, 1, 1_500))}
-        if chance < 0.20:
-            return {"do": "lost", "job_id": self.leased()}
-        if chance < 0.21 or (self.pair.twin.is_full and chance < 0.4):
-            return {"do": "full", "full": not self.pair.twin.is_full}
-        if chance < 0.22:
-            return {"do": "restart", "middle": self.random.random()}
-        if chance < 0.25:
-            return self.list_step()
-        if chance < 0.29:
-            return {"do": "again", "back": self.random.randint(1, 4), "peer": self.peer()}
-        if chance < 0.36:
-            return self.parking()
-        if chance < 0.38:
-            return self.mistake()
-        return self.message()
+        full = self.pair.twin.is_full
+        spans = (0, 1, 199, 200, 999, 1_000, 1_000, 2_500)
+        makers: list[tuple[float, Callable[[], Step]]] = [
+            (10, lambda: {"do": "pass", "ms": self.one(spans)}),
+            (1, lambda: {"do": "pass", "ms": self.one((11_000, 25_000, 40_000))}),
+            (1, lambda: {"do": "pass", "ms": 0, "wall_ms": self.one((-400, -1, 1, 300))}),
+            (2, lambda: {"do": "lost", "job_id": self.leased()}),
+            (20 if full else 1, lambda: {"do": "full", "full": not full}),
+            (1, lambda: {"do": "restart", "middle": self.random.random()}),
+            (3, self.list_step),
+            (4, lambda: {"do": "again", "back": self.random.randint(1, 4), "peer": self.peer()}),
+            (60 if self.crowded else 6, self.parking),
+            (2, self.mistake),
+            (65, self.message),
+        ]
+        return self.random.choices([m for _, m in makers], [weight for weight, _ in makers])[0]()
 
     def peer(self) -> int:
         return self.one((0, 0, 1, 2))
@@ -266,7 +284,7 @@ class Author:
     def message(self) -> Step:
         number = 1 if self.random.random() < 0.8 else self.random.randint(0, 4)
         commands = [self.command() for _ in range(number)]
-        who = self.one(list(WHO)) if self.random.random() < 0.2 else "admin"
+        who = self.one(list(WHO)) if self.random.random() < 0.25 else "admin"
         session = 0
         if len(commands) < 2 and self.random.random() < 0.3:
             session = self.one((1, 2, 3))
@@ -277,16 +295,19 @@ class Author:
         }  # fmt: skip
 
     def parking(self) -> Step:
-        if self.random.random() < 0.3:
-            count = self.random.randint(1, 4)
+        if self.random.random() < 0.4:
+            count = self.random.randint(1, 5)
             command = {
                 "type": "wait",
                 "job_ids": [self.job() for _ in range(count)],
-                "timeout_ms": self.one((0, *SPANS)),
+                "timeout_ms": self.one((0, *SPANS, 30_000)),
                 **self.maybe(0.5, statuses=[self.one(STATUSES)]),
             }
         else:
             command = self.claim(self.one(SPANS))
+        if self.crowded:
+            waits = "timeout_ms" if command["type"] == "wait" else "wait_ms"
+            command[waits] = 60_000
         session = self.one((0, 0, 1, 3))
         who = {1: "admin", 3: "both"}.get(session) or self.one(("admin", "admin", "both"))
         return {
@@ -326,18 +347,12 @@ class Author:
         return {"do": "list", "command": command}
 
 
-def written(seed: int, pair: Pair, steps: int) -> Script:
-    """Play a script of so many steps while it is written; return all steps that were played."""
-    author, script = Author(seed, pair), Script()
-    try:
-        for _ in range(steps):
-            script.append(author.step())
-            pair.do(script[-1])
-        for kind in ("audit", "take_all"):
-            script.append({"do": kind})
-            pair.do(script[-1])
-    except Exception as fault:
-        fault.__notes__ = [*getattr(fault, "__notes__", ()), f"seed {seed}"]
-        fault.script = script  # type: ignore[attr-defined]
-        raise
-    return script
+def written(seed: int, pair: Pair, steps: int, script: Script) -> None:
+    """Play a script of so many steps while it is written: each is added before it is played."""
+    author = Author(seed, pair)
+    for _ in range(steps):
+        script.append(author.step())
+        pair.do(script[-1])
+    for kind in ("audit", "take_all", "drain"):
+        script.append({"do": kind})
+        pair.do(script[-1])

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.broker.core.twin_commands import CHANGES, Commands, parks
 from tests.broker.core.twin_jobs import FINAL, No, Wire, shown
-from tollgate.broker.core.roles import Principal
+from tollgate.broker.core.roles import Principal, Role
 
 Out = tuple[bytes, int, Wire]
 WINDOW = 64
@@ -24,6 +24,7 @@ class Twin(Commands):
         self.parked: list[Wire] = []
         self.sessions: dict[int, Wire] = {}
         self.last_session = 0
+        self.is_draining = False
         self.out: list[Out] = []
 
     # --- messages -----------------------------------------------------------------------------
@@ -63,8 +64,11 @@ class Twin(Commands):
             raise No("too_large", limit=self.limits["commands"])
         if frame.get("valid_until") is not None and frame["valid_until"] < self.wall:
             raise No("expired")
-        if not frame["session"]:
-            return None
+        if self.is_draining:  # the scripts send nothing in a session then
+            raise No("draining")
+        return self.check_session(frame) if frame["session"] else None
+
+    def check_session(self, frame: Wire) -> Wire:
         session = self.sessions.get(frame["session"])
         if session is None or session["by"] != self.who.name:
             raise No("session_evicted")
@@ -95,9 +99,15 @@ class Twin(Commands):
             and result.get("code") not in ("storage_full", "not_authorized", "draining")
             and result.get("leases") != []
         ]
-        if session is not None and (lasting or not commands):
-            session["acked"] = max(session["acked"], frame["acked"])
-            session["answers"][frame["seq"]] = (commands, results)
+        if session is None or self.is_full:
+            lasting = []
+        elif not commands and frame["acked"] > session["acked"] and session["answers"]:
+            lasting = [{}]  # it only acknowledges
+        if session is not None and lasting:
+            if not parks(commands):  # it may be answered when later ones have been acknowledged
+                session["acked"] = max(session["acked"], frame["acked"])
+            if commands:
+                session["answers"][frame["seq"]] = (commands, results)
             for seq in list(session["answers"]):
                 if seq <= session["acked"]:
                     del session["answers"][seq]
@@ -127,15 +137,15 @@ class Twin(Commands):
             ]
             return {"type": "leases", "leases": still}
         if then["type"] != "job":
-            return then
+            return {name: then[name] for name in then if name != "allowed"}
         job = self.known(then["job"]["job_id"])
         if job is None:
             return No("job_not_found").wire
         was = {name: then["job"][name] for name in ("version", "status", "updated_at")}
-        return {"type": "job", "job": {**shown(job), **was}}
+        return {"type": "job", "job": {**shown(job), **was}, "_again": True}
 
     def do_hello(self, command: Wire) -> Wire:
-        roles = sorted(self.who.roles)
+        roles = [role.value for role in Role if role in self.who.roles]
         number = None
         if command.get("open_session"):
             self.last_session += 1
@@ -239,7 +249,10 @@ class Twin(Commands):
 
     # --- time ---------------------------------------------------------------------------------
 
-    def clock(self, wall: datetime, mono_ms: int) -> None:
+    def clock(
+        self, wall: datetime, mono_ms: int, undelivered: Sequence[tuple[str, int]] = ()
+    ) -> None:
+        """Let everything happen that is due; take back grants that could not be delivered."""
         self.wall, self.mono_ms, self.at = wall, mono_ms, max(self.at, wall)
         self.by = self.client = None
         self.let_due_ones_join()
@@ -247,21 +260,23 @@ class Twin(Commands):
             if parked["ends"] <= mono_ms:
                 self.end_wait(parked)
         if not self.is_full:
-            for lease in sorted(self.leases, key=lambda lease: (lease["ends"], lease["job_id"])):
+            self.take_back(undelivered)
+            for lease in sorted(self.leases, key=lambda lease: (lease["ends"], lease["number"])):
                 if lease["ends"] <= mono_ms:
                     self.lapse(lease)
             grace = timedelta(milliseconds=self.limits["payment_grace_ms"])
-            self.end_late("pay_by_time", ("awaiting_payment",), self.at - grace)
-            self.end_late("submit_result_time", ("running", "awaiting_input"), self.at)
+            self.end_late("pay_by_time", ("awaiting_payment",), self.wall - grace)
+            self.end_late("submit_result_time", ("running", "awaiting_input"), self.wall)
             self.forget_old_ones()
         self.serve()
 
     def lapse(self, lease: Wire) -> None:
         job = self.find(lease["job_id"])
+        attempt = None
         if job["status"] == "running":
-            job["attempts"] += 1
-            job["_lapses"] += 1
-        self.note(job, "lapsed")
+            attempt = job["attempts"] = job["attempts"] + 1
+        job["_lapses"] += 1
+        self.note(job, "lapsed", attempt=attempt, reason=lease["client"] or lease["by"])
         self.free(lease)
         if job["status"] == "running" and job["_lapses"] >= self.limits["lapses"]:
             self.enter(job, "failed", error="~lapsed")
@@ -272,20 +287,19 @@ class Twin(Commands):
             for job in self.jobs
             if job["status"] in statuses and job[deadline] is not None and job[deadline] <= wall
         ]
-        for job in sorted(late, key=lambda job: (job[deadline], job["job_id"])):
+        for job in sorted(late, key=lambda job: job[deadline]):
             self.enter(job, "failed", error="~" + deadline)
 
     def forget_old_ones(self) -> None:
         keep = timedelta(milliseconds=self.limits["keep_finished_ms"])
         finished = [job for job in self.jobs if self.is_finished(job)]
-        finished.sort(key=lambda job: (job["_finished_at"], job["job_id"]))
+        finished.sort(key=lambda job: job["_finished"])
         for number, job in enumerate(finished):
             too_many = len(finished) - number > self.limits["max_finished"]
-            if too_many or job["_finished_at"] + keep <= self.at:
+            if too_many or job["_finished"][0] + keep <= self.wall:
                 self.forget(job)
 
-    def undelivered(self, grants: Sequence[tuple[str, int]]) -> None:
-        """Take back grants whose replies could not be sent."""
+    def take_back(self, grants: Sequence[tuple[str, int]]) -> None:
         for job_id, token in grants:
             lease = self.lease_on(job_id)
             if lease is not None and lease["token"] == token:
@@ -295,10 +309,13 @@ class Twin(Commands):
     def restart(self) -> None:
         """Stop and start again: the parked commands are gone, leases last anew."""
         self.parked = []
-        for lease in self.leases:
-            lease["ends"] = self.mono_ms + lease["lease_ms"]
+        for job in self.jobs:
+            lease = self.lease_on(job["job_id"])
+            if lease is not None:
+                self.extend(lease, lease["lease_ms"])
 
     def drain(self) -> None:
+        self.is_draining = True
         for parked in self.parked:
             self.reply(parked["peer"], parked["frame"]["seq"], [No("draining").wire])
         self.parked = []

@@ -4,11 +4,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tests.broker.core.twin_jobs import (
-    FINAL,
+    DATED,
     LEGAL,
-    OPEN,
     SETTLE,
     STATUSES,
+    TO_CLAIM,
     Jobs,
     No,
     Wire,
@@ -24,9 +24,10 @@ KINDS = {kind.__struct_config__.tag: kind for kind in AnyCommand.__args__}
 CHANGES = frozenset(str(name) for name, kind in KINDS.items() if kind.changes)
 TEXTS = {
     "input": "text_bytes", "result": "text_bytes", "error": "text_bytes",
-    "input_schema": "text_bytes", "meta": "meta_bytes", "reason": "reason_bytes",
-    "blockchain_identifier": "blockchain_identifier_bytes",
+    "input_schema": "text_bytes",
     "identifier_from_purchaser": "identifier_from_purchaser_bytes",
+    "blockchain_identifier": "blockchain_identifier_bytes",
+    "meta": "meta_bytes", "reason": "reason_bytes", "on_chain_state": "reason_bytes",
 }  # fmt: skip
 """The limit on each text. `get` looks for identifiers of any length."""
 
@@ -53,6 +54,13 @@ class Commands(Jobs):
         kind, rights = command["type"], self.who.rights
         if not any(role in self.who.roles for role in roles_for(KINDS[kind])):
             raise No("not_authorized")
+        if kind != "get":
+            for name, limit in TEXTS.items():
+                self.check_text(command.get(name), limit)
+        if kind == "touch" and command.get("progress"):
+            self.check_text(command["progress"]["text"], "progress_bytes")
+        if self.is_full and (kind in CHANGES or command.get("open_session")):
+            raise No("storage_full")
         if kind == "claim":
             named = command.get("status") or command["settlement"]
             known = [*JobStatus, *SettlementState]
@@ -60,15 +68,8 @@ class Commands(Jobs):
                 raise No("not_authorized")
         if command.get("force") and not rights.force:
             raise No("not_authorized")
-        if kind != "get":
-            for name, limit in TEXTS.items():
-                self.check_text(command.get(name), limit)
-        if kind == "settle":
-            self.check_text(command.get("on_chain_state"), "reason_bytes")
-        if kind == "touch" and command.get("progress"):
-            self.check_text(command["progress"]["text"], "progress_bytes")
-        if self.is_full and (kind in CHANGES or command.get("open_session")):
-            raise No("storage_full")
+        if kind == "release" and command.get("hold") and KINDS["hold"] not in rights.commands:
+            raise No("not_authorized")
 
     def check_text(self, text: str | None, limit: str) -> None:
         if text is not None and len(text.encode()) > self.limits[limit]:
@@ -120,7 +121,7 @@ class Commands(Jobs):
         self.check_lease(job, command, needed=not command.get("force"))
         source = job["status"]
         if (JobStatus(source), JobStatus(target)) not in self.who.rights.moves:
-            raise self.no("not_authorized", job)
+            raise No("not_authorized", job_id=job["job_id"])
         self.check_legal(job, target)
         changes: Wire = {name: command[name] for name in ("result", "error") if name in command}
         keep = bool(command.get("keep_lease"))
@@ -134,7 +135,7 @@ class Commands(Jobs):
             lease = self.lease_on(job["job_id"])
             if keep and lease is not None:
                 lease["kept"] = True
-        self.enter(job, target, keep_lease=keep, **changes)
+        self.enter(job, target, keep_lease=keep, forced=bool(command.get("force")), **changes)
         return self.one_job(job)
 
     def check_legal(self, job: Wire, target: str) -> None:
@@ -159,7 +160,7 @@ class Commands(Jobs):
         job["inputs"][-1].update(text=command["input"], hash=command.get("input_hash"))
         lease = self.lease_on(job["job_id"])
         keep = lease is not None and lease["kept"]
-        self.enter(job, "running", keep_lease=keep, provided_input=command["input"])
+        self.enter(job, "running", keep_lease=keep, answered=True, provided_input=command["input"])
         return self.one_job(job)
 
     def do_cancel(self, command: Wire) -> Wire:
@@ -208,41 +209,50 @@ class Commands(Jobs):
     def do_annotate(self, command: Wire) -> Wire:
         job = self.find(command["job_id"])
         self.check_version(job, command)
-        job["meta"] = command["meta"]
-        self.note(job, "annotated")
+        if job["meta"] != command["meta"]:
+            job["meta"] = command["meta"]
+            self.note(job, "annotated")
         return self.one_job(job)
 
     def do_settle(self, command: Wire) -> Wire:
         job, target = self.find(command["job_id"]), command.get("to")
-        moves, retry_ms = target is not None, command.get("retry_after_ms")
-        lease = self.check_lease(job, command, needed=moves)
+        self.check_lease(job, command, needed=target is not None)
         settlement = job["settlement"]
-        if settlement is not None and moves:
-            state = settlement["state"]
-            if (SettlementState(state), SettlementState(target)) not in self.who.rights.settles:
-                raise self.no("not_authorized", job)
-        if settlement is None or (moves and target not in SETTLE[settlement["state"]]):
-            raise self.no("illegal_transition", job)
+        if settlement is None:
+            raise No("illegal_transition", job_id=job["job_id"], version=job["version"])
+        state, retry_ms = settlement["state"], command.get("retry_after_ms")
+        self.check_settlement(job, state, target, is_retry=retry_ms is not None)
         for name in ("result_hash", "on_chain_state", "reason"):
             if name in command:
                 settlement[name] = command[name]
+        if target is not None:
+            settlement.update(state=target, updated_at=self.at, not_before=None)
         if retry_ms is not None:
             settlement["not_before"] = self.later(retry_ms)
-        source = settlement["state"]
-        if moves:
-            settlement.update(state=target, updated_at=self.at)
-            if retry_ms is None:
-                settlement["not_before"] = None
-        if lease is not None and (moves or retry_ms is not None):
-            self.leases.remove(lease)
-        if moves:
-            self.note(job, "settled", **{"from": source}, to=target, reason=command.get("reason"))
-        else:
-            self.note(job, "settled", reason=command.get("reason"))
-        if moves or retry_ms is not None:
+        reason = command.get("reason") or command.get("on_chain_state")
+        if target is not None:
+            self.note_settled(job, state, target, reason)
+        elif "on_chain_state" in command:
+            self.note(job, "settled", reason=reason)
+        if target is not None or retry_ms is not None:
+            self.leases = [each for each in self.leases if each["job_id"] != job["job_id"]]
+            self.lines.leave(job["job_id"])  # it joins again, at the end
             self.place(job)
             self.finish(job)
         return self.one_job(job)
+
+    def check_settlement(
+        self, job: Wire, state: str, target: str | None, *, is_retry: bool
+    ) -> None:
+        illegal = No("illegal_transition", job_id=job["job_id"], version=job["version"])
+        if target is not None:
+            move = SettlementState(state), SettlementState(target)
+            if move not in self.who.rights.settles:
+                raise No("not_authorized", job_id=job["job_id"])
+            if target not in SETTLE[state]:
+                raise illegal
+        if is_retry and (target or state) not in TO_CLAIM:
+            raise illegal
 
     def do_history(self, command: Wire) -> Wire:
         return self.history(self.find(command["job_id"]))
@@ -274,22 +284,26 @@ class Commands(Jobs):
 
     def do_count(self, command: Wire) -> Wire:
         jobs, settlement = self.matching(command), command.get("settlement")
-        asked = [command["status"]] if "status" in command else list(STATUSES)
-        if settlement is not None:
-            asked = []
-        by_status = {s: sum(job["status"] == s for job in jobs) for s in asked}
         here = [job["job_id"] for job in jobs]
+        settled = [job["settlement"] for job in jobs if job["settlement"]]
+        states = [each["state"] for each in settled]
+        if settlement is not None:
+            times = [each["updated_at"] for each in settled if settlement in DATED]
+            return {
+                "type": "count", "total": len(jobs), "by_status": {},
+                "oldest": {settlement: min(times, default=None)},
+                "by_settlement": {settlement: len(jobs)},
+            }  # fmt: skip
+        asked = [command["status"]] if "status" in command else list(STATUSES)
         oldest = {}
         for status in asked:
             first = next((one for one, at in self.entered if at == status and one in here), None)
             oldest[status] = first and self.find(first)["updated_at"]
-        settling = [job["settlement"]["state"] for job in jobs if job["settlement"]]
-        states = (
-            [] if "status" in command else sorted({*settling, *given({"": settlement}).values()})
-        )
+        shown_states = () if "status" in command else states
         return {
-            "type": "count", "total": len(jobs), "by_status": by_status, "oldest": oldest,
-            "by_settlement": {state: settling.count(state) for state in states},
+            "type": "count", "total": len(jobs), "oldest": oldest,
+            "by_status": {s: sum(job["status"] == s for job in jobs) for s in asked},
+            "by_settlement": {state: states.count(state) for state in shown_states},
         }  # fmt: skip
 
     def do_list(self, command: Wire) -> Wire:
@@ -310,14 +324,12 @@ class Commands(Jobs):
         job = self.find(command["job_id"])
         lease = self.check_lease(job, command, needed=True)
         assert lease is not None
-        lease["ends"] = self.mono_ms + command["lease_ms"]
+        self.extend(lease, command["lease_ms"])
         progress, last = command.get("progress"), job["progress"]
-        if progress is not None and not self.is_full:
-            if last is None or self.at - last["at"] >= timedelta(seconds=1):
-                job["progress"] = {
-                    **given({"text": progress["text"], "fraction": progress.get("fraction")}),
-                    "at": self.at,
-                }
+        is_late = last is None or self.at - last["at"] >= timedelta(seconds=1)
+        if progress is not None and is_late and not self.is_full:
+            told = {"text": progress["text"], "fraction": progress.get("fraction")}
+            job["progress"] = {**given(told), "at": self.at}
         return {
             "type": "lease", "job_id": job["job_id"], "lease": lease["token"],
             "lease_ms": command["lease_ms"], "stop_requested": job["stop_requested"],
@@ -328,6 +340,7 @@ class Commands(Jobs):
         lease = self.check_lease(job, command, needed=True)
         assert lease is not None
         delay_ms, reason = command.get("delay_ms"), command.get("reason")
+        more: Wire = {"reason": reason}
         if delay_ms is not None:
             if job["status"] != "running":
                 raise self.no("illegal_transition", job)
@@ -338,10 +351,11 @@ class Commands(Jobs):
             job["not_before"] = self.later(delay_ms)
         if job["status"] == "running" and (delay_ms is not None or reason is not None):
             job["attempts"] += 1
+            more["attempt"] = job["attempts"]
         self.leases.remove(lease)
-        self.note(job, "released", reason=reason)
+        self.note(job, "released", **more)
         if command.get("hold"):
-            self.hold(job, None)
+            self.hold(job, reason)
         self.place(job)
         return {"type": "ok"}
 

@@ -25,6 +25,8 @@ SETTLE = {  # what `settle` may do: the moves out of `pending` are the job's own
     "refused": [],
     "closed": [],
 }
+DATED = ("wanted", "submitted", "manual")
+"""The states of a settlement of which a count tells since when the oldest job is in them."""
 OPEN = ("pending", "wanted", "submitted", "manual")
 TO_CLAIM = ("awaiting_payment", "awaiting_input", "running", "wanted", "submitted")
 RETRYABLE = (
@@ -83,6 +85,8 @@ class Jobs:
         self.lines = Lines()
         self.leases: list[Wire] = []
         self.token = 0
+        self.extended = 0  # how many ends leases have had
+        self.ends = 0  # how many jobs have finished
         self.by: str | None = None  # who sent the command; None: the broker itself
         self.client: str | None = None
 
@@ -228,7 +232,7 @@ class Jobs:
             "settlement": self.new_settlement("pending") if wanted else None,
             "_lapses": 0,
             "_history": [],
-            "_finished_at": None,
+            "_finished": None,
         }
         self.jobs.append(job)
         self.lines.begin(queue)
@@ -251,7 +255,16 @@ class Jobs:
         if queue not in self.lines.alive and len(self.lines.alive) >= most:
             raise No("repository_full", limit=most)
 
-    def enter(self, job: Wire, target: str, *, keep_lease: bool = False, **changes: object) -> None:
+    def enter(
+        self,
+        job: Wire,
+        target: str,
+        *,
+        keep_lease: bool = False,
+        forced: bool = False,
+        answered: bool = False,
+        **changes: object,
+    ) -> None:
         """Move a job; the state machine has allowed it."""
         source = job["status"]
         job.update(status=target, version=job["version"] + 1, result=None, error=None)
@@ -261,24 +274,22 @@ class Jobs:
         lease = self.lease_on(job["job_id"])
         if lease is not None and not keep_lease:
             self.leases.remove(lease)
-        self.note_move(job, source, target)
+        what = "input_provided" if answered else "moved"
+        self.note(job, what, **{"from": source}, to=target, reason="forced" if forced else None)
         settlement = job["settlement"]
         if target in FINAL and settlement is not None and settlement["state"] == "pending":
             state = "wanted" if target == "completed" else "closed"
             settlement.update(state=state, updated_at=self.at)
-            self.note_settled(job, "pending", state)
         self.place(job)
         self.finish(job)
 
-    def note_move(self, job: Wire, source: str, target: str) -> None:
-        self.note(job, "moved", **{"from": source}, to=target)
-
-    def note_settled(self, job: Wire, source: str, target: str) -> None:
-        self.note(job, "settled", **{"from": source}, to=target)
+    def note_settled(self, job: Wire, source: str, target: str, reason: str | None) -> None:
+        self.note(job, "settled", **{"from": source}, to=target, reason=reason)
 
     def finish(self, job: Wire) -> None:
-        if self.is_finished(job) and job["_finished_at"] is None:
-            job["_finished_at"] = self.at
+        if self.is_finished(job) and job["_finished"] is None:
+            self.ends += 1
+            job["_finished"] = (self.at, self.ends)
 
     def forget(self, job: Wire) -> None:
         self.jobs.remove(job)
@@ -318,21 +329,23 @@ class Jobs:
             ):
                 taken.append(job_id)
                 self.lines.leave(job_id)
+        for job_id in taken:
+            self.lines.note_served(state, self.find(job_id)["queue"])
         return taken
 
     def lend(self, job_id: str, lease_ms: int) -> Wire:
         self.token += 1
-        self.leases.append(
-            {
-                "job_id": job_id,
-                "token": self.token,
-                "ends": self.mono_ms + lease_ms,
-                "lease_ms": lease_ms,
-                "by": self.by,
-                "client": self.client,
-                "kept": False,
-            }
-        )
+        lease = {
+            "job_id": job_id, "token": self.token, "lease_ms": lease_ms, "by": self.by,
+            "client": self.client, "kept": False,
+        }  # fmt: skip
+        self.extend(lease, lease_ms)
+        self.leases.append(lease)
         job = self.find(job_id)
-        self.note(job, "claimed")
+        self.note(job, "claimed", attempt=job["attempts"] + 1 if job["attempts"] else None)
         return {"job": shown(job), "lease": self.token}
+
+    def extend(self, lease: Wire, lease_ms: int) -> None:
+        """Let a lease end so long from now. Of two that end at once the older end comes first."""
+        self.extended += 1
+        lease.update(ends=self.mono_ms + lease_ms, number=self.extended)
