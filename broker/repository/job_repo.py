@@ -201,8 +201,7 @@ class InMemoryJobRepository:
             texts, index, store = self.texts, self.next_index, self._store
             home = store.first  # where most jobs are
             is_large = store.is_large(len(news))
-            first = news[0].rest if news else None
-            level = self.queues.level(*(first.place if first else PLAIN))
+            level: Level | None = None  # no queue comes to life by a job that is refused
             for new in news:
                 job_id, at, payment, text = new.job_id, new.at, new.blockchain_identifier, new.input
                 if is_large:
@@ -218,12 +217,13 @@ class InMemoryJobRepository:
                 else:
                     changes.refuse(_paid_for(self._by_payment[payment]))
                     continue
-                if new.rest is not None or rest is not None:
+                if level is None or new.rest is not None or rest is not None:
                     rest = new.rest
                     other = self.queues.level(*(rest.place if rest else PLAIN))
-                    if other is not level:
+                    if level is not None and other is not level:
                         self.queues.add_new(slots[begin:], level)
-                        begin, level = len(slots), other
+                        begin = len(slots)
+                    level = other
                 job = StoredJob(
                     job_id, AWAITING_PAYMENT, new.input_hash, payment, at, at, None, None, 1, text,
                     new.identifier_from_purchaser, new.pay_by_time, new.submit_result_time,
@@ -237,7 +237,8 @@ class InMemoryJobRepository:
                     self._set_rest(slot, rest, level)
                 index += 1
                 slots.append(slot)
-            self.queues.add_new(slots[begin:] if begin else slots, level)
+            if level is not None:
+                self.queues.add_new(slots[begin:] if begin else slots, level)
             self.next_index = index
             self.stored += len(slots)
         return changes

@@ -189,3 +189,13 @@ def test_a_failed_job_has_nothing_to_settle() -> None:
     assert job.settlement is not None
     assert job.settlement.state is SettlementState.CLOSED
     assert taken(driver, take(status=None, settlement=SettlementState.WANTED)) == []
+
+
+def test_a_job_that_is_refused_brings_no_queue_to_life() -> None:
+    driver = Driver()
+    driver.ask(create(blockchain_identifier="p"))
+    refused = create(blockchain_identifier="p", queue="a")
+    driver.ask(refused, create(queue="b"), create(queue="a"))  # decided in one run
+    assert replayed_chunks(driver.records) == live_chunks(driver)
+    jobs = [grant.job.queue for grant in driver.grants_of(take(9, status="awaiting_payment"))]
+    assert jobs == ["default", "b", "a"]
