@@ -77,8 +77,8 @@ def create(context: Context, commands: Sequence[Create], request: RequestContext
             command.identifier_from_purchaser, command.blockchain_identifier,
             command.pay_by_time or pay_by, command.submit_result_time,
             _rest_of(command)
-            if command.queue or command.priority or command.meta or command.not_before
-            or command.traceparent or command.settle else None,
+            if command.queue or command.priority or command.meta is not None
+            or command.not_before or command.traceparent or command.settle else None,
         )
         for command, slot in zip(commands, found, strict=True) if slot is None
     ]  # fmt: skip
