@@ -189,7 +189,8 @@ class TextTotals:
         parts, rounds = parts_bytes(slot.job), rounds_bytes(slot.rounds)
         self.total_bytes += parts + rounds - before_bytes
         self.longest_parts = max(self.longest_parts, parts)
-        self.longest_rounds = max(self.longest_rounds, rounds)
+        # Rounds of empty texts are rounds, too: a `get` looks for them if this is not 0.
+        self.longest_rounds = max(self.longest_rounds, rounds, len(slot.rounds or ()))
 
     def restore(self, slot: Slot, *, is_named: bool) -> None:
         """Count the texts of a job of a snapshot; `is_named` if its identifier was supplied."""

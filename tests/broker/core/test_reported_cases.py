@@ -169,10 +169,12 @@ def test_a_long_history_keeps_its_beginning_and_its_end() -> None:
     assert replayed_chunks(driver.records) == live_chunks(driver)
 
 
-def test_an_empty_answer_is_an_answer_in_the_history() -> None:
+def test_an_empty_question_and_answer_are_kept() -> None:
     driver = Driver()
-    asking = driver.job(move(running(driver), AWAITING_INPUT))
+    asking = driver.job(move(running(driver), AWAITING_INPUT, input_schema=""))
     driver.ask(ProvideInput(job_id=asking.job_id, input="", expected_version=3))
+    (only,) = driver.job(Get(job_id=asking.job_id)).inputs or []
+    assert (only.schema, only.text) == ("", "")
     assert history(driver, asking.job_id).entries[-1].what == "input_provided"
 
 
