@@ -222,6 +222,7 @@ class Commands(Jobs):
             raise No("illegal_transition", job_id=job["job_id"], version=job["version"])
         state, retry_ms = settlement["state"], command.get("retry_after_ms")
         self.check_settlement(job, state, target, is_retry=retry_ms is not None)
+        known = settlement["on_chain_state"]
         for name in ("result_hash", "on_chain_state", "reason"):
             if name in command:
                 settlement[name] = command[name]
@@ -232,9 +233,10 @@ class Commands(Jobs):
         reason = command.get("reason") or command.get("on_chain_state")
         if target is not None:
             self.note_settled(job, state, target, reason)
-        elif "on_chain_state" in command:
+        elif command.get("reason") or settlement["on_chain_state"] != known:
             self.note(job, "settled", reason=reason)
-        if target is not None or retry_ms is not None:
+        is_ours = "lease" in command or self.lease_on(job["job_id"]) is None
+        if target is not None or (retry_ms is not None and is_ours):
             self.leases = [each for each in self.leases if each["job_id"] != job["job_id"]]
             self.lines.leave(job["job_id"])  # it joins again, at the end
             self.place(job)

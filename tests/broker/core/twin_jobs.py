@@ -274,8 +274,10 @@ class Jobs:
         lease = self.lease_on(job["job_id"])
         if lease is not None and not keep_lease:
             self.leases.remove(lease)
+            if forced:
+                self.note(job, "released", reason="forced")
         what = "input_provided" if answered else "moved"
-        self.note(job, what, **{"from": source}, to=target, reason="forced" if forced else None)
+        self.note(job, what, **{"from": source}, to=target)
         settlement = job["settlement"]
         if target in FINAL and settlement is not None and settlement["state"] == "pending":
             state = "wanted" if target == "completed" else "closed"
@@ -342,7 +344,8 @@ class Jobs:
         self.extend(lease, lease_ms)
         self.leases.append(lease)
         job = self.find(job_id)
-        self.note(job, "claimed", attempt=job["attempts"] + 1 if job["attempts"] else None)
+        is_try = job["attempts"] and job["status"] == "running"
+        self.note(job, "claimed", attempt=job["attempts"] + 1 if is_try else None)
         return {"job": shown(job), "lease": self.token}
 
     def extend(self, lease: Wire, lease_ms: int) -> None:
