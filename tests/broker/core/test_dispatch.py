@@ -13,6 +13,7 @@ from tests.core import (
     ADMIN,
     EPOCH,
     HASH,
+    HOUR,
     OTHER,
     PEER,
     Driver,
@@ -23,20 +24,34 @@ from tests.core import (
 from tests.sizes import sample
 from tollgate.broker.core import dispatch
 from tollgate.broker.core.batch import Arrival
-from tollgate.broker.core.roles import Role
+from tollgate.broker.core.roles import Principal, Role
 from tollgate.domain.commands import (
+    Annotate,
     AnyCommand,
+    Cancel,
     Claim,
+    Count,
     Create,
     Get,
     Hello,
+    History,
+    Hold,
+    List,
+    PauseQueue,
+    ProvideInput,
     Release,
+    RequestStop,
+    Resume,
+    ResumeQueue,
+    Settle,
+    StopWaiting,
     Touch,
     Transition,
     Wait,
 )
 from tollgate.domain.messages import encode_request
-from tollgate.domain.results import ErrorResult, JobResult
+from tollgate.domain.results import ErrorResult, JobResult, Progress
+from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
 encode = msgspec.msgpack.Encoder().encode
@@ -52,6 +67,11 @@ creates = st.builds(
     blockchain_identifier=st.sampled_from([None, None, None, "pay", "pay2", "z" * 40]),
     pay_by_time=st.sampled_from([None, EPOCH]),
     submit_result_time=st.sampled_from([None, None, EPOCH]),
+    queue=st.sampled_from([None, None, None, "default", "b", "c"]),
+    priority=st.sampled_from([0, 0, 0, 9]),
+    not_before=st.sampled_from([None, None, None, EPOCH - HOUR]),
+    meta=st.sampled_from([None, None, None, "", "meta"]),
+    settle=st.booleans(),
 )
 gets = st.builds(Get, job_id=ids) | st.builds(
     Get, blockchain_identifier=st.sampled_from(["pay", "pay2", "nothing"])
@@ -71,32 +91,65 @@ def transitions(draw: Any) -> Transition:
             fields["input_schema"] = draw(texts)
         case _:
             pass
+    lease = draw(st.sampled_from([None, None, None, 1, 2]))
+    version = draw(st.sampled_from([None, None, None, 1, 2, 3]))
+    if lease is not None and target is JobStatus.AWAITING_INPUT:
+        fields["keep_lease"] = draw(st.booleans())
+    if lease is None and version is not None:
+        fields["force"] = draw(st.booleans())
     return Transition(
-        job_id=draw(ids),
-        target=target,
-        expected_version=draw(st.sampled_from([None, None, None, 1, 2, 3])),
-        lease=draw(st.sampled_from([None, None, None, 1, 2])),
-        **fields,
+        job_id=draw(ids), target=target, expected_version=version, lease=lease, **fields
     )
 
 
 tokens = st.integers(1, 3)
-lease_ends = st.builds(Release, job_id=ids, lease=tokens)
-touches = st.builds(Touch, job_id=ids, lease=tokens, lease_ms=st.just(30))
+short = st.sampled_from([None, None, "", "why", "r" * 2_000])
+versions = st.sampled_from([None, None, 1, 2])
+lease_ends = st.builds(
+    Release, job_id=ids, lease=tokens, delay_ms=st.sampled_from([None, None, 0, 30]), reason=short,
+    hold=st.booleans(),
+)  # fmt: skip
+progresses = st.none() | st.builds(Progress, text=st.sampled_from(["", "half"]))
+touches = st.builds(Touch, job_id=ids, lease=tokens, lease_ms=st.just(30), progress=progresses)
 claims = st.builds(
     Claim,
     status=st.sampled_from([JobStatus.AWAITING_PAYMENT, JobStatus.RUNNING]),
     lease_ms=st.just(50),
     wait_ms=st.just(0),
     limit=st.integers(1, 3),
+    queues=st.sampled_from([None, ["*"], ["b", "default"]]),
 )
+settlement_claims = st.builds(
+    Claim, settlement=st.just(SettlementState.WANTED), lease_ms=st.just(50), wait_ms=st.just(0),
+    limit=st.just(1), job_ids=st.none() | st.lists(ids, min_size=1, max_size=2),
+)  # fmt: skip
+queues = st.sampled_from(["default", "b", "c"])
+others = st.one_of(
+    st.builds(ProvideInput, job_id=ids, input=texts.filter(bool), expected_version=st.just(3)),
+    st.builds(Cancel, job_id=ids, expected_version=versions),
+    st.builds(Hold, job_id=ids, reason=short, expected_version=versions),
+    st.builds(Resume, job_id=ids, expected_version=versions),
+    st.builds(RequestStop, job_id=ids, reason=short, expected_version=versions),
+    st.builds(Annotate, job_id=ids, meta=texts, expected_version=versions),
+    st.builds(
+        Settle, job_id=ids, to=st.none() | st.sampled_from(SettlementState), reason=short,
+        lease=st.none() | tokens, retry_after_ms=st.sampled_from([None, None, 30]),
+    ),
+    st.builds(PauseQueue, queue=queues),
+    st.builds(ResumeQueue, queue=queues),
+    st.builds(History, job_id=ids),
+    st.builds(Count, queue=st.none() | queues),
+    st.builds(List, limit=st.just(2), newest=st.booleans(), lease=st.booleans()),
+    st.builds(StopWaiting, seqs=st.just([1])),
+)  # fmt: skip
 several = (
     st.lists(creates, min_size=1, max_size=8)
     | st.lists(gets, min_size=1, max_size=8)
     | st.lists(transitions(), min_size=1, max_size=8)
     | st.lists(touches, min_size=1, max_size=4)
     | st.lists(lease_ends, min_size=1, max_size=4)
-    | st.lists(claims, max_size=1)
+    | st.lists(claims | settlement_claims, max_size=2)
+    | st.lists(others, min_size=1, max_size=4)
 )
 messages = st.lists(several, max_size=4).map(
     lambda parts: [each for part in parts for each in part]
@@ -111,10 +164,12 @@ limits = st.fixed_dictionaries(
         "identifier_from_purchaser_bytes": st.just(10),
         "blockchain_identifier_bytes": st.just(20),
         "outcomes": st.integers(1, 30),
+        "queues": st.integers(1, 2),
+        "input_rounds": st.just(1),
     },
 )
 lots = st.lists(
-    st.tuples(messages, st.sampled_from([Role.ADMIN, Role.ADMIN, Role.WORKER, Role.OBSERVER])),
+    st.tuples(messages, st.sampled_from([*[Role.ADMIN] * 4, *Role])),
     min_size=1,
     max_size=6,
 )
@@ -133,7 +188,8 @@ def bytes_of(
     for commands, role in lot:
         driver.mono_ms += 20
         request = driver.request(*commands, session=1)
-        arrival = Arrival(PEER, [encode_request(request)], ADMIN._replace(role=role))
+        principal = Principal(ADMIN.name, frozenset({role}))
+        arrival = Arrival(PEER, [encode_request(request)], principal)
         for _ in range(2):  # and a repeat
             outcome = driver.pipeline.run([arrival], driver.now, writable=writable)
             seen += [*map(encode, outcome.records), *outcome.replies]
@@ -210,7 +266,9 @@ def test_runs_release_and_touch_in_order_despite_refusals(
     refused = [each.code if isinstance(each, ErrorResult) else None for each in results]
     assert refused == [None, "lease_lost", None]
     left = {2} if kind is Release else {1, 2, 3}
-    assert set(driver.engine.context.state.leases.standing) == {job_id(n) for n in left}
+    slots = driver.engine.context.state.jobs.slots()
+    leased = {slot.job.job_id for slot in slots if slot.lease is not None}
+    assert leased == {job_id(n) for n in left}
 
 
 @pytest.mark.parametrize(
