@@ -114,6 +114,11 @@ class Context:
                 self._answer_waits(job)
         return changes
 
+    def has_room_for(self, queues: set[str]) -> bool:
+        """Return whether these queues may all come to life."""
+        by_name = self.state.jobs.queues.by_name
+        return len(by_name.keys() | queues) <= self.limits.queues or queues <= by_name.keys()
+
     def record_one(self, event: AnyEvent, now_ms: int) -> Any:  # noqa: ANN401 - as the event has it
         """Apply one event; return the job that it created or moved. Raises its Refusal."""
         changes = self.record([event], now_ms)

@@ -40,7 +40,7 @@ from tollgate.domain.exceptions import (
     ReplyFullError,
     StorageFullError,
 )
-from tollgate.domain.results import error_of
+from tollgate.domain.results import DEFAULT_QUEUE, error_of
 
 IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition, Touch, Release})
 """The kinds whose handlers take more than one command."""
@@ -96,6 +96,7 @@ def _fits(
     if kind is Create and (
         jobs.stored + len(run) > limits.jobs
         or jobs.texts.total_bytes + request.frame_bytes >= limits.stored_bytes
+        or not _has_queues(context, run)
     ):
         return False
     room_bytes = request.room_bytes - request.frame_bytes  # the texts that come in take no more
@@ -115,6 +116,12 @@ def _fits(
         if room_bytes < 0:
             return False
     return True
+
+
+def _has_queues(context: Context, run: Sequence[Create]) -> bool:
+    if len(context.state.jobs.queues.by_name) + len(run) <= context.limits.queues:
+        return True  # the common case
+    return context.has_room_for({command.queue or DEFAULT_QUEUE for command in run})
 
 
 class Dispatcher:

@@ -115,8 +115,8 @@ def _check_capacity(context: Context, events: Sequence[JobCreated]) -> None:
 
 def check_queues(context: Context, names: set[str]) -> None:
     """Raise RepositoryFullError if there would be too many queues with these."""
-    by_name, limit = context.state.jobs.queues.by_name, context.limits.queues
-    if len(by_name.keys() | names) > limit and not names <= by_name.keys():
+    if not context.has_room_for(names):
+        limit = context.limits.queues
         raise RepositoryFullError(f"there are {limit} queues already", limit=limit)
 
 

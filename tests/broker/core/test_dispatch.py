@@ -272,14 +272,16 @@ def test_runs_release_and_touch_in_order_despite_refusals(
 
 
 @pytest.mark.parametrize(
-    "bounds", [{"jobs": 4}, {"stored_bytes": 200}, {"reply_bytes": 6_000}], ids=str
+    "bounds",
+    [{"jobs": 4}, {"stored_bytes": 200}, {"reply_bytes": 6_000}, {"queues": 4}],
+    ids=str,
 )
 def test_near_a_limit_commands_are_decided_one_by_one(
     bounds: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Driver(**bounds)
     sizes = spy_on_runs(monkeypatch)
-    driver.ask(*[Create(input_hash=HASH, input="x") for _ in range(5)])
+    driver.ask(*[Create(input_hash=HASH, input="x", queue=queue) for queue in "abcde"])
     assert sizes == [1] * 5
 
 
