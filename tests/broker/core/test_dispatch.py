@@ -197,7 +197,7 @@ def bytes_of(
     return seen
 
 
-@settings(max_examples=sample(80, 300))
+@settings(max_examples=sample(60, 300))
 @given(lots, limits, st.booleans())
 def test_runs_give_the_same_bytes_as_single_commands(
     lot: list[tuple[list[AnyCommand], Role]], bounds: dict[str, int], writable: bool
