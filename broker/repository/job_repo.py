@@ -382,6 +382,7 @@ class InMemoryJobRepository:
             counted = measured(slot)
             slot.job.settlement = settlement
             self.texts.changed_parts(slot, counted)
+            self.queues.are_barred |= settlement.not_before is not None
             if before is not settlement.state:
                 self.queues.settle(slot, before, settlement.state, at)
                 if settlement.state not in OPEN:

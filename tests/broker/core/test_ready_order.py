@@ -173,6 +173,17 @@ def test_a_settlement_waits_in_lines_of_its_own() -> None:
     assert taken(driver, claim, claim, claim) == jobs
 
 
+def test_a_settlement_that_moves_waits_for_its_time() -> None:
+    driver = Driver()
+    (job,) = ready(driver, 1, settle=True)
+    driver.ask(move(job, COMPLETED))
+    driver.ask(Settle(job_id=job, to=SettlementState.SUBMITTED, retry_after_ms=100))
+    claim = take(status=None, settlement=SettlementState.SUBMITTED)
+    assert taken(driver, claim) == []
+    driver.pass_ms(100)
+    assert taken(driver, claim) == [job]
+
+
 def test_a_job_on_hold_is_not_claimed_for_its_settlement() -> None:
     driver = Driver()
     (job,) = ready(driver, 1, settle=True)
