@@ -28,6 +28,15 @@ class Author:
         """Whether only one job is written about: then its history is long."""
         self.crowded = self.random.random() < 0.2
         """Whether many commands are parked."""
+        self.left_out = [
+            name
+            for names in (
+                ("not_before", "delay_ms", "hold", "keep_lease", "retry_after_ms"),
+                ("settle",),
+            )
+            for name in names * (self.random.random() < 0.2)
+        ]
+        """Fields that no command has: the core goes shorter ways until it sees one."""
 
     def one(self, choices: Sequence[T]) -> T:
         return self.random.choice(choices)
@@ -201,7 +210,7 @@ class Author:
         return {
             "type": "settle",
             "job_id": job,
-            **self.token(job),
+            **self.token(job, 0.7),
             **self.maybe(0.7, to=target),
             **self.maybe(0.3, result_hash=HASH),
             **self.maybe(0.3, on_chain_state=self.one(("Funds", "Disputed!"))),
@@ -253,7 +262,10 @@ class Author:
             (6, self.read),
             (2, lambda: {"type": "stop_waiting", "seqs": ("seqs", self.one(([1], [1, 2], [3])))}),
         ]
-        return self.random.choices([m for _, m in makers], [weight for weight, _ in makers])[0]()
+        made = self.random.choices([m for _, m in makers], [weight for weight, _ in makers])[0]()
+        if made["type"] in self.left_out:
+            return self.go_on()
+        return {name: value for name, value in made.items() if name not in self.left_out}
 
     def paused(self) -> str | None:
         return self.one(self.pair.twin.lines.paused or [None])

@@ -11,7 +11,7 @@ from tests.sizes import sample
 from tollgate.domain.exceptions import REFUSALS
 
 LOTS = sample(1, 8)
-SCRIPTS = sample(80, 250)
+SCRIPTS = sample(110, 250)
 """How many scripts a test plays, each from its own seed."""
 STEPS = 70
 OUTCOMES = {
