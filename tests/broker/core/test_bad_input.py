@@ -1,5 +1,7 @@
 """Each bound and each wrong combination is refused as the table says, and changes nothing."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.roles import Principal, Role
 
 Wire = dict[str, Any]
+PROTOCOL = Path(__file__).parents[3] / "docs" / "protocol.md"
 
 
 def say(driver: Driver, *commands: Wire, role: str = "admin") -> Wire:
@@ -63,6 +66,24 @@ def test_the_last_good_value_is_taken(name: str) -> None:
     (result,) = say(driver, row.command, role=row.role)["results"]
 
     assert result["type"] != "error", result
+
+
+def documented() -> dict[str, tuple[str, int | None]]:
+    """Return the rows of the table in docs/protocol.md: code and limit by name."""
+    section = PROTOCOL.read_text().split("\n## Bad input\n")[1].split("\n## ")[0]
+    rows: dict[str, tuple[str, int | None]] = {}
+    for line in re.findall(r"^\| (`.*) \|$", section, re.MULTILINE):
+        names, _, answer = line.split(" | ")
+        (code,) = re.findall(r"`(.*?)`", answer)
+        limit = re.search(r"limit ([\d,]+)", answer)
+        for name in re.findall(r"`(.*?)`", names):
+            assert name not in rows, name
+            rows[name] = code, int(limit[1].replace(",", "")) if limit else None
+    return rows
+
+
+def test_the_table_of_the_protocol_has_these_rows() -> None:
+    assert documented() == {name: (row.code, row.limit) for name, row in BAD.items()}
 
 
 def test_every_start_of_the_tables_is_used() -> None:

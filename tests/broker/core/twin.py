@@ -33,7 +33,7 @@ class Twin(Commands):
         """Decide a message; `made` are the ids that the broker chose, for creates without one."""
         self.clock(self.wall, self.mono_ms)  # what is due comes before the commands of a batch
         self.made = list(made)
-        self.who, self.peer = who, peer
+        self.who, self.peer, self.has_progressed = who, peer, False
         seq, commands = frame["seq"], frame["commands"]
         try:
             session = self.check(frame)
@@ -103,10 +103,12 @@ class Twin(Commands):
             lasting = []
         elif not commands and frame["acked"] > session["acked"] and session["answers"]:
             lasting = [{}]  # it only acknowledges
+        elif self.has_progressed:
+            lasting = [{}]  # of a touch nothing but this is kept
         if session is not None and lasting:
             if not parks(commands):  # it may be answered when later ones have been acknowledged
                 session["acked"] = max(session["acked"], frame["acked"])
-            if commands:
+            if any(command["type"] in CHANGES for command in commands):
                 session["answers"][frame["seq"]] = (commands, results)
             for seq in list(session["answers"]):
                 if seq <= session["acked"]:

@@ -47,6 +47,7 @@ class Commands(Jobs):
         self.session = 0
         self.made: list[str] = []
         self.is_full = False
+        self.has_progressed = False  # by the message that is decided
 
     # --- what may be refused before a job is looked up ------------------------------------------
 
@@ -332,6 +333,7 @@ class Commands(Jobs):
         if progress is not None and is_late and not self.is_full:
             told = {"text": progress["text"], "fraction": progress.get("fraction")}
             job["progress"] = {**given(told), "at": self.at}
+            self.has_progressed = True
         return {
             "type": "lease", "job_id": job["job_id"], "lease": lease["token"],
             "lease_ms": command["lease_ms"], "stop_requested": job["stop_requested"],
