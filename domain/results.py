@@ -29,6 +29,17 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             ),
         )
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, *_: object) -> dict[str, Any]:
+        """Return its JSON schema, with those of its fields in it."""
+        _, parts = msgspec.json.schema_components([cls])
+        schema: dict[str, Any] = parts[cls.__name__]
+        fields = schema["properties"]
+        for name, field in fields.items():
+            if "$ref" in field:
+                fields[name] = parts[field["$ref"].rpartition("/")[2]]
+        return schema
+
 
 class Progress(Part, frozen=True, forbid_unknown_fields=True):
     """How far the holder of a lease is: a text, and the part that is done."""

@@ -41,8 +41,30 @@ def fields(**changes: Any) -> dict[str, Any]:
         "submit_result_time": None,
         "input_schema": None,
         "provided_input": None,
+        "queue": "default",
+        "priority": 0,
+        "not_before": None,
+        "attempts": 0,
+        "inputs": None,
+        "progress": None,
+        "on_hold": False,
+        "stop_requested": False,
+        "meta": None,
+        "traceparent": None,
+        "settlement": None,
+        "lease": None,
         **changes,
     }
+
+
+def test_the_schema_of_a_job_describes_its_parts() -> None:
+    schema = Job.model_json_schema()
+    assert "$ref" not in str(schema["properties"]["settlement"])  # it stands alone
+    (settlement, _) = schema["properties"]["settlement"]["anyOf"]
+    assert settlement["required"] == ["state", "updated_at"]
+    assert "manual" in settlement["properties"]["state"]["enum"]
+    (progress, _) = schema["properties"]["progress"]["anyOf"]
+    assert progress["required"] == ["text"]
 
 
 def test_the_statuses_are_those_of_mip_003() -> None:
