@@ -15,10 +15,12 @@ from tollgate.broker.repository.job import Slot, StoredJob, grant, job_result
 from tollgate.domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from tollgate.domain.results import (
     ErrorResult,
+    InputRound,
     JobResult,
     LeasesResult,
     OkResult,
     Result,
+    Settlement,
     error_of,
 )
 from tollgate.domain.status import TERMINAL, JobStatus
@@ -204,16 +206,24 @@ def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Res
 def without_texts(result: Result) -> Result:
     """Return the result with jobs that show none of their texts: the shortest that it can be."""
     if type(result) is JobResult:
-        return JobResult(_bare(result.job))
+        return JobResult(_bare(result.job, result.job.inputs))
     if type(result) is LeasesResult:
         return LeasesResult([grant(_bare(each.job), each.lease) for each in result.leases])
     return result
 
 
-def _bare(job: Any) -> Any:  # noqa: ANN401 - the struct of a job, of either kind
+def _bare(job: Any, inputs: list[InputRound] | None = None) -> Any:  # noqa: ANN401 - the struct of a job, of either kind
+    """Return a job without texts. `inputs` are its rounds of input then: a grant shows none."""
     return msgspec.structs.replace(
-        job, input=None, result=None, error=None, input_schema=None, provided_input=None, meta=None
-    )
+        job, input=None, result=None, error=None, input_schema=None, provided_input=None, meta=None,
+        inputs=inputs, progress=None, settlement=_bare_settlement(job.settlement),
+    )  # fmt: skip
+
+
+def _bare_settlement(settlement: Settlement | None) -> Settlement | None:
+    if settlement is None:
+        return None
+    return msgspec.structs.replace(settlement, on_chain_state=None, reason=None)
 
 
 def _as_it_was(outcome: JobOutcome, job: StoredJob) -> StoredJob:
@@ -228,7 +238,18 @@ def _as_it_was(outcome: JobOutcome, job: StoredJob) -> StoredJob:
         then |= {"input_schema": None, "provided_input": None}
     elif outcome.status is JobStatus.AWAITING_INPUT:
         then |= {"provided_input": None}
+    if job.inputs is not None:
+        then["inputs"] = _rounds_at(outcome, job.inputs) or None
     return msgspec.structs.replace(job, **then)
+
+
+def _rounds_at(outcome: JobOutcome, rounds: Sequence[InputRound]) -> list[InputRound]:
+    """Return the rounds of input that there were, those not answered by then without a hash."""
+    return [
+        msgspec.structs.replace(each, hash=None) if each.version == outcome.version else each
+        for each in rounds
+        if each.version <= outcome.version
+    ]
 
 
 def _said_again(refusal: type[Refusal]) -> str:
