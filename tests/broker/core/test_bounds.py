@@ -94,7 +94,7 @@ def test_deadlines_that_are_due_fit_in_their_share() -> None:
     claim = Claim(status=JobStatus.RUNNING, lease_ms=5, wait_ms=0, limit=1_000)
     for _ in range(4):
         driver.grants_of(claim)
-    leased = len(driver.engine.context.state.leases.standing)
+    leased = driver.engine.context.state.jobs.leased
     assert leased == DUE_MAX
     driver.mono_ms += 5  # each lease lapses, and its job fails and is removed
 

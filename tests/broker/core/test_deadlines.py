@@ -30,7 +30,7 @@ from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.deadlines import FAR_MS, HOLD_MS
 from tollgate.broker.core.events import JobTransitioned
 from tollgate.broker.core.limits import DUE_MAX
-from tollgate.broker.repository.indexes import StatusIndex
+from tollgate.broker.repository.indexes import FinishedJobs
 from tollgate.domain.commands import Cancel, Get
 from tollgate.domain.messages import Reply, encode_request
 from tollgate.domain.models import JobStatus
@@ -198,13 +198,13 @@ def test_finished_jobs_are_looked_at_under_the_lock(monkeypatch: pytest.MonkeyPa
     driver = Driver(max_finished=0)
     jobs = driver.engine.context.state.jobs
     looked: list[bool] = []
-    oldest_finished = StatusIndex.oldest_finished
+    oldest = FinishedJobs.oldest
 
-    def look(index: StatusIndex) -> tuple[datetime, str] | None:
+    def look(index: FinishedJobs) -> tuple[datetime, str] | None:
         looked.append(jobs._lock._is_owned())  # type: ignore[attr-defined]
-        return oldest_finished(index)
+        return oldest(index)
 
-    monkeypatch.setattr(StatusIndex, "oldest_finished", look)
+    monkeypatch.setattr(FinishedJobs, "oldest", look)
     driver.pipeline.deadlines.start(driver.now)
     driver.ask(create(), Cancel(job_id=job_id(1)))
     driver.run()

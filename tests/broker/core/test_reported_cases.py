@@ -160,8 +160,8 @@ def test_a_long_history_keeps_its_beginning_and_its_end() -> None:
     driver = Driver()
     job = driver.job(create()).job_id
     for number in range(100):
-        driver.ask(Annotate(job_id=job, meta=str(number)))
         driver.wall += driver.now.wall.resolution * 1_000
+        driver.ask(Annotate(job_id=job, meta=str(number)))
     shown = history(driver, job)
     kept = [entry for entry in shown.entries if entry.what == "annotated"]
     assert len(kept) + shown.left_out == 100
