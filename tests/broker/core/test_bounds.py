@@ -85,10 +85,9 @@ def test_commands_fit_in_their_frame_and_their_events() -> None:
 def test_deadlines_that_are_due_fit_in_their_share() -> None:
     driver = with_session(lapses=1, keep_finished_ms=1, max_finished=0)
     late = EPOCH + timedelta(days=3_000)
-    for number in range(0, DUE_MAX, 500):
-        driver.ask(*[Create(input_hash=HASH, submit_result_time=late)] * 500)
-        ids = [job_id(number + place + 1) for place in range(500)]
-        driver.ask(*[Transition(job_id=each, target=JobStatus.RUNNING) for each in ids])
+    driver.ask(*[Create(input_hash=HASH, submit_result_time=late)] * DUE_MAX)
+    ids = [job_id(number + 1) for number in range(DUE_MAX)]
+    driver.ask(*[Transition(job_id=each, target=JobStatus.RUNNING) for each in ids])
     lost = [(grant.job.job_id, grant.lease) for grant in driver.grants_of(CLAIM)]
     assert not lost
     claim = Claim(status=JobStatus.RUNNING, lease_ms=5, wait_ms=0, limit=1_000)
