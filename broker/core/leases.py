@@ -54,11 +54,12 @@ class Leases:
         self, slots: Sequence[Slot], grants: Sequence[LeaseGranted], origin: Origin, now_ms: int
     ) -> None:
         """Start leases on jobs that have none, with tokens that are new, in ascending order."""
+        by, client = origin.by, origin.client
+        # Most grants of a message last equally long: their leases share one number for the end.
+        ends = {span_ms: now_ms + span_ms for span_ms in {each.lease_ms for each in grants}}
         leases = [
-            StandingLease(
-                slot, grant.lease, grant.lease_ms, now_ms + grant.lease_ms, origin.by, origin.client
-            )
-            for slot, grant in zip(slots, grants, strict=True)
+            StandingLease(slot, each.lease, each.lease_ms, ends[each.lease_ms], by, client)
+            for slot, each in zip(slots, grants, strict=True)
         ]
         self._jobs.lease(slots, leases, origin)
         if leases:

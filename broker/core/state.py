@@ -137,7 +137,10 @@ class State:
     def _transition(
         self, events: Sequence[JobTransitioned], origin: Origin, _: int, found: Found
     ) -> Changes:
+        leased = self.jobs.leased
         changes = self.jobs.update_all(events, origin, found)
+        if leased != self.jobs.leased:
+            self.leases.timers.settled(leased - self.jobs.leased)
         if self.leases.lapses:
             for slot in changes.slots:
                 self.leases.lapses.pop(slot.job.job_id, None)
@@ -257,6 +260,7 @@ class State:
             attempt = job.attempts = job.attempts + 1
         if event.not_before is not None:
             job.not_before = event.not_before
+        self.leases.timers.settled(1)
         self.jobs.note(slot, RELEASED, origin, attempt=attempt, reason=event.reason)
         if event.hold and not job.on_hold:
             self._put_on_hold(slot, event.reason, origin)
