@@ -1,13 +1,12 @@
 """The history of a job as packed bytes: what has happened to it, when, and by whom.
 
-Each entry is two bytes of length and a MessagePack array, whose last two fields may be missing:
-code, time, who (a number in `Origins`), from, to, attempt, reason.
+Each entry is a byte of length (or 255 and two more) and a MessagePack array, whose last fields may
+be missing: code, time, who (a number in `Origins`), from, to, attempt, reason.
 
 A history has at most 64 entries: the first 16 and the last 48. The number of those that were left
 out between them stands in an entry of its own.
 """
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,7 +19,7 @@ from tollgate.domain.status import JobStatus
 
 FIRST_MAX: Final = 16
 LAST_MAX: Final = 48
-TRIM_BYTES: Final = 1_280
+TRIM_BYTES: Final = 1_024
 """Shorter histories are not looked at: they have not too many entries."""
 TRIM_SLACK: Final = 16
 """So many entries more than allowed are kept before the middle is cut out."""
@@ -50,7 +49,8 @@ _NUMBERS: Final[dict[JobStatus | SettlementState, int]] = {
     **{state: number for number, state in enumerate(_STATES)},
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LENGTH_BYTES: Final = 2
+_LONG: Final = 255
+"""A length from here on takes two more bytes."""
 
 Who = int | tuple[str, str]
 
@@ -110,12 +110,15 @@ class Origins:
     ) -> bytes:
         """Return an entry; the same bytes serve all jobs to which the same happens at once."""
         who, at = self.number(origin.by, origin.client), origin.at
-        source = None if before is None else _NUMBERS[before]
-        target = None if after is None else _NUMBERS[after]
-        if attempt is None and reason is None:  # the common case
-            return _with_length(_encode((code, at, who, source, target)))
         reason = reason and reason[:REASON_CHARACTERS_MAX]
-        return _with_length(_encode((code, at, who, source, target, attempt, reason)))
+        if before is not None and after is not None:
+            source, target = _NUMBERS[before], _NUMBERS[after]
+            if attempt is None and reason is None:  # the common case
+                return _with_length(_encode((code, at, who, source, target)))
+            return _with_length(_encode((code, at, who, source, target, attempt, reason)))
+        if attempt is None and reason is None:
+            return _with_length(_encode((code, at, who)))
+        return _with_length(_encode((code, at, who, None, None, attempt, reason)))
 
     def read(self, created_at: datetime, history: bytes | None) -> tuple[list[HistoryEntry], int]:
         """Return the entries of a history, the creation first, and how many were left out."""
@@ -152,20 +155,19 @@ def grown(history: bytes | None, entry: bytes) -> bytes:
     return history
 
 
-def _unpacked(history: bytes) -> Iterator[_Packed]:
-    view = memoryview(history)
-    for start, end in _spans(history):
-        yield _decoder.decode(view[start + _LENGTH_BYTES : end])
+def _unpacked(history: bytes) -> list[_Packed]:
+    return [_decoder.decode(history[body:end]) for _, body, end in _spans(history)]
 
 
-def _spans(history: bytes) -> list[tuple[int, int]]:
-    """Return where each entry begins and ends."""
+def _spans(history: bytes) -> list[tuple[int, int, int]]:
+    """Return where each entry begins, where its array begins, and where it ends."""
     spans, start = [], 0
     while start < len(history):
-        length = int.from_bytes(history[start : start + _LENGTH_BYTES], "big")
-        end = start + _LENGTH_BYTES + length
-        spans.append((start, end))
-        start = end
+        body, length = start + 1, history[start]
+        if length == _LONG:
+            body, length = start + 3, int.from_bytes(history[start + 1 : start + 3], "big")
+        spans.append((start, body, body + length))
+        start = body + length
     return spans
 
 
@@ -174,8 +176,8 @@ def _trimmed(history: bytes, entries_max: int) -> bytes:
     spans = _spans(history)
     left_out = 0
     if len(spans) > FIRST_MAX:
-        start, end = spans[FIRST_MAX]
-        packed = _decoder.decode(history[start + _LENGTH_BYTES : end])
+        _, body, end = spans[FIRST_MAX]
+        packed = _decoder.decode(history[body:end])
         if packed.code == LEFT_OUT:
             left_out = packed.attempt or 0
             del spans[FIRST_MAX]
@@ -183,9 +185,12 @@ def _trimmed(history: bytes, entries_max: int) -> bytes:
         return history
     left_out += len(spans) - FIRST_MAX - LAST_MAX
     gap = _with_length(_encode((LEFT_OUT, _EPOCH, 0, None, None, left_out)))
-    head_end, tail_start = spans[FIRST_MAX - 1][1], spans[-LAST_MAX][0]
+    head_end, tail_start = spans[FIRST_MAX - 1][2], spans[-LAST_MAX][0]
     return history[:head_end] + gap + history[tail_start:]
 
 
 def _with_length(packed: bytes) -> bytes:
-    return len(packed).to_bytes(_LENGTH_BYTES, "big") + packed
+    length = len(packed)
+    if length < _LONG:
+        return bytes((length,)) + packed
+    return bytes((_LONG,)) + length.to_bytes(2, "big") + packed
