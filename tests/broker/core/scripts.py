@@ -211,11 +211,11 @@ class Author:
             "type": "settle",
             "job_id": job,
             **self.token(job, 0.7),
-            **self.maybe(0.7, to=target),
+            **self.maybe(0.6, to=target),
             **self.maybe(0.3, result_hash=HASH),
             **self.maybe(0.3, on_chain_state=self.one(("Funds", "Disputed!"))),
             **self.maybe(0.3, reason=self.one(SHORT)),
-            **self.maybe(0.3, retry_after_ms=self.one((0, 500, 1_000))),
+            **self.maybe(0.5, retry_after_ms=self.one((0, 500, 1_000))),
         }
 
     def about(self, kind: str, *states: str, **more: Any) -> Wire:
@@ -253,8 +253,8 @@ class Author:
             (1 + 4 * leased, self.release),
             (8, self.settle),
             (3, lambda: self.about("cancel", "awaiting_payment")),
-            (3, lambda: self.about("hold", **reasons)),
-            (4, lambda: self.about("resume")),
+            (5, lambda: self.about("hold", **reasons)),
+            (5, lambda: self.about("resume")),
             (3, lambda: self.about("request_stop", "running", **reasons)),
             (3, lambda: self.about("annotate", meta=self.one((*SHORT, None)))),
             (2, lambda: {"type": "pause_queue", "queue": queue}),
@@ -283,12 +283,22 @@ class Author:
             (20 if full else 1, lambda: {"do": "full", "full": not full}),
             (1, lambda: {"do": "restart", "middle": self.random.random()}),
             (3, self.list_step),
-            (4, lambda: {"do": "again", "back": self.random.randint(1, 4), "peer": self.peer()}),
+            (5, lambda: {"do": "again", "back": self.back(), "peer": self.peer()}),
             (60 if self.crowded else 6, self.parking),
             (2, self.mistake),
             (65, self.message),
         ]
         return self.random.choices([m for _, m in makers], [weight for weight, _ in makers])[0]()
+
+    def back(self) -> int:
+        """Return how many messages ago one was sent that is sent again: rather one that waits."""
+        waiting = [parked["frame"] for parked in self.pair.twin.parked]
+        places = [
+            back
+            for back, (_, _, frame) in enumerate(reversed(self.pair.sent), 1)
+            if frame in waiting
+        ]
+        return self.one(places) if places and self.random.random() < 0.5 else self.one((1, 2, 3, 4))
 
     def peer(self) -> int:
         return self.one((0, 0, 1, 2))

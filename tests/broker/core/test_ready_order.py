@@ -9,6 +9,7 @@ from tests.core import (
     AWAITING_INPUT,
     COMPLETED,
     FAILED,
+    HOUR,
     OTHER,
     RUNNING,
     Driver,
@@ -106,6 +107,16 @@ def test_a_delayed_job_is_granted_once() -> None:
     assert taken(driver, take(9), take(9)) == [job]
 
 
+def test_a_delayed_job_on_hold_is_not_claimed_when_due() -> None:
+    driver = Driver()
+    (job,) = ready(driver, 1, not_before=driver.wall + HOUR)
+    driver.ask(Hold(job_id=job))
+    driver.pass_ms(3_600_000)
+    assert taken(driver, take()) == []
+    driver.ask(Resume(job_id=job))
+    assert taken(driver, take()) == [job]
+
+
 def test_queues_are_taken_from_in_the_order_named() -> None:
     driver = Driver()
     (a,), (b,) = ready(driver, 1, queue="a"), ready(driver, 1, queue="b", priority=0)
@@ -161,6 +172,14 @@ def test_a_ready_job_goes_to_the_claim_parked_longest() -> None:
     ]
 
 
+def test_of_claims_for_several_queues_the_first_parked_is_served_first() -> None:
+    driver = Driver()
+    jobs = [driver.job(create(queue=queue)) for queue in "ba"]
+    seqs = [driver.post(take(queues=[queue], wait_ms=9_000), peer=OTHER) for queue in "ab"]
+    driver.ask(*[move(job, RUNNING) for job in jobs])  # the queue of the second claim comes first
+    assert [leases_of(driver.result_of(seq, OTHER))[0].lease for seq in seqs] == [1, 2]
+
+
 def test_a_settlement_waits_in_lines_of_its_own() -> None:
     driver = Driver()
     jobs = ready(driver, 2, settle=True)
@@ -171,6 +190,18 @@ def test_a_settlement_waits_in_lines_of_its_own() -> None:
     driver.ask(Settle(job_id=jobs[1], lease=grant.lease, retry_after_ms=100))
     driver.pass_ms(100)
     assert taken(driver, claim, claim, claim) == jobs
+
+
+def test_a_retry_without_the_token_leaves_the_lease() -> None:
+    driver = Driver()
+    (job,) = ready(driver, 1, settle=True)
+    driver.ask(move(job, COMPLETED))
+    claim = take(status=None, settlement=SettlementState.WANTED)
+    (grant,) = driver.grants_of(claim)
+    driver.ask(Settle(job_id=job, retry_after_ms=0))
+    assert taken(driver, claim) == []
+    release(driver, job, grant.lease)
+    assert taken(driver, claim) == [job]
 
 
 def test_a_settlement_that_moves_waits_for_its_time() -> None:
