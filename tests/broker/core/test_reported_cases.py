@@ -15,7 +15,6 @@ from tests.core import (
 )
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.domain.commands import (
-    Annotate,
     Cancel,
     Claim,
     Get,
@@ -25,6 +24,7 @@ from tollgate.domain.commands import (
     List,
     ProvideInput,
     Release,
+    Resume,
     Touch,
 )
 from tollgate.domain.results import HistoryResult, JobsResult, LeaseResult
@@ -159,14 +159,16 @@ def test_b26_two_agents_at_one_broker_get_their_own_jobs() -> None:
 def test_a_long_history_keeps_its_beginning_and_its_end() -> None:
     driver = Driver()
     job = driver.job(create()).job_id
-    for number in range(100):
-        driver.wall += driver.now.wall.resolution * 1_000
-        driver.ask(Annotate(job_id=job, meta=str(number)))
+    for number in range(60):
+        driver.ask(Hold(job_id=job, reason=str(number)), Resume(job_id=job))
     shown = history(driver, job)
-    kept = [entry for entry in shown.entries if entry.what == "annotated"]
-    assert len(kept) + shown.left_out == 100
-    assert 63 <= len(kept) <= 64
+    held = [int(entry.reason or "") for entry in shown.entries if entry.what == "held"]
+    assert held == [*range(8), *range(36, 60)]
+    assert (len(shown.entries), shown.left_out) == (1 + 16 + 48, 120 - 64)
     assert replayed_chunks(driver.records) == live_chunks(driver)
+    restart(driver, middle=50)
+    driver.ask(Hold(job_id=job))
+    assert history(driver, job).left_out == 121 - 64
 
 
 def test_an_empty_question_and_answer_are_kept() -> None:

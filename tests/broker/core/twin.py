@@ -144,7 +144,15 @@ class Twin(Commands):
         if job is None:
             return No("job_not_found").wire
         was = {name: then["job"][name] for name in ("version", "status", "updated_at")}
-        return {"type": "job", "job": {**shown(job), **was}, "_again": True}
+        rounds = [
+            {**each, "hash": each["hash"] if each["version"] < was["version"] else None}
+            for each in job["inputs"]
+            if each["version"] <= was["version"]
+        ]
+        if was["version"] == job["version"]:
+            rounds = job["inputs"]
+        then_shown = {**shown({**job, "inputs": rounds}), **was}
+        return {"type": "job", "job": then_shown, "_again": True}
 
     def do_hello(self, command: Wire) -> Wire:
         roles = [role.value for role in Role if role in self.who.roles]
