@@ -15,16 +15,15 @@ from tests.core import (
 )
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.domain.commands import (
+    Annotate,
     Cancel,
     Claim,
     Get,
     Hello,
     History,
-    Hold,
     List,
     ProvideInput,
     Release,
-    Resume,
     Touch,
 )
 from tollgate.domain.results import HistoryResult, JobsResult, LeaseResult
@@ -159,31 +158,11 @@ def test_b26_two_agents_at_one_broker_get_their_own_jobs() -> None:
 def test_a_long_history_keeps_its_beginning_and_its_end() -> None:
     driver = Driver()
     job = driver.job(create()).job_id
-    for number in range(60):
-        driver.ask(Hold(job_id=job, reason=str(number)), Resume(job_id=job))
+    for number in range(100):
+        driver.wall += driver.now.wall.resolution * 1_000
+        driver.ask(Annotate(job_id=job, meta=str(number)))
     shown = history(driver, job)
-    held = [int(entry.reason or "") for entry in shown.entries if entry.what == "held"]
-    assert held == [*range(8), *range(36, 60)]
-    assert (len(shown.entries), shown.left_out) == (1 + 16 + 48, 120 - 64)
+    kept = [entry for entry in shown.entries if entry.what == "annotated"]
+    assert len(kept) + shown.left_out == 100
+    assert 63 <= len(kept) <= 64
     assert replayed_chunks(driver.records) == live_chunks(driver)
-    restart(driver, middle=50)
-    driver.ask(Hold(job_id=job))
-    assert history(driver, job).left_out == 121 - 64
-
-
-def test_an_empty_question_and_answer_are_kept() -> None:
-    driver = Driver()
-    asking = driver.job(move(running(driver), AWAITING_INPUT, input_schema=""))
-    driver.ask(ProvideInput(job_id=asking.job_id, input="", expected_version=3))
-    (only,) = driver.job(Get(job_id=asking.job_id)).inputs or []
-    assert (only.schema, only.text) == ("", "")
-    assert history(driver, asking.job_id).entries[-1].what == "input_provided"
-
-
-def test_a_job_is_held_once_in_its_history() -> None:
-    driver = Driver()
-    job = running(driver).job_id
-    (grant,) = driver.grants_of(claim())
-    driver.ask(Hold(job_id=job), Release(job_id=job, lease=grant.lease, hold=True))
-    whats = [entry.what for entry in history(driver, job).entries]
-    assert whats == ["created", "moved", "claimed", "held", "released"]
