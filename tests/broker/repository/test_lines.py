@@ -140,6 +140,20 @@ def test_a_delay_that_is_not_true_any_more_is_dropped() -> None:
     assert waiting.first() is None
 
 
+def test_a_job_that_is_delayed_twice_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "SLACK", 0)
+    waiting, due, _ = delays()
+    some = slots(2)
+    due |= {0: EPOCH, 1: EPOCH}
+    for job in [*some, *some, *some]:  # some of the entries are checked
+        waiting.add(EPOCH, job, 1)
+    assert waiting._heap
+    assert waiting._checked
+    assert waiting.times() == [EPOCH, EPOCH]
+    assert [waiting.pop(), waiting.pop()] == some
+    assert waiting.first() is None
+
+
 def test_stale_delays_stay_within_their_bound() -> None:
     waiting, due, is_true = delays()
     jobs = slots(2)
