@@ -97,10 +97,10 @@ def guarded(jobs: InMemoryJobRepository) -> WatchedLock:
     jobs._lock = lock  # type: ignore[assignment]
     tables: list[Any] = [jobs._store, jobs._by_payment]
     for table in tables:
-        table._shards[:] = [GuardedShard() for _ in table._shards]
-        for shard in table._shards:
+        table.shards[:] = [GuardedShard() for _ in table.shards]
+        for shard in table.shards:
             shard.lock = lock
-        table._gets[:] = [shard.get for shard in table._shards]
+        table._gets[:] = [shard.get for shard in table.shards]
     for name in ("queues", "finished", "texts", "origins"):
         setattr(jobs, name, GuardedIndex(getattr(jobs, name), lock))
     return lock

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from tollgate.broker.repository.table import SHARDS, ShardedTable
+from tollgate.broker.repository.table import MASK, SHARDS, ShardedTable
 
 
 def test_a_table_is_a_dict_to_its_users() -> None:
@@ -21,7 +21,7 @@ def test_a_table_is_a_dict_to_its_users() -> None:
             case 2 if key in model:
                 del table[key], model[key]
             case 3:
-                table.shard(key)[key] = model[key] = number
+                table.shards[hash(key) & MASK][key] = model[key] = number
             case _:
                 assert table.get(key) == model.get(key)
         assert len(table) == len(model)
@@ -46,7 +46,7 @@ def test_values_are_spread_over_all_shards() -> None:
     table: ShardedTable[int] = ShardedTable()
     for number in range(200 * SHARDS):
         table[f"{number:08x}-0000-4000-8000-000000000000"] = number
-    sizes = [len(shard) for shard in table._shards]
+    sizes = [len(shard) for shard in table.shards]
     assert len(sizes) == SHARDS
     assert sum(sizes) == len(table) == 200 * SHARDS
     assert max(sizes) < 3 * min(sizes)  # so each grows by itself, in a fraction of the time
