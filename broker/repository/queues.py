@@ -218,6 +218,8 @@ class Queues:
         if queue.jobs or queue.is_paused:
             return
         del self.by_name[queue.name]
+        for line in chain.from_iterable(queue.lines.values()):
+            line.wake_at = None  # what was to wake it is settled
         for order in self._orders.values():
             order.remove(queue.name)
 
