@@ -16,10 +16,9 @@ from tollgate.broker.core.limits import (
     batch_records_max,
 )
 from tollgate.broker.core.records import Record, RefusedOutcome, encode_records
-from tollgate.broker.repository.job import StoredJob
 from tollgate.domain.commands import Claim, Create, Hello, Transition
 from tollgate.domain.messages import encode_request, encode_result
-from tollgate.domain.results import Grant, LeasesResult
+from tollgate.domain.results import Grant, JobFields, LeasesResult
 from tollgate.domain.status import JobStatus
 
 CLAIM = Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=86_400_000, wait_ms=0, limit=1_000)
@@ -53,7 +52,7 @@ def test_grants_fit_in_what_their_replies_reserve() -> None:
 
 
 def test_a_shown_lease_takes_its_least_of_a_reply() -> None:
-    job = StoredJob(job_id(1), JobStatus.RUNNING, HASH, "x", EPOCH, EPOCH, version=1)
+    job = JobFields(job_id(1), JobStatus.RUNNING, HASH, "x", EPOCH, EPOCH, version=1)
     one, two = (len(encode_result(LeasesResult([Grant(job, 1)] * number))) for number in (1, 2))
 
     assert two - one >= SHOWN_BYTES_MIN

@@ -15,7 +15,7 @@ def slot(number: int, status: JobStatus = AWAITING_PAYMENT, **fields: Any) -> Sl
     job = StoredJob(job_id(number), status, HASH, "pay", EPOCH, EPOCH, version=1)
     for name, value in fields.items():
         setattr(job, name, value)
-    return Slot(number, job, 0, 0)
+    return Slot(number, job, 0)
 
 
 def slots(count: int, status: JobStatus = AWAITING_PAYMENT, **fields: Any) -> list[Slot]:

@@ -152,8 +152,8 @@ def test_text_totals_are_those_of_the_stored_jobs() -> None:
     named = jobs.create(HASH, blockchain_identifier="pay").job_id
     assert jobs.texts.total_bytes == counted(jobs)
     copy = InMemoryJobRepository()
+    copy.queues.level(None, 0)
     for each in jobs.slots():
-        each.level = copy.queues.level(None, 0).number
         copy.restore(each, is_named=jobs.is_named(each.job))
     assert copy.texts.total_bytes == counted(copy) == jobs.texts.total_bytes
     assert copy.texts.longest_bytes >= jobs.texts.longest_bytes

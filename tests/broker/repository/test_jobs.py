@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -80,11 +81,12 @@ def test_a_run_of_moves_over_several_queues_counts_each() -> None:
 def test_two_jobs_of_one_payment_are_not_restored() -> None:
     jobs, copy = made(), made()
     first = jobs.create(HASH, blockchain_identifier="pay")
-    level = copy.queues.level(None, 0).number
-    other = StoredJob(**{**first.model_dump(), "job_id": "other"})
-    copy.restore(Slot(0, jobs.require(first.job_id).job, level, FIRST), is_named=True)
+    copy.queues.level(None, 0)
+    stored = jobs.require(first.job_id).job
+    copy.restore(Slot(0, stored, FIRST), is_named=True)
+    other = msgspec.structs.replace(stored, job_id="other")
     with pytest.raises(JobConflictError) as caught:
-        copy.restore(Slot(1, other, level, FIRST), is_named=True)
+        copy.restore(Slot(1, other, FIRST), is_named=True)
     assert caught.value.job_id == first.job_id
 
 
@@ -113,6 +115,20 @@ def test_a_job_is_claimed_neither_under_a_lease_nor_on_hold() -> None:
     assert free() == [third, first, second]
 
 
+def test_a_job_that_is_freed_waits_for_its_time() -> None:
+    """Also if it is the first job ever that has to wait."""
+    jobs = made()
+    slot = jobs.require(jobs.create(HASH).job_id)
+    jobs.update_status(slot.job.job_id, RUNNING)
+    (taken,) = jobs.queues.take(RUNNING, ["*"], 9, EPOCH)
+    assert taken is slot
+    jobs.lease([slot], [StandingLease(slot, 1, 9, 9)], Origin(EPOCH))
+    due = slot.job.not_before = EPOCH + timedelta(seconds=1)
+    jobs.free(slot, EPOCH)
+    assert jobs.queues.take(RUNNING, ["*"], 9, EPOCH) == []
+    assert jobs.queues.take(RUNNING, ["*"], 9, due) == [slot]
+
+
 def test_only_a_finished_job_is_removed() -> None:
     jobs = made()
     job_id = jobs.create(HASH).job_id
@@ -127,8 +143,7 @@ def test_only_a_finished_job_is_removed() -> None:
 
 def test_all_structs_of_a_job_have_the_same_fields() -> None:
     fields = tuple(Job.model_fields)
-    assert fields == StoredJob.__struct_fields__
-    assert fields == JobFields.__struct_fields__
+    assert fields == JobFields.__struct_fields__ == (*StoredJob.__struct_fields__, "lease")
     first = fields[: fields.index("queue")]  # the rest stands in a struct of its own
     assert JobRow.__struct_fields__[: len(first)] == first
 

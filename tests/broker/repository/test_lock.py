@@ -112,8 +112,8 @@ def test_every_public_call_takes_the_lock_once() -> None:
     jobs.create(HASH, job_id="job", blockchain_identifier="pay")
     with jobs:
         slot = jobs.require("job")
-    stored = StoredJob(**{**jobs.get("job").model_dump(), "job_id": "copy", "version": 1})
-    copy = Slot(9, stored, slot.level, FIRST)
+    stored = msgspec.structs.replace(slot.job, job_id="copy")
+    copy = Slot(9, stored, FIRST)
     lease = StandingLease(slot, 1, 9, 9)
     failed = JobTransitioned("job", 3, FAILED, EPOCH)
     settled = Settlement(SettlementState.CONFIRMED, EPOCH)
