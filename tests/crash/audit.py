@@ -48,7 +48,7 @@ class Audit:
         whole, started = State(), State()
         replay(self._checked(Replay(archive)), whole)
         replay(dump(data), started)
-        self._standing = {token for _, token, _ in whole.leases.snapshot()[0]}
+        self._standing = {slot.lease.token for slot in whole.jobs.slots() if slot.lease}
         if list(snapshot_chunks(whole)) != list(snapshot_chunks(started)):
             self.report("another state", "a start does not restore what the records make")
 

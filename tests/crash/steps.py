@@ -86,6 +86,7 @@ class Bench:
     def __init__(self, state: State | None = None, first_id: int = 1_000) -> None:
         ids = iter(range(first_id, first_id + 10_000))
         self.state = state or State()
+        self._began_at = self.state.at
         engine = Engine(
             Limits(**LIMITS),
             new_id=lambda: job_id(next(ids)),
@@ -117,7 +118,13 @@ class Bench:
         getattr(self, f"_{kind}")(*details)
 
     def snapshot_chunks(self) -> list[bytes]:
-        return list(snapshot_chunks(self.state))
+        """Return what a replay must make. It knows the time of the last record, and no later one."""
+        now, times = self.state.at, [record.at for record in self.driver.records if record.at]
+        self.state.at = times[-1] if times else self._began_at
+        try:
+            return list(snapshot_chunks(self.state))
+        finally:
+            self.state.at = now
 
     def _send(self, place: int, commands: Sequence[Step], lag: int) -> None:
         session = self._sessions[-1 - place % len(self._sessions)]

@@ -28,7 +28,7 @@ from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Timers
 from tollgate.broker.journal import RECORD, SNAPSHOT_CHUNK, Entry
-from tollgate.broker.repository.job import StoredJob
+from tollgate.broker.repository.job import Slot
 from tollgate.domain.status import JobStatus
 
 WAITING, RUNNING, DONE = job_id(1), job_id(2), job_id(3)
@@ -56,12 +56,12 @@ def replayed(records: Iterable[Record]) -> State:
 
 def deadlines(state: State) -> list[list[tuple[datetime | None, str]]]:
     """Return the deadlines of jobs that are not finished."""
-    unpaid = [(job.pay_by_time, job.job_id) for job in live(state.unpaid)]
-    unfinished = [(job.submit_result_time, job.job_id) for job in live(state.unfinished)]
+    unpaid = [(slot.job.pay_by_time, slot.job.job_id) for slot in live(state.unpaid)]
+    unfinished = [(slot.job.submit_result_time, slot.job.job_id) for slot in live(state.unfinished)]
     return [unpaid, unfinished]
 
 
-def live(timers: Timers[datetime, StoredJob]) -> list[StoredJob]:
+def live(timers: Timers[datetime, Slot]) -> list[Slot]:
     """Return the jobs that would come up, and leave them where they are."""
     heap = sorted([*timers._heap, *timers._checked_heap], key=lambda entry: entry[:2])
     items = [*timers._checked, *timers._queue, *(job for _, _, job in heap)]
@@ -70,7 +70,7 @@ def live(timers: Timers[datetime, StoredJob]) -> list[StoredJob]:
 
 def updated(state: State) -> dict[str, tuple[int, datetime, JobStatus]]:
     slots = state.jobs.slots()
-    return {job.job_id: (index, job.updated_at, job.status) for index, job in slots}
+    return {slot.job.job_id: (slot.index, slot.job.updated_at, slot.job.status) for slot in slots}
 
 
 @many
@@ -103,7 +103,8 @@ def test_a_restored_snapshot_behaves_like_the_original(first: list[Step], then: 
     for step in first:
         bench.take(step)
     restored, state = State(), replayed(bench.driver.records)
-    chunks = (Entry(1, SNAPSHOT_CHUNK, chunk) for chunk in bench.snapshot_chunks())
+    last = len(bench.driver.records)
+    chunks = (Entry(last, SNAPSHOT_CHUNK, chunk) for chunk in bench.snapshot_chunks())
     replay(chunks, restored)
     assert list(snapshot_chunks(restored)) == bench.snapshot_chunks()
     assert deadlines(restored) == deadlines(bench.state)

@@ -392,10 +392,10 @@ def test_finished_jobs_over_the_limit_go_1000_at_a_time() -> None:
     before = len(driver.records)
     driver.run()
     assert len(driver.records[before].events) == 1_000
-    assert state.jobs.statuses.finished == 1_500
+    assert state.jobs.finished.count == 1_500
     driver.run()
     driver.run()
-    assert state.jobs.statuses.finished == 10
+    assert state.jobs.finished.count == 10
     assert not driver.pipeline.deadlines.is_due(driver.now)
 
 

@@ -70,7 +70,7 @@ def _decode(frame: bytes) -> None:
 def _audit(driver: Driver) -> None:
     """Check that the status indexes agree with the stored jobs."""
     jobs = driver.engine.context.state.jobs
-    stored = [job for _, job in jobs.slots()]
+    stored = [slot.job for slot in jobs.slots()]
     for status in JobStatus:
         if jobs.count(status) != sum(job.status is status for job in stored):
             raise AssertionError(f"{status} is counted wrongly")
