@@ -188,8 +188,8 @@ class Run:
 
     def _audited(self, archive: Path) -> Audit:
         audit = Audit()
-        audit.journal(archive, self._data)
         logs = [self._log(number) for number in range(self._scenario.producers)]
+        audit.journal(archive, self._data, logs)
         audit.logs(logs)
         if self._scenario.term:
             audit.figures["replies not delivered"] = audit.undelivered(logs, self.last_of_life)
