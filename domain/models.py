@@ -56,7 +56,7 @@ class Job(LazyModel):
     """In `running` no claim gets the job before this time."""
     attempts: int = 0
     """How many tries have ended: leases that lapsed, releases with a delay or a reason."""
-    inputs: list[InputRound] | None = None
+    inputs: tuple[InputRound, ...] | None = None
     """Every question of the job and its answer, in order; the texts only if `get` returned it."""
     progress: Progress | None = None
     on_hold: bool = False

@@ -106,7 +106,7 @@ class JobRecord(msgspec.Struct, omit_defaults=True, gc=False):
     priority: int = 0
     not_before: datetime | None = None
     attempts: int = 0
-    inputs: list[InputRound] | None = None
+    inputs: tuple[InputRound, ...] | None = None
     progress: Progress | None = None
     on_hold: bool = False
     stop_requested: bool = False

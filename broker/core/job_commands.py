@@ -239,7 +239,7 @@ def _no_right_to_move(job: StoredJob, target: JobStatus) -> NotAuthorizedError:
 
 def _check_rounds(slot: Slot, text: str | None, limits: Limits, *, is_new: bool) -> None:
     """Raise TooLargeError if one more question or answer is too much for a job."""
-    rounds = slot.rounds or []
+    rounds = slot.rounds or ()
     if is_new and len(rounds) >= limits.input_rounds:
         limit = limits.input_rounds
         raise TooLargeError(f"a job asks for input {limit} times at most", limit=limit)

@@ -318,7 +318,7 @@ class Restorer:
         level = state.jobs.queues.level(rest.queue, rest.priority)
         if rest.queue != DEFAULT_QUEUE:
             job.queue = level.queue.name
-        rounds = [InputRound(*each) for each in rest.rounds] if rest.rounds else None
+        rounds = tuple(InputRound(*each) for each in rest.rounds) if rest.rounds else None
         slot = Slot(row.index, job, 0, None, row.history, rounds)
         if row.lease is not None:
             lease = row.lease
@@ -414,7 +414,7 @@ def _rest_in_format_1(row: JobRow) -> Rest:
 def _job(row: JobRow, rest: Rest) -> StoredJob:
     inputs = progress = None
     if rest.rounds is not None:
-        inputs = [InputRound(each[0], hash=each[3]) for each in rest.rounds]
+        inputs = tuple(InputRound(each[0], hash=each[3]) for each in rest.rounds)
     if rest.progress is not None:
         progress = Progress(*rest.progress)
     return StoredJob(

@@ -63,7 +63,7 @@ class Slot(msgspec.Struct, eq=False, gc=False):
     lease: StandingLease | None = None
     history: bytes | None = None
     """What has happened to the job since it was created: see `history`."""
-    rounds: list[InputRound] | None = None
+    rounds: tuple[InputRound, ...] | None = None
     """The rounds of input with their texts; those in the job are without."""
 
 
@@ -120,7 +120,7 @@ def parts_bytes(job: StoredJob) -> int:
     return size
 
 
-def rounds_bytes(rounds: list[InputRound] | None) -> int:
+def rounds_bytes(rounds: tuple[InputRound, ...] | None) -> int:
     """Return how many bytes the texts of rounds of input have."""
     return sum([text_bytes(each.schema) + text_bytes(each.text) for each in rounds or ()])
 

@@ -458,17 +458,17 @@ class InMemoryJobRepository:
         """Set the last question or answer of a job, and add it to the rounds of input."""
         job, counted = slot.job, measured(slot)
         self.texts.set_dialogue(job, move)
-        rounds, shown = slot.rounds or [], job.inputs or []
+        rounds, shown = slot.rounds or (), job.inputs or ()
         if move.target is AWAITING_INPUT:
             version = move.version + 1
-            rounds = [*rounds, InputRound(version, move.input_schema)]
-            shown = [*shown, InputRound(version)]
+            rounds = (*rounds, InputRound(version, move.input_schema))
+            shown = (*shown, InputRound(version))
         elif rounds:
             last = msgspec.structs.replace(
                 rounds[-1], text=move.provided_input, hash=move.input_hash
             )
-            rounds = [*rounds[:-1], last]
-            shown = [*shown[:-1], InputRound(last.version, hash=last.hash)]
+            rounds = (*rounds[:-1], last)
+            shown = (*shown[:-1], InputRound(last.version, hash=last.hash))
         slot.rounds, job.inputs = rounds, shown
         self.texts.changed_parts(slot, counted)
 
