@@ -124,8 +124,10 @@ class Create(Command, tag="create"):
 
     def __post_init__(self) -> None:
         """Check the digits of hash and id, and convert times to UTC."""
-        both = f"{self.input_hash} {self.job_id or _A_UUID}".encode().translate(_AS_ZERO)
-        if both != _HASH_UUID_FORM:
+        if (
+            f"{self.input_hash} {self.job_id or _A_UUID}".encode().translate(_AS_ZERO)
+            != _HASH_UUID_FORM
+        ):
             if f"{self.input_hash}".encode().translate(_AS_ZERO) != _HASH_FORM:
                 raise ValueError("input_hash is not 64 lowercase hexadecimal digits")
             raise ValueError("job_id is no UUID in lowercase with hyphens")

@@ -100,7 +100,7 @@ def encode_frame(  # noqa: PLR0913, PLR0917 - one argument a field
     acked: int,
     count: int,
     pieces: Sequence[bytes | memoryview],
-    valid_until: datetime,
+    valid_until: datetime | None,
 ) -> bytes:
     """Return the frame of a request of `count` commands, which `pieces` holds encoded in order."""
     commands = msgspec.Raw(b"".join((_array_header(count), *pieces)))
