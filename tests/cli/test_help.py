@@ -1,4 +1,4 @@
-"""Each command that a help text or a message tells people to type is one that works."""
+"""Each command that a help text, a page or a message tells people to type is one that works."""
 
 import re
 import shlex
@@ -24,6 +24,8 @@ PROCESSES = {
 }
 EXAMPLE = re.compile(r"(?:^ *|\$\(|\| )tollgate ((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
 ADVICE = re.compile(r"(?:with|see|try it|run|say|Start with): tollgate ([^\"`;]+)")
+PAGE = ROOT / "docs/command-line.md"
+QUOTED = re.compile(r"`tollgate ([^`]+)`")
 NAMED = re.compile(r"`tollgate ([a-z-]+(?: [a-z]+)?)")
 
 
@@ -54,6 +56,7 @@ def typed() -> Iterator[str]:
     for folder in SOURCES:
         for path in (ROOT / folder).rglob("*.py"):
             yield from ADVICE.findall(path.read_text())
+    yield from QUOTED.findall(PAGE.read_text())
 
 
 TYPED = sorted(set(typed()))

@@ -46,7 +46,7 @@ ENTRIES = (
         1, "moved", **{"from": "awaiting_payment", "to": "running"}, by="uid:1000", client="pay@h:1"
     ),
     entry(2, "claimed", **WORKER),
-    entry(3, "lapsed", attempt=1),
+    entry(3, "lapsed", attempt=1, reason="shop@host:7"),
     entry(4, "released", attempt=2, reason="a \x1b[31mreason\n" + "that is long " * 10, **WORKER),
     entry(5, "settled", **{"from": "submitted", "to": "confirmed"}, by="key:pay"),
     entry(6, "settled", by="key:pay"),
@@ -75,6 +75,7 @@ def test_a_history_is_aligned_in_a_pipe() -> None:
     assert len({line.find(word) for line, word in zip(lines[:4], words, strict=True)}) == 1
     assert "  awaiting_payment -> running  " in lines[1]
     assert "  lease lapsed, attempt 1  " in lines[3]
+    assert lines[3].endswith("  held by shop@host:7")
     assert "a \N{REPLACEMENT CHARACTER}[31mreason that is long" in lines[4]
     assert "  settlement -> confirmed  " in lines[5]
     assert "  settlement noted  " in lines[6]

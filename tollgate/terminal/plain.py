@@ -142,7 +142,7 @@ def history_lines(history: HistoryResult) -> Iterator[str]:
             yield entry
         else:
             line = f"{local_iso(entry.at)}  {what(entry):{what_width}}  {who(entry):{who_width}}"
-            yield f"{line}  {one_line(entry.reason or '')}".rstrip()
+            yield f"{line}  {one_line(why(entry))}".rstrip()
     if history.lease:
         yield f"held by {held_by(history.lease)}"
 
@@ -184,6 +184,12 @@ def what(entry: HistoryEntry) -> str:
     else:
         text = _WHAT.get(entry.what, entry.what.replace("_", " "))
     return text if entry.attempt is None else f"{text}, attempt {entry.attempt}"
+
+
+def why(entry: HistoryEntry) -> str:
+    """Return the reason that was given; of a lease that lapsed, the broker gives its holder."""
+    reason = printable(entry.reason or "")
+    return f"held by {reason}" if reason and entry.what == "lapsed" else reason
 
 
 def who(entry: HistoryEntry) -> str:

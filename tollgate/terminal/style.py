@@ -30,6 +30,7 @@ from tollgate.terminal.plain import (
     snippet,
     what,
     who,
+    why,
     widths,
 )
 from tollgate.terminal.text import ago, counted, cut, duration, local, printable
@@ -181,9 +182,8 @@ def history_lines(history: HistoryResult, width: int) -> Iterator[RenderableType
         line.append(who(entry), style="not dim")
         line.truncate(width, overflow="ellipsis")
         yield line
-        if entry.reason:
-            reason = Text(printable(entry.reason), overflow="fold")
-            yield Padding(reason, (0, 0, 0, _TIME_WIDTH + 2))
+        if reason := why(entry):
+            yield Padding(Text(reason, overflow="fold"), (0, 0, 0, _TIME_WIDTH + 2))
     if history.lease:
         yield Text(f"held by {held_by(history.lease)}", overflow="ellipsis", no_wrap=True)
 
