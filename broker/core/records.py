@@ -212,7 +212,7 @@ def without_texts(result: Result) -> Result:
     return result
 
 
-def _bare(job: Any, inputs: list[InputRound] | None = None) -> Any:  # noqa: ANN401 - the struct of a job, of either kind
+def _bare(job: Any, inputs: tuple[InputRound, ...] | None = None) -> Any:  # noqa: ANN401 - the struct of a job, of either kind
     """Return a job without texts. `inputs` are its rounds of input then: a grant shows none."""
     return msgspec.structs.replace(
         job, input=None, result=None, error=None, input_schema=None, provided_input=None, meta=None,
@@ -243,13 +243,13 @@ def _as_it_was(outcome: JobOutcome, job: StoredJob) -> StoredJob:
     return msgspec.structs.replace(job, **then)
 
 
-def _rounds_at(outcome: JobOutcome, rounds: Sequence[InputRound]) -> list[InputRound]:
+def _rounds_at(outcome: JobOutcome, rounds: Sequence[InputRound]) -> tuple[InputRound, ...]:
     """Return the rounds of input that there were, those not answered by then without a hash."""
-    return [
+    return tuple(
         msgspec.structs.replace(each, hash=None) if each.version == outcome.version else each
         for each in rounds
         if each.version <= outcome.version
-    ]
+    )
 
 
 def _said_again(refusal: type[Refusal]) -> str:

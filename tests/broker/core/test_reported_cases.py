@@ -83,7 +83,7 @@ def test_b19_the_first_answer_is_kept_beside_the_second() -> None:
         job = driver.job(
             ProvideInput(job_id=job.job_id, input=answer, expected_version=job.version)
         )
-    rounds = driver.job(Get(job_id=job.job_id)).inputs or []
+    rounds = driver.job(Get(job_id=job.job_id)).inputs or ()
     assert [(each.version, each.schema, each.text) for each in rounds] == [
         (3, '"name?"', "Ann"),
         (5, '"age?"', "42"),

@@ -106,7 +106,7 @@ def test_short_histories_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
     looked: list[int] = []
     spans = history._spans
 
-    def look(packed: bytes) -> list[tuple[int, int]]:
+    def look(packed: bytes) -> list[tuple[int, int, int]]:
         looked.append(len(packed))
         return spans(packed)
 
