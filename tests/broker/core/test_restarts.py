@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.broker.core.any_commands import messages
 from tests.broker.core.restarts import live_state, replayed
-from tests.core import PEER, Driver, create, job_id, move
+from tests.core import PEER, Driver, claim, create, job_id, move
 from tests.sizes import sample
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.snapshot import snapshot_chunks
@@ -26,6 +26,7 @@ def lived(lot: list[tuple[list[AnyCommand], int]]) -> Driver:
     driver.ask(Hello(open_session=True))
     driver.ask(*[create(settle=True) for _ in range(4)])
     driver.ask(*[move(job_id(number), RUNNING) for number in (1, 2, 3)], move(job_id(3), COMPLETED))
+    driver.grants_of(claim(lease_ms=100))
     for commands, span_ms in lot:
         driver.pass_ms(span_ms)
         frame = encode_request(driver.request(*commands, session=1))
@@ -45,7 +46,7 @@ def claimable(state: State, driver: Driver) -> list[list[int]]:
     return found
 
 
-@settings(max_examples=sample(60, 400), suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=sample(120, 1_000), suppress_health_check=[HealthCheck.too_slow])
 @given(times, st.integers(0, 60))
 def test_replay_equals_live_after_any_commands(
     lot: list[tuple[list[AnyCommand], int]], middle: int

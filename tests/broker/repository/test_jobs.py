@@ -78,6 +78,19 @@ def test_a_run_of_moves_over_several_queues_counts_each() -> None:
     assert [slot.index for slot in taken] == [0, 1, 3, 2, 4, 5]
 
 
+def test_jobs_finish_in_order_with_and_without_settlement() -> None:
+    orders = []
+    for size in (1, 4):
+        jobs = made()
+        news = [JobCreated(str(n), EPOCH, HASH, rest=NewRest(settle=n % 2 == 0)) for n in range(4)]
+        jobs.create_all(news)
+        moves = [JobTransitioned(str(n), 1, FAILED, EPOCH) for n in range(4)]
+        for start in range(0, 4, size):
+            jobs.update_all(moves[start : start + size], Origin(EPOCH))
+        orders.append(jobs.finished.order())
+    assert orders == [[0, 1, 2, 3]] * 2
+
+
 def test_two_jobs_of_one_payment_are_not_restored() -> None:
     jobs, copy = made(), made()
     first = jobs.create(HASH, blockchain_identifier="pay")
@@ -116,7 +129,6 @@ def test_a_job_is_claimed_neither_under_a_lease_nor_on_hold() -> None:
 
 
 def test_a_job_that_is_freed_waits_for_its_time() -> None:
-    """Also if it is the first job ever that has to wait."""
     jobs = made()
     slot = jobs.require(jobs.create(HASH).job_id)
     jobs.update_status(slot.job.job_id, RUNNING)
@@ -149,7 +161,6 @@ def test_all_structs_of_a_job_have_the_same_fields() -> None:
 
 
 def test_a_refused_job_brings_no_queue_to_life() -> None:
-    """It is in no record: after a restart the queue would be missing, or come in another order."""
     jobs = made()
     jobs.create(HASH, blockchain_identifier="pay")
     news = [
@@ -161,7 +172,6 @@ def test_a_refused_job_brings_no_queue_to_life() -> None:
     ]  # fmt: skip
     changes = jobs.create_all(news)
     assert [*changes.refused] == [0, 2, 4, 6]
-    assert [job.queue for job in changes.jobs] == ["b", "a", "b"]
     assert [*jobs.queues.by_name] == ["default", "b", "a"]
     assert jobs.queues.orders()[0][1] == ["default", "b", "a"]
     assert [queue.jobs for queue in jobs.queues.by_name.values()] == [1, 2, 1]
@@ -385,6 +395,4 @@ class SmallIndexMachine(JobsMachine):
 TestJobs = JobsMachine.TestCase
 TestJobs.settings = settings(max_examples=sample(20, 60), stateful_step_count=40, deadline=None)
 TestJobsChecked = SmallIndexMachine.TestCase
-TestJobsChecked.settings = settings(
-    max_examples=sample(20, 60), stateful_step_count=40, deadline=None
-)
+TestJobsChecked.settings = TestJobs.settings

@@ -47,7 +47,7 @@ class WatchedLock:
 
 
 class GuardedShard(dict[str, Any]):
-    """A shard of a table that raises if it is accessed without the lock."""
+    """A dict of a table that raises if it is accessed without the lock."""
 
     lock: WatchedLock
 
@@ -95,12 +95,9 @@ def guarded(jobs: InMemoryJobRepository) -> WatchedLock:
     """Replace the lock, the empty tables and the indexes by watched ones; return the lock."""
     lock = WatchedLock()
     jobs._lock = lock  # type: ignore[assignment]
-    tables: list[Any] = [jobs._store, jobs._by_payment]
-    for table in tables:
-        table.shards[:] = [GuardedShard() for _ in table.shards]
-        for shard in table.shards:
-            shard.lock = lock
-        table._gets[:] = [shard.get for shard in table.shards]
+    for table in (jobs._store, jobs._by_payment):
+        table.first = shard = GuardedShard()
+        shard.lock = lock
     for name in ("queues", "finished", "texts", "origins"):
         setattr(jobs, name, GuardedIndex(getattr(jobs, name), lock))
     return lock
