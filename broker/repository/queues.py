@@ -101,9 +101,8 @@ class JobQueue:
 
     def oldest(self, state: Claimed) -> datetime | None:
         """Return since when the job that is in a status or settlement state longest is in it."""
-        if isinstance(state, SettlementState) and state not in DATED:
-            return None
-        entry = self.entered(state).first()
+        line = self._entered.get(state)  # of many queues only few have a line for each
+        entry = None if line is None else line.first()
         if entry is None:
             return None
         if type(state) is JobStatus:

@@ -303,6 +303,16 @@ def test_the_oldest_job_entered_first_and_is_still_there() -> None:
     }  # fmt: skip
 
 
+def test_to_ask_for_the_oldest_makes_no_lines() -> None:
+    """A count asks each of a thousand queues for every status."""
+    stored = Stored()
+    stored.add("a")
+    queue = stored.queues.by_name["a"]
+    oldest = [queue.oldest(state) for state in [*JobStatus, *SettlementState]]
+    assert [each for each in oldest if each] == [EPOCH]
+    assert [*queue._entered] == [AWAITING_PAYMENT]
+
+
 @pytest.mark.parametrize("state", [SettlementState.WANTED, SettlementState.MANUAL])
 def test_the_oldest_settlement_is_told(state: SettlementState) -> None:
     stored = Stored()
