@@ -16,7 +16,9 @@ from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.domain.commands import Command
 from tollgate.domain.exceptions import Refusal, WaitTimeoutError
-from tollgate.domain.results import Result, error_of
+from tollgate.domain.results import CountResult, Result, error_of
+from tollgate.domain.settlement import SettlementState
+from tollgate.domain.status import JobStatus
 
 
 class RequestContext(msgspec.Struct):
@@ -68,6 +70,9 @@ class Context:
         """Who causes the next events, and when."""
         self.wall = state.at
         """What the wall clock says; it may have been set back."""
+        self.counted_at = ""
+        """The position in the log at which `counted` is true."""
+        self.counted: dict[tuple[JobStatus | None, SettlementState | None], CountResult] = {}
         self.is_torn = False
         """Whether an event failed in the middle of its effect: the process must stop."""
         self._pay_within = timedelta(milliseconds=limits.pay_within_ms)

@@ -14,9 +14,31 @@ from tollgate.domain.results import CountResult, HistoryResult, JobsResult
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
+FEW_QUEUES: Final = 16
+"""A page of so many queues costs little more than a page of one."""
+HISTORY_SCANS: Final = 64
+"""Reading a history takes about as long as looking at so many jobs."""
+
 
 def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResult:
-    """Count jobs by status, and tell since when the oldest of each has been there."""
+    """Count jobs by status, and tell since when the oldest of each has been there.
+
+    Counts of all queues are kept until something happens: a message may ask a thousand times.
+    """
+    position = context.position()
+    if context.counted_at != position:
+        context.counted_at = position
+        context.counted.clear()
+    key = (command.status, command.settlement)
+    counted = None if command.queue else context.counted.get(key)
+    if counted is None:
+        counted = _count(context, command, position)
+        if not command.queue:
+            context.counted[key] = counted
+    return counted
+
+
+def _count(context: Context, command: Count, position: str) -> CountResult:
     queues = _queues(context, command.queue)
     asked = [command.status] if command.status else list(JobStatus)
     states = [command.settlement] if command.settlement else list(SettlementState)
@@ -35,7 +57,14 @@ def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResu
         for state in shown
     }
     total = sum((by_settlement if command.settlement else by_status).values())
-    return CountResult(total, by_status, oldest, by_settlement, context.position())
+    return CountResult(total, by_status, oldest, by_settlement, position)
+
+
+def _spent(context: Context) -> ReplyFullError | None:
+    """Return a refusal if the commands of this batch have looked at as much as they may."""
+    if context.scans_left > 0:
+        return None
+    return ReplyFullError("this message has read as much as one may; send the rest again")
 
 
 def _queues(context: Context, name: str | None) -> list[JobQueue]:
@@ -50,11 +79,14 @@ def list_jobs(context: Context, command: List, request: RequestContext) -> JobsR
 
     All pages of a batch share one scan budget; a page that begins without any left scans one job.
     """
+    queues = 1 if command.queue else len(context.state.jobs.queues.by_name)
+    if queues > FEW_QUEUES and (spent := _spent(context)):
+        raise spent
     wanted = Wanted(command.status or command.settlement, command.queue, command.newest)
     after = None if command.after is None else int(command.after)
     scan_max = max(1, context.scans_left)
     page = context.state.jobs.page(wanted, after, command.limit, scan_max)
-    context.scans_left -= page.scanned
+    context.scans_left -= page.scanned + queues
     room_bytes = request.room_bytes - RESULT_BYTES
     slots, more = page.slots, page.more
     for place, slot in enumerate(slots):
@@ -74,6 +106,9 @@ def history(context: Context, command: History, request: RequestContext) -> Hist
     """Show what has happened to a job, and who holds it now."""
     jobs = context.state.jobs
     slot = jobs.require(command.job_id)
+    if spent := _spent(context):
+        raise spent
+    context.scans_left -= HISTORY_SCANS
     entries, left_out = jobs.origins.read(slot.job.created_at, slot.history)
     lease = info(slot, request.now_ms)
     return HistoryResult(command.job_id, entries, left_out, lease, context.position())

@@ -172,7 +172,7 @@ def test_a_ready_job_goes_to_the_claim_parked_longest() -> None:
     ]
 
 
-def test_of_claims_for_several_queues_the_first_parked_is_served_first() -> None:
+def test_of_claims_for_queues_the_first_parked_is_served() -> None:
     driver = Driver()
     jobs = [driver.job(create(queue=queue)) for queue in "ba"]
     seqs = [driver.post(take(queues=[queue], wait_ms=9_000), peer=OTHER) for queue in "ab"]

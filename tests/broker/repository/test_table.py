@@ -62,7 +62,7 @@ def test_values_are_spread_over_all_shards(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(sizes) < 3 * min(sizes)  # so each grows by itself, in a fraction of the time
 
 
-def test_a_run_of_new_keys_is_large_before_the_first_dict_is_full(
+def test_a_run_of_new_keys_is_large_before_the_dict_is_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(table_module, "FIRST_MAX", 10)
