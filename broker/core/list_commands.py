@@ -86,7 +86,7 @@ def list_jobs(context: Context, command: List, request: RequestContext) -> JobsR
     after = None if command.after is None else int(command.after)
     scan_max = max(1, context.scans_left)
     page = context.state.jobs.page(wanted, after, command.limit, scan_max)
-    context.scans_left -= page.scanned + queues
+    context.scans_left -= page.scanned + (queues if queues > FEW_QUEUES else 0)
     room_bytes = request.room_bytes - RESULT_BYTES
     slots, more = page.slots, page.more
     for place, slot in enumerate(slots):

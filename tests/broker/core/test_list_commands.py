@@ -6,7 +6,7 @@ from tollgate.domain.results import CountResult, HistoryResult, JobsResult
 
 
 def test_a_message_may_not_read_without_end() -> None:
-    """Each page of many queues, and each history, is looked up; the loop may not stand meanwhile."""
+    """A page of many queues and a history are looked up: the loop may not stand meanwhile."""
     driver = Driver()
     job = driver.job(create())
     driver.ask(*[create(queue=f"q{number}") for number in range(100)])
