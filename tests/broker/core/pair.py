@@ -36,7 +36,7 @@ LIMITS = {
     "commands": 6, "text_bytes": 10, "blockchain_identifier_bytes": 6,
     "identifier_from_purchaser_bytes": 6, "jobs": 10, "parked": 8, "parked_share": 5, "watched": 4,
     "pay_within_ms": 30_000, "payment_grace_ms": 1_000, "keep_finished_ms": 40_000,
-    "max_finished": 6, "lapses": 3, "queues": 3, "input_rounds": 3, "inputs_bytes": 32,
+    "max_finished": 6, "lapses": 2, "queues": 3, "input_rounds": 3, "inputs_bytes": 32,
     "meta_bytes": 8, "progress_bytes": 8, "reason_bytes": 8,
 }  # fmt: skip
 FAULT_CHARACTERS = 40

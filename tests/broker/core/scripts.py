@@ -24,7 +24,7 @@ class Author:
     def __init__(self, seed: int, pair: Pair) -> None:
         self.random = Random(seed)
         self.pair = pair
-        self.few = self.random.random() < 0.15
+        self.few = seed % 10 == 0
         """Whether only one job is written about: then its history is long."""
         self.crowded = self.random.random() < 0.2
         """Whether many commands are parked."""
@@ -48,7 +48,7 @@ class Author:
 
     def deadline_ms(self) -> float:
         """Return when a job ends; no two end at once, for their order is open."""
-        return self.one((1_500, 9_000, 60_000)) + self.random.randrange(1_000) / 1_000
+        return self.one((1_500, 9_000, 30_000, 60_000)) + self.random.randrange(1_000) / 1_000
 
     def job(self, *states: str) -> str:
         """Return a job that there is, rather one in one of these states, or an id without a job."""
@@ -89,7 +89,7 @@ class Author:
         unused = [each for each in IDS if self.pair.twin.known(each) is None]
         known = [job["job_id"] for job in self.pair.twin.jobs]
         again = self.maybe(0.1, job_id=self.one(known or IDS))
-        ids = [IDS[0]] if self.few else unused or IDS
+        ids = unused or IDS
         return {
             "type": "create",
             "input_hash": HASH,
@@ -98,7 +98,7 @@ class Author:
             **self.maybe(0.1, identifier_from_purchaser=self.one(("aa", "1234567"))),
             **self.maybe(0.15, blockchain_identifier=self.one(("p", "q", "1234567"))),
             **self.maybe(0.1, pay_by_time=("time", self.one((-1_000, 0, 500, 3_000)))),
-            **self.maybe(0.25, submit_result_time=("time", self.deadline_ms())),
+            **self.maybe(0 if self.few else 0.4, submit_result_time=("time", self.deadline_ms())),
             **self.maybe(0.7, queue=self.one(QUEUES)),
             **self.maybe(0.4, priority=self.one((0, 1, 1, 9))),
             **self.maybe(0.2, not_before=("time", self.one((-1_000, 0, 700, 1_000)))),
@@ -165,7 +165,7 @@ class Author:
             chosen = {"queues": self.one((["*"], ["*"], several))}
         return {
             "type": "claim",
-            "lease_ms": self.one(SPANS),
+            "lease_ms": 30_000 if self.few else self.one(SPANS),
             "wait_ms": wait_ms,
             "limit": self.random.randint(1, 4),
             **what,
@@ -241,24 +241,24 @@ class Author:
         reasons = self.maybe(0.4, reason=self.one(SHORT))
         queue = self.one(QUEUES)
         alive = [job for job in self.pair.twin.jobs if not self.pair.twin.is_finished(job)]
-        leased = len(self.pair.twin.leases)
+        leased, fill = len(self.pair.twin.leases), 1 if self.few else 7
         makers = [
-            (30 if len(alive) < (1 if self.few else 5) else 5, self.create),
+            (30 if len(alive) < fill else 0 if self.few else 5, self.create),
             (22, self.go_on),
-            (4, self.transition),
-            (1 + leased, self.force),
+            (0 if self.few else 4, self.transition),
+            (0 if self.few else 1 + leased, self.force),
             (3, self.provide_input),
             (16, self.claim),
             (4 + 3 * leased, self.touch),
             (1 + 4 * leased, self.release),
-            (8, self.settle),
-            (3, lambda: self.about("cancel", "awaiting_payment")),
-            (5, lambda: self.about("hold", **reasons)),
-            (5, lambda: self.about("resume")),
+            (12, self.settle),
+            (0 if self.few else 3, lambda: self.about("cancel", "awaiting_payment")),
+            (25 if self.few else 5, lambda: self.about("hold", **reasons)),
+            (25 if self.few else 5, lambda: self.about("resume")),
             (3, lambda: self.about("request_stop", "running", **reasons)),
-            (3, lambda: self.about("annotate", meta=self.one((*SHORT, None)))),
-            (2, lambda: {"type": "pause_queue", "queue": queue}),
-            (4, lambda: {"type": "resume_queue", "queue": self.paused() or queue}),
+            (25 if self.few else 3, lambda: self.about("annotate", meta=self.one((*SHORT, None)))),
+            (4, lambda: {"type": "pause_queue", "queue": queue}),
+            (5, lambda: {"type": "resume_queue", "queue": self.paused() or queue}),
             (6, self.read),
             (2, lambda: {"type": "stop_waiting", "seqs": ("seqs", self.one(([1], [1, 2], [3])))}),
         ]
@@ -277,7 +277,10 @@ class Author:
         spans = (0, 1, 199, 200, 999, 1_000, 1_000, 2_500)
         makers: list[tuple[float, Callable[[], Step]]] = [
             (10, lambda: {"do": "pass", "ms": self.one(spans)}),
-            (1, lambda: {"do": "pass", "ms": self.one((11_000, 25_000, 40_000))}),
+            (
+                0 if self.few else 1,
+                lambda: {"do": "pass", "ms": self.one((11_000, 25_000, 40_000))},
+            ),
             (1, lambda: {"do": "pass", "ms": 0, "wall_ms": self.one((-400, -1, 1, 300))}),
             (2, lambda: {"do": "lost", "job_id": self.leased()}),
             (20 if full else 1, lambda: {"do": "full", "full": not full}),

@@ -192,19 +192,6 @@ def test_a_repeated_wait_is_answered_on_its_last_connection() -> None:
     assert [to for to, _ in answers] == [PEER, OTHER]
 
 
-def test_a_repeated_wait_ends_when_the_first_one_would() -> None:
-    driver = Driver()
-    job = driver.job(create())
-    frame = encode_request(driver.request(wait(job.job_id, timeout_ms=100)))
-    driver.run(Arrival(PEER, [frame], ADMIN))
-    driver.pass_ms(60)
-    driver.run(Arrival(PEER, [frame], ADMIN))
-    driver.pass_ms(39)
-    assert driver.answer_to(driver.seq) is None
-    driver.pass_ms(1)
-    assert error_of_result(driver.result_of(driver.seq)).code == "wait_timeout"
-
-
 def test_draining_answers_all_parked_commands() -> None:
     driver = Driver()
     job = driver.job(create())

@@ -287,8 +287,10 @@ class Twin(Commands):
             attempt = job["attempts"] = job["attempts"] + 1
         job["_lapses"] += 1
         self.note(job, "lapsed", attempt=attempt, reason=lease["client"] or lease["by"])
+        self.happened["a kept lease lapses"] += lease["kept"]
         self.free(lease)
         if job["status"] == "running" and job["_lapses"] >= self.limits["lapses"]:
+            self.happened["a job fails by lapses"] += 1
             self.enter(job, "failed", error="~lapsed")
 
     def end_late(self, deadline: str, statuses: Sequence[str], wall: datetime) -> None:
@@ -297,6 +299,7 @@ class Twin(Commands):
             for job in self.jobs
             if job["status"] in statuses and job[deadline] is not None and job[deadline] <= wall
         ]
+        self.happened[f"a job fails by {deadline}"] += len(late)
         for job in sorted(late, key=lambda job: job[deadline]):
             self.enter(job, "failed", error="~" + deadline)
 
@@ -307,6 +310,7 @@ class Twin(Commands):
         for number, job in enumerate(finished):
             too_many = len(finished) - number > self.limits["max_finished"]
             if too_many or job["_finished"][0] + keep <= self.wall:
+                self.happened["too many are finished" if too_many else "a job is old"] += 1
                 self.forget(job)
 
     def take_back(self, grants: Sequence[tuple[str, int]]) -> None:

@@ -330,6 +330,7 @@ class Commands(Jobs):
         self.extend(lease, command["lease_ms"])
         progress, last = command.get("progress"), job["progress"]
         is_late = last is None or self.at - last["at"] >= timedelta(seconds=1)
+        self.happened["progress comes too soon"] += progress is not None and not is_late
         if progress is not None and is_late and not self.is_full:
             told = {"text": progress["text"], "fraction": progress.get("fraction")}
             job["progress"] = {**given(told), "at": self.at}

@@ -1,5 +1,6 @@
 """The jobs of the naive twin: their fields, what every command does to them, and their history."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -87,6 +88,7 @@ class Jobs:
         self.token = 0
         self.extended = 0  # how many ends leases have had
         self.ends = 0  # how many jobs have finished
+        self.happened: Counter[str] = Counter()  # what no command tells of
         self.by: str | None = None  # who sent the command; None: the broker itself
         self.client: str | None = None
 
@@ -150,6 +152,7 @@ class Jobs:
         ]
         for _, _, job in sorted(waiting, key=lambda each: each[:2]):
             self.place(job)
+            self.happened["a delayed job is due"] += job["job_id"] in str(self.lines.ready)
 
     def free(self, lease: Wire) -> None:
         self.leases.remove(lease)
@@ -165,6 +168,7 @@ class Jobs:
 
     def history(self, job: Wire) -> Wire:
         entries = job["_history"]
+        self.happened["a history is too long"] += len(entries) > FIRST + LAST
         kept = entries if len(entries) <= FIRST + LAST else entries[:FIRST] + entries[-LAST:]
         return {
             "type": "history",
@@ -303,6 +307,7 @@ class Jobs:
         used = queue in self.lines.paused or any(job["queue"] == queue for job in self.jobs)
         if not used and queue in self.lines.alive:
             self.lines.end(queue)
+            self.happened["a queue ends"] += 1
 
     # --- claims -------------------------------------------------------------------------------
 
