@@ -41,6 +41,7 @@ LIMITS = {
 }  # fmt: skip
 FAULT_CHARACTERS = 40
 """As many say what kind of disagreement there is."""
+Message = tuple[bytes, Principal, Wire]
 Step = dict[str, Any]
 Script = list[Step]
 
@@ -51,7 +52,7 @@ class Pair:
         self.driver = Driver(**self.limits)
         self.twin = Twin(EPOCH, self.limits)
         self.seqs: Counter[int] = Counter()
-        self.sent: list[tuple[bytes, Principal, Wire]] = []
+        self.sent: list[Message] = []
         self.seen: Counter[str] = Counter()
         """How often each command had each outcome."""
         for who, client in SESSIONS:
@@ -68,6 +69,13 @@ class Pair:
         getattr(self, "do_" + step["do"])(step)
 
     def do_say(self, step: Step) -> None:
+        self.exchange(self.message(step))
+
+    def do_batch(self, step: Step) -> None:
+        """Send several messages that the broker takes at once."""
+        self.exchange(*[self.message(each) for each in step["messages"]])
+
+    def message(self, step: Step) -> Message:
         session = step.get("session", 0)
         seq, acked = self.number(session, step.get("mode", ""))
         frame: Wire = {
@@ -81,7 +89,7 @@ class Pair:
             frame["valid_until"] = self.twin.wall + timedelta(milliseconds=step["valid_ms"])
         message = (PEERS[step.get("peer", 0)], WHO[step.get("who", "admin")], frame)
         self.sent.append(message)
-        self.exchange(*message)
+        return message
 
     def number(self, session: int, mode: str) -> tuple[int, int]:
         """Return `seq` and `acked` of a new message; each `mode` makes a different mistake."""
@@ -109,7 +117,7 @@ class Pair:
             peer = PEERS[step["peer"]]
         elif not any(command["type"] == "wait" for command in frame["commands"]):
             return
-        self.exchange(peer, who, frame)
+        self.exchange((peer, who, frame))
 
     def do_pass(self, step: Step) -> None:
         wall = timedelta(milliseconds=step["ms"] if "wall_ms" not in step else step["wall_ms"])
@@ -156,7 +164,7 @@ class Pair:
         command, shown, after = step["command"], [], None
         for _ in range(100):
             page = command if after is None else {**command, "after": after}
-            (answer,) = self.send(PEER, ADMIN, self.frame([page]))
+            (answer,) = self.send((PEER, ADMIN, self.frame([page])))
             result = answer[2]["results"][0]
             assert result["type"] == "jobs", result
             assert len(result["jobs"]) <= command["limit"]
@@ -206,18 +214,19 @@ class Pair:
 
     # --- both ---------------------------------------------------------------------------------
 
-    def exchange(self, peer: bytes, who: Principal, frame: Wire) -> None:
-        real = self.send(peer, who, frame)
-        made = made_by(real, peer, frame)
-        self.twin.message(peer, who, frame, made)
-        for to, seq, wire in real:
-            if (to, seq) == (peer, frame["seq"]):
-                self.count(frame["commands"], wire)
+    def exchange(self, *messages: Message) -> None:
+        real = self.send(*messages)
+        for place, (peer, who, frame) in enumerate(messages):
+            self.twin.message(peer, who, frame, made_by(real, peer, frame), is_first=not place)
+            for to, seq, wire in real:
+                if (to, seq) == (peer, frame["seq"]):
+                    self.count(frame["commands"], wire)
         self.compare(real)
 
-    def send(self, peer: bytes, who: Principal, frame: Wire) -> list[Out]:
-        arrival = Arrival(peer, [msgspec.msgpack.encode(frame)], who)
-        return self.run(arrival)
+    def send(self, *messages: Message) -> list[Out]:
+        return self.run(
+            *[Arrival(peer, [msgspec.msgpack.encode(frame)], who) for peer, who, frame in messages]
+        )
 
     def run(self, *arrivals: Arrival, undelivered: Sequence[tuple[str, int]] = ()) -> list[Out]:
         driver = self.driver

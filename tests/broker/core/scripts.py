@@ -289,6 +289,7 @@ class Author:
             (5, lambda: {"do": "again", "back": self.back(), "peer": self.peer()}),
             (60 if self.crowded else 6, self.parking),
             (2, self.mistake),
+            (5, self.batch),
             (65, self.message),
         ]
         return self.random.choices([m for _, m in makers], [weight for weight, _ in makers])[0]()
@@ -318,6 +319,11 @@ class Author:
             "do": "say", "peer": self.peer(), "who": who, "session": session,
             "commands": commands,
         }  # fmt: skip
+
+    def batch(self) -> Step:
+        makers = (self.message, self.message, self.parking)
+        messages = [self.one(makers)() for _ in range(self.random.randint(2, 4))]
+        return {"do": "batch", "messages": messages}
 
     def parking(self) -> Step:
         if self.random.random() < 0.4:

@@ -89,7 +89,7 @@ def test_b19_the_first_answer_is_kept_beside_the_second() -> None:
         (5, '"age?"', "42"),
     ]
     assert job.provided_input == "42"
-    assert [(each.version, each.text) for each in job.inputs or []] == [(3, None), (5, None)]
+    assert [(each.version, each.text) for each in job.inputs or ()] == [(3, None), (5, None)]
 
 
 def test_b22_a_lease_shows_its_holder_and_an_admin_may_end_it() -> None:

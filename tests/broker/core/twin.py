@@ -29,9 +29,18 @@ class Twin(Commands):
 
     # --- messages -----------------------------------------------------------------------------
 
-    def message(self, peer: bytes, who: Principal, frame: Wire, made: Sequence[str]) -> None:
+    def message(
+        self,
+        peer: bytes,
+        who: Principal,
+        frame: Wire,
+        made: Sequence[str],
+        *,
+        is_first: bool = True,
+    ) -> None:
         """Decide a message; `made` are the ids that the broker chose, for creates without one."""
-        self.clock(self.wall, self.mono_ms)  # what is due comes before the commands of a batch
+        if is_first:  # what is due comes before the commands of a batch
+            self.clock(self.wall, self.mono_ms)
         self.made = list(made)
         self.who, self.peer, self.has_progressed = who, peer, False
         seq, commands = frame["seq"], frame["commands"]
