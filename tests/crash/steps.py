@@ -118,7 +118,7 @@ class Bench:
         getattr(self, f"_{kind}")(*details)
 
     def snapshot_chunks(self) -> list[bytes]:
-        """Return what a replay must make. It knows the time of the last record, and no later one."""
+        """Return what a replay must make. It knows no time after that of the last record."""
         now, times = self.state.at, [record.at for record in self.driver.records if record.at]
         self.state.at = times[-1] if times else self._began_at
         try:
