@@ -27,8 +27,7 @@ from tollgate.broker.core.events import (
 
 ENDED: Final = ("completed", "failed")
 SETTLED_BY_CLAIM: Final = ("wanted", "submitted")
-Lines = dict[int, dict[str, datetime]]
-"""For each priority the jobs that a claim can get, and since when, in order."""
+Lines = dict[int, dict[str, None]]
 
 
 @dataclass
@@ -48,8 +47,6 @@ class ModelJob:
     attempts: int = 0
     rounds: list[list[Any]] = field(default_factory=list)
     settlement: dict[str, Any] | None = None
-    rounds_at: dict[int, list[list[Any]]] = field(default_factory=dict)
-    """By version, from the first question on."""
     progress: str | None = None
     happened: list[list[Any]] = field(default_factory=lambda: [["created", None]])
     """Its history: what happened, and the number of the try."""
@@ -82,6 +79,7 @@ class ModelJob:
         settlement = self.settlement
         shown = [
             self.queue, self.priority, self.on_hold, self.stop_requested, self.meta, self.attempts,
+            [list(each) for each in self.rounds],
             settlement and [settlement[name] for name in _SETTLED],
             self.progress,
         ]  # fmt: skip
@@ -113,10 +111,10 @@ class Model:
         self._paused: set[str] = set()
         self._now = datetime.min.replace(tzinfo=UTC)
 
-    def ready(self, before: datetime) -> int:
-        """Return how many jobs can be claimed that could be so before a time, too."""
+    def ready(self) -> int:
+        """Return how many jobs a claim can get."""
         return sum(
-            sum(since < before for since in line.values())
+            len(line)
             for (_, queue), lines in self._lines.items()
             for line in lines.values()
             if queue not in self._paused
@@ -154,7 +152,7 @@ class Model:
             due, _, job_id, state = heappop(self._delayed)
             job = self.jobs[job_id]
             if (job.due, job.state) == (due, state) and job.lease is None and not job.on_hold:
-                self._line(job)[job_id] = due
+                self._line(job)[job_id] = None
 
     def _create(self, event: JobCreated) -> None:
         job = self.jobs[event.job_id] = ModelJob(event.job_id, len(self.jobs))
@@ -168,12 +166,12 @@ class Model:
 
     def _grant(self, job: ModelJob, event: LeaseGranted, *, is_named: bool) -> Iterator[str]:
         if job.lease is not None or job.on_hold or job.queue in self._paused:
-            yield f"granted, but not free: {event}, {job}"
+            yield f"granted, but not free: {event}"
         if not is_named:
             lines = self._lines[job.state, job.queue]
             first = [next(iter(line)) for _, line in sorted(lines.items()) if line][:1]
             if first != [job.job_id]:
-                yield f"granted out of turn: {event}, {job}, {first} came first"
+                yield f"granted out of turn: {event}, {first} came first"
         self._leave(job)
         job.lease = event.lease
         is_again = job.attempts and job.status == "running"
@@ -186,7 +184,7 @@ class Model:
             case LeaseReleased():
                 job.not_before = event.not_before or job.not_before
                 self._end_try(job, "released", is_attempt=event.is_attempt)
-                if event.hold and not job.on_hold:
+                if event.hold:
                     job.on_hold = True
                     job.note("held")
                 self._join(job)
@@ -235,8 +233,6 @@ class Model:
             job.rounds.append([event.version + 1, None])
         elif is_answered:
             job.rounds[-1][1] = event.input_hash
-        if job.rounds:
-            job.rounds_at[event.version + 1] = [list(each) for each in job.rounds]
         if job.is_ended and job.settlement:
             job.settlement["state"] = "wanted" if job.status == "completed" else "closed"
         self._join(job)
@@ -246,7 +242,6 @@ class Model:
         if settlement is None:
             return
         is_moved, was = event.to is not None, settlement["state"]
-        is_told = event.on_chain_state not in (None, settlement["on_chain_state"])
         if is_moved:
             settlement["state"] = str(event.to)
             settlement["not_before"] = None
@@ -255,13 +250,13 @@ class Model:
                 settlement[name] = value
         if event.ends_lease:
             job.lease = None
-        if is_moved or is_told or event.reason:
+        if is_moved or event.on_chain_state is not None:
             job.note("settled")
         if job.is_ended and (was != settlement["state"] or event.ends_lease):
             self._leave(job, was)
             self._join(job)
 
-    def _line(self, job: ModelJob) -> dict[str, datetime]:
+    def _line(self, job: ModelJob) -> dict[str, None]:
         return self._lines[job.state, job.queue][job.priority]
 
     def _leave(self, job: ModelJob, state: str | None = None) -> None:
@@ -276,4 +271,4 @@ class Model:
         if job.due is not None and job.due > self._now:
             heappush(self._delayed, (job.due, job.index, job.job_id, job.state))
         else:
-            self._line(job).setdefault(job.job_id, self._now)
+            self._line(job).setdefault(job.job_id)

@@ -25,14 +25,10 @@ from tollgate.domain.results import CountResult, ErrorResult, JobResult
 STRACE = shutil.which("strace")
 REQUESTS_MAX = 12
 LIMIT_BYTES = 512 * 1024
-LIMITED = (
-    sys.executable,
-    "-c",
-    "import os, resource, sys;"
-    f"resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT_BYTES}, resource.RLIM_INFINITY));"
-    "os.execv(sys.argv[1], sys.argv[1:])",
-)
-"""Runs a program that can write no file longer than the limit: not what is reserved for a batch."""
+UNDER_LIMIT = f"""import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT_BYTES}, resource.RLIM_INFINITY))
+os.execv(sys.argv[1], sys.argv[1:])"""
+"""Runs a program that can write no file longer than that: not what is reserved for a batch."""
 JOBS_MAX = 500
 """More jobs of 60,000 bytes than there is room for."""
 NO_LIMIT = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -136,7 +132,7 @@ def test_a_failing_disk_ends_the_broker_and_loses_nothing(short_dir: Path, fault
 
 @pytest.mark.slow
 def test_a_file_size_limit_is_a_full_disk_until_it_is_lifted(short_dir: Path) -> None:
-    broker = Broker(short_dir, "limited", NO_DRAIN, before=LIMITED)
+    broker = Broker(short_dir, "limited", NO_DRAIN, before=(sys.executable, "-c", UNDER_LIMIT))
     try:
         broker.wait_until_ready()
         with Client(broker.url) as client:
