@@ -46,6 +46,7 @@ class Audit:
         self.wrong: Counter[str] = Counter()
         self.examples: list[str] = []
         self.figures: Counter[str] = Counter()
+        self.kinds: Counter[type[AnyEvent]] = Counter()
         self.history: dict[str, list[tuple[str, int]]] = {}
         """For each job: status and time, by version."""
         self.effects: dict[tuple[int, int], list[Summary]] = {}
@@ -126,6 +127,7 @@ class Audit:
     def _apply(self, event: AnyEvent) -> None:
         """Apply an event to a simpler state machine than the broker's."""
         self.figures["events"] += 1
+        self.kinds[type(event)] += 1
         if isinstance(event, JobCreated):
             if event.job_id in self.history:
                 self.report("illegal state", event)
