@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -66,6 +67,7 @@ class Run:
         self.claimed = 0
         """How many jobs the last broker granted in order, when all others had ended."""
         self._probed_since = 0
+        self._claimed_since = datetime.min.replace(tzinfo=UTC)
         self.archive = Archive(self._data, scenario.home / "archive")
         self._broker = self._begin()
 
@@ -200,7 +202,8 @@ class Run:
         self._probed_since = self._last_sequence()
         self._broker = self._begin()
         self._broker.wait_until_ready()
-        self.claimed = probe(self._broker.url, self._scenario.home / "probe.seen")
+        seen = self._scenario.home / "probe.seen"
+        self.claimed, self._claimed_since = probe(self._broker.url, seen)
 
     def _audited(self, archive: Path) -> Audit:
         audit = Audit()
@@ -208,7 +211,7 @@ class Run:
         audit.journal(archive, self._data, logs)
         audit.logs(logs)
         audit.seen(self._scenario.home / "probe.seen", self._probed_since)
-        if ready := audit.model.ready():
+        if ready := audit.model.ready(self._claimed_since):
             audit.report("ready, and not claimed", ready)
         if self._scenario.term:
             audit.figures["replies not delivered"] = audit.undelivered(logs, self.last_of_life)

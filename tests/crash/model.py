@@ -27,7 +27,8 @@ from tollgate.broker.core.events import (
 
 ENDED: Final = ("completed", "failed")
 SETTLED_BY_CLAIM: Final = ("wanted", "submitted")
-Lines = dict[int, dict[str, None]]
+Lines = dict[int, dict[str, datetime]]
+"""For each priority the jobs that a claim can get, and since when, in order."""
 
 
 @dataclass
@@ -111,10 +112,10 @@ class Model:
         self._paused: set[str] = set()
         self._now = datetime.min.replace(tzinfo=UTC)
 
-    def ready(self) -> int:
-        """Return how many jobs a claim can get."""
+    def ready(self, before: datetime) -> int:
+        """Return how many jobs can be claimed that could be so before a time, too."""
         return sum(
-            len(line)
+            sum(since < before for since in line.values())
             for (_, queue), lines in self._lines.items()
             for line in lines.values()
             if queue not in self._paused
@@ -152,7 +153,7 @@ class Model:
             due, _, job_id, state = heappop(self._delayed)
             job = self.jobs[job_id]
             if (job.due, job.state) == (due, state) and job.lease is None and not job.on_hold:
-                self._line(job)[job_id] = None
+                self._line(job)[job_id] = due
 
     def _create(self, event: JobCreated) -> None:
         job = self.jobs[event.job_id] = ModelJob(event.job_id, len(self.jobs))
@@ -166,12 +167,12 @@ class Model:
 
     def _grant(self, job: ModelJob, event: LeaseGranted, *, is_named: bool) -> Iterator[str]:
         if job.lease is not None or job.on_hold or job.queue in self._paused:
-            yield f"granted, but not free: {event}"
+            yield f"granted, but not free: {event}, {job}"
         if not is_named:
             lines = self._lines[job.state, job.queue]
             first = [next(iter(line)) for _, line in sorted(lines.items()) if line][:1]
             if first != [job.job_id]:
-                yield f"granted out of turn: {event}, {first} came first"
+                yield f"granted out of turn: {event}, {job}, {first} came first"
         self._leave(job)
         job.lease = event.lease
         is_again = job.attempts and job.status == "running"
@@ -256,7 +257,7 @@ class Model:
             self._leave(job, was)
             self._join(job)
 
-    def _line(self, job: ModelJob) -> dict[str, None]:
+    def _line(self, job: ModelJob) -> dict[str, datetime]:
         return self._lines[job.state, job.queue][job.priority]
 
     def _leave(self, job: ModelJob, state: str | None = None) -> None:
@@ -271,4 +272,4 @@ class Model:
         if job.due is not None and job.due > self._now:
             heappush(self._delayed, (job.due, job.index, job.job_id, job.state))
         else:
-            self._line(job).setdefault(job.job_id)
+            self._line(job).setdefault(job.job_id, self._now)

@@ -1,5 +1,6 @@
 """Looks at a broker that has just been started: all jobs, then every line from first to last."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +18,9 @@ HOUR_MS: Final = 3_600_000
 HISTORIES_MAX: Final = 2_000
 
 
-def probe(url: str, log: Path) -> int:
-    """Write what it sees to a log, and claim all that can be claimed. Return how many jobs.
+def probe(url: str, log: Path) -> tuple[int, datetime]:
+    """Write what it sees to a log, and claim all that can be claimed. Return how many jobs,
+    and when it began to claim.
 
     The audit finds the claims in the journal, and compares their order with the one that is due.
     """
@@ -43,6 +45,7 @@ def probe(url: str, log: Path) -> int:
             ask(History(job_id=job_id))
         for queue in QUEUES:
             ask(ResumeQueue(queue=queue))
+        began = datetime.now(UTC)
         statuses = [status for status in JobStatus if LEGAL_TRANSITIONS[status]]
         for kind, states in (("status", statuses), ("settlement", sorted(CLAIMABLE))):
             for state in states:
@@ -53,4 +56,4 @@ def probe(url: str, log: Path) -> int:
                     assert isinstance(leases, LeasesResult)
                     claimed += len(leases.leases)
                     more = bool(leases.leases)
-    return claimed
+    return claimed, began
