@@ -176,7 +176,8 @@ class Audit:
                     try:
                         reached[job_id] = job.shown.index(shown, first)
                     except ValueError:
-                        self.report("lost", (job_id, shown, job.shown[first:]))
+                        about = (seen.session, seen.seq, place, first)
+                        self.report("lost", (about, shown, job))
 
     def _check_request(self, logged: Logged) -> None:
         key = (logged.session, logged.seq)

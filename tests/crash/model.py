@@ -185,7 +185,7 @@ class Model:
             case LeaseReleased():
                 job.not_before = event.not_before or job.not_before
                 self._end_try(job, "released", is_attempt=event.is_attempt)
-                if event.hold:
+                if event.hold and not job.on_hold:
                     job.on_hold = True
                     job.note("held")
                 self._join(job)
@@ -243,6 +243,7 @@ class Model:
         if settlement is None:
             return
         is_moved, was = event.to is not None, settlement["state"]
+        is_told = event.on_chain_state not in (None, settlement["on_chain_state"])
         if is_moved:
             settlement["state"] = str(event.to)
             settlement["not_before"] = None
@@ -251,7 +252,7 @@ class Model:
                 settlement[name] = value
         if event.ends_lease:
             job.lease = None
-        if is_moved or event.on_chain_state is not None:
+        if is_moved or is_told or event.reason:
             job.note("settled")
         if job.is_ended and (was != settlement["state"] or event.ends_lease):
             self._leave(job, was)
