@@ -13,14 +13,21 @@ from tests.sizes import sample
 from tollgate.broker.compaction import state_chunks
 from tollgate.broker.core.events import (
     AnyEvent,
+    JobAnnotated,
     JobCreated,
+    JobHeld,
+    JobProgressed,
     JobPruned,
+    JobResumed,
+    JobSettled,
     JobTransitioned,
     LeaseGranted,
     LeaseLapsed,
     LeaseReleased,
+    QueueResumed,
     SessionEvicted,
     SessionOpened,
+    StopRequested,
 )
 from tollgate.broker.core.records import DoneOutcome, Record, encode_records
 from tollgate.broker.core.replay import ReplayError, replay
@@ -29,6 +36,7 @@ from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Timers
 from tollgate.broker.journal import RECORD, SNAPSHOT_CHUNK, Entry
 from tollgate.broker.repository.job import Slot
+from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
 WAITING, RUNNING, DONE = job_id(1), job_id(2), job_id(3)
@@ -171,6 +179,15 @@ BEFORE = [
         SessionEvicted(SESSION + 1),
         JobPruned(RUNNING),
         JobPruned(job_id(4)),
+        JobHeld(DONE),
+        JobHeld(job_id(4)),
+        JobResumed(RUNNING),
+        StopRequested(DONE),
+        JobAnnotated(job_id(4), "new"),
+        JobProgressed(job_id(4), "half"),
+        JobSettled(RUNNING, SettlementState.WANTED),
+        JobSettled(job_id(4), None, None, "word"),
+        QueueResumed("default"),
     ],
     ids=str,
 )
