@@ -18,6 +18,7 @@ from tests.crash.summaries import (
     extras_of,
     microseconds,
     of_outcome,
+    rounds_of,
     seen_log,
 )  # fmt: skip
 from tollgate.broker.core.events import (
@@ -86,8 +87,8 @@ class Audit:
         """Compare the jobs of a state with those of the model."""
         for slot in state.jobs.slots():
             job, model = slot.job, self.model.jobs[slot.job.job_id]
-            shown = [str(job.status), slot.lease and slot.lease.token, extras_of(job)]
-            if shown != [model.status, model.lease, model.shows()]:
+            shown = [str(job.status), slot.lease and slot.lease.token, rounds_of(job)]
+            if [*shown, extras_of(job)] != [model.status, model.lease, model.rounds, model.shows()]:
                 self.report("another job", (job.job_id, shown, model))
             entries, left_out = state.jobs.origins.read(job.created_at, slot.history)
             happened = [[entry.what, entry.attempt] for entry in entries]
@@ -162,16 +163,20 @@ class Audit:
         for line in path.read_bytes().splitlines():
             seen = decoder.decode(line)
             place = max(since, self.places.get((seen.session, seen.seq), 0))
-            for job_id, shown, *left_out in seen.found:
+            for job_id, shown, *more in seen.found:
                 self.figures["jobs seen"] += 1
                 job = self.model.jobs.get(job_id)
                 if job is None:
                     self.report("lost", (job_id, shown))
-                elif left_out:
-                    length = len(shown) + left_out[0]
-                    if job.history(length) != (shown, left_out[0]):
+                elif len(more) == 1:
+                    (left_out,) = more
+                    length = len(shown) + left_out
+                    if job.history(length) != (shown, left_out):
                         self.report("lost history", (job_id, shown, job.happened[:length]))
                 else:
+                    version, rounds = more
+                    if job.rounds_at.get(version, []) != rounds:
+                        self.report("lost round", (job_id, version, rounds, job.rounds_at))
                     first = max(reached.get(job_id, 0), bisect_left(job.places, place) - 1)
                     try:
                         reached[job_id] = job.shown.index(shown, first)

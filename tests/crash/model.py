@@ -48,6 +48,8 @@ class ModelJob:
     attempts: int = 0
     rounds: list[list[Any]] = field(default_factory=list)
     settlement: dict[str, Any] | None = None
+    rounds_at: dict[int, list[list[Any]]] = field(default_factory=dict)
+    """By version, from the first question on."""
     progress: str | None = None
     happened: list[list[Any]] = field(default_factory=lambda: [["created", None]])
     """Its history: what happened, and the number of the try."""
@@ -80,7 +82,6 @@ class ModelJob:
         settlement = self.settlement
         shown = [
             self.queue, self.priority, self.on_hold, self.stop_requested, self.meta, self.attempts,
-            [list(each) for each in self.rounds],
             settlement and [settlement[name] for name in _SETTLED],
             self.progress,
         ]  # fmt: skip
@@ -234,6 +235,8 @@ class Model:
             job.rounds.append([event.version + 1, None])
         elif is_answered:
             job.rounds[-1][1] = event.input_hash
+        if job.rounds:
+            job.rounds_at[event.version + 1] = [list(each) for each in job.rounds]
         if job.is_ended and job.settlement:
             job.settlement["state"] = "wanted" if job.status == "completed" else "closed"
         self._join(job)

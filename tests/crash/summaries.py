@@ -22,7 +22,7 @@ from tollgate.domain.results import (
 Summary = list[Any]
 """A kind and the fields to compare, as JSON returns them."""
 
-PLAIN: Final[Summary] = ["default", 0, False, False, None, 0, [], None, None]
+PLAIN: Final[Summary] = ["default", 0, False, False, None, 0, None, None]
 """What `extras_of` has of most jobs; written as an empty list."""
 NOTHING: Final[Summary] = ["leases", []]
 """A claim without leases: the one outcome that is not remembered, because it changed nothing."""
@@ -47,7 +47,6 @@ def extras_of(job: JobFields) -> Summary:
     settlement, progress = job.settlement, job.progress
     extras = [
         job.queue, job.priority, job.on_hold, job.stop_requested, job.meta, job.attempts,
-        [[each.version, each.hash] for each in job.inputs or ()],
         settlement and [
             str(settlement.state), settlement.result_hash, settlement.on_chain_state,
             settlement.reason,
@@ -57,17 +56,31 @@ def extras_of(job: JobFields) -> Summary:
     return [] if extras == PLAIN else extras
 
 
+def rounds_of(job: JobFields) -> Summary:
+    """Return its rounds of input. They follow from the version, in a repeated answer too."""
+    return [[each.version, each.hash] for each in job.inputs or ()]
+
+
+def shown_of(job: JobFields) -> list[Any]:
+    """Return what a job shows beside its status."""
+    return [job.job_id, extras_of(job), job.version, rounds_of(job)]
+
+
 def extras_in(results: Sequence[AnyResult]) -> list[list[Any]]:
-    """Return the id and the extras of each job in these results, and what histories hold."""
+    """Return what jobs in these results show, and what histories hold.
+
+    Of a job: id, extras, version and rounds; of a history: job id, entries, and how many it left
+    out.
+    """
     found: list[list[Any]] = []
     for result in results:
         match result:
             case JobResult():
-                found.append([result.job.job_id, extras_of(result.job)])
+                found.append(shown_of(result.job))
             case JobsResult():
-                found += [[job.job_id, extras_of(job)] for job in result.jobs]
+                found += map(shown_of, result.jobs)
             case LeasesResult():
-                found += [[grant.job.job_id, extras_of(grant.job)] for grant in result.leases]
+                found += [shown_of(grant.job) for grant in result.leases]
             case HistoryResult():
                 entries = [[entry.what, entry.attempt] for entry in result.entries]
                 found.append([result.job_id, entries, result.left_out])
