@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -86,7 +86,8 @@ class Audit:
     def _compare(self, state: State) -> None:
         """Compare the jobs of a state with those of the model."""
         for slot in state.jobs.slots():
-            job, model = slot.job, self.model.jobs[slot.job.job_id]
+            job: Any = slot.job  # it has the fields of a job on the wire
+            model = self.model.jobs[job.job_id]
             shown = [str(job.status), slot.lease and slot.lease.token, rounds_of(job)]
             if [*shown, extras_of(job)] != [model.status, model.lease, model.rounds, model.shows()]:
                 self.report("another job", (job.job_id, shown, model))
