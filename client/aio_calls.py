@@ -444,6 +444,7 @@ class AsyncCalls:
         status: AnyStatus | None = None,
         *,
         settlement: AnySettlement | None = None,
+        queue: str | None = None,
         queues: str | Sequence[str] | None = None,
         job_ids: JobId | Sequence[JobId] | None = None,
         lease_ms: int = 30_000,
@@ -453,11 +454,11 @@ class AsyncCalls:
     ) -> builtins.list[Lease]:
         """Claim up to `limit` free jobs in `status`, oldest first, each with a lease.
 
-        In place of `status`, `settlement` takes jobs whose settlement is in that state. `queues` is
-        one name or several, jobs of the first one first, or `*` for all of them; without it the
-        queue is `default`, or all of them for `awaiting_payment` and settlements. In place of
-        queues, `job_ids` takes these jobs, as far as they are free. `limit` is 1 by default, or the
-        number of `job_ids`.
+        In place of `status`, `settlement` takes jobs whose settlement is in that state. `queue`
+        names one queue; `queues` several, jobs of the first one first, or `*` for all of them.
+        Without them it is `default`, or all queues for `awaiting_payment` and settlements. In place
+        of queues, `job_ids` takes these jobs, as far as they are free. `limit` is 1 by default, or
+        the number of `job_ids`.
 
         If there is none, wait for one for up to `wait_ms` (at most an hour); the list is empty if
         none came. `timeout_s` is added to `wait_ms`. If the call has ended before the answer comes,
@@ -470,6 +471,7 @@ class AsyncCalls:
         command = build.claim(
             status,
             settlement=settlement,
+            queue=queue,
             queues=queues,
             job_ids=job_ids,
             lease_ms=lease_ms,

@@ -231,6 +231,7 @@ class CommandList:
         status: AnyStatus | None = None,
         *,
         settlement: AnySettlement | None = None,
+        queue: str | None = None,
         queues: str | Sequence[str] | None = None,
         job_ids: JobId | Sequence[JobId] | None = None,
         lease_ms: int = 30_000,
@@ -241,6 +242,7 @@ class CommandList:
             build.claim(
                 status,
                 settlement=settlement,
+                queue=queue,
                 queues=queues,
                 job_ids=job_ids,
                 lease_ms=lease_ms,

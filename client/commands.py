@@ -452,6 +452,7 @@ def claim(  # noqa: PLR0913 - one argument a field
     status: AnyStatus | None = None,
     *,
     settlement: AnySettlement | None = None,
+    queue: str | None = None,
     queues: str | Sequence[str] | None = None,
     job_ids: JobId | Sequence[JobId] | None = None,
     lease_ms: int = 30_000,
@@ -460,6 +461,10 @@ def claim(  # noqa: PLR0913 - one argument a field
 ) -> Claim:
     """Return a `claim`. Raises ArgumentError."""
     chosen = None if job_ids is None else arguments.job_ids(job_ids, "claim")
+    if queue is not None:
+        if queues is not None:
+            raise ArgumentError("claim takes one of queue and queues")
+        queues = queue
     if limit is None:
         limit = 1 if chosen is None else len(chosen)
     return make(

@@ -57,7 +57,7 @@ class Job(LazyModel):
     attempts: int = 0
     """How many tries have ended: leases that lapsed, releases with a delay or a reason."""
     inputs: tuple[InputRound, ...] | None = None
-    """Every question of the job and its answer, in order; the texts only if `get` returned it."""
+    """Its questions and their answers, in order; without the texts after a claim or list."""
     progress: Progress | None = None
     on_hold: bool = False
     """No claim gets the job until `resume`."""

@@ -51,7 +51,7 @@ class Progress(Part, frozen=True, forbid_unknown_fields=True):
 
 
 class InputRound(Part, frozen=True):
-    """One question of a job and its answer. The texts are shown by `get` alone."""
+    """One question of a job and its answer. Claims and lists show no texts."""
 
     version: int
     """The version of the job at which it asked."""

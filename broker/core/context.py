@@ -115,8 +115,8 @@ class Context:
             events = [event for place, event in enumerate(events) if place not in changes.refused]
         self.events += events
         if self.waiters.watched and kind is JobTransitioned:
-            for job in changes.jobs:
-                self._answer_waits(job)
+            for slot in changes.slots:
+                self._answer_waits(slot)
         return changes
 
     def has_room_for(self, queues: set[str]) -> bool:
@@ -134,11 +134,12 @@ class Context:
         state = self.state
         return f"{state.log_id}-{state.records + 1}-{len(self.events)}"
 
-    def _answer_waits(self, job: StoredJob) -> None:
+    def _answer_waits(self, slot: Slot) -> None:
         """Answer the waits for a job to be where it is now."""
+        job = slot.job
         waiting = self.waiters.awaiting(job.job_id, job.status)
         if waiting:
-            result = job_result(copy(job))  # it may move on before the answer is encoded
+            result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
             for parked in waiting:
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, result))

@@ -15,7 +15,6 @@ from tollgate.broker.core.limits import (
     Limits,
     check_texts,
     command_text_bytes,
-    job_bytes_max,
     result_bytes_max,
     result_bytes_with,
     text_checks,
@@ -102,17 +101,13 @@ def _fits(
     room_bytes = request.room_bytes - request.frame_bytes  # the texts that come in take no more
     if kind in SHOWING_NO_JOB:
         return len(run) * RESULT_BYTES <= room_bytes
-    size = len(run) * result_bytes_with(jobs.texts)
-    if kind is Get:
-        size += len(run) * jobs.texts.longest_rounds
-    if size <= room_bytes:
+    if len(run) * (result_bytes_with(jobs.texts) + jobs.texts.longest_rounds) <= room_bytes:
         return True
     ids = [command.job_id for command in run]
     if kind is not Create and None in ids:  # a job that is asked for by its payment
         return False
-    size_of = whole_job_bytes_max if kind is Get else job_bytes_max
     for slot in jobs.get_all(ids):
-        room_bytes -= size_of(slot)
+        room_bytes -= whole_job_bytes_max(slot)
         if room_bytes < 0:
             return False
     return True
@@ -190,7 +185,7 @@ def _check_room(context: Context, command: Any, request: RequestContext) -> None
         elif kind is History:
             bytes_max += HISTORY_BYTES_MAX + len((slot and slot.history) or b"")
         else:
-            bytes_max = job_bytes_max(slot) + command_text_bytes(command)
+            bytes_max = whole_job_bytes_max(slot) + command_text_bytes(command)
     if bytes_max > request.room_bytes:
         raise ReplyFullError("the result would not fit in this reply")
 

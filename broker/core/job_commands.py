@@ -86,10 +86,10 @@ def create(context: Context, commands: Sequence[Create], request: RequestContext
         _check_capacity(context, events)
     changes = context.record(events, request.now_ms)
     if len(events) == len(commands):
-        return _results_of(changes, found, {})
-    made = iter(_results_of(changes, [None] * len(events), {}))
+        return _results_of(changes, found, {}, whole=False)
+    made = iter(_results_of(changes, [None] * len(events), {}, whole=False))
     return [
-        _created_before(command, slot.job) if slot else next(made)
+        _created_before(command, slot) if slot else next(made)
         for command, slot in zip(commands, found, strict=True)
     ]
 
@@ -120,7 +120,8 @@ def check_queues(context: Context, names: set[str]) -> None:
         raise RepositoryFullError(f"there are {limit} queues already", limit=limit)
 
 
-def _created_before(command: Create, job: StoredJob) -> Result:
+def _created_before(command: Create, slot: Slot) -> Result:
+    job = slot.job
     for field in command.__struct_fields__:
         supplied = getattr(command, field)
         if field == "settle":
@@ -132,20 +133,25 @@ def _created_before(command: Create, job: StoredJob) -> Result:
         if differs:
             message = f"there is a job {job.job_id} already, with another {field}"
             return error_of(about(job, JobConflictError(message)))
-    return job_result(job)
+    return job_result(slot.whole())
 
 
 def _results_of(
-    changes: Changes, found: Sequence[Slot | None], refused: dict[int, Refusal]
+    changes: Changes,
+    found: Sequence[Slot | None],
+    refused: dict[int, Refusal],
+    *,
+    whole: bool,
 ) -> list[Any]:
     """Return the results of commands about the jobs that were `found`.
 
     `refused` has the commands, by place, that were refused before they became an event; `changes`
-    tells of the events.
+    tells of the events. With `whole` some jobs may have rounds of input.
     """
+    shown = [slot.whole() for slot in changes.slots] if whole else changes.jobs
     if not changes.refused and not refused:
-        return [*map(job_result, changes.jobs)]
-    jobs, places = iter(changes.jobs), count()
+        return [*map(job_result, shown)]
+    jobs, places = iter(shown), count()
     results: list[Any] = []
     for place, slot in enumerate(found):
         refusal = refused.get(place) or changes.refused.get(next(places))
@@ -184,10 +190,7 @@ def _paid_by(jobs: InMemoryJobRepository, command: Get, request: RequestContext)
 
 
 def _shown(slot: Slot, command: Get, request: RequestContext) -> JobFields:
-    job = slot.job.shown(info(slot, request.now_ms) if command.lease else None)
-    if slot.rounds is not None:
-        job.inputs = slot.rounds
-    return job
+    return slot.whole().shown(info(slot, request.now_ms) if command.lease else None)
 
 
 def transition(
@@ -228,7 +231,9 @@ def transition(
     moving = found
     if refused:
         moving = [slot for place, slot in enumerate(found) if place not in refused]
-    return _results_of(context.record(events, request.now_ms, moving), found, refused)
+    changes = context.record(events, request.now_ms, moving)
+    whole = context.state.jobs.texts.longest_rounds > 0
+    return _results_of(changes, found, refused, whole=whole)
 
 
 def _no_right_to_move(job: StoredJob, target: JobStatus) -> NotAuthorizedError:
@@ -286,28 +291,30 @@ def cancel(context: Context, command: Cancel, request: RequestContext) -> JobRes
 
 def hold(context: Context, command: Hold, request: RequestContext) -> JobResult:
     """Put a job on hold; its holder, if there is one, goes on."""
-    job = _unfinished(_wanted(context, command), "on hold")
-    return _changed(context, request, job, JobHeld(job.job_id, command.reason), is_so=job.on_hold)
+    slot = _unfinished(_wanted(context, command), "on hold")
+    event = JobHeld(command.job_id, command.reason)
+    return _changed(context, request, slot, event, is_so=slot.job.on_hold)
 
 
 def resume(context: Context, command: Resume, request: RequestContext) -> JobResult:
     """Let claims have a job again that was on hold."""
-    job = _wanted(context, command).job
-    return _changed(context, request, job, JobResumed(job.job_id), is_so=not job.on_hold)
+    slot = _wanted(context, command)
+    event = JobResumed(command.job_id)
+    return _changed(context, request, slot, event, is_so=not slot.job.on_hold)
 
 
 def request_stop(context: Context, command: RequestStop, request: RequestContext) -> JobResult:
     """Ask the holder of a job to stop."""
-    job = _unfinished(_wanted(context, command), "stopped")
-    event = StopRequested(job.job_id, command.reason)
-    return _changed(context, request, job, event, is_so=job.stop_requested)
+    slot = _unfinished(_wanted(context, command), "stopped")
+    event = StopRequested(command.job_id, command.reason)
+    return _changed(context, request, slot, event, is_so=slot.job.stop_requested)
 
 
 def annotate(context: Context, command: Annotate, request: RequestContext) -> JobResult:
     """Replace the meta of a job."""
-    job = _wanted(context, command).job
-    event = JobAnnotated(job.job_id, command.meta)
-    return _changed(context, request, job, event, is_so=job.meta == command.meta)
+    slot = _wanted(context, command)
+    event = JobAnnotated(command.job_id, command.meta)
+    return _changed(context, request, slot, event, is_so=slot.job.meta == command.meta)
 
 
 def settle(context: Context, command: Settle, request: RequestContext) -> JobResult:
@@ -369,20 +376,20 @@ def _wanted(context: Context, command: Cancel | Hold | Resume | RequestStop | An
 
 
 def _changed(
-    context: Context, request: RequestContext, job: StoredJob, event: AnyEvent, *, is_so: bool
+    context: Context, request: RequestContext, slot: Slot, event: AnyEvent, *, is_so: bool
 ) -> JobResult:
     """Record an event, unless it `is_so` already; show the job."""
     if not is_so:
         context.record_one(event, request.now_ms)
-    return job_result(job)
+    return job_result(slot.whole())
 
 
-def _unfinished(slot: Slot, what: str) -> StoredJob:
+def _unfinished(slot: Slot, what: str) -> Slot:
     job = slot.job
     if is_finished(job):
         message = f"job {job.job_id} is {job.status}: it cannot be {what}"
         raise about(job, InvalidStateTransitionError.rebuilt(message, {"allowed": []}))
-    return job
+    return slot
 
 
 def check_version(job: StoredJob, expected_version: int) -> None:

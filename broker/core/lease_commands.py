@@ -180,7 +180,7 @@ def wait(context: Context, command: Wait, request: RequestContext) -> JobResult 
     slots = [context.state.jobs.require(job_id) for job_id in command.job_ids]
     for slot in slots:
         if slot.job.status in awaited:
-            return job_result(slot.job)
+            return job_result(slot.whole())
     if not command.timeout_ms:
         raise wait_timed_out()
     context.waiters.park(request.ticket, command, request.now_ms + command.timeout_ms)

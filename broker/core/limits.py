@@ -167,14 +167,14 @@ PARTS_ADDED: Final = ROUND_BYTES + PART_BYTES
 
 
 def job_bytes_max(slot: Slot | None) -> int:
-    """Return a bound on what the result that shows a job, or refuses it, takes in a reply."""
+    """Return a bound on what a job takes in a page or a grant, without its rounds of input."""
     if slot is None:
         return RESULT_BYTES
     return RESULT_BYTES + job_text_bytes(slot.job) + parts_bytes(slot.job)
 
 
 def whole_job_bytes_max(slot: Slot | None) -> int:
-    """Return a bound on the result of a `get`, which shows the texts of all rounds of input."""
+    """Return a bound on a result that shows the texts of all rounds of input, too."""
     return job_bytes_max(slot) + (0 if slot is None else rounds_bytes(slot.rounds))
 
 

@@ -187,7 +187,7 @@ def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Res
         slot = find(outcome.job_id)
         if slot is None:  # removed since
             return error_of(JobNotFoundError(outcome.job_id))
-        return job_result(_as_it_was(outcome, slot.job))
+        return job_result(_as_it_was(outcome, slot.whole()))
     if type(outcome) is LeasesOutcome:
         return LeasesResult(
             [
@@ -206,7 +206,9 @@ def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Res
 def without_texts(result: Result) -> Result:
     """Return the result with jobs that show none of their texts: the shortest that it can be."""
     if type(result) is JobResult:
-        return JobResult(_bare(result.job, result.job.inputs))
+        rounds = result.job.inputs
+        inputs = rounds and tuple(InputRound(each.version, hash=each.hash) for each in rounds)
+        return JobResult(_bare(result.job, inputs))
     if type(result) is LeasesResult:
         return LeasesResult([grant(_bare(each.job), each.lease) for each in result.leases])
     return result
@@ -244,9 +246,11 @@ def _as_it_was(outcome: JobOutcome, job: StoredJob) -> StoredJob:
 
 
 def _rounds_at(outcome: JobOutcome, rounds: Sequence[InputRound]) -> tuple[InputRound, ...]:
-    """Return the rounds of input that there were, those not answered by then without a hash."""
+    """Return the rounds of input that there were, those not answered by then without an answer."""
     return tuple(
-        msgspec.structs.replace(each, hash=None) if each.version == outcome.version else each
+        msgspec.structs.replace(each, text=None, hash=None)
+        if each.version == outcome.version
+        else each
         for each in rounds
         if each.version <= outcome.version
     )

@@ -1,6 +1,7 @@
 """A job as the repository stores it, how large its texts are, and what a change came to."""
 
 from collections.abc import Callable
+from copy import copy
 from operator import attrgetter
 from typing import Final, cast
 
@@ -66,6 +67,14 @@ class Slot(msgspec.Struct, eq=False, gc=False):
     rounds: tuple[InputRound, ...] | None = None
     """The rounds of input with their texts; those in the job are without."""
 
+    def whole(self) -> StoredJob:
+        """Return the job, with the texts of its rounds of input."""
+        if self.rounds is None:
+            return self.job
+        job = copy(self.job)
+        job.inputs = self.rounds
+        return job
+
 
 class Changes(msgspec.Struct):
     """What a run of events did: the jobs, in order, and the refusals by the place of the event."""
@@ -75,7 +84,7 @@ class Changes(msgspec.Struct):
 
     @property
     def jobs(self) -> list[StoredJob]:
-        """The jobs that were created or changed."""
+        """The jobs that were created or changed, without the texts of their rounds of input."""
         return [slot.job for slot in self.slots]
 
     def refuse(self, refusal: Refusal) -> None:
@@ -84,10 +93,10 @@ class Changes(msgspec.Struct):
         self.refused[len(self.slots) + len(self.refused)] = refusal.with_traceback(None)
 
     def only(self) -> StoredJob:
-        """Return the job of a run of one event, or raise its Refusal."""
+        """Return the whole job of a run of one event, or raise its Refusal."""
         if self.refused:
             raise self.refused.pop(0)
-        return self.slots[0].job
+        return self.slots[0].whole()
 
 
 def mock_identifier(job_id: str) -> str:

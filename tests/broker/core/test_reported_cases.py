@@ -83,13 +83,15 @@ def test_b19_the_first_answer_is_kept_beside_the_second() -> None:
         job = driver.job(
             ProvideInput(job_id=job.job_id, input=answer, expected_version=job.version)
         )
-    rounds = driver.job(Get(job_id=job.job_id)).inputs or ()
+    rounds = job.inputs or ()
+    assert driver.job(Get(job_id=job.job_id)).inputs == rounds
     assert [(each.version, each.schema, each.text) for each in rounds] == [
         (3, '"name?"', "Ann"),
         (5, '"age?"', "42"),
     ]
     assert job.provided_input == "42"
-    assert [(each.version, each.text) for each in job.inputs or ()] == [(3, None), (5, None)]
+    (shown,) = driver.grants_of(claim())
+    assert [(each.version, each.text) for each in shown.job.inputs or ()] == [(3, None), (5, None)]
 
 
 def test_b22_a_lease_shows_its_holder_and_an_admin_may_end_it() -> None:

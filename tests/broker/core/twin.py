@@ -141,7 +141,10 @@ class Twin(Commands):
             return self.one(command)
         if then["type"] == "leases":
             still = [
-                {"lease": grant["lease"], "job": shown(self.find(grant["job"]["job_id"]))}
+                {
+                    "lease": grant["lease"],
+                    "job": shown(self.find(grant["job"]["job_id"]), texts=False),
+                }
                 for grant in then["leases"]
                 if (lease := self.lease_on(grant["job"]["job_id"]))
                 and lease["token"] == grant["lease"]
@@ -154,7 +157,7 @@ class Twin(Commands):
             return No("job_not_found").wire
         was = {name: then["job"][name] for name in ("version", "status", "updated_at")}
         rounds = [
-            {**each, "hash": each["hash"] if each["version"] < was["version"] else None}
+            each if each["version"] < was["version"] else {**each, "text": None, "hash": None}
             for each in job["inputs"]
             if each["version"] <= was["version"]
         ]

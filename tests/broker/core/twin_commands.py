@@ -114,7 +114,7 @@ class Commands(Jobs):
                 raise No("job_not_found")
             job = found[0]
         lease = self.holder(job["job_id"]) if command.get("lease") else None
-        return {"type": "job", "job": shown(job, texts=True, lease=lease)}
+        return {"type": "job", "job": shown(job, lease=lease)}
 
     def do_transition(self, command: Wire) -> Wire:
         job, target = self.find(command["job_id"]), command["target"]
@@ -316,7 +316,10 @@ class Commands(Jobs):
             jobs.reverse()
         holders = [self.holder(job["job_id"]) if command.get("lease") else None for job in jobs]
         pairs = zip(jobs, holders, strict=True)
-        return {"type": "jobs", "jobs": [shown(job, lease=lease) for job, lease in pairs]}
+        return {
+            "type": "jobs",
+            "jobs": [shown(job, texts=False, lease=lease) for job, lease in pairs],
+        }
 
     # --- leases ---------------------------------------------------------------------------------
 

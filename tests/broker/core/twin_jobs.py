@@ -55,7 +55,7 @@ def given(mapping: Wire) -> Wire:
     return {name: value for name, value in mapping.items() if value is not None}
 
 
-def shown(job: Wire, *, texts: bool = False, lease: Wire | None = None) -> Wire:
+def shown(job: Wire, *, texts: bool = True, lease: Wire | None = None) -> Wire:
     """Return a job as it goes on the wire, without what is nil or has its default."""
     wire = {
         name: value
@@ -351,7 +351,7 @@ class Jobs:
         job = self.find(job_id)
         is_try = job["attempts"] and job["status"] == "running"
         self.note(job, "claimed", attempt=job["attempts"] + 1 if is_try else None)
-        return {"job": shown(job), "lease": self.token}
+        return {"job": shown(job, texts=False), "lease": self.token}
 
     def extend(self, lease: Wire, lease_ms: int) -> None:
         """Let a lease end so long from now. Of two that end at once the older end comes first."""
