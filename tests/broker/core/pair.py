@@ -18,6 +18,8 @@ from tests.broker.core.twin_commands import plain
 from tests.broker.core.twin_jobs import Wire
 from tests.core import ADMIN, EPOCH, OTHER, PEER, Driver
 from tollgate.broker.core.batch import Arrival, Output
+from tollgate.broker.core.events import LogBegan
+from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import NOBODY, Principal, Role
 
 PEERS = (PEER, OTHER, b"\x00third")
@@ -34,7 +36,7 @@ SESSIONS = (("admin", "alpha"), ("admin", None), ("both", "beta@host:7"))
 """Who opens each session, and with which name of a client."""
 LIMITS = {
     "commands": 6, "text_bytes": 10, "blockchain_identifier_bytes": 6,
-    "identifier_from_purchaser_bytes": 6, "jobs": 10, "parked": 8, "parked_share": 5, "watched": 4,
+    "identifier_from_purchaser_bytes": 6, "jobs": 10, "parked": 8, "parked_share": 2, "watched": 4,
     "pay_within_ms": 30_000, "payment_grace_ms": 1_000, "keep_finished_ms": 40_000,
     "max_finished": 6, "lapses": 2, "queues": 3, "input_rounds": 3, "inputs_bytes": 32,
     "meta_bytes": 8, "progress_bytes": 8, "reason_bytes": 8,
@@ -55,9 +57,15 @@ class Pair:
         self.sent: list[Message] = []
         self.seen: Counter[str] = Counter()
         """How often each command had each outcome."""
-        for who, client in SESSIONS:
+        self.sessions: dict[int, int] = {}
+        """The numbers of sessions by their place in SESSIONS, from 1."""
+        self.open_sessions()
+
+    def open_sessions(self) -> None:
+        for place, (who, client) in enumerate(SESSIONS, 1):
             hello = {"type": "hello", "open_session": True} | ({"client": client} if client else {})
-            self.do({"do": "say", "who": who, "commands": [hello]})
+            self.do_say({"do": "say", "who": who, "commands": [hello]})
+            self.sessions[place] = self.twin.last_session
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -76,7 +84,8 @@ class Pair:
         self.exchange(*[self.message(each) for each in step["messages"]])
 
     def message(self, step: Step) -> Message:
-        session = step.get("session", 0)
+        place: int = step.get("session", 0)
+        session = self.sessions.get(place, place)
         seq, acked = self.number(session, step.get("mode", ""))
         frame: Wire = {
             "v": 2 if step.get("mode") == "version" else 1,
@@ -87,7 +96,7 @@ class Pair:
         }
         if "valid_ms" in step:
             frame["valid_until"] = self.twin.wall + timedelta(milliseconds=step["valid_ms"])
-        message = (PEERS[step.get("peer", 0)], WHO[step.get("who", "admin")], frame)
+        message = (peer_of(step, session), WHO[step.get("who", "admin")], frame)
         self.sent.append(message)
         return message
 
@@ -114,7 +123,7 @@ class Pair:
             return
         peer, who, frame = self.sent[-step["back"]]
         if frame["session"]:
-            peer = PEERS[step["peer"]]
+            peer = peer_of(step, frame["session"])
         elif not any(command["type"] == "wait" for command in frame["commands"]):
             return
         self.exchange((peer, who, frame))
@@ -151,6 +160,16 @@ class Pair:
         restart(self.driver, round(step["middle"] * len(self.driver.records)))
         self.twin.restart()
         self.do_pass({"ms": 0})
+
+    def do_restore(self, step: Step) -> None:
+        """Start a broker from a backup of all records: no number comes twice."""
+        self.do_restart(step)
+        began = LogBegan(f"log {len(self.driver.records)}", is_restore=True)
+        self.driver.records.append(Record([began], at=self.driver.records[-1].at))
+        restart(self.driver)
+        self.twin.restore()
+        self.do_pass({"ms": 0})
+        self.open_sessions()
 
     def check_replay(self, middle: float) -> None:
         live = live_chunks(self.driver)
@@ -289,6 +308,11 @@ class Pair:
         return [self.twin.parked[-back]["frame"]["seq"]] if back <= len(self.twin.parked) else []
 
 
+def peer_of(step: Step, session: int) -> bytes:
+    """Return a connection: each session has its own, so that no two answers are mixed up."""
+    return PEERS[step.get("peer", 0)] + (b"%d" % session if session else b"")
+
+
 def outcome(result: Wire) -> str:
     if result["type"] != "error":
         return str(result["type"])
@@ -296,7 +320,7 @@ def outcome(result: Wire) -> str:
 
 
 def brief(answer: Out) -> tuple[list[str], bytes, int]:
-    """Return what an answer is, for whom; two sessions may use the same number."""
+    """Return what an answer is, and for whom."""
     peer, seq, wire = answer
     kinds = [*map(outcome, wire.get("results", ()))] or [outcome(wire.get("error", wire))]
     return kinds, peer, seq

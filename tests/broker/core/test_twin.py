@@ -35,7 +35,7 @@ OUTCOMES = {
     "list": "jobs",
     "message": (
         "draining, "
-        "expired, malformed, overloaded 3, overloaded 4, overloaded 5, overloaded 6, "
+        "expired, malformed, overloaded 3, overloaded 4, overloaded 2, overloaded 6, "
         "overloaded 64, overloaded 8, request_conflict, session_evicted, stale_request, "
         "too_large 6, unsupported_version"
     ),

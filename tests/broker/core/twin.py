@@ -14,6 +14,7 @@ from tollgate.broker.core.roles import Principal, Role
 
 Out = tuple[bytes, int, Wire]
 WINDOW = 64
+RESTORE_GAP = 2**32
 
 
 class Twin(Commands):
@@ -339,6 +340,17 @@ class Twin(Commands):
             lease = self.lease_on(job["job_id"])
             if lease is not None:
                 self.extend(lease, lease["lease_ms"])
+
+    def restore(self) -> None:
+        """Go on in another log: no lease and no session stands, and no number comes twice."""
+        self.restart()
+        self.token += RESTORE_GAP
+        self.last_session += RESTORE_GAP
+        self.sessions = {}
+        for job in self.jobs:
+            lease = self.lease_on(job["job_id"])
+            if lease is not None:
+                self.free(lease)
 
     def drain(self) -> None:
         self.is_draining = True
