@@ -409,6 +409,10 @@ class InMemoryJobRepository:
             job.version = 0  # marks its entries in the indexes as stale
             self.queues.remove(slot)
             self.finished.remove()
+            # Stale entries can hold the slot for long: let them hold no texts.
+            job.input = job.result = job.error = job.meta = None
+            job.input_schema = job.provided_input = job.inputs = job.progress = None
+            slot.history = slot.rounds = None
 
     # --- snapshots ------------------------------------------------------------------------------
 

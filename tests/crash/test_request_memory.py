@@ -1,5 +1,6 @@
 """A repeated request takes effect once: the session's window, eviction and retention."""
 
+import tracemalloc
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -398,6 +399,23 @@ def test_finished_jobs_over_the_limit_go_a_few_at_a_time() -> None:
         driver.run()
     assert state.jobs.finished.count == 10
     assert not driver.pipeline.deadlines.is_due(driver.now)
+
+
+def test_a_removed_job_leaves_no_text_in_memory() -> None:
+    driver = Driver(max_finished=0)
+    driver.ask(create(9_999))  # so that its queue lives on
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            text = f"{number}".ljust(10_000)
+            driver.ask(Create(input_hash=HASH, job_id=job_id(number), input=text), failing(number))
+            driver.pass_ms(1)
+            driver.records.clear()
+            driver.inbox.clear()
+        assert driver.engine.context.state.jobs.count() == 1
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_clock_set_long_after_the_start_prunes_nothing() -> None:
