@@ -20,7 +20,7 @@ Claimed = JobStatus | SettlementState
 """What a claim is for: jobs in a status, or settlements in a state."""
 
 SLACK: Final = 16_384
-"""How many stale entries there may be beyond as many as there are true ones."""
+"""How many stale entries there may be beyond as many as there are true ones, over all queues."""
 CHECKS: Final = 2
 """How many entries are checked for each job that comes or goes, while too many are stale."""
 
@@ -80,9 +80,12 @@ class StaleLine(Generic[Entry]):
                 return front[0]
             front.popleft()
 
-    def check(self, changes: int, true_max: int) -> None:
-        """Check some entries, if more are stale than `true_max` (and some) are true."""
-        excess = len(self._unchecked) + len(self._checked or ()) - 2 * true_max - SLACK
+    def check(self, changes: int, true_max: int, shares: int = 1) -> None:
+        """Check some entries, if more are stale than `true_max` (and some) are true.
+
+        So many `shares` of all queues together have the slack.
+        """
+        excess = len(self._unchecked) + len(self._checked or ()) - 2 * true_max - SLACK // shares
         if excess <= 0:
             return
         is_true = self.is_true

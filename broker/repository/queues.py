@@ -27,7 +27,9 @@ CLAIMED: Final[tuple[Claimed, ...]] = (
     AWAITING_PAYMENT, RUNNING, AWAITING_INPUT, *sorted(CLAIMABLE),
 )  # fmt: skip
 CHECK_EVERY: Final = 256
-"""The lines of a queue are checked after so many changes."""
+"""The lines of a queue are checked after so many changes; after fewer if there are many queues."""
+CHECK_EVERY_MIN: Final = 16
+FEW_QUEUES: Final = 4
 DATED: Final = frozenset(
     {SettlementState.WANTED, SettlementState.SUBMITTED, SettlementState.MANUAL}
 )
@@ -156,6 +158,7 @@ class Queues:
         """How many jobs of all queues are in each status."""
         self.changed: dict[tuple[Claimed, str], None] = {}
         """Where jobs may have become ready since parked claims were looked at last."""
+        self._check_every = CHECK_EVERY
         self.are_many = False
         """Whether there has ever been more than one level."""
         self.are_barred = False
@@ -209,6 +212,7 @@ class Queues:
             return queue
         name = DEFAULT_QUEUE if name == DEFAULT_QUEUE else name
         queue = self.by_name[name] = JobQueue(name)
+        self._share_checks()
         for order in self._orders.values():
             order.add(name)
         return queue
@@ -217,6 +221,7 @@ class Queues:
         if queue.jobs or queue.is_paused:
             return
         del self.by_name[queue.name]
+        self._share_checks()
         for line in chain.from_iterable(queue.lines.values()):
             line.wake_at = None  # what was to wake it is settled
         for order in self._orders.values():
@@ -256,7 +261,7 @@ class Queues:
                 ]
             )
         queue.changes += moved
-        if queue.changes >= CHECK_EVERY:
+        if queue.changes >= self._check_every:
             self._check(queue)
         if after not in TERMINAL:
             self._offer(slots, level, after, at, is_first=is_first)
@@ -302,18 +307,24 @@ class Queues:
             queue.settled[job.settlement.state] -= 1
         queue.created.remove(slot)
         queue.changes += 1
-        if queue.changes >= CHECK_EVERY:
+        if queue.changes >= self._check_every:
             self._check(queue)
         self._drop_if_empty(queue)
+
+    def _share_checks(self) -> None:
+        """Let many queues together have no more unchecked changes than a few."""
+        shared = FEW_QUEUES * CHECK_EVERY // max(1, len(self.by_name))
+        self._check_every = min(CHECK_EVERY, max(CHECK_EVERY_MIN, shared))
 
     def _check(self, queue: JobQueue) -> None:
         """Check some entries of each line of a queue, as many as it has had changes."""
         changes, queue.changes = queue.changes, 0
+        shares = len(self.by_name)
         for state in JobStatus:
-            queue.entered(state).check(changes, queue.counts[state])
+            queue.entered(state).check(changes, queue.counts[state], shares)
         for lines in queue.lines.values():
             for line in lines:
-                line.check(changes, line.count())
+                line.check(changes, line.count(), shares)
 
     def _offer(
         self,
