@@ -86,8 +86,8 @@ soak: setup ## run attacks, 10,000 clients and ten million commands (15 minutes)
 million: setup ## run a million commands with a fixed clock and seed, and print their digest
 	$(BIN)/python -m tests.million
 
-protocol: setup ## regenerate the examples in docs/protocol.md
-	$(BIN)/python -m tests.test_protocol_examples --write
+protocol: setup ## regenerate the examples and pictures in docs/protocol.md
+	$(BIN)/python -m tests.protocol_page
 
 # The libraries of other job queues stay out of .venv.
 $(BENCH_VENV)/.installed: pyproject.toml requirements/bench.txt

@@ -19,7 +19,7 @@ import click
 import structlog
 import zmq
 
-from tollgate.broker.access.keyring import KeyRingError
+from tollgate.broker.access.key_files import KeyRingError
 from tollgate.broker.access.permissions import UnsafeError, make_private
 from tollgate.broker.admin import cli
 from tollgate.broker.compaction import Compactor

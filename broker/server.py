@@ -13,6 +13,7 @@ from tollgate.broker.compaction import Compactor
 from tollgate.broker.core.batch import Arrival, ReplyFrame
 from tollgate.broker.core.limits import DUE_MAX, batch_records_max
 from tollgate.broker.core.pipeline import Pipeline
+from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import Journal, parse_fsync
 from tollgate.broker.settings import Settings
@@ -31,17 +32,17 @@ HOUSEKEEPING_MS: Final = 20
 """The shortest time between two rounds of housekeeping."""
 FILES_MS: Final = 5_000
 """How often to look whether the files of the journal and of the sockets are still there."""
-KEYS_MS: Final = 1_000
-"""How often to look for changed keys."""
+KEYS_MS: Final = 500
+"""How often to look for changed keys, and the longest sleep if there are keys: together a second"""
 NEWS_MS: Final = 60_000
 """How often to log what was refused or dropped, if anything was."""
 
 
 class Keys(Protocol):
-    """The keys that admit peers; their roles can be taken away."""
+    """The keys that admit peers; they and their roles can be taken away."""
 
-    def refresh(self) -> Sequence[str]:
-        """Return the names of the principals whose role has changed."""
+    def refresh(self) -> Sequence[Principal]:
+        """Return the principals that are no longer what they were at the last call."""
 
 
 class Server:
@@ -80,6 +81,8 @@ class Server:
         # Under an interval policy, records wait no longer than that interval to be synced.
         self._idle_ms = min(IDLE_MS, parse_fsync(settings.fsync) or IDLE_MS)
         self._idle_ms = min(self._idle_ms, notifier.watchdog_ms or IDLE_MS)
+        if keys is not None:
+            self._idle_ms = min(self._idle_ms, KEYS_MS)
         self._commit = GroupCommit(
             journal, self._send, beside=not settings.in_memory and settings.fsync == "always"
         )
@@ -104,7 +107,10 @@ class Server:
         Raises JournalFailedError: nothing of the batch was sent, and the process must stop. Raises
         EndpointError, after it has answered what was taken, if no new peer could connect.
         """
-        self._deadlines.start(self._clock.read())
+        now = self._clock.read()
+        self._deadlines.start(now)
+        if self._has_room():
+            self._begin_log(now)
         try:
             self._serve_until_told()
         except EndpointError:
@@ -152,9 +158,9 @@ class Server:
             self._notifier.alive()
         if now_ms >= self._keys_at_ms and self._keys is not None:
             self._keys_at_ms = now_ms + KEYS_MS
-            for name in self._keys.refresh():
-                self._left = [_without_role(arrival, name) for arrival in self._left]
-                self._commit.put(self._pipeline.expel(name), more=self._has_more)
+            for principal in self._keys.refresh():
+                self._left = [_without_roles(arrival, principal) for arrival in self._left]
+                self._commit.put(self._pipeline.expel(principal), more=self._has_more)
         if now_ms >= self._files_at_ms:
             self._files_at_ms = now_ms + FILES_MS
             self._look_at_files()
@@ -177,9 +183,11 @@ class Server:
 
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided; without room on the disk for any batch, nothing may change."""
-        writable = not self._journal.is_kept or self._journal.room(*self._reserved)
+        writable = self._has_room()
         if writable is not self._writable:
             self._writable = writable
+            if writable:
+                self._begin_log(now)
             full = "the disk is full" if self._missing is None else "the journal is not whole"
             event = "changes are accepted again" if writable else full
             log.warning(event, refused=None if writable else "all that changes something")
@@ -190,6 +198,15 @@ class Server:
         output = self._pipeline.run(batch, now, undelivered, writable=writable)
         self._left = batch[output.taken :]
         self._commit.put(output, more=self._has_more)
+
+    def _has_room(self) -> bool:
+        """Return whether the journal has room for any batch."""
+        return not self._journal.is_kept or self._journal.room(*self._reserved)
+
+    def _begin_log(self, now: Instant) -> None:
+        output = self._pipeline.begin_log(now)
+        if output.records:
+            self._commit.put(output, more=self._has_more)
 
     def _has_more(self) -> bool:
         """Return whether messages wait to be decided."""
@@ -232,8 +249,8 @@ class Server:
         self._commit.close()
 
 
-def _without_role(arrival: Arrival, name: str) -> Arrival:
-    """Return a message; if the principal `name` sent it, without its role."""
-    if arrival.principal.name != name:
+def _without_roles(arrival: Arrival, principal: Principal) -> Arrival:
+    """Return a message; if this principal sent it, by this key, without its roles."""
+    if arrival.principal != principal:
         return arrival
-    return msgspec.structs.replace(arrival, principal=arrival.principal._replace(role=None))
+    return msgspec.structs.replace(arrival, principal=Principal(principal.name, key=principal.key))

@@ -47,12 +47,18 @@ SHARED: Final = {
 
 COMPUTED_DEFAULTS: Final = {
     "bind": "in your runtime directory",
+    "bind_next": "none",
     "data_dir": "in your state directory",
+    "group_roles": "observer",
     "keys": "none",
     "log_format": "console on a terminal, otherwise json",
     "socket_group": "none",
 }
 """What a help text says of defaults that are computed, or empty."""
+
+
+RENAMED: Final = {"group_role": "group_roles"}
+"""Settings by an earlier name, and their name now."""
 
 
 class SettingsError(ValueError):
@@ -115,6 +121,11 @@ class Settings(BaseSettings):
         min_length=1,
         description="ipc:///path or tcp://address:port to listen at; may be given more than once",
     )
+    bind_next: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="tcp://address:port to listen at with the broker's next key, while it is"
+        " rotated; see: tollgate keys rotate-broker --help",
+    )
     keys: Path | None = Field(
         default=None,
         description="directory with the keys that may connect by tcp; see: tollgate keys --help",
@@ -125,7 +136,12 @@ class Settings(BaseSettings):
     socket_group: str = Field(
         "", description="a group whose members may use the ipc sockets, beside the broker's user"
     )
-    group_role: Role = Field(Role.OBSERVER, description="the role of that group's members")
+    group_roles: Annotated[list[Role], NoDecode] = Field(
+        [Role.OBSERVER],
+        min_length=1,
+        description="the roles of that group's members, with commas between them; may be given"
+        " more than once",
+    )
     data_dir: Path = Field(
         default_factory=default_data_dir,
         validate_default=False,  # a broker in memory needs none
@@ -186,11 +202,20 @@ class Settings(BaseSettings):
         parse_fsync(fsync)
         return fsync
 
-    @field_validator("bind", mode="before")
+    @field_validator("bind", "bind_next", mode="before")
     @classmethod
     def _split(cls, bind: object) -> object:
         """Take a text, as the environment has it, with spaces between the endpoints."""
         return bind.split() if isinstance(bind, str) else bind
+
+    @field_validator("group_roles", mode="before")
+    @classmethod
+    def _split_roles(cls, roles: object) -> object:
+        """Take texts with commas between the roles, too."""
+        given = [roles] if isinstance(roles, str) else roles
+        if isinstance(given, list) and all(isinstance(each, str) for each in given):
+            return [role.strip() for each in given for role in each.split(",")]
+        return given
 
     @field_validator("bind")
     @classmethod
@@ -203,6 +228,14 @@ class Settings(BaseSettings):
                     f"{endpoint!r}: say ipc:///path/to/socket, or tcp://address:port with --keys"
                 )
         return bind
+
+    @field_validator("bind_next")
+    @classmethod
+    def _tcp_alone(cls, bind_next: list[str]) -> list[str]:
+        for endpoint in bind_next:
+            if not endpoint.startswith("tcp://") or endpoint.endswith("/"):
+                raise ValueError(f"{endpoint!r}: say tcp://address:port, for ipc has no key")
+        return bind_next
 
     @field_validator("data_dir", "keys", mode="before")
     @classmethod
@@ -222,14 +255,13 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _tcp_is_closed(self) -> Self:
         """Refuse to listen at tcp without keys, or at all addresses by mistake."""
-        for endpoint in self.bind:
-            if not endpoint.startswith("tcp://"):
-                continue
+        named = [("bind", endpoint) for endpoint in self.bind if endpoint.startswith("tcp://")]
+        for name, endpoint in [*named, *(("bind_next", each) for each in self.bind_next)]:
             if self.keys is None:
-                raise ValueError(f"bind: {endpoint} takes --keys: tcp is for key holders only")
+                raise ValueError(f"{name}: {endpoint} takes --keys: tcp is for key holders only")
             if tcp_address(endpoint).is_unspecified and not self.allow_wildcard:
                 raise ValueError(
-                    f"bind: {endpoint} is every address of this machine; name one,"
+                    f"{name}: {endpoint} is every address of this machine; name one,"
                     " or say --allow-wildcard"
                 )
         return self
@@ -307,7 +339,7 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
     known = {(PREFIX + name).upper() for name in AllSettings.model_fields}
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            raise SettingsError(f"{name}: there is no such setting")
+            raise SettingsError(f"{name}: {_unknown(name.upper().removeprefix(PREFIX).lower())}")
     AllSettings.toml_file = config
     try:
         return AllSettings(**options)
@@ -318,13 +350,19 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         reason = first["msg"]
         if first["type"] == "extra_forbidden":
-            reason = f"there is no such setting{f' (in {config})' if config else ''}"
+            reason = f"{_unknown(name)}{f' (in {config})' if config else ''}"
         reason = reason.removeprefix("Value error, ")
         line = f"{name}: {reason}" if name else reason
         origin = origin_of(line.partition(":")[0].partition(".")[0], options, config)
         if origin.kind == "environment":
             line += f" (from {origin.name})"
         raise SettingsError(line) from None
+
+
+def _unknown(name: str) -> str:
+    """Return what is wrong with the name of a setting."""
+    new_name = RENAMED.get(name)
+    return f"it is called {new_name} now" if new_name else "there is no such setting"
 
 
 def origin_of(name: str, options: dict[str, Any], config: Path | None = None) -> Origin:

@@ -2,25 +2,27 @@
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from os import PathLike
 from random import random
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
-from tollgate.client import commands as build
+from tollgate.client.aio_calls import AsyncCalls
 from tollgate.client.arguments import seconds
 from tollgate.client.autopipeline import Autopipeline, PipelinedCommand
 from tollgate.client.batch import AsyncBatch
-from tollgate.client.commands import AnyStatus, JobId, Row, SlicedWait, Time
 from tollgate.client.connection import Connection, log_warning
 from tollgate.client.errors import ClientClosedError, raise_failures
+from tollgate.client.identity import naming
 from tollgate.client.inflight import Call
 from tollgate.client.results import Lease, Page, value
+from tollgate.client.rows import Row, check_bulk, creates
 from tollgate.client.session import Session
 from tollgate.domain.commands import AnyCommand, Hello
-from tollgate.domain.exceptions import TollgateError, WaitTimeoutError
-from tollgate.domain.results import CountResult, HelloResult
+from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.results import HelloResult
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncBatch", "AsyncClient", "Lease", "Page"]
 
 
-class AsyncClient:
+class AsyncClient(AsyncCalls):
     """Sends commands to one broker from one event loop; many tasks may use it at once.
 
     It is `Client` with `await`: the same calls, arguments and exceptions. Commands of several tasks
@@ -43,16 +45,18 @@ class AsyncClient:
         *,
         key: str | PathLike[str] | None = None,
         timeout_s: float = 10.0,
+        name: str | None = None,
     ) -> None:
         """Make a client; it connects at its first call, and is bound to the loop of that call."""
         self._timeout_s = seconds(timeout_s)
         self._connection = Connection(endpoint, key)
         self.endpoint = self._connection.endpoint
-        self._session = Session(self._connection.broker, random, log_warning)
+        self._session = Session(self._connection.broker, random, log_warning, naming(name))
         self._autopipeline = Autopipeline(self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._turn_is_due = False
         self._closed = False
 
     async def close(self) -> None:
@@ -74,7 +78,7 @@ class AsyncClient:
             self._autopipeline.fail(reason)
             self._session.fail(reason)
         self._forget_loop()
-        self._connection.close()
+        self._connection.close(self._session)
 
     async def __aenter__(self) -> Self:
         """Return the client itself."""
@@ -84,228 +88,10 @@ class AsyncClient:
         """Close the connection."""
         await self.close()
 
-    # --- one command ------------------------------------------------------------------------------
-
     async def ping(self, timeout_s: float | None = None) -> HelloResult:
-        """Return the broker's identity, your role and its limits."""
-        return cast("HelloResult", await self._ask(Hello(), timeout_s))
-
-    async def create(  # noqa: PLR0913 - one argument a field
-        self,
-        input_hash: str | None = None,
-        *,
-        input: str | None = None,  # noqa: A002 - the field's name
-        as_text: bool = False,
-        identifier_from_purchaser: str | None = None,
-        job_id: JobId | None = None,
-        blockchain_identifier: str | None = None,
-        pay_by_time: Time | None = None,
-        submit_result_time: Time | None = None,
-        timeout_s: float | None = None,
-    ) -> "Job":
-        """Store a job in `awaiting_payment`, and return it.
-
-        Without an `input_hash`, the hash of `input` is computed by MIP-004: JSON text is parsed
-        first, plain text is hashed as a JSON string. What seems to be a mistake is refused: empty
-        text, plain text within white space, broken JSON. With `as_text`, any text is plain text. A
-        byte order mark is dropped. Without a `job_id`, a UUID4 is made. If the broker has a job
-        with this id and equal fields, that job is returned as it is now.
-
-        Raises:
-            ArgumentError: the input seems to be a mistake, or JSON that no hash is defined for; the
-                hash is not 64 lowercase hexadecimal digits, the id is not a UUID, a time has no
-                time zone, or both hash and input are missing.
-            JobConflictError: the id or the blockchain identifier belongs to a different job.
-            RepositoryFullError: the broker stores as many jobs as it may.
-
-        """
-        command = build.create(
-            input_hash,
-            input=input,
-            as_text=as_text,
-            identifier_from_purchaser=identifier_from_purchaser,
-            job_id=job_id,
-            blockchain_identifier=blockchain_identifier,
-            pay_by_time=pay_by_time,
-            submit_result_time=submit_result_time,
-        )
-        return cast("Job", await self._ask(command, timeout_s))
-
-    async def get(
-        self,
-        job_id: JobId | None = None,
-        *,
-        blockchain_identifier: str | None = None,
-        timeout_s: float | None = None,
-    ) -> "Job":
-        """Return a job as it is now, by its id or by the identifier of its payment on chain.
-
-        Raises:
-            JobNotFoundError: there is no such job.
-
-        """
-        return cast("Job", await self._ask(build.get(job_id, blockchain_identifier), timeout_s))
-
-    async def transition(  # noqa: PLR0913 - one argument a field
-        self,
-        job_id: JobId,
-        target: AnyStatus,
-        *,
-        result: str | None = None,
-        error: str | None = None,
-        input_schema: str | None = None,
-        expected_version: int | None = None,
-        lease: int | None = None,
-        timeout_s: float | None = None,
-    ) -> "Job":
-        """Move a job to the status `target`, and return the job after that.
-
-        `result` requires the target `completed`, `error` `failed`, `input_schema` `awaiting_input`.
-        With `expected_version`, the job moves only if it is at that version. `lease` is the token
-        of your lease on the job, if you hold one.
-
-        Raises:
-            InvalidStateTransitionError: the state machine has no such transition.
-            VersionConflictError: the job is not at `expected_version`.
-            LeaseHeldError: another client holds a lease on the job.
-            LeaseLostError: your lease has lapsed or ended, or was granted to another client.
-            JobNotFoundError: there is no such job.
-
-        """
-        command = build.transition(
-            job_id,
-            target,
-            result=result,
-            error=error,
-            input_schema=input_schema,
-            expected_version=expected_version,
-            lease=lease,
-        )
-        return cast("Job", await self._ask(command, timeout_s))
-
-    async def provide_input(
-        self,
-        job_id: JobId,
-        input: str,  # noqa: A002 - the field's name
-        *,
-        expected_version: int,
-        timeout_s: float | None = None,
-    ) -> "Job":
-        """Give a job in `awaiting_input` its input, and return it, in `running` again.
-
-        `expected_version` is the job's version when it asked, so that the input matches the
-        question. Raises the errors of `transition`.
-        """
-        command = build.provide_input(job_id, input, expected_version)
-        return cast("Job", await self._ask(command, timeout_s))
-
-    async def cancel(
-        self, job_id: JobId, *, expected_version: int | None = None, timeout_s: float | None = None
-    ) -> "Job":
-        """Fail a job in `awaiting_payment`, and return it. Raises the errors of `transition`."""
-        return cast("Job", await self._ask(build.cancel(job_id, expected_version), timeout_s))
-
-    async def count(
-        self, status: AnyStatus | None = None, *, timeout_s: float | None = None
-    ) -> CountResult:
-        """Return the number of jobs by status, and since when the oldest of each has been in it."""
-        return cast("CountResult", await self._ask(build.count(status), timeout_s))
-
-    async def list_page(
-        self,
-        status: AnyStatus | None = None,
-        *,
-        after: str | None = None,
-        limit: int = 100,
-        timeout_s: float | None = None,
-    ) -> Page:
-        """Return up to `limit` jobs (at most 1,000) in order of creation.
-
-        `after` is the `next` of the page before; None is the first page.
-        """
-        return cast("Page", await self._ask(build.list_page(status, after, limit), timeout_s))
-
-    async def list(
-        self, status: AnyStatus | None = None, *, page: int = 100, timeout_s: float | None = None
-    ) -> AsyncIterator["Job"]:
-        """Yield all jobs in order of creation; `page` is how many to ask for at a time.
-
-        A job that stays in `status` all the time is yielded once, whatever happens to other jobs.
-        `timeout_s` is for each page.
-        """
-        after: str | None = None
-        while True:
-            part = await self.list_page(status, after=after, limit=page, timeout_s=timeout_s)
-            for job in part.jobs:
-                yield job
-            after = part.next
-            if after is None:
-                return
-
-    # --- waits and leases -------------------------------------------------------------------------
-
-    async def wait(
-        self,
-        job_ids: JobId | Sequence[JobId],
-        *,
-        statuses: AnyStatus | Sequence[AnyStatus] | None = None,
-        timeout_s: float | None = None,
-    ) -> "Job":
-        """Wait for one of up to 1,000 jobs to reach one of `statuses`, and return it.
-
-        `completed` and `failed` always end the wait. With `timeout_s` None it has no end. The
-        client sends waits of at most 15 s one after the other, so the broker may restart in
-        between; each must be answered within the client's own `timeout_s` after its end.
-
-        Raises:
-            WaitTimeoutError: none of the jobs reached such a status within `timeout_s` seconds.
-            JobNotFoundError: one of the jobs does not exist.
-            BrokerUnreachableError: a wait was not answered in time.
-
-        """
-        until = None if timeout_s is None else monotonic() + seconds(timeout_s)
-        wait = SlicedWait(job_ids, statuses, until, self._timeout_s)
-        while True:
-            command, deadline = wait.slice(monotonic())
-            try:
-                return cast("Job", await self._ask_until(command, deadline))
-            except WaitTimeoutError:
-                if wait.over(monotonic()):
-                    raise
-
-    async def claim(
-        self,
-        status: AnyStatus,
-        *,
-        lease_ms: int = 30_000,
-        wait_ms: int = 0,
-        limit: int = 1,
-        timeout_s: float | None = None,
-    ) -> builtins.list[Lease]:
-        """Claim up to `limit` free jobs in `status`, oldest first, each with a lease.
-
-        If there is none, wait for one for up to `wait_ms` (at most an hour); the list is empty if
-        none came. `timeout_s` is added to `wait_ms`. If the call has ended before the answer comes,
-        the client releases the leases in it.
-        """
-        command = build.claim(status, lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
-        timeout_s = self._seconds(timeout_s) + wait_ms / 1_000
-        return cast("builtins.list[Lease]", await self._ask(command, timeout_s))
-
-    async def touch(
-        self, job_id: JobId, lease: int, *, lease_ms: int = 30_000, timeout_s: float | None = None
-    ) -> None:
-        """Extend a lease: it ends `lease_ms` from now.
-
-        Raises:
-            LeaseLostError: it has lapsed or ended, or was granted to another client: stop working.
-
-        """
-        await self._ask(build.touch(job_id, lease, lease_ms), timeout_s)
-
-    async def release(self, job_id: JobId, lease: int, *, timeout_s: float | None = None) -> None:
-        """Give a lease back, so that the job can be claimed again. Raises the errors of `touch`."""
-        await self._ask(build.release(job_id, lease), timeout_s)
+        """Return the broker's identity, its time and limits, and your roles."""
+        hello: HelloResult = await self._ask(self._session.hello(), timeout_s)
+        return hello
 
     # --- many commands ----------------------------------------------------------------------------
 
@@ -330,7 +116,9 @@ class AsyncClient:
                 in time, nothing further is taken from the iterable, and `results` ends there.
 
         """
-        values = await self._run(build.creates(jobs), timeout_s, on_progress, message_commands)
+        values = await self._run(
+            creates(jobs, self._known_time_in), timeout_s, on_progress, message_commands
+        )
         raise_failures(values)
         return values
 
@@ -361,13 +149,13 @@ class AsyncClient:
         messages are in flight at a time, and `timeout_s` is for each. Raises ArgumentError
         for less than 1 command.
         """
-        build.check_bulk(message_commands)
-        return AsyncBatch(lambda commands: self._run(commands, timeout_s, None, message_commands))
+        check_bulk(message_commands)
+        return AsyncBatch(
+            lambda commands: self._run(commands, timeout_s, None, message_commands),
+            self._known_time_in,
+        )
 
     # --- the driver -------------------------------------------------------------------------------
-
-    def _seconds(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else seconds(timeout_s)
 
     async def _ask(self, command: AnyCommand, timeout_s: float | None) -> Any:  # noqa: ANN401
         if timeout_s is not None or not self._autopipeline.takes(command):
@@ -384,7 +172,7 @@ class AsyncClient:
 
     async def _ask_until(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
         if self._session.greeting is None and not isinstance(command, Hello):
-            await self._call(Hello(), deadline)
+            await self._call(self._session.hello(), deadline)
         return await self._call(command, deadline)
 
     async def _call(self, command: AnyCommand, deadline: float) -> Any:  # noqa: ANN401
@@ -399,8 +187,16 @@ class AsyncClient:
         except asyncio.CancelledError:
             if member.group is not None:
                 member.group.withdraw_cancelled()
-            self._turn()
+            self._turn_soon()
             raise
+
+    async def _time_in(self, delay_ms: int, timeout_s: float | None) -> datetime:
+        if self._session.greeting is None:
+            await self.ping(timeout_s)
+        return self._known_time_in(delay_ms)
+
+    def _known_time_in(self, delay_ms: int) -> datetime:
+        return self._connection.broker_time_in(self._session, delay_ms)
 
     async def _run(
         self,
@@ -409,11 +205,11 @@ class AsyncClient:
         on_progress: Callable[[int], None] | None,
         message_commands: int | None,
     ) -> builtins.list[Any]:
-        build.check_bulk(message_commands, on_progress)
+        check_bulk(message_commands, on_progress)
         each_s = self._seconds(timeout_s)
         deadline = monotonic() + each_s
         if self._session.greeting is None:
-            await self._call(Hello(), deadline)
+            await self._call(self._session.hello(), deadline)
         self._begin()
         progress = asyncio.Event()
         call = self._session.submit(
@@ -444,7 +240,19 @@ class AsyncClient:
                 progress.clear()
         except BaseException:
             session.abandon(call)
+            self._turn_soon()
             raise
+
+    def _turn_soon(self) -> None:
+        """Take a turn after all callers that are cancelled in this turn of the loop have left."""
+        loop = self._loop
+        if loop is not None and not self._turn_is_due and not loop.is_closed():
+            self._turn_is_due = True
+            loop.call_soon(self._late_turn)
+
+    def _late_turn(self) -> None:
+        self._turn_is_due = False
+        self._turn()
 
     def _turn(self) -> None:
         """Receive and send what is possible, and set the timer for the session's next wake-up."""

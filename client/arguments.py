@@ -132,6 +132,44 @@ def seconds(value: object, name: str = "timeout_s") -> float:
     return min(float(value), TIMEOUT_S_MAX) if value < TIMEOUT_S_MAX else TIMEOUT_S_MAX
 
 
+def flag(command: str, name: str, value: object, expected: str) -> bool:
+    """Return a truth value. Raises ArgumentError: 0 and 1 are likely a mistake."""
+    if isinstance(value, bool):
+        return value
+    raise wrong(command, name, value, expected)
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401 - to be seen
+    """Return a real number of any type as a float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def fraction(command: str, name: str, value: object, expected: str) -> float:
+    """Return a number from 0 to 1 as a float. Raises ArgumentError."""
+    number = _number(value)
+    if number is not None and 0 <= number <= 1:
+        return number
+    raise wrong(command, name, value, expected)
+
+
+def delay_ms(command: str, name: str, value: object) -> int:
+    """Return a delay given in seconds or as a timedelta in milliseconds. Raises ArgumentError."""
+    expected = "a number of seconds or a timedelta, from 0 to a year"
+    number = _number(value.total_seconds() if isinstance(value, timedelta) else value)
+    if number is not None and 0 <= number <= TIMEOUT_S_MAX:
+        return round(number * 1_000)
+    raise wrong(command, name, value, expected)
+
+
+def _as_it_is(_: str, __: str, value: object, ___: str) -> object:
+    return value
+
+
 Convert = Callable[[str, str, object, str], object]
 _NUL_FREE: Final = "a text that is not empty and has no NUL character"
 _A_TEXT: Final = (text, "a text (str)")
@@ -140,14 +178,35 @@ _A_TIME: Final = (
     time,
     "a datetime with a time zone, or a Unix time as an int in seconds (milliseconds above 1e11)",
 )
+_JOB_IDS: Final = "a job's id, or 1 to 1,000 of them in a list"
+_JOB_IDS_MAX: Final = 1_000
+_QUEUES: Final = "the name of a queue, 1 to 64 of them in a list, or '*' for all"
+_A_FLAG: Final = (flag, "True or False")
+_A_HASH: Final = (text, "64 lowercase hexadecimal digits")
+_A_QUEUE: Final = "the name of a queue: 1 to 64 of the characters A-Z a-z 0-9 . _ -"
 _FIELDS: Final[dict[str, tuple[Convert, str]]] = {
-    "input_hash": (text, "64 lowercase hexadecimal digits"),
+    "input_hash": _A_HASH,
     "input": _A_TEXT,
     "identifier_from_purchaser": (identifier, _NUL_FREE),
     "job_id": _AN_ID,
     "blockchain_identifier": (identifier, _NUL_FREE),
     "pay_by_time": _A_TIME,
     "submit_result_time": _A_TIME,
+    "not_before": _A_TIME,
+    "queue": (text, _A_QUEUE),
+    "priority": (whole, "a whole number from 0, which comes first, to 9"),
+    "meta": _A_TEXT,
+    "traceparent": (text, "a W3C traceparent, such as 00-<32 digits>-<16 digits>-01"),
+    "settle": _A_FLAG,
+    "get.lease": _A_FLAG,
+    "list.lease": _A_FLAG,
+    "newest": _A_FLAG,
+    "keep_lease": _A_FLAG,
+    "force": _A_FLAG,
+    "hold": _A_FLAG,
+    "reason": _A_TEXT,
+    "result_hash": _A_HASH,
+    "on_chain_state": (text, _NUL_FREE),
     "result": _A_TEXT,
     "error": _A_TEXT,
     "input_schema": _A_TEXT,
@@ -157,25 +216,36 @@ _FIELDS: Final[dict[str, tuple[Convert, str]]] = {
     "wait_ms": (whole, "a whole number of milliseconds from 0 to 3,600,000, an hour"),
     "limit": (whole, "a whole number from 1 to 1,000"),
     "after": (text, "the `next` of a page"),
+    "job_ids": (_as_it_is, _JOB_IDS),
+    "queues": (_as_it_is, _QUEUES),
 }
-"""How to convert each argument, and what it must be. The other ones are converted by the caller."""
+"""How to convert each argument, and what it must be. The other ones are converted by the caller.
+
+A name may mean something else in one command; then it stands behind the command's."""
 _NEW_ID: Final = "a UUID, as text in lowercase with hyphens"
-_JOB_IDS: Final = "a job's id, or 1 to 1,000 of them in a list"
-_JOB_IDS_MAX: Final = 1_000
 
 
-def job_ids(values: object) -> list[str]:
-    """Return the ids to wait for as plain texts; one alone is taken too. Raises ArgumentError."""
+def job_ids(values: object, command: str = "wait") -> list[str]:
+    """Return several ids as plain texts; one alone is taken too. Raises ArgumentError."""
     if isinstance(values, str | UUID | Enum):
         values = [values]
     if isinstance(values, Iterable) and not isinstance(values, bytes):
         found = [
-            each if type(each) is str else identifier("wait", "job_ids", each, _AN_ID[1])
+            each if type(each) is str else identifier(command, "job_ids", each, _AN_ID[1])
             for each in values
         ]
         if 0 < len(found) <= _JOB_IDS_MAX:
             return found
-    raise wrong("wait", "job_ids", values, _JOB_IDS)
+    raise wrong(command, "job_ids", values, _JOB_IDS)
+
+
+def queues(values: object) -> list[str]:
+    """Return the names of queues as plain texts; one alone is taken too. Raises ArgumentError."""
+    if isinstance(values, str | Enum):
+        values = [values]
+    if isinstance(values, Iterable) and not isinstance(values, bytes):
+        return [text("claim", "queues", each, _A_QUEUE) for each in values]
+    raise wrong("claim", "queues", values, _QUEUES)
 
 
 def converted(kind: type[_Command], fields: dict[str, Any]) -> _Command:
@@ -185,9 +255,10 @@ def converted(kind: type[_Command], fields: dict[str, Any]) -> _Command:
     for field in msgspec.structs.fields(kind):
         name = field.name
         value = fields.get(name)
-        if name not in _FIELDS or (value is None and not field.required):
+        known = _FIELDS.get(f"{command}.{name}") or _FIELDS.get(name)
+        if known is None or (value is None and not (field.required and name != "meta")):
             continue
-        convert, expected = _FIELDS[name]
+        convert, expected = known
         if command == "create" and name == "job_id":
             expected = _NEW_ID
         try:

@@ -1,12 +1,15 @@
 """Lists of commands of several kinds, sent together and answered in order."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, cast
 
 from tollgate.client import commands as build
-from tollgate.client.commands import AnyStatus, JobId, Time
+from tollgate.client.commands import AnySettlement, AnyStatus, Delay, JobId, Time
 from tollgate.client.errors import NOT_SENT, BrokerUnreachableError
-from tollgate.domain.commands import AnyCommand
+from tollgate.client.rows import postponed
+from tollgate.domain.commands import AnyCommand, Create
+from tollgate.domain.exceptions import TollgateError
 
 
 class CommandList:
@@ -16,11 +19,13 @@ class CommandList:
     ArgumentError for what no broker could decode.
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, time_in: Callable[[int], datetime]) -> None:
+        """Start empty. `time_in` returns the broker's time in so many milliseconds."""
         self._commands: list[AnyCommand] = []
+        self._delays_ms: dict[int, int] = {}
+        self._time_in = time_in
         self._sent = False
-        self._job_ids = build.new_job_ids()
+        self._new_id = build.new_job_ids().__next__
 
     def __len__(self) -> int:
         """Return how many commands there are."""
@@ -37,24 +42,49 @@ class CommandList:
         blockchain_identifier: str | None = None,
         pay_by_time: Time | None = None,
         submit_result_time: Time | None = None,
+        queue: str | None = None,
+        priority: int = 0,
+        not_before: Time | None = None,
+        delay_s: Delay | None = None,
+        meta: str | None = None,
+        traceparent: str | None = None,
+        settle: bool = False,
     ) -> int:
-        """Append a `create`; its value is the `Job`."""
-        return self._append(
+        """Append a `create`; its value is the `Job`. `delay_s` begins when the batch is sent."""
+        commands = self._commands
+        if delay_s is not None:
+            self._delays_ms[len(commands)] = build.delay_of(delay_s, not_before)
+        commands.append(
             build.create(
                 input_hash,
                 input=input,
                 as_text=as_text,
                 identifier_from_purchaser=identifier_from_purchaser,
-                job_id=next(self._job_ids) if job_id is None else job_id,
+                job_id=self._new_id() if job_id is None else job_id,
                 blockchain_identifier=blockchain_identifier,
                 pay_by_time=pay_by_time,
                 submit_result_time=submit_result_time,
+                queue=queue,
+                priority=priority,
+                not_before=not_before,
+                meta=meta,
+                traceparent=traceparent,
+                settle=settle,
             )
         )
+        return len(commands) - 1
 
-    def get(self, job_id: JobId | None = None, *, blockchain_identifier: str | None = None) -> int:
+    def get(
+        self,
+        job_id: JobId | None = None,
+        *,
+        blockchain_identifier: str | None = None,
+        lease: bool = False,
+    ) -> int:
         """Append a `get`; its value is the `Job`."""
-        return self._append(build.get(job_id, blockchain_identifier))
+        commands = self._commands
+        commands.append(build.get(job_id, blockchain_identifier, lease=lease))
+        return len(commands) - 1
 
     def transition(  # noqa: PLR0913 - one argument a field
         self,
@@ -66,9 +96,12 @@ class CommandList:
         input_schema: str | None = None,
         expected_version: int | None = None,
         lease: int | None = None,
+        keep_lease: bool = False,
+        force: bool = False,
     ) -> int:
         """Append a `transition`; its value is the `Job`."""
-        return self._append(
+        commands = self._commands
+        commands.append(
             build.transition(
                 job_id,
                 target,
@@ -77,8 +110,11 @@ class CommandList:
                 input_schema=input_schema,
                 expected_version=expected_version,
                 lease=lease,
+                keep_lease=keep_lease,
+                force=force,
             )
         )
+        return len(commands) - 1
 
     def provide_input(
         self,
@@ -86,45 +122,178 @@ class CommandList:
         input: str,  # noqa: A002 - the field's name
         *,
         expected_version: int,
+        input_hash: str | None = None,
     ) -> int:
         """Append a `provide_input`; its value is the `Job`."""
-        return self._append(build.provide_input(job_id, input, expected_version))
+        return self._append(
+            build.provide_input(job_id, input, expected_version, input_hash=input_hash)
+        )
 
     def cancel(self, job_id: JobId, *, expected_version: int | None = None) -> int:
         """Append a `cancel`; its value is the `Job`."""
         return self._append(build.cancel(job_id, expected_version))
 
-    def count(self, status: AnyStatus | None = None) -> int:
-        """Append a `count`; its value is the `CountResult`."""
-        return self._append(build.count(status))
+    def hold(
+        self, job_id: JobId, *, reason: str | None = None, expected_version: int | None = None
+    ) -> int:
+        """Append a `hold`; its value is the `Job`."""
+        return self._append(build.hold(job_id, reason=reason, expected_version=expected_version))
 
-    def list_page(
-        self, status: AnyStatus | None = None, *, after: str | None = None, limit: int = 100
+    def resume(self, job_id: JobId, *, expected_version: int | None = None) -> int:
+        """Append a `resume`; its value is the `Job`."""
+        return self._append(build.resume(job_id, expected_version=expected_version))
+
+    def request_stop(
+        self, job_id: JobId, *, reason: str | None = None, expected_version: int | None = None
+    ) -> int:
+        """Append a `request_stop`; its value is the `Job`."""
+        command = build.request_stop(job_id, reason=reason, expected_version=expected_version)
+        return self._append(command)
+
+    def annotate(
+        self, job_id: JobId, meta: str | None, *, expected_version: int | None = None
+    ) -> int:
+        """Append an `annotate`; its value is the `Job`."""
+        return self._append(build.annotate(job_id, meta, expected_version=expected_version))
+
+    def settle(  # noqa: PLR0913 - one argument a field
+        self,
+        job_id: JobId,
+        *,
+        lease: int | None = None,
+        to: AnySettlement | None = None,
+        result_hash: str | None = None,
+        on_chain_state: str | None = None,
+        reason: str | None = None,
+        retry_after_s: Delay | None = None,
+    ) -> int:
+        """Append a `settle`; its value is the `Job`."""
+        return self._append(
+            build.settle(
+                job_id,
+                lease=lease,
+                to=to,
+                result_hash=result_hash,
+                on_chain_state=on_chain_state,
+                reason=reason,
+                retry_after_s=retry_after_s,
+            )
+        )
+
+    def pause_queue(self, queue: str) -> int:
+        """Append a `pause_queue`; its value is None."""
+        return self._append(build.pause_queue(queue))
+
+    def resume_queue(self, queue: str) -> int:
+        """Append a `resume_queue`; its value is None."""
+        return self._append(build.resume_queue(queue))
+
+    def count(
+        self,
+        status: AnyStatus | None = None,
+        *,
+        queue: str | None = None,
+        settlement: AnySettlement | None = None,
+    ) -> int:
+        """Append a `count`; its value is the `CountResult`."""
+        return self._append(build.count(status, queue=queue, settlement=settlement))
+
+    def list_page(  # noqa: PLR0913 - one argument a field
+        self,
+        status: AnyStatus | None = None,
+        *,
+        queue: str | None = None,
+        settlement: AnySettlement | None = None,
+        newest: bool = False,
+        lease: bool = False,
+        after: str | None = None,
+        limit: int = 100,
     ) -> int:
         """Append a `list`; its value is the `Page`."""
-        return self._append(build.list_page(status, after, limit))
+        return self._append(
+            build.list_page(
+                status,
+                after,
+                limit,
+                queue=queue,
+                settlement=settlement,
+                newest=newest,
+                lease=lease,
+            )
+        )
 
-    def claim(self, status: AnyStatus, *, lease_ms: int = 30_000, limit: int = 1) -> int:
+    def history(self, job_id: JobId) -> int:
+        """Append a `history`; its value is the `History`."""
+        return self._append(build.history(job_id))
+
+    def claim(  # noqa: PLR0913 - one argument a field
+        self,
+        status: AnyStatus | None = None,
+        *,
+        settlement: AnySettlement | None = None,
+        queue: str | None = None,
+        queues: str | Sequence[str] | None = None,
+        job_ids: JobId | Sequence[JobId] | None = None,
+        lease_ms: int = 30_000,
+        limit: int | None = None,
+    ) -> int:
         """Append a `claim` that does not wait; its value is the list of `Lease`."""
-        return self._append(build.claim(status, lease_ms=lease_ms, wait_ms=0, limit=limit))
+        return self._append(
+            build.claim(
+                status,
+                settlement=settlement,
+                queue=queue,
+                queues=queues,
+                job_ids=job_ids,
+                lease_ms=lease_ms,
+                limit=limit,
+            )
+        )
 
-    def touch(self, job_id: JobId, lease: int, *, lease_ms: int = 30_000) -> int:
-        """Append a `touch`; its value is None."""
-        return self._append(build.touch(job_id, lease, lease_ms))
+    def touch(
+        self,
+        job_id: JobId,
+        lease: int,
+        *,
+        lease_ms: int = 30_000,
+        progress: str | None = None,
+        fraction: float | None = None,
+    ) -> int:
+        """Append a `touch`; its value is `Touched`."""
+        command = build.touch(job_id, lease, lease_ms, progress=progress, fraction=fraction)
+        return self._append(command)
 
-    def release(self, job_id: JobId, lease: int) -> int:
+    def release(
+        self,
+        job_id: JobId,
+        lease: int,
+        *,
+        delay_s: Delay | None = None,
+        reason: str | None = None,
+        hold: bool = False,
+    ) -> int:
         """Append a `release`; its value is None."""
-        return self._append(build.release(job_id, lease))
+        command = build.release(job_id, lease, delay_s=delay_s, reason=reason, hold=hold)
+        return self._append(command)
 
     def _append(self, command: AnyCommand) -> int:
         self._commands.append(command)
         return len(self._commands) - 1
 
-    def _take(self) -> list[AnyCommand]:
+    def _take(self) -> Iterable[AnyCommand | TollgateError]:
         if self._sent:
             raise RuntimeError("a batch is sent once; make another one")
         self._sent = True
-        return self._commands
+        return self._postponed() if self._delays_ms else self._commands
+
+    def _postponed(self) -> Iterator[AnyCommand | TollgateError]:
+        """Yield the commands; by now the broker's time is known."""
+        for position, command in enumerate(self._commands):
+            delay_ms = self._delays_ms.get(position)
+            if delay_ms is None:
+                yield command
+            else:
+                yield postponed(cast("Create", command), self._time_in(delay_ms))
 
     def _complete(self, values: list[Any]) -> list[Any]:
         """Add an error for each command that was not sent because the broker did not answer."""
@@ -135,9 +304,13 @@ class CommandList:
 class Batch(CommandList):
     """Commands for a `Client`."""
 
-    def __init__(self, run: Callable[[list[AnyCommand]], list[Any]]) -> None:
+    def __init__(
+        self,
+        run: Callable[[Iterable[AnyCommand | TollgateError]], list[Any]],
+        time_in: Callable[[int], datetime],
+    ) -> None:
         """Take the function that sends them; `Client.batch` calls this."""
-        super().__init__()
+        super().__init__(time_in)
         self._run = run
 
     def send(self) -> list[Any]:
@@ -159,9 +332,13 @@ class Batch(CommandList):
 class AsyncBatch(CommandList):
     """Commands for an `AsyncClient`."""
 
-    def __init__(self, run: Callable[[list[AnyCommand]], Awaitable[list[Any]]]) -> None:
+    def __init__(
+        self,
+        run: Callable[[Iterable[AnyCommand | TollgateError]], Awaitable[list[Any]]],
+        time_in: Callable[[int], datetime],
+    ) -> None:
         """Take the function that sends them; `AsyncClient.batch` calls this."""
-        super().__init__()
+        super().__init__(time_in)
         self._run = run
 
     async def send(self) -> list[Any]:

@@ -1,8 +1,9 @@
 """Makes commands from what users pass, and refuses what a broker could not decode."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import Enum
+from itertools import chain, repeat
 from os import urandom
 from typing import Any, Final, TypeGuard, TypeVar
 from uuid import UUID
@@ -14,57 +15,76 @@ from tollgate.client.framing import UNFIT
 from tollgate.client.inputs import BOM, hash_of_input
 from tollgate.domain.commands import (
     UINT_LIMIT,
+    Annotate,
     Cancel,
     Claim,
     Command,
     Count,
     Create,
     Get,
+    History,
+    Hold,
     List,
+    PauseQueue,
     ProvideInput,
     Release,
+    RequestStop,
+    Resume,
+    ResumeQueue,
+    Settle,
     Touch,
     Transition,
-    Wait,
 )
 from tollgate.domain.exceptions import ArgumentError
+from tollgate.domain.results import Progress
+from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import COMPLETED, FAILED, JobStatus
 
 __all__ = [  # the public ones: `tollgate.commands`
+    "annotate",
     "cancel",
     "claim",
     "count",
     "create",
     "get",
+    "history",
+    "hold",
     "list_page",
+    "pause_queue",
     "provide_input",
     "release",
+    "request_stop",
+    "resume",
+    "resume_queue",
+    "settle",
     "touch",
     "transition",
 ]
 
-SLICE_MS: Final = 15_000
-"""A longer wait is divided into waits of this length."""
 JOB_IDS_AT_ONCE: Final = 64
 """How many ids to make from one read of the system's random source."""
 
 JOB_ID_MAX: Final = 64
-HASH_LENGTH: Final = 64
-
-Row = Create | str | Mapping[str, Any]
-"""What `create_many` takes: a command, an input hash, or the arguments of `create` by name."""
 
 AnyStatus = JobStatus | str
+AnySettlement = SettlementState | str
+Delay = float | timedelta
+"""A number of seconds, or a timedelta, of at most a year."""
 JobId = str | UUID
 Time = datetime | int
 """A datetime with a time zone, or a Unix time: in seconds or, above 1e11, in milliseconds."""
 _Command = TypeVar("_Command", bound=Command)
 
-_PLAIN: Final = frozenset({type(None), int, datetime, JobStatus, list})
+_PLAIN: Final = frozenset(
+    {type(None), bool, int, datetime, JobStatus, SettlementState, Progress, list}
+)
 """What msgspec encodes, beside `str`. It would take subclasses of `str`, but not encode them."""
 _AN_INPUT: Final = "a text (str), such as that of json.dumps"
-_A_ROW: Final = "an input hash, a Create, or a mapping of create's arguments"
 _STATUSES: Final = {status.value: status for status in JobStatus}
+_SETTLEMENTS: Final = {state.value: state for state in SettlementState}
+_COUNTS: Final = range(1, UINT_LIMIT)
+_NONE_OF_THEM: Final = (None, None, None, None, None, 0, None, None, None, None, False)
+"""The arguments of `create` that most calls leave out; comparing them all at once is cheapest."""
 _VARIANT: Final = "89ab" * 4
 """What a random digit becomes at the position of a UUID's variant."""
 _TO_VARIANT: Final = bytes.maketrans(b"0123456789abcdef", _VARIANT.encode())
@@ -92,7 +112,7 @@ def _is_plain(text: object) -> TypeGuard[str]:
 
 
 def _is_count(number: object) -> bool:
-    return type(number) is int and 0 < number < UINT_LIMIT
+    return type(number) is int and number in _COUNTS
 
 
 def status_of(status: Any) -> JobStatus:  # noqa: ANN401 - to be checked
@@ -113,6 +133,19 @@ def optional_status(status: AnyStatus | None) -> JobStatus | None:
     return None if status is None else status_of(status)
 
 
+def optional_settlement(state: Any) -> SettlementState | None:  # noqa: ANN401 - to be checked
+    """Return the state of that name, or None for None. Raises ArgumentError."""
+    name = state.value if isinstance(state, Enum) else state
+    if name is None:
+        return None
+    if isinstance(name, str) and (found := _SETTLEMENTS.get(str.__str__(name))):
+        return found
+    raise ArgumentError(
+        f"a settlement has no state {arguments.shown(state)}; there are "
+        f"{', '.join(SettlementState)}"
+    )
+
+
 def new_job_id() -> str:
     """Return a UUID4 as text; less than half the time of `uuid.uuid4`."""
     digits = urandom(16).hex()
@@ -121,9 +154,8 @@ def new_job_id() -> str:
 
 
 def new_job_ids() -> Iterator[str]:
-    """Yield UUID4s as text without end; a third of the time of `new_job_id` for each."""
-    while True:
-        yield from _uuid4s(JOB_IDS_AT_ONCE)
+    """Return UUID4s as text without end; a third of the time of `new_job_id` for each."""
+    return chain.from_iterable(map(_uuid4s, repeat(JOB_IDS_AT_ONCE)))
 
 
 def _uuid4s(count: int) -> list[str]:
@@ -149,27 +181,49 @@ def create(  # noqa: PLR0913 - one argument a field
     blockchain_identifier: str | None = None,
     pay_by_time: Time | None = None,
     submit_result_time: Time | None = None,
+    queue: str | None = None,
+    priority: int = 0,
+    not_before: Time | None = None,
+    delay_s: Delay | None = None,
+    meta: str | None = None,
+    traceparent: str | None = None,
+    settle: bool = False,
 ) -> Create:
-    """Return a `create` with a job id, so that it may be repeated. Raises ArgumentError."""
+    """Return a `create` with a job id, so that it may be repeated. Raises ArgumentError.
+
+    `delay_s` is counted from now, by the clock of this machine; the methods of a client and of a
+    batch take the broker's.
+    """
     if input_hash is None:
         input, input_hash = _hashed(input, identifier_from_purchaser, as_text=as_text)  # noqa: A001
     if job_id is None:
         job_id = new_job_id()
-    if (
-        identifier_from_purchaser is None
-        and blockchain_identifier is None
-        and pay_by_time is None
-        and submit_result_time is None
-        and type(input_hash) is str
-        and len(input_hash) == HASH_LENGTH
-        and type(job_id) is str
-        and job_id
-        and (input is None or _is_plain(input))
-    ):  # the usual case: a `Create` checks everything else itself
-        try:
+    try:
+        if (
+            (
+                identifier_from_purchaser,
+                blockchain_identifier,
+                pay_by_time,
+                submit_result_time,
+                queue,
+                priority,
+                not_before,
+                delay_s,
+                meta,
+                traceparent,
+                settle,
+            )
+            == _NONE_OF_THEM
+            and type(input_hash) is str
+            and type(job_id) is str
+            and job_id
+            and (input is None or _is_plain(input))
+        ):  # the usual case: a `Create` checks everything else itself
             return Create(input_hash=input_hash, input=input, job_id=job_id)
-        except ValueError as fault:
-            raise ArgumentError(f"create: {fault}") from None
+    except (TypeError, ValueError):  # what follows says which argument is wrong
+        pass
+    if delay_s is not None:
+        not_before = local_time_in(delay_of(delay_s, not_before))
     fields: dict[str, object] = {
         "input_hash": input_hash,
         "input": input,
@@ -178,10 +232,28 @@ def create(  # noqa: PLR0913 - one argument a field
         "blockchain_identifier": blockchain_identifier,
         "pay_by_time": pay_by_time,
         "submit_result_time": submit_result_time,
+        "queue": queue,
+        "priority": priority,
+        "not_before": not_before,
+        "meta": meta,
+        "traceparent": traceparent,
+        "settle": settle,
     }
-    if str in map(type, (pay_by_time, submit_result_time)):
+    if str in map(type, (pay_by_time, submit_result_time, not_before)):
         return arguments.converted(Create, fields)  # which refuses it; `make` would parse it
     return make(Create, **fields)
+
+
+def local_time_in(delay_ms: int) -> datetime:
+    """Return the time of this machine in so many milliseconds."""
+    return datetime.now(UTC) + timedelta(milliseconds=delay_ms)
+
+
+def delay_of(delay_s: object, not_before: object) -> int:
+    """Return the delay of a `create` in ms. Raises ArgumentError, also if both are given."""
+    if not_before is not None:
+        raise ArgumentError("create takes one of not_before and delay_s")
+    return arguments.delay_ms("create", "delay_s", delay_s)
 
 
 def _hashed(text: object, purchaser: object, *, as_text: bool) -> tuple[str, str]:
@@ -198,64 +270,20 @@ def _hashed(text: object, purchaser: object, *, as_text: bool) -> tuple[str, str
     return text, hash_of_input(text, purchaser, as_text=as_text)
 
 
-_ARGUMENTS: Final = ("input_hash", *(create.__kwdefaults__ or ()))
-
-
-def creates(rows: Iterable[Row]) -> Iterator[Create | ArgumentError]:
-    """Yield a `create` with a job id for each row, or the error of that row.
-
-    Raises ArgumentError at once if `rows` is what one row may be, or no iterable.
-    """
-    if isinstance(rows, str | bytes | Mapping | Create) or not isinstance(rows, Iterable):
-        raise ArgumentError(
-            f"create_many: jobs must be a list or another iterable of jobs, not "
-            f"{arguments.described(rows)}"
-        )
-    return _creates(rows)
-
-
-def _creates(rows: Iterable[Any]) -> Iterator[Create | ArgumentError]:
-    job_ids = new_job_ids()
-    for row in rows:
-        try:
-            if type(row) is str and len(row) == HASH_LENGTH:  # nothing else in it can be wrong
-                command = Create(input_hash=row)
-                command.job_id = next(job_ids)  # which needs no check
-                yield command
-            elif isinstance(row, str):
-                yield create(row)
-            elif isinstance(row, Create):
-                yield _checked(row, job_ids)
-            elif isinstance(row, Mapping):
-                yield create(**{"job_id": next(job_ids), **row})
-            else:
-                yield arguments.wrong("create_many", "a job", row, _A_ROW)
-        except ArgumentError as refusal:
-            yield refusal
-        except TypeError:
-            known = ", ".join(_ARGUMENTS)
-            yield arguments.wrong("create_many", "a job", row, f"a mapping with the keys {known}")
-        except ValueError as fault:
-            yield ArgumentError(f"create: {fault}")
-
-
-def _checked(row: Create, job_ids: Iterator[str]) -> Create:
-    fields = msgspec.structs.asdict(row)
-    if row.job_id is None:
-        fields["job_id"] = next(job_ids)
-    return make(Create, **fields)
-
-
-def get(job_id: JobId | None = None, blockchain_identifier: str | None = None) -> Get:
+def get(
+    job_id: JobId | None = None, blockchain_identifier: str | None = None, *, lease: bool = False
+) -> Get:
     """Return a `get` by one of the two. Raises ArgumentError."""
     if (
         blockchain_identifier is None
+        and not lease
         and type(job_id) is str
-        and 0 < len(job_id) <= JOB_ID_MAX
+        and job_id
+        and len(job_id) <= JOB_ID_MAX
         and job_id.isascii()
     ):  # the usual case: there is nothing else to check
         return Get(job_id=job_id)
-    return make(Get, job_id=job_id, blockchain_identifier=blockchain_identifier)
+    return make(Get, job_id=job_id, blockchain_identifier=blockchain_identifier, lease=lease)
 
 
 def transition(  # noqa: PLR0913 - one argument a field
@@ -267,14 +295,19 @@ def transition(  # noqa: PLR0913 - one argument a field
     input_schema: str | None = None,
     expected_version: int | None = None,
     lease: int | None = None,
+    keep_lease: bool = False,
+    force: bool = False,
 ) -> Transition:
     """Return a `transition`. Raises ArgumentError."""
     if type(target) is not JobStatus:
         target = status_of(target)
     if (
         input_schema is None
+        and not keep_lease
+        and not force
         and type(job_id) is str
-        and 0 < len(job_id) <= JOB_ID_MAX
+        and job_id
+        and len(job_id) <= JOB_ID_MAX
         and job_id.isascii()
         and (result is None or (target is COMPLETED and _is_plain(result)))
         and (error is None or (target is FAILED and _is_plain(error)))
@@ -298,12 +331,22 @@ def transition(  # noqa: PLR0913 - one argument a field
         input_schema=input_schema,
         expected_version=expected_version,
         lease=lease,
+        keep_lease=keep_lease,
+        force=force,
     )
 
 
-def provide_input(job_id: JobId, text: str, expected_version: int) -> ProvideInput:
+def provide_input(
+    job_id: JobId, text: str, expected_version: int, *, input_hash: str | None = None
+) -> ProvideInput:
     """Return a `provide_input`. Raises ArgumentError."""
-    return make(ProvideInput, job_id=job_id, input=text, expected_version=expected_version)
+    return make(
+        ProvideInput,
+        job_id=job_id,
+        input=text,
+        expected_version=expected_version,
+        input_hash=input_hash,
+    )
 
 
 def cancel(job_id: JobId, expected_version: int | None = None) -> Cancel:
@@ -311,82 +354,165 @@ def cancel(job_id: JobId, expected_version: int | None = None) -> Cancel:
     return make(Cancel, job_id=job_id, expected_version=expected_version)
 
 
-def count(status: AnyStatus | None = None) -> Count:
+def hold(job_id: JobId, *, reason: str | None = None, expected_version: int | None = None) -> Hold:
+    """Return a `hold`. Raises ArgumentError."""
+    return make(Hold, job_id=job_id, reason=reason, expected_version=expected_version)
+
+
+def resume(job_id: JobId, *, expected_version: int | None = None) -> Resume:
+    """Return a `resume`. Raises ArgumentError."""
+    return make(Resume, job_id=job_id, expected_version=expected_version)
+
+
+def request_stop(
+    job_id: JobId, *, reason: str | None = None, expected_version: int | None = None
+) -> RequestStop:
+    """Return a `request_stop`. Raises ArgumentError."""
+    return make(RequestStop, job_id=job_id, reason=reason, expected_version=expected_version)
+
+
+def annotate(job_id: JobId, meta: str | None, *, expected_version: int | None = None) -> Annotate:
+    """Return an `annotate`. Raises ArgumentError."""
+    return make(Annotate, job_id=job_id, meta=meta, expected_version=expected_version)
+
+
+def settle(  # noqa: PLR0913 - one argument a field
+    job_id: JobId,
+    *,
+    lease: int | None = None,
+    to: AnySettlement | None = None,
+    result_hash: str | None = None,
+    on_chain_state: str | None = None,
+    reason: str | None = None,
+    retry_after_s: Delay | None = None,
+) -> Settle:
+    """Return a `settle`. Raises ArgumentError."""
+    return make(
+        Settle,
+        job_id=job_id,
+        lease=lease,
+        to=optional_settlement(to),
+        result_hash=result_hash,
+        on_chain_state=on_chain_state,
+        reason=reason,
+        retry_after_ms=_optional_ms("settle", "retry_after_s", retry_after_s),
+    )
+
+
+def pause_queue(queue: str) -> PauseQueue:
+    """Return a `pause_queue`. Raises ArgumentError."""
+    return make(PauseQueue, queue=queue)
+
+
+def resume_queue(queue: str) -> ResumeQueue:
+    """Return a `resume_queue`. Raises ArgumentError."""
+    return make(ResumeQueue, queue=queue)
+
+
+def count(
+    status: AnyStatus | None = None,
+    *,
+    queue: str | None = None,
+    settlement: AnySettlement | None = None,
+) -> Count:
     """Return a `count`. Raises ArgumentError."""
-    return make(Count, status=optional_status(status))
+    settlement = optional_settlement(settlement)
+    return make(Count, status=optional_status(status), queue=queue, settlement=settlement)
 
 
-def list_page(status: AnyStatus | None = None, after: str | None = None, limit: int = 100) -> List:
+def list_page(  # noqa: PLR0913 - one argument a field
+    status: AnyStatus | None = None,
+    after: str | None = None,
+    limit: int = 100,
+    *,
+    queue: str | None = None,
+    settlement: AnySettlement | None = None,
+    newest: bool = False,
+    lease: bool = False,
+) -> List:
     """Return a `list`. Raises ArgumentError."""
-    return make(List, status=optional_status(status), after=after, limit=limit)
+    return make(
+        List,
+        status=optional_status(status),
+        after=after,
+        limit=limit,
+        queue=queue,
+        settlement=optional_settlement(settlement),
+        newest=newest,
+        lease=lease,
+    )
 
 
-def claim(status: AnyStatus, *, lease_ms: int = 30_000, wait_ms: int = 0, limit: int = 1) -> Claim:
+def history(job_id: JobId) -> History:
+    """Return a `history`. Raises ArgumentError."""
+    return make(History, job_id=job_id)
+
+
+def claim(  # noqa: PLR0913 - one argument a field
+    status: AnyStatus | None = None,
+    *,
+    settlement: AnySettlement | None = None,
+    queue: str | None = None,
+    queues: str | Sequence[str] | None = None,
+    job_ids: JobId | Sequence[JobId] | None = None,
+    lease_ms: int = 30_000,
+    wait_ms: int = 0,
+    limit: int | None = None,
+) -> Claim:
     """Return a `claim`. Raises ArgumentError."""
-    return make(Claim, status=status_of(status), lease_ms=lease_ms, wait_ms=wait_ms, limit=limit)
+    chosen = None if job_ids is None else arguments.job_ids(job_ids, "claim")
+    if queue is not None:
+        if queues is not None:
+            raise ArgumentError("claim takes one of queue and queues")
+        queues = queue
+    if limit is None:
+        limit = 1 if chosen is None else len(chosen)
+    return make(
+        Claim,
+        status=optional_status(status),
+        settlement=optional_settlement(settlement),
+        queues=None if queues is None else arguments.queues(queues),
+        job_ids=chosen,
+        lease_ms=lease_ms,
+        wait_ms=wait_ms,
+        limit=limit,
+    )
 
 
-def touch(job_id: JobId, lease: int, lease_ms: int = 30_000) -> Touch:
+def touch(
+    job_id: JobId,
+    lease: int,
+    lease_ms: int = 30_000,
+    *,
+    progress: str | None = None,
+    fraction: float | None = None,
+) -> Touch:
     """Return a `touch`. Raises ArgumentError."""
-    return make(Touch, job_id=job_id, lease=lease, lease_ms=lease_ms)
+    made = None if progress is None and fraction is None else _progress(progress, fraction)
+    return make(Touch, job_id=job_id, lease=lease, lease_ms=lease_ms, progress=made)
 
 
-def release(job_id: JobId, lease: int) -> Release:
+def _progress(progress: object, fraction: object) -> Progress:
+    return Progress(
+        arguments.text("touch", "progress", progress),
+        None
+        if fraction is None
+        else arguments.fraction("touch", "fraction", fraction, "a number from 0 to 1"),
+    )
+
+
+def release(
+    job_id: JobId,
+    lease: int,
+    *,
+    delay_s: Delay | None = None,
+    reason: str | None = None,
+    hold: bool = False,
+) -> Release:
     """Return a `release`. Raises ArgumentError."""
-    return make(Release, job_id=job_id, lease=lease)
+    delay_ms = _optional_ms("release", "delay_s", delay_s)
+    return make(Release, job_id=job_id, lease=lease, delay_ms=delay_ms, reason=reason, hold=hold)
 
 
-def check_bulk(count: object, on_progress: object = None) -> None:
-    """Raise ArgumentError if `count` is not a whole number from 1 on, or the other no function."""
-    if on_progress is not None and not callable(on_progress):
-        raise ArgumentError(
-            f"on_progress must be a function, not {arguments.described(on_progress)}"
-        )
-    if count is not None and not (type(count) is int and count > 0):
-        raise ArgumentError(
-            f"message_commands must be a whole number from 1 on, not {arguments.described(count)}"
-        )
-
-
-def _statuses(statuses: object) -> list[JobStatus]:
-    if isinstance(statuses, str | Enum):
-        return [status_of(statuses)]
-    if not isinstance(statuses, Iterable):
-        raise arguments.wrong("wait", "statuses", statuses, "a status, or a list of them")
-    return [*map(status_of, statuses)]
-
-
-class SlicedWait:
-    """A wait of any length, divided into short ones, so that the broker may restart in between.
-
-    `patience_s` is how long the broker may take to answer after the end of a short wait.
-    """
-
-    def __init__(
-        self,
-        job_ids: JobId | Sequence[JobId],
-        statuses: AnyStatus | Sequence[AnyStatus] | None,
-        until: float | None,
-        patience_s: float,
-    ) -> None:
-        """Wait until the monotonic time `until`; None is for ever. Raises ArgumentError."""
-        self._until = until
-        self._patience_s = patience_s
-        self._whole = make(
-            Wait,
-            job_ids=[job_ids] if type(job_ids) is str else arguments.job_ids(job_ids),
-            statuses=None if statuses is None else _statuses(statuses),
-            timeout_ms=SLICE_MS,
-        )
-
-    def over(self, now: float) -> bool:
-        """Whether there is no time left to wait."""
-        return self._until is not None and now >= self._until
-
-    def slice(self, now: float) -> tuple[Wait, float]:
-        """Return the next short wait, and the time by which it must be answered."""
-        timeout_ms = SLICE_MS
-        if self._until is not None:
-            timeout_ms = min(SLICE_MS, max(0, round((self._until - now) * 1_000)))
-        command = msgspec.structs.replace(self._whole, timeout_ms=timeout_ms)
-        return command, now + timeout_ms / 1_000 + self._patience_s
+def _optional_ms(command: str, name: str, delay: Delay | None) -> int | None:
+    return None if delay is None else arguments.delay_ms(command, name, delay)

@@ -7,6 +7,7 @@ file descriptors, and libzmq ends the process if there are too few descriptors f
 import os
 import resource
 import weakref
+from datetime import UTC, datetime
 from threading import RLock
 from time import monotonic, time
 from typing import Final, cast
@@ -31,6 +32,8 @@ WAIT_S_MAX: Final = 3_600.0
 SPIN_US_LIMIT: Final = 1e9
 CONTEXT_FILES: Final = 16
 """How many file descriptors must be free before a context is made: it takes seven itself."""
+CLOSE_LINGER_MS: Final = 100
+"""How long closing may take to send the last frames, if the broker is slow to take them."""
 _KEY_FIELDS: Final = ("public_key", "secret_key", "broker_public_key")
 
 # Plain numbers: arithmetic on the members of the enum takes longer than the calls they are for.
@@ -130,6 +133,7 @@ def _flush(socket: "zmq.Socket[bytes]", session: Session) -> bool | None:
         try:
             socket.send(frame, _DONTWAIT)
         except zmq.Again:
+            session.blocked(now)
             return True
         blocked = False
         if not session.sent(now):
@@ -158,10 +162,13 @@ class SharedContext:
                 self._leave()
                 raise
 
-    def close(self, socket: "zmq.Socket[bytes]") -> None:
-        """Close a socket, and terminate the context if it was the last one."""
+    def close(self, socket: "zmq.Socket[bytes]", linger_ms: int) -> None:
+        """Close a socket, and terminate the context if it was the last one.
+
+        What the socket took is still sent for up to `linger_ms`.
+        """
         with self._lock:
-            socket.close(linger=0)
+            socket.close(linger_ms)
             self._leave()
 
     def _make(self) -> "zmq.Context[zmq.Socket[bytes]]":
@@ -218,12 +225,12 @@ class _Opened:
             os.close(self.event)
             raise
 
-    def close(self) -> None:
-        self.context.close(self.socket)
+    def close(self, linger_ms: int = 0) -> None:
+        self.context.close(self.socket, linger_ms)
         os.close(self.event)
 
 
-def _close_all(opened: list[_Opened]) -> None:
+def _close_all(opened: list[_Opened], linger_ms: int = 0) -> None:
     """Close what this process opened. Taking it from the list decides which thread does it."""
     while opened:
         try:
@@ -231,7 +238,7 @@ def _close_all(opened: list[_Opened]) -> None:
         except IndexError:  # another thread was faster
             return
         if each.pid == os.getpid():
-            each.close()
+            each.close(linger_ms)
 
 
 class Connection:
@@ -320,10 +327,25 @@ class Connection:
         os.eventfd_write(opened.event, 1)  # never read: the client stays closed
         self._opened.append(opened)
 
-    def close(self) -> None:
-        """Close the socket; in a forked child, leave the parent's socket alone."""
+    def close(self, session: Session) -> None:
+        """Close the socket, after a last turn; in a forked child, leave the parent's one alone."""
         self.interrupt()
-        _close_all(self._opened)
+        has_sent = self.last_turn(session)
+        _close_all(self._opened, CLOSE_LINGER_MS if has_sent else 0)
+
+    def last_turn(self, session: Session) -> bool:
+        """Send what a session whose caller has left still has to send, if it can be sent now.
+
+        Return whether something was sent. Nothing is raised: the caller is on its way out.
+        """
+        if session.idle or self.foreign or not self._opened:
+            return False
+        socket = self._opened[-1].socket
+        try:
+            _drain(socket, session)
+            return _flush(socket, session) is not None
+        except zmq.ZMQError:
+            return False
 
     def drain(self, session: Session) -> None:
         """Pass everything that has arrived to the session."""
@@ -332,6 +354,10 @@ class Connection:
     def flush(self, session: Session) -> bool:
         """Send what the session has to send; return whether the socket could not take all of it."""
         return _flush(self.socket, session) is True
+
+    def broker_time_in(self, session: Session, delay_ms: int) -> datetime:
+        """Return the broker's time, as far as the session knows it, in so many milliseconds."""
+        return datetime.fromtimestamp(session.broker_time(time()) + delay_ms / 1_000, UTC)
 
     def listen(self, session: Session, call: Call, *, blocked: bool) -> None:
         """Sleep until a frame arrives, a `blocked` one can be sent, or the session is due.

@@ -35,6 +35,13 @@ class ProtocolError(TollgateError):
     """The other side is not a TG/1 broker, or a broken one: its answer does not fit the request."""
 
 
+class UnsupportedByBrokerError(TollgateError):
+    """The broker is older than this client and does not know the command, or a field of it.
+
+    Nothing was sent. `ping` asks the broker again, in case it was replaced by a newer one.
+    """
+
+
 class ForkedClientError(TollgateError):
     """A client was used in a child of the process that opened it: make one client a process.
 

@@ -1,13 +1,13 @@
 """Encodes the commands of a call and divides them into payloads that keep the broker's limits."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Final, get_args
 
 import msgspec
 
-from tollgate.domain.commands import AnyCommand, Claim, Command, Create, Wait
+from tollgate.domain.commands import AnyCommand, Claim, Command, Create, Hello, Wait
 from tollgate.domain.exceptions import ArgumentError, TollgateError, TooLargeError
 from tollgate.domain.messages import REQUEST_ENVELOPE_BYTES_MAX, encode_command, encode_commands
 
@@ -61,6 +61,18 @@ class Payload(msgspec.Struct, eq=False):
             part.add(self.slots[position], command, encode_command(command))
         return part
 
+    def replaced(self, command: AnyCommand) -> "Payload":
+        """Return a payload with another command in place of its only one."""
+        part = Payload()
+        part.add(self.slots[0], command, encode_command(command))
+        return part
+
+    @property
+    def opens_session(self) -> bool:
+        """Whether its first command is a `hello` that opens a session."""
+        first = self.commands[0]
+        return isinstance(first, Hello) and first.open_session
+
     @property
     def changes(self) -> bool:
         """Whether any of its commands could change something."""
@@ -108,6 +120,10 @@ class Framer:
         self._commands_max = min(commands_max, _ARRAY16_MAX)
         self._bytes_max = bytes_max
         self._held: deque[tuple[int, AnyCommand, bytes]] = deque()
+
+    def check(self, supported: Callable[[Any], Any]) -> None:
+        """Take each command as what `supported` returns for it: the command, or an exception."""
+        self._commands = map(supported, self._commands)
 
     @property
     def held(self) -> int:

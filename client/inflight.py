@@ -10,7 +10,7 @@ import msgspec
 
 from tollgate.client.errors import NOT_SENT, BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.framing import PENDING, Framer, Payload
-from tollgate.domain.commands import Claim, Release, Wait
+from tollgate.domain.commands import Claim, Hello, Release, StopWaiting, Wait
 from tollgate.domain.exceptions import Refusal, SessionEvictedError, TollgateError
 from tollgate.domain.messages import WINDOW, Refused, Reply, encode_command, encode_frame
 from tollgate.domain.results import LeasesResult
@@ -24,6 +24,8 @@ JITTER: Final = 0.5
 ABANDONED_MAX: Final = 1_000
 """How many abandoned claims to remember; beyond that, the oldest one's leases lapse."""
 MAYBE: Final = "; the command may have been executed or not"
+_FRAMED_AT_SENDING: Final = frozenset({Wait, Hello, StopWaiting})
+"""Commands that are alone in their request, and whose frame depends on when it is sent."""
 
 
 class Call(msgspec.Struct, eq=False):
@@ -97,8 +99,10 @@ class PendingRequest(msgspec.Struct, eq=False):
     """The broker's last retryable refusal."""
     wake_at: float | None = None
     """The time of its one valid entry in the timers."""
-    margin_s: float = 0.0
-    """How much longer its frame was made valid when it was made anew for the broker's clock."""
+    retimed: bool = False
+    """Whether the broker has refused it as `expired` before its deadline."""
+    asked_at: tuple[float, float] | None = None
+    """When a hello that is alone was first sent: the monotonic time, and this machine's time."""
     _frame: bytes | None = None
     _wait_until: float | None = None
 
@@ -117,25 +121,41 @@ class PendingRequest(msgspec.Struct, eq=False):
         """Whether it may have changed something that its caller would not know of."""
         return self.sends > 0 and not self.payload.repeatable
 
-    def frame(self, now: float, wall: float) -> bytes:
-        """Return the frame to send, the same each time; but a wait asks for the time left."""
+    def frame(self, now: float, wall: float, offset_s: float) -> bytes:
+        """Return the frame to send, in most cases the same each time.
+
+        `wall` is the time of day of this machine; the broker's is `offset_s` ahead of it.
+        """
         if self._frame is not None:
             return self._frame
-        valid_until = datetime.fromtimestamp(wall + min(self.deadline - now, VALID_S_MAX), UTC)
-        acked = self.session.acked if self.session_number and self.session else 0
-        commands, pieces = self.payload.commands, self.payload.pieces
-        first = commands[0]
-        if isinstance(first, Wait):
-            if self._wait_until is None:  # a restarted broker does not know the time waited before
-                self._wait_until = now + first.timeout_ms / 1_000
-            left_ms = max(0, round((self._wait_until - now) * 1_000))
-            pieces = [encode_command(msgspec.structs.replace(first, timeout_ms=left_ms))]
-        frame = encode_frame(
-            self.session_number, self.seq, acked, len(commands), pieces, valid_until
+        valid_until = datetime.fromtimestamp(
+            wall + offset_s + min(self.deadline - now, VALID_S_MAX), UTC
         )
-        if self._wait_until is None:
-            self._frame = frame
-        return frame
+        acked = self.session.acked if self.session_number and self.session else 0
+        commands = self.payload.commands
+        if type(commands[0]) in _FRAMED_AT_SENDING and len(commands) == 1:
+            return self._frame_now(acked, now, wall, valid_until)
+        self._frame = encode_frame(
+            self.session_number, self.seq, acked, len(commands), self.payload.pieces, valid_until
+        )
+        return self._frame
+
+    def _frame_now(
+        self, acked: int, now: float, wall: float, valid_until: datetime | None
+    ) -> bytes:
+        command = self.payload.commands[0]
+        if isinstance(command, Wait):  # it asks for the time that is left
+            if self._wait_until is None:  # a restarted broker does not know the time waited before
+                self._wait_until = now + command.timeout_ms / 1_000
+            left_ms = max(0, round((self._wait_until - now) * 1_000))
+            command = msgspec.structs.replace(command, timeout_ms=left_ms)
+        elif isinstance(command, Hello):  # it asks for the broker's time, so it is valid at any
+            valid_until = None
+            if not self.sends:
+                self.asked_at = (now, wall)
+        return encode_frame(
+            self.session_number, self.seq, acked, 1, [encode_command(command)], valid_until
+        )
 
     def renumber(self, seq: int) -> None:
         """Make it a new request: nothing was executed under the old number."""
@@ -144,9 +164,8 @@ class PendingRequest(msgspec.Struct, eq=False):
         self.queued = False
         self._frame = None
 
-    def make_anew(self, margin_s: float) -> None:
-        """Let the next frame be made anew: the same request, valid for `margin_s` longer."""
-        self.margin_s = margin_s
+    def make_anew(self) -> None:
+        """Let the next frame be made anew: the same request, by the broker's clock as known now."""
         self._frame = None
 
     def shrink(self, positions: list[int]) -> None:

@@ -10,7 +10,14 @@ import msgspec
 from tollgate.client.errors import ProtocolError
 from tollgate.domain import commands, results
 from tollgate.domain.commands import AnyCommand
-from tollgate.domain.results import AnyResult, ErrorResult, JobResult, refusal_of
+from tollgate.domain.results import (
+    AnyResult,
+    ErrorResult,
+    HistoryEntry,
+    JobResult,
+    LeaseInfo,
+    refusal_of,
+)
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
@@ -26,10 +33,33 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Some jobs in order of creation; `next` continues after them and is None at the end."""
+    """Some jobs in the order asked for; `next` continues after them and is None at the end."""
 
     jobs: "list[Job]"
     next: str | None
+    as_of: str | None = None
+    """The position in the broker's log that the page is from, as an opaque text."""
+
+
+class Touched(msgspec.Struct, frozen=True):
+    """What the broker says to the holder of a lease that was extended."""
+
+    stop_requested: bool
+    """Whether somebody has asked for a stop; what that means is yours to decide."""
+
+
+class History(msgspec.Struct, frozen=True):
+    """What happened to a job, by whom, and who holds it now."""
+
+    job_id: str
+    entries: "list[HistoryEntry]"
+    """Oldest first: the first 16, and the last 48."""
+    left_out: int
+    """How many entries are missing in the middle."""
+    lease: LeaseInfo | None
+    """Who holds the job; None if nobody does."""
+    as_of: str
+    """The position in the broker's log that this is from, as an opaque text."""
 
 
 @cache
@@ -41,7 +71,11 @@ def _job_class() -> "type[Job]":
 
 
 def _page(_: AnyCommand, result: results.JobsResult) -> Page:
-    return Page(_job_class().all_from_checked(result.jobs), result.next)
+    return Page(_job_class().all_from_checked(result.jobs), result.next, result.as_of)
+
+
+def _history(_: AnyCommand, result: results.HistoryResult) -> History:
+    return History(result.job_id, result.entries, result.left_out, result.lease, result.as_of)
 
 
 def _leases(command: commands.Claim, result: results.LeasesResult) -> list[Lease]:
@@ -54,6 +88,7 @@ def _leases(command: commands.Claim, result: results.LeasesResult) -> list[Lease
 
 _Answer = tuple[type[AnyResult], Callable[[Any, Any], Any]]
 _JOB: Final[_Answer] = (JobResult, lambda _, result: _job_class().from_checked(result.job))
+_OK: Final[_Answer] = (results.OkResult, lambda *_: None)
 _ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
     commands.Hello: (results.HelloResult, lambda _, result: result),
     commands.Create: _JOB,
@@ -65,8 +100,17 @@ _ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
     commands.List: (results.JobsResult, _page),
     commands.Wait: _JOB,
     commands.Claim: (results.LeasesResult, _leases),
-    commands.Touch: (results.LeaseResult, lambda *_: None),
-    commands.Release: (results.OkResult, lambda *_: None),
+    commands.Touch: (results.LeaseResult, lambda _, result: Touched(result.stop_requested)),
+    commands.Release: _OK,
+    commands.Hold: _JOB,
+    commands.Resume: _JOB,
+    commands.RequestStop: _JOB,
+    commands.Annotate: _JOB,
+    commands.Settle: _JOB,
+    commands.PauseQueue: _OK,
+    commands.ResumeQueue: _OK,
+    commands.History: (results.HistoryResult, _history),
+    commands.StopWaiting: _OK,
 }
 """For each command, the result that answers it and what the caller gets of that."""
 _GIVES_JOB: Final = frozenset(kind for kind, answer in _ANSWERS.items() if answer is _JOB)

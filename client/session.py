@@ -7,6 +7,7 @@ A driver passes in the frames that it received and the time, and gets the frames
         session.pull(call)                            # may run the caller's iterator
         while frame := session.next_frame(now, wall): # give it to the socket, then say so:
             session.sent(now)                         # False: nothing more to send now
+                                                      # if the socket is full: session.blocked(now)
         ...                                           # until session.next_wakeup() at the latest:
         session.receive(frame, now)
     call.values
@@ -21,8 +22,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from tollgate.client.clock import BrokerClock
 from tollgate.client.errors import (
     ClientClosedError,
     ClosedOutcomeUnknown,
@@ -39,8 +41,9 @@ from tollgate.client.inflight import (
     SessionState,
 )
 from tollgate.client.results import jobs_of, values_of
+from tollgate.client.revision import REVISION, unsupported
 from tollgate.client.timers import Timers
-from tollgate.domain.commands import AnyCommand, Hello, Wait
+from tollgate.domain.commands import AnyCommand, Hello, StopWaiting, Wait
 from tollgate.domain.exceptions import (
     DrainingError,
     ExpiredError,
@@ -58,11 +61,14 @@ CALL_REQUESTS_MAX: Final = 4
 COMMANDS_MAX: Final = 1_000
 REQUEST_BYTES_MAX: Final = 256 * 1_024
 """What a request holds, until `hello` tells."""
-CLOCK_MARGINS_S: Final = (60.0, 3_600.0, 86_400.0, 100 * 366 * 86_400.0)
-"""How much longer requests are made valid, one step after the other, if the broker's clock refuses
-them before their deadline: it is ahead of this machine's."""
 RELEASE_S: Final = 10.0
-"""How long to try to give back the leases of an abandoned claim."""
+"""How long to try to give back the leases of an abandoned claim, or to end it at the broker."""
+GREETING_S: Final = 10.0
+"""How long to try to greet the broker again after a new connection."""
+GREETINGS_APART_S: Final = 1.0
+"""How long after a greeting no other one is needed: a busy socket looks like a lost connection."""
+STOPS_MAX: Final = 1_000
+"""How many parked commands one `stop_waiting` ends."""
 
 CHANGES_FIRST_SEQ: Final = 2**51
 """The first number of requests that the broker remembers."""
@@ -70,7 +76,7 @@ CLAIMS_FIRST_SEQ: Final = 2**52
 """The first number of claims that may wait: they have a session of their own."""
 
 OPENING: Final = Hello(open_session=True)
-"""Opens a session. A client whose first command is a change greets with it: one round trip less."""
+"""Opens a session, for a client without a name."""
 
 _UNDONE: Final = frozenset({ReplyFullError, DrainingError, SessionEvictedError})
 
@@ -79,7 +85,8 @@ class Session:
     """The requests of one client, across reconnects.
 
     `broker` names the other side in error messages; `jitter` returns numbers from 0 to 1, which
-    spread the repeats of many clients. `warn` is told what an operator should know.
+    spread the repeats of many clients. `warn` is told what an operator should know. `name` returns
+    the name of the client.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class Session:
         broker: str,
         jitter: Callable[[], float],
         warn: Callable[[str], None] = lambda _: None,
+        name: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Start without knowing the broker; `greeting` is None until a hello is answered."""
         self.greeting: HelloResult | None = None
@@ -94,7 +102,9 @@ class Session:
         """How many frames came that match no pending request."""
         self._broker = broker
         self._jitter = jitter
-        self._warn = warn
+        self._name = name
+        self._clock = BrokerClock(broker, warn)
+        self._is_old = False  # whether the broker has revision 1, as far as it has told
         self._commands_max = COMMANDS_MAX
         self._bytes_max = REQUEST_BYTES_MAX
         self._seqs = count(1)
@@ -105,7 +115,10 @@ class Session:
         self._abandoned = AbandonedClaims()
         self._changes = RequestSession(CHANGES_FIRST_SEQ)
         self._claims = RequestSession(CLAIMS_FIRST_SEQ)
-        self._margin_s = 0.0
+        self._stops: dict[RequestSession | None, PendingRequest] = {}
+        self._greeted_at = 0.0
+        self._greeting_again: Call | None = None
+        self._expired: list[PendingRequest] = []  # they wait for the broker's time
         self._complaint = ""  # the last thing that came and matched no request
 
     # --- called for the user ----------------------------------------------------------------------
@@ -127,6 +140,8 @@ class Session:
         """
         commands_max = min(message_commands or self._commands_max, self._commands_max)
         framer = Framer(commands, commands_max, self._bytes_max)
+        if self._is_old:
+            framer.check(self._supported)
         return Call(framer.values, deadline, notify, each_s, framer)
 
     def submit_one(
@@ -134,6 +149,8 @@ class Session:
     ) -> Call:
         """Start a call of one command, to be answered by `deadline`; there is nothing to pull."""
         payload = payload_of(command, self._bytes_max)
+        if self._is_old and (fault := self._unsupported(command)) is not None:
+            payload = fault
         if isinstance(payload, TollgateError):
             return Call([payload], deadline)
         call = Call([PENDING], deadline, notify)
@@ -166,7 +183,7 @@ class Session:
         call.stopped = True
         for request in [*call.requests]:
             self._remove(request)
-            self._abandoned.add(request)
+            self._end_at_broker(request)
 
     def withdraw(self, call: Call, slots: set[int]) -> None:
         """Forget some commands of a call; a request that was sent stays whole."""
@@ -175,19 +192,38 @@ class Session:
             kept = [position for position, slot in enumerate(of_request) if slot not in slots]
             if not kept:
                 self._remove(request)
-                self._abandoned.add(request)
+                self._end_at_broker(request)
             elif len(kept) < len(of_request) and not request.sends:
                 request.shrink(kept)
         if call.framer is not None:
             call.framer.forget(slots)
 
     def fail(self, reason: ClientClosedError) -> None:
-        """End every call with `reason`, or that and OutcomeUnknown if a change may be made."""
-        while self._requests:  # removing a request may remove the hello that it waited for
-            request = next(iter(self._requests.values()))
-            request.call.stopped = True
-            unknown = ClosedOutcomeUnknown(f"{reason}{MAYBE}")
-            self._finish(request, unknown if request.uncertain else reason)
+        """End every call with `reason`, or that and OutcomeUnknown if a change may be made.
+
+        What is left to send then tells the broker to end the calls that are parked there.
+        """
+        while waiting := [
+            each for each in self._requests.values() if StopWaiting not in each.payload.kinds
+        ]:
+            for request in waiting:
+                if request.seq not in self._requests:  # it was a hello that another one needed
+                    continue
+                request.call.stopped = True
+                unknown = ClosedOutcomeUnknown(f"{reason}{MAYBE}")
+                self._finish(request, unknown if request.uncertain else reason)
+                self._end_at_broker(request)
+
+    def hello(self, *, open_session: bool = False) -> Hello:
+        """Return a hello with the name of the client, which an older broker would refuse.
+
+        A client whose first command is a change opens a session with it: one round trip less.
+        """
+        return Hello(open_session=open_session, client=None if self._is_old else self._name())
+
+    def broker_time(self, wall: float) -> float:
+        """Return the broker's time of day, as far as known, at the time `wall` of this machine."""
+        return wall + self._clock.offset_s
 
     @property
     def ready_for_changes(self) -> bool:
@@ -216,8 +252,21 @@ class Session:
             elif now >= request.deadline:
                 self._expire(request)
             else:
-                return request.frame(now, wall + self._margin_s)
+                return request.frame(now, wall, self._clock.offset_s)
         return None
+
+    def blocked(self, now: float) -> None:
+        """Record that the socket did not take the frame: as a rule, there is no connection.
+
+        The next connection may lead to another broker, with another clock, so greet it first.
+        """
+        queue = self._send_queue
+        if self.greeting is None or not queue or now < self._greeted_at + GREETINGS_APART_S:
+            return
+        if queue[0].wake_at is None:
+            self._timers.set(queue[0], queue[0].deadline)
+        if self._greet_again(now + GREETING_S):
+            queue.rotate(1)
 
     def sent(self, now: float) -> bool:
         """Record that the socket took the frame which `next_frame` returned last.
@@ -263,8 +312,8 @@ class Session:
 
     # --- sending ----------------------------------------------------------------------------------
 
-    def _add(self, call: Call, payload: Payload) -> None:
-        session = None
+    def _add(self, call: Call, payload: Payload, session: RequestSession | None = None) -> None:
+        """Make a request of a payload: one that changes something is sent in its session."""
         if payload.changes:
             # A claim that waits would keep the window of the other requests closed for long.
             session = self._claims if payload.parks else self._changes
@@ -317,7 +366,8 @@ class Session:
         elif waiting and session.state is SessionState.CLOSED:
             session.state = SessionState.OPENING
             notify = partial(self._handle_opening_failure, session)
-            session.opener = self.submit_one(OPENING, deadline=inf, notify=notify)
+            opening = self.hello(open_session=True)
+            session.opener = self.submit_one(opening, deadline=inf, notify=notify)
 
     def _handle_opening_failure(self, session: RequestSession) -> None:
         """If no session was opened, give the requests that wait for it the reason."""
@@ -359,7 +409,7 @@ class Session:
             if each.sends and not each.queued and each.first_slot <= request.first_slot:
                 self._queue(each)
 
-    def _retry(self, request: PendingRequest, now: float, refusal: Refusal) -> None:
+    def _retry(self, request: PendingRequest, now: float, refusal: Refusal | None = None) -> None:
         """Send a request later under a new number: the broker executed nothing of it."""
         request.refusal = refusal
         del self._requests[request.seq]
@@ -374,7 +424,50 @@ class Session:
     def _expire(self, request: PendingRequest) -> None:
         request.call.stopped = True
         self._finish(request, request.timeout_error(self._broker, self._complaint))
+        self._end_at_broker(request)
+
+    def _end_at_broker(self, request: PendingRequest) -> None:
+        """After the caller has left, take care that the broker holds nothing for it.
+
+        Leases that may still come are given back; a parked command is ended.
+        """
         self._abandoned.add(request)
+        session, seq = request.session, request.seq
+        if not request.sends or not request.payload.parks or not self._knows_stop_waiting:
+            return
+        if session is not None and session.number != request.session_number:
+            return  # evicted, and so is what was parked in it
+        stop = self._stops.get(session)
+        if stop is not None and stop.seq in self._requests and not stop.sends:
+            seqs = cast("StopWaiting", stop.payload.commands[0]).seqs
+            if len(seqs) < STOPS_MAX:
+                seqs.append(seq)
+                return
+        payload = Payload()
+        payload.add(0, StopWaiting(seqs=[seq]), b"")  # which is encoded when it is sent
+        call = Call([PENDING], inf, each_s=RELEASE_S)
+        self._add(call, payload, session)
+        self._stops[session] = next(iter(call.requests))
+
+    @property
+    def _knows_stop_waiting(self) -> bool:
+        return self.greeting is not None and not self._is_old
+
+    def _unsupported(self, command: object) -> TollgateError | None:
+        return None if self.greeting is None else unsupported(command, self.greeting)
+
+    def _supported(self, command: Any) -> Any:  # noqa: ANN401 - a command, or an error
+        """Return a command, or the reason why the broker does not know it."""
+        return self._unsupported(command) or command
+
+    def _greet_again(self, deadline: float) -> bool:
+        """Ask for the broker's limits and time; return whether that was not under way already."""
+        again = self._greeting_again
+        if is_new := again is None or again.done:
+            again = self._greeting_again = self.submit_one(self.hello(), deadline=deadline)
+        for request in again.requests:
+            request.deadline = max(request.deadline, deadline)
+        return is_new
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -396,7 +489,7 @@ class Session:
             self._handle_partial_results(request, values, now)
             return
         if isinstance(values[0], HelloResult):
-            self._handle_greeting(request, values[0])
+            self._handle_greeting(request, values[0], now)
         self._remove(request)
         if request.sends > 1 and [] in values:
             self._abandoned.add(request)  # a copy that arrives late may still be granted jobs
@@ -429,44 +522,70 @@ class Session:
             self._handle_eviction(request, refusal, now, executed=request.sends > 1)
         elif refusal.retryable:
             self._retry(request, now, refusal)
-        elif isinstance(refusal, ExpiredError) and self._handle_clock(request, now):
-            pass
-        elif isinstance(refusal, ExpiredError) and request.sends > 1 and request.uncertain:
-            self._finish(request, OutcomeUnknown(f"{refusal}{MAYBE}"))  # as an earlier copy
+        elif isinstance(refusal, MalformedError):
+            if not self._greet_without_name(request, now):
+                self._finish(request, refusal)
+        elif isinstance(refusal, ExpiredError):
+            self._handle_expiry(request, refusal, now)
         else:
             self._finish(request, refusal)
 
-    def _handle_clock(self, request: PendingRequest, now: float) -> bool:
-        """Send a request again if it was refused as too late before its deadline.
+    def _handle_expiry(self, request: PendingRequest, refusal: Refusal, now: float) -> None:
+        """Once, send a request again that was refused as too late before its deadline.
 
-        The broker's clock is ahead then, or one of the clocks was set. The same request is sent, so
-        a copy of it that was executed is not executed again.
+        One of the clocks was set, or the broker's was not known, so ask for its time first. The
+        same request is sent, so a copy of it that was executed is not executed again.
         """
-        if now >= request.deadline:
-            return False
-        if request.margin_s == self._margin_s:
-            larger = [margin_s for margin_s in CLOCK_MARGINS_S if margin_s > self._margin_s]
-            if not larger:
-                return False
-            self._margin_s = larger[0]
-            self._warn(
-                f"the clock of the broker at {self._broker} is ahead of this machine's, or one of"
-                f" them was set: requests are valid for {self._margin_s:.0f} s longer from now on"
-            )
-        request.make_anew(self._margin_s)
+        if now < request.deadline and request in self._expired:
+            return
+        if now >= request.deadline or request.retimed or self.greeting is None:
+            is_unknown = request.sends > 1 and request.uncertain  # a copy may have come in time
+            self._finish(request, OutcomeUnknown(f"{refusal}{MAYBE}") if is_unknown else refusal)
+            return
+        request.retimed = True
+        if self.greeting.time is None:
+            self._clock.outrun()
+            self._send_anew(request)
+        else:
+            self._timers.set(request, request.deadline)
+            self._expired.append(request)
+            self._greet_again(request.deadline)
+
+    def _send_anew(self, request: PendingRequest) -> None:
+        request.make_anew()
         if not request.queued:
             self._queue(request)
+
+    def _greet_without_name(self, request: PendingRequest, now: float) -> bool:
+        """Send a hello again without a name: a broker of revision 1 knows no names.
+
+        Return False if the request is not a hello with a name.
+        """
+        command = request.payload.commands[0]
+        if not isinstance(command, Hello) or command.client is None:
+            return False
+        self._is_old = True
+        request.payload = request.payload.replaced(self.hello(open_session=command.open_session))
+        self._retry(request, now)
+        self._timers.set(request, now)
         return True
 
-    def _handle_greeting(self, request: PendingRequest, greeting: HelloResult) -> None:
-        self.greeting = greeting
+    def _handle_greeting(self, request: PendingRequest, greeting: HelloResult, now: float) -> None:
+        self.greeting, self._greeted_at = greeting, now
+        self._is_old = greeting.revision < REVISION
         self._commands_max = greeting.limits.get("commands", COMMANDS_MAX)
         self._bytes_max = greeting.limits.get("request_bytes", REQUEST_BYTES_MAX)
+        if greeting.time is not None and request.asked_at is not None:
+            self._clock.measure(greeting.time, request.asked_at, now)
+        expired, self._expired = self._expired, []
+        for each in expired:
+            if self._requests.get(each.seq) is each:
+                self._send_anew(each)
         changes, claims = self._changes, self._claims
         if request.call is claims.opener:
             session = claims
         elif request.call is changes.opener or (
-            changes.state is SessionState.CLOSED and request.payload.commands[0] == OPENING
+            changes.state is SessionState.CLOSED and request.payload.opens_session
         ):
             session = changes
         else:
@@ -484,7 +603,7 @@ class Session:
 
         A claim is sent again all the same: what an earlier copy was granted lapses by itself.
         """
-        if request.session is None:  # it was sent in no session, so this is no valid answer
+        if request.session is None or StopWaiting in request.payload.kinds:  # no retry can help
             self._finish(request, refusal)
             return
         request.session.evicted(request.session_number)

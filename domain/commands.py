@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
+from tollgate.domain.results import Progress
+from tollgate.domain.settlement import CLAIMABLE, SettlementState
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, TERMINAL, JobStatus
 
 UINT_LIMIT: Final = 2**53
@@ -27,6 +29,28 @@ LeaseMs = Annotated[int, Meta(ge=1, le=86_400_000)]
 WaitMs = Annotated[int, Meta(ge=0, le=3_600_000)]
 """At most an hour: a client repeats the command for a longer wait."""
 JobIds = Annotated[list[JobId], Meta(min_length=1, max_length=1_000)]
+Queue = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+\Z")]
+Queues = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^([A-Za-z0-9._-]+|\*)\Z")]],
+    Meta(min_length=1, max_length=64),
+]
+"""Names of queues, or `["*"]`, which is all of them."""
+ALL_QUEUES: Final = "*"
+Priority = Annotated[int, Meta(ge=0, le=9)]
+"""0 comes first."""
+ClientName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@-]+\Z")]
+TraceParent = Annotated[
+    str,
+    Meta(
+        min_length=55,
+        max_length=55,
+        pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z",
+    ),
+]
+"""The header of W3C Trace Context."""
+DelayMs = Annotated[int, Meta(ge=0, le=31_536_000_000)]
+"""At most a year."""
+Seqs = Annotated[list[Uint], Meta(min_length=1, max_length=1_000)]
 
 
 _AS_ZERO: Final = bytes.maketrans(b"123456789abcdef", b"0" * 15)
@@ -70,9 +94,13 @@ class Command(
 
 
 class Hello(Command, tag="hello"):
-    """Ask for the broker's identity and limits; with `open_session`, open a session."""
+    """Ask for the broker's identity and limits; with `open_session`, open a session.
+
+    `client` names the program that asks; it is kept with the session and shown in histories.
+    """
 
     open_session: bool = False
+    client: ClientName | None = None
 
 
 class Create(Command, tag="create"):
@@ -87,11 +115,19 @@ class Create(Command, tag="create"):
     blockchain_identifier: Identifier | None = None
     pay_by_time: Time | None = None
     submit_result_time: Time | None = None
+    queue: Queue | None = None
+    priority: Priority = 0
+    not_before: Time | None = None
+    meta: str | None = None
+    traceparent: TraceParent | None = None
+    settle: bool = False
 
     def __post_init__(self) -> None:
         """Check the digits of hash and id, and convert times to UTC."""
-        both = f"{self.input_hash} {self.job_id or _A_UUID}".encode().translate(_AS_ZERO)
-        if both != _HASH_UUID_FORM:
+        if (
+            f"{self.input_hash} {self.job_id or _A_UUID}".encode().translate(_AS_ZERO)
+            != _HASH_UUID_FORM
+        ):
             if f"{self.input_hash}".encode().translate(_AS_ZERO) != _HASH_FORM:
                 raise ValueError("input_hash is not 64 lowercase hexadecimal digits")
             raise ValueError("job_id is no UUID in lowercase with hyphens")
@@ -99,13 +135,21 @@ class Create(Command, tag="create"):
             self.pay_by_time = in_utc(self.pay_by_time)
         if self.submit_result_time is not None:
             self.submit_result_time = in_utc(self.submit_result_time)
+        if self.not_before is not None:
+            self.not_before = in_utc(self.not_before)
+            if self.submit_result_time is not None and self.not_before >= self.submit_result_time:
+                raise ValueError("not_before must lie before submit_result_time")
 
 
 class Get(Command, tag="get"):
-    """Read one job by its id, or by the identifier of its payment on chain."""
+    """Read one job by its id, or by the identifier of its payment on chain.
+
+    With `lease`, the result tells who holds it.
+    """
 
     job_id: JobId | None = None
     blockchain_identifier: Identifier | None = None
+    lease: bool = False
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
@@ -114,7 +158,10 @@ class Get(Command, tag="get"):
 
 
 class Transition(Command, tag="transition"):
-    """Move a job to the status `target`, if the state machine has that transition."""
+    """Move a job to the status `target`, if the state machine has that transition.
+
+    `keep_lease` keeps the lease while the job waits for input. `force` ends the lease of another.
+    """
 
     changes = True
 
@@ -125,9 +172,15 @@ class Transition(Command, tag="transition"):
     input_schema: str | None = None
     expected_version: Positive | None = None
     lease: Uint | None = None
+    keep_lease: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
+        if self.keep_lease and (self.target != AWAITING_INPUT or self.lease is None):
+            raise ValueError("keep_lease requires the target awaiting_input, and a lease")
+        if self.force and (self.lease is not None or self.expected_version is None):
+            raise ValueError("force requires expected_version, and goes without a lease")
         if self.result is not None and self.target != COMPLETED:
             raise ValueError("result requires the target completed")
         if self.error is not None and self.target != FAILED:
@@ -144,6 +197,12 @@ class ProvideInput(Command, tag="provide_input"):
     job_id: JobId
     input: str
     expected_version: Positive
+    input_hash: Hash | None = None
+
+    def __post_init__(self) -> None:
+        """Check the digits of the hash."""
+        if self.input_hash and self.input_hash.encode().translate(_AS_ZERO) != _HASH_FORM:
+            raise ValueError("input_hash is not 64 lowercase hexadecimal digits")
 
 
 class Cancel(Command, tag="cancel"):
@@ -155,18 +214,114 @@ class Cancel(Command, tag="cancel"):
     expected_version: Positive | None = None
 
 
+class Hold(Command, tag="hold"):
+    """Grant a job to no claim until `resume`."""
+
+    changes = True
+
+    job_id: JobId
+    reason: str | None = None
+    expected_version: Positive | None = None
+
+
+class Resume(Command, tag="resume"):
+    """Let claims have a job again that was on hold."""
+
+    changes = True
+
+    job_id: JobId
+    expected_version: Positive | None = None
+
+
+class RequestStop(Command, tag="request_stop"):
+    """Ask the holder of a job to stop; the holder decides what that means."""
+
+    changes = True
+
+    job_id: JobId
+    reason: str | None = None
+    expected_version: Positive | None = None
+
+
+class Annotate(Command, tag="annotate"):
+    """Replace the `meta` of a job; nil removes it."""
+
+    changes = True
+
+    job_id: JobId
+    meta: str | None
+    expected_version: Positive | None = None
+
+
+class Settle(Command, tag="settle"):
+    """Move the settlement of a job to the state `to`, or note what the payment service says."""
+
+    changes = True
+
+    job_id: JobId
+    lease: Uint | None = None
+    to: SettlementState | None = None
+    result_hash: Hash | None = None
+    on_chain_state: Identifier | None = None
+    reason: str | None = None
+    retry_after_ms: DelayMs | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        if self.result_hash and self.result_hash.encode().translate(_AS_ZERO) != _HASH_FORM:
+            raise ValueError("result_hash is not 64 lowercase hexadecimal digits")
+
+
+class PauseQueue(Command, tag="pause_queue"):
+    """Grant no job of a queue until `resume_queue`."""
+
+    changes = True
+
+    queue: Queue
+
+
+class ResumeQueue(Command, tag="resume_queue"):
+    """Let claims have the jobs of a paused queue again."""
+
+    changes = True
+
+    queue: Queue
+
+
 class Count(Command, tag="count"):
-    """Count the stored jobs by status."""
+    """Count the stored jobs by status, or those with a `settlement` in one state."""
 
     status: JobStatus | None = None
+    queue: Queue | None = None
+    settlement: SettlementState | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        if self.status is not None and self.settlement is not None:
+            raise ValueError("count takes one of status and settlement")
 
 
 class List(Command, tag="list"):
-    """Read jobs in order of creation, one page at a time."""
+    """Read jobs in order of creation, one page at a time; with `newest`, the newest first."""
 
     limit: PageLimit
     status: JobStatus | None = None
     after: Cursor | None = None
+    queue: Queue | None = None
+    settlement: SettlementState | None = None
+    newest: bool = False
+    lease: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        if self.status is not None and self.settlement is not None:
+            raise ValueError("list takes one of status and settlement")
+
+
+class History(Command, tag="history"):
+    """Read what has happened to a job, and by whom."""
+
+    job_id: JobId
 
 
 class Wait(Command, tag="wait"):
@@ -188,19 +343,36 @@ class Wait(Command, tag="wait"):
 
 
 class Claim(Command, tag="claim"):
-    """Claim the oldest free jobs in `status`, each with a lease; wait if there is none."""
+    """Claim free jobs in `status`, or with a `settlement` in that state, each with a lease.
+
+    Take them from `queues`, in the order in which they became ready, and wait if there is none; or
+    take the `job_ids`.
+    """
 
     changes = True
 
-    status: JobStatus
     lease_ms: LeaseMs
     wait_ms: WaitMs
     limit: PageLimit
+    status: JobStatus | None = None
+    settlement: SettlementState | None = None
+    queues: Queues | None = None
+    job_ids: JobIds | None = None
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
+        if (self.status is None) == (self.settlement is None):
+            raise ValueError("claim takes one of status and settlement")
         if self.status in TERMINAL:
             raise ValueError(f"a job that has {self.status} cannot be claimed")
+        if self.settlement is not None and self.settlement not in CLAIMABLE:
+            raise ValueError(f"a settlement that is {self.settlement} cannot be claimed")
+        if self.queues is not None and self.job_ids is not None:
+            raise ValueError("claim takes one of queues and job_ids")
+        if self.queues is not None and ALL_QUEUES in self.queues and len(self.queues) > 1:
+            raise ValueError('["*"] is all queues: no other queue can stand beside it')
+        if self.job_ids is not None and self.wait_ms:
+            raise ValueError("a claim of job_ids does not wait: wait_ms must be 0")
 
     @property
     def parks(self) -> bool:
@@ -209,20 +381,34 @@ class Claim(Command, tag="claim"):
 
 
 class Touch(Command, tag="touch"):
-    """Extend a lease: it ends `lease_ms` from now."""
+    """Extend a lease: it ends `lease_ms` from now. `progress` is shown with the job."""
 
     job_id: JobId
     lease: Uint
     lease_ms: LeaseMs
+    progress: Progress | None = None
 
 
 class Release(Command, tag="release"):
-    """Give a lease back."""
+    """Give a lease back.
+
+    With `delay_ms` or `reason` it counts as a try that ended: the job is claimed again after that
+    time at the earliest. With `hold` it is not claimed until `resume`.
+    """
 
     changes = True
 
     job_id: JobId
     lease: Uint
+    delay_ms: DelayMs | None = None
+    reason: str | None = None
+    hold: bool = False
+
+
+class StopWaiting(Command, tag="stop_waiting"):
+    """Answer parked commands of the same session now, by their `seq`."""
+
+    seqs: Seqs
 
 
 AnyCommand = (
@@ -238,4 +424,13 @@ AnyCommand = (
     | Claim
     | Touch
     | Release
+    | Hold
+    | Resume
+    | RequestStop
+    | Annotate
+    | Settle
+    | PauseQueue
+    | ResumeQueue
+    | History
+    | StopWaiting
 )

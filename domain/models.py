@@ -5,6 +5,13 @@ from datetime import datetime
 from pydantic import ConfigDict
 
 from tollgate.domain.lazy import LazyModel
+from tollgate.domain.results import (
+    DEFAULT_QUEUE,
+    InputRound,
+    LeaseInfo,
+    Progress,
+    Settlement,
+)
 from tollgate.domain.status import LEGAL_TRANSITIONS, TERMINAL, JobStatus, validate_transition
 
 __all__ = ["LEGAL_TRANSITIONS", "TERMINAL", "Job", "JobStatus", "validate_transition"]
@@ -42,3 +49,25 @@ class Job(LazyModel):
     """The input that a job in `awaiting_input` asks for."""
     provided_input: str | None = None
     """The input that it got."""
+    queue: str = DEFAULT_QUEUE
+    priority: int = 0
+    """From 0, which comes first, to 9."""
+    not_before: datetime | None = None
+    """In `running` no claim gets the job before this time."""
+    attempts: int = 0
+    """How many tries have ended: leases that lapsed, releases with a delay or a reason."""
+    inputs: tuple[InputRound, ...] | None = None
+    """Its questions and their answers, in order; without the texts after a claim or list."""
+    progress: Progress | None = None
+    on_hold: bool = False
+    """No claim gets the job until `resume`."""
+    stop_requested: bool = False
+    """Somebody has asked the holder of the lease to stop."""
+    meta: str | None = None
+    """What a caller needs beside the hashed input."""
+    traceparent: str | None = None
+    """W3C Trace Context of the creator."""
+    settlement: Settlement | None = None
+    """How the result gets on chain; None for a job without a settlement."""
+    lease: LeaseInfo | None = None
+    """Who holds the job, in answers to calls that ask for it."""

@@ -1,16 +1,90 @@
 """The results of TG/1, which the broker answers to commands; refusals on the wire."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 from tollgate.domain.exceptions import REFUSALS, Refusal
+from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
+DEFAULT_QUEUE: Final = "default"
 
-class JobFields(msgspec.Struct, omit_defaults=True, gc=False):
-    """A job on the wire: the fields of `domain.models.Job`; those that are nil are left out."""
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The base of the structures in a job. In a pydantic model they are dumped as mappings."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: object) -> Any:  # noqa: ANN401 - pydantic's
+        """Return how pydantic validates and dumps one."""
+        from pydantic_core import core_schema  # noqa: PLC0415 - a ping does without
+
+        return core_schema.no_info_plain_validator_function(
+            lambda value: msgspec.convert(value, cls),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda part: msgspec.to_builtins(part, builtin_types=(datetime,)),
+                return_schema=core_schema.dict_schema(),
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, *_: object) -> dict[str, Any]:
+        """Return its JSON schema, with those of its fields in it."""
+        _, parts = msgspec.json.schema_components([cls])
+        schema: dict[str, Any] = parts[cls.__name__]
+        fields = schema["properties"]
+        for name, field in fields.items():
+            if "$ref" in field:
+                fields[name] = parts[field["$ref"].rpartition("/")[2]]
+        return schema
+
+
+class Progress(Part, frozen=True, forbid_unknown_fields=True):
+    """How far the holder of a lease is: a text, and the part that is done."""
+
+    text: str
+    fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
+    at: datetime | None = None
+    """When the broker heard of it; only the broker sets this."""
+
+
+class InputRound(Part, frozen=True):
+    """One question of a job and its answer. Claims and lists show no texts."""
+
+    version: int
+    """The version of the job at which it asked."""
+    schema: str | None = None
+    text: str | None = None
+    hash: str | None = None
+    """The hash of the answer, if the client that answered sent one."""
+
+
+class Settlement(Part, frozen=True):
+    """How the result of a paid job gets on chain."""
+
+    state: SettlementState
+    updated_at: datetime
+    """When it entered its state."""
+    result_hash: str | None = None
+    on_chain_state: str | None = None
+    """The state of the payment, in the words of the payment service."""
+    reason: str | None = None
+    not_before: datetime | None = None
+    """It is not claimed again before this time."""
+
+
+class LeaseInfo(Part, frozen=True):
+    """Who holds a lease, by principal and by the name of its client, and how long it lasts."""
+
+    by: str
+    client: str
+    left_ms: int
+
+
+class JobRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """The fields of a job that the broker stores; those that are nil are left out on the wire."""
 
     job_id: str
     status: JobStatus
@@ -28,6 +102,24 @@ class JobFields(msgspec.Struct, omit_defaults=True, gc=False):
     submit_result_time: datetime | None = None
     input_schema: str | None = None
     provided_input: str | None = None
+    queue: str = DEFAULT_QUEUE
+    priority: int = 0
+    not_before: datetime | None = None
+    attempts: int = 0
+    inputs: tuple[InputRound, ...] | None = None
+    progress: Progress | None = None
+    on_hold: bool = False
+    stop_requested: bool = False
+    meta: str | None = None
+    traceparent: str | None = None
+    settlement: Settlement | None = None
+
+
+class JobFields(JobRecord):
+    """A job on the wire: the fields of `domain.models.Job`."""
+
+    lease: LeaseInfo | None = None
+    """Who holds the job, in answers to commands that ask for it."""
 
 
 class Result(msgspec.Struct, tag_field="type", gc=False):
@@ -48,6 +140,11 @@ class HelloResult(Result, tag="hello"):
     remembers: bool
     role: str
     limits: dict[str, int]
+    roles: list[str] = []
+    time: datetime | None = None
+    """The broker's time; `valid_until` is judged by it."""
+    revision: int = 1
+    """Which commands and fields the broker knows; 2 is the newest."""
 
 
 class JobResult(Result, tag="job"):
@@ -57,11 +154,17 @@ class JobResult(Result, tag="job"):
 
 
 class CountResult(Result, tag="count"):
-    """The number of jobs, and since when the oldest of each status has been in it."""
+    """The number of jobs, and since when the oldest of each status has been in it.
+
+    `by_settlement` has the states in which there are jobs, or the one that was asked for.
+    """
 
     total: int
     by_status: dict[str, int]
     oldest: dict[str, datetime | None]
+    by_settlement: dict[str, int] = {}
+    as_of: str | None = None
+    """The position in the log that the figures are from."""
 
 
 class JobsResult(Result, tag="jobs"):
@@ -69,6 +172,31 @@ class JobsResult(Result, tag="jobs"):
 
     jobs: list[JobFields]
     next: str | None
+    as_of: str | None = None
+    """The position in the log that the page is from; of several pages the first one counts."""
+
+
+class HistoryEntry(msgspec.Struct, omit_defaults=True, rename={"from_": "from"}, gc=False):
+    """One thing that happened to a job; `by` is nil if the broker did it by itself."""
+
+    at: datetime
+    what: str
+    from_: str | None = None
+    to: str | None = None
+    by: str | None = None
+    client: str | None = None
+    attempt: int | None = None
+    reason: str | None = None
+
+
+class HistoryResult(Result, tag="history"):
+    """What happened to a job, oldest first; `left_out` entries are missing in the middle."""
+
+    job_id: str
+    entries: list[HistoryEntry]
+    left_out: int
+    lease: LeaseInfo | None
+    as_of: str
 
 
 class Grant(msgspec.Struct, gc=False):
@@ -90,6 +218,8 @@ class LeaseResult(Result, tag="lease"):
     job_id: str
     lease: int
     lease_ms: int
+    stop_requested: bool = False
+    """Whether somebody has asked the holder to stop."""
 
 
 class OkResult(Result, tag="ok"):
@@ -117,6 +247,7 @@ AnyResult = (
     | JobsResult
     | LeasesResult
     | LeaseResult
+    | HistoryResult
     | OkResult
     | ErrorResult
 )

@@ -132,7 +132,7 @@ def running_broker(directory: Path, name: str = "b", **settings: Any) -> Iterato
 class Peer:
     """A DEALER socket that sends any frames, valid or not."""
 
-    def __init__(self, context: "zmq.Context[Any]", endpoint: str, **options: int) -> None:
+    def __init__(self, context: "zmq.Context[Any]", endpoint: str, **options: int | bytes) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         for name, value in options.items():

@@ -31,7 +31,7 @@ BATCH_REPLY_BYTES = 8 * 1024 * 1024
 HASH = "0123456789abcdef" * 4
 PEER = b"\x00peer"
 OTHER = b"\x00other"
-ADMIN = Principal("uid:1000", Role.ADMIN)
+ADMIN = Principal("uid:1000", frozenset({Role.ADMIN}))
 
 
 def job_ids() -> Callable[[], str]:

@@ -76,6 +76,7 @@ def test_it_takes_a_job_through_the_gate(node: str, endpoint: str) -> None:
         assert outcome.returncode == 0, outcome.stdout + outcome.stderr
         assert f"count: {completed} in all, {completed} completed" in outcome.stdout
         assert "refused, as it should be: illegal_transition" in outcome.stdout
+        assert "history: " in outcome.stdout
 
 
 def test_it_fails_where_there_is_no_broker(node: str, tmp_path: Path) -> None:

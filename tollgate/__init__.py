@@ -25,8 +25,9 @@ if TYPE_CHECKING:
         KeyFileError,
         OutcomeUnknown,
         ProtocolError,
+        UnsupportedByBrokerError,
     )
-    from tollgate.client.results import Lease, Page
+    from tollgate.client.results import History, Lease, Page, Touched
     from tollgate.client.sync import Client, connect
     from tollgate.domain.commands import Create
     from tollgate.domain.exceptions import (
@@ -57,7 +58,16 @@ if TYPE_CHECKING:
     )
     from tollgate.domain.hashing import input_hash, output_hash, output_hash_as_deployed
     from tollgate.domain.models import Job
-    from tollgate.domain.results import CountResult, HelloResult
+    from tollgate.domain.results import (
+        CountResult,
+        HelloResult,
+        HistoryEntry,
+        InputRound,
+        LeaseInfo,
+        Progress,
+        Settlement,
+    )
+    from tollgate.domain.settlement import SettlementState
     from tollgate.domain.status import JobStatus
 
     __version__: str
@@ -77,6 +87,9 @@ __all__ = [
     "ExpiredError",
     "ForkedClientError",
     "HelloResult",
+    "History",
+    "HistoryEntry",
+    "InputRound",
     "InternalError",
     "InvalidEndpointError",
     "InvalidStateTransitionError",
@@ -87,22 +100,28 @@ __all__ = [
     "KeyFileError",
     "Lease",
     "LeaseHeldError",
+    "LeaseInfo",
     "LeaseLostError",
     "MalformedError",
     "NotAuthorizedError",
     "OutcomeUnknown",
     "OverloadedError",
     "Page",
+    "Progress",
     "ProtocolError",
     "Refusal",
     "ReplyFullError",
     "RepositoryFullError",
     "RequestConflictError",
     "SessionEvictedError",
+    "Settlement",
+    "SettlementState",
     "StaleRequestError",
     "StorageFullError",
     "TollgateError",
     "TooLargeError",
+    "Touched",
+    "UnsupportedByBrokerError",
     "UnsupportedVersionError",
     "VersionConflictError",
     "WaitTimeoutError",
@@ -118,7 +137,7 @@ _HOMES: "Final" = {
     "tollgate.client.aio": ("AsyncBatch", "AsyncClient"),
     "tollgate.client.batch": ("Batch",),
     "tollgate.client.sync": ("Client", "connect"),
-    "tollgate.client.results": ("Lease", "Page"),
+    "tollgate.client.results": ("History", "Lease", "Page", "Touched"),
     "tollgate.client.errors": (
         "BatchError",
         "BrokerUnreachableError",
@@ -128,11 +147,21 @@ _HOMES: "Final" = {
         "KeyFileError",
         "OutcomeUnknown",
         "ProtocolError",
+        "UnsupportedByBrokerError",
     ),
     "tollgate.domain.commands": ("Create",),
     "tollgate.domain.hashing": ("input_hash", "output_hash", "output_hash_as_deployed"),
     "tollgate.domain.models": ("Job",),
-    "tollgate.domain.results": ("CountResult", "HelloResult"),
+    "tollgate.domain.results": (
+        "CountResult",
+        "HelloResult",
+        "HistoryEntry",
+        "InputRound",
+        "LeaseInfo",
+        "Progress",
+        "Settlement",
+    ),
+    "tollgate.domain.settlement": ("SettlementState",),
     "tollgate.domain.status": ("JobStatus",),
 }
 _HOME_OF: "Final" = {name: home for home, names in _HOMES.items() for name in names}

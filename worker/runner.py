@@ -10,7 +10,7 @@ from typing import Final
 from tollgate.client.aio import AsyncClient
 from tollgate.client.results import Lease
 from tollgate.domain.exceptions import InternalError, TollgateError
-from tollgate.domain.status import TERMINAL
+from tollgate.domain.status import TERMINAL, JobStatus
 from tollgate.worker.handlers import HandlerResult
 from tollgate.worker.lease import HeldJob, LeaseKeeper, UnpaidLeases
 from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
@@ -53,6 +53,10 @@ class Runner:
     def check_again(self) -> None:
         """Check again whether there is room for more jobs, and whether all work is done."""
         self._changed.set()
+
+    def leave_out(self, status: JobStatus) -> None:
+        """Take no jobs in a status. Call it before `run`."""
+        self._slots = [slots for slots in self._slots if slots.stage.status is not status]
 
     async def run(self) -> None:
         """Advance jobs until `stop` is called.

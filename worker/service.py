@@ -9,6 +9,7 @@ from typing import Final
 
 from tollgate.client.aio import AsyncClient
 from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.status import AWAITING_PAYMENT
 from tollgate.streams import finish
 from tollgate.worker.handlers import Handler, HandlerCalls, WorkStage
 from tollgate.worker.payments import PaymentSimulator, PaymentStage
@@ -82,10 +83,15 @@ def _stop_at_signals(runner: Runner) -> asyncio.Event:
 async def _run(runner: Runner, client: AsyncClient, settings: Settings, stop: asyncio.Event) -> int:
     try:
         async with asyncio.timeout(settings.wait_for_broker_s):
-            await _reach(client, settings.endpoint, stop)
+            roles = await _reach(client, settings.endpoint, stop)
     except TimeoutError:
         log.error("no broker at %s", settings.endpoint)  # noqa: TRY400 - no traceback
         return BROKER_NOT_REACHED
+    if "admin" in roles and settings.endpoint.startswith("ipc:"):
+        log.info("this worker runs as the broker's user: its role is admin, it may do everything")
+    if settings.only is None and "worker" in roles and not roles & {"payments", "admin"}:
+        log.info("the role worker does not decide payments: this worker does work only")
+        runner.leave_out(AWAITING_PAYMENT)
     try:
         await runner.run()
     except TollgateError as refusal:
@@ -95,31 +101,32 @@ async def _run(runner: Runner, client: AsyncClient, settings: Settings, stop: as
     return DONE
 
 
-async def _reach(client: AsyncClient, endpoint: str, stop: asyncio.Event) -> None:
-    """Return as soon as the broker has answered, or `stop` is set."""
+async def _reach(client: AsyncClient, endpoint: str, stop: asyncio.Event) -> set[str]:
+    """Return this worker's roles as soon as the broker has answered, or none if `stop` is set."""
     pinging = asyncio.create_task(_until_answered(client, endpoint))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({pinging, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return pinging.result() if pinging.done() else set()
     finally:
         pinging.cancel()
         stopping.cancel()
 
 
-async def _until_answered(client: AsyncClient, endpoint: str) -> None:
+async def _until_answered(client: AsyncClient, endpoint: str) -> set[str]:
     broker = BrokerStatus(endpoint)
     backoff = Backoff()
     while True:
         asked_at = monotonic()
         try:
-            await client.ping(SILENCE_S_MAX)
+            hello = await client.ping(SILENCE_S_MAX)
         except TollgateError as fault:
             if not may_pass(fault):
-                return  # the first claim gets a clearer refusal
+                return set()  # the first claim gets a clearer refusal
             broker.lost(fault, asked_at)
         else:
             broker.back()
-            return
+            return set(hello.roles or [hello.role])  # an older broker tells its one role
         await backoff.wait()
 
 

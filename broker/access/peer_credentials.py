@@ -4,12 +4,14 @@ import grp
 import os
 import pwd
 import time
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from tollgate.broker.access.key_files import KeyPair
 from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.core.roles import NOBODY, Principal, Role
 
@@ -28,13 +30,13 @@ log = structlog.get_logger("tollgate.broker")
 class PeerCredentials:
     """Identifies ipc peers by the address that libzmq gives: `localhost:uid:gid:pid`.
 
-    The uid that the broker runs as is `admin`. Members of `group` have `group_role`, other users
+    The uid that the broker runs as is `admin`. Members of `group` have `group_roles`, other users
     have no role.
     """
 
-    def __init__(self, group: int | None = None, group_role: Role | None = None) -> None:
+    def __init__(self, group: int | None = None, group_roles: Iterable[Role] = ()) -> None:
         self._group = group
-        self._group_role = group_role
+        self._group_roles = frozenset(group_roles)
         self._cache: dict[str, Principal] = {}
         self._cached_until_s = 0.0
 
@@ -58,16 +60,16 @@ class PeerCredentials:
     def _look_up(self, address: str) -> Principal:
         try:
             _, uid, gid, _ = address.split(":")
-            return Principal(f"uid:{int(uid)}", self._role(int(uid), int(gid)))
+            return Principal(f"uid:{int(uid)}", self._roles(int(uid), int(gid)))
         except ValueError:
             return NOBODY
 
-    def _role(self, uid: int, gid: int) -> Role | None:
+    def _roles(self, uid: int, gid: int) -> frozenset[Role]:
         if uid == os.geteuid():
-            return Role.ADMIN
+            return frozenset({Role.ADMIN})
         if self._group is not None and self._group in {gid, *_groups(uid, gid)}:
-            return self._group_role
-        return None
+            return self._group_roles
+        return frozenset()
 
 
 def _groups(uid: int, gid: int) -> list[int]:
@@ -103,10 +105,13 @@ class CurveCredentials:
             log.exception("a key was not looked up")
             return False
 
-    def require_keys(self, socket: "zmq.Socket[bytes]") -> None:
-        """Let only holders of known keys connect to a socket that is not bound yet."""
+    def require_keys(self, socket: "zmq.Socket[bytes]", own: KeyPair) -> None:
+        """Let only holders of known keys connect to a socket that is not bound yet.
+
+        They must know the public key of `own`, the pair that the broker proves itself by here.
+        """
         socket.setsockopt(zmq.CURVE_SERVER, 1)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, self._ring.own.secret_key.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, own.secret_key.encode())
         socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN.encode())
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 

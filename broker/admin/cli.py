@@ -8,10 +8,13 @@ from typing import Any, Final
 
 import click
 
+from tollgate.broker.core.roles import Role
 from tollgate.broker.settings import SHARED, data_dir, full_path
 from tollgate.terminal import streams
 
 FAILED: Final = 1
+LISTS: Final = {list[str]: "URL", list[Role]: "ROLE"}
+"""Types of settings that may be given more than once, and what their options take."""
 INTERRUPTED: Final = 130
 
 
@@ -29,9 +32,9 @@ def usable(path: str) -> Path:
 
 
 def directory_option(
-    explanation: str, check: Callable[[Path], None]
+    explanation: str, check: Callable[[Path], None], *, must_exist: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option --data-dir of a command that works on a directory which exists.
+    """Return the option --data-dir of a command that works on a directory, which may have to exist.
 
     `check` raises click.BadParameter for a directory that cannot be meant.
     """
@@ -41,8 +44,8 @@ def directory_option(
             path = data_dir() if typed is None else full_path(typed)
         except ValueError as fault:
             raise click.BadParameter(str(fault)) from None
-        existing = click.Path(exists=True, file_okay=False, path_type=Path)
-        directory: Path = existing.convert(path, parameter, context)
+        form = click.Path(exists=must_exist, file_okay=False, path_type=Path)
+        directory: Path = form.convert(path, parameter, context)
         check(directory)
         return directory
 
@@ -69,12 +72,12 @@ def setting_options(
             if field.annotation is bool:
                 command = click.option(option, is_flag=True, help=field.description)(command)
                 continue
-            is_list = field.annotation == list[str]
+            item = LISTS.get(field.annotation)
             command = click.option(
                 option,
                 type=int if field.annotation is int else str,
-                multiple=is_list,
-                metavar="URL" if is_list else None,
+                multiple=item is not None,
+                metavar=item,
                 help=f"{field.description} [default: {defaults.get(name, field.default)}]",
             )(command)
         return command

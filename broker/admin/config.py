@@ -130,7 +130,7 @@ def _line(setting: Shown) -> str:
     text = " ".join(value) if isinstance(value, list) else str(value).lower()
     if isinstance(value, str | Path):
         text = str(value)
-    if value is None or value == "":
+    if value is None or value in ("", []):
         text = "none"
     return f"{setting.of}  {setting.name:<22}  {text}  ({setting.origin})"
 

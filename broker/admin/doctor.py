@@ -16,7 +16,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import click
 
-from tollgate.broker.access.keyring import KeyRing, KeyRingError, read_pair
+from tollgate.broker.access.key_files import KeyRingError, read_pair
+from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.access.permissions import UnsafeError, check_above, check_private
 from tollgate.broker.admin.cli import example
 from tollgate.broker.admin.config import client_settings, unknown_variables
@@ -275,11 +276,16 @@ def check_keys(directory: Path | None) -> Iterator[Check]:
         yield Check("keys", "wrong", f"there is no directory {where}", "tollgate keys new NAME")
         return
     try:
-        count = len(KeyRing(where))
+        ring = KeyRing(where)
     except KeyRingError as fault:
         yield Check("keys", "wrong", str(fault), "tollgate keys list")
         return
-    yield Check("keys", "ok", f"{count} in {where}")
+    found = f"{len(ring)} in {where}"
+    if ring.next is not None:
+        to_do = "move all clients, then: tollgate keys rotate-broker --finish"
+        yield Check("keys", "note", f"{found}; the broker's own key is being rotated", to_do)
+        return
+    yield Check("keys", "ok", found)
 
 
 def check_clock() -> Check:

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tollgate.broker.core.events import AnyEvent, JobTransitioned
+from tollgate.broker.core.events import AnyEvent, JobTransitioned, Origin
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.waiters import Ticket, Waiters
-from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
-from tollgate.broker.repository.job import Changes, StoredJob
+from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
+from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.domain.commands import Command
 from tollgate.domain.exceptions import Refusal, WaitTimeoutError
-from tollgate.domain.results import JobResult, Result, error_of
+from tollgate.domain.results import CountResult, Result, error_of
+from tollgate.domain.settlement import SettlementState
+from tollgate.domain.status import JobStatus
 
 
 class RequestContext(msgspec.Struct):
@@ -24,6 +26,7 @@ class RequestContext(msgspec.Struct):
 
     ticket: Ticket
     now: datetime
+    """The time of its record: by the wall clock, and never before that of an earlier record."""
     now_ms: int
     """The same moment on the monotonic clock."""
     frame_bytes: int
@@ -63,10 +66,28 @@ class Context:
         """The answers to parked commands. The caller removes the answer that it sends."""
         self.scans_left = SCAN_JOBS_MAX
         """How many jobs the lists of this batch may still look at."""
+        self.origin = Origin(state.at)
+        """Who causes the next events, and when."""
+        self.wall = state.at
+        """What the wall clock says; it may have been set back."""
+        self.counted_at = ""
+        """The position in the log at which `counted` is true."""
+        self.counted: dict[tuple[JobStatus | None, SettlementState | None], CountResult] = {}
         self.is_torn = False
         """Whether an event failed in the middle of its effect: the process must stop."""
         self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
         self._pay_from = self._pay_by = datetime.min.replace(tzinfo=UTC)
+
+    def act_for(self, ticket: Ticket) -> None:
+        """Let the next events be those of a request."""
+        client = self.state.requests.client_of(ticket.session) if ticket.session else ""
+        self.origin = Origin(self.origin.at, ticket.principal.name, client)
+
+    def act_alone(self, at: datetime) -> None:
+        """Let the next events happen by themselves, now, and not before the last record."""
+        self.wall = at
+        self.state.at = at = max(at, self.state.at)
+        self.origin = Origin(at)
 
     def pay_by(self, now: datetime) -> datetime:
         """Return the `pay_by_time` of a job that is created now: one object for a whole batch."""
@@ -74,16 +95,19 @@ class Context:
             self._pay_from, self._pay_by = now, now + self._pay_within
         return self._pay_by
 
-    def record(self, events: list[Any], now_ms: int) -> Changes:
+    def record(
+        self, events: list[Any], now_ms: int, found: Sequence[Slot | None] | None = None
+    ) -> Changes:
         """Apply a run of events of one kind, and answer the waits that they end.
 
-        `now_ms` is monotonic. Returns the jobs, and the refusals of events that were not applied.
+        `now_ms` is monotonic; `found` are the jobs of the events, if they were looked up already.
+        Returns the jobs, and the refusals of events that were not applied.
         """
         if not events:
             return Changes()
         kind = type(events[0])
         try:
-            changes = self.state.effects[kind](events, now_ms)
+            changes = self.state.effects[kind](events, self.origin, now_ms, found)
         except BaseException:
             self.is_torn = True
             raise
@@ -91,20 +115,31 @@ class Context:
             events = [event for place, event in enumerate(events) if place not in changes.refused]
         self.events += events
         if self.waiters.watched and kind is JobTransitioned:
-            for job in changes.jobs:
-                self._answer_waits(job)
+            for slot in changes.slots:
+                self._answer_waits(slot)
         return changes
+
+    def has_room_for(self, queues: set[str]) -> bool:
+        """Return whether these queues may all come to life."""
+        by_name = self.state.jobs.queues.by_name
+        return len(by_name.keys() | queues) <= self.limits.queues or queues <= by_name.keys()
 
     def record_one(self, event: AnyEvent, now_ms: int) -> Any:  # noqa: ANN401 - as the event has it
         """Apply one event; return the job that it created or moved. Raises its Refusal."""
         changes = self.record([event], now_ms)
-        return changes.only() if changes.refused or changes.jobs else None
+        return changes.only() if changes.refused or changes.slots else None
 
-    def _answer_waits(self, job: StoredJob) -> None:
+    def position(self) -> str:
+        """Return the position in the log: what is decided next is behind it."""
+        state = self.state
+        return f"{state.log_id}-{state.records + 1}-{len(self.events)}"
+
+    def _answer_waits(self, slot: Slot) -> None:
         """Answer the waits for a job to be where it is now."""
+        job = slot.job
         waiting = self.waiters.awaiting(job.job_id, job.status)
         if waiting:
-            result = JobResult(copy(job))  # it may move on before the answer is encoded
+            result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
             for parked in waiting:
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, result))

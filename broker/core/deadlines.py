@@ -5,21 +5,20 @@ clock. Each clock has a timeline with the earliest time at which something may b
 turn of the broker's loop makes one comparison a clock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
 
-from tollgate.broker.core.context import Answer, Context, wait_timed_out
+from tollgate.broker.core.context import Context
 from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed, LeaseReleased
+from tollgate.broker.core.lease_commands import end_wait
 from tollgate.broker.core.limits import DUE_MAX, Limits
 from tollgate.broker.core.timers import Instant
-from tollgate.broker.core.waiters import Parked
-from tollgate.broker.repository.job import StoredJob
-from tollgate.domain.commands import Wait
+from tollgate.broker.repository.indexes import ended_at
+from tollgate.broker.repository.job import Slot, StandingLease
 from tollgate.domain.exceptions import Refusal
-from tollgate.domain.results import LeasesResult, Result, error_of
 from tollgate.domain.status import FAILED, RUNNING
 
 MILLISECOND: Final = timedelta(milliseconds=1)
@@ -27,6 +26,8 @@ FAR_MS: Final = 86_400_000
 """The longest time that `due_in_ms` returns."""
 HOLD_MS: Final = 60_000
 """How long after the wall clock was set no finished job is removed."""
+REMOVED_MAX: Final = 300
+"""How many finished jobs one batch removes."""
 STEP_MS: Final = 1_000
 """By how much the two clocks must disagree for one of them to have been set."""
 
@@ -88,17 +89,18 @@ class Deadlines:
         """
         waiters, state, now_ms = self._context.waiters, self._state, now.mono_ms
         for parked in islice(waiters.due(now_ms), DUE_MAX):
-            self._end_wait(parked)
+            end_wait(self._context, parked)
         more = waiters.timers.is_due(now_ms)
         if writable:
             for job_id, token in undelivered:
                 self._release(LeaseReleased(job_id, token), now)
-            for job_id, token in islice(state.leases.lapsed(now_ms), DUE_MAX):
-                self._lapse(job_id, token, now)
-            for job in islice(state.unpaid.due(now.wall), DUE_MAX):
-                self._fail(job, "not paid by pay_by_time", now)
-            for job in islice(state.unfinished.due(now.wall), DUE_MAX):
-                self._fail(job, "not finished by submit_result_time", now)
+            for lease in islice(state.leases.lapsed(now_ms), DUE_MAX):
+                self._lapse(lease, now)
+            for slot in islice(state.unpaid.due(now.wall), DUE_MAX):
+                self._fail(slot, "not paid by pay_by_time", now)
+            for slot in islice(state.unfinished.due(now.wall), DUE_MAX):
+                self._fail(slot, "not finished by submit_result_time", now)
+            state.jobs.queues.wake(state.at)
             more |= state.leases.timers.is_due(now_ms)
             more |= state.unpaid.is_due(now.wall) or state.unfinished.is_due(now.wall)
             self._remove_finished(now)
@@ -108,33 +110,26 @@ class Deadlines:
 
     def look_at_finished(self, now: Instant) -> None:
         """Note after a batch with changes when the oldest finished job is to be removed."""
-        finished = self._state.jobs.statuses.finished
+        finished = self._state.jobs.finished.count
         is_scheduled = self._remove_at is not None or self._remove_at_ms is not None
         if finished and (finished > self._keep_max or not is_scheduled):
             self._schedule_removal(now)
             self._state.wall.refresh()
             self._state.mono.refresh()
 
-    def _end_wait(self, parked: Parked) -> None:
-        """Answer a parked command whose time is over: a claim gets no lease, a wait an error."""
-        self._context.waiters.remove(parked)
-        is_wait = isinstance(parked.command, Wait)
-        result: Result = error_of(wait_timed_out()) if is_wait else LeasesResult([])
-        self._context.answers.append(Answer(parked.ticket, result))
-
     def _release(self, event: LeaseReleased, now: Instant) -> None:
         with suppress(Refusal):  # the lease has ended otherwise
             self._context.record_one(event, now.mono_ms)
 
-    def _lapse(self, job_id: str, token: int, now: Instant) -> None:
-        self._context.record_one(LeaseLapsed(job_id, token), now.mono_ms)
-        if self._state.leases.lapses[job_id] >= self._lapses:
-            job = self._state.jobs.require(job_id)
-            if job.status is RUNNING:
-                self._fail(job, f"the lease lapsed {self._lapses} times", now)
+    def _lapse(self, lease: StandingLease, now: Instant) -> None:
+        job = lease.slot.job
+        self._context.record_one(LeaseLapsed(job.job_id, lease.token), now.mono_ms)
+        if job.status is RUNNING and self._state.leases.lapses[job.job_id] >= self._lapses:
+            self._fail(lease.slot, f"the lease lapsed {self._lapses} times", now)
 
-    def _fail(self, job: StoredJob, reason: str, now: Instant) -> None:
-        at = max(now.wall, job.updated_at)
+    def _fail(self, slot: Slot, reason: str, now: Instant) -> None:
+        job = slot.job
+        at = self._context.origin.at
         event = JobTransitioned(job.job_id, job.version, FAILED, at, error=reason)
         self._context.record_one(event, now.mono_ms)
 
@@ -150,27 +145,29 @@ class Deadlines:
             if abs(went_ms - (now.mono_ms - clocks.mono_ms)) > STEP_MS:
                 self._hold_until_ms = now.mono_ms + HOLD_MS
         if now.mono_ms >= self._hold_until_ms:
-            for job_id in islice(self._to_remove(now), DUE_MAX):
-                self._context.record_one(JobPruned(job_id), now.mono_ms)
+            self._context.record([*map(JobPruned, self._to_remove(now))], now.mono_ms)
         self._schedule_removal(now)
 
-    def _to_remove(self, now: Instant) -> Iterator[str]:
-        statuses = self._state.jobs.statuses
-        while (oldest := statuses.oldest_finished()) is not None:
-            ended_at, job_id = oldest
-            if ended_at + self._keep > now.wall and statuses.finished <= self._keep_max:
-                return
-            yield job_id
+    def _to_remove(self, now: Instant) -> list[str]:
+        """Return the finished jobs that are too old or too many, REMOVED_MAX at most."""
+        finished = self._state.jobs.finished
+        too_many = finished.count - self._keep_max
+        ended_by = now.wall - self._keep
+        return [
+            job.job_id
+            for place, job in enumerate(finished.first(REMOVED_MAX))
+            if place < too_many or ended_at(job) <= ended_by
+        ]
 
     def _schedule_removal(self, now: Instant) -> None:
         self._remove_at = self._remove_at_ms = None
-        statuses = self._state.jobs.statuses
-        oldest = statuses.oldest_finished()
+        finished = self._state.jobs.finished
+        oldest = finished.oldest()
         if oldest is None:
             return
         if now.mono_ms < self._hold_until_ms:
             self._remove_at_ms = self._hold_until_ms
-        elif statuses.finished > self._keep_max:
+        elif finished.count > self._keep_max:
             self._remove_at_ms = now.mono_ms
         else:
             self._remove_at = oldest[0] + self._keep

@@ -15,17 +15,18 @@ from tollgate.broker.core.limits import (
     Limits,
     check_texts,
     command_text_bytes,
-    job_bytes_max,
     result_bytes_max,
     result_bytes_with,
     text_checks,
+    whole_job_bytes_max,
 )
-from tollgate.broker.core.roles import MAY, roles_for
+from tollgate.broker.core.roles import roles_for
 from tollgate.domain.commands import (
     Claim,
     Command,
     Create,
     Get,
+    History,
     List,
     Release,
     Touch,
@@ -38,7 +39,7 @@ from tollgate.domain.exceptions import (
     ReplyFullError,
     StorageFullError,
 )
-from tollgate.domain.results import error_of
+from tollgate.domain.results import DEFAULT_QUEUE, error_of
 
 IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition, Touch, Release})
 """The kinds whose handlers take more than one command."""
@@ -46,6 +47,8 @@ CHANGING_JOBS: Final = frozenset[type[Command]]({Create, Transition})
 """Those kinds of which one command can change the job that another one of the run is about."""
 SHOWING_NO_JOB: Final = frozenset[type[Command]]({Touch, Release})
 """Those kinds whose results show no job: they are decided in order, and none is large."""
+HISTORY_BYTES_MAX: Final = 65 * 384
+"""More than the entries of a history take in a reply beside what is stored of them."""
 FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
 """The kinds that show as many jobs as the reply has room for."""
 
@@ -90,23 +93,30 @@ def _fits(
     """Return whether no command can be refused because of the room that others before it took."""
     jobs, limits = context.state.jobs, context.limits
     if kind is Create and (
-        jobs.count() + len(run) > limits.jobs
+        jobs.stored + len(run) > limits.jobs
         or jobs.texts.total_bytes + request.frame_bytes >= limits.stored_bytes
+        or not _has_queues(context, run)
     ):
         return False
     room_bytes = request.room_bytes - request.frame_bytes  # the texts that come in take no more
     if kind in SHOWING_NO_JOB:
         return len(run) * RESULT_BYTES <= room_bytes
-    if len(run) * result_bytes_with(jobs.texts.longest_bytes) <= room_bytes:
+    if len(run) * (result_bytes_with(jobs.texts) + jobs.texts.longest_rounds) <= room_bytes:
         return True
     ids = [command.job_id for command in run]
     if kind is not Create and None in ids:  # a job that is asked for by its payment
         return False
-    for job in jobs.get_all(ids):
-        room_bytes -= job_bytes_max(job)
+    for slot in jobs.get_all(ids):
+        room_bytes -= whole_job_bytes_max(slot)
         if room_bytes < 0:
             return False
     return True
+
+
+def _has_queues(context: Context, run: Sequence[Create]) -> bool:
+    if len(context.state.jobs.queues.by_name) + len(run) <= context.limits.queues:
+        return True  # the common case
+    return context.has_room_for({command.queue or DEFAULT_QUEUE for command in run})
 
 
 class Dispatcher:
@@ -139,7 +149,7 @@ class Dispatcher:
 
     def _checked(self, context: Context, run: Sequence[Any], request: RequestContext) -> list[Any]:
         kind = type(run[0])
-        if kind not in MAY[request.ticket.principal.role]:
+        if kind not in request.ticket.principal.rights.commands:
             return [error_of(_not_authorized(kind, request))] * len(run)
         is_short = request.frame_bytes <= self._text_bytes
         checks = (self._checks_of_short if is_short else self._checks).get(kind)
@@ -157,19 +167,25 @@ class Dispatcher:
 def _not_authorized(kind: type[Command], request: RequestContext) -> NotAuthorizedError:
     return NotAuthorizedError(
         f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
-        f" this peer has {request.ticket.principal.role or 'none'}"
+        f" this peer has {request.ticket.principal.roles_text}"
     )
 
 
 def _check_room(context: Context, command: Any, request: RequestContext) -> None:  # noqa: ANN401 - of any kind
     """Raise ReplyFullError if the command's result might not fit in the reply."""
     bytes_max = RESULT_BYTES
-    if type(command) not in FIT_TO_ROOM:
+    kind = type(command)
+    if kind not in FIT_TO_ROOM:
         jobs, job_id = context.state.jobs, getattr(command, "job_id", None)
-        job = jobs.find(job_id) if job_id else None
-        if type(command) is Get and command.blockchain_identifier is not None:
-            job = jobs.find_by_payment(command.blockchain_identifier)
-        bytes_max = job_bytes_max(job) + command_text_bytes(command)
+        slot = jobs.find(job_id) if job_id else None
+        if kind is Get:
+            if command.blockchain_identifier is not None:
+                slot = jobs.find_by_payment(command.blockchain_identifier)
+            bytes_max = whole_job_bytes_max(slot)
+        elif kind is History:
+            bytes_max += HISTORY_BYTES_MAX + len((slot and slot.history) or b"")
+        else:
+            bytes_max = whole_job_bytes_max(slot) + command_text_bytes(command)
     if bytes_max > request.room_bytes:
         raise ReplyFullError("the result would not fit in this reply")
 

@@ -16,6 +16,7 @@ from tollgate.broker.core.events import SessionEvicted, SessionOpened
 from tollgate.broker.core.job_commands import JOB_COMMANDS
 from tollgate.broker.core.lease_commands import LEASE_COMMANDS
 from tollgate.broker.core.limits import GRANTS_MAX, Limits
+from tollgate.broker.core.list_commands import LIST_COMMANDS
 from tollgate.broker.core.records import (
     JOBS_ALONE,
     AnyOutcome,
@@ -27,7 +28,7 @@ from tollgate.broker.core.records import (
     result_again,
     without_texts,
 )
-from tollgate.broker.core.roles import MAY, Principal
+from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.state import State
 from tollgate.domain.commands import Claim, Command, Hello
 from tollgate.domain.exceptions import (
@@ -50,6 +51,8 @@ from tollgate.domain.messages import (
 )
 from tollgate.domain.results import ErrorResult, HelloResult, LeasesResult, Result, error_of
 
+REVISION: Final = 2
+"""Which commands and fields of TG/1 this broker knows."""
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim without a grant has changed nothing: a repeat of it is decided like any claim."""
 
@@ -88,8 +91,10 @@ class Engine:
         self.deadlines = Deadlines(self.context, limits)
         """What happens by itself in time."""
         self._server = server
-        self._boot_id = boot_id
-        handlers: Handlers = {**JOB_COMMANDS, **LEASE_COMMANDS, Hello: one_by_one(self._hello)}
+        self.boot_id = boot_id
+        handlers: Handlers = {
+            **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, Hello: one_by_one(self._hello),
+        }  # fmt: skip
         self._dispatcher = Dispatcher(limits, handlers)
 
     def execute(self, request: Request, request_context: RequestContext) -> Execution:
@@ -185,10 +190,9 @@ class Engine:
 
     def decide_again(self, command: Command, outcome: AnyOutcome, request: RequestContext) -> Any:  # noqa: ANN401 - as a run
         """Build the result of a remembered command again, if its sender still has the role."""
-        if type(command) not in MAY[request.ticket.principal.role]:
+        if type(command) not in request.ticket.principal.rights.commands:
             return self.decide_one(command, request)
-        state = self.context.state
-        return result_again(outcome, state.jobs.find, state.leases.stands)
+        return result_again(outcome, self.context.state.jobs.find)
 
     def recall(
         self, request: Request, digest: bytes, principal: Principal
@@ -223,34 +227,41 @@ class Engine:
                 break
             self.context.record_one(SessionEvicted(oldest), now_ms)
 
-    def answer_parked(self, refusal: Refusal, name: str | None = None) -> None:
-        """Answer the parked commands with a refusal: all, or those of the principal `name`."""
+    def answer_parked(self, refusal: Refusal, of: Principal | None = None) -> None:
+        """Answer the parked commands with a refusal: all, or those of one principal and key."""
         waiters = self.context.waiters
         for parked in waiters.all_parked():
-            if name is None or parked.ticket.principal.name == name:
+            if of is None or parked.ticket.principal == of:
                 waiters.remove(parked)
                 self.context.answers.append(Answer(parked.ticket, error_of(refusal)))
 
     def _hello(self, context: Context, command: Hello, request: RequestContext) -> HelloResult:
-        session = self._open_session(context, request) if command.open_session else None
+        session = None
+        if command.open_session:
+            session = self._open_session(context, request, command.client or "")
+        principal = request.ticket.principal
         return HelloResult(
             protocol=PROTOCOL_VERSION,
             server=self._server,
-            boot_id=self._boot_id,
+            boot_id=self.boot_id,
             session=session,
             remembers=True,
-            role=str(request.ticket.principal.role),
+            role=principal.roles_text,
             limits={**msgspec.structs.asdict(self.limits), "window": WINDOW},
+            roles=[role.value for role in Role if role in principal.roles],
+            time=context.wall,
+            revision=REVISION,
         )
 
-    def _open_session(self, context: Context, request: RequestContext) -> int:
+    def _open_session(self, context: Context, request: RequestContext, client: str) -> int:
         if not request.writable:
             raise StorageFullError("the disk has no room for another session")
         requests, own = context.state.requests, request.ticket.session
         while len(requests) >= self.limits.sessions and (oldest := requests.most_sessions(but=own)):
             context.record_one(SessionEvicted(oldest), request.now_ms)
         number = requests.last_session + 1
-        context.record_one(SessionOpened(number, request.ticket.principal.name), request.now_ms)
+        opened = SessionOpened(number, request.ticket.principal.name, client)
+        context.record_one(opened, request.now_ms)
         return number
 
 

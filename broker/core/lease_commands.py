@@ -1,5 +1,7 @@
-"""The commands about leases, and those that park: claim, touch, release, wait."""
+"""The commands about leases and queues, and those that park: claim, touch, release, wait."""
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 from tollgate.broker.core.context import (
@@ -11,27 +13,61 @@ from tollgate.broker.core.context import (
     one_by_one,
     wait_timed_out,
 )
-from tollgate.broker.core.events import LeaseGranted, LeaseReleased
+from tollgate.broker.core.events import (
+    JobProgressed,
+    LeaseGranted,
+    LeaseReleased,
+    QueuePaused,
+    QueueResumed,
+)
+from tollgate.broker.core.job_commands import check_queues
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_bytes_with
-from tollgate.broker.repository.job import Slot
-from tollgate.domain.commands import Claim, Release, Touch, Wait
+from tollgate.broker.core.waiters import Parked, names_of, state_of
+from tollgate.broker.repository.job import Slot, grant, job_result
+from tollgate.broker.repository.job_repo import claimed_for
+from tollgate.domain.commands import (
+    Claim,
+    Hold,
+    PauseQueue,
+    Release,
+    ResumeQueue,
+    StopWaiting,
+    Touch,
+    Wait,
+)
 from tollgate.domain.exceptions import (
+    InvalidStateTransitionError,
+    NotAuthorizedError,
     Refusal,
     ReplyFullError,
     SessionEvictedError,
+    TooLargeError,
 )
 from tollgate.domain.results import (
-    Grant,
     JobResult,
     LeaseResult,
     LeasesResult,
     OkResult,
+    Result,
     error_of,
 )
+from tollgate.domain.status import RUNNING
+
+PROGRESS_EVERY: Final = timedelta(seconds=1)
+"""Progress that comes sooner after the last one is not kept."""
+MILLISECOND: Final = timedelta(milliseconds=1)
+COMPARED_MAX: Final = 16
+"""Of more queues with new jobs than that, the first is served first."""
 
 
 def claim(context: Context, command: Claim, request: RequestContext) -> LeasesResult | None:
-    """Grant leases on the oldest ready jobs; park the claim if there are none."""
+    """Grant leases on the jobs that are ready; park the claim if there are none."""
+    state = state_of(command)
+    if state not in request.ticket.principal.rights.claims:
+        message = f"no role of this peer may claim jobs that are {state}"
+        raise NotAuthorizedError(message)
+    if command.job_ids is not None:
+        return _grant_named(context, command, request)
     granted = _grant(context, command, request.now_ms, request.room_bytes)
     if granted.leases or not command.wait_ms:
         return granted
@@ -41,49 +77,98 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
 
 def _grant(context: Context, command: Claim, now_ms: int, room_bytes: int) -> LeasesResult:
     """Grant a claim the jobs that are ready now, as far as they fit in `room_bytes`."""
-    jobs = context.state.jobs
-    taken = jobs.statuses.take_ready(command.status, command.limit)
-    fitting = taken
-    if RESULT_BYTES + len(taken) * result_bytes_with(jobs.texts.longest_bytes) > room_bytes:
-        fitting = _fitting(taken, room_bytes - RESULT_BYTES)
+    jobs, state = context.state.jobs, state_of(command)
+    taken = jobs.queues.take(state, names_of(command), command.limit, context.origin.at)
+    fitting = _fitting(context, taken, room_bytes)
     if len(fitting) < len(taken):
-        jobs.statuses.put_back(taken[len(fitting) :])
+        jobs.queues.put_back(state, taken[len(fitting) :])
         if not fitting:
             raise ReplyFullError("the next job would not fit in this reply")
+    return _lease(context, fitting, command, now_ms)
+
+
+def _grant_named(context: Context, command: Claim, request: RequestContext) -> LeasesResult:
+    """Grant a claim those of the jobs that it names that are free."""
+    jobs, state = context.state.jobs, state_of(command)
+    found = jobs.get_all(dict.fromkeys(command.job_ids or ()))
+    free = [
+        slot
+        for slot in found
+        if slot is not None
+        and slot.lease is None
+        and not slot.job.on_hold
+        and claimed_for(slot.job) is state
+        and not jobs.queues.is_paused(slot.job.queue)
+    ][: command.limit]
+    fitting = _fitting(context, free, request.room_bytes)
+    if free and not fitting:
+        raise ReplyFullError("the next job would not fit in this reply")
+    return _lease(context, fitting, command, request.now_ms)
+
+
+def _lease(context: Context, slots: Sequence[Slot], command: Claim, now_ms: int) -> LeasesResult:
     events = [
-        LeaseGranted(job.job_id, token, command.lease_ms)
-        for token, (_, job) in enumerate(fitting, context.state.leases.next_token)
+        LeaseGranted(slot.job.job_id, token, command.lease_ms)
+        for token, slot in enumerate(slots, context.state.leases.next_token)
     ]
-    granted = context.record(events, now_ms).jobs
+    granted = context.record(events, now_ms, slots).jobs
     return LeasesResult(
-        [Grant(job, event.lease) for job, event in zip(granted, events, strict=True)]
+        [grant(job, event.lease) for job, event in zip(granted, events, strict=True)]
     )
 
 
-def _fitting(taken: list[Slot], room_bytes: int) -> list[Slot]:
+def _fitting(context: Context, slots: list[Slot], room_bytes: int) -> list[Slot]:
     """Return the first of the jobs, as many as fit."""
-    for place, (_, job) in enumerate(taken):
-        room_bytes -= job_bytes_max(job)
+    room_bytes -= RESULT_BYTES
+    if len(slots) * result_bytes_with(context.state.jobs.texts) <= room_bytes:
+        return slots
+    for place, slot in enumerate(slots):
+        room_bytes -= job_bytes_max(slot)
         if room_bytes < 0:
-            return taken[:place]
-    return taken
+            return slots[:place]
+    return slots
 
 
 def touch(context: Context, command: Touch, request: RequestContext) -> LeaseResult:
     """Extend a lease. It is no event: after a restart the lease runs as it was granted."""
-    job = context.state.jobs.require(command.job_id)
+    slot = context.state.jobs.require(command.job_id)
+    job = slot.job
     try:
-        context.state.leases.touch(command.job_id, command.lease, command.lease_ms, request.now_ms)
+        context.state.leases.touch(slot, command.lease, command.lease_ms, request.now_ms)
     except Refusal as refusal:
         raise about(job, refusal) from None
-    return LeaseResult(command.job_id, command.lease, command.lease_ms)
+    progress = command.progress
+    if progress is not None and request.writable:
+        last = job.progress
+        if last is None or last.at is None or request.now - last.at >= PROGRESS_EVERY:
+            event = JobProgressed(job.job_id, progress.text, progress.fraction)
+            context.record_one(event, request.now_ms)
+    return LeaseResult(command.job_id, command.lease, command.lease_ms, job.stop_requested)
 
 
 def release(context: Context, command: Release, request: RequestContext) -> OkResult:
-    """End a lease unused; the job may be claimed again."""
-    job = context.state.jobs.require(command.job_id)
+    """End a lease unused; the job may be claimed again, now or later."""
+    rights = request.ticket.principal.rights
+    if command.hold and Hold not in rights.commands:
+        raise NotAuthorizedError("a release with hold takes a role that may hold jobs")
+    slot = context.state.jobs.require(command.job_id)
+    job, not_before = slot.job, None
     try:
-        context.record_one(LeaseReleased(command.job_id, command.lease), request.now_ms)
+        context.state.leases.check(slot, command.lease)
+        if command.delay_ms is not None:
+            if job.status is not RUNNING:
+                message = f"job {job.job_id} is {job.status}: only a running job can be delayed"
+                raise InvalidStateTransitionError.rebuilt(message, {})
+            not_before = request.now + timedelta(milliseconds=command.delay_ms)
+            if job.submit_result_time is not None and not_before >= job.submit_result_time:
+                left_ms = max(0, (job.submit_result_time - request.now) // MILLISECOND)
+                message = f"the delay ends after submit_result_time, in {left_ms} ms"
+                raise TooLargeError(message, limit=left_ms)
+        event = LeaseReleased(
+            command.job_id, command.lease, not_before, command.reason, command.hold,
+            command.delay_ms is not None or command.reason is not None,
+        )  # fmt: skip
+        context.record_one(event, request.now_ms)
     except Refusal as refusal:
         raise about(job, refusal) from None
     return OkResult()
@@ -92,36 +177,82 @@ def release(context: Context, command: Release, request: RequestContext) -> OkRe
 def wait(context: Context, command: Wait, request: RequestContext) -> JobResult | None:
     """Show the first job that is in an awaited status; park the wait if none is."""
     awaited = command.awaited
-    jobs = [context.state.jobs.require(job_id) for job_id in command.job_ids]
-    for job in jobs:
-        if job.status in awaited:
-            return JobResult(job)
+    slots = [context.state.jobs.require(job_id) for job_id in command.job_ids]
+    for slot in slots:
+        if slot.job.status in awaited:
+            return job_result(slot.whole())
     if not command.timeout_ms:
         raise wait_timed_out()
     context.waiters.park(request.ticket, command, request.now_ms + command.timeout_ms)
     return None
 
 
+def stop_waiting(context: Context, command: StopWaiting, request: RequestContext) -> OkResult:
+    """Answer parked commands of the same session, or of the same connection without one."""
+    for seq in command.seqs:
+        parked = context.waiters.find(request.ticket, seq)
+        if parked is not None:
+            end_wait(context, parked)
+    return OkResult()
+
+
+def end_wait(context: Context, parked: Parked) -> None:
+    """Answer a parked command whose time is over: a claim gets no lease, a wait an error."""
+    context.waiters.remove(parked)
+    is_wait = isinstance(parked.command, Wait)
+    result: Result = error_of(wait_timed_out()) if is_wait else LeasesResult([])
+    context.answers.append(Answer(parked.ticket, result))
+
+
+def pause_queue(context: Context, command: PauseQueue, request: RequestContext) -> OkResult:
+    """Grant no job of a queue until it is resumed."""
+    if not context.state.jobs.queues.is_paused(command.queue):
+        check_queues(context, {command.queue})
+        context.record_one(QueuePaused(command.queue), request.now_ms)
+    return OkResult()
+
+
+def resume_queue(context: Context, command: ResumeQueue, request: RequestContext) -> OkResult:
+    """Let claims have the jobs of a paused queue again."""
+    if context.state.jobs.queues.is_paused(command.queue):
+        context.record_one(QueueResumed(command.queue), request.now_ms)
+    return OkResult()
+
+
 def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None:
     """Grant one parked claim the jobs that are ready; None if no claim can be served.
 
-    Of the claims for a status, the one that has been parked longest is served first.
+    Of the claims that match, the one that has been parked longest is served first.
     """
-    for status in context.waiters.claims():
-        parked = context.waiters.first_claim(status)
-        if parked is None or context.state.jobs.statuses.first_ready(status) is None:
-            continue
-        context.waiters.remove(parked)
-        session = parked.ticket.session
-        if session and not context.state.requests.knows(session):  # evicted meanwhile
-            refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
-            return Answer(parked.ticket, error_of(refusal))
-        try:
-            result = _grant(context, parked.command, now_ms, room_bytes)  # type: ignore[arg-type]  # a claim
-        except ReplyFullError as refusal:  # a job from before the limits were lowered
-            return Answer(parked.ticket, error_of(refusal))
-        return Answer(parked.ticket, result)
-    return None
+    parked = _first_to_serve(context)
+    if parked is None:
+        return None
+    context.waiters.remove(parked)
+    session = parked.ticket.session
+    if session and not context.state.requests.knows(session):  # evicted meanwhile
+        refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
+        return Answer(parked.ticket, error_of(refusal))
+    context.act_for(parked.ticket)
+    try:
+        result = _grant(context, parked.command, now_ms, room_bytes)  # type: ignore[arg-type]  # a claim
+    except ReplyFullError as refusal:  # a job from before the limits were lowered
+        return Answer(parked.ticket, error_of(refusal))
+    return Answer(parked.ticket, result)
+
+
+def _first_to_serve(context: Context) -> Parked | None:
+    """Return the claim to serve next; look only where jobs have become ready."""
+    queues, waiters = context.state.jobs.queues, context.waiters
+    first: Parked | None = None
+    for state, name in [*queues.changed]:
+        parked = waiters.first_claim(state, name)
+        if parked is None or not queues.has_ready(state, name, context.origin.at):
+            del queues.changed[state, name]
+        elif first is None or parked.number < first.number:
+            first = parked
+            if len(queues.changed) > COMPARED_MAX:
+                break
+    return first
 
 
 LEASE_COMMANDS: Final[Handlers] = {
@@ -129,4 +260,7 @@ LEASE_COMMANDS: Final[Handlers] = {
     Touch: one_by_one(touch),
     Release: one_by_one(release),
     Wait: one_by_one(wait),
+    StopWaiting: one_by_one(stop_waiting),
+    PauseQueue: one_by_one(pause_queue),
+    ResumeQueue: one_by_one(resume_queue),
 }

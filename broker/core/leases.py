@@ -1,119 +1,110 @@
-"""Leases: which job is held under which token, and until when."""
+"""Leases: which job is held under which token, by whom, and until when."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
 import msgspec
 
+from tollgate.broker.core.events import LeaseGranted, Origin
 from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
+from tollgate.broker.repository.job import Slot, StandingLease
+from tollgate.broker.repository.job_repo import InMemoryJobRepository
 from tollgate.domain.exceptions import LeaseHeldError, LeaseLostError
-
-
-class StandingLease(msgspec.Struct, gc=False):
-    """A lease that stands: its token, the time granted, and its end on the monotonic clock."""
-
-    job_id: str
-    token: int
-    lease_ms: int
-    ends_ms: int
+from tollgate.domain.results import LeaseInfo
 
 
 class Leases:
-    """The standing leases by job, and how often those of each job have lapsed.
+    """Grants, extends and ends leases, and counts how often those of each job have lapsed.
 
-    A token is greater than all tokens before it, whatever the job: it is a fencing token.
+    A token is greater than all tokens before it, whatever the job: it is a fencing token. A lease
+    stands while it is the one in the slot of its job.
     """
 
-    def __init__(self, timeline: Timeline[int] | None = None) -> None:
+    def __init__(self, jobs: InMemoryJobRepository, timeline: Timeline[int] | None = None) -> None:
         """Start without leases. The ends are added to `timeline`, of the monotonic clock."""
-        self.standing: dict[str, StandingLease] = {}
-        """By job id."""
+        self._jobs = jobs
         self.lapses: dict[str, int] = {}
         """How many leases of a job have lapsed since it entered its status; most have no entry."""
         self.last_token = 0
         """The newest token of all."""
         self.timers: Timers[int, StandingLease] = Timers(
-            timeline or Timeline(NEVER_MS),
-            attrgetter("ends_ms"), self._is_standing, self.standing.__len__,
-        )  # fmt: skip
+            timeline or Timeline(NEVER_MS), attrgetter("ends_ms"), stands, lambda: jobs.leased
+        )
 
     @property
     def next_token(self) -> int:
         """The token for the next grant."""
         return self.last_token + 1
 
-    def check(self, job_id: str, token: int | None) -> None:
-        """Return if a command that shows `token` (None: no token) may act on the job.
+    def check(self, slot: Slot, token: int | None) -> StandingLease | None:
+        """Return the lease if a command that shows `token` (None: no token) may act on the job.
 
         Raises LeaseHeldError or LeaseLostError.
         """
-        lease = self.standing.get(job_id)
+        lease, job_id = slot.lease, slot.job.job_id
         if token is None:
             if lease is not None:
                 raise LeaseHeldError(f"somebody holds a lease on job {job_id}", job_id=job_id)
         elif lease is None or lease.token != token:
             fate = "is over" if token <= self.last_token else "was never granted"
             raise LeaseLostError(f"lease {token} on job {job_id} {fate}", job_id=job_id)
+        return lease
 
-    def stands(self, job_id: str, token: int) -> bool:
-        """Return whether this lease still stands."""
-        lease = self.standing.get(job_id)
-        return lease is not None and lease.token == token
+    def grant(
+        self, slots: Sequence[Slot], grants: Sequence[LeaseGranted], origin: Origin, now_ms: int
+    ) -> None:
+        """Start leases on jobs that have none, with tokens that are new, in ascending order."""
+        by, client = origin.by, origin.client
+        # Most grants of a message last equally long: their leases share one number for the end.
+        ends = {span_ms: now_ms + span_ms for span_ms in {each.lease_ms for each in grants}}
+        leases = [
+            StandingLease(slot, each.lease, each.lease_ms, ends[each.lease_ms], by, client)
+            for slot, each in zip(slots, grants, strict=True)
+        ]
+        self._jobs.lease(slots, leases, origin)
+        if leases:
+            self.last_token = leases[-1].token
+            self.timers.add_all(leases)
 
-    def grant(self, job_id: str, token: int, lease_ms: int, now_ms: int) -> None:
-        """Start a lease. Raises LeaseHeldError if one stands or the token is an old one."""
-        if job_id in self.standing or token <= self.last_token:
-            raise LeaseHeldError(f"lease {token} on job {job_id} cannot be granted", job_id=job_id)
-        self.last_token = token
-        self._start(StandingLease(job_id, token, lease_ms, now_ms + lease_ms))
-
-    def touch(self, job_id: str, token: int, lease_ms: int, now_ms: int) -> None:
+    def touch(self, slot: Slot, token: int, lease_ms: int, now_ms: int) -> None:
         """Let a lease end `lease_ms` from now instead. Raises LeaseLostError."""
-        self.check(job_id, token)
-        granted_ms = self.standing[job_id].lease_ms  # after a restart the lease runs that long
-        self._start(StandingLease(job_id, token, granted_ms, now_ms + lease_ms))
+        lease = self.check(slot, token)
+        if lease is not None:
+            self._start(msgspec.structs.replace(lease, ends_ms=now_ms + lease_ms))
 
-    def end(self, job_id: str, token: int) -> None:
-        """End a lease. Raises LeaseLostError."""
-        self.check(job_id, token)
-        del self.standing[job_id]
-
-    def lapse(self, job_id: str, token: int) -> None:
-        """End a lease whose time is over, and count that. Raises LeaseLostError."""
-        self.end(job_id, token)
+    def lapse(self, slot: Slot) -> None:
+        """Count a lease whose time is over."""
+        job_id = slot.job.job_id
         self.lapses[job_id] = self.lapses.get(job_id, 0) + 1
 
-    def forget(self, job_id: str) -> None:
-        """End the lease on a job, and forget its lapses: the job has changed its status."""
-        self.standing.pop(job_id, None)
-        self.lapses.pop(job_id, None)
-
-    def lapsed(self, now_ms: int) -> Iterator[tuple[str, int]]:
-        """Yield job and token of each lease whose time is over, earliest first, once."""
-        for lease in self.timers.due(now_ms):
-            yield lease.job_id, lease.token
+    def lapsed(self, now_ms: int) -> Iterator[StandingLease]:
+        """Yield each lease whose time is over, earliest first, once."""
+        return self.timers.due(now_ms)
 
     def restart(self, now_ms: int) -> None:
         """Let each standing lease run its time anew from `now_ms` on."""
-        for lease in [*self.standing.values()]:
-            self._start(msgspec.structs.replace(lease, ends_ms=now_ms + lease.lease_ms))
+        for slot in self._jobs.slots():
+            if slot.lease is not None:
+                lease = slot.lease
+                self._start(msgspec.structs.replace(lease, ends_ms=now_ms + lease.lease_ms))
 
-    def snapshot(self) -> tuple[list[tuple[str, int, int]], list[tuple[str, int]]]:
-        """Return the standing leases (job, token, milliseconds granted), and the lapses by job."""
-        standing = [
-            (job_id, lease.token, lease.lease_ms) for job_id, lease in self.standing.items()
-        ]
-        return standing, list(self.lapses.items())
-
-    def restore(self, standing: list[tuple[str, int, int]], lapses: list[tuple[str, int]]) -> None:
-        """Add what `snapshot` returned; `restart` starts the leases."""
-        for job_id, token, lease_ms in standing:
-            self.standing[job_id] = StandingLease(job_id, token, lease_ms, lease_ms)
+    def restore(self, lapses: Iterable[tuple[str, int]]) -> None:
+        """Add the lapses of a snapshot."""
         self.lapses.update(lapses)
 
     def _start(self, lease: StandingLease) -> None:
-        self.standing[lease.job_id] = lease
+        lease.slot.lease = lease
         self.timers.add(lease)
 
-    def _is_standing(self, lease: StandingLease) -> bool:
-        return self.standing.get(lease.job_id) is lease
+
+def stands(lease: StandingLease) -> bool:
+    """Return whether a lease still stands."""
+    return lease.slot.lease is lease
+
+
+def info(slot: Slot, now_ms: int) -> LeaseInfo | None:
+    """Return who holds a job, None if nobody does."""
+    lease = slot.lease
+    if lease is None:
+        return None
+    return LeaseInfo(lease.by, lease.client, max(0, lease.ends_ms - now_ms))

@@ -8,8 +8,29 @@ import msgspec
 from msgspec import Meta
 
 from tollgate.broker.core.batch import RECORDS_MAX
-from tollgate.broker.repository.job import TEXT_FIELDS, StoredJob, job_text_bytes, text_bytes
-from tollgate.domain.commands import Command, Create, ProvideInput, Transition
+from tollgate.broker.repository.indexes import TextTotals
+from tollgate.broker.repository.job import (
+    PART_BYTES,
+    ROUND_BYTES,
+    TEXT_FIELDS,
+    Slot,
+    job_text_bytes,
+    parts_bytes,
+    rounds_bytes,
+    text_bytes,
+)
+from tollgate.domain.commands import (
+    Annotate,
+    Command,
+    Create,
+    Hold,
+    ProvideInput,
+    Release,
+    RequestStop,
+    Settle,
+    Touch,
+    Transition,
+)
 from tollgate.domain.exceptions import TooLargeError
 
 KIB: Final = 1_024
@@ -43,7 +64,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     commands: Annotated[int, _limit("commands in a request", 1, 65_535)] = 1_000
     reply_bytes: Annotated[int, _limit("bytes of a reply", 64 * KIB)] = 4 * MIB
     text_bytes: Annotated[int, _limit("bytes of a text in a command", 1)] = 64 * KIB
-    blockchain_identifier_bytes: Annotated[int, _limit("bytes of that field", 1)] = 4 * KIB
+    blockchain_identifier_bytes: Annotated[int, _limit("bytes of that field", 1)] = 8_000
     identifier_from_purchaser_bytes: int = 256
     jobs: Annotated[int, _limit("jobs stored", 1)] = 1_000_000
     stored_bytes: Annotated[
@@ -69,6 +90,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     )
     max_finished: Annotated[int, _limit("finished jobs kept, of any age")] = 500_000
     lapses: Annotated[int, _limit("lapsed leases after which a running job fails", 1)] = 5
+    queues: int = 1_000
+    """Queues that have jobs or are paused."""
+    input_rounds: int = 32
+    """Questions that one job may ask."""
+    inputs_bytes: int = 256 * KIB
+    """Bytes of all questions and answers of one job."""
+    meta_bytes: int = 4 * KIB
+    progress_bytes: int = KIB
+    reason_bytes: int = KIB
+    """Bytes of a reason, and of the state that a payment service reports."""
 
 
 # --- texts of commands ----------------------------------------------------------------------------
@@ -78,6 +109,7 @@ _TEXTS: Final[dict[type[Command], tuple[tuple[str, str], ...]]] = {
         ("input", "text_bytes"),
         ("identifier_from_purchaser", "identifier_from_purchaser_bytes"),
         ("blockchain_identifier", "blockchain_identifier_bytes"),
+        ("meta", "meta_bytes"),
     ),
     Transition: (
         ("result", "text_bytes"),
@@ -85,6 +117,12 @@ _TEXTS: Final[dict[type[Command], tuple[tuple[str, str], ...]]] = {
         ("input_schema", "text_bytes"),
     ),
     ProvideInput: (("input", "text_bytes"),),
+    Annotate: (("meta", "meta_bytes"),),
+    Hold: (("reason", "reason_bytes"),),
+    RequestStop: (("reason", "reason_bytes"),),
+    Release: (("reason", "reason_bytes"),),
+    Settle: (("reason", "reason_bytes"), ("on_chain_state", "reason_bytes")),
+    Touch: (("progress", "progress_bytes"),),
 }
 """The texts of each kind of command: the field, and the limit on it."""
 _UTF8_BYTES_MAX: Final = 4
@@ -101,8 +139,13 @@ def text_checks(limits: Limits, below_bytes: int | None = None) -> Checks:
         for field, name in texts:
             limit = getattr(limits, name)
             if below_bytes is None or limit < below_bytes:
-                checks.setdefault(kind, []).append((attrgetter(field), field, limit))
+                read = _progress_text if field == "progress" else attrgetter(field)
+                checks.setdefault(kind, []).append((read, field, limit))
     return checks
+
+
+def _progress_text(command: Touch) -> str | None:
+    return None if command.progress is None else command.progress.text
 
 
 def check_texts(commands: Sequence[Command], checks: list[Check]) -> None:
@@ -119,37 +162,54 @@ GRANTS_MAX: Final = 1_000
 """How many leases one claim can be granted: TG/1's bound on its `limit`."""
 RESULT_BYTES: Final = 1_024
 """More than any result takes without the texts in it: names, times, hash, ids, limits."""
+PARTS_ADDED: Final = ROUND_BYTES + PART_BYTES
+"""More than a command adds to the parts of a job, without its texts."""
 
 
-def job_bytes_max(job: StoredJob | None) -> int:
-    """Return a bound on what the result that shows a job, or refuses it, takes in a reply."""
-    return RESULT_BYTES if job is None else RESULT_BYTES + job_text_bytes(job)
+def job_bytes_max(slot: Slot | None) -> int:
+    """Return a bound on what a job takes in a page or a grant, without its rounds of input."""
+    if slot is None:
+        return RESULT_BYTES
+    return RESULT_BYTES + job_text_bytes(slot.job) + parts_bytes(slot.job)
+
+
+def whole_job_bytes_max(slot: Slot | None) -> int:
+    """Return a bound on a result that shows the texts of all rounds of input, too."""
+    return job_bytes_max(slot) + (0 if slot is None else rounds_bytes(slot.rounds))
 
 
 def command_text_bytes(command: Command) -> int:
     """Return how many bytes the texts of a command can add to a job."""
-    return sum(text_bytes(getattr(command, field)) for field, _ in _TEXTS.get(type(command), ()))
+    if isinstance(command, Touch):
+        return 0  # its result shows no job
+    size = sum(text_bytes(getattr(command, field)) for field, _ in _TEXTS.get(type(command), ()))
+    return size + PARTS_ADDED
 
 
-def result_bytes_with(longest_text_bytes: int) -> int:
-    """Return a bound on the result that shows a job without any longer text than that."""
-    return RESULT_BYTES + len(TEXT_FIELDS) * longest_text_bytes
+def result_bytes_with(texts: TextTotals) -> int:
+    """Return a bound on a result that shows a job, if no job ever had longer texts than these."""
+    return RESULT_BYTES + len(TEXT_FIELDS) * texts.longest_bytes + texts.longest_parts
 
 
 def result_bytes_max(limits: Limits) -> int:
     """Return a bound on the result of any command about one job."""
     return (
         RESULT_BYTES
-        + (len(TEXT_FIELDS) - 2) * limits.text_bytes
+        + (len(TEXT_FIELDS) - 3) * limits.text_bytes
         + limits.blockchain_identifier_bytes
         + limits.identifier_from_purchaser_bytes
+        + limits.meta_bytes
+        + limits.progress_bytes
+        + 2 * limits.reason_bytes
+        + limits.inputs_bytes
+        + (limits.input_rounds + 4) * ROUND_BYTES
     )
 
 
 # --- what a batch writes --------------------------------------------------------------------------
 
-DUE_MAX: Final = 1_000
-"""How many leases, deadlines or waits of a kind one batch ends, and how many jobs it removes."""
+DUE_MAX: Final = 300
+"""How many leases, deadlines or waits of a kind one batch ends: a batch may not take long."""
 DUE_BYTES_MAX: Final = 1_024
 """More than ending one of each kind writes: seven events, and what they did to parked claims."""
 COMMAND_BYTES_MIN: Final = 13
@@ -160,8 +220,8 @@ GRANT_BYTES_MAX: Final = 128
 """More than a granted lease takes, as an event and in an outcome."""
 SHOWN_BYTES_MIN: Final = 208
 """Less than a granted lease takes of a reply: its job has at least an id, a hash and times."""
-RECORD_BYTES_MAX: Final = 256
-"""More than a record takes without its events and outcomes: session, digest, principal."""
+RECORD_BYTES_MAX: Final = 384
+"""More than a record takes without its events and outcomes: session, digest, principal, time."""
 
 
 def batch_records_max(

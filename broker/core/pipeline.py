@@ -16,12 +16,15 @@ from collections.abc import Sequence
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import Engine, Execution, execution_of
+from tollgate.broker.core.events import LogBegan
 from tollgate.broker.core.lease_commands import serve_claim
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.records import Record
+from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.core.waiters import Ticket
-from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
+from tollgate.broker.repository.listing import SCAN_JOBS_MAX
+from tollgate.domain.commands import StopWaiting
 from tollgate.domain.exceptions import (
     REFUSALS,
     DrainingError,
@@ -69,6 +72,7 @@ class Pipeline:
         context, deadlines = self._context, self.deadlines
         lease_at = now if writable else None
         context.scans_left = SCAN_JOBS_MAX
+        context.act_alone(now.wall)
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
             must_wait = False
             left_over = undelivered or self._was_full or context.answers
@@ -92,10 +96,19 @@ class Pipeline:
         may_grant = writable and self._was_full and bool(self._context.waiters.parked)
         return may_grant or bool(self._context.answers)
 
-    def expel(self, name: str) -> Output:
-        """Refuse the parked commands of a principal whose role was taken away."""
+    def begin_log(self, now: Instant) -> Output:
+        """Name the log, if it has no name yet. Call this when the journal has room."""
+        output = Output([], [], room_bytes=self._batch_reply_bytes)
+        context = self._context
+        if not context.state.log_id:
+            context.act_alone(now.wall)
+            context.record_one(LogBegan(self._engine.boot_id.replace("-", "")), now.mono_ms)
+        return self._settle(None, output)
+
+    def expel(self, principal: Principal) -> Output:
+        """Refuse the parked commands of a principal whose key or roles were taken away."""
         refusal = NotAuthorizedError("the role that this was asked with was taken away")
-        self._engine.answer_parked(refusal, name)
+        self._engine.answer_parked(refusal, principal)
         return self._settle(None, Output([], [], room_bytes=self._batch_reply_bytes))
 
     def drain(self) -> Output:
@@ -116,9 +129,10 @@ class Pipeline:
             self._refuse(arrival, refusal, output)
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
+        self._context.act_for(ticket)
         request_context = RequestContext(
-            ticket, now.wall, now.mono_ms, len(arrival.frames[0]), engine.limits.reply_bytes,
-            writable,
+            ticket, self._context.origin.at, now.mono_ms, len(arrival.frames[0]),
+            engine.limits.reply_bytes, writable,
         )  # fmt: skip
         if remembered is not None:
             execution = engine.repeat(request, remembered, request_context)
@@ -130,6 +144,14 @@ class Pipeline:
         else:
             execution = engine.execute(request, request_context)
             self._conclude(ticket, request.acked, execution, output)
+            if self._context.answers and StopWaiting in map(type, request.commands):
+                self._answer_stopped(output)
+
+    def _answer_stopped(self, output: Output) -> None:
+        """Answer the parked commands that the last request has stopped, before the request."""
+        reply = output.replies.pop()
+        self._settle(None, output)
+        output.replies.append(reply)
 
     def _answer_at_once(self, arrival: Arrival, answer: Answer, output: Output) -> None:
         """Answer a command that could have parked, and did not."""
@@ -146,7 +168,11 @@ class Pipeline:
         """
         context = self._context
         if context.events:
-            output.records.append(Record(context.take_events()))
+            origin = context.origin
+            record = Record(context.take_events(), by=origin.by, at=origin.at, client=origin.client)
+            self._append(record, output)
+        if not context.waiters.claims:
+            context.state.jobs.queues.changed.clear()
         while context.answers or (lease_at and context.waiters.parked):
             answer = None if _is_full(output) else self._next_answer(lease_at)
             if answer is None:
@@ -162,6 +188,10 @@ class Pipeline:
             return None
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 
+    def _append(self, record: Record, output: Output) -> None:
+        self._context.state.records += 1
+        output.records.append(record)
+
     def _answer(self, answer: Answer, output: Output) -> None:
         execution = execution_of(answer, happened=bool(self._context.events))
         self._conclude(answer.ticket, 0, execution, output)
@@ -172,10 +202,10 @@ class Pipeline:
         if events or execution.is_kept:
             record = Record(
                 events, ticket.session, ticket.seq, acked, ticket.digest, execution.outcomes,
-                ticket.principal.name,
+                ticket.principal.name, self._context.origin.at, self._context.origin.client,
             )  # fmt: skip
             self._context.state.requests.remember(record)
-            output.records.append(record)
+            self._append(record, output)
         reply = ReplyFrame(ticket.peer, execution.frame, execution.grants)
         self._send(reply, execution.refused, output)
 

@@ -11,15 +11,16 @@ from typing import Any, Final
 import msgspec
 
 from tollgate.broker.core.events import AnyEvent, JobCreated, JobTransitioned
-from tollgate.broker.repository.job import StoredJob
+from tollgate.broker.repository.job import Slot, StoredJob, grant, job_result
 from tollgate.domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from tollgate.domain.results import (
     ErrorResult,
-    Grant,
+    InputRound,
     JobResult,
     LeasesResult,
     OkResult,
     Result,
+    Settlement,
     error_of,
 )
 from tollgate.domain.status import TERMINAL, JobStatus
@@ -70,7 +71,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     `session` is 0 if nothing is remembered. `digest` tells the commands from others. An outcome
     that is a number stands for the job that the event at that place created or moved: one byte for
-    the most common one. `by` is the principal that sent the message, "" for the broker itself.
+    the most common one. `by` is the principal that sent the message, "" for the broker itself, and
+    `client` the name of its program. `at` is None in a record of format 1.
     """
 
     events: list[AnyEvent]
@@ -80,6 +82,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     digest: bytes = b""
     outcomes: list[int | AnyOutcome] = []
     by: str = ""
+    at: datetime | None = None
+    client: str = ""
 
     def check(self) -> None:
         """Raise what `full_outcomes` would raise; that is called later, or never."""
@@ -147,12 +151,20 @@ def outcomes_of(
     The events of the run are `events` from `place` on, in the order of the results.
     """
     end = len(events)
-    if end - place == len(results) and JOBS_ALONE.issuperset(map(type, results)):
+    if (
+        end - place == len(results)
+        and type(events[place]) in _MOVES
+        and JOBS_ALONE.issuperset(map(type, results))
+    ):
         return range(place, end)
     outcomes: list[int | AnyOutcome] = []
     for result in results:
         event: Any = events[place] if place < end else None
-        if type(result) is JobResult and event and event.job_id == result.job.job_id:
+        if (
+            type(result) is JobResult
+            and type(event) in _MOVES
+            and event.job_id == result.job.job_id
+        ):
             outcomes.append(place)
             place += 1
         else:
@@ -162,28 +174,26 @@ def outcomes_of(
 
 def grants_of(result: LeasesResult) -> list[tuple[str, int]]:
     """Return job and token of each lease granted."""
-    return [(grant.job.job_id, grant.lease) for grant in result.leases]
+    return [(each.job.job_id, each.lease) for each in result.leases]
 
 
-def result_again(
-    outcome: AnyOutcome, find: Callable[[str], StoredJob | None], stands: Callable[[str, int], bool]
-) -> Result:
+def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Result:
     """Build the result of a command again from its outcome.
 
-    `find` returns a job as it is now. `stands` tells whether a lease (job, token) still stands: of
-    the leases of a claim, only those are shown again.
+    `find` returns a job as it is now. Of the leases of a claim, only those that still stand are
+    shown again.
     """
     if type(outcome) is JobOutcome:
-        job = find(outcome.job_id)
-        if job is None:  # removed since
+        slot = find(outcome.job_id)
+        if slot is None:  # removed since
             return error_of(JobNotFoundError(outcome.job_id))
-        return JobResult(_as_it_was(outcome, job))
+        return job_result(_as_it_was(outcome, slot.whole()))
     if type(outcome) is LeasesOutcome:
         return LeasesResult(
             [
-                Grant(job, token)
+                grant(slot.job, token)
                 for job_id, token in outcome.leases
-                if stands(job_id, token) and (job := find(job_id)) is not None
+                if (slot := find(job_id)) and slot.lease and slot.lease.token == token
             ]
         )
     if type(outcome) is RefusedOutcome:
@@ -196,16 +206,26 @@ def result_again(
 def without_texts(result: Result) -> Result:
     """Return the result with jobs that show none of their texts: the shortest that it can be."""
     if type(result) is JobResult:
-        return JobResult(_bare(result.job))
+        rounds = result.job.inputs
+        inputs = rounds and tuple(InputRound(each.version, hash=each.hash) for each in rounds)
+        return JobResult(_bare(result.job, inputs))
     if type(result) is LeasesResult:
-        return LeasesResult([Grant(_bare(grant.job), grant.lease) for grant in result.leases])
+        return LeasesResult([grant(_bare(each.job), each.lease) for each in result.leases])
     return result
 
 
-def _bare(job: Any) -> Any:  # noqa: ANN401 - the struct of a job, of either kind
+def _bare(job: Any, inputs: tuple[InputRound, ...] | None = None) -> Any:  # noqa: ANN401 - the struct of a job, of either kind
+    """Return a job without texts. `inputs` are its rounds of input then: a grant shows none."""
     return msgspec.structs.replace(
-        job, input=None, result=None, error=None, input_schema=None, provided_input=None
-    )
+        job, input=None, result=None, error=None, input_schema=None, provided_input=None, meta=None,
+        inputs=inputs, progress=None, settlement=_bare_settlement(job.settlement),
+    )  # fmt: skip
+
+
+def _bare_settlement(settlement: Settlement | None) -> Settlement | None:
+    if settlement is None:
+        return None
+    return msgspec.structs.replace(settlement, on_chain_state=None, reason=None)
 
 
 def _as_it_was(outcome: JobOutcome, job: StoredJob) -> StoredJob:
@@ -220,7 +240,20 @@ def _as_it_was(outcome: JobOutcome, job: StoredJob) -> StoredJob:
         then |= {"input_schema": None, "provided_input": None}
     elif outcome.status is JobStatus.AWAITING_INPUT:
         then |= {"provided_input": None}
+    if job.inputs is not None:
+        then["inputs"] = _rounds_at(outcome, job.inputs) or None
     return msgspec.structs.replace(job, **then)
+
+
+def _rounds_at(outcome: JobOutcome, rounds: Sequence[InputRound]) -> tuple[InputRound, ...]:
+    """Return the rounds of input that there were, those not answered by then without an answer."""
+    return tuple(
+        msgspec.structs.replace(each, text=None, hash=None)
+        if each.version == outcome.version
+        else each
+        for each in rounds
+        if each.version <= outcome.version
+    )
 
 
 def _said_again(refusal: type[Refusal]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from tollgate.broker.core.records import decode_record
-from tollgate.broker.core.snapshot import restore
+from tollgate.broker.core.snapshot import Restorer
 from tollgate.broker.core.state import State
 from tollgate.broker.journal import SNAPSHOT_CHUNK, Entry, JournalError
 from tollgate.domain.exceptions import Refusal
@@ -21,27 +21,36 @@ def replay(entries: Iterable[Entry], state: State) -> int:
     Each event is checked as strictly as the command that caused it was. Leases begin at zero on the
     monotonic clock; `state.leases.restart` starts them. Raises ReplayError.
     """
-    records = 0
-    for entry in entries:
-        try:
+    records, sequence = 0, 0
+    restorer = Restorer(state)
+    try:
+        for entry in entries:
+            sequence = entry.sequence
             if entry.kind == SNAPSHOT_CHUNK:
-                restore(state, entry.payload)
+                restorer.restore(entry.payload)
+                state.records = sequence
                 continue
+            if not records:
+                restorer.finish()
             record = decode_record(entry.payload)
-            state.apply(record.events, 0)
+            state.apply(record, 0)
             record.check()
             state.requests.remember(record)
+            state.records = sequence
             records += 1
-        except (
-            Refusal,
-            msgspec.MsgspecError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-        ) as fault:
-            raise ReplayError(
-                f"entry {entry.sequence} of the journal cannot be applied: {fault}. Start the"
-                " version of tollgate that wrote it, or restore a backup"
-            ) from fault
+        if not records:
+            restorer.finish()
+    except (
+        Refusal,
+        msgspec.MsgspecError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as fault:
+        raise ReplayError(
+            f"entry {sequence} of the journal cannot be applied: {fault}. Start the"
+            " version of tollgate that wrote it, or restore a backup"
+        ) from fault
+    state.jobs.queues.changed.clear()
     return records

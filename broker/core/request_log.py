@@ -24,12 +24,13 @@ class SessionLog(msgspec.Struct):
     """What is remembered of a session: `acked`, and each request since then by its `seq`.
 
     A request is the digest of its commands, and the outcomes of those that change something.
-    `owner` is the name of the principal that opened the session.
+    `owner` is the name of the principal that opened the session, and `client` of its program.
     """
 
     acked: int = 0
     outcomes: dict[int, tuple[bytes, list[AnyOutcome]]] = msgspec.field(default_factory=dict)
     owner: str = ""
+    client: str = ""
 
     @property
     def size(self) -> int:
@@ -65,12 +66,12 @@ class RequestLog:
         """Return how many sessions there are."""
         return len(self._sessions)
 
-    def open(self, number: int, owner: str) -> None:
+    def open(self, number: int, owner: str, client: str = "") -> None:
         """Open a session. Raises SessionEvictedError for a number that is not new."""
         if number <= self.last_session:
             raise SessionEvictedError(f"session {number} was given before")
         self.last_session = number
-        self.restore(number, SessionLog(owner=owner))
+        self.restore(number, SessionLog(owner=owner, client=client))
 
     def recall(
         self, number: int, seq: int, acked: int, digest: bytes, principal: Principal
@@ -102,6 +103,16 @@ class RequestLog:
     def knows(self, number: int) -> bool:
         """Return whether a session is open."""
         return number in self._sessions
+
+    def client_of(self, number: int) -> str:
+        """Return the name of the program that opened a session, "" if it gave none."""
+        session = self._sessions.get(number)
+        return "" if session is None else session.client
+
+    def evict_all(self) -> None:
+        """Forget all sessions."""
+        for number in [*self._sessions]:
+            self.evict(number)
 
     def forgets(self, number: int, acked: int) -> bool:
         """Return whether acknowledging all requests up to `acked` frees an outcome."""

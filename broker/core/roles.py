@@ -1,9 +1,17 @@
-"""Roles and principals: what a peer may do, and who it has proved to be."""
+"""Roles and principals: what a peer may do, and who it has proved to be.
+
+A principal has a set of roles; its rights are the union. The tables here are the only place that
+says which role may send a command, make a move of a job or a settlement, or claim.
+"""
 
 from enum import StrEnum
-from typing import Final, NamedTuple
+from functools import cache
+from typing import Final
+
+import msgspec
 
 from tollgate.domain.commands import (
+    Annotate,
     AnyCommand,
     Cancel,
     Claim,
@@ -12,12 +20,26 @@ from tollgate.domain.commands import (
     Create,
     Get,
     Hello,
+    History,
+    Hold,
     List,
     ProvideInput,
     Release,
+    RequestStop,
+    Resume,
+    Settle,
+    StopWaiting,
     Touch,
     Transition,
     Wait,
+)
+from tollgate.domain.settlement import CLAIMABLE, LEGAL_SETTLEMENTS, SettlementState
+from tollgate.domain.status import (
+    AWAITING_INPUT,
+    AWAITING_PAYMENT,
+    LEGAL_TRANSITIONS,
+    RUNNING,
+    JobStatus,
 )
 
 
@@ -27,35 +49,103 @@ class Role(StrEnum):
     OBSERVER = "observer"
     PRODUCER = "producer"
     WORKER = "worker"
+    PAYMENTS = "payments"
     ADMIN = "admin"
 
 
-_READS: Final = frozenset[type[Command]]({Hello, Get, Count, List, Wait})
+Move = tuple[JobStatus, JobStatus]
+SettlementMove = tuple[SettlementState, SettlementState]
+Claimed = JobStatus | SettlementState
 
-MAY: Final[dict[Role | None, frozenset[type[Command]]]] = {
-    None: frozenset(),
-    Role.OBSERVER: _READS,
-    Role.PRODUCER: _READS | {Create, ProvideInput, Cancel},
-    Role.WORKER: _READS | {Claim, Touch, Release, Transition},
-    Role.ADMIN: frozenset(AnyCommand.__args__),
+
+class Rights(msgspec.Struct, frozen=True):
+    """What a set of roles allows: commands, moves of jobs and settlements, and claims by state."""
+
+    commands: frozenset[type[Command]] = frozenset()
+    moves: frozenset[Move] = frozenset()
+    settles: frozenset[SettlementMove] = frozenset()
+    claims: frozenset[Claimed] = frozenset()
+    force: bool = False
+    """Whether a transition may end the lease of another."""
+
+
+def _moves_from(*sources: JobStatus) -> frozenset[Move]:
+    """Return all moves from these statuses, illegal ones included: the state machine judges."""
+    return frozenset((source, target) for source in sources for target in JobStatus)
+
+
+def _settles(*sources: SettlementState) -> frozenset[SettlementMove]:
+    return frozenset((source, target) for source in sources for target in SettlementState)
+
+
+_READS: Final = frozenset[type[Command]]({Hello, Get, Count, List, Wait, History, StopWaiting})
+_WORKED_ON: Final = frozenset({RUNNING, AWAITING_INPUT})
+
+RIGHTS: Final[dict[Role, Rights]] = {
+    Role.OBSERVER: Rights(_READS),
+    Role.PRODUCER: Rights(_READS | {Create, ProvideInput, Cancel, Annotate, RequestStop}),
+    Role.WORKER: Rights(
+        _READS | {Claim, Touch, Release, Hold, Resume, Transition},
+        moves=_moves_from(*_WORKED_ON) | _moves_from(JobStatus.COMPLETED, JobStatus.FAILED),
+        claims=frozenset[Claimed](_WORKED_ON),
+    ),
+    Role.PAYMENTS: Rights(
+        _READS | {Claim, Touch, Release, Transition, Settle},
+        moves=_moves_from(AWAITING_PAYMENT) | _moves_from(JobStatus.COMPLETED, JobStatus.FAILED),
+        settles=_settles(*set(SettlementState) - {SettlementState.MANUAL}),
+        claims=frozenset[Claimed]({AWAITING_PAYMENT, *CLAIMABLE}),
+    ),
+    Role.ADMIN: Rights(
+        frozenset(AnyCommand.__args__),
+        moves=_moves_from(*LEGAL_TRANSITIONS),
+        settles=_settles(*LEGAL_SETTLEMENTS),
+        claims=frozenset[Claimed]({*_WORKED_ON, AWAITING_PAYMENT, *CLAIMABLE}),
+        force=True,
+    ),
 }
-"""The commands that each role may send; None is a peer without a role."""
+"""What each role allows. A move out of a final state is everybody's: it is illegal anyway."""
+
+
+@cache
+def rights_of(roles: frozenset[Role]) -> Rights:
+    """Return what a set of roles allows: the union of what each allows."""
+    given = [RIGHTS[role] for role in roles]
+    return Rights(
+        frozenset().union(*[each.commands for each in given]),
+        frozenset().union(*[each.moves for each in given]),
+        frozenset().union(*[each.settles for each in given]),
+        frozenset().union(*[each.claims for each in given]),
+        any(each.force for each in given),
+    )
 
 
 def roles_for(command: type[Command]) -> list[Role]:
     """Return the roles that may send a command."""
-    return [role for role in Role if command in MAY[role]]
+    return [role for role in Role if command in RIGHTS[role].commands]
 
 
-class Principal(NamedTuple):
-    """Who a peer is, proved by the kernel (`uid:1000`) or by its key (`key:alice`), and its role.
+class Principal(msgspec.Struct, frozen=True):
+    """Who a peer is, proved by the kernel (`uid:1000`) or by its key (`key:alice`), and its roles.
 
     The journal keeps the name with everything that the principal changes.
     """
 
     name: str
-    role: Role | None
+    roles: frozenset[Role] = frozenset()
+    key: str = ""
+    """The public key that it was proved by, of those that the principal has."""
+    rights: Rights = Rights()
+    """What the roles allow; it follows from them."""
+
+    def __post_init__(self) -> None:
+        """Look the rights up once, for all messages."""
+        msgspec.structs.force_setattr(self, "rights", rights_of(self.roles))
+
+    @property
+    def roles_text(self) -> str:
+        """The roles in one text, in the order of `Role`."""
+        return ",".join(role for role in Role if role in self.roles) or "none"
 
 
-NOBODY: Final = Principal("nobody", None)
+NOBODY: Final = Principal("nobody")
 """A peer that has proved nothing."""

@@ -1,29 +1,66 @@
 """Everything that the broker knows, and the one way in which it changes: events are applied."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from tollgate.broker.core.events import (
     AnyEvent,
+    JobAnnotated,
     JobCreated,
+    JobHeld,
+    JobProgressed,
     JobPruned,
+    JobResumed,
+    JobSettled,
     JobTransitioned,
     LeaseGranted,
     LeaseLapsed,
     LeaseReleased,
+    LogBegan,
+    Origin,
+    QueuePaused,
+    QueueResumed,
     SessionEvicted,
     SessionOpened,
+    StopRequested,
 )
 from tollgate.broker.core.leases import Leases
+from tollgate.broker.core.records import Record
 from tollgate.broker.core.request_log import RequestLog
 from tollgate.broker.core.timers import NEVER, NEVER_MS, Timeline, Timers
-from tollgate.broker.repository.job import Changes, Slot, StoredJob
-from tollgate.broker.repository.job_repo import InMemoryJobRepository
-from tollgate.domain.exceptions import JobConflictError, JobNotFoundError, Refusal
+from tollgate.broker.repository.history import (
+    ANNOTATED,
+    HELD,
+    LAPSED,
+    RELEASED,
+    RESUMED,
+    SETTLED,
+    STOP_REQUESTED,
+)
+from tollgate.broker.repository.indexes import measured
+from tollgate.broker.repository.job import Changes, Slot
+from tollgate.broker.repository.job_repo import InMemoryJobRepository, claimed_for, is_finished
+from tollgate.domain.exceptions import (
+    InvalidStateTransitionError,
+    JobConflictError,
+    JobNotFoundError,
+    LeaseHeldError,
+    Refusal,
+)
+from tollgate.domain.results import Progress
+from tollgate.domain.settlement import CLAIMABLE
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, RUNNING, TERMINAL
+
+RESTORE_GAP: Final = 2**32
+"""How much the numbers of leases and sessions are raised by a restore: none comes twice."""
+
+Found = Sequence[Slot | None] | None
+Effect = Callable[[Sequence[Any], Origin, int, Found], Changes]
 
 
 class State:
@@ -34,106 +71,237 @@ class State:
         """When something is due by the wall clock: deadlines, and finished jobs to remove."""
         self.mono = Timeline(NEVER_MS)
         """When something is due by the monotonic clock: leases and parked commands."""
-        self.jobs = InMemoryJobRepository()
-        self.leases = Leases(self.mono)
+        self.jobs = InMemoryJobRepository(timeline=self.wall)
+        self.leases = Leases(self.jobs, self.mono)
         self.requests = RequestLog()
-        self.unpaid: Timers[datetime, StoredJob] = Timers(
-            self.wall, attrgetter("pay_by_time"), _is_unpaid, self._count_unpaid
+        self.at = datetime.min.replace(tzinfo=UTC)
+        """The time of the last record."""
+        self.records = 0
+        """The number of the last record."""
+        self.log_id = ""
+        """Names the log: a position in another log means nothing in this one."""
+        self.unpaid: Timers[datetime, Slot] = Timers(
+            self.wall, attrgetter("job.pay_by_time"), _is_unpaid, self._count_unpaid
         )
         """Jobs in `awaiting_payment`, by `pay_by_time`."""
-        self.unfinished: Timers[datetime, StoredJob] = Timers(
-            self.wall, attrgetter("submit_result_time"), _is_unfinished, self._count_unfinished
+        self.unfinished: Timers[datetime, Slot] = Timers(
+            self.wall, attrgetter("job.submit_result_time"), _is_unfinished, self._count_unfinished
         )
         """Jobs in `running` and `awaiting_input`, by `submit_result_time`."""
-        self.effects: dict[type[AnyEvent], Callable[[Sequence[Any], int], Changes]] = {
+        self.effects: dict[type[AnyEvent], Effect] = {
             JobCreated: self._create,
             JobTransitioned: self._transition,
-            JobPruned: self._prune,
+            JobPruned: _each(self._prune),
             LeaseGranted: self._grant,
-            LeaseReleased: self._release,
-            LeaseLapsed: self._lapse,
-            SessionOpened: self._open_session,
-            SessionEvicted: self._evict_session,
+            LeaseReleased: _each(self._release),
+            LeaseLapsed: _each(self._lapse),
+            SessionOpened: _each(self._open_session),
+            SessionEvicted: _each(self._evict_session),
+            JobHeld: _each(self._hold),
+            JobResumed: _each(self._resume),
+            StopRequested: _each(self._request_stop),
+            JobAnnotated: _each(self._annotate),
+            JobProgressed: _each(self._progress),
+            JobSettled: _each(self._settle),
+            QueuePaused: _each(self._pause_queue),
+            QueueResumed: _each(self._resume_queue),
+            LogBegan: _each(self._begin_log),
         }
         """What a run of events of one kind does, live and in replay alike.
 
-        Takes the events and the monotonic time at which leases begin. Returns the jobs, and the
-        refusals of the events that contradict the state: those have changed nothing.
+        Takes the events, their origin, the monotonic time at which leases begin, and the jobs of
+        the events if they were looked up already. Returns the jobs, and the refusals of the events
+        that contradict the state: those have changed nothing.
         """
 
-    def apply(self, events: Iterable[AnyEvent], now_ms: int) -> None:
-        """Replay events in order. Raises the Refusal of one that contradicts the state."""
-        for kind, run in groupby(events, type):
-            if refused := self.effects[kind]([*run], now_ms).refused:
+    def apply(self, record: Record, now_ms: int) -> None:
+        """Replay the events of a record. Raises the Refusal of one that contradicts the state."""
+        origin = Origin(record.at or self._time_of(record.events), record.by, record.client)
+        self.at = max(self.at, origin.at)
+        for kind, run in groupby(record.events, type):
+            if refused := self.effects[kind]([*run], origin, now_ms, None).refused:
                 raise next(iter(refused.values()))
 
-    def restore_jobs(
-        self, slots: Sequence[Slot], leased: Iterable[str], named: Sequence[str]
-    ) -> None:
-        """Add jobs of a snapshot, with their deadlines."""
-        self.jobs.restore(slots, leased, named)
-        for _, job in slots:
-            if job.status is AWAITING_PAYMENT:
-                self.unpaid.add(job)
-            elif job.status not in TERMINAL:
-                self.unfinished.add(job)
+    def _time_of(self, events: Iterable[AnyEvent]) -> datetime:
+        """Return the time of a record of format 1, whose events of jobs have times."""
+        return max([self.at, *[each.at for each in events if isinstance(each, _DATED)]])
 
-    def _create(self, events: Sequence[JobCreated], _: int) -> Changes:
+    # --- jobs -----------------------------------------------------------------------------------
+
+    def _create(self, events: Sequence[JobCreated], _: Origin, __: int, ___: Found) -> Changes:
         changes = self.jobs.create_all(events)
-        self.unpaid.add_all(changes.jobs)
+        if changes.slots:
+            self.unpaid.add_all(changes.slots)
         return changes
 
-    def _transition(self, events: Sequence[JobTransitioned], _: int) -> Changes:
-        changes, leases = self.jobs.update_all(events), self.leases
-        if leases.standing or leases.lapses:
-            for job in changes.jobs:
-                leases.forget(job.job_id)
-        for job in changes.jobs:
+    def _transition(
+        self, events: Sequence[JobTransitioned], origin: Origin, _: int, found: Found
+    ) -> Changes:
+        leased = self.jobs.leased
+        changes = self.jobs.update_all(events, origin, found)
+        if leased != self.jobs.leased:
+            self.leases.timers.settled(leased - self.jobs.leased)
+        if self.leases.lapses:
+            for slot in changes.slots:
+                self.leases.lapses.pop(slot.job.job_id, None)
+        for slot in changes.slots:
+            job = slot.job
             # A job enters `running` from `awaiting_payment` once, with its first move.
             if job.submit_result_time is not None and job.version == 2 and job.status is RUNNING:  # noqa: PLR2004 - see above
-                self.unfinished.add(job)
+                self.unfinished.add(slot)
         return changes
 
-    def _prune(self, events: Sequence[JobPruned], _: int) -> Changes:
-        return _each(events, lambda event: self.jobs.remove(event.job_id))
+    def _prune(self, event: JobPruned, _: Origin, __: int) -> None:
+        self.jobs.remove(event.job_id)
+        self.leases.lapses.pop(event.job_id, None)
 
-    def _grant(self, events: Sequence[LeaseGranted], now_ms: int) -> Changes:
-        changes = Changes()
-        found = self.jobs.get_all([event.job_id for event in events])
-        for event, job in zip(events, found, strict=True):
+    def _hold(self, event: JobHeld, origin: Origin, _: int) -> Slot:
+        slot = self._unfinished_job(event.job_id)
+        self._put_on_hold(slot, event.reason, origin)
+        return slot
+
+    def _put_on_hold(self, slot: Slot, reason: str | None, origin: Origin) -> None:
+        slot.job.on_hold = True
+        self.jobs.bar(slot)
+        self.jobs.note(slot, HELD, origin, reason=reason)
+
+    def _resume(self, event: JobResumed, origin: Origin, _: int) -> Slot:
+        slot = self.jobs.require(event.job_id)
+        if not slot.job.on_hold:
+            raise JobConflictError(f"job {event.job_id} is not on hold", job_id=event.job_id)
+        slot.job.on_hold = False
+        self.jobs.note(slot, RESUMED, origin)
+        if slot.lease is None:
+            self.jobs.free(slot, origin.at)
+        return slot
+
+    def _request_stop(self, event: StopRequested, origin: Origin, _: int) -> Slot:
+        slot = self._unfinished_job(event.job_id)
+        slot.job.stop_requested = True
+        self.jobs.note(slot, STOP_REQUESTED, origin, reason=event.reason)
+        return slot
+
+    def _annotate(self, event: JobAnnotated, origin: Origin, _: int) -> Slot:
+        slot = self.jobs.require(event.job_id)
+        self.jobs.texts.set_meta(slot.job, event.meta)
+        self.jobs.note(slot, ANNOTATED, origin)
+        return slot
+
+    def _progress(self, event: JobProgressed, origin: Origin, _: int) -> Slot:
+        slot = self.jobs.require(event.job_id)
+        counted = measured(slot)
+        slot.job.progress = Progress(event.text, event.fraction, origin.at)
+        self.jobs.texts.changed_parts(slot, counted)
+        return slot
+
+    def _settle(self, event: JobSettled, origin: Origin, _: int) -> Slot:
+        slot = self.jobs.require(event.job_id)
+        before = slot.job.settlement
+        if before is None:
+            raise no_settlement(event.job_id)
+        told = {
+            name: value
+            for name in ("result_hash", "on_chain_state", "reason", "not_before")
+            if (value := getattr(event, name)) is not None
+        }
+        if event.to is not None:
+            self.leases.lapses.pop(event.job_id, None)
+            told |= {"state": event.to, "updated_at": origin.at}
+            told.setdefault("not_before", None)
+        after = msgspec.structs.replace(before, **told)
+        if event.ends_lease and slot.lease is not None:
+            slot.lease = None
+            self.jobs.leased -= 1
+        self.jobs.set_settlement(slot, after, origin.at)
+        if event.to or event.reason or after.on_chain_state != before.on_chain_state:
+            to = after.state if event.to is not None else None
+            was = before.state if event.to is not None else None
+            reason = event.reason or event.on_chain_state
+            self.jobs.note(slot, SETTLED, origin, before=was, after=to, reason=reason)
+        if event.ends_lease and event.to is None and after.state in CLAIMABLE:
+            self.jobs.bar(slot)
+            self.jobs.free(slot, origin.at)
+        return slot
+
+    def _unfinished_job(self, job_id: str) -> Slot:
+        slot = self.jobs.require(job_id)
+        if is_finished(slot.job):
+            raise JobConflictError(f"job {job_id} is {slot.job.status}", job_id=job_id)
+        return slot
+
+    # --- leases ---------------------------------------------------------------------------------
+
+    def _grant(
+        self, events: Sequence[LeaseGranted], origin: Origin, now_ms: int, found: Found
+    ) -> Changes:
+        changes, granted = Changes(), list[LeaseGranted]()
+        last_token = self.leases.last_token
+        if found is None:
+            found = self.jobs.get_all([event.job_id for event in events])
+        for event, slot in zip(events, found, strict=True):
             try:
-                if job is None:
+                if slot is None:
                     raise JobNotFoundError(event.job_id)
-                if job.status in TERMINAL:
-                    message = f"job {job.job_id} is {job.status}: there is nothing to do"
-                    raise JobConflictError(message, job_id=job.job_id)
-                self.leases.grant(event.job_id, event.lease, event.lease_ms, now_ms)
+                _check_grant(slot, event, last_token)
             except Refusal as refusal:
                 changes.refuse(refusal)
             else:
-                changes.jobs.append(job)
-        self.jobs.lease(*[job.job_id for job in changes.jobs])
+                last_token = event.lease
+                changes.slots.append(slot)
+                granted.append(event)
+        self.leases.grant(changes.slots, granted, origin, now_ms)
         return changes
 
-    def _release(self, events: Sequence[LeaseReleased], _: int) -> Changes:
-        def release(event: LeaseReleased) -> None:
-            self.leases.end(event.job_id, event.lease)
-            self.jobs.free(event.job_id)
+    def _release(self, event: LeaseReleased, origin: Origin, _: int) -> Slot:
+        slot = self.jobs.require(event.job_id)
+        self.leases.check(slot, event.lease)
+        job, attempt = slot.job, None
+        if event.is_attempt and job.status is RUNNING:
+            attempt = job.attempts = job.attempts + 1
+        if event.not_before is not None:
+            job.not_before = event.not_before
+        self.leases.timers.settled(1)
+        self.jobs.note(slot, RELEASED, origin, attempt=attempt, reason=event.reason)
+        if event.hold and not job.on_hold:
+            self._put_on_hold(slot, event.reason, origin)
+        self.jobs.free(slot, origin.at)
+        return slot
 
-        return _each(events, release)
+    def _lapse(self, event: LeaseLapsed, origin: Origin, _: int) -> Slot:
+        slot = self.jobs.require(event.job_id)
+        lease = self.leases.check(slot, event.lease)
+        self.leases.lapse(slot)
+        job, attempt = slot.job, None
+        if job.status is RUNNING:
+            attempt = job.attempts = job.attempts + 1
+        holder = None if lease is None else lease.client or lease.by
+        self.jobs.note(slot, LAPSED, origin, attempt=attempt, reason=holder)
+        self.jobs.free(slot, origin.at)
+        return slot
 
-    def _lapse(self, events: Sequence[LeaseLapsed], _: int) -> Changes:
-        def lapse(event: LeaseLapsed) -> None:
-            self.leases.lapse(event.job_id, event.lease)
-            self.jobs.free(event.job_id)
+    # --- sessions, queues and the log -----------------------------------------------------------
 
-        return _each(events, lapse)
+    def _open_session(self, event: SessionOpened, _: Origin, __: int) -> None:
+        self.requests.open(event.session, event.owner, event.client)
 
-    def _open_session(self, events: Sequence[SessionOpened], _: int) -> Changes:
-        return _each(events, lambda event: self.requests.open(event.session, event.owner))
+    def _evict_session(self, event: SessionEvicted, _: Origin, __: int) -> None:
+        self.requests.evict(event.session)
 
-    def _evict_session(self, events: Sequence[SessionEvicted], _: int) -> Changes:
-        return _each(events, lambda event: self.requests.evict(event.session))
+    def _pause_queue(self, event: QueuePaused, _: Origin, __: int) -> None:
+        self.jobs.queues.pause(event.queue)
+
+    def _resume_queue(self, event: QueueResumed, _: Origin, __: int) -> None:
+        self.jobs.queues.unpause(event.queue)
+
+    def _begin_log(self, event: LogBegan, origin: Origin, _: int) -> None:
+        self.log_id = event.log_id
+        if event.is_restore:
+            self.leases.last_token += RESTORE_GAP
+            self.requests.last_session += RESTORE_GAP
+            self.requests.evict_all()
+            for slot in self.jobs.slots():
+                if slot.lease is not None:
+                    self.jobs.free(slot, origin.at)
 
     def _count_unpaid(self) -> int:
         return self.jobs.count(AWAITING_PAYMENT)
@@ -142,20 +310,47 @@ class State:
         return self.jobs.count(RUNNING) + self.jobs.count(AWAITING_INPUT)
 
 
-def _each(events: Sequence[Any], effect: Callable[[Any], None]) -> Changes:
-    """Apply events one by one; the changes show no jobs."""
-    changes = Changes()
-    for place, event in enumerate(events):
-        try:
-            effect(event)
-        except Refusal as refusal:
-            changes.refused[place] = refusal.with_traceback(None)
-    return changes
+def no_settlement(job_id: str) -> InvalidStateTransitionError:
+    """Return the refusal of a settlement that a job does not have."""
+    message = f"job {job_id} has no settlement: it was created without `settle`"
+    return InvalidStateTransitionError.rebuilt(message, {"job_id": job_id, "allowed": []})
 
 
-def _is_unpaid(job: StoredJob) -> bool:
-    return job.status is AWAITING_PAYMENT
+def _check_grant(slot: Slot, event: LeaseGranted, last_token: int) -> None:
+    """Raise the Refusal of a lease that cannot be granted."""
+    job = slot.job
+    if is_finished(slot.job) or (job.status in TERMINAL and claimed_for(job) not in CLAIMABLE):
+        message = f"job {job.job_id} is {job.status}: there is nothing to do"
+        raise JobConflictError(message, job_id=job.job_id)
+    if slot.lease is not None or event.lease <= last_token:
+        message = f"lease {event.lease} on job {job.job_id} cannot be granted"
+        raise LeaseHeldError(message, job_id=job.job_id)
 
 
-def _is_unfinished(job: StoredJob) -> bool:
-    return job.status is RUNNING or job.status is AWAITING_INPUT
+def _each(effect: Callable[[Any, Origin, int], Slot | None]) -> Effect:
+    """Return what applies events one by one; an effect may return the job that it changed."""
+
+    def apply(events: Sequence[Any], origin: Origin, now_ms: int, _: Found) -> Changes:
+        changes = Changes()
+        for place, event in enumerate(events):
+            try:
+                slot = effect(event, origin, now_ms)
+            except Refusal as refusal:
+                changes.refused[place] = refusal.with_traceback(None)
+            else:
+                if slot is not None:
+                    changes.slots.append(slot)
+        return changes
+
+    return apply
+
+
+def _is_unpaid(slot: Slot) -> bool:
+    return slot.job.status is AWAITING_PAYMENT
+
+
+def _is_unfinished(slot: Slot) -> bool:
+    return slot.job.status is RUNNING or slot.job.status is AWAITING_INPUT
+
+
+_DATED: Final = (JobCreated, JobTransitioned)

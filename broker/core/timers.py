@@ -177,7 +177,11 @@ class Timers(Generic[When, Item]):
             timeline.next_at = min(timeline.next_at, when)
         elif when - timeline.next_at < -self.delay:  # no sum: it may lie outside all dates
             timeline.next_at = when + self.delay
-        self._added += added
+        self.settled(added)
+
+    def settled(self, count: int) -> None:
+        """Take note of items that were settled early; also checks some others, as `add` does."""
+        self._added += count
         if self._added >= ADDED_MAX:
             self._check(CHECKS * self._added)
             self._added = 0

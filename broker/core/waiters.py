@@ -1,17 +1,20 @@
-"""Parked commands: waits by job and claims by status, each until its time is over."""
+"""Parked commands: waits by job, claims by status and queue, each until its time is over."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from operator import itemgetter
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
-from tollgate.domain.commands import Claim, Wait
+from tollgate.broker.repository.lines import Claimed
+from tollgate.domain.commands import ALL_QUEUES, Claim, Wait
 from tollgate.domain.exceptions import OverloadedError
-from tollgate.domain.status import JobStatus
+from tollgate.domain.results import DEFAULT_QUEUE
+from tollgate.domain.status import AWAITING_INPUT, RUNNING, JobStatus
 
 Key = tuple[int, bytes, int]
 """Session, or connection without one, and number of the request. Such tuples have an order."""
@@ -34,6 +37,22 @@ class Ticket(msgspec.Struct, frozen=True):
         return (self.session, b"" if self.session else self.peer, self.seq)
 
 
+_DEFAULT_QUEUES: Final = (DEFAULT_QUEUE,)
+_ALL_QUEUES: Final = (ALL_QUEUES,)
+
+
+def state_of(claim: Claim) -> Claimed:
+    """Return what a claim is for: a status, or the state of a settlement."""
+    return claim.settlement if claim.status is None else claim.status  # type: ignore[return-value]  # one of them is set
+
+
+def names_of(claim: Claim) -> Sequence[str]:
+    """Return the queues of a claim; work is claimed from the default queue if it names none."""
+    if claim.queues is not None:
+        return claim.queues
+    return _DEFAULT_QUEUES if claim.status in (RUNNING, AWAITING_INPUT) else _ALL_QUEUES
+
+
 class Parked(msgspec.Struct, eq=False):
     """A command that waits, until `due_ms` (monotonic) at the latest."""
 
@@ -42,6 +61,8 @@ class Parked(msgspec.Struct, eq=False):
     due_ms: int
     job_ids: frozenset[str]
     """The jobs of a wait; empty for a claim."""
+    number: int = 0
+    """A command that was parked later has a greater one."""
 
 
 Due = tuple[int, Key]
@@ -49,7 +70,7 @@ Due = tuple[int, Key]
 
 
 class Waiters:
-    """All parked commands, by the job or the status that they wait for.
+    """All parked commands, by the job, or the status and the queue, that they wait for.
 
     `parked_max` bounds the commands, `share_max` those of one connection, `watched_max` the jobs
     that all waits together name. One principal has at most three quarters of the commands and of
@@ -75,7 +96,9 @@ class Waiters:
         self.parked: dict[Key, Parked] = {}
         """By key."""
         self._waits: dict[str, dict[int, Parked]] = {}
-        self._claims: dict[JobStatus, OrderedDict[int, Parked]] = {}
+        self.claims: dict[tuple[Claimed, str], OrderedDict[int, Parked]] = {}
+        """By status or settlement state, and by queue; in order of parking."""
+        self._numbers = count(1)
         self.timers: Timers[int, Due] = Timers(
             timeline or Timeline(NEVER_MS), itemgetter(0), self._is_parked, self.parked.__len__
         )
@@ -94,7 +117,7 @@ class Waiters:
         if parked is not None:
             self.remove(parked)
         job_ids = frozenset(command.job_ids if isinstance(command, Wait) else ())
-        self._add(Parked(ticket, command, due_ms, job_ids))
+        self._add(Parked(ticket, command, due_ms, job_ids, next(self._numbers)))
         self.timers.add((due_ms, ticket.key))
 
     def has_other(self, session: int, seq: int, digest: bytes) -> bool:
@@ -102,12 +125,20 @@ class Waiters:
         parked = self.parked.get((session, b"", seq))
         return parked is not None and parked.ticket.digest != digest
 
+    def find(self, ticket: Ticket, seq: int) -> Parked | None:
+        """Return the parked command with this number, of the same session or connection."""
+        return self.parked.get((*ticket.key[:2], seq))
+
     def remove(self, parked: Parked) -> None:
         """Remove a parked command: it is answered."""
         del self.parked[parked.ticket.key]
         self._count(parked, -1)
         if isinstance(parked.command, Claim):
-            del self._claims[parked.command.status][id(parked)]
+            for key in _keys_of(parked.command):
+                claims = self.claims[key]
+                del claims[parked.number]
+                if not claims:
+                    del self.claims[key]
             return
         for job_id in parked.job_ids:
             waits = self._waits[job_id]
@@ -126,13 +157,16 @@ class Waiters:
             if isinstance(parked.command, Wait) and status in parked.command.awaited
         ]
 
-    def claims(self) -> Iterable[JobStatus]:
-        """Return the statuses that parked claims wait for."""
-        return [status for status, queue in self._claims.items() if queue]
-
-    def first_claim(self, status: JobStatus) -> Parked | None:
-        """Return the claim for a job in `status` that has been parked longest."""
-        return next(iter(self._claims.get(status, {}).values()), None)
+    def first_claim(self, state: Claimed, queue: str) -> Parked | None:
+        """Return the claim that would take a job of a queue and has been parked longest."""
+        first: Parked | None = None
+        for name in (queue, ALL_QUEUES):
+            claims = self.claims.get((state, name))
+            if claims:
+                parked = next(iter(claims.values()))
+                if first is None or parked.number < first.number:
+                    first = parked
+        return first
 
     def due(self, now_ms: int) -> Iterator[Parked]:
         """Yield each parked command whose time is over."""
@@ -151,7 +185,8 @@ class Waiters:
         self._check_room(parked)
         command = parked.command
         if isinstance(command, Claim):
-            self._claims.setdefault(command.status, OrderedDict())[id(parked)] = parked
+            for key in _keys_of(command):
+                self.claims.setdefault(key, OrderedDict())[parked.number] = parked
         for job_id in parked.job_ids:
             self._waits.setdefault(job_id, {})[id(parked)] = parked
         self.parked[parked.ticket.key] = parked
@@ -186,6 +221,11 @@ class Waiters:
     def _is_parked(self, due: Due) -> bool:
         parked = self.parked.get(due[1])
         return parked is not None and parked.due_ms == due[0]
+
+
+def _keys_of(claim: Claim) -> list[tuple[Claimed, str]]:
+    state = state_of(claim)
+    return [(state, name) for name in dict.fromkeys(names_of(claim))]
 
 
 def _most(limit: int) -> int:

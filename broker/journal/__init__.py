@@ -179,10 +179,16 @@ class JournalDamagedError(JournalError):
 
 
 class JournalVersionError(JournalError):
-    """The file was written by a newer tollgate, in a format that this one does not know."""
+    """The file was written by a newer tollgate, in a format that this one does not know.
+
+    Attributes: `file` (its path), `found` (its format), `known` (the newest format read here).
+    """
 
     def __init__(self, file: Path, found: int, known: int) -> None:
         """Name the file and both format versions."""
+        self.file = file
+        self.found = found
+        self.known = known
         super().__init__(
             f"{file} has journal format {found}, and this tollgate reads formats up to {known}:"
             " start the version that wrote it, or a newer one"

@@ -1,8 +1,12 @@
-"""A backup: a consistent copy of a data directory, made beside a running broker.
+"""A backup: a consistent copy of a data directory, made beside a running broker, and its way back.
 
 The broker appends to the last segment and deletes files that a snapshot replaces. So all files are
 opened before any is copied: what is deleted after that can still be read. The last segment is
 copied up to its last sound record, as a replay beside a broker reads it.
+
+A restore copies into a directory inside the new data directory, which may be a mount point, and
+moves the files into place when all of them are verified: the last segment first, so that a start
+on a part of them finds that the first record is missing.
 """
 
 import os
@@ -14,15 +18,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from tollgate.broker.journal import JournalDamagedError, JournalError
-from tollgate.broker.journal.files import FILES, Files
+from tollgate.broker.journal import JournalDamagedError, JournalError, JournalVersionError
+from tollgate.broker.journal.files import FILES, LOCK, NO_ROOM, Files
 from tollgate.broker.journal.format import listing, segment_name, snapshot_name
 from tollgate.broker.journal.segment import SegmentReader, read_header
 
 TRIES_MAX: Final = 10
 """How often to begin anew when a file was deleted before it was opened."""
 PART_BYTES: Final = 1 << 24
-
+RESTORING: Final = "restoring"
+"""The directory that a restore copies into; one that was killed leaves it behind."""
 
 Found = TypeVar("Found")
 
@@ -52,6 +57,102 @@ def backup(
             raise JournalDamagedError(file, fault.offset, fault.reason) from None
         raise
     return found
+
+
+def restore(
+    backup: Path, directory: Path, begin: Callable[[Path], Found], files: Files = FILES
+) -> Found:
+    """Copy a backup into `directory`, which is empty or missing, complete or not at all.
+
+    `begin` gets the copy before it is in its place. It replays it, may add records, raises if it is
+    not sound, and returns what this returns. Raises JournalError if something is in `directory`, if
+    `backup` is none, is damaged or in use, or if there is no room; JournalVersionError and OSError.
+    """
+    _check_backup(backup, directory, files)
+    is_new, was_locked_once = not directory.exists(), (directory / LOCK).exists()
+    lock = files.lock(directory)
+    try:
+        _check_empty(directory, files)
+        return _restore(backup, directory, begin, files)
+    except BaseException:
+        if not was_locked_once:
+            (directory / LOCK).unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):
+                directory.rmdir()
+        raise
+    finally:
+        files.unlock(lock)
+
+
+def _check_backup(backup: Path, directory: Path, files: Files) -> None:
+    found = listing(files.names(backup))
+    if not (found.segments or found.snapshots):
+        raise JournalError(f"{backup} is no backup: it has no segment and no snapshot")
+    if backup.resolve() in directory.resolve().parents:
+        raise JournalError(f"{directory} is inside the backup: restore it elsewhere")
+    if directory.exists() and directory.samefile(backup):
+        raise JournalError(f"{directory} is the backup itself: restore it elsewhere")
+    if files.is_locked(backup):
+        raise JournalError(
+            f"{backup} is in use by a broker: make a backup of it first (`tollgate journal backup`)"
+        )
+
+
+def _check_empty(directory: Path, files: Files) -> None:
+    names = sorted({*files.names(directory)} - {LOCK, RESTORING})
+    if names:
+        some = ", ".join(names[:3]) + (", ..." if names[3:] else "")
+        raise JournalError(
+            f"{directory} is not empty ({some}), and a restore overwrites nothing: move it aside,"
+            " or restore into another directory"
+        )
+
+
+def _restore(backup: Path, directory: Path, begin: Callable[[Path], Found], files: Files) -> Found:
+    partial = directory / RESTORING
+    moved: list[Path] = []
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a restore that was killed
+        files.make_directory(partial)
+        _copy(backup, partial, files)
+        found = begin(partial)
+        names = listing(files.names(partial))
+        for name in [
+            *map(segment_name, reversed(names.segments)), *map(snapshot_name, names.snapshots)
+        ]:  # fmt: skip
+            moved.append(directory / name)
+            files.rename(partial / name, directory / name)
+            files.sync_directory(directory)
+    except BaseException as fault:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        explained = _explained(fault, backup, directory, files)
+        if explained is fault:
+            raise
+        raise explained from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return found
+
+
+def _explained(fault: BaseException, backup: Path, directory: Path, files: Files) -> BaseException:
+    """Return the error to raise for one that happened to the copy, which is gone."""
+    if isinstance(fault, JournalDamagedError):
+        name = "" if fault.file.name == RESTORING else f"{fault.file.name} at byte {fault.offset}: "
+        return JournalError(
+            f"the backup {backup} is damaged: {name}{fault.reason}. Nothing was restored. Take"
+            " another backup, or repair a copy of this one with `tollgate journal repair`"
+        )
+    if isinstance(fault, JournalVersionError):
+        return JournalVersionError(backup / fault.file.name, fault.found, fault.known)
+    if isinstance(fault, OSError) and fault.errno in NO_ROOM:
+        size = sum(files.size(backup / name) for name in _needed(backup, files))
+        return JournalError(
+            f"there is no room for the backup in {directory}: it takes {size} bytes."
+            " Nothing was restored"
+        )
+    return fault
 
 
 def _check_target(directory: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from tollgate.broker.journal import (
     JournalFailedError,
     parse_fsync,
 )
-from tollgate.broker.journal.files import FILES, LOCK, TEMPORARY, Files
+from tollgate.broker.journal.files import FILES, LOCK, NO_ROOM, TEMPORARY, Files
 from tollgate.broker.journal.format import (
     END,
     FILE_HEADER_BYTES,
@@ -46,9 +46,6 @@ SEGMENT_BYTES: Final = 64 * 1024 * 1024
 
 UNLOCKED: Final = "the directory, or the lock in it, was removed, moved or replaced"
 REMOVED: Final = "the segment that it writes to was removed, moved, replaced or cut"
-
-# EFBIG is how a limit on the size of files reports that there is no room.
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FileJournal:
@@ -116,7 +113,7 @@ class FileJournal:
         try:
             self._writer.reserve(worst_stored_bytes(worst_bytes, records))
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 return False
             raise self._failed("reserve room in", error) from error
         return True
@@ -240,6 +237,9 @@ class Writer:
         treats the data as written, so a sync alone would do nothing. Therefore the records that no
         later record proves to be on the disk are written again. Zeroes replace a torn write after
         them, so that no part of it can ever be taken for a record.
+
+        A segment of an older format gets no further record. The next append begins a new segment,
+        and its header makes an older tollgate refuse a directory that it would misread.
         """
         for name in self._files.names(self._directory):
             if name.endswith(TEMPORARY):
@@ -253,7 +253,8 @@ class Writer:
         unproven = last.data[last.unproven : last.end] + bytes(last.used - last.end)
         self._files.write(self._descriptor, unproven, last.unproven)
         self._number, self._seed = last.number, last.seed
-        self._offset, self._size = last.end, len(last.data)
+        self._offset = last.end
+        self._size = len(last.data) if last.is_current else last.end
         try:
             # A restored copy may have lost its preallocation.
             self._files.allocate(self._descriptor, self._size)

@@ -4,6 +4,7 @@ Nothing here knows the format. Tests replace `Files` to make a call fail, to cut
 to lose, tear and reorder what was not synced.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from tollgate.broker.journal import JournalLockedError
 TEMPORARY: Final = ".tmp"
 """Files with this suffix are incomplete: the next start deletes them."""
 LOCK: Final = "lock"
+NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors that say that there is no room; EFBIG is how a limit on the size of files says it."""
 _READ_BYTES: Final = 1 << 24
 
 

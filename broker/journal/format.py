@@ -7,13 +7,17 @@ are the same in every version, so that an old reader can tell a newer file from 
 
     offset  size
     0       8     magic: "TGJRNL\r\n" for a segment, "TGSNAP\r\n" for a snapshot
-    8       4     format version: 1
+    8       4     format version: 2; 1 is read too
     12      8     segment: its number, from 1. Snapshot: 0
     20      8     segment: sequence of its first record. Snapshot: sequence of the last one covered
     28      4     chain: checksum of the last record before this segment, or of the last one that
                   the snapshot covers; 0 where there is none. It ties the files together
     32      4     checksum of bytes 0 to 31; it is also the seed of this file's record checksums,
                   so that no record passes in another file
+
+In formats 1 and 2 all of this is the same. They differ in what the payloads can say, which is the
+core's: what knows format 1 alone must refuse format 2. So each file has one format, and a segment
+of format 1 is never appended to (`FileHeader.is_current`).
 
 Records follow without gaps. In a segment zeroes follow, since a segment is preallocated.
 
@@ -52,7 +56,8 @@ from tollgate.broker.journal import JournalDamagedError, JournalVersionError
 
 SEGMENT_MAGIC: Final = b"TGJRNL\r\n"
 SNAPSHOT_MAGIC: Final = b"TGSNAP\r\n"
-VERSION: Final = 1
+VERSION: Final = 2
+"""The format that is written; this one and all before it are read."""
 OPENING: Final = b"\xf5\xfa\xf6\xf9"
 CLOSING: Final = b"\xfa\xf5\xfa"
 END: Final = b"\xf5"
@@ -105,6 +110,15 @@ class FileHeader(NamedTuple):
     sequence: int
     chain: int
     seed: int
+    version: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file has the format that is written, so that records may be added to it.
+
+        A reader that knows only the file's own format would misread a record of a newer one.
+        """
+        return self.version == VERSION
 
 
 class Head(NamedTuple):
@@ -144,9 +158,9 @@ def decode_file_header(path: Path, data: bytes, magic: bytes) -> FileHeader:
     found, version, number, sequence, chain = _FILE_HEADER.unpack(body)
     if found != magic:
         raise JournalDamagedError(path, 0, "it is a file of another kind")
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise JournalVersionError(path, version, VERSION)
-    return FileHeader(number, sequence, chain, seed)
+    return FileHeader(number, sequence, chain, seed, version)
 
 
 def stored_form(payload: bytes) -> bytes:

@@ -121,7 +121,7 @@ class SegmentReader:
 
     `sequence` and `chain` are those of the last record read, `end` is the offset after it. `used`
     is the offset after the last byte that is not zero: if `end` is less, something else follows the
-    records, and `why_damaged` judges it.
+    records, and `why_damaged` judges it. `is_current` is that of the file's header.
     """
 
     def __init__(self, path: Path, data: bytes) -> None:
@@ -130,6 +130,7 @@ class SegmentReader:
         self.data = data
         self.number = header.number
         self.seed = header.seed
+        self.is_current = header.is_current
         self.sequence = header.sequence - 1
         self.chain = header.chain
         self.end = FILE_HEADER_BYTES

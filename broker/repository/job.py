@@ -3,49 +3,100 @@
 from collections.abc import Callable
 from copy import copy
 from operator import attrgetter
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
 from tollgate.domain.exceptions import Refusal
 from tollgate.domain.models import Job
-from tollgate.domain.results import JobFields
+from tollgate.domain.results import (
+    Grant,
+    InputRound,
+    JobFields,
+    JobRecord,
+    JobResult,
+    LeaseInfo,
+)
 
 TEXT_FIELDS: Final = (
-    "input", "result", "error", "input_schema", "provided_input",
+    "input", "result", "error", "input_schema", "provided_input", "meta", "traceparent",
     "blockchain_identifier", "identifier_from_purchaser",
 )  # fmt: skip
 """The fields of a job that hold a text of its users."""
+ROUND_BYTES: Final = 128
+"""More than a round of input takes without its texts."""
+PART_BYTES: Final = 256
+"""More than progress or settlement take without their texts: states, times and a hash."""
 
 
-class StoredJob(JobFields, gc=False):
+class StoredJob(JobRecord, gc=False):
     """A job as it is stored, and as it goes on the wire. Only the repository changes one."""
+
+    def shown(self, lease: LeaseInfo | None = None) -> JobFields:
+        """Return a copy that can show who holds the job."""
+        return JobFields(**msgspec.structs.asdict(self), lease=lease)
 
     def job(self) -> Job:
         """Return the job as it is now, frozen."""
-        return Job.from_checked(copy(self))
+        return Job.from_checked(self.shown())
 
 
-Slot = tuple[int, StoredJob]
-"""A job's place in the order of creation, and the job. No place is given twice."""
+class StandingLease(msgspec.Struct, gc=False):
+    """A lease: its token, the time granted, its end on the monotonic clock, and who holds it."""
+
+    slot: "Slot"
+    token: int
+    lease_ms: int
+    ends_ms: int
+    by: str = ""
+    client: str = ""
+    is_kept: bool = False
+    """Whether it stands while the job waits for input, and after that."""
+
+
+class Slot(msgspec.Struct, eq=False, gc=False):
+    """A job's place in the repository: its number in the order of creation, and what is its own."""
+
+    index: int
+    job: StoredJob
+    entries: int
+    """Its entries in ready lines, and whether it is ready: see `queues`."""
+    lease: StandingLease | None = None
+    history: bytes | None = None
+    """What has happened to the job since it was created: see `history`."""
+    rounds: tuple[InputRound, ...] | None = None
+    """The rounds of input with their texts; those in the job are without."""
+
+    def whole(self) -> StoredJob:
+        """Return the job, with the texts of its rounds of input."""
+        if self.rounds is None:
+            return self.job
+        job = copy(self.job)
+        job.inputs = self.rounds
+        return job
 
 
 class Changes(msgspec.Struct):
     """What a run of events did: the jobs, in order, and the refusals by the place of the event."""
 
-    jobs: list[StoredJob] = msgspec.field(default_factory=list)
+    slots: list[Slot] = msgspec.field(default_factory=list)
     refused: dict[int, Refusal] = msgspec.field(default_factory=dict)
+
+    @property
+    def jobs(self) -> list[StoredJob]:
+        """The jobs that were created or changed, without the texts of their rounds of input."""
+        return [slot.job for slot in self.slots]
 
     def refuse(self, refusal: Refusal) -> None:
         """Note that the next event was refused."""
         # The traceback can hold the frame that holds this object: a reference cycle.
-        self.refused[len(self.jobs) + len(self.refused)] = refusal.with_traceback(None)
+        self.refused[len(self.slots) + len(self.refused)] = refusal.with_traceback(None)
 
     def only(self) -> StoredJob:
-        """Return the job of a run of one event, or raise its Refusal."""
+        """Return the whole job of a run of one event, or raise its Refusal."""
         if self.refused:
             raise self.refused.pop(0)
-        return self.jobs[0]
+        return self.slots[0].whole()
 
 
 def mock_identifier(job_id: str) -> str:
@@ -61,8 +112,30 @@ def text_bytes(text: str | None) -> int:
 
 
 def job_text_bytes(job: StoredJob) -> int:
-    """Return how many bytes the texts of a job have."""
+    """Return how many bytes the texts of a job have, without those of its rounds of input."""
     return sum([text_bytes(text) for text in _texts_of(job) if text is not None])
 
 
+def parts_bytes(job: StoredJob) -> int:
+    """Return a bound on what the progress, settlement and rounds of a job take on the wire."""
+    size = 0
+    if job.inputs is not None:
+        size += ROUND_BYTES * len(job.inputs)
+    if job.progress is not None:
+        size += PART_BYTES + text_bytes(job.progress.text)
+    if job.settlement is not None:
+        settlement = job.settlement
+        size += PART_BYTES + text_bytes(settlement.on_chain_state) + text_bytes(settlement.reason)
+    return size
+
+
+def rounds_bytes(rounds: tuple[InputRound, ...] | None) -> int:
+    """Return how many bytes the texts of rounds of input have."""
+    return sum([text_bytes(each.schema) + text_bytes(each.text) for each in rounds or ()])
+
+
 _texts_of: Callable[[StoredJob], tuple[str | None, ...]] = attrgetter(*TEXT_FIELDS)
+job_result: Final = cast("Callable[[JobRecord], JobResult]", JobResult)
+"""Makes the result that shows a job, also as it is stored: on the wire its `lease` is missing."""
+grant: Final = cast("Callable[[JobRecord, int], Grant]", Grant)
+"""The same for a job with the token of a lease on it."""

@@ -1,24 +1,43 @@
 """The only owner of jobs: creates, finds, moves, leases and removes them, each under one lock.
 
 The broker works with runs: `create_all`, `update_all` and `get_all` take many jobs at once, and the
-methods for one job are their case of one. `validate_transition` judges every move in `update_all`.
+methods for one job are their case of one. `validate_transition` judges every move in `update_all`,
+and `validate_settlement` every move of a settlement.
 """
 
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from tollgate.broker.core.events import JobCreated, JobTransitioned
-from tollgate.broker.repository.indexes import (
-    SCAN_JOBS_MAX,
-    CreationIndex,
-    StatusIndex,
-    TextTotals,
+import msgspec
+
+from tollgate.broker.core.events import JobCreated, JobTransitioned, NewRest, Origin
+from tollgate.broker.core.timers import Timeline
+from tollgate.broker.repository.history import (
+    CLAIMED,
+    INPUT_PROVIDED,
+    MOVED,
+    RELEASED,
+    TRIM_BYTES,
+    Origins,
+    grown,
 )
-from tollgate.broker.repository.job import Changes, Slot, StoredJob, mock_identifier
+from tollgate.broker.repository.indexes import FinishedJobs, TextTotals, measured
+from tollgate.broker.repository.job import (
+    Changes,
+    Slot,
+    StandingLease,
+    StoredJob,
+    mock_identifier,
+)
+from tollgate.broker.repository.lines import FIRST, READY, Claimed
+from tollgate.broker.repository.listing import Page, Wanted, page
+from tollgate.broker.repository.queues import Level, Queues
+from tollgate.broker.repository.table import ShardedTable
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -26,13 +45,22 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.models import Job
+from tollgate.domain.results import DEFAULT_QUEUE, InputRound, Settlement
+from tollgate.domain.settlement import OPEN, SettlementState, validate_settlement
 from tollgate.domain.status import (
     AWAITING_INPUT,
     AWAITING_PAYMENT,
+    COMPLETED,
+    RUNNING,
     TERMINAL,
     JobStatus,
     validate_transition,
 )
+
+PLAIN: Final[tuple[str | None, int]] = (None, 0)
+"""Queue and priority of most jobs."""
+FORCED: Final = "forced"
+"""The reason in the history of a job that was moved under the lease of another."""
 
 
 def _new_id() -> str:
@@ -48,23 +76,36 @@ class InMemoryJobRepository:
 
     `with repository:` holds the lock, so that many calls are one step to other threads; the broker
     does so for a batch. `create`, `get` and `update_status` return frozen `Job`s. The methods of
-    the broker return the stored jobs themselves: read them only while you hold the lock.
+    the broker return the slots of stored jobs: use them only while you hold the lock.
 
     `new_id` and `clock` give the id and the time where a caller of `create` and `update_status`
-    supplies none; the broker always supplies both.
+    supplies none; the broker always supplies both. `timeline` learns when delayed jobs are due.
     """
 
     def __init__(
-        self, *, new_id: Callable[[], str] = _new_id, clock: Callable[[], datetime] = _clock
+        self,
+        *,
+        new_id: Callable[[], str] = _new_id,
+        clock: Callable[[], datetime] = _clock,
+        timeline: Timeline[datetime] | None = None,
     ) -> None:
         self._lock = threading.RLock()
         self._new_id = new_id
         self._clock = clock
-        self._store: dict[str, Slot] = {}
-        self._by_payment: dict[str, str] = {}
-        self.creation = CreationIndex()
-        self.statuses = StatusIndex()
+        self._store: ShardedTable[Slot] = ShardedTable()
+        self._by_payment: ShardedTable[str] = ShardedTable()
+        self.next_index = 0
+        """The place of the next job in the order of creation."""
+        self.stored = 0
+        """How many jobs there are."""
+        self.leased = 0
+        """How many jobs are under a lease."""
+        self.queues = Queues(timeline)
+        self.finished = FinishedJobs()
         self.texts = TextTotals()
+        self.origins = Origins()
+        self._are_settled = False
+        """Whether a job has ever had a settlement."""
 
     def __enter__(self) -> Self:
         """Hold the lock until the end of the `with` block."""
@@ -93,6 +134,8 @@ class InMemoryJobRepository:
         blockchain_identifier: str | None = None,
         pay_by_time: datetime | None = None,
         submit_result_time: datetime | None = None,
+        queue: str | None = None,
+        priority: int = 0,
     ) -> Job:
         """Store a job in `awaiting_payment`, and return it.
 
@@ -101,6 +144,7 @@ class InMemoryJobRepository:
         new = JobCreated(
             job_id or self._new_id(), at or self._clock(), input_hash, input,
             identifier_from_purchaser, blockchain_identifier, pay_by_time, submit_result_time,
+            NewRest(queue, priority) if queue or priority else None,
         )  # fmt: skip
         with self._lock:
             return self.create_all([new]).only().job()
@@ -108,7 +152,7 @@ class InMemoryJobRepository:
     def get(self, job_id: str) -> Job:
         """Return a job. Raises JobNotFoundError."""
         with self._lock:
-            return self.require(job_id).job()
+            return self.require(job_id).job.job()
 
     def update_status(  # noqa: PLR0913 - the seed's, and what a transition may bring
         self,
@@ -130,32 +174,39 @@ class InMemoryJobRepository:
         with self._lock:
             version = expected_version
             if version is None:
-                version = self.require(job_id).version
+                version = self.require(job_id).job.version
             move = JobTransitioned(
                 job_id, version, target, at or self._clock(), result, error, input_schema,
                 provided_input,
             )  # fmt: skip
-            return self.update_all([move]).only().job()
+            return self.update_all([move], Origin(move.at)).only().job()
 
     def count(self, status: JobStatus | None = None) -> int:
         """Return how many jobs are stored, in all or in one status."""
         with self._lock:
-            return len(self._store) if status is None else self.statuses.count(status)
+            return self.stored if status is None else self.queues.counts[status]
 
     # --- runs of jobs ---------------------------------------------------------------------------
 
-    def create_all(self, news: Sequence[JobCreated]) -> Changes:
+    def create_all(self, news: Sequence[JobCreated]) -> Changes:  # noqa: C901 - one fast loop
         """Store jobs in `awaiting_payment`, in order; return them, and why others were refused.
 
         A job id or a supplied blockchain identifier of a stored job is a JobConflictError.
         """
-        changes, slots = Changes(), list[Slot]()
-        jobs = changes.jobs
+        changes = Changes()
+        slots = changes.slots
+        begin = 0  # where the slots of the last level begin
+        rest: NewRest | None = None
         with self._lock:
-            store, texts, index = self._store, self.texts, self.creation.next_index
+            texts, index, store = self.texts, self.next_index, self._store
+            home = store.first  # where most jobs are
+            is_large = store.is_large(len(news))
+            level: Level | None = None  # no queue comes to life by a job that is refused
             for new in news:
                 job_id, at, payment, text = new.job_id, new.at, new.blockchain_identifier, new.input
-                if job_id in store:
+                if is_large:
+                    home = store.home(job_id)
+                if job_id in home:
                     message = f"there is a job {job_id} already"
                     changes.refuse(JobConflictError(message, job_id=job_id))
                     continue
@@ -166,6 +217,13 @@ class InMemoryJobRepository:
                 else:
                     changes.refuse(_paid_for(self._by_payment[payment]))
                     continue
+                if level is None or new.rest is not None or rest is not None:
+                    rest = new.rest
+                    other = self.queues.level(*(rest.place if rest else PLAIN))
+                    if level is not None and other is not level:
+                        self.queues.add_new(slots[begin:], level)
+                        begin = len(slots)
+                    level = other
                 job = StoredJob(
                     job_id, AWAITING_PAYMENT, new.input_hash, payment, at, at, None, None, 1, text,
                     new.identifier_from_purchaser, new.pay_by_time, new.submit_result_time,
@@ -174,39 +232,54 @@ class InMemoryJobRepository:
                     texts.add(text)
                 if job.identifier_from_purchaser is not None:
                     texts.add(job.identifier_from_purchaser)
-                store[job_id] = slot = (index, job)
+                home[job_id] = slot = Slot(index, job, FIRST)
+                if rest is not None:
+                    self._set_rest(slot, rest, level)
                 index += 1
                 slots.append(slot)
-                jobs.append(job)
-            self.creation.add_new(slots)
-            self.statuses.enter_new(slots)
+            if level is not None:
+                self.queues.add_new(slots[begin:] if begin else slots, level)
+            self.next_index = index
+            self.stored += len(slots)
         return changes
 
-    def update_all(self, moves: Sequence[JobTransitioned]) -> Changes:
+    def update_all(  # noqa: C901 - one loop, the fastest
+        self,
+        moves: Sequence[JobTransitioned],
+        origin: Origin,
+        found: Sequence[Slot | None] | None = None,
+    ) -> Changes:
         """Move jobs, in order, each from its version; return them, and why others were refused.
 
-        Refusals are JobNotFoundError, VersionConflictError and InvalidStateTransitionError.
+        `found` are their slots, if they were looked up already. Refusals are JobNotFoundError,
+        VersionConflictError and InvalidStateTransitionError.
         """
         changes = Changes()
-        jobs = changes.jobs
-        before = after = None  # the last legal move; `moved` has the slots of all such moves
-        moved: list[Slot] = []
+        slots = changes.slots
+        before = after = None  # the last legal move; its slots begin at `begin`
+        begin, queue, priority = 0, DEFAULT_QUEUE, 0
         with self._lock:
-            find, leased, texts = self._store.get, self.statuses.leased, self.texts
-            for move in moves:
-                job_id, target = move.job_id, move.target
-                slot = find(job_id)
+            texts, are_many = self.texts, self.queues.are_many
+            if found is None:
+                found = self._store.get_all([move.job_id for move in moves])
+            for move, slot in zip(moves, found, strict=True):
                 if slot is None:
-                    changes.refuse(JobNotFoundError(job_id))
+                    changes.refuse(JobNotFoundError(move.job_id))
                     continue
-                job = slot[1]
+                job, target = slot.job, move.target
                 version, current = job.version, job.status
                 if version != move.version:
                     changes.refuse(_version_conflict(job, move.version))
                     continue
-                if target is not after or current is not before:
-                    self._move_index(moved, before, after)
-                    moved, before, after = [], current, target
+                if (
+                    target is not after
+                    or current is not before
+                    or (are_many and (job.queue is not queue or job.priority != priority))
+                    or current is AWAITING_INPUT  # with input, or without
+                ):
+                    self._moved(slots[begin:], before, after, origin)
+                    begin, before, after = len(slots), current, target
+                    queue, priority = job.queue, job.priority
                     try:
                         validate_transition(current, target)
                     except InvalidStateTransitionError as refusal:
@@ -216,124 +289,254 @@ class InMemoryJobRepository:
                 if move.result is not job.result or move.error is not job.error:
                     texts.set_outcome(job, move)
                 if target is AWAITING_INPUT or move.provided_input is not None:
-                    texts.set_dialogue(job, move)
+                    self._set_dialogue(slot, move)
                 job.status, job.version = target, version + 1
                 if move.at > job.updated_at:  # noqa: PLR1730 - `max` takes twice as long
                     job.updated_at = move.at
-                if leased:
-                    leased.discard(job_id)
-                moved.append(slot)
-                jobs.append(job)
-            self._move_index(moved, before, after)
+                if slot.lease is not None:
+                    self._end_or_keep(slot, move, origin)
+                slots.append(slot)
+            self._moved(slots[begin:] if begin else slots, before, after, origin)
         return changes
 
-    def get_all(self, job_ids: Iterable[str | None]) -> list[StoredJob | None]:
-        """Return jobs, and None for each id that no job has."""
+    def get_all(self, job_ids: Iterable[str | None]) -> list[Slot | None]:
+        """Return the slots of jobs, and None for each id that no job has."""
         with self._lock:
-            return [slot and slot[1] for slot in map(self._store.get, job_ids)]  # type: ignore[arg-type]
+            return self._store.get_all(job_ids)
 
-    def find(self, job_id: str) -> StoredJob | None:
-        """Return a job, or None."""
+    def find(self, job_id: str) -> Slot | None:
+        """Return the slot of a job, or None."""
         with self._lock:
-            slot = self._store.get(job_id)
-        return None if slot is None else slot[1]
+            return self._store.get(job_id)
 
-    def require(self, job_id: str) -> StoredJob:
-        """Return a job. Raises JobNotFoundError."""
-        return self._slot(job_id)[1]
-
-    def find_by_payment(self, blockchain_identifier: str) -> StoredJob | None:
-        """Return the job whose creator supplied this identifier, or None."""
-        with self._lock:
-            job_id = self._by_payment.get(blockchain_identifier)
-            return None if job_id is None else self._store[job_id][1]
-
-    def lease(self, *job_ids: str) -> None:
-        """Keep jobs from being claimed until they are freed or change their status.
-
-        Raises JobNotFoundError, with nothing changed.
-        """
-        with self._lock:
-            for job_id in job_ids:
-                self._slot(job_id)
-            self.statuses.leased.update(job_ids)
-
-    def free(self, job_id: str) -> None:
-        """Let a leased job be claimed again. Raises JobNotFoundError."""
-        with self._lock:
-            self.statuses.free(self._slot(job_id))
-
-    def remove(self, job_id: str) -> None:
-        """Remove a finished job. Raises JobNotFoundError, or JobConflictError if it is not."""
-        with self._lock:
-            job = self.require(job_id)
-            if job.status not in TERMINAL:
-                raise JobConflictError(f"job {job_id} is {job.status}", job_id=job_id)
-            is_named = self._by_payment.get(job.blockchain_identifier) == job_id
-            if is_named:
-                del self._by_payment[job.blockchain_identifier]
-            self.texts.remove(job, is_named=is_named)
-            self.statuses.remove(job)
-            del self._store[job_id]
-            job.version = 0  # marks its entries in the indexes as stale
-            self.creation.sweep(len(self._store))
-
-    def page(
-        self, after: int, limit: int, status: JobStatus | None = None, scan_max: int = SCAN_JOBS_MAX
-    ) -> tuple[list[StoredJob], list[int]]:
-        """Return a page of jobs by creation: see `CreationIndex.page`."""
-        with self._lock:
-            return self.creation.page(after, limit, status, scan_max=scan_max)
-
-    # --- snapshots ------------------------------------------------------------------------------
-
-    def slots(self) -> Collection[Slot]:
-        """Return all jobs with their places, in order of creation."""
-        with self._lock:
-            return self._store.values()
-
-    def named(self) -> frozenset[str]:
-        """Return the ids of the jobs whose blockchain identifier was supplied."""
-        with self._lock:
-            return frozenset(self._by_payment.values())
-
-    def restore(self, slots: Sequence[Slot], leased: Iterable[str], named: Sequence[str]) -> None:
-        """Add jobs of a snapshot, by creation and after all others.
-
-        `leased` and `named` are ids: of the jobs under a lease, and of those whose blockchain
-        identifier was supplied.
-        """
-        with self._lock:
-            self._store.update((slot[1].job_id, slot) for slot in slots)
-            self.creation.restore(slots)
-            self.statuses.restore(slots, leased)
-            for job_id in named:
-                payment = self._store[job_id][1].blockchain_identifier
-                holder = self._by_payment.setdefault(payment, job_id)
-                if holder != job_id:
-                    raise _paid_for(holder)
-            self.texts.restore([job for _, job in slots], {*named})
-
-    def restore_entered(self, status: JobStatus, indexes: Sequence[int]) -> None:
-        """Add the order in which the jobs of a status entered it, by their places."""
-        with self._lock:
-            if indexes:
-                by_index = self.creation.by_index()
-                slots = [(index, by_index[index]) for index in indexes]
-                self.statuses.restore_entered(status, slots)
-
-    def _slot(self, job_id: str) -> Slot:
+    def require(self, job_id: str) -> Slot:
+        """Return the slot of a job. Raises JobNotFoundError."""
         with self._lock:
             slot = self._store.get(job_id)
         if slot is None:
             raise JobNotFoundError(job_id)
         return slot
 
-    def _move_index(
-        self, moved: list[Slot], before: JobStatus | None, after: JobStatus | None
+    def find_by_payment(self, blockchain_identifier: str) -> Slot | None:
+        """Return the slot of the job whose creator supplied this identifier, or None."""
+        with self._lock:
+            job_id = self._by_payment.get(blockchain_identifier)
+            return None if job_id is None else self._store[job_id]
+
+    # --- one change -----------------------------------------------------------------------------
+
+    def lease(self, slots: Sequence[Slot], leases: Sequence[StandingLease], origin: Origin) -> None:
+        """Lease jobs: no claim gets them until they are freed or change their status."""
+        with self._lock:
+            first = self.origins.entry(CLAIMED, origin)
+            for slot, lease in zip(slots, leases, strict=True):
+                job, entry = slot.job, first
+                slot.lease = lease
+                slot.entries &= ~READY
+                if job.attempts and job.status is RUNNING:
+                    entry = self.origins.entry(CLAIMED, origin, attempt=job.attempts + 1)
+                slot.history = grown(slot.history, entry)
+            self.leased += len(slots)
+            # One by one, in order: a replay may apply the grants of several claims in one run.
+            served = groupby((claimed_for(slot.job), slot.job.queue) for slot in slots)
+            self.queues.served(key for key, _ in served)
+
+    def free(self, slot: Slot, at: datetime) -> None:
+        """End the lease on a job, if there is one; it may be claimed again as soon as it is due."""
+        with self._lock:
+            self.queues.are_barred |= slot.job.not_before is not None
+            if slot.lease is not None:
+                slot.lease = None
+                self.leased -= 1
+            self.queues.free(slot, at)
+
+    def bar(self, slot: Slot) -> None:
+        """Take a job out of its line, until it is freed: it is on hold, or has to wait."""
+        with self._lock:
+            slot.entries &= ~READY
+            self.queues.are_barred = True
+
+    def note(  # noqa: PLR0913 - one argument a field of an entry
+        self,
+        slot: Slot,
+        code: int,
+        origin: Origin,
+        *,
+        before: SettlementState | None = None,
+        after: SettlementState | None = None,
+        attempt: int | None = None,
+        reason: str | None = None,
     ) -> None:
-        if moved and before and after:
-            self.statuses.move(moved, before, after)
+        """Add an entry to the history of a job."""
+        with self._lock:
+            entry = self.origins.entry(code, origin, before, after, attempt, reason)
+            slot.history = grown(slot.history, entry)
+
+    def set_settlement(self, slot: Slot, settlement: Settlement, at: datetime) -> None:
+        """Replace the settlement of a job. Raises InvalidStateTransitionError."""
+        with self._lock:
+            now = slot.job.settlement
+            before = None if now is None else now.state
+            if before is not None and before is not settlement.state:
+                validate_settlement(before, settlement.state)
+            counted = measured(slot)
+            slot.job.settlement = settlement
+            self.texts.changed_parts(slot, counted)
+            self.queues.are_barred |= settlement.not_before is not None
+            if before is not settlement.state:
+                self.queues.settle(slot, before, settlement.state, at)
+                if settlement.state not in OPEN:
+                    self.finished.add([slot])
+
+    def page(self, wanted: Wanted, after: int | None, limit: int, scan_max: int) -> Page:
+        """Return a page of jobs by creation: see `listing`."""
+        with self._lock:
+            return page(self.queues, wanted, after, limit, scan_max)
+
+    def remove(self, job_id: str) -> None:
+        """Remove a finished job. Raises JobNotFoundError, or JobConflictError if it is not."""
+        with self._lock:
+            slot = self.require(job_id)
+            job = slot.job
+            if not is_finished(job):
+                raise JobConflictError(f"job {job_id} is {job.status}", job_id=job_id)
+            is_named = self._by_payment.get(job.blockchain_identifier) == job_id
+            if is_named:
+                del self._by_payment[job.blockchain_identifier]
+            self.texts.remove(slot, is_named=is_named)
+            del self._store[job_id]
+            self.stored -= 1
+            job.version = 0  # marks its entries in the indexes as stale
+            self.queues.remove(slot)
+            self.finished.remove()
+            # Stale entries can hold the slot for long: let them hold no texts.
+            job.input = job.result = job.error = job.meta = None
+            job.input_schema = job.provided_input = job.inputs = job.progress = None
+            slot.history = slot.rounds = None
+
+    # --- snapshots ------------------------------------------------------------------------------
+
+    def slots(self) -> list[Slot]:
+        """Return the slots of all jobs, in order of creation."""
+        with self._lock:
+            return sorted(self._store.values(), key=lambda slot: slot.index)
+
+    def is_named(self, job: StoredJob) -> bool:
+        """Return whether the creator of a job supplied its blockchain identifier."""
+        with self._lock:
+            return self._by_payment.get(job.blockchain_identifier) == job.job_id
+
+    def restore(self, slot: Slot, *, is_named: bool) -> None:
+        """Add a job of a snapshot, created after all others; its lines are restored apart."""
+        with self._lock:
+            job = slot.job
+            if is_named:
+                holder = self._by_payment.setdefault(job.blockchain_identifier, job.job_id)
+                if holder != job.job_id:
+                    raise _paid_for(holder)
+            self._store[job.job_id] = slot
+            self.stored += 1
+            self.leased += slot.lease is not None
+            self.queues.restore(slot)
+            self._are_settled |= job.settlement is not None
+            self.queues.are_barred = True  # some may be
+            self.texts.restore(slot, is_named=is_named)
+
+    # --- parts of a change ----------------------------------------------------------------------
+
+    def _set_rest(self, slot: Slot, new: NewRest, level: Level) -> None:
+        """Set the fields that most new jobs do not have."""
+        job = slot.job
+        job.queue, job.priority = level.queue.name, level.priority
+        job.not_before, job.traceparent = new.not_before, new.traceparent
+        self.queues.are_barred |= new.not_before is not None
+        self.texts.set_meta(job, new.meta)
+        self.texts.add(new.traceparent or "")
+        if new.settle:
+            self._are_settled = True
+            job.settlement = Settlement(SettlementState.PENDING, job.created_at)
+            level.queue.settled[SettlementState.PENDING] += 1
+            self.texts.changed_parts(slot, 0)
+
+    def _set_dialogue(self, slot: Slot, move: JobTransitioned) -> None:
+        """Set the last question or answer of a job, and add it to the rounds of input."""
+        job, counted = slot.job, measured(slot)
+        self.texts.set_dialogue(job, move)
+        rounds, shown = slot.rounds or (), job.inputs or ()
+        if move.target is AWAITING_INPUT:
+            version = move.version + 1
+            rounds = (*rounds, InputRound(version, move.input_schema))
+            shown = (*shown, InputRound(version))
+        elif rounds:
+            last = msgspec.structs.replace(
+                rounds[-1], text=move.provided_input, hash=move.input_hash
+            )
+            rounds = (*rounds[:-1], last)
+            shown = (*shown[:-1], InputRound(last.version, hash=last.hash))
+        slot.rounds, job.inputs = rounds, shown
+        self.texts.changed_parts(slot, counted)
+
+    def _end_or_keep(self, slot: Slot, move: JobTransitioned, origin: Origin) -> None:
+        """End the lease on a job that moves, or let it stand."""
+        if move.forced:
+            self.note(slot, RELEASED, origin, reason=FORCED)
+        if move.keep_lease and slot.lease is not None:
+            slot.lease.is_kept = move.target is AWAITING_INPUT
+            self.queues.are_barred = True
+        else:
+            slot.lease = None
+            self.leased -= 1
+
+    def _moved(
+        self,
+        moved: list[Slot],
+        before: JobStatus | None,
+        after: JobStatus | None,
+        origin: Origin,
+    ) -> None:
+        """Note moves of jobs of one level from one status to another: histories and indexes."""
+        if not moved or before is None or after is None:
+            return
+        is_answer = before is AWAITING_INPUT and moved[0].job.provided_input is not None
+        code = INPUT_PROVIDED if is_answer else MOVED
+        entry = self.origins.entry(code, origin, before, after)
+        for slot in moved:
+            history = slot.history
+            if history is None:
+                slot.history = entry
+            elif len(history) < TRIM_BYTES:  # the common cases, without a call
+                slot.history = history + entry
+            else:
+                slot.history = grown(history, entry)
+        self.queues.move(moved, self.queues.level_of(moved[0].job), before, after, origin.at)
+        if after not in TERMINAL:
+            return
+        if not self._are_settled:
+            self.finished.add(moved)
+            return
+        state = SettlementState.WANTED if after is COMPLETED else SettlementState.CLOSED
+        for slot in moved:  # in order: a replay may apply them in other runs
+            if slot.job.settlement is None:
+                self.finished.add([slot])
+            else:
+                settlement = msgspec.structs.replace(
+                    slot.job.settlement, state=state, updated_at=origin.at
+                )
+                self.set_settlement(slot, settlement, origin.at)
+
+
+def claimed_for(job: StoredJob) -> Claimed:
+    """Return what a job is claimed for: its status, or the state of its settlement at its end."""
+    if job.status in TERMINAL and job.settlement is not None:
+        return job.settlement.state
+    return job.status
+
+
+def is_finished(job: StoredJob) -> bool:
+    """Return whether a job has ended, and its settlement too, if it has one."""
+    if job.status not in TERMINAL:
+        return False
+    return job.settlement is None or job.settlement.state not in OPEN
 
 
 def _paid_for(holder: str) -> JobConflictError:

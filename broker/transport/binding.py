@@ -1,10 +1,12 @@
 """Decides what the broker listens at, and opens one ROUTER socket for ipc and one for tcp.
 
 There are two sockets because identities differ. Over tcp libzmq vouches for a peer's key; over ipc
-it takes such properties from the peer, which could claim any key.
+it takes such properties from the peer, which could claim any key. While the broker's own key is
+rotated, there is a third one, for a socket has one key.
 """
 
 import resource
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Final
 
@@ -59,28 +61,44 @@ class Binding:
         """Bind a router for each kind of endpoint. Raises EndpointError."""
         routers = []
         if self._ipc:
-            credentials = PeerCredentials(self._group, self._settings.group_role)
+            credentials = PeerCredentials(self._group, self._settings.group_roles)
             router = Router(context, b"\x01", credentials.identify, self._limits, counters)
             self._stack.callback(router.close)
             router.bind(self._ipc)
             routers.append(router)
         urls = [url for url in self._settings.bind if url.startswith("tcp:")]
-        if urls and self.keys is not None:
+        if self.keys is not None and (urls or self._settings.bind_next):
             self.keys.counters = counters
-            endpoints = []
-            for url in urls:
-                endpoints.append(TcpEndpoint(url, self._limits.connections))
-                self._stack.callback(endpoints[-1].close)
+            by_key = (
+                (b"\x02", self.keys.own, self._listening(urls)),
+                (
+                    b"\x03",
+                    self.keys.next or self.keys.own,
+                    self._listening(self._settings.bind_next),
+                ),
+            )
             curve = CurveCredentials(context, self.keys)
             self._stack.callback(curve.close)
-            router = Router(context, b"\x02", curve.identify, self._limits, counters)
-            self._stack.callback(router.close)
-            curve.require_keys(router.socket)
-            _set_heartbeats(router.socket, self._settings.heartbeat_ms)
-            router.bind(endpoints)
-            routers.append(router)
+            for mark, pair, endpoints in by_key:
+                if not endpoints:
+                    continue
+                router = Router(context, mark, curve.identify, self._limits, counters)
+                self._stack.callback(router.close)
+                curve.require_keys(router.socket, pair)
+                _set_heartbeats(router.socket, self._settings.heartbeat_ms)
+                router.bind(endpoints)
+                routers.append(router)
+                log.info("key of the broker", public_key=pair.public_key, bind=router.bound)
             log.info("keys", directory=str(self._settings.keys), clients=len(self.keys))
         return routers
+
+    def _listening(self, urls: Iterable[str]) -> list[TcpEndpoint]:
+        """Listen at tcp endpoints, until the stack gives them back. Raises EndpointError."""
+        endpoints = []
+        for url in urls:
+            endpoints.append(TcpEndpoint(url, self._limits.connections))
+            self._stack.callback(endpoints[-1].close)
+        return endpoints
 
 
 def libzmq() -> str:
@@ -117,7 +135,7 @@ def connections_per_router(settings: Settings) -> int:
             f"connections: {settings.connections} are too many where {files} files may be open;"
             f" three quarters of them, {files - files // 4}, are the most (see ulimit -n)"
         )
-    routers = len({url.startswith("tcp:") for url in settings.bind})
+    routers = len({url.startswith("tcp:") for url in settings.bind}) + bool(settings.bind_next)
     return max(1, (settings.connections or files // 4) // routers)
 
 

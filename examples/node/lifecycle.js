@@ -15,6 +15,7 @@ if (!endpoint) {
 async function lifecycle(client) {
   const hello = await client.call({ type: "hello" });
   assert.equal(hello.protocol, 1);
+  assert.ok(hello.revision >= 2, "an older broker does not know `history`");
   console.log(`hello: ${hello.server}, up to ${hello.limits.commands} commands a message`);
 
   const before = await client.call({ type: "count" });
@@ -78,6 +79,14 @@ async function lifecycle(client) {
 
   assert.deepEqual((await waiting).job, done.job);
   console.log(`wait: woken with the result "${done.job.result}"`);
+
+  const { entries, left_out } = await client.call({ type: "history", job_id: job.job_id });
+  assert.equal(left_out, 0);
+  assert.deepEqual(
+    entries.map(({ what, to }) => to ?? what),
+    ["created", "running", "completed"],
+  );
+  console.log(`history: ${entries.map(({ at, what, to }) => `${at.toISOString()} ${to ?? what}`).join(", ")}`);
 
   const after = await client.call({ type: "count" });
   assert.equal(after.total, before.total + 1);

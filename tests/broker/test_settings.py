@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import zmq
+from click.testing import CliRunner
 
+from tollgate.broker.admin import config
+from tollgate.broker.core.roles import Role
 from tollgate.broker.settings import AllSettings, SettingsError, load
 from tollgate.broker.transport.binding import Binding, check_libzmq, connections_per_router
 from tollgate.broker.transport.endpoints import EndpointError
@@ -26,7 +29,17 @@ from tollgate.broker.transport.endpoints import EndpointError
         ({"bind": ["inproc://x"]}, "ipc:///path"),
         ({"bind": ["ipc:///"]}, "ipc:///path"),
         ({"bind": []}, "bind"),
-        ({"group_role": "king"}, "group_role"),
+        ({"group_roles": "king"}, "group_roles"),
+        ({"group_roles": ["worker", "king"]}, "group_roles"),
+        ({"group_roles": ["worker,king"]}, "group_roles"),
+        ({"group_roles": []}, "group_roles"),
+        ({"group_roles": ""}, "group_roles"),
+        ({"group_roles": 1}, "group_roles"),
+        ({"group_role": "worker"}, "it is called group_roles now"),
+        ({"bind_next": ["ipc:///a"], "keys": "k"}, "ipc has no key"),
+        ({"bind_next": ["tcp://127.0.0.1:0"]}, "bind_next: tcp://127.0.0.1:0 takes --keys"),
+        ({"bind_next": ["tcp://*:0"], "keys": "k"}, "--allow-wildcard"),
+        ({"bind_next": ["tcp://localhost:0"], "keys": "k"}, "is no address"),
         ({"fsync": "sometimes"}, "fsync"),
         ({"log_level": "loud"}, "log_level"),
         ({"jobs": 0}, "jobs"),
@@ -56,6 +69,32 @@ def test_a_wrong_variable_is_refused_in_one_line(
         load({})
     assert name.lower() in str(refusal.value).lower()
     assert "\n" not in str(refusal.value)
+
+
+def test_a_group_has_one_role_or_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text('group_roles = ["worker", "payments"]\n')
+    both = [Role.WORKER, Role.PAYMENTS]
+    assert load({}).group_roles == [Role.OBSERVER]
+    assert load({}, file).group_roles == both
+    assert load({"group_roles": ["worker", "payments"]}).group_roles == both
+    assert load({"group_roles": ["worker,payments"]}).group_roles == both
+    monkeypatch.setenv("TOLLGATE_BROKER_GROUP_ROLES", "worker, payments")
+    assert load({}).group_roles == both
+
+
+def test_the_old_name_of_a_setting_names_the_new(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_text('group_role = "worker"\n')
+    with pytest.raises(SettingsError, match=r"^group_role: it is called group_roles now \(in .*\)"):
+        load({}, file)
+    typed = CliRunner().invoke(config.main, ["show", "--group-role", "worker"])
+    assert (typed.exit_code, "--group-roles" in typed.stderr) == (2, True)
+    monkeypatch.setenv("TOLLGATE_BROKER_GROUP_ROLE", "worker")
+    with pytest.raises(SettingsError, match="GROUP_ROLE: it is called group_roles now"):
+        load({})
 
 
 @pytest.mark.parametrize("text", ["jobs = [", "jobz = 1", "jobs = 'many'"])
@@ -99,16 +138,18 @@ def test_a_group_that_does_not_exist_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("connections", "tcp", "share"), [(0, False, 512), (0, True, 256), (30, True, 15), (1, True, 1)]
+    ("connections", "tcp", "share"), [(0, 0, 512), (0, 1, 256), (0, 2, 170), (30, 1, 15), (1, 1, 1)]
 )
 def test_routers_share_the_connections(
-    monkeypatch: pytest.MonkeyPatch, connections: int, tcp: bool, share: int
+    monkeypatch: pytest.MonkeyPatch, connections: int, tcp: int, share: int
 ) -> None:
     limits = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 2_048))
     monkeypatch.setattr(resource, "setrlimit", lambda *arguments: limits.append(arguments))
     bind = ["ipc:///a", "ipc:///b", *["tcp://127.0.0.1:*"][:tcp]]
-    settings = load({"bind": bind, "keys": "k", "connections": connections})
+    bind_next = ["tcp://127.0.0.1:*"][: tcp - 1]
+    options = {"bind": bind, "bind_next": bind_next, "keys": "k", "connections": connections}
+    settings = load(options)
     assert connections_per_router(settings) == share
     assert limits == [(resource.RLIMIT_NOFILE, (2_048, 2_048))]
 

@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tollgate.cli.main import cli
+from tollgate.client.sync import Client
 
 ROOT = Path(__file__).parents[2]
 TOLLGATE = [sys.executable, "-m", "tollgate"]
@@ -58,6 +59,13 @@ def endpoint() -> Iterator[str]:
         finally:
             broker.terminate()
             assert broker.wait(PATIENCE_S) == 0
+
+
+@pytest.fixture
+def client(endpoint: str) -> Iterator[Client]:
+    """A client of that broker, to prepare what a command finds, and to look at what it did."""
+    with Client(endpoint) as client:
+        yield client
 
 
 @pytest.fixture

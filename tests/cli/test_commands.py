@@ -1,26 +1,22 @@
 """Each command against a real broker, called in this process."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import click
 import msgspec
 import pytest
 from click.testing import Result
 
+from tests.cli.results import document, misused, refused
 from tollgate.cli import query
+from tollgate.cli.options import duration
 from tollgate.cli.query import follow_jobs
 from tollgate.client.sync import Client
 from tollgate.domain.hashing import input_hash
 from tollgate.domain.status import JobStatus
 
 Invoke = Callable[..., Result]
-
-
-@pytest.fixture
-def client(endpoint: str) -> Iterator[Client]:
-    with Client(endpoint) as client:
-        yield client
 
 
 @pytest.fixture
@@ -34,29 +30,6 @@ def created(invoke: Invoke, *arguments: str) -> str:
     assert result.stderr == ""
     (job_id,) = result.stdout.splitlines()
     return job_id
-
-
-def document(result: Result) -> Any:
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
-    (line,) = result.stdout.splitlines()
-    return msgspec.json.decode(line)
-
-
-def refused(result: Result, code: str) -> None:
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith(f"tollgate: {code}: ")
-
-
-def misused(result: Result) -> str:
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("tollgate: ")
-    assert "--help" in line
-    return line
 
 
 def test_ping_shows_server_and_round_trip(invoke: Invoke, endpoint: str) -> None:
@@ -165,7 +138,7 @@ def test_get_of_an_unknown_job(invoke: Invoke) -> None:
 
 
 def test_transition_moves_a_job(invoke: Invoke, job_id: str) -> None:
-    result = invoke("transition", job_id, "running", "--expect-version", "1")
+    result = invoke("transition", job_id, "running", "--expected-version", "1")
     assert result.stdout == f"{job_id} is running now, at version 2\n"
     job = document(invoke("transition", job_id, "completed", "--result", "done", "--json"))
     assert (job["status"], job["result"], job["version"]) == ("completed", "done", 3)
@@ -178,7 +151,7 @@ def test_transition_with_an_error(invoke: Invoke, job_id: str) -> None:
 
 def test_transition_is_refused(invoke: Invoke, job_id: str, client: Client) -> None:
     refused(invoke("transition", job_id, "completed"), "illegal_transition")
-    conflict = invoke("transition", job_id, "running", "--expect-version", "7")
+    conflict = invoke("transition", job_id, "running", "--expected-version", "7")
     refused(conflict, "version_conflict")
     assert "it is awaiting_payment at version 1 now" in conflict.stderr
     (lease,) = client.claim(JobStatus.AWAITING_PAYMENT, limit=1)
@@ -197,8 +170,8 @@ def test_transition_is_refused(invoke: Invoke, job_id: str, client: Client) -> N
         ["x", "running", "--error", "e"],
         ["x", "completed", "--result", ""],
         ["x", "failed", "--error", ""],
-        ["x", "running", "--expect-version", "0"],
-        ["x", "running", "--expect-version", "one"],
+        ["x", "running", "--expected-version", "0"],
+        ["x", "running", "--expected-version", "one"],
         ["x"],
     ],
 )
@@ -211,7 +184,7 @@ def test_count(invoke: Invoke, job_id: str) -> None:
     counts = document(invoke("count", "--json"))
     assert counts["total"] == sum(counts["by_status"].values())
     assert set(counts["by_status"]) == set(JobStatus)
-    lines = invoke("count").stdout.splitlines()
+    lines = invoke("count").stdout.splitlines()[:6]  # settlements may follow
     assert [line.split()[0] for line in lines] == [*JobStatus, "total"]
     assert "oldest since 20" in lines[0]
     assert lines[-1].split() == ["total", str(counts["total"])]
@@ -254,7 +227,7 @@ def test_follow_gives_each_job_once_for_any_page_size(
         client.create(input="x", job_id=next(left))
 
     monkeypatch.setattr(query, "sleep", create_one_more)
-    followed = follow_jobs(client, None)
+    followed = follow_jobs(client)
     assert [next(followed).job_id for _ in known + coming] == known + coming
 
 
@@ -274,7 +247,7 @@ def test_follow_remembers_all_jobs_of_the_last_page(
         client.transition(passing[-1], JobStatus.RUNNING)
 
     monkeypatch.setattr(query, "sleep", let_one_pass)
-    followed = follow_jobs(client, JobStatus.RUNNING)
+    followed = follow_jobs(client, status=JobStatus.RUNNING)
     while next(followed).job_id != started.job_id:
         pass  # jobs that other tests left running
     assert [next(followed).job_id for _ in range(5)] == passing
@@ -299,6 +272,38 @@ def test_no_broker_is_exit_code_3(invoke: Invoke, tmp_path: Path, command: str) 
     assert "start a broker with `tollgate broker`" in line
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("creat", "'create'"),
+        ("histories", "'history'"),
+        ("Get", "'get'"),
+        ("provide_input", "'provide-input'"),
+        ("pause", "'pause-queue'"),
+        ("stop", "'request-stop'"),
+    ],
+)
+def test_a_misspelt_command_gets_a_guess(invoke: Invoke, typed: str, meant: str) -> None:
+    line = misused(invoke(typed, "x"))
+    assert line.startswith(f"tollgate: No such command '{typed}'. Did you mean {meant}")
+    assert line.endswith("? See `tollgate --help`")
+
+
 def test_unknown_command_is_wrong_usage(invoke: Invoke) -> None:
-    misused(invoke("creat"))
+    assert "mean" not in misused(invoke("zzz"))
+    assert "'--status'" in misused(invoke("list", "--stauts", "running"))
     misused(invoke("--no-such-option"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "length_s"),
+    [("45", 45), ("0.5", 0.5), ("30s", 30), ("5m", 300), ("2h", 7_200), ("1.5d", 129_600)],
+)
+def test_a_duration_has_a_unit(typed: str, length_s: float) -> None:
+    assert duration(typed) == length_s
+
+
+@pytest.mark.parametrize("typed", ["", "s", "-1s", "nan", "1w", "1 h", "366d", "1e3", "٣s", "5m\n"])
+def test_other_durations_are_refused(typed: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a duration, such as 45, 30s, 5m"):
+        duration(typed)

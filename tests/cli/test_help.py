@@ -1,4 +1,4 @@
-"""Each command that a help text or a message tells people to type is one that works."""
+"""Each command that a help text, a page or a message tells people to type is one that works."""
 
 import re
 import shlex
@@ -24,7 +24,9 @@ PROCESSES = {
 }
 EXAMPLE = re.compile(r"(?:^ *|\$\(|\| )tollgate ((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
 ADVICE = re.compile(r"(?:with|see|try it|run|say|Start with): tollgate ([^\"`;]+)")
-NAMED = re.compile(r"`tollgate ([a-z]+(?: [a-z]+)?)")
+PAGE = ROOT / "docs/command-line.md"
+QUOTED = re.compile(r"`tollgate ([^`]+)`")
+NAMED = re.compile(r"`tollgate ([a-z-]+(?: [a-z]+)?)")
 
 
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -54,6 +56,7 @@ def typed() -> Iterator[str]:
     for folder in SOURCES:
         for path in (ROOT / folder).rglob("*.py"):
             yield from ADVICE.findall(path.read_text())
+    yield from QUOTED.findall(PAGE.read_text())
 
 
 TYPED = sorted(set(typed()))
@@ -66,7 +69,7 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("line", TYPED)
 def test_what_help_says_can_be_typed(line: str) -> None:
     words = shlex.split(line.replace("\\\n", " ").replace("{out}", "alice.key"))
-    for stop in ("|", ">", "2>&1", "&"):
+    for stop in ("|", "<", ">", "2>&1", "&"):
         words = words[: words.index(stop)] if stop in words else words
     command, rest = command_of([word.removesuffix(")") for word in words])
     with suppress(click.exceptions.Exit):  # of --help

@@ -31,9 +31,9 @@ def test_exit_codes_and_streams(start: Start, tmp_path: Path) -> None:
     code, out, err = ended(start("get", "nope"))
     assert (code, out) == (1, "")
     assert err == "tollgate: job_not_found: no job nope; see `tollgate list`\n"
-    code, out, err = ended(start("get"))
+    code, out, err = ended(start("wait"))
     assert (code, out) == (2, "")
-    assert err == "tollgate: Missing argument 'ID'; see `tollgate get --help`\n"
+    assert err == "tollgate: Missing argument 'ID'; see `tollgate wait --help`\n"
     nowhere = f"ipc://{tmp_path}/s"
     code, out, err = ended(start("ping", "--endpoint", nowhere, "--answer-timeout", "0.1"))
     assert (code, out) == (3, "")

@@ -42,7 +42,7 @@ def test_count_shows_bars(in_terminal: InTerminal, endpoint: str) -> None:
     shown = in_terminal("count")
     assert "█" in shown.text
     assert "✓ completed" in shown.text
-    assert shown.text.splitlines()[-1].split()[0] == "total"
+    assert shown.text.splitlines()[5].split()[0] == "total"
     assert "total" not in in_terminal("count", "--status", "running").text
 
 
@@ -57,6 +57,29 @@ def test_list_fits_the_terminal(in_terminal: InTerminal, endpoint: str) -> None:
     assert any(line.startswith(f"{job_id}  completed") for line in lines)
     assert lines[-1].endswith("…")
     assert max(map(len, lines)) == 80
+
+
+def test_list_shows_leases_in_80_columns(in_terminal: InTerminal, endpoint: str) -> None:
+    with Client(endpoint) as client:
+        job_id = client.create(input="x", queue="leased").job_id
+        client.claim(JobStatus.AWAITING_PAYMENT, job_ids=[job_id], lease_ms=600_000)
+    heading, line = in_terminal("list", "--queue", "leased", "--lease").text.splitlines()
+    assert heading.split() == ["JOB", "STATUS", "LEFT,", "HOLDER"]
+    assert line.startswith(f"{job_id}  awaiting_payment  9 min  uid:")
+    assert len(line) <= 80
+    wide = in_terminal("list", "--queue", "leased", "--lease", size=(200, 24)).text
+    assert wide.endswith("  [leased] x\n")
+
+
+def test_history_is_a_table(in_terminal: InTerminal, endpoint: str) -> None:
+    job_id = finished(endpoint)
+    shown = in_terminal("history", job_id, env={"TZ": "IST-5:30"})
+    title, heading, *lines = shown.text.splitlines()
+    assert (title, heading.split()) == (job_id, ["TIME", "WHAT", "WHO"])
+    assert [line[21:48].split()[-1] for line in lines] == ["created", "running", "completed"]
+    assert all("uid:" in line for line in lines[1:])
+    assert max(map(len, (heading, *lines))) <= 80
+    assert COLOUR.search(shown.raw)
 
 
 def test_wait_shows_a_spinner(in_terminal: InTerminal, endpoint: str) -> None:

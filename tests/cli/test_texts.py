@@ -5,7 +5,16 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from tollgate.terminal.style import bar
-from tollgate.terminal.text import ago, counted, duration, iso, milliseconds, one_line, printable
+from tollgate.terminal.text import (
+    ago,
+    counted,
+    cut,
+    duration,
+    iso,
+    milliseconds,
+    one_line,
+    printable,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 
@@ -46,6 +55,10 @@ def test_control_characters_are_replaced() -> None:
     assert printable("a\x1b[31m\x9b\x07\u202e\x7f") == "a�[31m����"
     assert printable("a\n\tb é 日本") == "a\n\tb é 日本"
     assert one_line(" a\r\n\tb  c ") == "a b c"
+
+
+def test_a_long_text_is_cut() -> None:
+    assert [cut("abcde", width) for width in (6, 5, 4, 1)] == ["abcde", "abcde", "abc…", "…"]
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,13 @@ def empty_broker() -> Iterator[BrokerProcess]:
 class Awaited:
     """An `AsyncClient` that is called like a `Client`, so that one test covers both."""
 
-    def __init__(self, endpoint: str | None = None, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, endpoint: str | None = None, *, timeout_s: float = 10.0, name: str | None = None
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._client = AsyncClient(endpoint, timeout_s=timeout_s)
+        self._client = AsyncClient(endpoint, timeout_s=timeout_s, name=name)
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._client, name)

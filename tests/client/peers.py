@@ -85,6 +85,20 @@ def hello_result(**limits: int) -> HelloResult:
     )
 
 
+def greeting(
+    session: int | None = None,
+    *,
+    time: datetime | None = WALL,
+    revision: int = 2,
+    remembers: bool = False,
+) -> HelloResult:
+    """Return the greeting of a broker that knows this revision, at this time."""
+    hello = hello_result()
+    hello.session, hello.remembers = session, remembers or session is not None
+    hello.time, hello.revision, hello.roles = time, revision, ["admin"]
+    return hello
+
+
 def reply(seq: int, *results: AnyResult) -> bytes:
     return encode(Reply(PROTOCOL_VERSION, seq, [*results]))
 

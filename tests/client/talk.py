@@ -7,8 +7,9 @@ from tollgate.client.session import Session
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.messages import Request, decode_request
+from tollgate.domain.results import HelloResult
 
-from .peers import WALL_S
+from .peers import WALL_S, reply
 
 
 class Talk:
@@ -38,6 +39,13 @@ class Talk:
         while (frame := self.session.next_frame(self.now, WALL_S)) is not None:
             yield frame
             self.session.sent(self.now)
+
+    def greet(self, hello: HelloResult, later_s: float = 0.0) -> None:
+        """Ask for a greeting, and hear it `later_s` seconds after that."""
+        self.session.submit_one(self.session.hello(), deadline=self.now + 10)
+        (request,) = self.requests()
+        self.now += later_s
+        self.hear(reply(request.seq, hello))
 
     def hear(self, frame: bytes) -> None:
         self.session.receive(frame, self.now)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import msgspec
 import pytest
 
-from tollgate.client import aio, commands, sync
+from tollgate.client import aio, commands, rows, sync, waits
 from tollgate.client.arguments import seconds
 from tollgate.client.connection import Connection
 from tollgate.domain.commands import Create
@@ -24,7 +24,8 @@ from .peers import HASH
 
 # Wrong types on purpose: a type checker would find them.
 calls: Any = commands
-SlicedWait: Any = commands.SlicedWait
+SlicedWait: Any = waits.SlicedWait
+creates: Any = rows.creates
 Client: Any = sync.Client
 AsyncClient: Any = aio.AsyncClient
 
@@ -63,6 +64,10 @@ class Named(str, enum.Enum):  # noqa: UP042 - its str() and hash() are not those
     TEXT = "a text"
 
 
+class Settling(enum.Enum):
+    WANTED = "wanted"
+
+
 class Level(enum.IntEnum):
     THREE = 3
 
@@ -76,6 +81,15 @@ class Index:
 
 NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001 - what users pass by mistake
 NAIVE_STAMP = Stamp(2030, 1, 1)
+
+
+class Clash:
+    """A value that refuses to be compared, as arrays and missing values of other libraries do."""
+
+    def __eq__(self, _: object) -> NoReturn:
+        raise TypeError
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Unshowable:
@@ -127,6 +141,45 @@ class Unshowable:
         ),
         (lambda: calls.touch(ID, Whole(7), Index()), lambda: calls.touch(str(ID), 7, 7)),
         (lambda: calls.release(Text("a"), Index()), lambda: calls.release("a", 7)),
+        (
+            lambda: calls.release("a", 7, delay_s=timedelta(milliseconds=1_500), reason=Text("x")),
+            lambda: calls.release("a", 7, delay_s=1.5, reason="x"),
+        ),
+        (
+            lambda: calls.touch("a", 7, progress=Named.TEXT, fraction=Whole(1)),
+            lambda: calls.touch("a", 7, progress="a text", fraction=1.0),
+        ),
+        (
+            lambda: calls.claim("running", queues=Text("a")),
+            lambda: calls.claim("running", queues=["a"]),
+        ),
+        (
+            lambda: calls.claim("running", queues=iter([Text("a"), "b"]), limit=Index()),
+            lambda: calls.claim("running", queues=["a", "b"], limit=7),
+        ),
+        (
+            lambda: calls.claim("running", job_ids={ID}),
+            lambda: calls.claim("running", job_ids=[str(ID)], limit=1),
+        ),
+        (
+            lambda: calls.claim(settlement=Settling.WANTED),
+            lambda: calls.claim(settlement="wanted", queues=None),
+        ),
+        (
+            lambda: calls.settle(ID, to=Text("manual"), lease=Index(), retry_after_s=timedelta(1)),
+            lambda: calls.settle(str(ID), to="manual", lease=7, retry_after_s=86_400),
+        ),
+        (
+            lambda: calls.create(HASH, job_id=ID, queue=Text("a"), priority=Level.THREE),
+            lambda: calls.create(HASH, job_id=str(ID), queue="a", priority=3),
+        ),
+        (
+            lambda: calls.create(HASH, job_id=ID, meta=Named.TEXT, not_before=DUE_S),
+            lambda: calls.create(HASH, job_id=str(ID), meta="a text", not_before=DUE),
+        ),
+        (lambda: calls.annotate(ID, Text("a")), lambda: calls.annotate(str(ID), "a")),
+        (lambda: calls.hold(ID, reason=Text("a")), lambda: calls.hold(str(ID), reason="a")),
+        (lambda: calls.pause_queue(Text("a")), lambda: calls.pause_queue("a")),
         (
             lambda: SlicedWait([ID, Text("b"), "c"], [Word.RUNNING], None, 1).slice(0)[0],
             lambda: SlicedWait([str(ID), "b", "c"], ["running"], None, 1).slice(0)[0],
@@ -185,13 +238,13 @@ class Odd(tzinfo):
         (100_000_000_001, datetime(1973, 3, 3, 9, 46, 40, 1_000, tzinfo=UTC)),
     ],
 )
-@pytest.mark.parametrize("name", ["pay_by_time", "submit_result_time"])
+@pytest.mark.parametrize("name", ["pay_by_time", "submit_result_time", "not_before"])
 def test_times_in_other_forms(name: str, given: Any, time: datetime) -> None:
     command = calls.create(HASH, **{name: given})
     assert getattr(command, name) == time
     assert type(getattr(command, name)) is datetime
     assert encode_command(command)
-    (row,) = calls.creates([{"input_hash": HASH, name: given}])
+    (row,) = creates([{"input_hash": HASH, name: given}])
     assert isinstance(row, Create)
     assert getattr(row, name) == time
 
@@ -262,15 +315,49 @@ WRONG: list[tuple[str, str, Callable[[], object]]] = [
     ("claim: limit", "int 1001", lambda: calls.claim("running", limit=1_001)),
     ("claim: wait_ms", "float", lambda: calls.claim("running", wait_ms=0.5)),
     ("list: after", "str 'yesterday'", lambda: calls.list_page(None, "yesterday")),
+    ("create: queue", "int 7", lambda: calls.create(HASH, queue=7)),
+    ("create: priority", "bool", lambda: calls.create(HASH, priority=True)),
+    ("create: priority", "str '3'", lambda: calls.create(HASH, priority="3")),
+    ("create: not_before", "str", lambda: calls.create(HASH, not_before="tomorrow")),
+    ("create: delay_s", "str '5'", lambda: calls.create(HASH, delay_s="5")),
+    ("create: delay_s", "bool", lambda: calls.create(HASH, delay_s=True)),
+    ("create: delay_s", "int", lambda: calls.create(HASH, delay_s=10**400)),
+    ("create: meta", "dict", lambda: calls.create(HASH, meta={})),
+    ("create: settle", "int 1", lambda: calls.create(HASH, settle=1, queue="a")),
+    ("create: traceparent", "str '00'", lambda: calls.create(HASH, traceparent="00")),
+    ("create: pay_by_time", "Clash", lambda: calls.create(HASH, pay_by_time=Clash())),
+    ("get: lease", "int 7", lambda: calls.get("a", lease=7)),
+    ("list: lease", "str", lambda: calls.list_page(lease="yes")),
+    ("list: newest", "int", lambda: calls.list_page(newest=1)),
+    ("list: queue", "list", lambda: calls.list_page(queue=["a"])),
+    ("transition: keep_lease", "int", lambda: calls.transition("a", "running", keep_lease=1)),
+    ("transition: force", "str", lambda: calls.transition("a", "running", force="no")),
+    ("claim: queues", "int", lambda: calls.claim("running", queues=7)),
+    ("claim: queues", "bytes", lambda: calls.claim("running", queues=b"a")),
+    ("claim: queues", "list ['a b']", lambda: calls.claim("running", queues="a b")),
+    ("claim: job_ids", "list", lambda: calls.claim("running", job_ids=["a" * 65])),
+    ("touch: progress", "None", lambda: calls.touch("a", 1, fraction=0.5)),
+    ("touch: progress", "int", lambda: calls.touch("a", 1, progress=50)),
+    ("touch: fraction", "float 1.5", lambda: calls.touch("a", 1, progress="x", fraction=1.5)),
+    ("touch: fraction", "str", lambda: calls.touch("a", 1, progress="x", fraction="1/2")),
+    ("release: delay_s", "float -1.0", lambda: calls.release("a", 1, delay_s=-1.0)),
+    ("release: hold", "int 1", lambda: calls.release("a", 1, hold=1)),
+    ("release: reason", "bytes", lambda: calls.release("a", 1, reason=b"x")),
+    ("settle: retry_after_s", "str", lambda: calls.settle("a", retry_after_s="1")),
+    ("settle: on_chain_state", "str ''", lambda: calls.settle("a", on_chain_state="")),
+    ("annotate: meta", "dict", lambda: calls.annotate("a", {})),
+    ("pause_queue: queue", "None", lambda: calls.pause_queue(None)),
+    ("history: job_id", "int", lambda: calls.history(7)),
+    ("hold: reason", "int", lambda: calls.hold("a", reason=7)),
     ("wait: job_ids", "int", lambda: SlicedWait(7, None, None, 1)),
     ("wait: job_ids", "bytes", lambda: SlicedWait(b"a", None, None, 1)),
     ("wait: job_ids", "None", lambda: SlicedWait([None], None, None, 1)),
     ("wait: job_ids", "list", lambda: SlicedWait([], None, None, 1)),
     ("wait: job_ids", "list", lambda: SlicedWait(["a"] * 1_001, None, None, 1)),
     ("wait: statuses", "int", lambda: SlicedWait("a", 7, None, 1)),
-    ("create_many: jobs", "str", lambda: calls.creates("text")),
-    ("create_many: jobs", "dict", lambda: calls.creates({"input": "x"})),
-    ("create_many: jobs", "int", lambda: calls.creates(7)),
+    ("create_many: jobs", "str", lambda: creates("text")),
+    ("create_many: jobs", "dict", lambda: creates({"input": "x"})),
+    ("create_many: jobs", "int", lambda: creates(7)),
     ("timeout_s", "str '5'", lambda: Client(NOWHERE, timeout_s="5")),
     ("timeout_s", "None", lambda: AsyncClient(NOWHERE, timeout_s=None)),
     ("timeout_s", "float nan", lambda: seconds(float("nan"))),
@@ -328,7 +415,7 @@ def test_the_client_refuses_before_it_connects(call: Callable[[Any], Any]) -> No
     "row", [7, None, b"x", ["input"], {"inputs": "x"}, {7: 8}, Unshowable()], ids=range(7)
 )
 def test_a_row_of_another_kind_says_what_it_may_be(row: Any) -> None:
-    (refusal,) = calls.creates([row])
+    (refusal,) = creates([row])
     assert isinstance(refusal, ArgumentError)
     assert "create_many: a job must be a" in str(refusal)
     assert not INTERNALS.search(str(refusal))

@@ -149,7 +149,7 @@ def test_wait_times_out(client: Any) -> None:
 
 
 def test_a_long_wait_is_sent_in_slices(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tollgate.client.commands.SLICE_MS", 20)
+    monkeypatch.setattr("tollgate.client.waits.SLICE_MS", 20)
     with pytest.raises(WaitTimeoutError):
         client.wait(client.create(HASH).job_id, timeout_s=SOON_S)
 
@@ -181,7 +181,7 @@ def test_claim_touch_and_release(client_of_empty: Any) -> None:
     assert (lease.job, lease.lease_ms) == (job, 60_000)
     assert client.claim("running") == []
     assert client.claim("running", wait_ms=20) == []
-    assert client.touch(job.job_id, lease.token, lease_ms=90_000) is None
+    assert not client.touch(job.job_id, lease.token, lease_ms=90_000).stop_requested
     with pytest.raises(LeaseHeldError):
         client.transition(job.job_id, "completed", result="mine")
     assert client.release(job.job_id, lease.token) is None

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tollgate.client import commands as calls
-from tollgate.client.commands import SlicedWait
 from tollgate.client.inputs import hash_of_input
+from tollgate.client.rows import creates
+from tollgate.client.waits import SlicedWait
 from tollgate.domain.commands import AnyCommand, Create, Transition
 from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.hashing import input_hash
@@ -48,7 +49,7 @@ def test_an_input_without_canonical_form_is_refused(text: str) -> None:
 
 def test_ids_are_uuids_of_version_4_and_differ() -> None:
     ids = [calls.new_job_id() for _ in range(100)]
-    rows = [row for row in calls.creates([HASH] * 1_000) if isinstance(row, Create)]
+    rows = [row for row in creates([HASH] * 1_000) if isinstance(row, Create)]
     ids += [str(row.job_id) for row in rows]
     assert len(set(ids)) == 1_100
     for text in ids:
@@ -74,7 +75,7 @@ ROWS: list[Any] = [
 
 
 def test_rows_of_every_kind_become_creates_with_ids() -> None:
-    made = [*calls.creates(ROWS)]
+    made = [*creates(ROWS)]
     assert all(isinstance(command, Create) and command.job_id for command in made)
     assert [command.job_id for command in made[2:5:2] if isinstance(command, Create)] == [
         job_id(1),
@@ -110,7 +111,7 @@ def test_rows_of_every_kind_become_creates_with_ids() -> None:
     ids=lambda row: repr(row)[:40],
 )
 def test_a_bad_row_is_refused_alone(row: Any) -> None:
-    before, refusal, after = calls.creates([HASH, row, HASH])
+    before, refusal, after = creates([HASH, row, HASH])
     assert isinstance(before, Create)
     assert isinstance(refusal, ArgumentError)
     assert isinstance(after, Create)
@@ -146,6 +147,45 @@ def test_a_bad_row_is_refused_alone(row: Any) -> None:
         lambda: calls.list_page(None, None, 1_001),
         lambda: calls.list_page(None, "yesterday", 1),
         lambda: calls.claim("failed", lease_ms=1, wait_ms=0, limit=1),
+        calls.claim,
+        lambda: calls.claim("running", settlement="wanted"),
+        lambda: calls.claim(settlement="manual"),
+        lambda: calls.claim("running", queues="a", job_ids="b"),
+        lambda: calls.claim("running", queues=["*", "a"]),
+        lambda: calls.claim("running", queues=[]),
+        lambda: calls.claim("running", queues=["a"] * 65),
+        lambda: calls.claim("running", queues="no blanks"),
+        lambda: calls.claim("running", job_ids=[]),
+        lambda: calls.claim("running", job_ids=[""]),
+        lambda: calls.claim("running", job_ids=["a"], wait_ms=1),
+        lambda: calls.create(HASH, queue="no blanks"),
+        lambda: calls.create(HASH, queue="*"),
+        lambda: calls.create(HASH, queue="a" * 65),
+        lambda: calls.create(HASH, priority=10),
+        lambda: calls.create(HASH, traceparent="00-1-2-3"),
+        lambda: calls.create(HASH, not_before=WALL, submit_result_time=WALL),
+        lambda: calls.create(HASH, not_before=WALL, delay_s=1),
+        lambda: calls.create(HASH, delay_s=-1),
+        lambda: calls.create(HASH, delay_s=366 * 86_400),
+        lambda: calls.transition("a", "running", keep_lease=True, lease=1),
+        lambda: calls.transition("a", "awaiting_input", keep_lease=True),
+        lambda: calls.transition("a", "failed", force=True),
+        lambda: calls.transition("a", "failed", force=True, expected_version=1, lease=1),
+        lambda: calls.provide_input("a", "b", 1, input_hash="short"),
+        lambda: calls.count("running", settlement="wanted"),
+        lambda: calls.count(settlement="paid"),
+        lambda: calls.list_page("running", settlement="wanted"),
+        lambda: calls.list_page(queue=""),
+        lambda: calls.settle("a", to="paid"),
+        lambda: calls.settle("a", result_hash="g" * 64),
+        lambda: calls.settle("a", retry_after_s=-1),
+        lambda: calls.pause_queue("*"),
+        lambda: calls.resume_queue(""),
+        lambda: calls.touch("a", 1, fraction=0.5),
+        lambda: calls.touch("a", 1, progress="x", fraction=1.5),
+        lambda: calls.release("a", 1, delay_s=float("nan")),
+        lambda: calls.annotate("a", "\ud800"),
+        lambda: calls.history("a" * 65),
         lambda: calls.claim("running", lease_ms=0, wait_ms=0, limit=1),
         lambda: calls.claim("running", lease_ms=1, wait_ms=3_600_001, limit=1),
         lambda: calls.touch("a", 1, 0),
@@ -161,7 +201,7 @@ def test_invalid_arguments_are_refused(call: Callable[[], object]) -> None:
 
 
 def test_a_refusal_names_command_and_field() -> None:
-    with pytest.raises(ArgumentError, match=r"create: job_id is no UUID"):
+    with pytest.raises(ArgumentError, match=r"create: job_id must be a UUID, as text in lowercase"):
         calls.create(HASH, job_id="seven")
     with pytest.raises(ArgumentError, match="pay_by_time must be a datetime with a time zone"):
         calls.create(HASH, pay_by_time=NAIVE)
@@ -189,11 +229,10 @@ def test_statuses_may_be_given_by_name() -> None:
     ],
 )
 def test_both_paths_make_the_same_transition(target: JobStatus, name: str, text: str) -> None:
+    fields: dict[str, Any] = {name: text, "expected_version": 2, "lease": 7}
     for given in (target, target.value):
-        made = calls.transition("a", given, **{name: text}, expected_version=2, lease=7)
-        assert made == Transition(
-            job_id="a", target=target, expected_version=2, lease=7, **{name: text}
-        )
+        made = calls.transition("a", given, **fields)
+        assert made == Transition(job_id="a", target=target, **fields)
         assert made.target is target
 
 

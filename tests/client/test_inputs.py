@@ -8,6 +8,7 @@ import pytest
 
 from tollgate.client import commands as calls
 from tollgate.client.inputs import NESTING_MAX, hash_of_input
+from tollgate.client.rows import creates
 from tollgate.domain.exceptions import ArgumentError, MalformedError
 from tollgate.domain.hashing import input_hash
 
@@ -125,6 +126,6 @@ def test_a_lone_surrogate_is_named_where_it_is() -> None:
 
 
 def test_rows_and_batches_take_as_text() -> None:
-    taken, refused = calls.creates([{"input": "{", "as_text": True}, {"input": "{"}])
+    taken, refused = creates([{"input": "{", "as_text": True}, {"input": "{"}])
     assert not isinstance(taken, ArgumentError)
     assert isinstance(refused, ArgumentError)

@@ -94,6 +94,6 @@ def test_a_forgotten_client_leaves_no_file_open(broker: BrokerProcess) -> None:
 @pytest.mark.parametrize("make", [Client, AsyncClient])
 def test_a_closed_connection_is_not_opened_again(make: type, endpoint: str) -> None:
     client = make(endpoint)
-    client._connection.close()
+    client._connection.close(client._session)
     with pytest.raises(ClientClosedError):
         client._connection.socket  # noqa: B018 - it opens what is not open

@@ -1,14 +1,33 @@
 """Compares the journal with the answers that the producers got."""
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from tests.crash.summaries import NOTHING, Logged, Summary, microseconds, of_outcome
-from tollgate.broker.core.events import AnyEvent, JobCreated, JobTransitioned, LeaseGranted
+from tests.crash.model import Model
+from tests.crash.summaries import (
+    NOTHING,
+    Logged,
+    Seen,
+    Summary,
+    extras_of,
+    microseconds,
+    of_outcome,
+    rounds_of,
+    seen_log,
+)  # fmt: skip
+from tollgate.broker.core.events import (
+    AnyEvent,
+    JobCreated,
+    JobProgressed,
+    JobTransitioned,
+    LeaseGranted,
+)
 from tollgate.broker.core.records import Record, decode_record
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.snapshot import snapshot_chunks
@@ -28,6 +47,7 @@ class Audit:
         self.wrong: Counter[str] = Counter()
         self.examples: list[str] = []
         self.figures: Counter[str] = Counter()
+        self.kinds: Counter[type[AnyEvent]] = Counter()
         self.history: dict[str, list[tuple[str, int]]] = {}
         """For each job: status and time, by version."""
         self.effects: dict[tuple[int, int], list[Summary]] = {}
@@ -35,6 +55,10 @@ class Audit:
         self.places: dict[tuple[int, int], int] = {}
         """For each request: the sequence number of its record."""
         self._tokens: dict[int, str] = {}
+        self.model = Model()
+        self._named: set[tuple[int, int]] = set()
+        """Requests that claim jobs by their ids."""
+        self._at = datetime.min.replace(tzinfo=UTC)
         self._standing: set[int] = set()
         """Tokens of the leases that stand at the end."""
 
@@ -43,14 +67,34 @@ class Audit:
         if self.wrong[kind] <= EXAMPLES:
             self.examples.append(f"{kind}: {detail}")
 
-    def journal(self, archive: Path, data: Path) -> None:
-        """Check all records, and that a start from snapshot and tail restores the same state."""
+    def journal(self, archive: Path, data: Path, logs: Sequence[Path] = ()) -> None:
+        """Check all records, and that a start from snapshot and tail restores the same state.
+
+        `logs` tell which requests claim jobs by their ids.
+        """
+        for logged in _read(logs):
+            if logged.is_named:
+                self._named.add((logged.session, logged.seq))
         whole, started = State(), State()
         replay(self._checked(Replay(archive)), whole)
         replay(dump(data), started)
-        self._standing = {token for _, token, _ in whole.leases.snapshot()[0]}
+        self._standing = {slot.lease.token for slot in whole.jobs.slots() if slot.lease}
         if list(snapshot_chunks(whole)) != list(snapshot_chunks(started)):
             self.report("another state", "a start does not restore what the records make")
+        self._compare(whole)
+
+    def _compare(self, state: State) -> None:
+        """Compare the jobs of a state with those of the model."""
+        for slot in state.jobs.slots():
+            job: Any = slot.job  # it has the fields of a job on the wire
+            model = self.model.jobs[job.job_id]
+            shown = [str(job.status), slot.lease and slot.lease.token, rounds_of(job)]
+            if [*shown, extras_of(job)] != [model.status, model.lease, model.rounds, model.shows()]:
+                self.report("another job", (job.job_id, shown, model))
+            entries, left_out = state.jobs.origins.read(job.created_at, slot.history)
+            happened = [[entry.what, entry.attempt] for entry in entries]
+            if (happened, left_out) != model.history(len(model.happened)):
+                self.report("another history", (job.job_id, happened, model.happened))
 
     def _checked(self, entries: Iterable[Entry]) -> Iterable[Entry]:
         for entry in entries:
@@ -58,8 +102,15 @@ class Audit:
                 self.report("no record", entry.sequence)
                 continue
             record = decode_record(entry.payload)
+            is_named = (record.session, record.seq) in self._named
+            if record.at is None or record.at < self._at:
+                self.report("time goes back", (entry.sequence, record.at))
+            self._at = max(self._at, record.at or self._at)
             for event in record.events:
                 self._apply(event)
+                place = entry.sequence
+                for fault in self.model.apply(event, self._at, place, is_named=is_named):
+                    self.report("order", fault)
             self._check_record(record, entry.sequence)
             yield entry
 
@@ -67,6 +118,8 @@ class Audit:
         self.figures["records"] += 1
         if not record.session or not (record.events or record.outcomes):
             return
+        if not record.outcomes and {*map(type, record.events)} == {JobProgressed}:
+            return  # a touch is decided again when it is repeated
         key = (record.session, record.seq)
         if key in self.effects:
             self.report("two effects", key)
@@ -76,6 +129,7 @@ class Audit:
     def _apply(self, event: AnyEvent) -> None:
         """Apply an event to a simpler state machine than the broker's."""
         self.figures["events"] += 1
+        self.kinds[type(event)] += 1
         if isinstance(event, JobCreated):
             if event.job_id in self.history:
                 self.report("illegal state", event)
@@ -94,11 +148,42 @@ class Audit:
                 self.report("token given twice", event)
             self._tokens[event.lease] = event.job_id
 
-    def logs(self, paths: Iterable[Path]) -> None:
-        decoder = msgspec.json.Decoder(Logged)
+    def logs(self, paths: Sequence[Path]) -> None:
+        for logged in _read(paths):
+            self._check_request(logged)
         for path in paths:
-            for line in path.read_bytes().splitlines():
-                self._check_request(decoder.decode(line))
+            self.seen(seen_log(path))
+
+    def seen(self, path: Path, since: int = 0) -> None:
+        """Check what one producer saw: each job was so once, and never went back.
+
+        What it saw is not older than the record `since`, nor than the record of its request.
+        """
+        decoder = msgspec.json.Decoder(Seen)
+        reached: dict[str, int] = {}
+        for line in path.read_bytes().splitlines():
+            seen = decoder.decode(line)
+            place = max(since, self.places.get((seen.session, seen.seq), 0))
+            for job_id, shown, *more in seen.found:
+                self.figures["jobs seen"] += 1
+                job = self.model.jobs.get(job_id)
+                if job is None:
+                    self.report("lost", (job_id, shown))
+                elif len(more) == 1:
+                    (left_out,) = more
+                    length = len(shown) + left_out
+                    if job.history(length) != (shown, left_out):
+                        self.report("lost history", (job_id, shown, job.happened[:length]))
+                else:
+                    version, rounds = more
+                    if job.rounds_at.get(version, []) != rounds:
+                        self.report("lost round", (job_id, version, rounds, job.rounds_at))
+                    first = max(reached.get(job_id, 0), bisect_left(job.places, place) - 1)
+                    try:
+                        reached[job_id] = job.shown.index(shown, first)
+                    except ValueError:
+                        about = (seen.session, seen.seq, place, first)
+                        self.report("lost", (about, shown, job))
 
     def _check_request(self, logged: Logged) -> None:
         key = (logged.session, logged.seq)
@@ -153,16 +238,19 @@ class Audit:
 
         `last_of_life` holds the sequence number of the last record of each broker, in order.
         """
-        decoder = msgspec.json.Decoder(Logged)
         undelivered = 0
-        for path in logs:
-            for line in path.read_bytes().splitlines():
-                logged = decoder.decode(line)
-                place = self.places.get((logged.session, logged.seq))
-                if place is None:
-                    continue
-                life = 1 + sum(place > last for last in last_of_life)
-                if logged.life != life:
-                    undelivered += 1
-                    self.report("reply not delivered", (logged, f"record {place}, life {life}"))
+        for logged in _read(logs):
+            place = self.places.get((logged.session, logged.seq))
+            if place is None:
+                continue
+            life = 1 + sum(place > last for last in last_of_life)
+            if logged.life != life:
+                undelivered += 1
+                self.report("reply not delivered", (logged, f"record {place}, life {life}"))
         return undelivered
+
+
+def _read(logs: Iterable[Path]) -> Iterator[Logged]:
+    decoder = msgspec.json.Decoder(Logged)
+    for path in logs:
+        yield from map(decoder.decode, path.read_bytes().splitlines())

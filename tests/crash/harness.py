@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -12,6 +13,7 @@ import msgspec
 
 from tests.crash.audit import Audit
 from tests.crash.counters import Counters
+from tests.crash.probe import probe
 from tests.crash.process import Archive, Broker
 from tests.crash.producers import Plan
 from tollgate.broker.journal.inspect import dump
@@ -62,6 +64,10 @@ class Run:
         self.exit_codes: list[int] = []
         self.last_of_life: list[int] = []
         self.duration_s = 0.0
+        self.claimed = 0
+        """How many jobs the last broker granted in order, when all others had ended."""
+        self._probed_since = 0
+        self._claimed_since = datetime.min.replace(tzinfo=UTC)
         self.archive = Archive(self._data, scenario.home / "archive")
         self._broker = self._begin()
 
@@ -184,13 +190,29 @@ class Run:
             if producer.wait(120):
                 raise AssertionError(f"a producer failed with exit code {producer.returncode}")
         self._broker.wait_until_ready()
+        self._probe()
         self.exit_codes.append(self._broker.terminate())
+
+    def _probe(self) -> None:
+        """Start a broker that nobody else uses, and look at what it knows."""
+        if self._scenario.term:
+            self.exit_codes.append(self._broker.terminate())
+        else:
+            self._broker.kill()
+        self._probed_since = self._last_sequence()
+        self._broker = self._begin()
+        self._broker.wait_until_ready()
+        seen = self._scenario.home / "probe.seen"
+        self.claimed, self._claimed_since = probe(self._broker.url, seen)
 
     def _audited(self, archive: Path) -> Audit:
         audit = Audit()
-        audit.journal(archive, self._data)
         logs = [self._log(number) for number in range(self._scenario.producers)]
+        audit.journal(archive, self._data, logs)
         audit.logs(logs)
+        audit.seen(self._scenario.home / "probe.seen", self._probed_since)
+        if ready := audit.model.ready(self._claimed_since):
+            audit.report("ready, and not claimed", ready)
         if self._scenario.term:
             audit.figures["replies not delivered"] = audit.undelivered(logs, self.last_of_life)
         for code in self.exit_codes:
@@ -207,6 +229,7 @@ def summary(run: Run, audit: Audit) -> list[tuple[str, int | float]]:
         ("commands repeated", run.counters.repeats()),
         ("messages answered", run.counters.answers()),
         *audit.figures.items(),
+        ("jobs claimed in order", run.claimed),
         ("segments deleted", run.archive.deleted()),
         ("snapshots", run.archive.snapshots),
         ("disk over its bound, at most", run.archive.excess_bytes_max),

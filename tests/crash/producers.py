@@ -11,9 +11,18 @@ import msgspec
 import zmq
 
 from tests.crash.counters import Counters
-from tests.crash.summaries import NOTHING, Logged, Summary, of_result, shown_by
+from tests.crash.summaries import (
+    NOTHING,
+    Logged,
+    Seen,
+    Summary,
+    extras_in,
+    of_result,
+    seen_log,
+    shown_by,
+)  # fmt: skip
 from tests.crash.workload import Workload
-from tollgate.domain.commands import AnyCommand, Hello
+from tollgate.domain.commands import AnyCommand, Claim, Hello
 from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
 from tollgate.domain.results import ErrorResult, HelloResult
 
@@ -75,6 +84,7 @@ class Producer:
         self._pending: dict[int, Sent] = {}
         self._counts: Counter[str] = Counter()
         self._log = Path(plan.log).open("wb")  # noqa: SIM115 - open as long as the process
+        self._seen = seen_log(Path(plan.log)).open("wb")
         self._encoder = msgspec.json.Encoder()
 
     def run(self) -> None:
@@ -153,9 +163,11 @@ class Producer:
         elif chance < 0.04:
             commands = [self._workload.parking()]
         else:
-            commands = self._workload.commands(self._random.randint(1, self._plan.batch))
+            number = self._random.randint(1, self._plan.batch)
+            commands = self._workload.commands(number, self._seq)
         frame = encode_request(Request(1, self._session, self._seq, self._acked, commands))
-        logged = Logged(self._session, self._seq, 0, None, [], 0, [], [])
+        is_named = any(isinstance(each, Claim) and each.job_ids for each in commands)
+        logged = Logged(self._session, self._seq, 0, None, [], 0, [], [], is_named)
         self._pending[self._seq] = sent = Sent(frame, commands, logged)
         return sent
 
@@ -191,6 +203,9 @@ class Producer:
             return  # a parked claim; it is sent again
         for result in answer.results:
             self._workload.observe(result)
+        if found := extras_in(answer.results):
+            seen = Seen(self._session, answer.seq, found)
+            self._seen.write(self._encoder.encode(seen) + b"\n")
         self._log_answer(sent, answer)
         if self._random.random() < REPEATED:
             self._send(sent, "repeats")
@@ -235,6 +250,7 @@ class Producer:
         for sent in self._pending.values():
             self._write(sent)
         self._log.close()
+        self._seen.close()
         self._context.destroy(linger=0)
 
 

@@ -13,19 +13,29 @@ from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.domain.commands import (
+    Annotate,
     AnyCommand,
     Cancel,
     Claim,
     Create,
     Get,
     Hello,
+    History,
+    Hold,
+    PauseQueue,
     ProvideInput,
     Release,
+    RequestStop,
+    Resume,
+    ResumeQueue,
+    Settle,
+    StopWaiting,
     Touch,
     Transition,
 )
 from tollgate.domain.messages import Request, encode_request
-from tollgate.domain.results import HelloResult, JobResult, LeasesResult
+from tollgate.domain.results import HelloResult, JobResult, LeasesResult, Progress
+from tollgate.domain.settlement import CLAIMABLE, SettlementState
 from tollgate.domain.status import JobStatus
 
 LIMITS = {
@@ -43,7 +53,10 @@ NEVER_GIVEN = 99
 Step = tuple[Any, ...]
 """The name of a step, and its arguments."""
 
+QUEUES = (None, "a", "b")
 _status = st.sampled_from(JobStatus)
+_state = st.sampled_from([JobStatus.RUNNING, JobStatus.AWAITING_PAYMENT, *sorted(CLAIMABLE)])
+_delay = st.sampled_from([None, 0, 5, 700])
 _place = st.integers(0, 7)
 _command = st.one_of(
     st.tuples(st.just("create"), st.none() | st.integers(1, JOBS), st.booleans()),
@@ -56,6 +69,18 @@ _command = st.one_of(
     st.tuples(st.just("touch"), _place),
     st.tuples(st.just("get"), _place),
     st.tuples(st.just("hello")),
+    st.tuples(st.just("paid"), st.sampled_from(QUEUES), st.sampled_from([0, 9]), _delay),
+    st.tuples(st.just("take"), st.sampled_from([("*",), ("a", "b"), ("default",)]), _state),
+    st.tuples(st.just("name"), _place, _place),
+    st.tuples(st.just("back"), _place, _delay, st.booleans()),
+    st.tuples(st.just("ask"), _place),
+    st.tuples(st.just("force"), _place, _status, st.integers(1, 4)),
+    st.tuples(st.just("settle"), _place, st.none() | st.sampled_from(SettlementState), _delay),
+    st.tuples(st.just("order"), _place, st.sampled_from([Hold, Resume, RequestStop])),
+    st.tuples(st.just("annotate"), _place, st.sampled_from([None, "", "one", "two"])),
+    st.tuples(st.just("queue"), st.sampled_from([PauseQueue, ResumeQueue])),
+    st.tuples(st.just("history"), _place),
+    st.tuples(st.just("stop"), st.integers(1, 5)),
 )
 _session = st.integers(0, 3)
 _step = st.one_of(
@@ -69,11 +94,13 @@ _step = st.one_of(
     st.tuples(st.just("full"), st.booleans()),
 )
 _runs = ("move", 0, JobStatus.RUNNING, None, False)
+_ends = ("move", 0, JobStatus.COMPLETED, None, False)
 _PRELUDE: list[Step] = [
     ("send", 0, [("hello",)], 0),
     ("send", 0, [("create", 1, True), _runs, ("create", 2, False), _runs], 3),
     ("send", 0, [("create", 3, False), _runs, ("create", 4, False)], 3),
     ("send", 0, [("claim", 2, 3_000)], 3),
+    ("send", 0, [("paid", "a", 0, 700), _runs, ("paid", "b", 9, None), _runs, _ends], 3),
 ]
 step_lists = st.lists(_step, min_size=5, max_size=40)
 first_steps = step_lists.map(lambda steps: _PRELUDE + steps)
@@ -86,6 +113,7 @@ class Bench:
     def __init__(self, state: State | None = None, first_id: int = 1_000) -> None:
         ids = iter(range(first_id, first_id + 10_000))
         self.state = state or State()
+        self._began_at = self.state.at
         engine = Engine(
             Limits(**LIMITS),
             new_id=lambda: job_id(next(ids)),
@@ -117,7 +145,13 @@ class Bench:
         getattr(self, f"_{kind}")(*details)
 
     def snapshot_chunks(self) -> list[bytes]:
-        return list(snapshot_chunks(self.state))
+        """Return what a replay must make. It knows no time after that of the last record."""
+        now, times = self.state.at, [record.at for record in self.driver.records if record.at]
+        self.state.at = times[-1] if times else self._began_at
+        try:
+            return list(snapshot_chunks(self.state))
+        finally:
+            self.state.at = now
 
     def _send(self, place: int, commands: Sequence[Step], lag: int) -> None:
         session = self._sessions[-1 - place % len(self._sessions)]
@@ -201,7 +235,9 @@ class Bench:
         )
 
     def _make_input(self, place: int, version: int) -> AnyCommand:
-        return ProvideInput(job_id=self._job(place), input="yes", expected_version=version)
+        return ProvideInput(
+            job_id=self._job(place), input="yes", expected_version=version, input_hash=HASH
+        )
 
     def _make_cancel(self, place: int) -> AnyCommand:
         return Cancel(job_id=self._job(place))
@@ -215,7 +251,69 @@ class Bench:
 
     def _make_touch(self, place: int) -> AnyCommand:
         job, lease = self._leases[-1 - place % len(self._leases)]
-        return Touch(job_id=job, lease=lease, lease_ms=50)
+        progress = Progress(f"part {place}") if place % 2 else None
+        return Touch(job_id=job, lease=lease, lease_ms=50, progress=progress)
+
+    def _make_paid(self, queue: str | None, priority: int, delay_ms: int | None) -> AnyCommand:
+        due = None if delay_ms is None else self.driver.wall + timedelta(milliseconds=delay_ms)
+        return Create(
+            input_hash=HASH, queue=queue, priority=priority, not_before=due, settle=True, meta="new"
+        )
+
+    def _make_take(self, queues: Sequence[str], state: JobStatus | SettlementState) -> AnyCommand:
+        is_status = isinstance(state, JobStatus)
+        return Claim(
+            status=state if isinstance(state, JobStatus) else None,
+            settlement=None if is_status else SettlementState(state),
+            queues=list(queues),
+            lease_ms=3_000,
+            wait_ms=0,
+            limit=2,
+        )
+
+    def _make_name(self, place: int, other: int) -> AnyCommand:
+        jobs = [self._job(place), self._job(other)]
+        return Claim(status=JobStatus.RUNNING, lease_ms=3_000, wait_ms=0, limit=2, job_ids=jobs)
+
+    def _make_back(self, place: int, delay_ms: int | None, hold: bool) -> AnyCommand:
+        job, lease = self._leases[-1 - place % len(self._leases)]
+        return Release(job_id=job, lease=lease, delay_ms=delay_ms, reason="later", hold=hold)
+
+    def _make_ask(self, place: int) -> AnyCommand:
+        job, lease = self._leases[-1 - place % len(self._leases)]
+        return Transition(
+            job_id=job, target=JobStatus.AWAITING_INPUT, input_schema="?", lease=lease,
+            keep_lease=True,
+        )  # fmt: skip
+
+    def _make_force(self, place: int, target: JobStatus, version: int) -> AnyCommand:
+        job = self._leases[-1 - place % len(self._leases)][0]
+        return Transition(job_id=job, target=target, expected_version=version, force=True)
+
+    def _make_settle(
+        self, place: int, to: SettlementState | None, retry_after_ms: int | None
+    ) -> AnyCommand:
+        job, lease = self._leases[-1 - place % len(self._leases)]
+        if place % 2:
+            return Settle(job_id=self._job(place), to=to, on_chain_state=f"seen {place}")
+        return Settle(job_id=job, lease=lease, to=to, retry_after_ms=retry_after_ms)
+
+    def _make_order(
+        self, place: int, kind: type[Hold] | type[Resume] | type[RequestStop]
+    ) -> AnyCommand:
+        return kind(job_id=self._job(place))
+
+    def _make_annotate(self, place: int, meta: str | None) -> AnyCommand:
+        return Annotate(job_id=self._job(place), meta=meta)
+
+    def _make_queue(self, kind: type[PauseQueue] | type[ResumeQueue]) -> AnyCommand:
+        return kind(queue="a")
+
+    def _make_history(self, place: int) -> AnyCommand:
+        return History(job_id=self._job(place))
+
+    def _make_stop(self, back: int) -> AnyCommand:
+        return StopWaiting(seqs=[max(0, max(self._seqs.values(), default=0) - back)])
 
     def _make_get(self, place: int) -> AnyCommand:
         return Get(job_id=self._job(place))

@@ -1,6 +1,8 @@
 """Answers and journal outcomes in one form, so that they can be compared."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -9,6 +11,7 @@ from tollgate.broker.core.records import AnyOutcome, DoneOutcome, JobOutcome, Le
 from tollgate.domain.results import (
     AnyResult,
     ErrorResult,
+    HistoryResult,
     JobFields,
     JobResult,
     JobsResult,
@@ -19,6 +22,8 @@ from tollgate.domain.results import (
 Summary = list[Any]
 """A kind and the fields to compare, as JSON returns them."""
 
+PLAIN: Final[Summary] = ["default", 0, False, False, None, 0, None, None]
+"""What `extras_of` has of most jobs; written as an empty list."""
 NOTHING: Final[Summary] = ["leases", []]
 """A claim without leases: the one outcome that is not remembered, because it changed nothing."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,6 +37,56 @@ def microseconds(time: datetime) -> int:
 def of_job(job: JobFields) -> Summary:
     at = microseconds(job.updated_at)
     return ["job", job.job_id, job.version, str(job.status), at]
+
+
+def extras_of(job: JobFields) -> Summary:
+    """Return what can change without the version of a job. The summary of it is compared apart.
+
+    A repeated answer shows the job as it was, but these as they are now.
+    """
+    settlement, progress = job.settlement, job.progress
+    extras = [
+        job.queue, job.priority, job.on_hold, job.stop_requested, job.meta, job.attempts,
+        settlement and [
+            str(settlement.state), settlement.result_hash, settlement.on_chain_state,
+            settlement.reason,
+        ],
+        progress and progress.text,
+    ]  # fmt: skip
+    return [] if extras == PLAIN else extras
+
+
+def rounds_of(job: JobFields) -> Summary:
+    """Return its rounds of input. They follow from the version, in a repeated answer too."""
+    return [[each.version, each.hash] for each in job.inputs or ()]
+
+
+def shown_of(job: JobFields) -> list[Any]:
+    """Return what a job shows beside its status."""
+    return [job.job_id, extras_of(job), job.version, rounds_of(job)]
+
+
+def extras_in(results: Sequence[AnyResult]) -> list[list[Any]]:
+    """Return what jobs in these results show, and what histories hold.
+
+    Of a job: id, extras, version and rounds; of a history: job id, entries, and how many it left
+    out.
+    """
+    found: list[list[Any]] = []
+    for result in results:
+        match result:
+            case JobResult():
+                found.append(shown_of(result.job))
+            case JobsResult():
+                found += map(shown_of, result.jobs)
+            case LeasesResult():
+                found += [shown_of(grant.job) for grant in result.leases]
+            case HistoryResult():
+                entries = [[entry.what, entry.attempt] for entry in result.entries]
+                found.append([result.job_id, entries, result.left_out])
+            case _:
+                pass
+    return found
 
 
 def of_result(result: AnyResult) -> Summary:
@@ -74,6 +129,14 @@ def shown_by(result: AnyResult) -> list[Summary]:
     return []
 
 
+class Seen(msgspec.Struct, array_like=True):
+    """The jobs in one answer, in the order in which a producer read its answers."""
+
+    session: int
+    seq: int
+    found: list[list[Any]]
+
+
 class Logged(msgspec.Struct, array_like=True):
     """One request and all answers that its producer got."""
 
@@ -91,3 +154,10 @@ class Logged(msgspec.Struct, array_like=True):
     """Jobs that read commands returned."""
     refused: list[str]
     """Error codes of refusals of the whole request, without `draining`."""
+    is_named: bool = False
+    """Whether it claims jobs by their ids, out of turn."""
+
+
+def seen_log(log: Path) -> Path:
+    """Return the file of what was seen, in order, beside the log of a producer."""
+    return log.with_suffix(".seen")

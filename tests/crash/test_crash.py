@@ -1,11 +1,13 @@
 """`python -m tests.crash` in short: a broker is killed or stopped, and nothing is lost."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from tests.crash.harness import Run, Scenario
 from tests.sizes import sample
+from tollgate.broker.core.events import AnyEvent, JobPruned, SessionEvicted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 PRODUCERS = sample(3, 4)
@@ -19,6 +21,9 @@ def test_kill_9_loses_nothing_and_repeats_nothing(short_dir: Path) -> None:
     assert run.ends == ends
     assert len(audit.effects) > 300
     assert audit.figures["repeats answered alike"] > 100
+    assert run.claimed > 100
+    never = {JobPruned, SessionEvicted}
+    assert {*audit.kinds} == {*get_args(AnyEvent)} - never
 
 
 def test_sigterm_delivers_every_reply_first(short_dir: Path) -> None:
@@ -26,7 +31,7 @@ def test_sigterm_delivers_every_reply_first(short_dir: Path) -> None:
     run = Run(Scenario(short_dir, ends=ends, term=True, producers=PRODUCERS, seed=8))
     audit = run.run()
     assert audit.examples == []
-    assert run.exit_codes == [0] * (ends + 1)
+    assert run.exit_codes == [0] * (ends + 2)  # two more for the look at the end
     assert len(audit.effects) > 300
     assert audit.figures["replies not delivered"] == 0
 

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,12 @@ from tollgate.domain.results import CountResult, ErrorResult, JobResult
 STRACE = shutil.which("strace")
 REQUESTS_MAX = 12
 LIMIT_BYTES = 512 * 1024
+UNDER_LIMIT = f"""import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT_BYTES}, resource.RLIM_INFINITY))
+os.execv(sys.argv[1], sys.argv[1:])"""
+"""Runs a program that can write no file longer than that: not what is reserved for a batch."""
+JOBS_MAX = 500
+"""More jobs of 60,000 bytes than there is room for."""
 NO_LIMIT = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 NO_DRAIN = ["--drain-ms", "0"]
 """Nothing here is about the requests that come while a broker stops."""
@@ -83,16 +90,16 @@ def last_line(broker: Broker) -> str:
 
 # The first pwrite64 is the process id in the lock, the second the header of the first segment.
 FAULTS = [
-    Fault("fdatasync", "EIO", 2, "sync", 1),
-    Fault("fdatasync", "ENOSPC", 2, "sync", 1),
+    Fault("fdatasync", "EIO", 3, "sync", 1),
+    Fault("fdatasync", "ENOSPC", 3, "sync", 1),
     Fault("pwrite64", "EIO", 2, "append to", 0),
-    Fault("pwrite64", "EIO", 5, "append to", 2),
+    Fault("pwrite64", "EIO", 6, "append to", 2),
     Fault("pwrite64", "ENOSPC", 3, "append to", 0),
     Fault("fallocate", "EIO", 1, "reserve room in", 0),
     Fault("rename", "EIO", 1, "append to", 0),
 ]
 MORE_FAULTS = [
-    *[Fault("fdatasync", "EIO", nth, "sync", nth - 1) for nth in (1, 3)],
+    *[Fault("fdatasync", "EIO", nth, "sync", max(0, nth - 2)) for nth in (1, 2, 4)],
     Fault("pwrite64", "EIO", 3, "append to", 0),
 ]
 
@@ -104,35 +111,47 @@ def test_a_failing_disk_ends_the_broker_and_loses_nothing(short_dir: Path, fault
     broker = Broker(short_dir, "failing", before=fault.injected())
     broker.wait_until_ready()
     with Client(broker.url) as client:
-        assert create_until_it_ends(client, broker) == fault.acknowledged
+        acknowledged = create_until_it_ends(client, broker)
+        # Syncs are counted thread by thread, and some run beside the loop.
+        assert acknowledged >= fault.acknowledged
+        assert acknowledged == fault.acknowledged or fault.call == "fdatasync"
         assert f"could not {fault.doing} the journal in {short_dir}/data" in last_line(broker)
     after = Broker(short_dir, "after", NO_DRAIN)
     try:
         with Client(after.url) as client:
-            for number in range(1, fault.acknowledged + 1):
+            for number in range(1, acknowledged + 1):
                 assert client.ask(Get(job_id=job_id(number)))
-            again = client.ask(create(fault.acknowledged + 1), Count())
+            again = client.ask(create(acknowledged + 1), Count())
             assert again is not None
             assert isinstance(again[0], JobResult)
             assert isinstance(again[1], CountResult)
-            assert again[1].total == fault.acknowledged + 1
+            assert again[1].total == acknowledged + 1
     finally:
         assert after.terminate() == 0
 
 
 @pytest.mark.slow
 def test_a_file_size_limit_is_a_full_disk_until_it_is_lifted(short_dir: Path) -> None:
-    broker = Broker(short_dir, "limited", NO_DRAIN)
+    broker = Broker(short_dir, "limited", NO_DRAIN, before=(sys.executable, "-c", UNDER_LIMIT))
     try:
         broker.wait_until_ready()
-        pid = broker.process.pid
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (LIMIT_BYTES, resource.RLIM_INFINITY))
         with Client(broker.url) as client:
             refused(client, create(1))
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, NO_LIMIT)
+            resource.prlimit(broker.process.pid, resource.RLIMIT_FSIZE, NO_LIMIT)
             recovers(client, create(1))
     finally:
         assert broker.terminate() == 0
+
+
+def fill(client: Client) -> int:
+    """Create jobs until one is refused for want of room. Return its number."""
+    for number in range(2, JOBS_MAX):
+        results = client.ask(create(number, 60_000))
+        assert results is not None
+        if isinstance(results[0], ErrorResult):
+            assert results[0].code == "storage_full"
+            return number
+    raise AssertionError("the disk was never full")
 
 
 def refused(client: Client, command: object) -> None:
@@ -230,14 +249,7 @@ def test_a_broker_reads_when_the_disk_is_full_from_the_start(
         with Client(broker.url) as client:
             assert client.ask(Get(job_id=job_id(1)))
             client.seq = 10
-            for number in range(2, 60):
-                results = client.ask(create(number, 60_000))
-                assert results is not None
-                if isinstance(results[0], ErrorResult):
-                    assert results[0].code == "storage_full"
-                    break
-            else:
-                raise AssertionError("the disk was never full")
+            fill(client)
     finally:
         assert broker.terminate() == 0
 

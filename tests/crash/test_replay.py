@@ -13,14 +13,21 @@ from tests.sizes import sample
 from tollgate.broker.compaction import state_chunks
 from tollgate.broker.core.events import (
     AnyEvent,
+    JobAnnotated,
     JobCreated,
+    JobHeld,
+    JobProgressed,
     JobPruned,
+    JobResumed,
+    JobSettled,
     JobTransitioned,
     LeaseGranted,
     LeaseLapsed,
     LeaseReleased,
+    QueueResumed,
     SessionEvicted,
     SessionOpened,
+    StopRequested,
 )
 from tollgate.broker.core.records import DoneOutcome, Record, encode_records
 from tollgate.broker.core.replay import ReplayError, replay
@@ -28,7 +35,8 @@ from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Timers
 from tollgate.broker.journal import RECORD, SNAPSHOT_CHUNK, Entry
-from tollgate.broker.repository.job import StoredJob
+from tollgate.broker.repository.job import Slot
+from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
 WAITING, RUNNING, DONE = job_id(1), job_id(2), job_id(3)
@@ -56,12 +64,12 @@ def replayed(records: Iterable[Record]) -> State:
 
 def deadlines(state: State) -> list[list[tuple[datetime | None, str]]]:
     """Return the deadlines of jobs that are not finished."""
-    unpaid = [(job.pay_by_time, job.job_id) for job in live(state.unpaid)]
-    unfinished = [(job.submit_result_time, job.job_id) for job in live(state.unfinished)]
+    unpaid = [(slot.job.pay_by_time, slot.job.job_id) for slot in live(state.unpaid)]
+    unfinished = [(slot.job.submit_result_time, slot.job.job_id) for slot in live(state.unfinished)]
     return [unpaid, unfinished]
 
 
-def live(timers: Timers[datetime, StoredJob]) -> list[StoredJob]:
+def live(timers: Timers[datetime, Slot]) -> list[Slot]:
     """Return the jobs that would come up, and leave them where they are."""
     heap = sorted([*timers._heap, *timers._checked_heap], key=lambda entry: entry[:2])
     items = [*timers._checked, *timers._queue, *(job for _, _, job in heap)]
@@ -70,7 +78,7 @@ def live(timers: Timers[datetime, StoredJob]) -> list[StoredJob]:
 
 def updated(state: State) -> dict[str, tuple[int, datetime, JobStatus]]:
     slots = state.jobs.slots()
-    return {job.job_id: (index, job.updated_at, job.status) for index, job in slots}
+    return {slot.job.job_id: (slot.index, slot.job.updated_at, slot.job.status) for slot in slots}
 
 
 @many
@@ -103,7 +111,8 @@ def test_a_restored_snapshot_behaves_like_the_original(first: list[Step], then: 
     for step in first:
         bench.take(step)
     restored, state = State(), replayed(bench.driver.records)
-    chunks = (Entry(1, SNAPSHOT_CHUNK, chunk) for chunk in bench.snapshot_chunks())
+    last = len(bench.driver.records)
+    chunks = (Entry(last, SNAPSHOT_CHUNK, chunk) for chunk in bench.snapshot_chunks())
     replay(chunks, restored)
     assert list(snapshot_chunks(restored)) == bench.snapshot_chunks()
     assert deadlines(restored) == deadlines(bench.state)
@@ -170,6 +179,15 @@ BEFORE = [
         SessionEvicted(SESSION + 1),
         JobPruned(RUNNING),
         JobPruned(job_id(4)),
+        JobHeld(DONE),
+        JobHeld(job_id(4)),
+        JobResumed(RUNNING),
+        StopRequested(DONE),
+        JobAnnotated(job_id(4), "new"),
+        JobProgressed(job_id(4), "half"),
+        JobSettled(RUNNING, SettlementState.WANTED),
+        JobSettled(job_id(4), None, None, "word"),
+        QueueResumed("default"),
     ],
     ids=str,
 )

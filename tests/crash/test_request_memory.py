@@ -1,5 +1,6 @@
 """A repeated request takes effect once: the session's window, eviction and retention."""
 
+import tracemalloc
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -21,6 +22,7 @@ from tests.core import (
 )
 from tests.crash.test_replay import replayed
 from tollgate.broker.core.batch import Arrival
+from tollgate.broker.core.deadlines import REMOVED_MAX
 from tollgate.broker.core.events import SessionEvicted
 from tollgate.broker.core.records import Record, encode_records
 from tollgate.broker.core.request_log import RECENT_MAX
@@ -379,7 +381,7 @@ def test_finished_jobs_are_kept_for_their_time() -> None:
     assert driver.job(Get(job_id=job_id(2))).version == 1
 
 
-def test_finished_jobs_over_the_limit_go_1000_at_a_time() -> None:
+def test_finished_jobs_over_the_limit_go_a_few_at_a_time() -> None:
     driver = Driver(max_finished=10)
     for batch in range(3):
         numbers = range(1_000 * batch, 1_000 * batch + 1_000)
@@ -391,12 +393,29 @@ def test_finished_jobs_over_the_limit_go_1000_at_a_time() -> None:
     driver.ask(create(9_999))  # deadlines are checked only when a message arrives
     before = len(driver.records)
     driver.run()
-    assert len(driver.records[before].events) == 1_000
-    assert state.jobs.statuses.finished == 1_500
-    driver.run()
-    driver.run()
-    assert state.jobs.statuses.finished == 10
+    assert len(driver.records[before].events) == REMOVED_MAX
+    assert state.jobs.finished.count == 2_500 - REMOVED_MAX
+    for _ in range(2_500 // REMOVED_MAX):
+        driver.run()
+    assert state.jobs.finished.count == 10
     assert not driver.pipeline.deadlines.is_due(driver.now)
+
+
+def test_a_removed_job_leaves_no_text_in_memory() -> None:
+    driver = Driver(max_finished=0)
+    driver.ask(create(9_999))  # so that its queue lives on
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            text = f"{number}".ljust(10_000)
+            driver.ask(Create(input_hash=HASH, job_id=job_id(number), input=text), failing(number))
+            driver.pass_ms(1)
+            driver.records.clear()
+            driver.inbox.clear()
+        assert driver.engine.context.state.jobs.count() == 1
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_clock_set_long_after_the_start_prunes_nothing() -> None:

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from tests.core import EPOCH, HASH
 from tollgate.domain.exceptions import InvalidStateTransitionError
 from tollgate.domain.models import LEGAL_TRANSITIONS, TERMINAL, Job, JobStatus, validate_transition
-from tollgate.domain.results import JobFields
+from tollgate.domain.results import InputRound, JobFields, LeaseInfo, Progress, Settlement
+from tollgate.domain.settlement import SettlementState
 
 # Written down from the design, not read from the code under test.
 LEGAL = {
@@ -41,8 +42,30 @@ def fields(**changes: Any) -> dict[str, Any]:
         "submit_result_time": None,
         "input_schema": None,
         "provided_input": None,
+        "queue": "shop",
+        "priority": 3,
+        "not_before": None,
+        "attempts": 1,
+        "inputs": (InputRound(2, "name?", "Ann"), InputRound(4, "age?")),
+        "progress": Progress("reading", 0.5, EPOCH),
+        "on_hold": False,
+        "stop_requested": True,
+        "meta": "for Ann",
+        "traceparent": None,
+        "settlement": Settlement(SettlementState.PENDING, EPOCH),
+        "lease": LeaseInfo("uid:1", "shop@host:1", 500),
         **changes,
     }
+
+
+def test_the_schema_of_a_job_describes_its_parts() -> None:
+    schema = Job.model_json_schema()
+    assert "$ref" not in str(schema["properties"]["settlement"])  # it stands alone
+    (settlement, _) = schema["properties"]["settlement"]["anyOf"]
+    assert settlement["required"] == ["state", "updated_at"]
+    assert "manual" in settlement["properties"]["state"]["enum"]
+    (progress, _) = schema["properties"]["progress"]["anyOf"]
+    assert progress["required"] == ["text"]
 
 
 def test_the_statuses_are_those_of_mip_003() -> None:

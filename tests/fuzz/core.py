@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import timedelta
 
+from tests.broker.core.restarts import live_chunks, replayed_chunks
 from tests.core import ADMIN, PEER, Driver
 from tollgate.broker.core.batch import Arrival
 from tollgate.domain.exceptions import MalformedError, UnsupportedVersionError
@@ -16,6 +18,7 @@ from tollgate.domain.messages import (
 )
 from tollgate.domain.status import JobStatus
 
+MILLISECOND = timedelta(milliseconds=1)
 ANEW = 20_000
 """Number of frames for one core. Most faults appear early, so a new core follows."""
 
@@ -30,9 +33,11 @@ def feed(frames: Iterable[bytes]) -> Counter[str]:
             driver = Driver(jobs=500, sessions=2, parked=50)
         _decode(frame)
         driver.mono_ms += 1
+        driver.wall += MILLISECOND
         waiting = driver.engine.context.waiters.parked
         parked = len(waiting)
         outcome = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
+        driver.records += outcome.records
         answers = [decode_answer(reply.frame) for reply in outcome.replies]
         if not answers:
             if len(waiting) < parked and number % ANEW:
@@ -68,9 +73,23 @@ def _decode(frame: bytes) -> None:
 
 
 def _audit(driver: Driver) -> None:
-    """Check that the status indexes agree with the stored jobs."""
-    jobs = driver.engine.context.state.jobs
-    stored = [job for _, job in jobs.slots()]
+    """Check that all counts agree with the stored jobs, and that a replay makes the same state."""
+    state = driver.engine.context.state
+    jobs, stored = state.jobs, [slot.job for slot in state.jobs.slots()]
     for status in JobStatus:
         if jobs.count(status) != sum(job.status is status for job in stored):
             raise AssertionError(f"{status} is counted wrongly")
+    for name, queue in jobs.queues.by_name.items():
+        here = [job for job in stored if job.queue == name]
+        settled = Counter(job.settlement.state for job in here if job.settlement)
+        if +Counter(queue.counts) != Counter(job.status for job in here):
+            raise AssertionError(f"the jobs of {name} are counted wrongly")
+        if +Counter(queue.settled) != settled:
+            raise AssertionError(f"the settlements of {name} are counted wrongly")
+    if {job.queue for job in stored} - jobs.queues.by_name.keys():
+        raise AssertionError("a queue with jobs is not alive")
+    if jobs.leased != sum(slot.lease is not None for slot in jobs.slots()):
+        raise AssertionError("the leases are counted wrongly")
+    state.at = max([record.at for record in driver.records if record.at], default=state.at)
+    if driver.records and live_chunks(driver) != replayed_chunks(driver.records):
+        raise AssertionError("a replay makes another state")

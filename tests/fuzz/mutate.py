@@ -24,6 +24,8 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
         "input": "ä\0",
         "job_id": job_id(1),
         "pay_by_time": TIME,
+        "submit_result_time": TIME,
+        "identifier_from_purchaser": "p",
     },
     {"type": "create", "input_hash": HASH, "blockchain_identifier": "b"},
     {"type": "get", "job_id": job_id(1)},
@@ -31,17 +33,85 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
     {"type": "transition", "job_id": job_id(1), "target": "completed", "result": "r", "lease": 1},
     {"type": "provide_input", "job_id": job_id(1), "input": "x", "expected_version": 3},
     {"type": "cancel", "job_id": job_id(1)},
+    {"type": "cancel", "job_id": job_id(1), "expected_version": 1},
     {"type": "count", "status": "failed"},
     {"type": "list", "limit": 3, "after": "1"},
     {"type": "wait", "job_ids": [job_id(1)], "timeout_ms": 5, "statuses": ["running"]},
     {"type": "claim", "status": "running", "lease_ms": 5, "wait_ms": 5, "limit": 2},
     {"type": "touch", "job_id": job_id(1), "lease": 1, "lease_ms": 5},
     {"type": "release", "job_id": job_id(1), "lease": 1},
-)
+    {"type": "hello", "open_session": True, "client": "fuzz@host:1"},
+    {
+        "type": "create", "input_hash": HASH, "job_id": job_id(2), "queue": "a.b-c_D9",
+        "priority": 9, "not_before": TIME, "meta": "ä", "settle": True,
+        "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+    },
+    {"type": "get", "blockchain_identifier": "b", "lease": True},
+    {
+        "type": "transition", "job_id": job_id(1), "target": "awaiting_input",
+        "input_schema": "{}", "lease": 1, "keep_lease": True,
+    },
+    {
+        "type": "transition", "job_id": job_id(1), "target": "failed", "expected_version": 2,
+        "error": "e", "force": True,
+    },
+    {
+        "type": "provide_input", "job_id": job_id(1), "input": "x", "expected_version": 3,
+        "input_hash": HASH,
+    },
+    {"type": "hold", "job_id": job_id(1), "reason": "r", "expected_version": 2},
+    {"type": "resume", "job_id": job_id(1), "expected_version": 2},
+    {"type": "request_stop", "job_id": job_id(2), "reason": "r", "expected_version": 2},
+    {"type": "annotate", "job_id": job_id(1), "meta": "m"},
+    {"type": "annotate", "job_id": job_id(1), "meta": None, "expected_version": 2},
+    {
+        "type": "settle", "job_id": job_id(2), "lease": 1, "to": "submitted",
+        "result_hash": HASH, "on_chain_state": "ResultSubmitted", "reason": "r",
+        "retry_after_ms": 5,
+    },
+    {"type": "settle", "job_id": job_id(2), "on_chain_state": "FundsLocked"},
+    {"type": "pause_queue", "queue": "a.b-c_D9"},
+    {"type": "resume_queue", "queue": "a.b-c_D9"},
+    {"type": "count", "queue": "default", "settlement": "wanted"},
+    {"type": "list", "limit": 3, "queue": "a.b-c_D9", "settlement": "pending", "newest": True},
+    {"type": "list", "limit": 3, "status": "running", "lease": True},
+    {"type": "history", "job_id": job_id(1)},
+    {
+        "type": "claim", "settlement": "wanted", "lease_ms": 5, "wait_ms": 0, "limit": 2,
+        "queues": ["*"],
+    },
+    {
+        "type": "claim", "status": "awaiting_payment", "lease_ms": 5, "wait_ms": 5, "limit": 2,
+        "queues": ["a.b-c_D9", "default"],
+    },
+    {
+        "type": "claim", "status": "awaiting_payment", "lease_ms": 5, "wait_ms": 0, "limit": 2,
+        "job_ids": [job_id(1), job_id(2)],
+    },
+    {
+        "type": "touch", "job_id": job_id(1), "lease": 1, "lease_ms": 5,
+        "progress": {"text": "half", "fraction": 0.5},
+    },
+    {
+        "type": "release", "job_id": job_id(1), "lease": 1, "delay_ms": 5, "reason": "r",
+        "hold": True,
+    },
+    {"type": "stop_waiting", "seqs": [1, 2, 3]},
+)  # fmt: skip
+BOUNDS: Final[tuple[Any, ...]] = (
+    9, 10, 64, 65, 1_000, 1_001, 31_536_000_000, 31_536_000_001, "q" * 64, "q" * 65, "a b", "*",
+    ["*"], ["*", "a"], ["a"] * 65, [1] * 1_000, [1] * 1_001, "x" * 1_024, "x" * 1_025, "ä" * 512,
+    "ä" * 513, "x" * 4_096, "x" * 4_097, "x" * 8_000, "x" * 8_001, {"text": "x" * 1_024},
+    {"text": "x" * 1_025, "fraction": 1.0}, {"text": "", "fraction": 1.001}, {"text": 1},
+    {"text": "x", "at": TIME}, {"text": "x", "more": 1}, "pending", "wanted", "confirmed", "manual",
+    "closed", "nothing", "00-" + "0" * 53, True, False,
+)  # fmt: skip
+"""Values at the bounds of fields, and just beyond; some are of no field."""
 ODD: Final[tuple[Any, ...]] = (
     None, True, -1, 0, 2**53, 2**64 - 1, -(2**63), 1.5, float("nan"), float("inf"), "", "\0", b"",
     b"\xff", [], {}, [[]] * 9, {"type": "create"}, "x" * 70_000, TIME,
     msgspec.msgpack.Ext(-1, b"\xff" * 12), msgspec.msgpack.Ext(5, b""), "running", "completed",
+    *BOUNDS,
 )  # fmt: skip
 CRUDE: Final = (
     b"\xc1", b"\x91" * 200, b"\xdd\xff\xff\xff\xff", b"\xdb\x7f\xff\xff\xff", b"\xd9\x02\xed\xa0",

@@ -2,19 +2,28 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from tests.fuzz.core import feed
-from tests.fuzz.mutate import CORPUS, Mutator
+from tests.fuzz.mutate import COMMANDS, CORPUS, Mutator
 from tests.fuzz.wire import fuzz
 from tests.sizes import sample
 from tests.soak.target import broker, missing, observe
+from tollgate.domain.commands import AnyCommand
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
 def test_the_corpus_does_no_harm(path: Path) -> None:
     feed([path.read_bytes()] * 2)
+
+
+def test_every_command_and_field_is_damaged() -> None:
+    for kind in get_args(AnyCommand):
+        used = [each for each in COMMANDS if each["type"] == kind.__struct_config__.tag]
+        assert used
+        assert set(kind.__struct_fields__) <= {field for each in used for field in each}
 
 
 def test_damaged_frames_get_a_valid_answer() -> None:

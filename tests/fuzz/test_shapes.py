@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from tests.core import EPOCH, HASH, job_id
 from tests.fuzz.core import feed
+from tests.fuzz.mutate import BOUNDS, COMMANDS
 from tests.sizes import sample
 from tollgate.domain.commands import AnyCommand
+from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", sample(100, 300)))
@@ -40,6 +42,10 @@ anything = st.recursive(
 fitting = (
     st.sampled_from([job_id(1), job_id(2), job_id(9), HASH, "nowhere", '{"a": 1}', "0", ""])
     | st.sampled_from([status.value for status in JobStatus])
+    | st.sampled_from([state.value for state in SettlementState])
+    | st.sampled_from(BOUNDS)
+    | st.sampled_from(["default", "a", "*", ["*"], ["a", "default"], [1, 2], True, False])
+    | st.fixed_dictionaries({"text": st.text(max_size=5)}, optional={"fraction": st.floats(0, 1)})
     | st.integers(0, 5)
     | st.just(EPOCH)
     | st.lists(st.sampled_from([job_id(1), job_id(2), "running", "failed"]), max_size=3)
@@ -56,6 +62,7 @@ likely = st.sampled_from(
         {"type": "claim", "status": "running", "lease_ms": 1, "wait_ms": 0, "limit": 9},
         {"type": "claim", "status": "running", "lease_ms": 1, "wait_ms": 9, "limit": 9},
         {"type": "wait", "job_ids": [job_id(1)], "timeout_ms": 5},
+        *COMMANDS,
         *(
             {"type": "transition", "job_id": job_id(1), "target": status.value}
             for status in JobStatus

@@ -28,6 +28,14 @@ class Operation:
     def is_known(self) -> bool:
         return self.ended < inf
 
+    @property
+    def is_read(self) -> bool:
+        """Whether an operation with this outcome changes no state: a `get`, or a refusal.
+
+        To put a job on hold that is on hold already is none: it may belong behind a `resume`.
+        """
+        return self.action == "get" or self.outcome[0] != "job"
+
 
 def is_linearizable(history: Iterable[Operation], initial: State, model: Model) -> bool:
     """Return whether some order that respects the times gives every known outcome."""
@@ -59,7 +67,7 @@ def _steps(
             if then != state:  # without effect, it need not be placed
                 steps.append(step)
         elif outcome == operation.outcome:
-            if then == state:  # it changes nothing, so placing it now is always right
+            if then == state and operation.is_read:  # so placing it now is always right
                 return [step]
             steps.append(step)
     return steps

@@ -13,6 +13,7 @@ from tests.linearizability.checker import (
     is_linearizable,
     job_model,
 )
+from tests.linearizability.model import NEW, work_model
 
 
 def check(*history: Operation) -> bool:
@@ -212,3 +213,101 @@ def test_faults_in_long_histories_are_found() -> None:
             old.called, old.ended, old.action, old.argument, (*old.outcome[:2], 99)
         )
         assert not check(*history)
+
+
+# --- holds, notes, settlements and leases ------------------------------------------------------
+
+
+def check_work(*history: Operation) -> bool:
+    return is_linearizable(history, NEW, work_model)
+
+
+def job(status: str, version: int, *rest: object) -> tuple[object, ...]:
+    on_hold, meta, settlement = rest or (False, None, "pending")
+    return ("job", status, version, on_hold, meta, settlement)
+
+
+PAID = op(0, 1, "transition", ("running", None, None, False, False), *job("running", 2))
+CLAIMED = op(2, 3, "claim", ("mine", "running"), "leases", "mine")
+ASKED = op(
+    4, 5, "transition", ("awaiting_input", None, "mine", True, False), *job("awaiting_input", 3)
+)
+DONE = [PAID, op(2, 3, "transition", ("completed", None, None, False, False), *job(
+    "completed", 3, False, None, "wanted"))]  # fmt: skip
+
+
+def test_a_hold_beside_a_resume_may_come_second() -> None:
+    held = job("awaiting_payment", 1, True, None, "pending")
+    assert check_work(
+        op(0, 1, "hold", None, *held),
+        op(2, 9, "hold", None, *held),
+        op(3, 8, "resume", None, *job("awaiting_payment", 1)),
+        op(10, 11, "get", None, *held),
+    )
+
+
+def test_a_lease_is_kept_over_a_question() -> None:
+    answered = op(6, 7, "provide_input", 3, *job("running", 4))
+    done = ("completed", None, "mine", False, False)
+    ended = job("completed", 5, False, None, "wanted")
+    assert check_work(PAID, CLAIMED, ASKED, answered, op(8, 9, "transition", done, *ended))
+
+
+PLANTED_WORK = {
+    "a hold that is lost": [
+        op(0, 1, "hold", None, *job("awaiting_payment", 1, True, None, "pending")),
+        op(2, 3, "get", None, *job("awaiting_payment", 1)),
+    ],
+    "a job on hold is granted": [
+        op(0, 1, "hold", None, *job("awaiting_payment", 1, True, None, "pending")),
+        op(2, 3, "claim", ("mine", "awaiting_payment"), "leases", "mine"),
+    ],
+    "a note that is lost": [
+        op(0, 1, "annotate", ("new", None), *job("awaiting_payment", 1, False, "new", "pending")),
+        op(2, 3, "get", None, *job("awaiting_payment", 1)),
+    ],
+    "a note that counts as a version": [
+        op(0, 1, "annotate", ("new", None), *job("awaiting_payment", 2, False, "new", "pending")),
+    ],
+    "a settlement that goes back": [
+        *DONE,
+        op(4, 5, "settle", ("submitted", None), *job("completed", 3, False, None, "submitted")),
+        op(6, 7, "get", None, *job("completed", 3, False, None, "wanted")),
+    ],
+    "a settlement before its job has ended": [
+        op(
+            0,
+            1,
+            "settle",
+            ("submitted", None),
+            *job("awaiting_payment", 1, False, None, "submitted"),
+        ),
+    ],
+    "two holders": [PAID, CLAIMED, op(4, 5, "claim", ("other", "running"), "leases", "other")],
+    "a lease that is lost over a question": [
+        PAID,
+        CLAIMED,
+        ASKED,
+        op(6, 7, "provide_input", 3, *job("running", 4)),
+        op(8, 9, "release", ("mine", False), "lease_lost", "running", 4),
+    ],
+    "a forced move that leaves the lease": [
+        PAID,
+        CLAIMED,
+        op(
+            4,
+            5,
+            "transition",
+            ("failed", 2, None, False, True),
+            *job("failed", 3, False, None, "closed"),
+        ),
+        op(6, 7, "release", ("mine", False), "ok"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PLANTED_WORK)
+def test_planted_faults_of_revision_2_are_found(name: str) -> None:
+    history = PLANTED_WORK[name]
+    assert check_work(*history[:-1])
+    assert not check_work(*history)

@@ -73,8 +73,8 @@ class ScriptedClient:
         self.messages: list[list[str]] = []
         self._more = asyncio.Event()
 
-    async def ping(self, timeout_s: float) -> None:
-        await self._answer("ping", ())
+    async def ping(self, timeout_s: float) -> Any:
+        return await self._answer("ping", ())
 
     async def claim(
         self, status: JobStatus, *, lease_ms: int, wait_ms: int, limit: int, timeout_s: float

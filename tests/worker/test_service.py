@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from tollgate.domain.exceptions import UnsupportedVersionError
+from tollgate.domain.results import HelloResult
+from tollgate.domain.status import AWAITING_PAYMENT, RUNNING, JobStatus
 from tollgate.worker import service
 from tollgate.worker.handlers import HandlerCalls, WorkStage
 from tollgate.worker.payments import PaymentSimulator, PaymentStage
@@ -25,6 +27,44 @@ async def test_a_broker_that_will_not_have_it_ends_it(
     assert [record.getMessage() for record in caplog.records] == [
         "the broker refuses this worker: this broker speaks version 9"
     ]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "roles", "only", "told", "claimed"),
+    [
+        ("ipc:///b", ["admin"], None, "its role is admin", {AWAITING_PAYMENT, RUNNING}),
+        ("tcp://b:1", ["admin"], None, None, {AWAITING_PAYMENT, RUNNING}),
+        ("tcp://b:1", ["worker", "payments"], None, None, {AWAITING_PAYMENT, RUNNING}),
+        ("tcp://b:1", ["worker"], None, "does work only", {RUNNING}),
+        ("tcp://b:1", [], None, "does work only", {RUNNING}),  # a broker of revision 1
+        ("tcp://b:1", ["worker"], "work", None, {RUNNING}),
+    ],
+)
+async def test_a_worker_does_what_its_roles_let_it(  # noqa: PLR0917 - a table
+    client: Any,
+    caplog: pytest.LogCaptureFixture,
+    endpoint: str,
+    roles: list[str],
+    only: str | None,
+    told: str | None,
+    claimed: set[JobStatus],
+) -> None:
+    settings = Settings(endpoint=endpoint, only=only)
+    stages = service._stages(settings, HandlerCalls(str, 1), PaymentSimulator())
+    runner = Runner(client, stages, settings)
+    caplog.set_level("INFO", "tollgate.worker")
+    hello = HelloResult(1, "tollgate test", "boot", None, True, "worker", {}, roles)
+    client.script["ping"] = [hello]
+    running = asyncio.create_task(service._run(runner, client, settings, asyncio.Event()))
+    await client.until_said("claim", len(claimed))
+    runner.stop()
+    assert await running == 0
+    assert {status for status, _ in client.saying("claim")} == claimed
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if "role" in line] == [
+        line for line in lines if told and told in line
+    ]
+    assert len(lines) == 1 + bool(told)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ INTERRUPTED: Final = 130
 
 _ADVICE: Final = {
     "job_not_found": "see `tollgate list`",
-    "lease_held": "a worker holds it; pass its token with --lease, or wait",
+    "lease_held": "`tollgate get` shows the holder; pass its token with --lease, or wait",
     "lease_lost": "check the token; another worker may hold the job now",
     "overloaded": "try again",
     "draining": "the broker is stopping; try again when it is back",
-    "repository_full": "the broker stores as many jobs as its settings allow",
+    "repository_full": "there is room again when finished jobs have been pruned",
     "unsupported_version": "update tollgate here or at the broker",
     "wait_timeout": "wait again, or longer with --timeout",
 }
@@ -76,8 +76,10 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         message = error.format_message().rstrip(".")
         context = getattr(error, "ctx", None)
-        hint = f"; see `{context.command_path} --help`" if context else ""
-        return message + hint, error.exit_code
+        if context is not None:
+            see = " See" if message.endswith("?") else "; see"
+            message += f"{see} `{context.command_path} --help`"
+        return message, error.exit_code
     if isinstance(error, Refusal):
         code = WRONG_USAGE if isinstance(error, ArgumentError) else REFUSED
         return refusal_line(error), code

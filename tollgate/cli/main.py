@@ -5,36 +5,78 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
-from click.shell_completion import CompletionItem, shell_complete
 
 from tollgate.cli import errors
 from tollgate.terminal import streams
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 PROGRAM: Final = "tollgate"
 COMPLETION_VARIABLE: Final = "_TOLLGATE_COMPLETE"
-COMMANDS: Final = {
-    "demo": ("tollgate.cli.demo:demo", "Watch real jobs go through the gate."),
-    "broker": ("tollgate.broker", "Run the broker."),
-    "worker": ("tollgate.worker", "Run a worker."),
-    "create": ("tollgate.cli.change:create", "Create a job, or with `-` one for each input line."),
-    "get": ("tollgate.cli.query:get", "Show a job."),
-    "transition": ("tollgate.cli.change:transition", "Move a job to another status."),
-    "count": ("tollgate.cli.query:count", "Count the jobs by status."),
-    "list": ("tollgate.cli.query:list_jobs", "List jobs by creation, the oldest first."),
-    "wait": ("tollgate.cli.query:wait", "Wait until a job has ended, and show it."),
-    "ping": ("tollgate.cli.query:ping", "Check that the broker answers."),
-    "journal": ("tollgate.broker.admin.journal", "Check, repair or compact a broker's journal."),
-    "keys": ("tollgate.broker.admin.keys", "Manage the keys and roles of tcp clients."),
-    "config": ("tollgate.broker.admin.config", "Show each setting and where it came from."),
-    "doctor": ("tollgate.broker.admin.doctor", "Check an installation, and say what to do."),
+SECTIONS: Final = {
+    "Start": {
+        "demo": ("tollgate.cli.demo:demo", "Watch real jobs go through the gate."),
+        "broker": ("tollgate.broker", "Run the broker."),
+        "worker": ("tollgate.worker", "Run a worker."),
+    },
+    "Jobs": {
+        "create": (
+            "tollgate.cli.create:create",
+            "Create a job, or with `-` one for each input line.",
+        ),
+        "get": ("tollgate.cli.query:get", "Show a job, and who holds it."),
+        "history": ("tollgate.cli.query:history", "Show what happened to a job, and by whom."),
+        "list": ("tollgate.cli.query:list_jobs", "List jobs by creation, the oldest first."),
+        "count": ("tollgate.cli.query:count", "Count the jobs by status."),
+        "wait": ("tollgate.cli.query:wait", "Wait until a job has ended, and show it."),
+    },
+    "Change jobs": {
+        "provide-input": (
+            "tollgate.cli.change:provide_input",
+            "Answer a job in awaiting_input, which runs again.",
+        ),
+        "cancel": ("tollgate.cli.change:cancel", "Fail a job that is not paid yet."),
+        "request-stop": (
+            "tollgate.cli.change:request_stop",
+            "Ask the worker that has a job to stop.",
+        ),
+        "hold": ("tollgate.cli.change:hold", "Give a job to no worker until `resume`."),
+        "resume": ("tollgate.cli.change:resume", "Give a job on hold to workers again."),
+        "annotate": ("tollgate.cli.change:annotate", "Replace the note of a job, its `meta`."),
+        "transition": ("tollgate.cli.change:transition", "Move a job to another status."),
+        "settle": (
+            "tollgate.cli.change:settle",
+            "Move the settlement of a job, or note what is known of it.",
+        ),
+    },
+    "Operate": {
+        "ping": ("tollgate.cli.ping:ping", "Check that the broker answers."),
+        "pause-queue": (
+            "tollgate.cli.change:pause_queue",
+            "Give workers no job of a queue until `resume-queue`.",
+        ),
+        "resume-queue": (
+            "tollgate.cli.change:resume_queue",
+            "Give workers the jobs of a paused queue again.",
+        ),
+        "journal": (
+            "tollgate.broker.admin.journal",
+            "Check, repair or compact a broker's journal.",
+        ),
+        "keys": ("tollgate.broker.admin.keys", "Manage the keys and roles of tcp clients."),
+        "config": ("tollgate.broker.admin.config", "Show each setting and where it came from."),
+        "doctor": ("tollgate.broker.admin.doctor", "Check an installation, and say what to do."),
+    },
 }
 """Where each command is, `module:attribute`, or the module that a process of its own runs.
 
 The first line of each command's help stands here too, so that the list of commands loads none.
 """
+COMMANDS: Final = {name: row for rows in SECTIONS.values() for name, row in rows.items()}
 
 EPILOG: Final = """\
 \b
@@ -100,11 +142,28 @@ class CommandLine(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table above."""
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for title, rows in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name.ljust(width), summary) for name, (_, summary) in rows.items()]
+                )
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was typed. If there is none, name those that look like it."""
+        typed = args[0]
+        if typed in COMMANDS or ctx.resilient_parsing or typed.startswith("-"):
+            return super().resolve_command(ctx, args)
+        similar = _similar(typed)
+        guess = f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+        raise click.UsageError(f"No such command {typed!r}.{guess}", ctx)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
         """Complete command names from the table above, and options."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - needed here alone
+
         names = [
             CompletionItem(name, help=summary)
             for name, (_, summary) in COMMANDS.items()
@@ -124,7 +183,9 @@ class CommandLine(click.Group):
         """Run the command in `args`, and exit with its code; nothing is raised but SystemExit."""
         del prog_name, complete_var, standalone_mode, windows_expand_args
         if instruction := os.environ.get(COMPLETION_VARIABLE):
-            sys.exit(shell_complete(self, extra, PROGRAM, COMPLETION_VARIABLE, instruction))
+            from tollgate.cli.completion import complete  # noqa: PLC0415 - needed here alone
+
+            sys.exit(complete(self, PROGRAM, COMPLETION_VARIABLE, instruction))
         sys.exit(self._code_of(list(sys.argv[1:] if args is None else args), extra))
 
     def _code_of(self, args: list[str], extra: dict[str, Any]) -> int:
@@ -142,6 +203,15 @@ class CommandLine(click.Group):
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - never a traceback
             return errors.report(error)
         return 0
+
+
+def _similar(typed: str) -> list[str]:
+    """Return the commands that a misspelt one may stand for, the likeliest first."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only a mistake needs it
+
+    word = typed.lower().replace("_", "-")
+    parts = [name for name in COMMANDS if word in (name.split("-") if "-" in name else ())]
+    return list(dict.fromkeys([*get_close_matches(word, COMMANDS, cutoff=0.65), *parts]))[:3]
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001

@@ -1,19 +1,32 @@
-"""The commands that read: `get`, `count`, `list`, `wait` and `ping`."""
+"""The commands that read jobs: `get`, `history`, `count`, `list` and `wait`."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime, timedelta
 from itertools import islice
-from time import perf_counter, sleep
-from typing import TYPE_CHECKING, Final
+from time import sleep
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-import msgspec
 
-from tollgate.cli.options import STATUS, Caller, identifier, seconds, whole, with_caller
-from tollgate.cli.show import show_count, show_job, show_row
+from tollgate.cli.options import (
+    SETTLEMENT,
+    STATUS,
+    Caller,
+    duration,
+    full_id,
+    identifier,
+    job_argument,
+    queue_option,
+    whole,
+    with_caller,
+)
+from tollgate.cli.show import show_count, show_history, show_job, show_row
+from tollgate.client.errors import UnsupportedByBrokerError
 from tollgate.client.sync import Client
+from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
-from tollgate.terminal.output import stderr_is_terminal, write_document, write_line
+from tollgate.terminal.output import stderr_is_terminal
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
@@ -24,47 +37,175 @@ SHOWN_MAX: Final = 10_000
 """How many shown jobs are remembered; only those of the last page can come again."""
 
 
-@click.command(epilog="\b\nExample:\n  tollgate get 3f2a91c0-5d0e-4b1c-9a57-0c6d2f1e8b34 --json")
-@click.argument("job_id", metavar="ID", type=identifier)
+@click.command(
+    epilog="""\
+\b
+Examples:
+  tollgate get 3f2a91c0-5d0e-4b1c-9a57-0c6d2f1e8b34 --json
+  tollgate get 3f2a
+  tollgate get --blockchain-identifier "$PAYMENT"
+"""
+)
+@job_argument(required=False)
+@click.option(
+    "--blockchain-identifier",
+    type=identifier,
+    metavar="ID",
+    help="The job with this payment on chain, in place of the ID.",
+)
+@click.option(
+    "--lease/--no-lease",
+    default=None,
+    help="Show who holds the job, and for how long.  [default: if the broker knows]",
+)
 @with_caller
-def get(caller: Caller, job_id: str) -> None:
-    """Show a job."""
+def get(
+    caller: Caller, *, job_id: str | None, blockchain_identifier: str | None, lease: bool | None
+) -> None:
+    """Show a job, and who holds it.
+
+    The beginning of an id is enough if only one of the newest 1,000 jobs has it.
+    """
+    if (job_id is None) == (blockchain_identifier is None):
+        raise click.UsageError("give an ID, or a --blockchain-identifier")
     with caller.client() as client:
-        show_job(client.get(job_id), as_json=caller.as_json)
+        which: dict[str, Any] = {"blockchain_identifier": blockchain_identifier}
+        if job_id is not None:
+            which = {"job_id": full_id(client, job_id)}
+        try:
+            job = client.get(**which, lease=lease is not False)
+        except UnsupportedByBrokerError:
+            if lease:
+                raise
+            lease = False
+            job = client.get(**which)
+    show_job(job, as_json=caller.as_json, lease=lease is not False)
 
 
-@click.command(epilog="\b\nExample:\n  tollgate count --status running")
+@click.command(epilog="\b\nExamples:\n  tollgate history 3f2a\n  tollgate history 3f2a --json")
+@job_argument()
+@with_caller
+def history(caller: Caller, job_id: str) -> None:
+    """Show what happened to a job, and by whom.
+
+    Times are local; with --json in UTC. Of a long history the middle is not kept.
+    """
+    with caller.client() as client:
+        found = client.history(full_id(client, job_id))
+    show_history(found, as_json=caller.as_json)
+
+
+@click.command(
+    epilog="""\
+\b
+Examples:
+  tollgate count --status running
+  tollgate count --queue mail
+  tollgate count --settlement wanted
+"""
+)
 @click.option("--status", type=STATUS, metavar="STATUS", help="Count only this status.")
+@queue_option("Count only the jobs of this queue.")
+@click.option(
+    "--settlement",
+    type=SETTLEMENT,
+    metavar="STATE",
+    help="Count only the jobs with a settlement in this state.",
+)
 @with_caller
-def count(caller: Caller, status: str | None) -> None:
+def count(caller: Caller, *, status: str | None, queue: str | None, settlement: str | None) -> None:
     """Count the jobs by status."""
+    only = _only(status, queue, settlement)
     with caller.client() as client:
-        found = client.count(JobStatus(status) if status else None)
+        found = client.count(**only)
     show_count(found, as_json=caller.as_json)
 
 
 @click.command(
     "list",
-    epilog="\b\nExamples:\n  tollgate list --status failed --limit 20\n  tollgate list --follow",
+    epilog="""\
+\b
+Examples:
+  tollgate list --status failed --newest --limit 20
+  tollgate list --status running --lease
+  tollgate list --queue mail --older-than 2h
+  tollgate list --follow
+""",
 )
 @click.option("--status", type=STATUS, metavar="STATUS", help="List only jobs of this status.")
+@queue_option("List only jobs of this queue.")
+@click.option(
+    "--settlement",
+    type=SETTLEMENT,
+    metavar="STATE",
+    help="List only jobs with a settlement in this state.",
+)
+@click.option(
+    "--older-than",
+    type=duration,
+    metavar="DURATION",
+    help="List only jobs that were created longer ago: 30s, 5m, 2h, 1d.",
+)
+@click.option("--newest", is_flag=True, help="The newest first.")
+@click.option("--lease", is_flag=True, help="Show who holds each job, and for how long.")
 @click.option("--limit", type=whole(1), metavar="N", help="End after N jobs.")
 @click.option("--follow", is_flag=True, help="Go on with new jobs, until Ctrl-C.")
 @with_caller
-def list_jobs(caller: Caller, *, status: str | None, limit: int | None, follow: bool) -> None:
+def list_jobs(  # noqa: PLR0913 - one argument an option
+    caller: Caller,
+    *,
+    status: str | None,
+    queue: str | None,
+    settlement: str | None,
+    older_than: float | None,
+    newest: bool,
+    lease: bool,
+    limit: int | None,
+    follow: bool,
+) -> None:
     """List jobs by creation, the oldest first.
 
     With --follow and --status, a job is shown when it gets that status, but only while the jobs
     created around it are still read.
     """
-    wanted = JobStatus(status) if status else None
+    if follow and (newest or older_than is not None):
+        raise click.UsageError("--follow goes with neither --newest nor --older-than")
+    only = _only(status, queue, settlement)
+    only |= {name: True for name, is_set in (("newest", newest), ("lease", lease)) if is_set}
     with caller.client() as client:
-        jobs = follow_jobs(client, wanted) if follow else client.list(wanted)
+        if older_than is not None:
+            jobs = older_jobs(client, older_than, **only)
+        else:
+            jobs = follow_jobs(client, **only) if follow else client.list(**only)
         for number, job in enumerate(islice(jobs, limit)):
-            show_row(job, as_json=caller.as_json, is_first=number == 0)
+            show_row(job, as_json=caller.as_json, is_first=number == 0, lease=lease)
 
 
-def follow_jobs(client: Client, status: JobStatus | None) -> Iterator["Job"]:
+def _only(status: str | None, queue: str | None, settlement: str | None) -> dict[str, Any]:
+    """Return the arguments that choose among the jobs, without those that were not given."""
+    if status and settlement:
+        raise click.UsageError("--status and --settlement exclude each other")
+    only: dict[str, Any] = {}
+    if status:
+        only["status"] = JobStatus(status)
+    if queue:
+        only["queue"] = queue
+    if settlement:
+        only["settlement"] = SettlementState(settlement)
+    return only
+
+
+def older_jobs(client: Client, age_s: float, **only: Any) -> Iterator["Job"]:  # noqa: ANN401
+    """Yield the jobs that were created longer ago, by the broker's clock."""
+    latest = (client.ping().time or datetime.now(UTC)) - timedelta(seconds=age_s)
+    for job in client.list(**only):
+        if job.created_at <= latest:
+            yield job
+        elif not only.get("newest"):
+            return  # those after it are younger
+
+
+def follow_jobs(client: Client, **only: Any) -> Iterator["Job"]:  # noqa: ANN401 - as of `list`
     """Yield every job once, and new ones as they come, without end.
 
     The end of the list has no cursor to continue from. So the last page is read again from its
@@ -73,7 +214,7 @@ def follow_jobs(client: Client, status: JobStatus | None) -> Iterator["Job"]:
     after: str | None = None
     shown: dict[str, None] = {}
     while True:
-        page = client.list_page(status, after=after, limit=FOLLOW_PAGE)
+        page = client.list_page(**only, after=after, limit=FOLLOW_PAGE)
         for job in page.jobs:
             if job.job_id not in shown:
                 yield job
@@ -88,20 +229,20 @@ def follow_jobs(client: Client, status: JobStatus | None) -> Iterator["Job"]:
 
 
 @click.command(
-    epilog="\b\nExample:\n  tollgate wait 3f2a91c0-5d0e-4b1c-9a57-0c6d2f1e8b34 --timeout 60"
+    epilog="\b\nExample:\n  tollgate wait 3f2a91c0-5d0e-4b1c-9a57-0c6d2f1e8b34 --timeout 5m"
 )
-@click.argument("job_id", metavar="ID", type=identifier)
+@job_argument()
 @click.option(
     "--timeout",
-    type=seconds,
-    metavar="SECONDS",
+    type=duration,
+    metavar="DURATION",
     help="Give up after so long (exit code 1, wait_timeout).  [default: never]",
 )
 @with_caller
 def wait(caller: Caller, job_id: str, timeout: float | None) -> None:
     """Wait until a job has ended, and show it."""
     with caller.client() as client:
-        job = wait_for(client, job_id, timeout)
+        job = wait_for(client, full_id(client, job_id), timeout)
     show_job(job, as_json=caller.as_json)
 
 
@@ -115,19 +256,3 @@ def wait_for(client: Client, job_id: str, timeout_s: float | None) -> "Job":
         spinner = style.terminal(stderr=True).status(f"waiting for {job_id}")
     with spinner:
         return client.wait([job_id], timeout_s=timeout_s)
-
-
-@click.command(epilog="\b\nExample:\n  tollgate ping --json")
-@with_caller
-def ping(caller: Caller) -> None:
-    """Check that the broker answers."""
-    with caller.client() as client:
-        client.ping()  # includes the connection, which is not measured
-        started = perf_counter()
-        hello = client.ping()
-        round_trip_ms = (perf_counter() - started) * 1_000
-    if caller.as_json:
-        answer = {"endpoint": client.endpoint, "round_trip_ms": round(round_trip_ms, 3)}
-        write_document(answer | msgspec.structs.asdict(hello))
-    else:
-        write_line(f"{hello.server} at {client.endpoint} answered in {round_trip_ms:.2f} ms")

@@ -1,24 +1,39 @@
-"""Shows jobs and counts in colour, for a terminal."""
+"""Shows jobs, histories and counts in colour, for a terminal."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TextColumn,
     TimeElapsedColumn,
 )
 from rich.table import Table
 from rich.text import Text
 
-from tollgate.domain.results import CountResult
-from tollgate.terminal.plain import STATUS_WIDTH, fields, snippet
-from tollgate.terminal.text import ago, counted
+from tollgate.domain.results import CountResult, HistoryEntry, HistoryResult, LeaseInfo
+from tollgate.terminal.plain import (
+    STATUS_WIDTH,
+    entries_and_gap,
+    fields,
+    held_by,
+    marks,
+    snippet,
+    what,
+    who,
+    why,
+    widths,
+)
+from tollgate.terminal.text import ago, counted, cut, duration, local, printable
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
@@ -43,6 +58,11 @@ WIDTH: Final = 80
 _BAR_WIDTH_MAX: Final = 40
 _PANEL_WIDTH_MAX: Final = 120
 _AGE_WIDTH: Final = 10
+_HOLDER_WIDTH: Final = 24
+"""With the id and the status, a line of 80 columns."""
+_LEASES_WIDTH: Final = 100
+"""Up to this width a list with leases has no further columns."""
+_TIME_WIDTH: Final = 19
 
 
 def terminal(*, stderr: bool = False) -> Console:
@@ -105,25 +125,76 @@ def count_table(count: CountResult, now: datetime, width: int) -> Table:
         )
     if len(count.by_status) > 1:
         table.add_row(Text("  total", style="dim"), f"{count.total:,}", "", "")
+    for state, number in count.by_settlement.items():
+        cells = Text(bar(number, count.total, bar_width), style="dim")
+        table.add_row(Text(f"  settle {state}", style="dim"), f"{number:,}", cells, "")
     return table
 
 
-def heading() -> Text:
+def heading(width: int, *, lease: bool = False) -> Text:
     """Return the line over a list of jobs."""
-    return Text(
-        f"{'JOB':36}  {'STATUS':{STATUS_WIDTH}}  {'CREATED':{_AGE_WIDTH}}  RESULT, ERROR OR INPUT",
-        style="dim",
-    )
+    line = f"{'JOB':36}  {'STATUS':{STATUS_WIDTH}}  "
+    if lease:
+        line += f"{'LEFT, HOLDER':{_HOLDER_WIDTH}}"
+    if not lease or width > _LEASES_WIDTH:
+        line += f"{'  ' if lease else ''}{'CREATED':{_AGE_WIDTH}}  RESULT, ERROR OR INPUT"
+    return Text(line.rstrip(), style="dim")
 
 
-def job_row(job: "Job", now: datetime) -> Text:
-    """Return a job as a line of a list; the terminal cuts it off at its width."""
+def job_row(job: "Job", now: datetime, width: int, *, lease: bool = False) -> Text:
+    """Return a job as a line of a list; the terminal cuts it off at its width.
+
+    With `lease`, it tells the holder, and the rest only on a terminal that has room for it.
+    """
     row = Text()
     row.append(f"{job.job_id}  ")
     row.append(f"{job.status:{STATUS_WIDTH}}  ", style=STYLES[job.status])
+    if lease:
+        row.append(f"{_holder(job.lease):{_HOLDER_WIDTH}}")
+        if width <= _LEASES_WIDTH:
+            return row
+        row.append("  ")
     row.append(f"{ago(job.created_at, now):{_AGE_WIDTH}}  ", style="dim")
+    row.append(marks(job), style="dim")
     row.append(snippet(job))
     return row
+
+
+def _holder(lease: LeaseInfo | None) -> str:
+    """Return who holds a job in the width of a column, the time that is left first."""
+    if lease is None:
+        return "-"
+    left = duration(lease.left_ms / 1_000)
+    return cut(printable(f"{left:6} {lease.by} {lease.client}"), _HOLDER_WIDTH)
+
+
+def history_lines(history: HistoryResult, width: int) -> Iterator[RenderableType]:
+    """Yield what happened to a job: a line for each entry, and one below it for the reason."""
+    what_width, _ = widths(history)
+    yield Text(history.job_id, style="bold")
+    yield Text(f"{'TIME':{_TIME_WIDTH}}  {'WHAT':{what_width}}  WHO", style="dim")
+    for entry in entries_and_gap(history):
+        if isinstance(entry, str):
+            yield Text(entry, style="dim")
+            continue
+        line = Text(f"{local(entry.at):{_TIME_WIDTH}}  ", style="dim")
+        line.append(f"{_arrow(what(entry)):{what_width}}  ", style=_colour(entry))
+        line.append(who(entry), style="not dim")
+        line.truncate(width, overflow="ellipsis")
+        yield line
+        if reason := why(entry):
+            yield Padding(Text(reason, overflow="fold"), (0, 0, 0, _TIME_WIDTH + 2))
+    if history.lease:
+        yield Text(f"held by {held_by(history.lease)}", overflow="ellipsis", no_wrap=True)
+
+
+def _arrow(text: str) -> str:
+    return text.replace("->", "→")
+
+
+def _colour(entry: HistoryEntry) -> str:
+    """Return the colour of the status that an entry leads to."""
+    return f"not dim {STYLES.get(entry.to or '', 'default')}"
 
 
 class _Rate(ProgressColumn):
@@ -133,6 +204,19 @@ class _Rate(ProgressColumn):
         jobs = task.fields["jobs"]
         rate = jobs / task.elapsed if task.elapsed else 0
         return Text(f"{counted(jobs, 'job')} created, {rate:,.0f} a second")
+
+
+def bytes_bar() -> Progress:
+    """Return the progress of reading files, on standard error."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        DownloadColumn(binary_units=True),
+        TimeElapsedColumn(),
+        console=terminal(stderr=True),
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
 
 
 def progress_bar(*, has_total: bool) -> Progress:

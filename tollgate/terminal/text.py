@@ -36,6 +36,16 @@ def iso(moment: datetime) -> str:
     return text.removesuffix("+00:00") + "Z"
 
 
+def local(moment: datetime) -> str:
+    """Return a time in the local time zone, to the second."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def local_iso(moment: datetime) -> str:
+    """Return a time in the local time zone in ISO 8601, to the millisecond, with its offset."""
+    return moment.astimezone().isoformat(timespec="milliseconds")
+
+
 def counted(number: int, thing: str) -> str:
     """Return a number of things: "1 job", "1,200 jobs"."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
@@ -56,3 +66,8 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Return `text` on one line, safe for a terminal."""
     return printable(" ".join(text.split()))
+
+
+def cut(text: str, width: int) -> str:
+    """Return `text` with at most `width` characters; what is cut off ends with "…"."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"

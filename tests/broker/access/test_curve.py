@@ -11,15 +11,15 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from tests.broker.access.handshakes import is_accepted
-from tollgate.broker.access.keyring import (
+from tollgate.broker.access.key_files import (
     ClientKey,
     KeyPair,
-    KeyRing,
     new_pair,
     read_pair,
     write_client,
     write_pair,
 )
+from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.access.peer_credentials import ZAP_DOMAIN, CurveCredentials
 from tollgate.broker.core.roles import Role
 
@@ -51,7 +51,7 @@ def ring(tmp_path: Path) -> KeyRing:
     directory.mkdir(mode=0o700)
     write_pair(directory / "broker.key", new_pair())
     alice = new_pair()
-    write_client(directory, "alice", ClientKey(alice.public_key, Role.ADMIN))
+    write_client(directory, "alice", ClientKey(alice.public_key, frozenset({Role.ADMIN})))
     write_pair(tmp_path / "alice.key", alice)
     return KeyRing(directory)
 
@@ -111,7 +111,7 @@ def router(ring: KeyRing, stack: ExitStack, context: "zmq.Context[Any]") -> "zmq
     stack.callback(credentials.close)
     router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     stack.callback(router.close, 0)
-    credentials.require_keys(router)
+    credentials.require_keys(router, ring.own)
     router.bind("tcp://127.0.0.1:*")
     return router
 

@@ -213,6 +213,12 @@ def test_the_keys_of_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     new_key(tmp_path)
     monkeypatch.setenv("TOLLGATE_BROKER_KEYS", str(tmp_path / "k"))
     assert examine()[1]["keys"]["found"] == f"1 in {tmp_path / 'k'}"
+    (tmp_path / "k" / "broker.next.key").touch(0o600)
+    assert the_wrong()[0] == "keys"
+    (tmp_path / "k" / "broker.next.key").write_text((tmp_path / "k" / "broker.key").read_text())
+    rotating = examine()[1]["keys"]
+    assert (rotating["state"], "--finish" in rotating["to_do"]) == ("note", True)
+    (tmp_path / "k" / "broker.next.key").unlink()
     (tmp_path / "k" / "a.toml").write_text("role = 1")
     assert the_wrong()[0] == "keys"
     monkeypatch.setenv("TOLLGATE_BROKER_KEYS", str(tmp_path / "none"))

@@ -89,7 +89,14 @@ def test_compact_leaves_one_snapshot_with_the_same_jobs(directory: Path) -> None
     names = sorted(path.name for path in directory.iterdir() if path.name != "lock")
     assert [name.split("-")[0] for name in names] == ["segment", "snapshot"]
     assert run("verify", "--data-dir", directory).stdout.endswith(f"0 records, {JOBS} jobs\n")
-    assert '"kind": "snapshot"' in run("dump", "--data-dir", directory).stdout
+    dumped = run("dump", "--data-dir", directory).stdout
+    assert '"kind": "snapshot"' in dumped
+    jobs = [line for line in map(json.loads, dumped.splitlines()) if "job_id" in line]
+    assert len(jobs) == JOBS
+    (history,) = [job["history"] for job in jobs if "history" in job]
+    assert [(entry["what"], entry["to"], entry["by"]) for entry in history] == [
+        ("moved", "running", "uid:1000")
+    ]
 
 
 def test_repair_cuts_at_the_damage_and_keeps_what_it_cuts(directory: Path) -> None:

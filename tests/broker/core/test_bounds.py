@@ -16,10 +16,9 @@ from tollgate.broker.core.limits import (
     batch_records_max,
 )
 from tollgate.broker.core.records import Record, RefusedOutcome, encode_records
-from tollgate.broker.repository.job import StoredJob
 from tollgate.domain.commands import Claim, Create, Hello, Transition
 from tollgate.domain.messages import encode_request, encode_result
-from tollgate.domain.results import Grant, LeasesResult
+from tollgate.domain.results import Grant, JobFields, LeasesResult
 from tollgate.domain.status import JobStatus
 
 CLAIM = Claim(status=JobStatus.AWAITING_PAYMENT, lease_ms=86_400_000, wait_ms=0, limit=1_000)
@@ -53,7 +52,7 @@ def test_grants_fit_in_what_their_replies_reserve() -> None:
 
 
 def test_a_shown_lease_takes_its_least_of_a_reply() -> None:
-    job = StoredJob(job_id(1), JobStatus.RUNNING, HASH, "x", EPOCH, EPOCH, version=1)
+    job = JobFields(job_id(1), JobStatus.RUNNING, HASH, "x", EPOCH, EPOCH, version=1)
     one, two = (len(encode_result(LeasesResult([Grant(job, 1)] * number))) for number in (1, 2))
 
     assert two - one >= SHOWN_BYTES_MIN
@@ -85,16 +84,15 @@ def test_commands_fit_in_their_frame_and_their_events() -> None:
 def test_deadlines_that_are_due_fit_in_their_share() -> None:
     driver = with_session(lapses=1, keep_finished_ms=1, max_finished=0)
     late = EPOCH + timedelta(days=3_000)
-    for number in range(0, DUE_MAX, 500):
-        driver.ask(*[Create(input_hash=HASH, submit_result_time=late)] * 500)
-        ids = [job_id(number + place + 1) for place in range(500)]
-        driver.ask(*[Transition(job_id=each, target=JobStatus.RUNNING) for each in ids])
+    driver.ask(*[Create(input_hash=HASH, submit_result_time=late)] * DUE_MAX)
+    ids = [job_id(number + 1) for number in range(DUE_MAX)]
+    driver.ask(*[Transition(job_id=each, target=JobStatus.RUNNING) for each in ids])
     lost = [(grant.job.job_id, grant.lease) for grant in driver.grants_of(CLAIM)]
     assert not lost
     claim = Claim(status=JobStatus.RUNNING, lease_ms=5, wait_ms=0, limit=1_000)
     for _ in range(4):
         driver.grants_of(claim)
-    leased = len(driver.engine.context.state.leases.standing)
+    leased = driver.engine.context.state.jobs.leased
     assert leased == DUE_MAX
     driver.mono_ms += 5  # each lease lapses, and its job fails and is removed
 

@@ -19,6 +19,7 @@ from tests.core import (
     move,
 )
 from tollgate.broker.core.events import JobCreated, JobTransitioned, LeaseGranted
+from tollgate.broker.core.records import Record
 from tollgate.domain.commands import (
     Cancel,
     Count,
@@ -111,9 +112,9 @@ def test_the_same_records_build_the_same_state() -> None:
     other = make_pipeline()
     for record in driver.records:
         for event in record.events:
-            other._engine.context.state.apply([event], 0)
+            other._engine.context.state.apply(Record([event], at=record.at), 0)
     states = [pipeline._engine.context.state for pipeline in (driver.pipeline, other)]
-    shown = [state.jobs.creation.page(-1, 99)[0] for state in states]
+    shown = [[slot.job for slot in state.jobs.slots()] for state in states]
     assert shown[0] == shown[1]
     assert states[0].leases.next_token == states[1].leases.next_token
 
@@ -125,7 +126,7 @@ def test_an_event_that_contradicts_the_state_changes_nothing() -> None:
     before = state.jobs.get(job_id(1))
     for event in [event for record in driver.records for event in record.events]:
         with pytest.raises(Refusal):
-            state.apply([event], 0)
+            state.apply(Record([event]), 0)
     assert state.jobs.get(job_id(1)) == before
     assert state.jobs.count() == 1
 
@@ -133,6 +134,7 @@ def test_an_event_that_contradicts_the_state_changes_nothing() -> None:
 def test_no_lease_is_granted_on_a_finished_job() -> None:
     driver = Driver()
     driver.ask(create(), Cancel(job_id=job_id(1)))
+    state = driver.engine.context.state
     with pytest.raises(JobConflictError):
-        driver.engine.context.state.apply([LeaseGranted(job_id(1), 1, 1_000)], 0)
-    assert not driver.engine.context.state.leases.standing
+        state.apply(Record([LeaseGranted(job_id(1), 1, 1_000)]), 0)
+    assert state.jobs.leased == 0

@@ -19,7 +19,7 @@ from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
-from tollgate.broker.repository.indexes import SCAN_JOBS_MAX
+from tollgate.broker.repository.listing import GATHER_COST, SCAN_JOBS_MAX
 from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
@@ -33,10 +33,10 @@ from tollgate.domain.commands import (
 )
 from tollgate.domain.messages import Refused, Reply, Request, decode_answer, encode_request
 from tollgate.domain.results import HelloResult, JobsResult
+from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
-WORKER = Principal("uid:2000", Role.WORKER)
-OBSERVER = Principal("key:observer", Role.OBSERVER)
+OBSERVER = Principal("key:observer", frozenset({Role.OBSERVER}))
 
 
 def session_of(driver: Driver) -> int:
@@ -122,16 +122,27 @@ def test_lists_of_a_batch_share_the_scan_budget() -> None:
     state = driver.engine.context.state
     for _ in range(SCAN_JOBS_MAX + 1_000):
         state.jobs.create(HASH, at=EPOCH)
-    before = state.jobs.creation.scanned
-    many = [List(status=JobStatus.FAILED, limit=1) for _ in range(1_000)]
+    rare = List(settlement=SettlementState.PENDING, limit=1)  # of which there is no index
+    many = [rare] * 1_000
     pages = driver.ask(*many)
-    assert state.jobs.creation.scanned - before <= SCAN_JOBS_MAX + len(many)
+    assert driver.engine.context.scans_left == 1 - len(many)  # one job each, once all is spent
     assert all(isinstance(page, JobsResult) and page.next is not None for page in pages)
     rest = pages[-1]
     assert isinstance(rest, JobsResult)
-    again = driver.ask(List(status=JobStatus.FAILED, limit=1, after=rest.next))[0]
+    again = driver.ask(List(settlement=SettlementState.PENDING, limit=1, after=rest.next))[0]
     assert isinstance(again, JobsResult)  # the next batch looks at as many as any
     assert int(again.next or 0) >= SCAN_JOBS_MAX
+
+
+def test_gathered_pages_share_the_scan_budget_too() -> None:
+    driver = Driver()
+    for _ in range(SCAN_JOBS_MAX):
+        driver.engine.context.state.jobs.create(HASH, at=EPOCH)
+    many = [List(status=JobStatus.AWAITING_PAYMENT, limit=1)] * 1_000
+    pages = driver.ask(*many)
+    spent = SCAN_JOBS_MAX - driver.engine.context.scans_left
+    assert spent <= SCAN_JOBS_MAX + SCAN_JOBS_MAX // GATHER_COST + len(many)
+    assert all(isinstance(page, JobsResult) and len(page.jobs) == 1 for page in pages)
 
 
 def test_a_batch_ends_when_the_scan_budget_is_spent() -> None:
@@ -139,7 +150,7 @@ def test_a_batch_ends_when_the_scan_budget_is_spent() -> None:
     for _ in range(SCAN_JOBS_MAX + 1):
         driver.engine.context.state.jobs.create(HASH, at=EPOCH)
     frames = [
-        encode_request(Request(1, 0, seq, 0, [List(status=JobStatus.FAILED, limit=1)]))
+        encode_request(Request(1, 0, seq, 0, [List(settlement=SettlementState.PENDING, limit=1)]))
         for seq in range(1, 4)
     ]
     batch = [Arrival(PEER, [frame], driver.principal) for frame in frames]
@@ -148,15 +159,14 @@ def test_a_batch_ends_when_the_scan_budget_is_spent() -> None:
 
 def test_parked_commands_are_answered_a_batch_at_a_time() -> None:
     pipeline = Pipeline(make_engine(), Counter(), batch_reply_bytes=100_000)
-    now = Instant(EPOCH, 0)
+    now, admin = Instant(EPOCH, 0), Principal("uid:0", frozenset({Role.ADMIN}))
 
     def run(*commands: Create | Wait | Transition, seq: int = 1) -> list[Reply | Refused]:
         frame = encode_request(Request(1, 0, seq, 0, [*commands]))
-        batch = [Arrival(PEER, [frame], WORKER)] if commands else []
+        batch = [Arrival(PEER, [frame], admin)] if commands else []
         replies = pipeline.run(batch, now).replies
         return [decode_answer(reply.frame) for reply in replies]
 
-    admin = Principal("uid:0", Role.ADMIN)
     create = encode_request(Request(1, 0, 1, 0, [Create(input_hash=HASH, input="x" * 50_000)]))
     pipeline.run([Arrival(PEER, [create], admin)], now)
     for seq in range(2, 12):
@@ -173,7 +183,7 @@ def test_parked_commands_are_answered_a_batch_at_a_time() -> None:
 def test_claims_left_by_a_full_batch_are_served_later() -> None:
     engine = make_engine()
     pipeline = Pipeline(engine, Counter(), batch_reply_bytes=60_000)
-    now, admin = Instant(EPOCH, 0), Principal("uid:0", Role.ADMIN)
+    now, admin = Instant(EPOCH, 0), Principal("uid:0", frozenset({Role.ADMIN}))
 
     def run(seq: int, *commands: AnyCommand, peer: bytes = PEER) -> int:
         frame = encode_request(Request(1, 0, seq, 0, [*commands]))
@@ -185,7 +195,7 @@ def test_claims_left_by_a_full_batch_are_served_later() -> None:
     text = "x" * 50_000
     served = run(9, *[Create(input_hash=HASH, input=text) for _ in range(4)])
     assert pipeline.is_behind()
-    pipeline.expel("key:somebody")
+    pipeline.expel(Principal("key:somebody"))
     served += len(pipeline.run([], now, writable=False).replies)
     while pipeline.is_behind():
         served += len(pipeline.run([], now).replies)
@@ -213,7 +223,7 @@ def test_a_repeat_that_has_grown_too_long_shows_no_texts() -> None:
     driver = Driver(reply_bytes=400_000)
     job = driver.job(Create(input_hash=HASH)).job_id
     session = session_of(driver)
-    steps = [JobStatus.RUNNING, JobStatus.AWAITING_INPUT] * 40
+    steps = [JobStatus.RUNNING, JobStatus.AWAITING_INPUT] * 15
     request = Request(1, session, 1, 0, [Transition(job_id=job, target=step) for step in steps])
     first = send(driver, request)
     driver.ask(Transition(job_id=job, target=JobStatus.RUNNING))
@@ -246,7 +256,7 @@ def test_not_authorized_is_not_recorded() -> None:
 
 def test_a_peer_without_a_role_parks_nothing() -> None:
     driver = Driver()
-    driver.principal = Principal("key:alice", None)
+    driver.principal = Principal("key:alice")
     claim = Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=9, limit=1)
     assert error_of_result(driver.ask(claim)[0]).code == "not_authorized"
     assert len(driver.engine.context.waiters.parked) == 0

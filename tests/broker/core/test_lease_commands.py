@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from tests.core import (
     AWAITING_INPUT,
     AWAITING_PAYMENT,
@@ -22,9 +24,12 @@ from tests.core import (
 )
 from tollgate.domain.commands import (
     Cancel,
+    Claim,
     Get,
+    Hold,
     ProvideInput,
     Release,
+    Resume,
     Touch,
 )
 from tollgate.domain.models import JobStatus
@@ -213,3 +218,20 @@ def test_an_undelivered_grant_does_not_count_as_a_lapse() -> None:
         driver.grants_of(claim())
         driver.run(undelivered=driver.grants[-1])
     assert status_of(driver, job) is RUNNING
+
+
+@pytest.mark.parametrize("way", ["held", "claimed by its id"])
+def test_a_job_delayed_twice_is_granted_once(way: str) -> None:
+    driver = Driver()
+    job_id = running(driver, not_before=EPOCH + HOUR).job_id
+    if way == "held":
+        driver.ask(Hold(job_id=job_id))
+        driver.ask(Resume(job_id=job_id))
+    else:
+        named = Claim(status=RUNNING, lease_ms=9, wait_ms=0, limit=1, job_ids=[job_id])
+        (grant,) = driver.grants_of(named)
+        driver.ask(Release(job_id=job_id, lease=grant.lease))
+    assert driver.grants_of(claim(limit=9)) == []
+    driver.pass_ms(3_600_000)
+    assert [grant.job.job_id for grant in driver.grants_of(claim(limit=9))] == [job_id]
+    assert driver.engine.context.state.jobs.leased == 1

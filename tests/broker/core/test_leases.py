@@ -1,137 +1,225 @@
 """The standing leases, their tokens and their lapses."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
-from tests.core import job_id
-from tollgate.broker.core.leases import Leases
-from tollgate.broker.core.timers import (
-    SLACK,
+from tests.core import EPOCH, HASH, Driver, claim, job_ids, running
+from tollgate.broker.core.events import (
+    JobTransitioned,
+    LeaseGranted,
+    LeaseLapsed,
+    LeaseReleased,
+    LogBegan,
+    Origin,
 )
-from tollgate.domain.exceptions import LeaseHeldError, LeaseLostError
-from tollgate.domain.models import JobStatus
+from tollgate.broker.core.leases import Leases, info
+from tollgate.broker.core.records import Record
+from tollgate.broker.core.state import RESTORE_GAP, State
+from tollgate.broker.core.timers import SLACK
+from tollgate.broker.repository.job import Slot
+from tollgate.broker.repository.job_repo import InMemoryJobRepository
+from tollgate.domain.commands import Create, Hello
+from tollgate.domain.exceptions import LeaseHeldError, LeaseLostError, Refusal
+from tollgate.domain.results import HelloResult, LeaseInfo
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, RUNNING, JobStatus
 
-RUNNING = JobStatus.RUNNING
+ORIGIN = Origin(EPOCH, "key:w", "worker@host:1")
 
 
-AWAITING_PAYMENT = JobStatus.AWAITING_PAYMENT
+class Held:
+    """Leases on two jobs in `running`, A and B."""
 
+    def __init__(self) -> None:
+        self.state = State()
+        self.jobs: InMemoryJobRepository = self.state.jobs
+        self.leases: Leases = self.state.leases
+        new_id = job_ids()
+        for _ in range(2):
+            job_id = new_id()
+            self.jobs.create(HASH, job_id=job_id, at=EPOCH)
+            self.jobs.update_status(job_id, RUNNING, at=EPOCH)
+        self.a, self.b = self.jobs.slots()
 
-A, B, C = job_id(1), job_id(2), job_id(3)
+    def grant(self, slot: Slot, token: int, lease_ms: int = 100, now_ms: int = 0) -> None:
+        granted = LeaseGranted(slot.job.job_id, token, lease_ms)
+        self.state.apply(Record([granted], by=ORIGIN.by, at=EPOCH, client=ORIGIN.client), now_ms)
+
+    def release(self, slot: Slot, token: int) -> None:
+        self.state.apply(Record([LeaseReleased(slot.job.job_id, token)], at=EPOCH), 0)
+
+    def lapse(self, slot: Slot, token: int) -> None:
+        self.state.apply(Record([LeaseLapsed(slot.job.job_id, token)], at=EPOCH), 0)
+
+    def move(self, slot: Slot, target: JobStatus) -> None:
+        self.jobs.update_status(slot.job.job_id, target, at=EPOCH)
 
 
 def test_a_job_has_one_lease_at_a_time() -> None:
-    leases = Leases()
-    leases.check(A, None)
-    leases.grant(A, leases.next_token, 100, 0)
-    leases.check(A, 1)
+    held = Held()
+    leases, a, b = held.leases, held.a, held.b
+    assert leases.check(a, None) is None
+    held.grant(a, 1)
+    assert leases.check(a, 1) is a.lease is not None
     with pytest.raises(LeaseHeldError):
-        leases.check(A, None)
-    with pytest.raises(LeaseLostError):
-        leases.check(A, 2)
+        leases.check(a, None)
+    with pytest.raises(LeaseLostError, match="was never granted"):
+        leases.check(a, 2)
     with pytest.raises(LeaseHeldError):
-        leases.grant(A, leases.next_token, 100, 0)
-    with pytest.raises(LeaseLostError):  # never given
-        leases.check(B, 1)
-    leases.check(B, None)
+        held.grant(a, leases.next_token)
+    with pytest.raises(LeaseLostError):  # that of another job
+        leases.check(b, 1)
+    assert leases.check(b, None) is None
+    assert held.jobs.leased == 1
 
 
 def test_tokens_only_grow() -> None:
-    leases = Leases()
+    held = Held()
     seen = []
     for turn in range(30):
-        token = leases.next_token
-        leases.grant(A, token, 1, turn)
+        token = held.leases.next_token
+        held.grant(held.a, token)
         seen.append(token)
         if turn % 3 == 0:
-            leases.end(A, token)
+            held.release(held.a, token)
         elif turn % 3 == 1:
-            leases.lapse(A, token)
+            held.lapse(held.a, token)
         else:
-            leases.forget(A)
+            held.move(held.a, AWAITING_INPUT)
+            held.move(held.a, RUNNING)
     assert seen == sorted(set(seen))
     with pytest.raises(LeaseHeldError):
-        leases.grant(B, seen[-1], 1, 0)
-    leases.grant(B, seen[-1] + 10, 1, 0)
-    assert leases.next_token == seen[-1] + 11
+        held.grant(held.b, seen[-1])
+    held.grant(held.b, seen[-1] + 10)
+    assert held.leases.next_token == seen[-1] + 11
+
+
+def test_a_refused_grant_changes_nothing() -> None:
+    held = Held()
+    held.grant(held.a, 5)
+    for slot, token in ((held.a, 6), (held.b, 5), (held.b, 4)):
+        with pytest.raises(LeaseHeldError):
+            held.grant(slot, token)
+    assert (held.leases.last_token, held.jobs.leased, held.b.lease) == (5, 1, None)
+    held.move(held.b, COMPLETED)
+    with pytest.raises(Refusal):
+        held.grant(held.b, 6)
+    assert held.jobs.leased == 1
 
 
 def test_an_ended_lease_is_lost() -> None:
-    leases = Leases()
-    ends: list[Callable[[str, int], None]] = [
-        leases.end,
-        leases.lapse,
-        lambda job, _: leases.forget(job),
+    held = Held()
+    ends: list[Callable[[Slot, int], None]] = [
+        held.release,
+        held.lapse,
+        lambda slot, _: held.move(slot, AWAITING_INPUT),
     ]
     for end in ends:
-        token = leases.next_token
-        leases.grant(A, token, 100, 0)
-        end(A, token)
-        uses: list[Callable[[str, int], None]] = [
-            leases.check,
-            leases.end,
-            leases.lapse,
-            lambda job, token: leases.touch(job, token, 1, 0),
+        token = held.leases.next_token
+        held.grant(held.a, token)
+        end(held.a, token)
+        uses: list[Callable[[Slot, int], object]] = [
+            held.leases.check,
+            held.release,
+            held.lapse,
+            lambda slot, token: held.leases.touch(slot, token, 1, 0),
         ]
         for use in uses:
-            with pytest.raises(LeaseLostError):
-                use(A, token)
-        leases.check(A, None)
+            with pytest.raises(LeaseLostError, match="is over"):
+                use(held.a, token)
+        held.leases.check(held.a, None)
+        assert held.jobs.leased == 0
 
 
 def test_an_old_token_does_not_end_a_new_lease() -> None:
-    leases = Leases()
-    leases.grant(A, 1, 100, 0)
-    leases.end(A, 1)
-    leases.grant(A, 2, 100, 0)
-    for use in (leases.end, leases.lapse):
+    held = Held()
+    held.grant(held.a, 1)
+    held.release(held.a, 1)
+    held.grant(held.a, 2)
+    for use in (held.release, held.lapse):
         with pytest.raises(LeaseLostError):
-            use(A, 1)
-    leases.check(A, 2)
+            use(held.a, 1)
+    held.leases.check(held.a, 2)
 
 
 def test_a_lease_lapses_once_at_its_time() -> None:
-    leases = Leases()
-    leases.grant(A, 1, 100, 0)
-    leases.grant(B, 2, 50, 0)
-    assert leases.timers.first_due() == 50
-    assert list(leases.lapsed(49)) == []
+    held = Held()
+    held.grant(held.a, 1, 100)
+    held.grant(held.b, 2, 50)
+    assert held.leases.timers.first_due() == 50
+    assert list(held.leases.lapsed(49)) == []
     lapsed = []
-    for lapsing, token in leases.lapsed(100):
-        leases.lapse(lapsing, token)
-        lapsed.append((lapsing, token))
-    assert lapsed == [(B, 2), (A, 1)]
-    assert list(leases.lapsed(10**9)) == []
-    assert leases.lapses == {A: 1, B: 1}
+    for lease in held.leases.lapsed(100):
+        held.lapse(lease.slot, lease.token)
+        lapsed.append((lease.slot, lease.token))
+    assert lapsed == [(held.b, 2), (held.a, 1)]
+    assert list(held.leases.lapsed(10**9)) == []
+    assert held.leases.lapses == {held.a.job.job_id: 1, held.b.job.job_id: 1}
+    assert (held.a.job.attempts, held.b.job.attempts) == (1, 1)
 
 
 def test_a_touch_moves_the_end_of_a_lease_either_way() -> None:
-    leases = Leases()
-    leases.grant(A, 1, 100, 0)
-    leases.touch(A, 1, 100, 90)
-    assert list(leases.lapsed(189)) == []
-    leases.touch(A, 1, 5, 100)  # earlier than before
-    assert list(leases.lapsed(104)) == []
-    assert list(leases.lapsed(105)) == [(A, 1)]
+    held = Held()
+    held.grant(held.a, 1, 100)
+    held.leases.touch(held.a, 1, 100, 90)
+    assert list(held.leases.lapsed(189)) == []
+    held.leases.touch(held.a, 1, 5, 100)  # earlier than before
+    assert list(held.leases.lapsed(104)) == []
+    assert [(lease.slot, lease.token) for lease in held.leases.lapsed(105)] == [(held.a, 1)]
 
 
 def test_lapses_count_within_a_status_and_across_leases() -> None:
-    leases = Leases()
+    held = Held()
+    job_id = held.a.job.job_id
     for number in range(1, 4):
-        leases.grant(A, leases.next_token, 1, 0)
-        leases.lapse(A, leases.next_token - 1)
-        assert leases.lapses[A] == number
-    leases.grant(A, leases.next_token, 1, 0)
-    leases.end(A, leases.next_token - 1)
-    assert leases.lapses[A] == 3
-    leases.forget(A)
-    assert A not in leases.lapses
+        held.grant(held.a, held.leases.next_token)
+        held.lapse(held.a, held.leases.last_token)
+        assert held.leases.lapses[job_id] == number
+    held.grant(held.a, held.leases.next_token)
+    held.release(held.a, held.leases.last_token)
+    assert held.leases.lapses[job_id] == 3
+    asks = JobTransitioned(job_id, held.a.job.version, AWAITING_INPUT, EPOCH)
+    held.state.apply(Record([asks], at=EPOCH), 0)
+    assert job_id not in held.leases.lapses
+    assert held.a.job.attempts == 3  # of its whole life
 
 
 def test_a_million_touches_leave_few_timers() -> None:
-    leases = Leases()
-    leases.grant(A, 1, 100, 0)
+    held = Held()
+    held.grant(held.a, 1, 100)
     for now_ms in range(20 * SLACK):
-        leases.touch(A, 1, 100, now_ms // 7)
-    assert len(leases.timers) <= 2 + SLACK
+        held.leases.touch(held.a, 1, 100, now_ms // 7)
+    assert len(held.leases.timers) <= 2 + SLACK
+
+
+def test_a_restart_runs_each_standing_lease_anew() -> None:
+    held = Held()
+    held.grant(held.a, 1, 100)
+    held.grant(held.b, 2, 50)
+    held.release(held.b, 2)
+    held.leases.touch(held.a, 1, 900, 0)
+    held.leases.restart(1_000)
+    assert info(held.b, 1_000) is None
+    assert info(held.a, 1_030) == LeaseInfo("key:w", "worker@host:1", 70)  # as it was granted
+    assert info(held.a, 9_999) == LeaseInfo("key:w", "worker@host:1", 0)
+    assert [lease.token for lease in held.leases.lapsed(1_100)] == [1]
+
+
+def test_a_restore_raises_all_numbers_and_ends_all_leases() -> None:
+    driver = Driver()
+    (opened,) = driver.ask(Hello(open_session=True))
+    assert isinstance(opened, HelloResult)
+    running(driver)
+    (grant,) = driver.grants_of(claim())
+    state = driver.engine.context.state
+    state.apply(Record([LogBegan("other", is_restore=True)], at=EPOCH + timedelta(seconds=1)), 0)
+    assert (state.log_id, state.jobs.leased) == ("other", 0)
+    assert state.leases.next_token == grant.lease + RESTORE_GAP + 1
+    assert not state.requests.knows(opened.session or 0)
+    (again,) = driver.grants_of(claim())  # the job is ready
+    assert again.lease == grant.lease + RESTORE_GAP + 1
+    (opened_again,) = driver.ask(Hello(open_session=True))
+    assert isinstance(opened_again, HelloResult)
+    assert opened_again.session == (opened.session or 0) + RESTORE_GAP + 1
+    assert driver.ask(Create(input_hash=HASH))

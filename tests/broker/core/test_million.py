@@ -27,5 +27,10 @@ def test_one_seed_gives_the_same_bytes_in_two_processes() -> None:
     assert there.stdout.strip() == here
 
 
+@pytest.mark.slow
+def test_a_snapshot_in_the_middle_changes_no_byte() -> None:
+    assert digest(STEPS, 7, restarts=True) == digest(STEPS, 7)
+
+
 def test_another_seed_gives_other_bytes() -> None:
     assert len({digest(2_000, seed) for seed in (1, 2, 3)}) == 3

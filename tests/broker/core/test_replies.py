@@ -12,6 +12,7 @@ from tests.core import (
     AWAITING_PAYMENT,
     COMPLETED,
     EPOCH,
+    HASH,
     PEER,
     RUNNING,
     Driver,
@@ -19,12 +20,14 @@ from tests.core import (
     create,
     error_of_result,
     job_id,
+    job_of,
     move,
     running,
 )
 from tests.sizes import sample
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.limits import job_bytes_max, result_bytes_max
+from tollgate.broker.core.records import without_texts
 from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
@@ -32,13 +35,21 @@ from tollgate.domain.commands import (
     Get,
     Hello,
     List,
+    ProvideInput,
 )
 from tollgate.domain.messages import Reply, encode_request
 from tollgate.domain.results import (
     ErrorResult,
+    Grant,
     HelloResult,
+    InputRound,
     JobFields,
+    JobResult,
+    LeasesResult,
+    Progress,
+    Settlement,
 )
+from tollgate.domain.settlement import SettlementState
 
 
 def test_commands_beyond_a_full_reply_are_not_executed() -> None:
@@ -110,6 +121,47 @@ def test_no_repeated_reply_grows_over_its_limit() -> None:
     assert driver.engine.context.state.jobs.count() == 9
 
 
+def test_a_repeat_shows_the_rounds_of_input_that_there_were() -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    steps = [AWAITING_INPUT, RUNNING] * 2
+    moves = [move(job_id(1), step) for step in [RUNNING, *steps]]
+    frame = encode_request(driver.request(create(), *moves, session=hello.session or 0))
+    arrival = Arrival(PEER, [frame], ADMIN)
+    (first,) = driver.pipeline.run([arrival], driver.now).replies
+    (again,) = driver.pipeline.run([arrival], driver.now).replies
+    assert again.frame == first.frame
+    shown = job_of(driver.ask(Get(job_id=job_id(1)))[0])
+    assert [each.version for each in shown.inputs or ()] == [3, 5]
+    asks = move(job_id(1), AWAITING_INPUT, input_schema="more")
+    asked = encode_request(driver.request(asks, session=hello.session or 0))
+    driver.run(Arrival(PEER, [asked], ADMIN))
+    given = ProvideInput(job_id=job_id(1), input="x", input_hash=HASH, expected_version=7)
+    assert (driver.job(given).inputs or [])[-1].hash == HASH
+    ((_, answer),) = driver.run(Arrival(PEER, [asked], ADMIN))
+    assert isinstance(answer, Reply)
+    assert [(each.version, each.hash) for each in job_of(answer.results[0]).inputs or ()] == [
+        (3, None), (5, None), (7, None),
+    ]  # fmt: skip
+
+
+def test_a_grant_without_its_texts_has_no_parts_either() -> None:
+    """There may be a thousand in a reply, each with parts that it did not have before."""
+    driver = Driver()
+    job = driver.job(create(input="x", settle=True))
+    grown = msgspec.structs.replace(
+        job,
+        result="x" * 900,
+        meta="x" * 900,
+        inputs=[InputRound(number, hash=HASH) for number in range(32)],
+        progress=Progress("x" * 900),
+        settlement=Settlement(SettlementState.WANTED, EPOCH, HASH, "x" * 900, "x" * 900),
+    )
+    bare = msgspec.msgpack.encode(without_texts(LeasesResult([Grant(grown, 1)])))
+    assert len(bare) <= len(msgspec.msgpack.encode(JobResult(job))) + 100  # a hash, and no text
+
+
 def test_a_repeat_never_refuses_an_executed_command_for_room() -> None:
     """A repeat shows its reads as they are now; they must not crowd out what happened."""
     driver = Driver(reply_bytes=600_000, text_bytes=60_000, request_bytes=10**9)
@@ -172,7 +224,7 @@ def test_a_job_above_lowered_limits_stops_no_claim() -> None:
     """It was stored when more was allowed."""
     driver = Driver(text_bytes=300_000, request_bytes=10**9)
     job = driver.job(create(input="x" * 300_000))
-    other = Driver(text_bytes=1_000, reply_bytes=250_000)
+    other = Driver(text_bytes=1_000, inputs_bytes=1_000, reply_bytes=250_000)
     state = driver.engine.context.state
     other.engine.context.state = state
     seq = other.post(claim(wait_ms=1_000))

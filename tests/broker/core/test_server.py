@@ -12,7 +12,6 @@ import zmq
 from tests.core import (
     EPOCH,
     HASH,
-    OTHER,
     PEER,
     job_id,
     make_pipeline,
@@ -23,7 +22,7 @@ from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import NoJournal
-from tollgate.broker.server import Server
+from tollgate.broker.server import IDLE_MS, KEYS_MS, Server
 from tollgate.broker.settings import load
 from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.endpoints import IpcEndpoint
@@ -38,18 +37,18 @@ from tollgate.domain.messages import Request, decode_answer, encode_request
 from tollgate.domain.results import ErrorResult
 from tollgate.domain.status import JobStatus
 
-WORKER = Principal("uid:2000", Role.WORKER)
+WORKER = Principal("uid:2000", frozenset({Role.WORKER}))
 
 
 class Ring:
     """Keys, one of which has just been revoked."""
 
-    def __init__(self, name: str) -> None:
-        self._names = [name]
+    def __init__(self, principal: Principal) -> None:
+        self._ended = [principal]
 
-    def refresh(self) -> list[str]:
-        names, self._names = self._names, []
-        return names
+    def refresh(self) -> list[Principal]:
+        ended, self._ended = self._ended, []
+        return ended
 
 
 class Tight(NoJournal):
@@ -90,11 +89,19 @@ def server_of(
 
 
 def test_a_taken_message_loses_a_role_taken_away() -> None:
-    alice = Principal("key:alice", Role.WORKER)
-    server = server_of(make_pipeline(), Tight(99), Ring("key:alice"))
-    server._left = [Arrival(PEER, [b""], alice), Arrival(OTHER, [b""], WORKER)]
+    alice = Principal("key:alice", frozenset({Role.WORKER}), "ended")
+    rotated = Principal(alice.name, alice.roles, "new")
+    server = server_of(make_pipeline(), Tight(99), Ring(alice))
+    server._left = [Arrival(PEER, [b""], each) for each in (alice, rotated, WORKER)]
     server._do_housekeeping(0)
-    assert [arrival.principal for arrival in server._left] == [alice._replace(role=None), WORKER]
+    left = [arrival.principal for arrival in server._left]
+    assert left == [Principal(alice.name, key="ended"), rotated, WORKER]
+
+
+def test_changed_keys_are_noticed_within_a_second() -> None:
+    server = server_of(make_pipeline(), Tight(99), Ring(WORKER))
+    assert server._idle_ms + KEYS_MS <= 1_000  # a broker that has nothing to do sleeps so long
+    assert server_of(make_pipeline(), Tight(99))._idle_ms == IDLE_MS
 
 
 def test_the_clock_goes_on_once_all_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +123,7 @@ def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
     server._commit._send = lambda reply: sent.extend(
         decode_answer(reply.frame).results  # type: ignore[union-attr]
     )
-    admin = Principal("uid:0", Role.ADMIN)
+    admin = Principal("uid:0", frozenset({Role.ADMIN}))
     commands: list[AnyCommand] = [Create(input_hash=HASH), Count(), Create(input_hash=HASH)]
     frames = [encode_request(Request(1, 0, seq, 0, [each])) for seq, each in enumerate(commands)]
     server._serve([Arrival(PEER, [frame], admin) for frame in frames], Instant(EPOCH, 0))
@@ -150,7 +157,7 @@ def test_a_stop_answers_messages_that_were_taken() -> None:
     server = server_of(pipeline, Tight(10_000))
     sent: list[int | None] = []
     server._commit._send = lambda reply: sent.append(decode_answer(reply.frame).seq)
-    admin = Principal("uid:0", Role.ADMIN)
+    admin = Principal("uid:0", frozenset({Role.ADMIN}))
     claim = Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=1_000, limit=1)
     for seq in (1, 2, 3):
         frame = encode_request(Request(1, 0, seq, 0, [claim]))

@@ -21,7 +21,7 @@ AWAITING_PAYMENT = JobStatus.AWAITING_PAYMENT
 A, B, C = job_id(1), job_id(2), job_id(3)
 
 
-OBSERVER = Principal("key:observer", Role.OBSERVER)
+OBSERVER = Principal("key:observer", frozenset({Role.OBSERVER}))
 
 
 def shown(job_id: str, status: JobStatus) -> Job:
@@ -66,20 +66,20 @@ def test_a_wait_is_found_by_each_job_and_status() -> None:
 
 def test_claims_of_a_status_are_served_first_come_first() -> None:
     waiters = Waiters(9, 9, 99)
-    assert waiters.first_claim(RUNNING) is None
+    assert waiters.first_claim(RUNNING, "default") is None
     waiters.park(ticket(1), claim(), 5)
     waiters.park(ticket(2), claim(), 5)
     waiters.park(ticket(3), claim(AWAITING_PAYMENT), 5)
-    assert set(waiters.claims()) == {RUNNING, AWAITING_PAYMENT}
-    first = waiters.first_claim(RUNNING)
+    assert set(waiters.claims) == {(RUNNING, "default"), (AWAITING_PAYMENT, "*")}
+    first = waiters.first_claim(RUNNING, "default")
     assert first is not None
     assert first.ticket.seq == 1
     waiters.remove(first)
-    second = waiters.first_claim(RUNNING)
+    second = waiters.first_claim(RUNNING, "default")
     assert second is not None
     assert second.ticket.seq == 2
     waiters.remove(second)
-    assert list(waiters.claims()) == [AWAITING_PAYMENT]
+    assert list(waiters.claims) == [(AWAITING_PAYMENT, "*")]
 
 
 def test_a_repeat_takes_the_place_of_its_parked_command() -> None:
@@ -88,7 +88,7 @@ def test_a_repeat_takes_the_place_of_its_parked_command() -> None:
     waiters.park(ticket(2, session=8), claim(), 5)
     waiters.park(ticket(1, OTHER, session=7), claim(), 9)  # full, but nothing is added
     assert len(waiters.parked) == 2
-    first = waiters.first_claim(RUNNING)
+    first = waiters.first_claim(RUNNING, "default")
     assert first is not None
     assert (first.ticket.peer, first.ticket.seq, first.due_ms) == (OTHER, 1, 5)
     assert [parked.ticket.seq for parked in waiters.due(5)] == [1, 2]

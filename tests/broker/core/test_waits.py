@@ -136,7 +136,7 @@ def test_parked_claims_are_served_in_order_of_parking() -> None:
     answers = driver.ask(*(move(job, RUNNING) for job in reversed(unpaid)))
     assert len(answers) == 4
     got = [[grant.job.job_id for grant in leases_of(driver.result_of(seq, OTHER))] for seq in seqs]
-    ids = [job.job_id for job in unpaid]
+    ids = [job.job_id for job in reversed(unpaid)]  # first ready, first served
     assert got == [ids[:1], ids[1:3], ids[3:]]
 
 

@@ -8,317 +8,303 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-Wire = dict[str, Any]
-STATUSES = ("awaiting_payment", "awaiting_input", "running", "completed", "failed")
-LEGAL = {
-    "awaiting_payment": ["failed", "running"],
-    "awaiting_input": ["failed", "running"],
-    "running": ["awaiting_input", "completed", "failed"],
-    "completed": [],
-    "failed": [],
-}
-FINAL = ("completed", "failed")
-RETRYABLE = ("overloaded", "draining", "repository_full", "wait_timeout")
+from tests.broker.core.twin_commands import CHANGES, Commands, parks
+from tests.broker.core.twin_jobs import FINAL, No, Wire, shown
+from tollgate.broker.core.roles import Principal, Role
+
+Out = tuple[bytes, int, Wire]
+WINDOW = 64
+RESTORE_GAP = 2**32
 
 
-def shown(job: Wire) -> Wire:
-    """Return a job as it goes on the wire, without the fields that are nil."""
-    return {name: value for name, value in job.items() if value is not None}
+class Twin(Commands):
+    """Takes messages, sends answers, and remembers what it has answered."""
 
-
-class No(Exception):  # noqa: N818 - an answer
-    """A refusal, with the details that the design asks for."""
-
-    def __init__(self, code: str, **details: object) -> None:
-        super().__init__(code)
-        self.wire = {"type": "error", "code": code, "retryable": code in RETRYABLE, **details}
-
-
-class Twin:
-    def __init__(
-        self, now: datetime, *, jobs: int, parked: int, watched: int, text: int, lapses: int,
-        grace_ms: int, pay_within_ms: int,
-    ) -> None:  # fmt: skip
-        self.wall = now
-        self.mono_ms = 0
-        self.jobs_max, self.parked_max, self.watched_max = jobs, parked, watched
-        self.text_max, self.lapses_max = text, lapses
-        self.grace = timedelta(milliseconds=grace_ms)
-        self.pay_within = timedelta(milliseconds=pay_within_ms)
-        self.jobs: list[Wire] = []  # by creation
-        self.entries: list[tuple[str, str]] = []  # (job, status), in the order of entry
-        self.leases: list[Wire] = []
+    def __init__(self, now: datetime, limits: dict[str, int]) -> None:
+        super().__init__(now, limits)
         self.parked: list[Wire] = []
-        self.token = 0
-        self.out: list[tuple[bytes, int, Wire]] = []
-        self.lapsed: dict[str, int] = {}
+        self.sessions: dict[int, Wire] = {}
+        self.last_session = 0
+        self.is_draining = False
+        self.out: list[Out] = []
 
-    # --- what a message does ------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------
 
     def message(
-        self, peer: bytes, session: int, seq: int, commands: Sequence[Wire], made: Sequence[str]
+        self,
+        peer: bytes,
+        who: Principal,
+        frame: Wire,
+        made: Sequence[str],
+        *,
+        is_first: bool = True,
     ) -> None:
-        """Execute a message; `made` are the ids that the broker chose, for creates without one."""
-        self.clock(self.wall, self.mono_ms)  # deadlines come before the commands of a batch
+        """Decide a message; `made` are the ids that the broker chose, for creates without one."""
+        if is_first:  # what is due comes before the commands of a batch
+            self.clock(self.wall, self.mono_ms)
         self.made = list(made)
-        who = (session, b"" if session else peer, seq)
-        command = commands[0] if commands else {"type": "nothing"}
-        if command["type"] == "wait" or (command["type"] == "claim" and command["wait_ms"]):
-            try:
-                result = self.park_or_answer(who, peer, seq, command)
-            except No as no:
-                if no.wire["code"] == "overloaded":
-                    self.out.append((peer, seq, {"type": "refused", "error": no.wire}))
-                    result = None
-                else:
-                    result = no.wire
-            if result is not None:
-                self.reply(peer, seq, [result])
-        else:
-            self.reply(peer, seq, [self.one(command) for command in commands])
+        self.who, self.peer, self.has_progressed = who, peer, False
+        seq, commands = frame["seq"], frame["commands"]
+        try:
+            session = self.check(frame)
+            self.by, self.client = who.name, session["client"] if session else None
+            self.session = frame["session"]
+            if parks(commands):
+                result = self.park_or_answer(frame, commands[0])
+                if result is not None:
+                    self.answer(peer, frame, commands, [result])
+            elif session and seq in session["answers"]:
+                remembered = zip(commands, session["answers"][seq][1], strict=True)
+                results = [self.again(command, then) for command, then in remembered]
+                self.reply(peer, seq, results)
+            else:
+                self.answer(peer, frame, commands, [self.one(command) for command in commands])
+        except No as no:
+            self.out.append((peer, seq, {"type": "refused", "error": no.wire}))
+        self.by = self.client = None
         self.serve()
+
+    def check(self, frame: Wire) -> Wire | None:
+        """Raise the refusal of a whole message."""
+        if frame["v"] != 1:
+            raise No("unsupported_version")
+        if len(frame["commands"]) > 1 and any(parks([each]) for each in frame["commands"]):
+            raise No("malformed")
+        if len(frame["commands"]) > self.limits["commands"]:
+            raise No("too_large", limit=self.limits["commands"])
+        if frame.get("valid_until") is not None and frame["valid_until"] < self.wall:
+            raise No("expired")
+        if self.is_draining:  # the scripts send nothing in a session then
+            raise No("draining")
+        return self.check_session(frame) if frame["session"] else None
+
+    def check_session(self, frame: Wire) -> Wire:
+        session = self.sessions.get(frame["session"])
+        if session is None or session["by"] != self.who.name:
+            raise No("session_evicted")
+        seq, acked = frame["seq"], max(session["acked"], frame["acked"])
+        if seq <= acked:
+            raise No("stale_request")
+        if seq > acked + WINDOW:
+            raise No("overloaded", limit=WINDOW)
+        commands = frame["commands"]
+        first = session["answers"].get(seq)
+        waits = next((each for each in self.parked if each["who"] == self.key(frame)), None)
+        if first is not None and first[0] != commands:
+            raise No("request_conflict")
+        if waits is not None and [waits["command"]] != commands:
+            raise No("request_conflict")
+        return session
+
+    def key(self, frame: Wire) -> object:
+        return frame["session"], b"" if frame["session"] else self.peer, frame["seq"]
+
+    def answer(self, peer: bytes, frame: Wire, commands: list[Wire], results: list[Wire]) -> None:
+        """Reply to a message that happened just now, and remember it."""
+        session = self.sessions.get(frame["session"])
+        lasting = [
+            result
+            for command, result in zip(commands, results, strict=True)
+            if command["type"] in CHANGES
+            and result.get("code") not in ("storage_full", "not_authorized", "draining")
+            and result.get("leases") != []
+        ]
+        if session is None or self.is_full:
+            lasting = []
+        elif not commands and frame["acked"] > session["acked"] and session["answers"]:
+            lasting = [{}]  # it only acknowledges
+        elif self.has_progressed:
+            lasting = [{}]  # of a touch nothing but this is kept
+        if session is not None and lasting:
+            if not parks(commands):  # it may be answered when later ones have been acknowledged
+                session["acked"] = max(session["acked"], frame["acked"])
+            if any(command["type"] in CHANGES for command in commands):
+                session["answers"][frame["seq"]] = (commands, results)
+            for seq in list(session["answers"]):
+                if seq <= session["acked"]:
+                    del session["answers"][seq]
+        self.reply(peer, frame["seq"], results)
 
     def reply(self, peer: bytes, seq: int, results: list[Wire]) -> None:
         self.out.append((peer, seq, {"type": "reply", "results": results}))
 
     def one(self, command: Wire) -> Wire:
         try:
+            self.check_command(command)
             result: Wire = getattr(self, "do_" + command["type"])(command)
         except No as no:
             return no.wire
         return result
 
-    def check_text(self, *texts: str | None) -> None:
-        for text in texts:
-            if text is not None and len(text.encode()) > self.text_max:
-                raise No("too_large", limit=self.text_max)
+    def again(self, command: Wire, then: Wire) -> Wire:
+        """Answer a command that was answered before: it does not happen again."""
+        if command["type"] not in CHANGES:
+            return self.one(command)
+        if then["type"] == "leases":
+            still = [
+                {
+                    "lease": grant["lease"],
+                    "job": shown(self.find(grant["job"]["job_id"]), texts=False),
+                }
+                for grant in then["leases"]
+                if (lease := self.lease_on(grant["job"]["job_id"]))
+                and lease["token"] == grant["lease"]
+            ]
+            return {"type": "leases", "leases": still}
+        if then["type"] != "job":
+            return {name: then[name] for name in then if name != "allowed"}
+        job = self.known(then["job"]["job_id"])
+        if job is None:
+            return No("job_not_found").wire
+        was = {name: then["job"][name] for name in ("version", "status", "updated_at")}
+        rounds = [
+            each if each["version"] < was["version"] else {**each, "text": None, "hash": None}
+            for each in job["inputs"]
+            if each["version"] <= was["version"]
+        ]
+        if was["version"] == job["version"]:
+            rounds = job["inputs"]
+        then_shown = {**shown({**job, "inputs": rounds}), **was}
+        return {"type": "job", "job": then_shown, "_again": True}
 
-    def find(self, job_id: str) -> Wire:
-        for job in self.jobs:
-            if job["job_id"] == job_id:
-                return job
-        raise No("job_not_found")
+    def do_hello(self, command: Wire) -> Wire:
+        roles = [role.value for role in Role if role in self.who.roles]
+        number = None
+        if command.get("open_session"):
+            self.last_session += 1
+            number = self.last_session
+            self.sessions[number] = {
+                "by": self.who.name, "client": command.get("client"), "acked": 0, "answers": {},
+            }  # fmt: skip
+        return {
+            "type": "hello", "protocol": 1, "session": number, "roles": roles,
+            "role": ",".join(roles), "revision": 2, "time": self.wall,
+        }  # fmt: skip
 
-    def do_create(self, command: Wire) -> Wire:
-        self.check_text(command.get("input"))
-        job_id = command.get("job_id")
-        for job in self.jobs:
-            if job["job_id"] == job_id:
-                if any(job[name] != command[name] for name in command if name != "type"):
-                    raise No("job_conflict", status=job["status"], version=job["version"])
+    # --- waiting ------------------------------------------------------------------------------
+
+    def check_room(self, command: Wire) -> None:
+        total, own = self.limits["parked"], self.limits["parked_share"]
+        mine = [parked for parked in self.parked if parked["name"] == self.who.name]
+        here = [parked for parked in self.parked if parked["peer"] == self.peer]
+        for parked, limit in ((self.parked, total), (here, own), (mine, total - total // 4)):
+            if len(parked) >= limit:
+                raise No("overloaded", limit=limit)
+        if command["type"] == "wait":
+            wanted, most = len(set(command["job_ids"])), self.limits["watched"]
+            for group, limit in ((self.parked, most), (mine, most - most // 4)):
+                watched = sum(len(set(each["command"].get("job_ids", ()))) for each in group)
+                if watched + wanted > limit:
+                    raise No("overloaded", limit=limit)
+
+    def park_or_answer(self, frame: Wire, command: Wire) -> Wire | None:
+        session = self.sessions.get(frame["session"])
+        if session and frame["seq"] in session["answers"]:
+            return self.again(command, session["answers"][frame["seq"]][1][0])
+        result = self.one(command)
+        if result.get("code") not in (None, "wait_timeout") or result.get("leases"):
+            return result
+        span_ms = command["timeout_ms"] if command["type"] == "wait" else command["wait_ms"]
+        if result["type"] == "job" or not span_ms:
+            return result
+        for parked in self.parked:
+            if parked["who"] == self.key(frame):  # a repeat: it takes the place of the first
+                parked.update(peer=self.peer)
+                return None
+        self.check_room(command)
+        self.parked.append(
+            {
+                "who": self.key(frame),
+                "peer": self.peer,
+                "name": self.who.name,
+                "client": self.client,
+                "frame": frame,
+                "command": command,
+                "ends": self.mono_ms + span_ms,
+            }
+        )
+        return None
+
+    def do_wait(self, command: Wire) -> Wire:
+        jobs = [self.find(job_id) for job_id in command["job_ids"]]
+        for job in jobs:
+            if job["status"] in FINAL or job["status"] in command.get("statuses", ()):
                 return {"type": "job", "job": shown(job)}
-        if len(self.jobs) >= self.jobs_max:
-            raise No("repository_full", limit=self.jobs_max)
-        payment = command.get("blockchain_identifier")
-        if payment is not None and any(j["blockchain_identifier"] == payment for j in self.jobs):
-            raise No("job_conflict")
-        if job_id is None:
-            job_id = self.made.pop(0)
-            assert all(job["job_id"] != job_id for job in self.jobs)
-        job = {
-            "job_id": job_id,
-            "status": "awaiting_payment",
-            "input_hash": command["input_hash"],
-            "blockchain_identifier": payment or "mock_bc_" + job_id[:8],
-            "created_at": self.wall,
-            "updated_at": self.wall,
-            "result": None,
-            "error": None,
-            "version": 1,
-            "input": command.get("input"),
-            "identifier_from_purchaser": command.get("identifier_from_purchaser"),
-            "pay_by_time": command.get("pay_by_time") or self.wall + self.pay_within,
-            "submit_result_time": command.get("submit_result_time"),
-            "input_schema": None,
-            "provided_input": None,
-        }
-        self.jobs.append(job)
-        self.lapsed[job_id] = 0
-        self.entries.append((job_id, "awaiting_payment"))
-        return {"type": "job", "job": shown(job)}
+        raise No("wait_timeout")
 
-    def do_get(self, command: Wire) -> Wire:
-        if "job_id" in command:
-            return {"type": "job", "job": shown(self.find(command["job_id"]))}
-        for job in self.jobs:
-            if job["blockchain_identifier"] == command["blockchain_identifier"]:
-                return {"type": "job", "job": shown(job)}
-        raise No("job_not_found")
+    def do_stop_waiting(self, command: Wire) -> Wire:
+        peer = b"" if self.session else self.peer
+        for parked in list(self.parked):
+            if parked["who"] in [(self.session, peer, seq) for seq in command["seqs"]]:
+                self.end_wait(parked)
+        return {"type": "ok"}
 
-    def lease_on(self, job_id: str) -> Wire | None:
-        return next((lease for lease in self.leases if lease["job_id"] == job_id), None)
+    def end_wait(self, parked: Wire) -> None:
+        self.parked.remove(parked)
+        claim = parked["command"]["type"] == "claim"
+        result = {"type": "leases", "leases": []} if claim else No("wait_timeout").wire
+        self.reply(parked["peer"], parked["frame"]["seq"], [result])
 
-    def check_version(self, job: Wire, command: Wire) -> None:
-        if command.get("expected_version") not in (None, job["version"]):
-            raise No("version_conflict", status=job["status"], version=job["version"])
-
-    def enter(self, job: Wire, target: str, **changes: object) -> None:
-        job.update(status=target, version=job["version"] + 1, result=None, error=None)
-        job["updated_at"] = max(job["updated_at"], self.wall)
-        job.update(changes)
-        self.entries = [entry for entry in self.entries if entry[0] != job["job_id"]]
-        self.entries.append((job["job_id"], target))
-        self.leases = [lease for lease in self.leases if lease["job_id"] != job["job_id"]]
-        self.lapsed[job["job_id"]] = 0
+    def enter(self, job: Wire, target: str, **changes: Any) -> None:
+        super().enter(job, target, **changes)
         for parked in list(self.parked):
             command = parked["command"]
             ends = target in FINAL or target in command.get("statuses", ())
             if command["type"] == "wait" and job["job_id"] in command["job_ids"] and ends:
                 self.parked.remove(parked)
-                self.reply(parked["peer"], parked["seq"], [{"type": "job", "job": shown(job)}])
-
-    def go(self, job: Wire, target: str, **changes: object) -> Wire:
-        if target not in LEGAL[job["status"]]:
-            raise No(
-                "illegal_transition", status=job["status"], version=job["version"],
-                allowed=LEGAL[job["status"]],
-            )  # fmt: skip
-        self.enter(job, target, **changes)
-        return {"type": "job", "job": shown(job)}
-
-    def do_transition(self, command: Wire) -> Wire:
-        self.check_text(*(command.get(name) for name in ("result", "error", "input_schema")))
-        job = self.find(command["job_id"])
-        self.check_version(job, command)
-        lease, shown = self.lease_on(job["job_id"]), command.get("lease")
-        if shown is not None and (lease is None or lease["token"] != shown):
-            raise No("lease_lost", status=job["status"], version=job["version"])
-        if shown is None and lease is not None:
-            raise No("lease_held", status=job["status"], version=job["version"])
-        changes: Wire = {name: command[name] for name in ("result", "error") if name in command}
-        if command["target"] == "awaiting_input":
-            changes.update(input_schema=command.get("input_schema"), provided_input=None)
-        return self.go(job, command["target"], **changes)
-
-    def do_provide_input(self, command: Wire) -> Wire:
-        self.check_text(command["input"])
-        job = self.find(command["job_id"])
-        self.check_version(job, command)
-        if job["status"] != "awaiting_input":
-            raise No("illegal_transition", status=job["status"], version=job["version"])
-        return self.go(job, "running", provided_input=command["input"])
-
-    def do_cancel(self, command: Wire) -> Wire:
-        job = self.find(command["job_id"])
-        self.check_version(job, command)
-        if job["status"] != "awaiting_payment":
-            raise No("illegal_transition", status=job["status"], version=job["version"])
-        return self.go(job, "failed", error="cancelled")
-
-    def do_count(self, command: Wire) -> Wire:
-        asked = [command["status"]] if "status" in command else list(STATUSES)
-        by_status = {s: sum(job["status"] == s for job in self.jobs) for s in asked}
-        oldest = {}
-        for status in asked:
-            first = next((job_id for job_id, at in self.entries if at == status), None)
-            oldest[status] = first and self.find(first)["updated_at"]
-        total = sum(by_status.values())
-        return {"type": "count", "total": total, "by_status": by_status, "oldest": oldest}
-
-    def do_list(self, command: Wire) -> Wire:
-        """Show all from the start that match: the real one is asked page by page."""
-        jobs = [job for job in self.jobs if command.get("status") in (None, job["status"])]
-        return {"type": "jobs", "jobs": [shown(job) for job in jobs]}
-
-    # --- leases and waiting -------------------------------------------------------------------
-
-    def grant(self, command: Wire) -> Wire:
-        leases: list[Wire] = []
-        for job in self.jobs:
-            free = job["status"] == command["status"] and self.lease_on(job["job_id"]) is None
-            if free and len(leases) < command["limit"]:
-                self.token += 1
-                self.leases.append(
-                    {
-                        "job_id": job["job_id"],
-                        "token": self.token,
-                        "ends": self.mono_ms + command["lease_ms"],
-                    }
+                self.reply(
+                    parked["peer"], parked["frame"]["seq"], [{"type": "job", "job": shown(job)}]
                 )
-                leases.append({"job": shown(job), "lease": self.token})
-        return {"type": "leases", "leases": leases}
-
-    do_claim = grant
-
-    def do_touch(self, command: Wire) -> Wire:
-        self.find(command["job_id"])
-        lease = self.lease_on(command["job_id"])
-        if lease is None or lease["token"] != command["lease"]:
-            raise No("lease_lost")
-        lease["ends"] = self.mono_ms + command["lease_ms"]
-        return {**command, "type": "lease"}
-
-    def do_release(self, command: Wire) -> Wire:
-        self.find(command["job_id"])
-        lease = self.lease_on(command["job_id"])
-        if lease is None or lease["token"] != command["lease"]:
-            raise No("lease_lost")
-        self.leases.remove(lease)
-        return {"type": "ok"}
-
-    def check_room(self, command: Wire) -> None:
-        # All peers here are one principal, which may have three quarters.
-        for limit in (self.parked_max, self.parked_max - self.parked_max // 4):
-            if len(self.parked) >= limit:
-                raise No("overloaded", limit=limit)
-        watched = sum(len(set(parked["command"].get("job_ids", ()))) for parked in self.parked)
-        for limit in (self.watched_max, self.watched_max - self.watched_max // 4):
-            if command["type"] == "wait" and watched + len(set(command["job_ids"])) > limit:
-                raise No("overloaded", limit=limit)
-
-    def park_or_answer(self, who: object, peer: bytes, seq: int, command: Wire) -> Wire | None:
-        if command["type"] == "wait":
-            jobs = [self.find(job_id) for job_id in command["job_ids"]]
-            for job in jobs:
-                if job["status"] in FINAL or job["status"] in command.get("statuses", ()):
-                    return {"type": "job", "job": shown(job)}
-            span_ms = command["timeout_ms"]
-            if not span_ms:
-                raise No("wait_timeout")
-        else:
-            result = self.grant(command)
-            if result["leases"]:
-                return result
-            span_ms = command["wait_ms"]
-        for parked in self.parked:
-            if parked["who"] == who:  # a repeat: it takes the place of the first
-                parked.update(peer=peer, seq=seq, ends=self.mono_ms + span_ms)
-                return None
-        self.check_room(command)
-        self.parked.append(
-            {"who": who, "peer": peer, "seq": seq, "command": command,
-             "ends": self.mono_ms + span_ms}
-        )  # fmt: skip
-        return None
 
     def serve(self) -> None:
-        for parked in list(self.parked):  # first come first served
-            if parked["command"]["type"] == "claim":
-                result = self.grant(parked["command"])
-                if result["leases"]:
+        """Give ready jobs to the claims that are parked: first come, first served."""
+        for parked in list(self.parked):
+            if parked["command"]["type"] == "claim" and not self.is_full:
+                self.by, self.client = parked["name"], parked["client"]
+                leases = self.grant(parked["command"])
+                if leases:
                     self.parked.remove(parked)
-                    self.reply(parked["peer"], parked["seq"], [result])
+                    self.answer(
+                        parked["peer"], parked["frame"], [parked["command"]],
+                        [{"type": "leases", "leases": leases}],
+                    )  # fmt: skip
+        self.by = self.client = None
 
     # --- time ---------------------------------------------------------------------------------
 
-    def clock(self, wall: datetime, mono_ms: int) -> None:
-        self.wall, self.mono_ms = wall, mono_ms
+    def clock(
+        self, wall: datetime, mono_ms: int, undelivered: Sequence[tuple[str, int]] = ()
+    ) -> None:
+        """Let everything happen that is due; take back grants that could not be delivered."""
+        self.wall, self.mono_ms, self.at = wall, mono_ms, max(self.at, wall)
+        self.by = self.client = None
+        self.let_due_ones_join()
         for parked in list(self.parked):
             if parked["ends"] <= mono_ms:
-                self.parked.remove(parked)
-                claim = parked["command"]["type"] == "claim"
-                result = {"type": "leases", "leases": []} if claim else No("wait_timeout").wire
-                self.reply(parked["peer"], parked["seq"], [result])
-        for lease in sorted(self.leases, key=lambda lease: (lease["ends"], lease["job_id"])):
-            if lease["ends"] <= mono_ms:
-                self.leases.remove(lease)
-                job = self.find(lease["job_id"])
-                lapses = self.lapsed[job["job_id"]] = self.lapsed[job["job_id"]] + 1
-                if job["status"] == "running" and lapses >= self.lapses_max:
-                    self.enter(job, "failed", error="~lapsed")
-        self.end_late("pay_by_time", ("awaiting_payment",), wall - self.grace)
-        self.end_late("submit_result_time", ("running", "awaiting_input"), wall)
+                self.end_wait(parked)
+        if not self.is_full:
+            self.take_back(undelivered)
+            for lease in sorted(self.leases, key=lambda lease: (lease["ends"], lease["number"])):
+                if lease["ends"] <= mono_ms:
+                    self.lapse(lease)
+            grace = timedelta(milliseconds=self.limits["payment_grace_ms"])
+            self.end_late("pay_by_time", ("awaiting_payment",), self.wall - grace)
+            self.end_late("submit_result_time", ("running", "awaiting_input"), self.wall)
+            self.forget_old_ones()
         self.serve()
+
+    def lapse(self, lease: Wire) -> None:
+        job = self.find(lease["job_id"])
+        attempt = None
+        if job["status"] == "running":
+            attempt = job["attempts"] = job["attempts"] + 1
+        job["_lapses"] += 1
+        self.note(job, "lapsed", attempt=attempt, reason=lease["client"] or lease["by"])
+        self.happened["a kept lease lapses"] += lease["kept"]
+        self.free(lease)
+        if job["status"] == "running" and job["_lapses"] >= self.limits["lapses"]:
+            self.happened["a job fails by lapses"] += 1
+            self.enter(job, "failed", error="~lapsed")
 
     def end_late(self, deadline: str, statuses: Sequence[str], wall: datetime) -> None:
         late = [
@@ -326,16 +312,48 @@ class Twin:
             for job in self.jobs
             if job["status"] in statuses and job[deadline] is not None and job[deadline] <= wall
         ]
-        for job in sorted(late, key=lambda job: (job[deadline], job["job_id"])):
+        self.happened[f"a job fails by {deadline}"] += len(late)
+        for job in sorted(late, key=lambda job: job[deadline]):
             self.enter(job, "failed", error="~" + deadline)
 
-    def undelivered(self, grants: Sequence[tuple[str, int]]) -> None:
+    def forget_old_ones(self) -> None:
+        keep = timedelta(milliseconds=self.limits["keep_finished_ms"])
+        finished = [job for job in self.jobs if self.is_finished(job)]
+        finished.sort(key=lambda job: job["_finished"])
+        for number, job in enumerate(finished):
+            too_many = len(finished) - number > self.limits["max_finished"]
+            if too_many or job["_finished"][0] + keep <= self.wall:
+                self.happened["too many are finished" if too_many else "a job is old"] += 1
+                self.forget(job)
+
+    def take_back(self, grants: Sequence[tuple[str, int]]) -> None:
         for job_id, token in grants:
             lease = self.lease_on(job_id)
             if lease is not None and lease["token"] == token:
-                self.leases.remove(lease)
+                self.note(self.find(job_id), "released")
+                self.free(lease)
+
+    def restart(self) -> None:
+        """Stop and start again: the parked commands are gone, leases last anew."""
+        self.parked = []
+        for job in self.jobs:
+            lease = self.lease_on(job["job_id"])
+            if lease is not None:
+                self.extend(lease, lease["lease_ms"])
+
+    def restore(self) -> None:
+        """Go on in another log: no lease and no session stands, and no number comes twice."""
+        self.restart()
+        self.token += RESTORE_GAP
+        self.last_session += RESTORE_GAP
+        self.sessions = {}
+        for job in self.jobs:
+            lease = self.lease_on(job["job_id"])
+            if lease is not None:
+                self.free(lease)
 
     def drain(self) -> None:
+        self.is_draining = True
         for parked in self.parked:
-            self.reply(parked["peer"], parked["seq"], [No("draining").wire])
+            self.reply(parked["peer"], parked["frame"]["seq"], [No("draining").wire])
         self.parked = []

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tollgate.broker.journal import format as journal_format
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.journal.files import Files
 from tollgate.broker.journal.recovery import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 SEGMENT_BYTES = 2048
 
 FULL = bool(os.environ.get("TOLLGATE_FULL_TESTS"))
 """Whether the long suites try every case, not a sample that has every kind of case."""
+
+
+@contextmanager
+def knowing_format(version: int) -> Iterator[None]:
+    """Write this format, and read no newer one, as the tollgate of that format did."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_format, "VERSION", version)
+        yield
 
 
 def opened(directory: Path, **options: object) -> FileJournal:

@@ -9,6 +9,7 @@ others. A failed sync behaves as on Linux: the data stays readable, and is never
 from __future__ import annotations
 
 import errno
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ from tollgate.broker.compaction import compact, delete
 from tollgate.broker.journal import SNAPSHOT_CHUNK, JournalError, JournalFailedError
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.journal.files import Files
+from tollgate.broker.journal.format import listing, segment_name
+from tollgate.broker.journal.segment import SegmentReader, read_header
+
+from .helpers import knowing_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -232,11 +237,18 @@ class Simulation:
     """Lives of one journal, each ended by a power loss, a kill, a failed sync or a close.
 
     `appended` are all payloads in order, `acknowledged` is how many of them were synced or, after a
-    start, replayed: these must come back, and what comes back must be a prefix.
+    start, replayed: these must come back, and what comes back must be a prefix. The first
+    `old_lives` are those of a tollgate of format 1: what these have not written must be in
+    segments that it refuses.
     """
 
     def __init__(
-        self, directory: Path, disk: Disk, policy: str = "always", segment_bytes: int = 2048
+        self,
+        directory: Path,
+        disk: Disk,
+        policy: str = "always",
+        segment_bytes: int = 2048,
+        old_lives: int = 0,
     ) -> None:
         self.directory = directory
         self.disk = disk
@@ -245,16 +257,22 @@ class Simulation:
         self.appended: list[bytes] = []
         self.acknowledged = 0
         self.recoveries = 0
+        self.old_lives = old_lives
+        self.upgrades = 0
+        self._old_end: int | None = None
         self._time = 0.0
 
     def run(self, lives: int) -> None:
         """Run so many lives; LossError at the first broken guarantee."""
-        for _ in range(lives):
+        for life in range(lives):
+            if life == self.old_lives:
+                self._old_end = len(self.appended)
             self.disk.power_goes_at = self.disk.calls + self.disk.random.randint(1, 80)
             if self.disk.random.random() < 0.1:
                 self.disk.syncs_until_failure = self.disk.random.randint(0, 8)
             try:
-                self._live()
+                with knowing_format(1) if life < self.old_lives else nullcontext():
+                    self._live()
             except PowerLossError:
                 self.disk = self.disk.after_loss()
             except JournalFailedError:
@@ -294,7 +312,22 @@ class Simulation:
         self.appended = found
         self.acknowledged = len(found)
         self.recoveries += 1
+        if self._old_end is not None:
+            self._old_end = min(self._old_end, len(found))
+            self._look_at_old_segments(self._old_end)
         return journal
+
+    def _look_at_old_segments(self, old_end: int) -> None:
+        """Check that they hold only what was written in the old lives."""
+        for number in listing(self.disk.names(self.directory)).segments:
+            path = self.directory / segment_name(number)
+            if read_header(self.disk, path).version == 1:
+                reader = SegmentReader(path, self.disk.read(path))
+                for _ in reader:
+                    pass
+                if reader.sequence > old_end:
+                    raise LossError(f"misread: record {reader.sequence} is in an old segment")
+                self.upgrades += len(self.appended) > old_end
 
     def _append(self, journal: FileJournal) -> None:
         random = self.disk.random

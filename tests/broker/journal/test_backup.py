@@ -223,11 +223,16 @@ def test_seven_days_of_backups_hold_what_there_was(tmp_path: Path) -> None:
             delete(data, compact(data, journal.closed_segments()[-1], state_chunks))
         target = tmp_path / f"day-{day}"
         assert backup(data, target, lambda copy: replay(Replay(copy), State())) > 0
-        expected[target] = list(snapshot_chunks(driver.engine.context.state))
+        expected[target] = _without_time(driver.engine.context.state)
     journal.close()
     for target, chunks in expected.items():
         entries, restored = Replay(target), State()
         replay(entries, restored)
-        assert list(snapshot_chunks(restored)) == chunks
+        assert _without_time(restored) == chunks
     assert entries.sequence == written
     assert driver.engine.context.state.jobs.count() < CYCLES * 20
+
+
+def _without_time(state: State) -> list[bytes]:
+    """Return the state without the first chunk: its time goes on where nothing is recorded."""
+    return list(snapshot_chunks(state))[1:]

@@ -7,13 +7,11 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from crc32c import crc32c
 
 from tollgate.broker.journal import (
     JournalDamagedError,
     JournalError,
     JournalFailedError,
-    JournalVersionError,
 )
 from tollgate.broker.journal.format import (
     FILE_HEADER_BYTES,
@@ -168,15 +166,6 @@ def test_a_torn_write_in_a_closed_segment(directory: Path) -> None:
     assert refusal(directory).file == path
     put(path, start, bytes(size))
     assert "does not follow record" in refusal(directory).reason
-
-
-def test_a_newer_format_is_not_called_damage(directory: Path) -> None:
-    path = segments(directory)[-1]
-    header = bytearray(path.read_bytes()[:32])
-    header[8] = 2
-    put(path, 0, bytes(header) + crc32c(header).to_bytes(4, "little"))
-    with pytest.raises(JournalVersionError, match=r"has journal format 2.*reads formats up to 1"):
-        restarted(directory)
 
 
 class Noting(Observer):

@@ -2,7 +2,8 @@
 
 The outcome is the exact prefix or a refusal, never a wrong state; and as all records were synced,
 a flipped bit in one of them never looks like a torn write. `make test` flips one bit of each byte,
-and cuts closed segments to every eighth length.
+and cuts closed segments to every eighth length. The journal began in format 1, or is of format 1
+throughout.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from tollgate.broker.journal import JournalError
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.journal.snapshot import read_snapshot, verify_snapshot, write_snapshot
 
-from .helpers import FULL, MemoryFiles, numbered, restarted, segments, stored, written
+from .helpers import (
+    FULL,
+    MemoryFiles,
+    knowing_format,
+    numbered,
+    restarted,
+    segments,
+    stored,
+    written,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,13 +33,21 @@ if TYPE_CHECKING:
 RECORDS = numbered(100)
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[40])
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the journal; so many of its records are of format 1."""
     directory = tmp_path_factory.mktemp("journal")
     batches = [RECORDS[start : start + 4] for start in range(0, 100, 4)]
-    written(directory, batches, segment_bytes=1500)
+    old = request.param // 4
+    with knowing_format(1):
+        written(directory, batches[:old], segment_bytes=1500)
+    written(directory, batches[old:], segment_bytes=1500)
     assert len(segments(directory)) >= 4
     return directory
+
+
+to_its_end = pytest.mark.parametrize("directory", [40, 100], indirect=True)
+"""Also with a last segment of format 1."""
 
 
 def places(bit: int, size: int) -> range:
@@ -65,6 +83,7 @@ def test_every_flipped_bit(directory: Path, bit: int) -> None:
         files.contents[path.name] = whole
 
 
+@to_its_end
 def test_every_truncation(directory: Path) -> None:
     files = MemoryFiles(directory)
     last = segments(directory)[-1]
@@ -84,6 +103,7 @@ def test_every_truncation(directory: Path) -> None:
         files.contents[path.name] = whole
 
 
+@to_its_end
 def test_every_truncation_in_real_files_and_appends_after_it(
     tmp_path: Path, directory: Path
 ) -> None:

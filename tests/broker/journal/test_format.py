@@ -47,11 +47,11 @@ def framed(payload: bytes, sequence: int = 7, durable: int = 5) -> bytes:
 
 
 def test_a_file_header_byte_by_byte() -> None:
-    body = b"TGJRNL\r\n" + struct.pack("<I", 1) + struct.pack("<QQI", 2, 41, CHAIN)
+    body = b"TGJRNL\r\n" + struct.pack("<I", 2) + struct.pack("<QQI", 2, 41, CHAIN)
     header, seed = encode_file_header(SEGMENT_MAGIC, number=2, sequence=41, chain=CHAIN)
     assert header == body + struct.pack("<I", crc32c(body))
     assert (len(header), seed) == (FILE_HEADER_BYTES, crc32c(body))
-    assert decode_file_header(FILE, header, SEGMENT_MAGIC) == (2, 41, CHAIN, seed)
+    assert decode_file_header(FILE, header, SEGMENT_MAGIC) == (2, 41, CHAIN, seed, 2)
 
 
 def test_a_header_of_another_kind_or_length_is_refused() -> None:

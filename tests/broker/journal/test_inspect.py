@@ -6,14 +6,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from crc32c import crc32c
 
 from tollgate.broker.compaction import compact, delete
 from tollgate.broker.journal import (
     JournalDamagedError,
     JournalError,
     JournalLockedError,
-    JournalVersionError,
 )
 from tollgate.broker.journal.inspect import dump, verify
 from tollgate.broker.journal.repair import repair
@@ -111,19 +109,6 @@ def test_verify_a_snapshot(directory: Path) -> None:
     reports, refusal = verify(directory)
     assert reports[0].problem is not None
     assert refusal is None  # All the segments are there.
-
-
-def test_verify_and_a_newer_format(directory: Path) -> None:
-    path = segments(directory)[-1]
-    header = bytearray(path.read_bytes()[:32])
-    header[8] = 2
-    path.write_bytes(header + crc32c(header).to_bytes(4, "little"))
-    reports, refusal = verify(directory)
-    assert [report.problem is None for report in reports] == [True, True, True, False]
-    assert "has journal format 2" in str(reports[-1].problem)
-    assert "has journal format 2" in str(refusal)
-    with pytest.raises(JournalVersionError):
-        repair(directory)
 
 
 def test_repair_does_nothing_to_a_sound_journal(directory: Path) -> None:

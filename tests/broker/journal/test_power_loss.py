@@ -12,9 +12,10 @@ import pytest
 
 from tollgate.broker.journal import file, segment
 from tollgate.broker.journal.file import Writer
+from tollgate.broker.journal.format import FileHeader
 from tollgate.broker.journal.segment import SegmentReader
 
-from .helpers import FULL, opened, stored
+from .helpers import FULL, knowing_format, opened, stored, written
 from .power_loss import Disk, PowerLossError, Simulation, first_loss
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ LIVES = 12
 
 
 def make(
-    policy: str = "always", disk: Callable[[Random], Disk] = Disk
+    policy: str = "always", disk: Callable[[Random], Disk] = Disk, old_lives: int = 0
 ) -> Callable[[int], Simulation]:
-    return lambda seed: Simulation(DIRECTORY, disk(Random(seed)), policy)
+    return lambda seed: Simulation(DIRECTORY, disk(Random(seed)), policy, old_lives=old_lives)
 
 
 @pytest.mark.parametrize("policy", ["always", "interval:250", "never"])
@@ -41,11 +42,56 @@ def test_recovery_keeps_all_acknowledged_and_invents_nothing(policy: str) -> Non
     assert recoveries >= 7.5 * seeds  # a life that ends during its own start does not count
 
 
-def test_a_kill_at_any_call_and_then_a_power_loss() -> None:
+@pytest.mark.parametrize("policy", ["always", "interval:250", "never"])
+def test_recovery_after_an_upgrade_from_format_1(policy: str) -> None:
+    """The power may be lost at any call of the first start, and while the next segment is begun."""
+    seeds = 200 if FULL else 60
+    upgrades = 0
+    for seed in range(seeds):
+        simulation = make(policy, old_lives=1 + seed % 4)(seed)
+        simulation.run(LIVES)
+        upgrades += simulation.upgrades
+    assert upgrades >= seeds  # how often old segments were found beside newer records
+
+
+def test_without_a_new_segment_format_1_would_misread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FileHeader, "is_current", True)
+    assert first_loss(make(old_lives=2), seeds=50, lives=LIVES, outcome="misread")
+
+
+def test_a_power_loss_at_each_call_after_an_upgrade() -> None:
+    """From the first start on a segment of format 1 to the second sync in the one after it."""
+    for seed, call in product(range(20), range(1, 24)):
+        disk = Disk(Random(seed))
+        with knowing_format(1):
+            written(DIRECTORY, [[b"one"], [b"two"]], files=disk)
+            journal = opened(DIRECTORY, files=disk)
+            journal.append([b"torn" * 200])
+        disk = disk.after_loss()
+        found = stored(DIRECTORY, disk)
+        acknowledged = [b"one", b"two"]
+        disk.power_goes_at = disk.calls + call
+        with suppress(PowerLossError):
+            journal = opened(DIRECTORY, files=disk)
+            acknowledged = found
+            for payload in (b"three", b"four"):
+                journal.append([payload])
+                journal.sync()
+                acknowledged = [*acknowledged, payload]
+        after = stored(DIRECTORY, disk.after_loss())
+        assert after[: len(acknowledged)] == acknowledged
+        assert [*found, b"three", b"four"][: len(after)] == after
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_kill_at_any_call_and_then_a_power_loss(version: int) -> None:
     """A killed process can leave a name that is not on the disk yet: the next start syncs it."""
     for seed, call in product(range(20), range(1, 12)):
         disk = Disk(Random(seed))
-        disk.power_goes_at = call
+        if version == 1:
+            with knowing_format(1):
+                written(DIRECTORY, [[b"from before"]], files=disk)
+        disk.power_goes_at = disk.calls + call
         with suppress(PowerLossError):
             opened(DIRECTORY, files=disk).append([b"from the killed process"])
         disk.kill_process()

@@ -1,9 +1,9 @@
-"""The indexes of the repository: pages, statuses, texts; and all of them against a naive model."""
+"""The repository against a naive model, and what a run of moves leaves and refuses."""
 
 from datetime import timedelta
-from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,27 +11,31 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.core import EPOCH, HASH, job_ids
 from tests.sizes import sample
-from tollgate.broker.core.events import JobTransitioned
+from tollgate.broker.core.events import JobCreated, JobTransitioned, NewRest, Origin
 from tollgate.broker.core.snapshot import JobRow
-from tollgate.broker.repository import indexes
-from tollgate.broker.repository.indexes import SLACK
-from tollgate.broker.repository.job import StoredJob
+from tollgate.broker.repository import indexes, lines, queues
+from tollgate.broker.repository.job import ROUND_BYTES, Slot, StandingLease, StoredJob
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
+from tollgate.broker.repository.lines import FIRST
+from tollgate.broker.repository.listing import Wanted
+from tollgate.broker.repository.queues import CLAIMED
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
     JobNotFoundError,
     VersionConflictError,
 )
-from tollgate.domain.models import LEGAL_TRANSITIONS, Job, JobStatus
+from tollgate.domain.models import Job
 from tollgate.domain.results import JobFields
-
-AWAITING_PAYMENT, AWAITING_INPUT, RUNNING, COMPLETED, FAILED = (
-    JobStatus("awaiting_payment"),
-    JobStatus("awaiting_input"),
-    JobStatus("running"),
-    JobStatus("completed"),
-    JobStatus("failed"),
+from tollgate.domain.status import (
+    AWAITING_INPUT,
+    AWAITING_PAYMENT,
+    COMPLETED,
+    FAILED,
+    LEGAL_TRANSITIONS,
+    RUNNING,
+    TERMINAL,
+    JobStatus,
 )
 
 
@@ -40,9 +44,9 @@ def made() -> InMemoryJobRepository:
 
 
 def test_each_illegal_move_of_a_run_is_refused() -> None:
-    repository = jobs = made()
-    ids = [repository.create(HASH).job_id for _ in range(4)]
-    repository.update_status(ids[1], RUNNING)
+    jobs = made()
+    ids = [jobs.create(HASH).job_id for _ in range(4)]
+    jobs.update_status(ids[1], RUNNING)
     done = jobs.update_all(
         [
             JobTransitioned(ids[0], 1, COMPLETED, EPOCH),
@@ -50,230 +54,127 @@ def test_each_illegal_move_of_a_run_is_refused() -> None:
             JobTransitioned(ids[1], 2, COMPLETED, EPOCH),
             JobTransitioned(ids[2], 1, COMPLETED, EPOCH),
             JobTransitioned(ids[3], 1, FAILED, EPOCH),
-        ]
+        ],
+        Origin(EPOCH),
     )
     assert [job.job_id for job in done.jobs] == [ids[1], ids[3]]
     assert [*done.refused] == [0, 1, 3]
     assert {type(refusal) for refusal in done.refused.values()} == {InvalidStateTransitionError}
-    assert [jobs.require(job_id).version for job_id in ids] == [1, 3, 1, 2]
+    assert [jobs.require(job_id).job.version for job_id in ids] == [1, 3, 1, 2]
     assert {status: jobs.count(status) for status in JobStatus if jobs.count(status)} == {
         AWAITING_PAYMENT: 2, COMPLETED: 1, FAILED: 1,
     }  # fmt: skip
 
 
+def test_a_run_of_moves_over_several_queues_counts_each() -> None:
+    jobs = made()
+    names = ["a", "a", "b", "a", "b", None]
+    ids = [jobs.create(HASH, queue=name, priority=n % 2).job_id for n, name in enumerate(names)]
+    moves = [JobTransitioned(job_id, 1, RUNNING, EPOCH) for job_id in ids]
+    assert not jobs.update_all(moves, Origin(EPOCH)).refused
+    counts = {name: queue.counts[RUNNING] for name, queue in jobs.queues.by_name.items()}
+    assert counts == {"a": 3, "b": 2, "default": 1}
+    taken = jobs.queues.take(RUNNING, ["*"], 9, EPOCH)
+    assert [slot.index for slot in taken] == [0, 1, 3, 2, 4, 5]
+
+
+def test_jobs_finish_in_order_with_and_without_settlement() -> None:
+    orders = []
+    for size in (1, 4):
+        jobs = made()
+        news = [JobCreated(str(n), EPOCH, HASH, rest=NewRest(settle=n % 2 == 0)) for n in range(4)]
+        jobs.create_all(news)
+        moves = [JobTransitioned(str(n), 1, FAILED, EPOCH) for n in range(4)]
+        for start in range(0, 4, size):
+            jobs.update_all(moves[start : start + size], Origin(EPOCH))
+        orders.append(jobs.finished.order())
+    assert orders == [[0, 1, 2, 3]] * 2
+
+
 def test_two_jobs_of_one_payment_are_not_restored() -> None:
-    repository = jobs = made()
-    first = repository.create(HASH, blockchain_identifier="pay")
-    copy = made()
-    other = made().create(HASH, job_id="other", blockchain_identifier="pay")
-    slots = [*jobs.slots(), (1, StoredJob(**other.model_dump()))]
+    jobs, copy = made(), made()
+    first = jobs.create(HASH, blockchain_identifier="pay")
+    copy.queues.level(None, 0)
+    stored = jobs.require(first.job_id).job
+    copy.restore(Slot(0, stored, FIRST), is_named=True)
+    other = msgspec.structs.replace(stored, job_id="other")
     with pytest.raises(JobConflictError) as caught:
-        copy.restore(slots, [], [first.job_id, "other"])
+        copy.restore(Slot(1, other, FIRST), is_named=True)
     assert caught.value.job_id == first.job_id
 
 
-def test_pages_show_each_matching_job_once() -> None:
-    random = Random(1)
-    repository = jobs = made()
-    steady = [repository.create(HASH).job_id for _ in range(60)]
-    restless = [repository.create(HASH).job_id for _ in range(60)]
-    after, seen, pages = -1, [], 0
-    while True:
-        page, cursors = jobs.creation.page(after, 5, AWAITING_PAYMENT, scan_max=7)
-        assert len(page) <= 5
-        assert len(cursors) in (len(page), len(page) + 1)
-        seen += [job.job_id for job in page]
-        pages += 1
-        if restless:
-            repository.update_status(restless.pop(random.randrange(len(restless))), FAILED)
-        repository.create(HASH)
-        if len(cursors) == len(page) or pages > 200:
-            break
-        after = cursors[-1]
-        if pages == 100:
-            break
-    assert len(seen) == len(set(seen))
-    assert set(steady) <= set(seen)
+def test_a_job_is_claimed_neither_under_a_lease_nor_on_hold() -> None:
+    jobs = made()
+    first, second, third = (jobs.require(jobs.create(HASH).job_id) for _ in range(3))
+
+    def free() -> list[Slot]:
+        taken = jobs.queues.take(AWAITING_PAYMENT, ["*"], 9, EPOCH)
+        jobs.queues.put_back(AWAITING_PAYMENT, taken)
+        return taken
+
+    assert free() == free() == [first, second, third]  # looking takes nothing
+    jobs.lease([first], [StandingLease(first, 1, 9, 9)], Origin(EPOCH))
+    assert free() == [second, third]
+    second.job.on_hold = True
+    jobs.bar(second)
+    assert free() == [third]
+    jobs.free(first, EPOCH)
+    jobs.free(first, EPOCH)
+    assert free() == [third, first]
+    jobs.free(second, EPOCH)  # a lease ended; it is on hold all the same
+    assert free() == [third, first]
+    second.job.on_hold = False
+    jobs.free(second, EPOCH)
+    assert free() == [third, first, second]
 
 
-def test_a_page_may_be_short_or_empty_and_still_go_on() -> None:
-    repository = jobs = made()
-    ids = [repository.create(HASH).job_id for _ in range(7)]
-    repository.update_status(ids[6], FAILED)
-    assert jobs.creation.page(-1, 9, FAILED, scan_max=3) == ([], [2])
-    assert jobs.creation.page(2, 9, FAILED, scan_max=3) == ([], [5])
-    assert jobs.creation.scanned == 6
-    page, cursors = jobs.creation.page(5, 9, FAILED, scan_max=3)
-    assert ([job.job_id for job in page], cursors) == ([ids[6]], [6])
-    assert jobs.creation.page(6, 9, FAILED) == ([], [])
-    assert jobs.creation.page(10**14, 9) == ([], [])
-    assert made().creation.page(-1, 9) == ([], [])
+def test_a_job_that_is_freed_waits_for_its_time() -> None:
+    jobs = made()
+    slot = jobs.require(jobs.create(HASH).job_id)
+    jobs.update_status(slot.job.job_id, RUNNING)
+    (taken,) = jobs.queues.take(RUNNING, ["*"], 9, EPOCH)
+    assert taken is slot
+    jobs.lease([slot], [StandingLease(slot, 1, 9, 9)], Origin(EPOCH))
+    due = slot.job.not_before = EPOCH + timedelta(seconds=1)
+    jobs.free(slot, EPOCH)
+    assert jobs.queues.take(RUNNING, ["*"], 9, EPOCH) == []
+    assert jobs.queues.take(RUNNING, ["*"], 9, due) == [slot]
 
 
-def test_every_job_of_a_page_has_its_cursor() -> None:
-    repository = jobs = made()
-    ids = [repository.create(HASH).job_id for _ in range(6)]
-    page, cursors = jobs.creation.page(-1, 4)
-    assert [job.job_id for job in page] == ids[:4]
-    for place, cursor in enumerate(cursors[:4]):
-        rest, _ = jobs.creation.page(cursor, 9)
-        assert [job.job_id for job in rest] == ids[place + 1 :]
-    assert len(cursors) == 5
-    page, cursors = jobs.creation.page(cursors[-1], 2)
-    assert ([job.job_id for job in page], len(cursors)) == (ids[4:], 2)  # nothing behind it
-
-
-def test_the_first_ready_job_is_the_one_created_first() -> None:
-    repository = jobs = made()
-    first, second, third = (repository.create(HASH).job_id for _ in range(3))
-
-    def free(status: JobStatus = AWAITING_PAYMENT) -> str | None:
-        job = jobs.statuses.first_ready(status)
-        return None if job is None else job.job_id
-
-    assert free() == first
-    assert free() == first  # looking takes nothing
-    jobs.lease(first)
-    assert free() == second
-    jobs.lease(second)
-    jobs.free(first)
-    jobs.free(first)
-    assert free() == first
-    repository.update_status(third, RUNNING)
-    repository.update_status(first, RUNNING)
-    assert free() is None
-    assert free(RUNNING) == first  # by creation, not by entry
-    jobs.lease(first)
-    repository.update_status(first, AWAITING_INPUT)  # a change of status frees
-    assert free(AWAITING_INPUT) == first
-    repository.update_status(first, RUNNING)
-    assert free(RUNNING) == first
-    repository.update_status(first, COMPLETED)
-    assert free(RUNNING) == third
-
-
-def test_a_taken_job_is_gone_until_put_back_or_freed() -> None:
-    repository = jobs = made()
-    ids = [repository.create(HASH).job_id for _ in range(5)]
-    jobs.lease(ids[1])
-    jobs.lease(ids[0])
-    jobs.free(ids[0])  # so it is offered twice
-    taken = jobs.statuses.take_ready(AWAITING_PAYMENT, 3)
-    assert [job.job_id for _, job in taken] == [ids[0], ids[2], ids[3]]
-    jobs.statuses.put_back(taken[1:])
-    jobs.lease(ids[0])
-    assert [job.job_id for _, job in jobs.statuses.take_ready(AWAITING_PAYMENT, 9)] == ids[2:]
-    assert jobs.statuses.take_ready(AWAITING_PAYMENT, 9) == []
-    jobs.free(ids[0])
-    assert [job.job_id for _, job in jobs.statuses.take_ready(AWAITING_PAYMENT, 9)] == ids[:1]
-
-
-def test_an_unknown_job_is_neither_leased_nor_freed() -> None:
-    for method in (made().lease, made().free):
-        with pytest.raises(JobNotFoundError):
-            method("nobody")
-
-
-def test_the_oldest_job_entered_first_and_is_still_there() -> None:
-    repository = jobs = made()
-    a, b, c = (repository.create(HASH).job_id for _ in range(3))
-
-    def oldest(status: JobStatus) -> str | None:
-        job = jobs.statuses.oldest(status)
-        return None if job is None else job.job_id
-
-    assert oldest(AWAITING_PAYMENT) == a
-    for job_id in (c, a, b):
-        repository.update_status(job_id, RUNNING)
-    assert oldest(AWAITING_PAYMENT) is None
-    assert oldest(RUNNING) == c
-    repository.update_status(c, AWAITING_INPUT)
-    assert oldest(RUNNING) == a
-    repository.update_status(c, RUNNING)  # comes back as the last
-    assert oldest(RUNNING) == a
-    repository.update_status(a, FAILED)
-    repository.update_status(b, FAILED)
-    assert oldest(RUNNING) == c
-    assert oldest(FAILED) == a
-
-
-@pytest.mark.slow
-def test_indexes_stay_small_after_many_moves() -> None:
-    repository = jobs = made()
-    live = [repository.create(HASH).job_id for _ in range(3)]
-    for job_id in live:
-        repository.update_status(job_id, RUNNING)
-    for turn in range(sample(3 * SLACK, 60_000)):
-        job_id = live[turn % 3]
-        repository.update_status(job_id, AWAITING_INPUT)
-        jobs.lease(job_id)
-        jobs.free(job_id)
-        repository.update_status(job_id, RUNNING)
-        jobs.lease(job_id)
-        jobs.free(job_id)
-    bound = 2 * len(live) + SLACK
-    assert all(len(queue.entered) <= bound for queue in jobs.statuses._by_status.values())
-    assert all(len(queue.ready) <= bound for queue in jobs.statuses._by_status.values())
-    assert len(jobs.creation._slots) == jobs.count() == 3
-    assert {job.job_id for job in jobs.creation.page(-1, 9)[0]} == set(live)
-    first = jobs.statuses.first_ready(RUNNING)
-    assert first is not None
-    assert first.job_id == live[0]
-
-
-def test_places_of_removed_jobs_are_dropped_and_not_reused() -> None:
-    repository = jobs = made()
-    first = repository.create(HASH).job_id
-    for _ in range(2 * SLACK):
-        job_id = repository.create(HASH).job_id
-        repository.update_status(job_id, FAILED)
+def test_only_a_finished_job_is_removed() -> None:
+    jobs = made()
+    job_id = jobs.create(HASH).job_id
+    with pytest.raises(JobConflictError):
         jobs.remove(job_id)
-        assert len(jobs.creation._slots) <= 2 + SLACK
-    last = repository.create(HASH).job_id
-    page, cursors = jobs.creation.page(-1, 9)
-    assert [job.job_id for job in page] == [first, last]
-    assert cursors == [0, 2 * SLACK + 1]
-
-
-def test_text_totals_are_those_of_the_stored_jobs() -> None:
-    repository = jobs = made()
-
-    def counted() -> int:
-        texts = ("input", "result", "error", "input_schema", "provided_input",
-                 "identifier_from_purchaser")  # fmt: skip
-        return sum(
-            len((getattr(job, text) or "").encode())
-            for job in jobs.creation.page(-1, 9)[0]
-            for text in texts
-        )
-
-    one = repository.create(HASH, input="ä", identifier_from_purchaser="abc").job_id
-    assert jobs.texts.total_bytes == counted() == 5
-    repository.update_status(one, RUNNING)
-    repository.update_status(one, AWAITING_INPUT, input_schema="schema")
-    assert jobs.texts.total_bytes == counted() == 11
-    repository.update_status(one, RUNNING, provided_input="given")
-    assert jobs.texts.total_bytes == counted() == 16
-    repository.update_status(one, AWAITING_INPUT, input_schema="ß")
-    assert jobs.texts.total_bytes == counted() == 7
-    repository.update_status(one, RUNNING, "r" * 10)
-    repository.update_status(one, FAILED, error="e" * 20)
-    assert jobs.texts.total_bytes == counted() == 27
-    named = repository.create(HASH, blockchain_identifier="pay").job_id
-    assert jobs.texts.total_bytes == 30
-    copy = made()
-    copy.restore(list(jobs.slots()), [], [named])
-    assert copy.texts.total_bytes == 30
-    assert copy.texts.longest_bytes >= jobs.texts.longest_bytes == 20
-    jobs.remove(one)
-    assert jobs.texts.total_bytes == 3
+    with pytest.raises(JobNotFoundError):
+        jobs.remove("nobody")
+    jobs.update_status(job_id, FAILED)
+    jobs.remove(job_id)
+    assert (jobs.count(), jobs.stored, jobs.queues.by_name) == (0, 0, {})
 
 
 def test_all_structs_of_a_job_have_the_same_fields() -> None:
     fields = tuple(Job.model_fields)
-    assert fields == StoredJob.__struct_fields__
-    assert fields == JobFields.__struct_fields__
-    assert (*fields, "index", "leased") == JobRow.__struct_fields__
+    assert fields == JobFields.__struct_fields__ == (*StoredJob.__struct_fields__, "lease")
+    first = fields[: fields.index("queue")]  # the rest stands in a struct of its own
+    assert JobRow.__struct_fields__[: len(first)] == first
+
+
+def test_a_refused_job_brings_no_queue_to_life() -> None:
+    jobs = made()
+    jobs.create(HASH, blockchain_identifier="pay")
+    news = [
+        JobCreated(job_id, EPOCH, HASH, None, None, payment, rest=NewRest(queue))
+        for job_id, payment, queue in [
+            ("1", "pay", "a"), ("2", None, "b"), ("2", None, "c"), ("3", None, "a"),
+            ("4", "pay", "d"), ("5", None, "b"), ("6", "pay", "a"),
+        ]
+    ]  # fmt: skip
+    changes = jobs.create_all(news)
+    assert [*changes.refused] == [0, 2, 4, 6]
+    assert [*jobs.queues.by_name] == ["default", "b", "a"]
+    assert jobs.queues.orders()[0][1] == ["default", "b", "a"]
+    assert [queue.jobs for queue in jobs.queues.by_name.values()] == [1, 2, 1]
 
 
 # --- against a naive model ----------------------------------------------------------------------
@@ -284,25 +185,62 @@ class Naive:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.ready: dict[JobStatus, list[dict[str, Any]]] = {status: [] for status in JobStatus}
+        """The jobs that may be claimed, in the order in which they became ready."""
+        self.never: dict[JobStatus, list[str]] = {status: [] for status in JobStatus}
+        self.served: dict[JobStatus, list[str]] = {status: [] for status in JobStatus}
         self.entries = 0
 
     def row(self, job_id: str) -> dict[str, Any] | None:
         return next((row for row in self.rows if row["job_id"] == job_id), None)
 
-    def enter(self, row: dict[str, Any], status: JobStatus) -> None:
-        self.entries += 1
-        row.update(status=status, entered=self.entries, held=False, version=row["version"] + 1)
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        for status in JobStatus:
+            if row["queue"] not in self.never[status] + self.served[status]:
+                self.never[status].append(row["queue"])
 
-    def in_status(self, status: JobStatus) -> list[dict[str, Any]]:
-        return [row for row in self.rows if row["status"] is status]
+    def enter(self, row: dict[str, Any], status: JobStatus) -> None:
+        self.leave(row)
+        self.entries += 1
+        row.update(status=status, entered=self.entries, leased=False, version=row["version"] + 1)
+        self.offer(row)
+
+    def offer(self, row: dict[str, Any]) -> None:
+        line = self.ready[row["status"]]
+        if row not in line and not row["leased"] and not row["held"]:
+            line.append(row)
+
+    def leave(self, row: dict[str, Any]) -> None:
+        if row.get("status") and row in self.ready[row["status"]]:
+            self.ready[row["status"]].remove(row)
+
+    def remove(self, row: dict[str, Any]) -> None:
+        self.leave(row)
+        self.rows.remove(row)
+        if not any(each["queue"] == row["queue"] for each in self.rows):
+            for order in (*self.never.values(), *self.served.values()):
+                if row["queue"] in order:
+                    order.remove(row["queue"])
+
+    def serve(self, row: dict[str, Any]) -> None:
+        never, served = self.never[row["status"]], self.served[row["status"]]
+        (never if row["queue"] in never else served).remove(row["queue"])
+        served.append(row["queue"])
+
+    def claimable(self, status: JobStatus) -> list[str]:
+        order = self.never[status] + self.served[status]
+        rows = sorted(
+            self.ready[status], key=lambda row: (order.index(row["queue"]), row["priority"])
+        )
+        return [row["job_id"] for row in rows]
 
 
 class JobsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = EPOCH
-        self.repository = InMemoryJobRepository(new_id=job_ids(), clock=lambda: self.now)
-        self.jobs = self.repository
+        self.jobs = InMemoryJobRepository(new_id=job_ids(), clock=lambda: self.now)
         self.naive = Naive()
 
     def any_id(self, number: int) -> str:
@@ -313,16 +251,27 @@ class JobsMachine(RuleBasedStateMachine):
     def set_clock(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
 
-    @rule(payment=st.none() | st.sampled_from("abc"))
-    def create(self, payment: str | None) -> None:
+    @rule(
+        payment=st.none() | st.sampled_from("abc"),
+        queue=st.sampled_from([None, None, "a", "b"]),
+        priority=st.sampled_from([0, 0, 1]),
+    )
+    def create(self, payment: str | None, queue: str | None, priority: int) -> None:
         taken = payment is not None and any(r["payment"] == payment for r in self.naive.rows)
+        fields: dict[str, Any] = {
+            "blockchain_identifier": payment, "queue": queue, "priority": priority,
+        }  # fmt: skip
         if taken:
             with pytest.raises(JobConflictError):
-                self.repository.create(HASH, blockchain_identifier=payment)
+                self.jobs.create(HASH, **fields)
             return
-        job = self.repository.create(HASH, blockchain_identifier=payment)
-        row = {"job_id": job.job_id, "payment": payment, "version": 0, "at": self.now}
-        self.naive.rows.append(row)
+        job = self.jobs.create(HASH, **fields)
+        row = {
+            "job_id": job.job_id, "payment": payment, "version": 0, "at": self.now,
+            "queue": queue or "default", "priority": priority,
+            "held": False, "leased": False, "rounds": 0,
+        }  # fmt: skip
+        self.naive.add(row)
         self.naive.enter(row, AWAITING_PAYMENT)
 
     @rule(
@@ -342,31 +291,49 @@ class JobsMachine(RuleBasedStateMachine):
             wrong = InvalidStateTransitionError
         if wrong is not None or row is None:
             with pytest.raises(wrong or Exception):
-                self.repository.update_status(job_id, to, expected_version=version)
+                self.jobs.update_status(job_id, to, expected_version=version)
             return
-        job = self.repository.update_status(job_id, to, expected_version=version)
+        job = self.jobs.update_status(job_id, to, expected_version=version)
         self.naive.enter(row, to)
+        row["rounds"] += to is AWAITING_INPUT
         row["at"] = max(row["at"], self.now)
         assert (job.version, job.updated_at) == (row["version"], row["at"])
 
     @precondition(lambda self: self.naive.rows)
-    @rule(number=st.integers(0, 99), held=st.booleans())
-    def hold_or_free(self, number: int, held: bool) -> None:
+    @rule(number=st.integers(0, 99), what=st.sampled_from(["lease", "free", "hold", "resume"]))
+    def bar_or_free(self, number: int, what: str) -> None:
         row = self.naive.row(self.any_id(number))
         assert row is not None
-        if row["status"] in (COMPLETED, FAILED):
+        if row["status"] in TERMINAL:
             return
-        (self.jobs.lease if held else self.jobs.free)(row["job_id"])
-        row["held"] = held
+        slot = self.jobs.require(row["job_id"])
+        if what == "lease" and not row["leased"]:
+            self.jobs.lease([slot], [StandingLease(slot, 1, 9, 9)], Origin(self.now))
+            self.naive.leave(row)
+            self.naive.serve(row)
+            row["leased"] = True
+        elif what == "free":
+            self.jobs.free(slot, self.now)
+            row["leased"] = False
+            self.naive.offer(row)
+        elif what == "hold":
+            slot.job.on_hold = row["held"] = True
+            self.jobs.bar(slot)
+            self.naive.leave(row)
+        elif what == "resume":
+            slot.job.on_hold = row["held"] = False
+            if slot.lease is None:
+                self.jobs.free(slot, self.now)
+            self.naive.offer(row)
 
     @precondition(lambda self: self.naive.rows)
     @rule(number=st.integers(0, 99))
     def remove(self, number: int) -> None:
         row = self.naive.row(self.any_id(number))
         assert row is not None
-        if row["status"] in (COMPLETED, FAILED):
+        if row["status"] in TERMINAL:
             self.jobs.remove(row["job_id"])
-            self.naive.rows.remove(row)
+            self.naive.remove(row)
             with pytest.raises(JobNotFoundError):
                 self.jobs.require(row["job_id"])
         else:
@@ -375,47 +342,57 @@ class JobsMachine(RuleBasedStateMachine):
 
     @invariant()
     def same(self) -> None:
-        rows = self.naive.rows
-        assert self.jobs.texts.total_bytes == sum(len(row["payment"] or "") for row in rows)
+        rows, stored = self.naive.rows, self.jobs.queues
+        texts = sum(len(row["payment"] or "") + ROUND_BYTES * row["rounds"] for row in rows)
+        assert self.jobs.texts.total_bytes == texts
         assert self.jobs.count() == len(rows)
-        page, _ = self.jobs.creation.page(-1, 1_000)
-        assert [(j.job_id, j.status, j.version) for j in page] == [
-            (r["job_id"], r["status"], r["version"]) for r in rows
-        ]
+        assert self.jobs.leased == sum(row["leased"] for row in rows)
+        assert set(stored.by_name) == {row["queue"] for row in rows}
+        for newest in (False, True):
+            shown = self.jobs.page(Wanted(newest=newest), None, 1_000, 1_000).slots
+            assert [(s.job.job_id, s.job.status, s.job.version) for s in shown] == [
+                (r["job_id"], r["status"], r["version"]) for r in (rows[::-1] if newest else rows)
+            ]
         for row in rows:
-            assert self.jobs.require(row["job_id"]).status is row["status"]
+            assert self.jobs.require(row["job_id"]).job.status is row["status"]
             if row["payment"] is not None:
                 paid = self.jobs.find_by_payment(row["payment"])
                 assert paid is not None
-                assert paid.job_id == row["job_id"]
+                assert paid.job.job_id == row["job_id"]
         for status in JobStatus:
-            there = self.naive.in_status(status)
+            there = [row for row in rows if row["status"] is status]
             assert self.jobs.count(status) == len(there)
-            oldest = self.jobs.statuses.oldest(status)
-            expected = min(there, key=lambda row: row["entered"], default=None)
-            assert (oldest and oldest.job_id) == (expected and expected["job_id"])
-            if status in (COMPLETED, FAILED):
-                continue
-            free = self.jobs.statuses.first_ready(status)
-            first = next((row for row in there if not row["held"]), None)
-            assert (free and free.job_id) == (first and first["job_id"])
+            self.same_in_queues(status, there)
+            listed = self.jobs.page(Wanted(status), None, 1_000, 1_000).slots
+            assert [slot.job.job_id for slot in listed] == [row["job_id"] for row in there]
+            if status in CLAIMED:
+                taken = stored.take(status, ["*"], 1_000, self.now)
+                assert [slot.job.job_id for slot in taken] == self.naive.claimable(status)
+                stored.put_back(status, taken)
+
+    def same_in_queues(self, status: JobStatus, there: list[dict[str, Any]]) -> None:
+        for name, queue in self.jobs.queues.by_name.items():
+            mine = [row for row in there if row["queue"] == name]
+            assert queue.counts[status] == len(mine)
+            first = min(mine, key=lambda row: row["entered"], default=None)
+            assert queue.oldest(status) == (first and first["at"])
 
 
 class SmallIndexMachine(JobsMachine):
-    """The same with indexes that are swept often, and pages that end early."""
+    """The same with lines that are checked at each change, and blocks of two."""
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(indexes, "SLACK", 0)
+        self.patch.setattr(lines, "SLACK", 0)
+        self.patch.setattr(queues, "CHECK_EVERY", 1)
+        self.patch.setattr(indexes, "BLOCK", 2)
 
     def teardown(self) -> None:
         self.patch.undo()
 
 
 TestJobs = JobsMachine.TestCase
-TestJobs.settings = settings(max_examples=sample(20, 60), stateful_step_count=40)
-TestJobsSwept = SmallIndexMachine.TestCase
-TestJobsSwept.settings = settings(
-    max_examples=sample(20, 60), stateful_step_count=40, deadline=None
-)
+TestJobs.settings = settings(max_examples=sample(20, 60), stateful_step_count=40, deadline=None)
+TestJobsChecked = SmallIndexMachine.TestCase
+TestJobsChecked.settings = TestJobs.settings

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 import tollgate
-from tests.broker.access.test_keys import HELLO, new_key, wait_for
+from tests.broker.access.key_commands import HELLO, new_key, wait_for
 from tests.brokers import PATIENCE_S, ROOT, BrokerProcess, Peer, running_broker
 from tests.core import HASH
 from tollgate.broker.access.peer_credentials import PeerCredentials

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.broker.core.test_roles import ALLOWED, command_named
+import tollgate
+from tests.broker.core.role_tables import framed, is_refused, new_jobs, sample
 from tests.brokers import PATIENCE_S, Peer, running_broker
-from tests.core import job_id
 from tollgate.broker.access.peer_credentials import PeerCredentials
 from tollgate.broker.access.permissions import UnsafeError, make_private
 from tollgate.broker.core.roles import Role
@@ -153,37 +153,32 @@ def ask_as(uid: int, gid: int, endpoint: str, *frames: bytes) -> list[bytes]:
     return [bytes.fromhex(line) for line in done.stdout.splitlines()]
 
 
-def framed(name: str) -> bytes:
-    """Return a request with one command."""
-    return encode_request(Request(1, 0, 1, 0, [command_named(name, job_id(1))]))
-
-
 @as_root
-def test_another_user_has_no_role_and_a_group_its_own(short_dir: Path) -> None:
+@pytest.mark.parametrize("roles", ["observer", "worker", "producer,payments"])
+def test_another_user_has_no_role_and_a_group_its_own(short_dir: Path, roles: str) -> None:
     short_dir.chmod(0o755)
     group = next(each for each in grp.getgrall() if each.gr_gid not in {0, NOBODY})
     place = short_dir / "shared"
     place.mkdir()
     os.chown(place, -1, group.gr_gid)
     place.chmod(0o750)
-    names = sorted(ALLOWED[Role.ADMIN])
-    frames = [framed(name) for name in names]
-    with running_broker(place, socket_group=group.gr_name, group_role="worker") as broker:
+    with running_broker(place, socket_group=group.gr_name, group_roles=roles) as broker:
         state = broker.path.stat()
         assert (state.st_mode & 0o777, state.st_gid) == (0o660, group.gr_gid)
+        with tollgate.connect(broker.endpoint) as client:
+            tried = sample(frozenset(map(Role, roles.split(","))), new_jobs(client))
+        frames = [framed(command) for command, _ in tried]
         hello, *answers = ask_as(NOBODY, group.gr_gid, broker.endpoint, HELLO, *frames)
-        assert b"\xa4role\xa6worker" in hello
-        refused = {
-            name for name, answer in zip(names, answers, strict=True) if b"not_authorized" in answer
-        }
-        assert refused == ALLOWED[Role.ADMIN] - ALLOWED[Role.WORKER]
+        assert roles.encode() in hello
+        for (command, is_allowed), answer in zip(tried, answers, strict=True):
+            assert is_refused(answer) is not is_allowed, command
         assert ask_as(NOBODY, NOBODY, broker.endpoint) == []
         place.chmod(0o755)
         assert ask_as(NOBODY, NOBODY, broker.endpoint) == []
         broker.path.chmod(0o666)
         answers = ask_as(NOBODY, NOBODY, broker.endpoint, *frames)
         assert len(answers) == len(frames)
-        assert all(b"not_authorized" in answer for answer in answers)
+        assert all(map(is_refused, answers))
 
 
 @as_root
@@ -202,9 +197,9 @@ def test_a_group_can_enter_a_directory_made_for_it(short_dir: Path) -> None:
     assert not list(short_dir.glob("b.sock*"))
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("roles", [[role] for role in Role] + [[Role.WORKER, Role.PAYMENTS]])
 def test_a_user_who_leaves_the_group_loses_its_role_in_1_s(
-    monkeypatch: pytest.MonkeyPatch, role: Role
+    monkeypatch: pytest.MonkeyPatch, roles: list[Role]
 ) -> None:
     group, now_s, asked = 7, [100.0], []
 
@@ -214,14 +209,14 @@ def test_a_user_who_leaves_the_group_loses_its_role_in_1_s(
 
     monkeypatch.setattr("tollgate.broker.access.peer_credentials._groups", groups)
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
-    credentials, address = PeerCredentials(group, role), f"localhost:{NOBODY}:{NOBODY}:1"
+    credentials, address = PeerCredentials(group, roles), f"localhost:{NOBODY}:{NOBODY}:1"
     for _ in range(3):
-        assert credentials.principal(address).role is role
+        assert credentials.principal(address).roles == frozenset(roles)
     assert len(asked) == 1  # not for each message
     now_s[0] += 1
-    assert credentials.principal(address).role is None
-    assert credentials.principal(f"localhost:{os.geteuid()}:0:1").role is Role.ADMIN
-    assert credentials.principal("localhost").role is None
+    assert not credentials.principal(address).roles
+    assert credentials.principal(f"localhost:{os.geteuid()}:0:1").roles == {Role.ADMIN}
+    assert not credentials.principal("localhost").roles
 
 
 # --- tcp ------------------------------------------------------------------------------------------

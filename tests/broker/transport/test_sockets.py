@@ -86,7 +86,7 @@ BAD: list[tuple[str, list[bytes], str, int | None]] = [
     ("two frames", [pack(message(CREATE)), pack(message(CREATE))], "malformed", None),
     ("an empty frame first, as of REQ", [b"", pack(message(CREATE))], "malformed", None),
     ("an unknown command", [pack(message(CREATE, {"type": "drop_all"}))], "malformed", 7),
-    ("an unknown field", [pack(message(CREATE, {**CREATE, "priority": 1}))], "malformed", 7),
+    ("an unknown field", [pack(message(CREATE, {**CREATE, "colour": 1}))], "malformed", 7),
     ("an unknown field of the message", [pack(message(CREATE, user="me"))], "malformed", 7),
     ("a short hash", [pack(message(CREATE, {**CREATE, "input_hash": "ab"}))], "malformed", 7),
     ("a loud hash", [pack(message({**CREATE, "input_hash": HASH.upper()}))], "malformed", 7),

@@ -1,6 +1,7 @@
-"""How data/format-1 was made, once. The files of a format are never made again, only read.
+"""How data/format-1 and data/format-2 were made, each once, by the tree that wrote that format.
 
-Run as a module from the repository's root, with an empty directory as the argument.
+The files of a format are never made again, only read. Run as a module from the repository's root,
+with an empty directory as the argument.
 """
 
 from __future__ import annotations

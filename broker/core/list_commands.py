@@ -1,0 +1,121 @@
+"""The commands that read many jobs, or the whole life of one: count, list, history."""
+
+from typing import Any, Final
+
+from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
+from tollgate.broker.core.leases import info
+from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max
+from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.listing import Wanted
+from tollgate.broker.repository.queues import JobQueue
+from tollgate.domain.commands import Count, History, List
+from tollgate.domain.exceptions import ReplyFullError
+from tollgate.domain.results import CountResult, HistoryResult, JobsResult
+from tollgate.domain.settlement import SettlementState
+from tollgate.domain.status import JobStatus
+
+FEW_QUEUES: Final = 16
+"""A page of so many queues costs little more than a page of one."""
+HISTORY_SCANS: Final = 64
+"""Reading a history takes about as long as looking at so many jobs."""
+
+
+def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResult:
+    """Count jobs by status, and tell since when the oldest of each has been there.
+
+    Counts of all queues are kept until something happens: a message may ask a thousand times.
+    """
+    position = context.position()
+    if context.counted_at != position:
+        context.counted_at = position
+        context.counted.clear()
+    key = (command.status, command.settlement)
+    counted = None if command.queue else context.counted.get(key)
+    if counted is None:
+        counted = _count(context, command, position)
+        if not command.queue:
+            context.counted[key] = counted
+    return counted
+
+
+def _count(context: Context, command: Count, position: str) -> CountResult:
+    queues = _queues(context, command.queue)
+    asked = [command.status] if command.status else list(JobStatus)
+    states = [command.settlement] if command.settlement else list(SettlementState)
+    if command.settlement:
+        asked = []
+    by_status = {status.value: sum(queue.counts[status] for queue in queues) for status in asked}
+    by_settlement: dict[str, int] = {}
+    if command.status is None:
+        counted = {state.value: sum(queue.settled[state] for queue in queues) for state in states}
+        by_settlement = {
+            state: number for state, number in counted.items() if number or command.settlement
+        }
+    shown: list[Claimed] = [*asked, *([command.settlement] if command.settlement else [])]
+    oldest = {
+        state.value: min(filter(None, (queue.oldest(state) for queue in queues)), default=None)
+        for state in shown
+    }
+    total = sum((by_settlement if command.settlement else by_status).values())
+    return CountResult(total, by_status, oldest, by_settlement, position)
+
+
+def _spent(context: Context) -> ReplyFullError | None:
+    """Return a refusal if the commands of this batch have looked at as much as they may."""
+    if context.scans_left > 0:
+        return None
+    return ReplyFullError("this message has read as much as one may; send the rest again")
+
+
+def _queues(context: Context, name: str | None) -> list[JobQueue]:
+    by_name = context.state.jobs.queues.by_name
+    if name is None:
+        return [*by_name.values()]
+    return [by_name[name]] if name in by_name else []
+
+
+def list_jobs(context: Context, command: List, request: RequestContext) -> JobsResult:
+    """Show a page of jobs: as many as there are, as were asked for, and as fit.
+
+    All pages of a batch share one scan budget; a page that begins without any left scans one job.
+    """
+    queues = 1 if command.queue else len(context.state.jobs.queues.by_name)
+    if queues > FEW_QUEUES and (spent := _spent(context)):
+        raise spent
+    wanted = Wanted(command.status or command.settlement, command.queue, command.newest)
+    after = None if command.after is None else int(command.after)
+    scan_max = max(1, context.scans_left)
+    page = context.state.jobs.page(wanted, after, command.limit, scan_max)
+    context.scans_left -= page.scanned + (queues if queues > FEW_QUEUES else 0)
+    room_bytes = request.room_bytes - RESULT_BYTES
+    slots, more = page.slots, page.more
+    for place, slot in enumerate(slots):
+        room_bytes -= job_bytes_max(slot)
+        if room_bytes < 0:
+            if place == 0:
+                raise ReplyFullError("the next job would not fit in this reply")
+            slots, more = slots[:place], slots[place - 1].index
+            break
+    jobs: list[Any] = [slot.job for slot in slots]
+    if command.lease:
+        jobs = [slot.job.shown(info(slot, request.now_ms)) for slot in slots]
+    return JobsResult(jobs, None if more is None else str(more), context.position())
+
+
+def history(context: Context, command: History, request: RequestContext) -> HistoryResult:
+    """Show what has happened to a job, and who holds it now."""
+    jobs = context.state.jobs
+    slot = jobs.require(command.job_id)
+    if spent := _spent(context):
+        raise spent
+    context.scans_left -= HISTORY_SCANS
+    entries, left_out = jobs.origins.read(slot.job.created_at, slot.history)
+    lease = info(slot, request.now_ms)
+    return HistoryResult(command.job_id, entries, left_out, lease, context.position())
+
+
+LIST_COMMANDS: Final[Handlers] = {
+    Count: one_by_one(count_jobs),
+    List: one_by_one(list_jobs),
+    History: one_by_one(history),
+}

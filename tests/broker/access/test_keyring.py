@@ -1,0 +1,129 @@
+"""The ring of keys in a broker: it notices changes, and a fault of the system changes nothing."""
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.broker.access.key_commands import new_key, rotate
+from tollgate.broker.access.key_files import ClientKey, new_pair, read_client
+from tollgate.broker.access.keyring import KeyRing
+from tollgate.broker.core.roles import Principal, Role
+
+
+def test_a_ring_notices_changes_and_drops_unreadable_keys(tmp_path: Path) -> None:
+    new_key(tmp_path, "alice")
+    new_key(tmp_path, "bob", "worker")
+    ring = KeyRing(tmp_path / "keys")
+    known = {name: client.public_key for name, client in ring.clients().items()}
+    assert ring.refresh() == []
+    bob = ring.principal(known["bob"])
+    assert bob == Principal("key:bob", frozenset({Role.WORKER}), known["bob"])
+    new_key(tmp_path, "carol")
+    assert (ring.refresh(), len(ring)) == ([], 3)
+    (tmp_path / "keys" / "bob.toml").write_text("?")
+    assert ring.refresh() == [bob]
+    assert not ring.principal(known["bob"]).roles
+    assert ring.principal(known["alice"]).roles == {Role.ADMIN}
+
+
+@pytest.mark.parametrize(("spoilt", "out"), [("alice.toml", {"alice"}), ("", {"alice", "bob"})])
+def test_a_key_that_becomes_writable_is_skipped_and_counted(
+    tmp_path: Path, spoilt: str, out: set[str]
+) -> None:
+    new_key(tmp_path, "alice")
+    new_key(tmp_path, "bob")
+    ring = KeyRing(tmp_path / "keys")
+    before = ring.clients()
+    path = tmp_path / "keys" / spoilt
+    mode = path.stat().st_mode
+    path.chmod(mode | 0o020)
+    assert {each.name for each in ring.refresh()} == {f"key:{name}" for name in out}
+    assert set(ring.clients()) == {"alice", "bob"} - out
+    assert ring.counters == {"key_passed_over": 1}
+    path.chmod(mode)
+    ring.refresh()
+    assert ring.clients() == before
+
+
+@contextmanager
+def no_files() -> Iterator[None]:
+    """Leave no file to be opened in this process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(here + 64, limits[0]), limits[1]))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        yield
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_ring_is_unchanged_while_no_file_can_be_opened(tmp_path: Path) -> None:
+    new_key(tmp_path, "alice")
+    new_key(tmp_path, "bob")
+    ring = KeyRing(tmp_path / "keys")
+    known = ring.clients()
+    new_key(tmp_path, "carol")
+    (tmp_path / "keys" / "bob.toml").unlink()
+    with no_files():
+        assert ring.refresh() == []
+        assert not ring.may_connect(new_pair().public_key)
+        assert ring.may_connect(known["alice"].public_key)
+    assert [each.name for each in ring.refresh()] == ["key:bob"]  # nothing of it was noted as read
+    assert set(ring.clients()) == {"alice", "carol"}
+
+
+def test_an_error_of_the_system_while_reading_skips_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_key(tmp_path, "alice")
+    ring = KeyRing(tmp_path / "keys")
+    new_key(tmp_path, "bob")
+
+    def no_descriptor(path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("tollgate.broker.access.keyring.read_client", no_descriptor)
+        assert ring.refresh() == []
+        assert (set(ring.clients()), ring.counters) == ({"alice"}, {})
+    ring.refresh()
+    assert set(ring.clients()) == {"alice", "bob"}
+
+
+def test_only_files_that_changed_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("alice", "bob", "carol"):
+        new_key(tmp_path, name)
+    ring, read = KeyRing(tmp_path / "keys"), list[str]()
+
+    def noted(path: Path) -> tuple[str, ClientKey]:
+        read.append(path.name)
+        return read_client(path)
+
+    monkeypatch.setattr("tollgate.broker.access.keyring.read_client", noted)
+    new_key(tmp_path, "dave")
+    rotate(tmp_path, "bob")
+    (tmp_path / "keys" / "alice.toml").unlink()
+    ring.refresh()
+    assert sorted(read) == ["bob.toml", "dave.toml"]
+    assert set(ring.clients()) == {"bob", "carol", "dave"}
+
+
+def test_keys_that_are_all_gone_admit_no_peer(tmp_path: Path) -> None:
+    new_key(tmp_path, "alice")
+    ring = KeyRing(tmp_path / "keys")
+    (tmp_path / "keys").rename(tmp_path / "elsewhere")
+    assert [each.name for each in ring.refresh()] == ["key:alice"]
+    assert len(ring) == 0
