@@ -156,9 +156,10 @@ def test_every_answer_is_kept(client: Any, queue: str) -> None:
             job.job_id, answer, expected_version=job.version, input_hash=HASH
         )
     assert client.touch(job.job_id, lease.token)
-    inputs = client.get(job.job_id).inputs
-    assert inputs == (InputRound(3, "name?", "Ann", HASH), InputRound(5, "age?", "42", HASH))
-    assert [each.text for each in job.inputs] == [None, None]
+    inputs = (InputRound(3, "name?", "Ann", HASH), InputRound(5, "age?", "42", HASH))
+    assert (job.inputs, client.get(job.job_id).inputs) == (inputs, inputs)
+    (listed,) = [each for each in client.list_page(queue=queue).jobs if each.job_id == job.job_id]
+    assert [each.text for each in listed.inputs] == [None, None]
 
 
 def test_an_admin_may_force_a_move(client: Any, queue: str) -> None:
