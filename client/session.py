@@ -53,7 +53,7 @@ from tollgate.domain.exceptions import (
     SessionEvictedError,
     TollgateError,
 )
-from tollgate.domain.messages import PROTOCOL_VERSION, Refused, Reply, decode_answer, read_envelope
+from tollgate.domain.messages import PROTOCOL_VERSION, Refused, Reply, decode_plain, read_envelope
 from tollgate.domain.results import AnyResult, HelloResult, refusal_of
 
 CALL_REQUESTS_MAX: Final = 4
@@ -286,7 +286,7 @@ class Session:
     def receive(self, frame: bytes, now: float) -> None:
         """Take a frame that came. Nothing is raised, whatever it holds."""
         try:
-            answer = decode_answer(frame)
+            answer = decode_plain(frame)
         except MalformedError as fault:
             self._handle_unreadable(read_envelope(frame)[1], fault)
             return

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 class LazyModel(BaseModel):
     """A frozen model that can be made from a struct with its fields, at little cost.
 
+    The struct may be without fields at the end that have their defaults.
+
     A caller that gets a thousand models usually reads one or two fields of each. So a fresh model
     is one object with a reference to its struct, and fields are read from there. The `__dict__` and
     the three slots of every pydantic model are filled when one of them is first used, which every
@@ -23,14 +25,19 @@ class LazyModel(BaseModel):
     __slots__ = ("__weakref__", "_struct")
 
     _fields_set: ClassVar[set[str]]
+    _defaults: ClassVar[dict[str, Any]]
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:  # noqa: ANN401 - as pydantic has it
         """Make the fields of a fresh model readable from its struct."""
         cls._fields_set = set(cls.model_fields)
+        cls._defaults = {
+            name: _REQUIRED if field.is_required() else field.default
+            for name, field in cls.model_fields.items()
+        }
         known = {name for base in cls.__mro__[1:] for name in getattr(base, "_fields_set", ())}
         for name in cls._fields_set - known:  # attributes of a base or a mixin stay
-            setattr(cls, name, _Field(name))
+            setattr(cls, name, _Field(name, cls._defaults[name]))
 
     @classmethod
     def from_checked(cls, fields: msgspec.Struct) -> Self:
@@ -71,10 +78,11 @@ class LazyModel(BaseModel):
 class _Field:
     """Reads a field from the struct, if it is not in the `__dict__`, which comes first."""
 
-    __slots__ = ("_name", "_read")
+    __slots__ = ("_default", "_name", "_read")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, default: Any) -> None:  # noqa: ANN401 - as pydantic has it
         self._name = name
+        self._default = default
         self._read = attrgetter(name)
 
     def __get__(self, model: LazyModel | None, _: type | None = None) -> Any:  # noqa: ANN401
@@ -83,6 +91,10 @@ class _Field:
         try:
             return self._read(_get_struct(model))
         except AttributeError:  # it is filled, maybe by another thread just now
+            if self._name in (own := _get_dict(model)):
+                return own[self._name]
+            if getattr(model, "_struct", None) is not None and self._default is not _REQUIRED:
+                return self._default  # the struct is without this field
             if self._name in (own := model.__dict__):
                 return own[self._name]
             raise
@@ -92,7 +104,8 @@ def _fill(model: LazyModel) -> dict[str, Any]:
     """Fill the empty parts of a fresh model, drop its struct, and return the `__dict__`."""
     struct = getattr(model, "_struct", None)
     if struct is not None:
-        _set_dict(model, msgspec.structs.asdict(struct) | _get_dict(model))
+        fields = type(model)._defaults | msgspec.structs.asdict(struct)  # noqa: SLF001 - ours
+        _set_dict(model, fields | _get_dict(model))
         _set_fields_set(model, type(model)._fields_set)  # noqa: SLF001 - ours
         _set_extra(model, None)
         _set_private(model, None)
@@ -101,6 +114,8 @@ def _fill(model: LazyModel) -> dict[str, Any]:
     return own
 
 
+_REQUIRED: Any = object()
+"""Stands for the default of a field that has none."""
 _exhaust = deque[None](maxlen=0).extend
 """Consumes an iterator in C and keeps nothing of it."""
 _new = object.__new__

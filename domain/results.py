@@ -83,8 +83,8 @@ class LeaseInfo(Part, frozen=True):
     left_ms: int
 
 
-class JobRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """The fields of a job that the broker stores; those that are nil are left out on the wire."""
+class PlainFields(msgspec.Struct, omit_defaults=True, gc=False):
+    """The fields that any job may have; those that are nil are left out on the wire."""
 
     job_id: str
     status: JobStatus
@@ -102,6 +102,15 @@ class JobRecord(msgspec.Struct, omit_defaults=True, gc=False):
     submit_result_time: datetime | None = None
     input_schema: str | None = None
     provided_input: str | None = None
+
+
+class PlainJob(PlainFields, forbid_unknown_fields=True):
+    """A job that has no other field: most jobs. A client reads it in less time and memory."""
+
+
+class JobRecord(PlainFields):
+    """The fields of a job that the broker stores."""
+
     queue: str = DEFAULT_QUEUE
     priority: int = 0
     not_before: datetime | None = None
@@ -151,6 +160,12 @@ class JobResult(Result, tag="job"):
     """One job as it is now."""
 
     job: JobFields
+
+
+class PlainJobResult(JobResult, tag="job"):
+    """The same for a job without the fields that most jobs do not have."""
+
+    job: PlainJob  # type: ignore[assignment]  # has the fields that `JobFields` has without default
 
 
 class CountResult(Result, tag="count"):
