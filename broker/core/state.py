@@ -144,10 +144,13 @@ class State:
         if self.leases.lapses:
             for slot in changes.slots:
                 self.leases.lapses.pop(slot.job.job_id, None)
-        for slot in changes.slots:
-            job = slot.job
-            # A job enters `running` from `awaiting_payment` once, with its first move.
-            if job.submit_result_time is not None and job.version == 2 and job.status is RUNNING:  # noqa: PLR2004 - see above
+        moves = events
+        if changes.refused:
+            moves = [event for place, event in enumerate(events) if place not in changes.refused]
+        for move, slot in zip(moves, changes.slots, strict=True):
+            # A job enters `running` from `awaiting_payment` once, with its first move. Look at the
+            # event, not at the job: in a replay the job may have moved on in the same run.
+            if move.version == 1 and move.target is RUNNING and slot.job.submit_result_time:
                 self.unfinished.add(slot)
         return changes
 

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.broker.core.any_commands import messages
-from tests.broker.core.restarts import live_state, replayed
-from tests.core import PEER, Driver, claim, create, job_id, move
+from tests.broker.core.restarts import live_state, replayed, restart
+from tests.core import EPOCH, HOUR, PEER, Driver, claim, create, job_id, move, status_of
 from tests.sizes import sample
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.snapshot import snapshot_chunks
@@ -15,7 +15,7 @@ from tollgate.broker.core.state import State
 from tollgate.broker.repository.queues import CLAIMED
 from tollgate.domain.commands import AnyCommand, Hello
 from tollgate.domain.messages import encode_request
-from tollgate.domain.status import COMPLETED, RUNNING
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, RUNNING
 
 times = st.lists(st.tuples(messages, st.integers(0, 80)), min_size=1, max_size=10)
 
@@ -67,3 +67,12 @@ def test_replay_equals_live_after_any_commands(
         assert set(state.jobs.queues.by_name) == set(jobs.queues.by_name)
         assert state.jobs.leased == jobs.leased
         assert state.jobs.texts.total_bytes == jobs.texts.total_bytes
+
+
+def test_a_deadline_holds_after_a_restart_in_a_run_of_moves() -> None:
+    driver = Driver()
+    job = driver.job(create(job_id=job_id(77), submit_result_time=EPOCH + HOUR))
+    driver.ask(move(job, RUNNING), move(job, AWAITING_INPUT))  # one record with both moves
+    restart(driver)
+    driver.pass_ms(3_600_000)
+    assert status_of(driver, job) is FAILED
