@@ -28,17 +28,19 @@ READY: Final = 1
 """A bit of `Slot.entries`: the job may be claimed."""
 FIRST: Final = 2 | READY
 """`Slot.entries` of a job with one entry, which is ready."""
-_LOW: Final = 0xFFFE
-_HIGH: Final = 0xFFFF_0000
+_LOW: Final = 0xFFFF_FFFE
+_HIGH: Final = _LOW << 32
+_HIGH_UNIT: Final = 2 << 32
 _UNITS: Final[dict[Claimed, tuple[int, int]]] = {
     AWAITING_PAYMENT: (2, _LOW),
     RUNNING: (2, _LOW),
-    AWAITING_INPUT: (0x1_0000, _HIGH),
+    AWAITING_INPUT: (_HIGH_UNIT, _HIGH),
     SettlementState.WANTED: (2, _LOW),
-    SettlementState.SUBMITTED: (0x1_0000, _HIGH),
+    SettlementState.SUBMITTED: (_HIGH_UNIT, _HIGH),
 }
 """Where `Slot.entries` counts the entries in a line. A job leaves `awaiting_payment` once and for
-all, and is settled after it has ended, so three lines can use the same bits."""
+all, and is settled after it has ended, so three lines can use the same bits. There are more bits
+than a line can have entries: with many true ones, as many may be stale, all of one job."""
 
 
 class StaleLine(Generic[Entry]):

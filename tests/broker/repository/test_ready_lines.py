@@ -38,6 +38,18 @@ def test_what_is_ready_first_is_taken_first() -> None:
     assert line.take(EPOCH) is None
 
 
+@pytest.mark.parametrize("times", [32_767, 65_536])
+def test_a_job_that_comes_again_very_often_stays_in_line(times: int) -> None:
+    line, (some,) = ready_line(RUNNING), slots(1, RUNNING)
+    line.join([some], EPOCH, is_first=True)
+    for _ in range(times):
+        some.entries &= ~READY  # it is put on hold, and resumed
+        line.join([some], EPOCH)
+    assert line.order() == [0]
+    assert taken(line) == [0]
+    assert some.entries == READY
+
+
 def test_a_job_that_comes_again_stands_at_the_end() -> None:
     line, some = ready_line(RUNNING), slots(3, RUNNING)
     line.join(some, EPOCH, is_first=True)
