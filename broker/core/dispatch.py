@@ -99,6 +99,8 @@ def _fits(
     ):
         return False
     room_bytes = request.room_bytes - request.frame_bytes  # the texts that come in take no more
+    if kind is Transition:  # but questions are also shown as rounds of input
+        room_bytes -= request.frame_bytes
     if kind in SHOWING_NO_JOB:
         return len(run) * RESULT_BYTES <= room_bytes
     if len(run) * (result_bytes_with(jobs.texts) + jobs.texts.longest_rounds) <= room_bytes:

@@ -179,10 +179,14 @@ def whole_job_bytes_max(slot: Slot | None) -> int:
 
 
 def command_text_bytes(command: Command) -> int:
-    """Return how many bytes the texts of a command can add to a job."""
+    """Return a bound on what a command can add to the result that shows its job."""
     if isinstance(command, Touch):
         return 0  # its result shows no job
     size = sum(text_bytes(getattr(command, field)) for field, _ in _TEXTS.get(type(command), ()))
+    if isinstance(command, Transition):  # a question is also shown as a round of input
+        size += text_bytes(command.input_schema)
+    elif isinstance(command, ProvideInput):  # and so is its answer
+        size += text_bytes(command.input)
     return size + PARTS_ADDED
 
 

@@ -104,6 +104,35 @@ def test_no_reply_grows_over_its_limit(reply_bytes: int, command: AnyCommand) ->
         assert len(answer[1].results) == len(batch)
 
 
+@pytest.mark.parametrize("count", [62, 63, 64])
+def test_questions_count_twice_in_the_room_of_a_reply(count: int) -> None:
+    driver = Driver()
+    jobs = [running(driver, input="x" * 60_000) for _ in range(count)]
+    question = "s" * (235_000 // count)
+    moves = [move(job, AWAITING_INPUT, input_schema=question) for job in jobs]
+    assert len(frame_of(driver, *moves)) <= driver.engine.limits.reply_bytes
+
+
+@pytest.mark.parametrize("is_answer", [False, True])
+def test_a_question_counts_twice_in_the_room_that_is_left(is_answer: bool) -> None:
+    driver = Driver()
+    jobs = [running(driver, input="x" * 65_000) for _ in range(63)]
+    last, text = running(driver), "s" * 65_000
+    command: AnyCommand = move(last, AWAITING_INPUT, input_schema=text)
+    if is_answer:
+        driver.job(move(last, AWAITING_INPUT))
+        command = ProvideInput(job_id=last.job_id, input=text, expected_version=3)
+    gets = [Get(job_id=job.job_id) for job in jobs]
+    assert len(frame_of(driver, *gets, command)) <= driver.engine.limits.reply_bytes
+
+
+def frame_of(driver: Driver, *commands: AnyCommand) -> bytes:
+    """Send commands in one message, and return the reply as it goes out."""
+    frame = encode_request(driver.request(*commands))
+    (reply,) = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now).replies
+    return reply.frame
+
+
 def test_no_repeated_reply_grows_over_its_limit() -> None:
     """The jobs that a request created may have grown since."""
     driver = Driver(reply_bytes=600_000, text_bytes=60_000, request_bytes=10**9)
