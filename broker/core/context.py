@@ -15,7 +15,7 @@ from tollgate.broker.core.waiters import Ticket, Waiters
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.domain.commands import Command
-from tollgate.domain.exceptions import Refusal, WaitTimeoutError
+from tollgate.domain.exceptions import Refusal, ReplyFullError, WaitTimeoutError
 from tollgate.domain.results import CountResult, Result, error_of
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
@@ -65,14 +65,16 @@ class Context:
         self.answers: deque[Answer] = deque()
         """The answers to parked commands. The caller removes the answer that it sends."""
         self.scans_left = SCAN_JOBS_MAX
-        """How many jobs the lists of this batch may still look at."""
+        """How many jobs the reads of this batch may still look at, and lines its claims."""
         self.origin = Origin(state.at)
         """Who causes the next events, and when."""
         self.wall = state.at
         """What the wall clock says; it may have been set back."""
         self.counted_at = ""
         """The position in the log at which `counted` is true."""
-        self.counted: dict[tuple[JobStatus | None, SettlementState | None], CountResult] = {}
+        self.counted: dict[
+            tuple[JobStatus | None, SettlementState | None, str | None], CountResult
+        ] = {}
         self.is_torn = False
         """Whether an event failed in the middle of its effect: the process must stop."""
         self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
@@ -143,6 +145,11 @@ class Context:
             for parked in waiting:
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, result))
+
+    def check_scans(self) -> None:
+        """Raise ReplyFullError if the commands of this batch have looked at as much as they may."""
+        if self.scans_left <= 0:
+            raise ReplyFullError("this message has read as much as one may; send the rest again")
 
     def take_events(self) -> list[AnyEvent]:
         """Return the events recorded since the last call, and clear them."""

@@ -26,6 +26,7 @@ from tollgate.broker.core.waiters import Parked, names_of, state_of
 from tollgate.broker.repository.job import Slot, grant, job_result
 from tollgate.broker.repository.job_repo import claimed_for
 from tollgate.domain.commands import (
+    ALL_QUEUES,
     Claim,
     Hold,
     PauseQueue,
@@ -60,6 +61,10 @@ COMPARED_MAX: Final = 16
 """Of more queues with new jobs than that, the first is served first."""
 
 
+FEW_LINES: Final = 16
+"""A claim that looks at so many lines costs little more than one that looks at one."""
+
+
 def claim(context: Context, command: Claim, request: RequestContext) -> LeasesResult | None:
     """Grant leases on the jobs that are ready; park the claim if there are none."""
     state = state_of(command)
@@ -68,6 +73,8 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
         raise NotAuthorizedError(message)
     if command.job_ids is not None:
         return _grant_named(context, command, request)
+    if ALL_QUEUES in (names := names_of(command)) or len(names) > FEW_LINES:
+        context.check_scans()
     granted = _grant(context, command, request.now_ms, request.room_bytes)
     if granted.leases or not command.wait_ms:
         return granted
@@ -78,7 +85,10 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
 def _grant(context: Context, command: Claim, now_ms: int, room_bytes: int) -> LeasesResult:
     """Grant a claim the jobs that are ready now, as far as they fit in `room_bytes`."""
     jobs, state = context.state.jobs, state_of(command)
+    jobs.queues.looked = 0
     taken = jobs.queues.take(state, names_of(command), command.limit, context.origin.at)
+    if jobs.queues.looked > FEW_LINES:
+        context.scans_left -= int(jobs.queues.looked)
     fitting = _fitting(context, taken, room_bytes)
     if len(fitting) < len(taken):
         jobs.queues.put_back(state, taken[len(fitting) :])

@@ -16,6 +16,10 @@ from tollgate.domain.status import JobStatus
 
 FEW_QUEUES: Final = 16
 """A page of so many queues costs little more than a page of one."""
+COUNT_SCANS: Final = 16
+"""Counting takes about as long as looking at so many jobs, ..."""
+COUNT_QUEUE_SCANS: Final = 2
+"""... and at so many for each queue."""
 HISTORY_SCANS: Final = 64
 """Reading a history takes about as long as looking at so many jobs."""
 
@@ -23,23 +27,25 @@ HISTORY_SCANS: Final = 64
 def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResult:
     """Count jobs by status, and tell since when the oldest of each has been there.
 
-    Counts of all queues are kept until something happens: a message may ask a thousand times.
+    Counts are kept until something happens: a message may ask a thousand times.
     """
     position = context.position()
     if context.counted_at != position:
         context.counted_at = position
         context.counted.clear()
-    key = (command.status, command.settlement)
-    counted = None if command.queue else context.counted.get(key)
+    key = (command.status, command.settlement, command.queue)
+    counted = context.counted.get(key)
     if counted is None:
-        counted = _count(context, command, position)
-        if not command.queue:
+        context.check_scans()
+        queues = _queues(context, command.queue)
+        context.scans_left -= COUNT_SCANS + COUNT_QUEUE_SCANS * len(queues)
+        counted = _count(queues, command, position)
+        if queues:  # anybody can make up names of queues that are not there
             context.counted[key] = counted
     return counted
 
 
-def _count(context: Context, command: Count, position: str) -> CountResult:
-    queues = _queues(context, command.queue)
+def _count(queues: list[JobQueue], command: Count, position: str) -> CountResult:
     asked = [command.status] if command.status else list(JobStatus)
     states = [command.settlement] if command.settlement else list(SettlementState)
     if command.settlement:
@@ -60,13 +66,6 @@ def _count(context: Context, command: Count, position: str) -> CountResult:
     return CountResult(total, by_status, oldest, by_settlement, position)
 
 
-def _spent(context: Context) -> ReplyFullError | None:
-    """Return a refusal if the commands of this batch have looked at as much as they may."""
-    if context.scans_left > 0:
-        return None
-    return ReplyFullError("this message has read as much as one may; send the rest again")
-
-
 def _queues(context: Context, name: str | None) -> list[JobQueue]:
     by_name = context.state.jobs.queues.by_name
     if name is None:
@@ -80,8 +79,8 @@ def list_jobs(context: Context, command: List, request: RequestContext) -> JobsR
     All pages of a batch share one scan budget; a page that begins without any left scans one job.
     """
     queues = 1 if command.queue else len(context.state.jobs.queues.by_name)
-    if queues > FEW_QUEUES and (spent := _spent(context)):
-        raise spent
+    if queues > FEW_QUEUES:
+        context.check_scans()
     wanted = Wanted(command.status or command.settlement, command.queue, command.newest)
     after = None if command.after is None else int(command.after)
     scan_max = max(1, context.scans_left)
@@ -106,8 +105,7 @@ def history(context: Context, command: History, request: RequestContext) -> Hist
     """Show what has happened to a job, and who holds it now."""
     jobs = context.state.jobs
     slot = jobs.require(command.job_id)
-    if spent := _spent(context):
-        raise spent
+    context.check_scans()
     context.scans_left -= HISTORY_SCANS
     entries, left_out = jobs.origins.read(slot.job.created_at, slot.history)
     lease = info(slot, request.now_ms)

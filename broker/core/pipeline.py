@@ -12,6 +12,7 @@ decides what happens by itself in time.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
@@ -36,6 +37,9 @@ from tollgate.domain.exceptions import (
 )
 from tollgate.domain.messages import Request, encode_refused, read_envelope, read_request
 from tollgate.domain.results import ErrorResult, refusal_of
+
+SCANS_KEPT: Final = SCAN_JOBS_MAX // 2
+"""What parked claims leave of the scan budget of a batch: its messages are decided, too."""
 
 
 class Pipeline:
@@ -88,7 +92,7 @@ class Pipeline:
             if output.records:
                 deadlines.look_at_finished(now)
         if writable:
-            self._was_full = _is_full(output)
+            self._was_full = _is_full(output) or context.scans_left <= SCANS_KEPT
         return output
 
     def is_behind(self, *, writable: bool = True) -> bool:
@@ -184,7 +188,7 @@ class Pipeline:
         context = self._context
         if context.answers:
             return context.answers.popleft()
-        if lease_at is None:
+        if lease_at is None or context.scans_left <= SCANS_KEPT:
             return None
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 

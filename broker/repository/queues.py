@@ -30,6 +30,8 @@ CHECK_EVERY: Final = 256
 """The lines of a queue are checked after so many changes; after fewer if there are many queues."""
 CHECK_EVERY_MIN: Final = 16
 FEW_QUEUES: Final = 4
+QUEUE_LOOK: Final = 0.25
+"""A queue is looked at in this part of the time that a line takes."""
 DATED: Final = frozenset(
     {SettlementState.WANTED, SettlementState.SUBMITTED, SettlementState.MANUAL}
 )
@@ -163,6 +165,8 @@ class Queues:
         """Whether there has ever been more than one level."""
         self.are_barred = False
         """Whether a job has ever been on hold, delayed, or leased while it waits for input."""
+        self.looked = 0.0
+        """How many lines claims have looked at."""
         self._orders = {state: _ServiceOrder() for state in CLAIMED}
         self._wakes: Timers[datetime, _Wake] = Timers(
             timeline or Timeline(NEVER), lambda wake: wake.at, _is_awaited, self._count_lines
@@ -368,14 +372,17 @@ class Queues:
         """Take out up to `limit` jobs that may be claimed. Lease each, or put them back.
 
         The queues come in the order named, and `*` stands for all of them, those served longest ago
-        first. In a queue the jobs come by priority, and then in the order of their line.
+        first. In a queue the jobs come by priority, and then in the order of their line. `looked`
+        counts the lines looked at.
         """
         taken: list[Slot] = []
         for name in self._orders[state] if ALL_QUEUES in names else names:
+            self.looked += QUEUE_LOOK
             queue = self.by_name.get(name)
             if queue is None or queue.is_paused:
                 continue
             for line in queue.lines.get(state, ()):
+                self.looked += 1
                 while len(taken) < limit and (slot := line.take(at)) is not None:
                     taken.append(slot)
                 if len(taken) == limit:
