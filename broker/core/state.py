@@ -1,7 +1,7 @@
 """Everything that the broker knows, and the one way in which it changes: events are applied."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
@@ -57,7 +57,10 @@ from tollgate.domain.settlement import CLAIMABLE
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, RUNNING, TERMINAL
 
 RESTORE_GAP: Final = 2**32
-"""How much the numbers of leases and sessions are raised by a restore: none comes twice."""
+"""How much a restore raises the numbers of leases and sessions, if the clock was set back."""
+NUMBERS_FROM: Final = datetime(2020, 1, 1, tzinfo=UTC)
+NUMBERS_A_MS: Final = 4_096
+"""More numbers than a broker gives in a millisecond."""
 
 Found = Sequence[Slot | None] | None
 Effect = Callable[[Sequence[Any], Origin, int, Found], Changes]
@@ -299,8 +302,8 @@ class State:
     def _begin_log(self, event: LogBegan, origin: Origin, _: int) -> None:
         self.log_id = event.log_id
         if event.is_restore:
-            self.leases.last_token += RESTORE_GAP
-            self.requests.last_session += RESTORE_GAP
+            self.leases.last_token = raised(self.leases.last_token, origin.at)
+            self.requests.last_session = raised(self.requests.last_session, origin.at)
             self.requests.evict_all()
             for slot in self.jobs.slots():
                 if slot.lease is not None:
@@ -311,6 +314,16 @@ class State:
 
     def _count_unfinished(self) -> int:
         return self.jobs.count(RUNNING) + self.jobs.count(AWAITING_INPUT)
+
+
+def raised(last: int, at: datetime) -> int:
+    """Return the last number of before a restore at that time, raised so that none comes twice.
+
+    It follows from the time: the same backup may be restored again, and then neither restore may
+    give a number that the other one has given.
+    """
+    number = (at - NUMBERS_FROM) // timedelta(milliseconds=1) * NUMBERS_A_MS
+    return number if number > last else last + RESTORE_GAP
 
 
 def no_settlement(job_id: str) -> InvalidStateTransitionError:

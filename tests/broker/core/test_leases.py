@@ -16,11 +16,11 @@ from tollgate.broker.core.events import (
 )
 from tollgate.broker.core.leases import Leases, info
 from tollgate.broker.core.records import Record
-from tollgate.broker.core.state import RESTORE_GAP, State
+from tollgate.broker.core.state import NUMBERS_A_MS, RESTORE_GAP, State, raised
 from tollgate.broker.core.timers import SLACK
 from tollgate.broker.repository.job import Slot
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
-from tollgate.domain.commands import Create, Hello
+from tollgate.domain.commands import UINT_LIMIT, Create, Hello
 from tollgate.domain.exceptions import LeaseHeldError, LeaseLostError, Refusal
 from tollgate.domain.results import HelloResult, LeaseInfo
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, RUNNING, JobStatus
@@ -206,6 +206,15 @@ def test_a_restart_runs_each_standing_lease_anew() -> None:
     assert [lease.token for lease in held.leases.lapsed(1_100)] == [1]
 
 
+def test_no_number_comes_twice_over_any_restores() -> None:
+    last, later = 5, timedelta(milliseconds=1)
+    first = raised(last, EPOCH)
+    assert first + NUMBERS_A_MS <= raised(last, EPOCH + later), "of the same backup"
+    assert first + NUMBERS_A_MS <= raised(first + 7, EPOCH + later), "of one another"
+    assert raised(first, EPOCH - timedelta(days=1)) == first + RESTORE_GAP, "the clock was set back"
+    assert raised(last, EPOCH + timedelta(days=60 * 365)) < UINT_LIMIT
+
+
 def test_a_restore_raises_all_numbers_and_ends_all_leases() -> None:
     driver = Driver()
     (opened,) = driver.ask(Hello(open_session=True))
@@ -213,13 +222,15 @@ def test_a_restore_raises_all_numbers_and_ends_all_leases() -> None:
     running(driver)
     (grant,) = driver.grants_of(claim())
     state = driver.engine.context.state
-    state.apply(Record([LogBegan("other", is_restore=True)], at=EPOCH + timedelta(seconds=1)), 0)
+    at = EPOCH + timedelta(seconds=1)
+    state.apply(Record([LogBegan("other", is_restore=True)], at=at), 0)
+    number = raised(0, at)
     assert (state.log_id, state.jobs.leased) == ("other", 0)
-    assert state.leases.next_token == grant.lease + RESTORE_GAP + 1
+    assert state.leases.next_token == number + 1 > grant.lease
     assert not state.requests.knows(opened.session or 0)
     (again,) = driver.grants_of(claim())  # the job is ready
-    assert again.lease == grant.lease + RESTORE_GAP + 1
+    assert again.lease == number + 1
     (opened_again,) = driver.ask(Hello(open_session=True))
     assert isinstance(opened_again, HelloResult)
-    assert opened_again.session == (opened.session or 0) + RESTORE_GAP + 1
+    assert opened_again.session == number + 1
     assert driver.ask(Create(input_hash=HASH))
