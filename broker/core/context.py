@@ -124,7 +124,8 @@ class Context:
     def has_room_for(self, queues: set[str]) -> bool:
         """Return whether these queues may all come to life."""
         by_name = self.state.jobs.queues.by_name
-        return len(by_name.keys() | queues) <= self.limits.queues or queues <= by_name.keys()
+        new = len(queues - by_name.keys())
+        return not new or len(by_name) + new <= self.limits.queues
 
     def record_one(self, event: AnyEvent, now_ms: int) -> Any:  # noqa: ANN401 - as the event has it
         """Apply one event; return the job that it created or moved. Raises its Refusal."""

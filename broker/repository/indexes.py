@@ -65,10 +65,16 @@ class CreationIndex:
     def after(self, index: int) -> Iterator[Slot]:
         """Yield the slots behind a place, oldest first; those of removed jobs may be among them."""
         number = max(0, bisect_right(self._firsts, index) - 1)
-        for block in self._blocks[number : number + 1]:
-            yield from block[bisect_left(block, index + 1, key=_index_of) :]
-        for number in range(number + 1, len(self._blocks)):  # noqa: B020 - goes on from there
-            yield from self._blocks[number]
+        blocks = self._blocks
+        if number < len(blocks):
+            block = blocks[number]
+            start = (
+                0 if index < self._firsts[number] else bisect_left(block, index + 1, key=_index_of)
+            )
+            for place in range(start, len(block)):  # a copy of a part takes longer than a page
+                yield block[place]
+        for number in range(number + 1, len(blocks)):  # noqa: B020 - goes on from there
+            yield from blocks[number]
 
     def before(self, index: int | None) -> Iterator[Slot]:
         """Yield the slots before a place (None: all), newest first."""
@@ -77,7 +83,8 @@ class CreationIndex:
             number = bisect_left(self._firsts, index) - 1
             if number >= 0:
                 block = self._blocks[number]
-                yield from reversed(block[: bisect_left(block, index, key=_index_of)])
+                for place in range(bisect_left(block, index, key=_index_of) - 1, -1, -1):
+                    yield block[place]
                 number -= 1
         for place in range(number, -1, -1):
             yield from reversed(self._blocks[place])

@@ -21,6 +21,10 @@ SCAN_JOBS_MAX: Final = 10_000
 """How many jobs one page of a list looks at. A page may be short; a call may not be long."""
 GATHER_COST: Final = 4
 """So many entries of a status are looked at in the time of one job in order of creation."""
+FEW_QUEUES: Final = 16
+"""A page of so many queues costs little more than a page of one."""
+MERGE_COST: Final = 3
+"""A job in order of creation takes so much longer to look at where there are more queues."""
 _index_of = attrgetter("index")
 
 
@@ -39,7 +43,7 @@ class Page(msgspec.Struct):
     slots: list[Slot]
     more: int | None
     scanned: int
-    """How many jobs were looked at."""
+    """How many jobs were looked at, or could have been in the time."""
 
 
 def page(queues: Queues, wanted: Wanted, after: int | None, limit: int, scan_max: int) -> Page:
@@ -91,6 +95,8 @@ def _scanned(
     queues: Sequence[JobQueue], wanted: Wanted, after: int | None, limit: int, scan_max: int
 ) -> Page:
     """Look at the jobs in order of creation, up to `scan_max` of them."""
+    cost = MERGE_COST if len(queues) > FEW_QUEUES else 1
+    scan_max = max(1, scan_max // cost)
     remaining = _in_order(queues, after, newest=wanted.newest)
     slots: list[Slot] = []
     scanned, last = 0, after
@@ -101,7 +107,7 @@ def _scanned(
             slots.append(slot)
             if len(slots) == limit:
                 break
-    return Page(slots, last if next(remaining, None) is not None else None, scanned)
+    return Page(slots, last if next(remaining, None) is not None else None, scanned * cost)
 
 
 def _in_order(queues: Sequence[JobQueue], after: int | None, *, newest: bool) -> Iterator[Slot]:

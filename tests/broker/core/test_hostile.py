@@ -19,10 +19,11 @@ from tests.core import (
     make_engine,
 )
 from tollgate.broker.core.batch import Arrival
+from tollgate.broker.core.list_commands import LIST_QUEUE_SCANS
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
-from tollgate.broker.repository.listing import GATHER_COST, SCAN_JOBS_MAX
+from tollgate.broker.repository.listing import GATHER_COST, MERGE_COST, SCAN_JOBS_MAX
 from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
@@ -181,6 +182,20 @@ def many_queues(queues: int, priorities: int) -> Driver:
         driver.ask(Claim(status=JobStatus.RUNNING, lease_ms=9_999, wait_ms=0, limit=queues,
                          queues=["*"]))  # fmt: skip
     return driver
+
+
+def test_a_page_of_many_queues_looks_at_fewer_jobs() -> None:
+    driver = Driver()
+    for _ in range(20):
+        driver.ask(*[Create(input_hash=HASH, queue=f"queue-{each}") for each in range(500)])
+    rare = List(settlement=SettlementState.PENDING, limit=1)
+    (page, *others) = driver.ask(*[rare] * 3)
+    assert isinstance(page, JobsResult)
+    looked_at = (SCAN_JOBS_MAX - LIST_QUEUE_SCANS * 500) // MERGE_COST
+    assert page.next == str(looked_at - 1)
+    assert isinstance(others[0], JobsResult)  # of one job: one scan was left
+    assert isinstance(others[1], ErrorResult)
+    assert others[1].code == "reply_full"
 
 
 def test_claims_of_many_queues_share_the_scan_budget() -> None:
