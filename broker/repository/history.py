@@ -13,13 +13,14 @@ from typing import Final
 import msgspec
 
 from tollgate.broker.core.events import Origin
+from tollgate.broker.repository.job import SHORT_HISTORY
 from tollgate.domain.results import HistoryEntry
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
 FIRST_MAX: Final = 16
 LAST_MAX: Final = 48
-TRIM_BYTES: Final = 1_024
+TRIM_BYTES: Final = SHORT_HISTORY
 """Shorter histories are not looked at: they have not too many entries."""
 TRIM_SLACK: Final = 16
 """So many entries more than allowed are kept before the middle is cut out."""

@@ -15,6 +15,7 @@ from tollgate.broker.core.events import JobTransitioned
 from tollgate.broker.repository.job import (
     Slot,
     StoredJob,
+    history_bytes,
     job_text_bytes,
     parts_bytes,
     rounds_bytes,
@@ -194,10 +195,15 @@ class TextTotals:
     def changed_parts(self, slot: Slot, before_bytes: int) -> None:
         """Count the parts of a job anew; before it was changed they had `before_bytes`."""
         parts, rounds = parts_bytes(slot.job), rounds_bytes(slot.rounds)
-        self.total_bytes += parts + rounds - before_bytes
+        self.total_bytes += parts + rounds + history_bytes(slot.history) - before_bytes
         self.longest_parts = max(self.longest_parts, parts)
         # Rounds of empty texts are rounds, too: a `get` looks for them if this is not 0.
         self.longest_rounds = max(self.longest_rounds, rounds, len(slot.rounds or ()))
+
+    def set_history(self, slot: Slot, history: bytes) -> None:
+        """Set the history of a job; the reasons in it are texts of its users."""
+        self.total_bytes += history_bytes(history) - history_bytes(slot.history)
+        slot.history = history
 
     def restore(self, slot: Slot, *, is_named: bool) -> None:
         """Count the texts of a job of a snapshot; `is_named` if its identifier was supplied."""
@@ -216,8 +222,8 @@ class TextTotals:
 
 
 def measured(slot: Slot) -> int:
-    """Return what `TextTotals` counts for the parts and rounds of a job."""
-    return parts_bytes(slot.job) + rounds_bytes(slot.rounds)
+    """Return what `TextTotals` counts for the parts, rounds and history of a job."""
+    return parts_bytes(slot.job) + rounds_bytes(slot.rounds) + history_bytes(slot.history)
 
 
 def by_index(slots: Iterable[Slot]) -> dict[int, Slot]:

@@ -27,6 +27,8 @@ ROUND_BYTES: Final = 128
 """More than a round of input takes without its texts."""
 PART_BYTES: Final = 256
 """More than progress or settlement take without their texts: states, times and a hash."""
+SHORT_HISTORY: Final = 1_024
+"""A history up to this length is not counted with the texts of its job: it has few reasons."""
 
 
 class StoredJob(JobRecord, gc=False):
@@ -127,6 +129,11 @@ def parts_bytes(job: StoredJob) -> int:
         settlement = job.settlement
         size += PART_BYTES + text_bytes(settlement.on_chain_state) + text_bytes(settlement.reason)
     return size
+
+
+def history_bytes(history: bytes | None) -> int:
+    """Return what a history takes beyond the length that most have."""
+    return 0 if history is None else max(0, len(history) - SHORT_HISTORY)
 
 
 def rounds_bytes(rounds: tuple[InputRound, ...] | None) -> int:

@@ -335,7 +335,11 @@ class InMemoryJobRepository:
                 slot.entries &= ~READY
                 if job.attempts and job.status is RUNNING:
                     entry = self.origins.entry(CLAIMED, origin, attempt=job.attempts + 1)
-                slot.history = grown(slot.history, entry)
+                history = slot.history
+                if history is not None and len(history) + len(entry) <= TRIM_BYTES:
+                    slot.history = history + entry  # the common case, without a call
+                else:
+                    self.texts.set_history(slot, grown(history, entry))
             self.leased += len(slots)
             # One by one, in order: a replay may apply the grants of several claims in one run.
             served = groupby((claimed_for(slot.job), slot.job.queue) for slot in slots)
@@ -370,7 +374,7 @@ class InMemoryJobRepository:
         """Add an entry to the history of a job."""
         with self._lock:
             entry = self.origins.entry(code, origin, before, after, attempt, reason)
-            slot.history = grown(slot.history, entry)
+            self.texts.set_history(slot, grown(slot.history, entry))
 
     def set_settlement(self, slot: Slot, settlement: Settlement, at: datetime) -> None:
         """Replace the settlement of a job. Raises InvalidStateTransitionError."""
@@ -504,10 +508,10 @@ class InMemoryJobRepository:
             history = slot.history
             if history is None:
                 slot.history = entry
-            elif len(history) < TRIM_BYTES:  # the common cases, without a call
+            elif len(history) + len(entry) <= TRIM_BYTES:  # the common cases, without a call
                 slot.history = history + entry
             else:
-                slot.history = grown(history, entry)
+                self.texts.set_history(slot, grown(history, entry))
         self.queues.move(moved, self.queues.level_of(moved[0].job), before, after, origin.at)
         if after not in TERMINAL:
             return

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import msgspec
 
+from tests.broker.core.restarts import replayed
 from tests.core import (
     EPOCH,
     HASH,
@@ -23,6 +24,7 @@ from tollgate.broker.core.list_commands import LIST_QUEUE_SCANS
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
+from tollgate.broker.repository.job import SHORT_HISTORY
 from tollgate.broker.repository.listing import GATHER_COST, MERGE_COST, SCAN_JOBS_MAX
 from tollgate.domain.commands import (
     AnyCommand,
@@ -34,6 +36,7 @@ from tollgate.domain.commands import (
     Hello,
     Hold,
     List,
+    Release,
     Resume,
     Transition,
     Wait,
@@ -384,3 +387,23 @@ def test_no_job_is_created_above_stored_bytes() -> None:
     assert driver.error(Get(job_id=first)).code == "job_not_found"
     assert driver.engine.context.state.jobs.texts.total_bytes == 2
     assert driver.job(Create(input_hash=HASH)).job_id
+
+
+def test_the_reasons_in_histories_count_as_stored_bytes() -> None:
+    driver = Driver(stored_bytes=10_000, keep_finished_ms=1_000)
+    job = driver.job(Create(input_hash=HASH))
+    driver.ask(Transition(job_id=job.job_id, target=JobStatus.RUNNING))
+    texts = driver.engine.context.state.jobs.texts
+    assert texts.total_bytes == 0
+    for _ in range(100):
+        (grant,) = driver.grants_of(Claim(status=JobStatus.RUNNING, lease_ms=9, wait_ms=0, limit=1))
+        driver.ask(Release(job_id=job.job_id, lease=grant.lease, reason="ü" * 200))
+    (slot,) = driver.engine.context.state.jobs.slots()
+    assert texts.total_bytes == len(slot.history or b"") - SHORT_HISTORY > 10_000
+    assert replayed(driver.records).jobs.texts.total_bytes == texts.total_bytes
+    assert replayed(driver.records, 50).jobs.texts.total_bytes == texts.total_bytes
+    assert driver.error(Create(input_hash=HASH)).code == "repository_full"
+    driver.ask(Transition(job_id=job.job_id, target=JobStatus.FAILED))
+    driver.set_wall(EPOCH + timedelta(seconds=1))
+    driver.pass_ms(120_000)
+    assert texts.total_bytes == 0
