@@ -83,15 +83,21 @@ class StaleLine(Generic[Entry]):
             front.popleft()
 
     def check(self, changes: int, true_max: int, shares: int = 1) -> None:
-        """Check some entries, if more are stale than `true_max` (and some) are true.
+        """Drop stale entries at the head; check others if more are stale than `true_max` are true.
 
-        So many `shares` of all queues together have the slack.
+        A change pays for few of them: whoever asks for the first must not pay for all. So many
+        `shares` of all queues together have the slack.
         """
+        if len(self._unchecked) + len(self._checked or ()) <= true_max:
+            return
+        is_true, left = self.is_true, CHECKS * changes + CHECKS
+        while left and (front := self._checked or self._unchecked) and not is_true(front[0]):
+            front.popleft()
+            left -= 1
         excess = len(self._unchecked) + len(self._checked or ()) - 2 * true_max - SLACK // shares
         if excess <= 0:
             return
-        is_true = self.is_true
-        for _ in range(CHECKS * changes + CHECKS):
+        for _ in range(left):
             if not self._unchecked:
                 self._unchecked, self._checked = self._checked or deque(), None
                 if not self._unchecked:

@@ -46,7 +46,21 @@ def test_no_entry_is_checked_while_few_are_stale() -> None:
     line, is_true = stale_line({0})
     line.extend(range(SLACK + 2))
     line.check(10**9, 1)
-    assert (is_true.asked, len(line)) == (0, SLACK + 2)
+    assert (is_true.asked, len(line)) == (1, SLACK + 2)  # the head
+
+
+def test_stale_heads_are_dropped_as_they_come() -> None:
+    count = SLACK // 2
+    true = set(range(count))
+    line, is_true = stale_line(true)
+    line.extend(range(count))
+    for number in range(count // 2):
+        true.remove(number)
+        if number % 256 == 255:
+            line.check(256, len(true))
+    is_true.asked = 0
+    assert line.first() == count // 2
+    assert is_true.asked <= 256
 
 
 def test_a_check_looks_at_a_few_entries_for_each_change() -> None:
@@ -90,10 +104,10 @@ def test_checks_keep_the_order() -> None:
 
 
 def test_a_round_of_checks_ends_when_enough_is_dropped() -> None:
-    line, is_true = stale_line(set())
-    line.extend(range(SLACK + 3))
-    line.check(10**9, 0)
-    assert (len(line), is_true.asked) == (SLACK, 3)
+    line, is_true = stale_line({0})
+    line.extend(range(SLACK + 5))
+    line.check(10**9, 1)
+    assert (len(line), is_true.asked) == (SLACK + 2, 2 + 3)  # the head twice
 
 
 # --- jobs that wait for a time ------------------------------------------------------------------
