@@ -19,7 +19,7 @@ from tollgate.broker.core.events import LogBegan
 from tollgate.broker.core.records import Record, decode_record, encode_records
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.snapshot import ChunkReader
-from tollgate.broker.core.state import State
+from tollgate.broker.core.state import State, restored_number
 from tollgate.broker.journal import RECORD, Entry, JournalError, inspect, repair
 from tollgate.broker.journal.backup import backup, restore
 from tollgate.broker.journal.file import FileJournal
@@ -164,7 +164,9 @@ def _begin_log(copy: Path, observer: Observer) -> tuple[int, int]:
         replay(journal.replay(), restored)
         sequence = journal.sequence
         at = max(datetime.now(UTC), restored.at)
-        began = Record([LogBegan(uuid4().hex, is_restore=True)], by=f"uid:{os.geteuid()}", at=at)
+        last = max(restored.leases.last_token, restored.requests.last_session)
+        event = LogBegan(uuid4().hex, is_restore=True, number=restored_number(last, at))
+        began = Record([event], by=f"uid:{os.geteuid()}", at=at)
         restored.apply(began, 0)  # it must be possible after what was read
         (payload,) = encode_records([began])
         if not journal.room(len(payload)):

@@ -190,10 +190,14 @@ class QueueResumed(Event, tag=16):
 
 
 class LogBegan(Event, tag=17):
-    """The log got its id. After a restore the numbers of leases and sessions are raised."""
+    """The log got its id. After a restore leases and sessions have numbers above `number`.
+
+    Without a number theirs are raised by 2^32.
+    """
 
     log_id: str
     is_restore: bool = False
+    number: int = 0
 
 
 AnyEvent = (

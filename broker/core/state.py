@@ -302,8 +302,8 @@ class State:
     def _begin_log(self, event: LogBegan, origin: Origin, _: int) -> None:
         self.log_id = event.log_id
         if event.is_restore:
-            self.leases.last_token = raised(self.leases.last_token, origin.at)
-            self.requests.last_session = raised(self.requests.last_session, origin.at)
+            self.leases.last_token = _raised(self.leases.last_token, event.number)
+            self.requests.last_session = _raised(self.requests.last_session, event.number)
             self.requests.evict_all()
             for slot in self.jobs.slots():
                 if slot.lease is not None:
@@ -316,13 +316,16 @@ class State:
         return self.jobs.count(RUNNING) + self.jobs.count(AWAITING_INPUT)
 
 
-def raised(last: int, at: datetime) -> int:
-    """Return the last number of before a restore at that time, raised so that none comes twice.
+def restored_number(last: int, at: datetime) -> int:
+    """Return the number above which a restore at that time begins; `last` is of before it.
 
     It follows from the time: the same backup may be restored again, and then neither restore may
     give a number that the other one has given.
     """
-    number = (at - NUMBERS_FROM) // timedelta(milliseconds=1) * NUMBERS_A_MS
+    return _raised(last, (at - NUMBERS_FROM) // timedelta(milliseconds=1) * NUMBERS_A_MS)
+
+
+def _raised(last: int, number: int) -> int:
     return number if number > last else last + RESTORE_GAP
 
 

@@ -16,7 +16,7 @@ from tollgate.broker.core.events import (
 )
 from tollgate.broker.core.leases import Leases, info
 from tollgate.broker.core.records import Record
-from tollgate.broker.core.state import NUMBERS_A_MS, RESTORE_GAP, State, raised
+from tollgate.broker.core.state import NUMBERS_A_MS, RESTORE_GAP, State, restored_number
 from tollgate.broker.core.timers import SLACK
 from tollgate.broker.repository.job import Slot
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
@@ -208,11 +208,13 @@ def test_a_restart_runs_each_standing_lease_anew() -> None:
 
 def test_no_number_comes_twice_over_any_restores() -> None:
     last, later = 5, timedelta(milliseconds=1)
-    first = raised(last, EPOCH)
-    assert first + NUMBERS_A_MS <= raised(last, EPOCH + later), "of the same backup"
-    assert first + NUMBERS_A_MS <= raised(first + 7, EPOCH + later), "of one another"
-    assert raised(first, EPOCH - timedelta(days=1)) == first + RESTORE_GAP, "the clock was set back"
-    assert raised(last, EPOCH + timedelta(days=60 * 365)) < UINT_LIMIT
+    first = restored_number(last, EPOCH)
+    assert first + NUMBERS_A_MS <= restored_number(last, EPOCH + later), "of the same backup"
+    assert first + NUMBERS_A_MS <= restored_number(first + 7, EPOCH + later), "of one another"
+    assert restored_number(first, EPOCH - timedelta(days=1)) == first + RESTORE_GAP, (
+        "the clock was set back"
+    )
+    assert restored_number(last, EPOCH + timedelta(days=60 * 365)) < UINT_LIMIT
 
 
 def test_a_restore_raises_all_numbers_and_ends_all_leases() -> None:
@@ -223,8 +225,8 @@ def test_a_restore_raises_all_numbers_and_ends_all_leases() -> None:
     (grant,) = driver.grants_of(claim())
     state = driver.engine.context.state
     at = EPOCH + timedelta(seconds=1)
-    state.apply(Record([LogBegan("other", is_restore=True)], at=at), 0)
-    number = raised(0, at)
+    number = restored_number(grant.lease, at)
+    state.apply(Record([LogBegan("other", is_restore=True, number=number)], at=at), 0)
     assert (state.log_id, state.jobs.leased) == ("other", 0)
     assert state.leases.next_token == number + 1 > grant.lease
     assert not state.requests.knows(opened.session or 0)
