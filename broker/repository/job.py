@@ -138,7 +138,13 @@ def history_bytes(history: bytes | None) -> int:
 
 def rounds_bytes(rounds: tuple[InputRound, ...] | None) -> int:
     """Return how many bytes the texts of rounds of input have."""
-    return sum([text_bytes(each.schema) + text_bytes(each.text) for each in rounds or ()])
+    size = 0
+    for each in rounds or ():  # without a call for each: there may be many rounds
+        if (text := each.schema) is not None:
+            size += len(text) if text.isascii() else len(text.encode())
+        if (text := each.text) is not None:
+            size += len(text) if text.isascii() else len(text.encode())
+    return size
 
 
 _texts_of: Callable[[StoredJob], tuple[str | None, ...]] = attrgetter(*TEXT_FIELDS)
