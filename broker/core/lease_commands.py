@@ -73,13 +73,17 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
         raise NotAuthorizedError(message)
     if command.job_ids is not None:
         return _grant_named(context, command, request)
-    if ALL_QUEUES in (names := names_of(command)) or len(names) > FEW_LINES:
+    if context.scans_left <= 0 and _is_wide(names_of(command)):
         context.check_scans()
     granted = _grant(context, command, request.now_ms, request.room_bytes)
     if granted.leases or not command.wait_ms:
         return granted
     context.waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
     return None
+
+
+def _is_wide(names: Sequence[str]) -> bool:
+    return ALL_QUEUES in names or len(names) > FEW_LINES
 
 
 def _grant(context: Context, command: Claim, now_ms: int, room_bytes: int) -> LeasesResult:

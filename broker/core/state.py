@@ -153,7 +153,7 @@ class State:
         for move, slot in zip(moves, changes.slots, strict=True):
             # A job enters `running` from `awaiting_payment` once, with its first move. Look at the
             # event, not at the job: in a replay the job may have moved on in the same run.
-            if move.version == 1 and move.target is RUNNING and slot.job.submit_result_time:
+            if slot.job.submit_result_time and move.version == 1 and move.target is RUNNING:
                 self.unfinished.add(slot)
         return changes
 

@@ -504,11 +504,12 @@ class InMemoryJobRepository:
         is_answer = before is AWAITING_INPUT and moved[0].job.provided_input is not None
         code = INPUT_PROVIDED if is_answer else MOVED
         entry = self.origins.entry(code, origin, before, after)
+        short = TRIM_BYTES - len(entry)
         for slot in moved:
             history = slot.history
             if history is None:
                 slot.history = entry
-            elif len(history) + len(entry) <= TRIM_BYTES:  # the common cases, without a call
+            elif len(history) <= short:  # the common cases, without a call
                 slot.history = history + entry
             else:
                 self.texts.set_history(slot, grown(history, entry))
