@@ -88,13 +88,14 @@ class StaleLine(Generic[Entry]):
         A change pays for few of them: whoever asks for the first must not pay for all. So many
         `shares` of all queues together have the slack.
         """
-        if len(self._unchecked) + len(self._checked or ()) <= true_max:
+        slack = SLACK // shares
+        if len(self._unchecked) + len(self._checked or ()) <= true_max + slack // 2:
             return
         is_true, left = self.is_true, CHECKS * changes + CHECKS
         while left and (front := self._checked or self._unchecked) and not is_true(front[0]):
             front.popleft()
             left -= 1
-        excess = len(self._unchecked) + len(self._checked or ()) - 2 * true_max - SLACK // shares
+        excess = len(self._unchecked) + len(self._checked or ()) - 2 * true_max - slack
         if excess <= 0:
             return
         for _ in range(left):

@@ -373,21 +373,21 @@ class Queues:
 
         The queues come in the order named, and `*` stands for all of them, those served longest ago
         first. In a queue the jobs come by priority, and then in the order of their line. `looked`
-        counts the lines looked at.
+        counts the lines that have no more.
         """
         taken: list[Slot] = []
         for name in self._orders[state] if ALL_QUEUES in names else names:
-            self.looked += QUEUE_LOOK
             queue = self.by_name.get(name)
             if queue is None or queue.is_paused:
+                self.looked += QUEUE_LOOK
                 continue
-            for line in queue.lines.get(state, ()):
-                self.looked += 1
+            for line in (lines := queue.lines.get(state, ())):
                 while len(taken) < limit and (slot := line.take(at)) is not None:
                     taken.append(slot)
                 if len(taken) == limit:
                     return taken
                 self._ready(line, name, at)
+            self.looked += QUEUE_LOOK + len(lines)
         return taken
 
     def put_back(self, state: Claimed, slots: Sequence[Slot]) -> None:

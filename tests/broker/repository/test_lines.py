@@ -50,7 +50,7 @@ def test_no_entry_is_checked_while_few_are_stale() -> None:
 
 
 def test_stale_heads_are_dropped_as_they_come() -> None:
-    count = SLACK // 2
+    count = 4 * SLACK
     true = set(range(count))
     line, is_true = stale_line(true)
     line.extend(range(count))
@@ -60,7 +60,7 @@ def test_stale_heads_are_dropped_as_they_come() -> None:
             line.check(256, len(true))
     is_true.asked = 0
     assert line.first() == count // 2
-    assert is_true.asked <= 256
+    assert is_true.asked <= SLACK // 2 + 256
 
 
 def test_a_check_looks_at_a_few_entries_for_each_change() -> None:
