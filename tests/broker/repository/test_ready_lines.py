@@ -82,7 +82,7 @@ def test_a_job_that_was_here_before_has_one_place() -> None:
 
 
 def test_two_lines_count_a_job_apart() -> None:
-    """A job that goes to and fro leaves entries in both; the two use bits of their own."""
+    """A job that goes back and forth leaves entries in both; the two use bits of their own."""
     running, asking = ready_line(RUNNING), ready_line(AWAITING_INPUT)
     (job,) = slots(1, RUNNING)
     running.join([job], EPOCH, is_first=True)
