@@ -17,17 +17,16 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The base of the structures in a job. In a pydantic model they are dumped as mappings."""
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, *_: object) -> Any:  # noqa: ANN401 - pydantic's
+    def __get_pydantic_core_schema__(cls, _: object, handler: Any) -> Any:  # noqa: ANN401 - pydantic's
         """Return how pydantic validates and dumps one."""
-        from pydantic_core import core_schema  # noqa: PLC0415 - a ping does without
+        import pydantic  # noqa: PLC0415 - a ping does without
 
-        return core_schema.no_info_plain_validator_function(
-            lambda value: msgspec.convert(value, cls),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda part: msgspec.to_builtins(part, builtin_types=(datetime,)),
-                return_schema=core_schema.dict_schema(),
-            ),
+        dumped = pydantic.PlainSerializer(
+            lambda part: msgspec.to_builtins(part, builtin_types=(datetime,)),
+            return_type=dict[str, Any],
         )
+        checked = pydantic.PlainValidator(lambda value: msgspec.convert(value, cls))
+        return handler.generate_schema(Annotated[Any, checked, dumped])
 
     @classmethod
     def __get_pydantic_json_schema__(cls, *_: object) -> dict[str, Any]:
