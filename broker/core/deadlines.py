@@ -26,7 +26,7 @@ FAR_MS: Final = 86_400_000
 """The longest time that `due_in_ms` returns."""
 HOLD_MS: Final = 60_000
 """How long after the wall clock was set no finished job is removed."""
-REMOVED_MAX: Final = 300
+REMOVED_MAX: Final = 200
 """How many finished jobs one batch removes."""
 STEP_MS: Final = 1_000
 """By how much the two clocks must disagree for one of them to have been set."""

@@ -212,7 +212,7 @@ def result_bytes_max(limits: Limits) -> int:
 
 # --- what a batch writes --------------------------------------------------------------------------
 
-DUE_MAX: Final = 300
+DUE_MAX: Final = 120
 """How many leases, deadlines or waits of a kind one batch ends: a batch may not take long."""
 DUE_BYTES_MAX: Final = 1_024
 """More than ending one of each kind writes: seven events, and what they did to parked claims."""

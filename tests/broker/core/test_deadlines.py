@@ -27,7 +27,7 @@ from tests.core import (
     wait,
 )
 from tollgate.broker.core.batch import Arrival
-from tollgate.broker.core.deadlines import FAR_MS, HOLD_MS
+from tollgate.broker.core.deadlines import FAR_MS, HOLD_MS, REMOVED_MAX
 from tollgate.broker.core.events import JobTransitioned
 from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.repository.indexes import FinishedJobs
@@ -245,7 +245,7 @@ def test_no_message_is_decided_while_deadlines_are_overdue() -> None:
 
 def test_many_finished_jobs_are_removed_over_several_batches() -> None:
     driver = Driver(keep_finished_ms=1_000)
-    stored = [2 * DUE_MAX + DUE_MAX // 2]
+    stored = [2 * REMOVED_MAX + REMOVED_MAX // 2]
     for number in range(1, stored[0] + 1):
         driver.ask(create(), Cancel(job_id=job_id(number)))
     driver.mono_ms += 1_000
@@ -255,7 +255,7 @@ def test_many_finished_jobs_are_removed_over_several_batches() -> None:
         driver.run()
         stored.append(jobs.count())
     assert [before - after for before, after in pairwise(stored)] == [
-        DUE_MAX, DUE_MAX, DUE_MAX // 2,
+        REMOVED_MAX, REMOVED_MAX, REMOVED_MAX // 2,
     ]  # fmt: skip
 
 
