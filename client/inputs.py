@@ -1,8 +1,8 @@
 """Reads an input given as text as what was meant, or asks for it to be said explicitly.
 
-The hash of an input is computed over its JSON value (MIP-004). A text that was meant as JSON and is
-none would get the hash of a string: nobody else computes that one. So what looks like a mistake is
-refused. `as_text=True`, on the command line `--text`, says that it is none.
+The hash of an input is computed over its JSON value (MIP-004). Broken JSON would get the hash of a
+string, which no other implementation computes. So an input that looks like a mistake is refused.
+`as_text=True`, on the command line `--text`, says that the input is plain text.
 """
 
 import json

@@ -57,7 +57,7 @@ class History(msgspec.Struct, frozen=True):
     left_out: int
     """How many entries are missing in the middle."""
     lease: LeaseInfo | None
-    """Who holds the job; None if nobody does."""
+    """The holder of the job; None if it is free."""
     as_of: str
     """The position in the broker's log that this is from, as an opaque text."""
 

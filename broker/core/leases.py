@@ -103,7 +103,7 @@ def stands(lease: StandingLease) -> bool:
 
 
 def info(slot: Slot, now_ms: int) -> LeaseInfo | None:
-    """Return who holds a job, None if nobody does."""
+    """Return the holder of a job, None if it is free."""
     lease = slot.lease
     if lease is None:
         return None

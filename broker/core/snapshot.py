@@ -150,7 +150,7 @@ class FinishedChunk(Chunk, tag=7):
 
 
 class QueuesChunk(Chunk, tag=8):
-    """The queues in order of their making, those paused, and whose turn is next in each status."""
+    """The queues in order of creation, those paused, and the order of service by status."""
 
     names: list[str]
     paused: list[str]

@@ -85,8 +85,8 @@ class StaleLine(Generic[Entry]):
     def check(self, changes: int, true_max: int, shares: int = 1) -> None:
         """Drop stale entries at the head; check others if more are stale than `true_max` are true.
 
-        A change pays for few of them: whoever asks for the first must not pay for all. So many
-        `shares` of all queues together have the slack.
+        A change drops a few of them, so that one call for the first entry does not drop all. The
+        slack is for all queues together: this line has one of so many `shares`.
         """
         slack = SLACK // shares
         if len(self._unchecked) + len(self._checked or ()) <= true_max + slack // 2:

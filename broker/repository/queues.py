@@ -316,7 +316,7 @@ class Queues:
         self._drop_if_empty(queue)
 
     def _share_checks(self) -> None:
-        """Let many queues together have no more unchecked changes than a few."""
+        """Let many queues have about as many unchecked changes in all as a few queues."""
         shared = FEW_QUEUES * CHECK_EVERY // max(1, len(self.by_name))
         self._check_every = min(CHECK_EVERY, max(CHECK_EVERY_MIN, shared))
 
@@ -373,7 +373,7 @@ class Queues:
 
         The queues come in the order named, and `*` stands for all of them, those served longest ago
         first. In a queue the jobs come by priority, and then in the order of their line. `looked`
-        counts the lines that have no more.
+        counts the lines that are empty now.
         """
         taken: list[Slot] = []
         for name in self._orders[state] if ALL_QUEUES in names else names:

@@ -194,7 +194,7 @@ class Run:
         self.exit_codes.append(self._broker.terminate())
 
     def _probe(self) -> None:
-        """Start a broker that nobody else uses, and look at what it knows."""
+        """Start a broker of its own, and look at what it knows."""
         if self._scenario.term:
             self.exit_codes.append(self._broker.terminate())
         else:

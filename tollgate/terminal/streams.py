@@ -1,4 +1,4 @@
-"""Standard output of a command: its data, which is flushed, or dropped when nobody can read it."""
+"""Standard output of a command: its data, which is flushed, or dropped when it cannot be read."""
 
 import os
 import sys

@@ -65,7 +65,7 @@ def test_both_keys_are_one_principal_until_the_overlap_ends(tmp_path: Path, cloc
     ring = KeyRing(tmp_path / "keys")
     before = holder(ring, old)
     new = rotate(tmp_path, "alice")
-    assert ring.refresh() == []  # nobody has lost anything
+    assert ring.refresh() == []  # no principal has lost anything
     assert holder(ring, old) == before
     assert holder(ring, new) == Principal(before.name, before.roles, public(new))
     assert before.name == "key:alice"

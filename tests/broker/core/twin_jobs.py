@@ -75,7 +75,7 @@ def shown(job: Wire, *, texts: bool = True, lease: Wire | None = None) -> Wire:
 
 
 class Jobs:
-    """All jobs, in the order of creation, and who has claimed them."""
+    """All jobs, in the order of creation, and the holders of their leases."""
 
     def __init__(self, now: datetime, limits: dict[str, int]) -> None:
         self.at = now  # the broker's time never goes back
