@@ -4,6 +4,7 @@ import pytest
 
 from tests.core import HASH, Driver, job_id
 from tollgate.domain.commands import Claim, Create, Get, History, Settle, Touch, Transition
+from tollgate.domain.exceptions import JobConflictError
 from tollgate.domain.models import JobStatus
 from tollgate.domain.results import ErrorResult, HistoryResult, JobResult, LeaseResult, LeasesResult
 from tollgate.domain.settlement import LEGAL_SETTLEMENTS, SettlementState
@@ -100,3 +101,16 @@ def test_a_claim_of_a_settlement_is_no_try() -> None:
     assert isinstance(result, HistoryResult)
     claimed = [entry.attempt for entry in result.entries if entry.what == "claimed"]
     assert claimed == [None, 2, None]
+
+
+@pytest.mark.parametrize("state", SettlementState)
+def test_a_job_is_removed_when_its_settlement_has_ended(state: SettlementState) -> None:
+    """Retention never asks for another job; a record that does is refused, and nothing is lost."""
+    jobs = settling(state).engine.context.state.jobs
+    if LEGAL_SETTLEMENTS[state]:
+        with pytest.raises(JobConflictError):
+            jobs.remove(JOB)
+        assert jobs.find(JOB) is not None
+    else:
+        jobs.remove(JOB)
+        assert jobs.find(JOB) is None
