@@ -10,6 +10,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+import tollgate
+from tollgate.cli.main import cli
+from tollgate.worker.__main__ import main as worker
 
 ROOT = Path(__file__).parent.parent
 DECISIONS = ROOT / "docs" / "decisions"
@@ -18,12 +23,14 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 QUOTED = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"[\w@.-]+(?:/[\w@.-]+)*/?")
 MODULE = re.compile(r"tollgate(?:\.\w+)+")
+COMMAND = re.compile(r"(?:^|\$\(|bin/)tollgate ([a-z-]+)([^#\n|;)]*)", re.MULTILINE)
 RUN = re.compile(r"(?:python|\$\(BIN\)/python) -m ((?:tollgate|tests|benchmarks)[\w.]*)")
 MAKE = re.compile(r"make ([a-z-]+)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 SUFFIXES = (".py", ".md", ".toml", ".yml", ".service", ".conf", ".jsonl")
 OTHERS = {"shop.py"}
 """Files that the reader makes."""
+ERROR_NAMES = ("Error", "OutcomeUnknown", "Refusal")
 
 
 def tracked(pattern: str) -> list[Path]:
@@ -140,3 +147,45 @@ def test_the_changelog_knows_the_version() -> None:
     sections = re.findall(r"^### (\w+)", page, re.MULTILINE)
     assert released[:1] in ([], [project["version"]])
     assert released or sections == ["Added"]  # nothing that a user never had can change
+
+
+def test_the_guide_says_what_to_do_about_each_exception() -> None:
+    page = (ROOT / "docs" / "guides" / "exceptions.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (again|look|skip|stop) \|$", page, re.MULTILINE)
+    bases = ("TollgateError", "Refusal")
+    kinds = {
+        name: getattr(tollgate, name) for name in tollgate.__all__ if name.endswith(ERROR_NAMES)
+    }
+    assert {name for name, _ in rows} == {*kinds} - {*bases}
+    assert len(rows) == len(dict(rows))
+    for name, what in rows:
+        kind = kinds[name]
+        assert issubclass(kind, tollgate.TollgateError)
+        if issubclass(kind, tollgate.Refusal) and kind is not tollgate.ExpiredError:
+            assert kind.retryable == (what == "again"), name
+
+
+def commands(page: str) -> list[tuple[str, list[str]]]:
+    """Return each `tollgate COMMAND` in the shell blocks of a page, and the options it is given."""
+    lines = "\n".join(re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    found = COMMAND.findall(lines.replace("\\\n", " "))
+    return [(command, re.findall(r"(--[a-z-]+)", rest)) for command, rest in found]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_options_exist(path: Path) -> None:
+    helps: dict[str, str] = {}
+    for command, options in commands(path.read_text()):
+        if command in {"broker", "journal", "keys", "config", "doctor"}:
+            continue  # commands of other pages, with commands of their own
+        if command not in helps:
+            runner = CliRunner()
+            asked = (
+                runner.invoke(worker, ["--help"])
+                if command == "worker"
+                else runner.invoke(cli, [command, "--help"])
+            )
+            assert asked.exit_code == 0, command
+            helps[command] = asked.output
+        for option in options:
+            assert re.search(rf"{option}\b", helps[command]), (command, option)
