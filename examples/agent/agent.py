@@ -65,4 +65,4 @@ def topics_of(job: tollgate.Job) -> list[str]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    sys.exit(tollgate.Worker(write, name="letters", max_attempts=5, timeout_s=300).run())
+    sys.exit(tollgate.Worker(write, max_attempts=5, timeout_s=300).run())

@@ -32,7 +32,6 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     worker = tollgate.Worker(
         search,
-        name="search",
         isolation="process",
         concurrency=2,
         timeout_s=3,
