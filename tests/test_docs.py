@@ -3,10 +3,13 @@
 The decision records keep the names of their time; only their links are checked.
 """
 
+import ast
+import inspect
 import re
 import subprocess
 import tomllib
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -189,3 +192,25 @@ def test_commands_and_options_exist(path: Path) -> None:
             helps[command] = asked.output
         for option in options:
             assert re.search(rf"{option}\b", helps[command]), (command, option)
+
+
+def python_blocks(page: str) -> list[ast.Module]:
+    """Return the Python blocks of a page; they may await at the top level, as in a notebook."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    return [compile(block, "block", "exec", flags) for block in blocks]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [page for page in PAGES if "```python" in page.read_text()],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_python_in_pages_uses_what_exists(path: Path) -> None:
+    for node in (node for block in python_blocks(path.read_text()) for node in ast.walk(block)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "tollgate":
+            assert hasattr(tollgate, node.attr), node.attr
+        if isinstance(node, ast.Call) and MODULE.fullmatch(ast.unparse(node.func)):
+            called = ast.unparse(node.func).removeprefix("tollgate.")
+            known = inspect.signature(attrgetter(called)(tollgate)).parameters
+            assert {each.arg for each in node.keywords} <= {*known}, ast.unparse(node)
