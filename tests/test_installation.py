@@ -207,7 +207,8 @@ class User:
         job_id = self.run(*tollgate, "create", "you")
         assert self.run(*tollgate, "list", "--status", "awaiting_payment").startswith(job_id)
         handler = ("--handler", "client:answer", "--jobs", "1")
-        self.run(*worker, *handler, "--pay-delay-ms-min", "0", "--pay-delay-ms-max", "0")
+        paying = ("--simulate-payments", "--pay-delay-ms-min", "0", "--pay-delay-ms-max", "0")
+        self.run(*worker, *handler, *paying)
         assert "HELLO, YOU" in self.run(*tollgate, "wait", job_id)
 
     def wait_for_file(self, pattern: str) -> None:
