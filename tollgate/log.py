@@ -103,6 +103,8 @@ class _Handler(logging.Handler):
         fields["event"] = event
         if record.exc_info:
             fields["exc_info"] = record.exc_info
+        elif record.exc_text:  # of a record from another process
+            fields["exception"] = record.exc_text
         if record.stack_info:
             fields["stack"] = record.stack_info
         sink = _Sink(self._writer, record.name)
