@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from tests.worker.house import ROOT, House
+from tests.worker.isolation import make_call, opened  # noqa: F401 - fixtures
 from tollgate.client.results import Lease
 from tollgate.domain.exceptions import JobNotFoundError, TollgateError
 from tollgate.domain.models import Job, JobStatus
@@ -189,8 +190,8 @@ async def client() -> ScriptedClient:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pauses be short: their length is not what is tested."""
-    monkeypatch.setattr("tollgate.worker.retry.PAUSE_S_MIN", 0.001)
-    monkeypatch.setattr("tollgate.worker.retry.PAUSE_S_MAX", 0.01)
+    monkeypatch.setattr("tollgate.worker.broker_status.PAUSE_S_MIN", 0.001)
+    monkeypatch.setattr("tollgate.worker.broker_status.PAUSE_S_MAX", 0.01)
 
 
 @pytest.fixture
