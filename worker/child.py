@@ -78,7 +78,7 @@ def main(fd: int, parent: int) -> None:
     for stream in (streams.STDERR, streams.STDOUT):
         # Written at once, since the process may crash. A reader that is gone fails no job.
         streams.protect(stream, threaded=False)
-    faulthandler.enable(streams.STDERR)
+    faulthandler.enable(streams.STDERR, all_threads=False)
     Child(connection).run()
 
 

@@ -111,7 +111,7 @@ class ProcessExecutor:
             return True
         member = self._member_of(call)
         if member is not None:
-            log.warning("job %s: its process is killed: %s", call.job.job_id, reason)
+            log.info("job %s: its process is killed: %s", call.job.job_id, reason)
             self._part_with(member).kill()
             self._balance()
         return True

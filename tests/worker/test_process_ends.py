@@ -144,6 +144,7 @@ async def test_a_stop_of_all_processes_costs_no_try(
 async def test_a_handler_that_hangs_is_killed(
     text: str, opened: Opened, make_call: MakeCall, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     executor = await opened()
     call = make_call(text)
     executor.start(call)
