@@ -76,6 +76,16 @@ def answer(job, ctx):
             pathlib.Path("grandchild").write_text(str(child.pid))
             begun(job)
             time.sleep(60)
+        case "orphan":
+            ctypes.CDLL(None).prctl(1, 0)  # as on a system that does not end it with the worker
+            child = subprocess.Popen(["sleep", "61"])
+            pathlib.Path("grandchild").write_text(str(child.pid))
+            begun(job)
+            time.sleep(60)
+        case "last-words":
+            for number in range(50):
+                log.warning("word %d %s", number, "x" * 1_000)
+            os._exit(5)
         case "close": os.closerange(3, 200); return "never seen"
         case "shutdown":
             sys.setswitchinterval(100)  # no other thread sees it

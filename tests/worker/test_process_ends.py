@@ -87,6 +87,24 @@ async def test_kill_9_in_mid_call(opened: Opened, make_call: MakeCall) -> None:
     assert (await other.end()).value == "stopped"
 
 
+@pytest.mark.usefixtures("with_and_without_pidfd")
+async def test_all_that_was_said_before_a_crash_is_heard(
+    opened: Opened,
+    make_call: MakeCall,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child_process, "_READ_BYTES", 1_000)
+    executor = await opened()
+    call = make_call("last-words")
+    executor.start(call)
+    pid = executor._members[0].process.pid
+    while is_running(pid):  # the loop does not run: it will hear of all at once
+        pass
+    assert (await call.end()).error == "the handler's process exited with code 5"
+    assert caplog.text.count("word") == 50
+
+
 async def test_a_process_that_is_forked_in_c_hides_no_death(
     opened: Opened, make_call: MakeCall
 ) -> None:
@@ -388,6 +406,19 @@ async def test_processes_end_with_the_worker(
         worker.send_signal(number)
         worker.wait(PATIENCE_S)
     await until(lambda: not is_running(pid))
+
+
+async def test_without_help_of_the_system_all_end_with_the_worker(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    await opened()
+    call = make_call("orphan")
+    script = WORKER.format(root=str(Path(__file__).parents[2]))
+    arguments = [sys.executable, "-c", script, call.job.model_dump_json()]
+    with subprocess.Popen(arguments) as worker:  # noqa: ASYNC220 - it takes no time
+        pid = await until(lambda: begun(call))
+        worker.kill()
+    await until(lambda: not is_running(pid) and not is_running(int(read("grandchild"))))
 
 
 async def test_a_terminal_interrupts_the_worker_alone(opened: Opened, make_call: MakeCall) -> None:
