@@ -63,6 +63,11 @@ class HeldJob:
         self.timer: TimerHandle | None = None
         self._progress: tuple[str, float | None] | None = None
 
+    def regain(self, lease: Lease) -> None:
+        """Go on under another lease: the one before has lapsed, which counted as a try."""
+        self.attempt = lease.job.attempts + 1
+        self.token = lease.token
+
     def set_progress(self, text: str, fraction: float | None) -> None:
         """See `HandlerCall`."""
         plain = cut(check_text("progress", "text", text), PROGRESS_BYTES)

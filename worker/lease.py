@@ -206,7 +206,7 @@ class LeaseKeeper:
         )
         for lease in granted:
             if lease.job.version == held.version:
-                held.token = lease.token
+                held.regain(lease)
                 return lease
             with suppress(TollgateError):
                 client.release(lease.job.job_id, lease.token)

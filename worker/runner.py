@@ -189,7 +189,7 @@ class Runner:
                 unwanted.append((lease.job.job_id, lease.token))
             elif known is not None:  # its lease had lapsed, and the job came back to this worker
                 log.warning("job %s: the lease had lapsed, and was granted again", lease.job.job_id)
-                known.token = lease.token
+                known.regain(lease)
             elif stage.ignores(lease):
                 self._unpaid.add(lease)
             else:

@@ -233,7 +233,7 @@ class Settler:
         )
         for lease in leases:
             if lease.job.version == held.version:
-                held.token = lease.token
+                held.regain(lease)
                 log.warning("job %s: the lease had lapsed, and was granted again", lease.job.job_id)
                 return True
             await self._link.release(lease.job.job_id, lease.token)
