@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -25,6 +26,7 @@ from tollgate.worker.questions import Questions
 from tollgate.worker.runner import Runner
 from tollgate.worker.settings import SILENCE_S_MAX, WorkerSettings
 from tollgate.worker.signals import StopSignals
+from tollgate.worker.tries import why_spent
 from tollgate.worker.watchdog import Watchdog
 from tollgate.worker.work import WorkStage, overrun
 
@@ -130,6 +132,7 @@ class Service:
         if settings.only != "payments":
             stage = WorkStage(settings, self._executor, policy, runner)
             stage.questions = Questions(link, runner.settler, stage, self._executor.asking_max)
+            stage.why_spent = partial(why_spent, link)
             self._questions = stage.questions
             runner.add(stage)
         return runner

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -49,6 +50,8 @@ class WorkStage:
         self._desk = desk
         self.questions: Questions
         """Set by the runner, which has the connection."""
+        self.why_spent: Callable[[HeldJob], Awaitable[str | None]]
+        """Likewise: `tries.why_spent` over that connection."""
         self._working: set[HeldJob] = set()
         self._asking: set[HeldJob] = set()
         self._stuck: dict[HeldJob, bool] = {}
@@ -56,16 +59,18 @@ class WorkStage:
         self._waiting: deque[HeldJob] = deque()
         self._resuming: deque[tuple[HeldJob, asyncio.Future[None]]] = deque()
         self._leave: asyncio.TimerHandle | None = None
+        self._spent: dict[HeldJob, asyncio.Task[None]] = {}
+        """Jobs that came back though their tries are used up."""
 
     @property
     def is_idle(self) -> bool:
         """Whether no handler is at work or waits for an answer."""
-        return not (self._working or self._waiting or self._asking)
+        return not (self._working or self._waiting or self._asking or self._spent)
 
     @property
     def is_quiet(self) -> bool:
         """Whether no handler is at work: all that go on wait for an answer."""
-        return not (self._working or self._waiting or self._resuming)
+        return not (self._working or self._waiting or self._resuming or self._spent)
 
     @property
     def stuck(self) -> list[HeldJob]:
@@ -75,7 +80,7 @@ class WorkStage:
     def room(self, settling: int = 0) -> int:
         """Return how many more jobs there are slots for, if so many finished ones keep theirs."""
         taken = len(self._working) + len(self._waiting) + len(self._stuck) + len(self._resuming)
-        return self.slots - taken - settling
+        return self.slots - taken - settling - len(self._spent)
 
     def ignores(self, lease: Lease) -> bool:  # noqa: ARG002 - every job is worked on
         """Return whether the job needs nothing until its lease lapses."""
@@ -83,8 +88,24 @@ class WorkStage:
 
     def take(self, held: HeldJob) -> None:
         """Begin to work on a job as soon as there is a slot."""
+        if held.attempt > self._policy.max_attempts:
+            self._spent[held] = asyncio.create_task(self._end_spent(held))
+            return
         self._waiting.append(held)
         self._fill()
+
+    async def _end_spent(self, held: HeldJob) -> None:
+        """End a job whose last try had no result, unless somebody resumed it since."""
+        why = await self.why_spent(held)
+        del self._spent[held]
+        if held.is_over:
+            return
+        if why is None:
+            self._waiting.append(held)
+            self._fill()
+        else:
+            self._decide(held, CallResult(error=why))
+        self._desk.check_again()
 
     def call_ended(self, held: HeldJob, result: CallResult) -> None:
         """See `held.Stage`; of a job whose outcome is decided, only the slot matters."""
@@ -121,8 +142,11 @@ class WorkStage:
             self.questions.lost(held)
         elif held in self._working:
             self._cancel(held, "its lease is lost")
-        elif held in self._waiting:
-            self._waiting.remove(held)
+        elif held in self._waiting or held in self._spent:
+            if task := self._spent.pop(held, None):
+                task.cancel()
+            else:
+                self._waiting.remove(held)
             held.is_over = True
             self._desk.forget(held)
         self._desk.check_again()
@@ -135,6 +159,10 @@ class WorkStage:
     def begin_stop(self) -> None:
         """Tell all handlers of the stop; those that wait for an answer or a slot end now."""
         self.questions.stop()
+        for held, task in [*self._spent.items()]:
+            task.cancel()
+            del self._spent[held]
+            self._waiting.append(held)
         while self._waiting:
             self._end(self._waiting.popleft(), GiveBack())
         for held in self._working:
