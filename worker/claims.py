@@ -22,8 +22,8 @@ CLAIM_LIMIT: Final = 1_000
 class ClaimOwner(Protocol):
     """Takes what claims are answered."""
 
-    def take_leases(self, stage: Stage, leases: list[Lease]) -> None:
-        """Begin to work on what a claim was granted, which may be nothing."""
+    def take_leases(self, stage: Stage, leases: list[Lease], asked_at: float) -> None:
+        """Begin to work on what a claim was granted that was sent at `asked_at`: maybe nothing."""
         ...
 
     def claim_refused(self, refusal: TollgateError) -> None:
@@ -103,7 +103,7 @@ class Claims:
         self._backoff = Backoff()
         self._broker.back()
         self.found_nothing = not answer
-        self._owner.take_leases(self.stage, answer)
+        self._owner.take_leases(self.stage, answer, asked_at)
 
     def stop(self) -> None:
         """Claim nothing more. What a parked claim still gets is released by the client."""

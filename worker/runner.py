@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tollgate.client.results import Lease
 from tollgate.client.sync import Client
-from tollgate.domain.commands import AnyCommand, Release
+from tollgate.domain.commands import AnyCommand, Release, Touch
 from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.status import RUNNING, TERMINAL, JobStatus
 from tollgate.worker.broker_status import BrokerStatus, one_line
@@ -62,6 +62,8 @@ class Runner:
         self._changed = asyncio.Event()
         self._is_pump_due = False
         self._logs_each = log.isEnabledFor(logging.DEBUG)
+        self._touching = 0
+        """Messages under way that touch leases before their jobs are begun."""
         self._refusal: TollgateError | None = None
         self.is_stuck = False
         """Whether it stopped because no slot is left."""
@@ -174,14 +176,42 @@ class Runner:
     def _is_drained(self) -> bool:
         """Whether all that was ready is done; handlers may still wait for answers."""
         return (
-            not self.settler
+            not (self.settler or self._touching)
             and not any(claims.is_under_way for claims in self._claims)
             and all(claims.found_nothing and claims.stage.is_quiet for claims in self._claims)
         )
 
-    def take_leases(self, stage: Stage, leases: list[Lease]) -> None:
+    def take_leases(self, stage: Stage, leases: list[Lease], asked_at: float) -> None:
         """See `claims.ClaimOwner`."""
         self.check_again()
+        if leases and monotonic() - asked_at > self._settings.lease_ms / 1_000:
+            self._touch_first(stage, leases)
+        else:
+            self._take(stage, leases)
+
+    def _touch_first(self, stage: Stage, leases: list[Lease]) -> None:
+        """Take leases that came while a handler blocked the loop: only those that still stand."""
+        lease_ms = self._settings.lease_ms
+
+        def take(answers: list[Any]) -> None:
+            self._touching -= 1
+            standing = []
+            for lease, answer in zip(leases, answers, strict=True):
+                if isinstance(answer, TollgateError):
+                    job_id, why = lease.job.job_id, one_line(answer)
+                    log.warning("job %s: its lease ended before it was begun (%s)", job_id, why)
+                else:
+                    standing.append(lease)
+            self._take(stage, standing)
+            self.check_again()
+
+        self._touching += 1
+        touches = [
+            Touch(job_id=each.job.job_id, lease=each.token, lease_ms=lease_ms) for each in leases
+        ]
+        self._link.post(touches, take, self._answer_s)
+
+    def _take(self, stage: Stage, leases: list[Lease]) -> None:
         unwanted: list[tuple[str, int]] = []
         for lease in leases:
             known = self.keeper.holder(lease.job.job_id)
