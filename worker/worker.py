@@ -10,6 +10,8 @@ from os import PathLike
 from typing import Any, Literal, Self
 
 from tollgate.client.connection import resolve_endpoint
+from tollgate.domain.exceptions import ArgumentError
+from tollgate.worker.payments import simulator_of
 from tollgate.worker.service import Service, executor_of, leave_threads
 from tollgate.worker.settings import HandlerOrName, WorkerSettings, checked
 from tollgate.worker.signals import StopSignals
@@ -105,6 +107,10 @@ class Worker:
         return cls(**given)
 
     def _prepare(self) -> None:
+        try:
+            simulator_of(self._settings)
+        except ValueError as fault:
+            raise ArgumentError(str(fault)) from None
         self._make_executor = executor_of(self._settings)
         self._service: Service | None = None
         self._is_stopped = False

@@ -67,7 +67,6 @@ def test_a_lease_lost_before_settlement_loses_one_job(house: House, client: Clie
     worker.terminate()
     exit_code, log = left(worker)
     assert exit_code == 0
-    print(log)
     assert log.count("cannot be completed any more") == 1
     assert "jobs finished: 10" in log
 
