@@ -110,11 +110,14 @@ class LoopExecutor:
         self._handler: Callable[..., Any] = handler
         self._takes_context = takes_context(handler)
         self._tasks: dict[HandlerCall, asyncio.Task[None]] = {}
+        self._cancelled: set[HandlerCall] = set()
+        self._owner: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop
 
     async def open(self) -> None:
         """See `Executor`."""
         self._loop = asyncio.get_running_loop()
+        self._owner = asyncio.current_task()
 
     def start(self, call: HandlerCall) -> None:
         """See `Executor`."""
@@ -124,10 +127,12 @@ class LoopExecutor:
         """See `Executor`: the task is cancelled, and keeps its slot until it has ended."""
         task = self._tasks.get(call)
         if task is not None:
+            self._cancelled.add(call)
             task.cancel()
             # A task that was cancelled before its first step never runs a line.
             if inspect.getcoroutinestate(task.get_coro()) is inspect.CORO_CREATED:  # type: ignore[arg-type]  # `_run`
                 del self._tasks[call]
+                self._cancelled.discard(call)
                 task.get_loop().call_soon(call.done, CallResult(is_suspended=True))
         return False
 
@@ -136,8 +141,16 @@ class LoopExecutor:
 
     def close(self) -> None:
         """See `Executor`."""
+        self._cancelled.update(self._tasks)
         for task in self._tasks.values():
             task.cancel()
+
+    def end_cancelled(self) -> None:
+        """End the calls whose tasks somebody else cancelled before they ran a line."""
+        for call, task in [*self._tasks.items()]:
+            if task.done():
+                del self._tasks[call]
+                call.done(CallResult(error="CancelledError"))
 
     def call_of(self, task: object) -> HandlerCall | None:
         """Return the call that a task is for; may be used in any thread."""
@@ -152,16 +165,16 @@ class LoopExecutor:
                 value = await handler(call.job)
             result = CallResult(value)
         except asyncio.CancelledError as fault:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if call in self._cancelled or (self._owner is not None and self._owner.cancelling()):
                 result = CallResult(is_suspended=True)
-            else:  # the handler raised it itself
+            else:  # this handler, or another one, has done it
                 result = CallResult.of_exception(fault)
-        except GeneratorExit:  # the loop is closed: nobody needs the result
-            raise
         except BaseException as fault:  # noqa: BLE001 - SystemExit fails its job, not the worker
+            if self._loop.is_closed():  # nobody needs the result
+                raise
             result = CallResult.of_exception(fault)
-        del self._tasks[call]
+        self._tasks.pop(call, None)
+        self._cancelled.discard(call)
         call.done(result)
 
 

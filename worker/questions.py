@@ -20,6 +20,7 @@ from tollgate.worker.context import Key, Schema
 from tollgate.worker.executor import ASKING_MAX
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import Move
+from tollgate.worker.own_tasks import own_task
 
 if TYPE_CHECKING:
     from tollgate.worker.link import Link
@@ -165,17 +166,15 @@ class Questions:
     def _watch(self) -> None:
         self._changed.set()
         if self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.create_task(self._wait())
+            self._waiting = own_task(self._wait())
 
     async def _wait(self) -> None:
         """Wait for the answers of all jobs together, anew when there is another question."""
         backoff = Backoff()
         while pending := [job_id for job_id, each in self._asked.items() if not each.done()]:
             self._changed.clear()
-            waiting = asyncio.ensure_future(
-                self._link.wait(pending, statuses=[RUNNING], timeout_s=WAIT_S)
-            )
-            changing = asyncio.ensure_future(self._changed.wait())
+            waiting = own_task(self._link.wait(pending, statuses=[RUNNING], timeout_s=WAIT_S))
+            changing = own_task(self._changed.wait())
             try:
                 await asyncio.wait({waiting, changing}, return_when=asyncio.FIRST_COMPLETED)
                 if not waiting.done():

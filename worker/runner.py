@@ -27,6 +27,7 @@ from tollgate.worker.held import HeldJob
 from tollgate.worker.lease import LAST_S, LeaseKeeper, UnpaidLeases, answer_s
 from tollgate.worker.link import Link
 from tollgate.worker.outcome import Move, Outcome
+from tollgate.worker.own_tasks import wait_for_event
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.settings import CLAIM_WAIT_MS, WorkerSettings
 from tollgate.worker.settle import Settler
@@ -48,11 +49,15 @@ class Runner:
         settings: WorkerSettings,
         policy: RetryPolicy,
         make_client: Callable[[float], Client],
+        *,
+        owns_loop: bool = False,
     ) -> None:
+        """With `owns_loop`, only `stop` ends it: a handler cannot cancel it."""
         self._link = link
         self._broker = broker
         self._settings = settings
         self._answer_s = answer_s(settings.lease_ms)
+        self._owns_loop = owns_loop
         self._loop = asyncio.get_running_loop()
         self.keeper = LeaseKeeper(make_client, settings.lease_ms, self)
         self.settler = Settler(link, broker, policy, settings.lease_ms, self._settled)
@@ -104,8 +109,13 @@ class Runner:
         self.keeper.start()
         try:
             self.check_again()
-            await self._stopping.wait()
-            await self._end()
+            await wait_for_event(self._stopping, survives=self._owns_loop)
+            await self._end(self._settings.stop_grace_s)
+        except asyncio.CancelledError:  # the program ends the worker, or its loop
+            self.stop()
+            await self._end(0.0)
+            if not self._owns_loop:
+                raise
         finally:
             self.keeper.close()
         if self._refusal is not None:
@@ -293,13 +303,13 @@ class Runner:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    async def _end(self) -> None:
+    async def _end(self, grace_s: float) -> None:
         """Let handlers finish in the grace time, and give the leases of the others back."""
         for claims in self._claims:
             claims.stop()
         for claims in self._claims:
             claims.stage.begin_stop()
-        await self._until_idle(self._settings.stop_grace_s)
+        await self._until_idle(grace_s)
         for claims in self._claims:
             claims.stage.cancel_all()
         await self._until_idle(CANCEL_S)

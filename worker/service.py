@@ -50,11 +50,17 @@ class Service:
     """
 
     def __init__(
-        self, settings: WorkerSettings, executor: Executor, signals: StopSignals | None
+        self,
+        settings: WorkerSettings,
+        executor: Executor,
+        signals: StopSignals | None,
+        *,
+        owns_loop: bool = False,
     ) -> None:
         self._settings = settings
         self._executor = executor
         self._signals = signals
+        self._owns_loop = owns_loop
         self._loop = asyncio.get_running_loop()
         self._policy = RetryPolicy(settings.max_attempts, settings.backoff_s, settings.on_exhausted)
         self._broker = BrokerStatus(settings.endpoint)
@@ -67,6 +73,7 @@ class Service:
             on_signal=self._on_signal,
             at_work=self._at_work,
             on_overrun=self._on_overrun,
+            on_beat=self._on_beat,
         )
 
     @property
@@ -121,7 +128,9 @@ class Service:
         settings, policy = self._settings, self._policy
         policy.text_bytes = link.limit("text_bytes", policy.text_bytes)
         policy.reason_bytes = link.limit("reason_bytes", policy.reason_bytes)
-        self._runner = runner = Runner(link, self._broker, settings, policy, self._make_client)
+        self._runner = runner = Runner(
+            link, self._broker, settings, policy, self._make_client, owns_loop=self._owns_loop
+        )
         if settings.simulate_payments:
             log.warning("payments are simulated: jobs are worked on though nobody has paid")
             runner.add(PaymentStage(simulator_of(settings), settings.payments_max, runner))
@@ -177,6 +186,13 @@ class Service:
                 self._broker.back()
                 return hello
             await backoff.wait()
+
+    def _on_beat(self) -> None:
+        """Put back what handlers may have taken from the worker; called in the loop."""
+        if self._signals is not None:
+            self._signals.keep()
+        if isinstance(self._executor, LoopExecutor):
+            self._executor.end_cancelled()
 
     # --- called by the watchdog, in its thread ----------------------------------------------------
 

@@ -20,6 +20,7 @@ from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_l
 from tollgate.worker.held import HeldJob
 from tollgate.worker.link import Link
 from tollgate.worker.outcome import GiveBack, Move, Outcome, shortened
+from tollgate.worker.own_tasks import own_task
 from tollgate.worker.policy import RetryPolicy
 
 log = logging.getLogger("tollgate.worker")
@@ -113,7 +114,7 @@ class Settler:
                 log.exception("job %s: left alone after a fault of the worker", held.job_id)
             self._end(held, took)
 
-        task = asyncio.create_task(settle())
+        task = own_task(settle())
         self._alone.add(task)
         task.add_done_callback(self._alone.discard)
 

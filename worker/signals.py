@@ -54,6 +54,24 @@ class StopSignals:
         self._reader.close()
         self._writer.close()
 
+    def keep(self) -> None:
+        """Take the signals again if a handler took them away; only the main thread may.
+
+        What handlers do with signals is theirs, but a worker that nothing can stop, or that a stop
+        kills with its jobs, is worse. A loop's `add_signal_handler` goes on as well: its own
+        descriptor stays.
+        """
+        ours = self._writer.fileno()
+        other = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        is_seen = other in {ours, -1}
+        if not is_seen:
+            signal.set_wakeup_fd(other)
+        for sign in STOP_SIGNALS:
+            now = signal.getsignal(sign)
+            is_function = callable(now) and now is not signal.default_int_handler
+            if now != self._on_signal and not (is_function and is_seen):
+                signal.signal(sign, self._on_signal)
+
     def fileno(self) -> int:
         """Return the descriptor that is readable when there are signals to count."""
         return self._reader.fileno()

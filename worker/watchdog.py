@@ -38,12 +38,13 @@ class Watchdog:
         on_signal: Callable[[int], None],
         at_work: Callable[[object], tuple[str, float | None] | None],
         on_overrun: Callable[[str], None],
+        on_beat: Callable[[], None],
     ) -> None:
         """Watch `loop`, which runs in the calling thread.
 
         `on_signal` is called in this thread with the number of signals so far. `at_work` returns,
         for a task, the id of its job and when its time limit ends. `on_overrun` is called if such a
-        handler blocks the loop beyond that.
+        handler blocks the loop beyond that. `on_beat` is called in the loop, four times a second.
         """
         self._loop = loop
         self._loop_thread = threading.get_ident()
@@ -51,6 +52,7 @@ class Watchdog:
         self._on_signal = on_signal
         self._at_work = at_work
         self._on_overrun = on_overrun
+        self._on_beat = on_beat
         self._is_closed = False
         self._beat_at = monotonic()
         self._is_beat_due = False
@@ -125,6 +127,8 @@ class Watchdog:
 
     def _beat(self) -> None:
         self._is_beat_due = False
+        if not self._is_closed:
+            self._on_beat()
         if self._blocked_since:
             log.warning("the event loop was blocked for %.1f s", monotonic() - self._blocked_since)
             self._blocked_since = 0.0

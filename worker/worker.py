@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from tollgate.client.connection import resolve_endpoint
 from tollgate.domain.exceptions import ArgumentError
+from tollgate.worker.own_tasks import run_to_end
 from tollgate.worker.payments import simulator_of
 from tollgate.worker.service import Service, executor_of, leave_threads
 from tollgate.worker.settings import HandlerOrName, WorkerSettings, checked
@@ -136,7 +137,7 @@ class Worker:
         before = set(threading.enumerate())
         loop = asyncio.new_event_loop()
         try:
-            code = loop.run_until_complete(self._serve(signals, self._settings))
+            code = run_to_end(loop, self._serve(signals, self._settings, owns_loop=True))
         finally:
             _close(loop)
             if signals is not None:
@@ -160,7 +161,8 @@ class Worker:
         _check_no_loop("drain_async()")
         loop = asyncio.new_event_loop()
         try:
-            loop.run_until_complete(self.drain_async())
+            settings = dataclasses.replace(self._settings, drain=True)
+            run_to_end(loop, self._serve(None, settings, owns_loop=True))
         finally:
             _close(loop)
         return self.finished
@@ -178,8 +180,10 @@ class Worker:
         if service is not None:
             service.stop()
 
-    async def _serve(self, signals: StopSignals | None, settings: WorkerSettings) -> int:
-        service = Service(settings, self._make_executor(), signals)
+    async def _serve(
+        self, signals: StopSignals | None, settings: WorkerSettings, *, owns_loop: bool = False
+    ) -> int:
+        service = Service(settings, self._make_executor(), signals, owns_loop=owns_loop)
         with self._lock:
             if self._service is not None:
                 raise RuntimeError("this worker runs already")

@@ -31,6 +31,7 @@ def plain(job: Job) -> str:
 async def in_loop(job: Job) -> str:
     meddle = (MEDDLERS | LOOP_ONLY).get(job.input or "")
     if meddle is None:
+        await asyncio.sleep(0.3)  # longer than the worker takes to notice
         return "done"
     value = meddle()
     if asyncio.iscoroutine(value):
@@ -133,6 +134,7 @@ def uses_alarm() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     signal.siginterrupt(signal.SIGALRM, True)
     time.sleep(0.05)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 # --- the process ----------------------------------------------------------------------------------
