@@ -1,5 +1,6 @@
 """One call of a handler: what the handler may raise, and how the call ended."""
 
+import math
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -61,7 +62,7 @@ class CallResult(msgspec.Struct, frozen=True, gc=False):
         if isinstance(fault, Suspended):
             return cls(is_suspended=True)
         if isinstance(fault, Retry):
-            return cls(error=_text(fault.reason) or "Retry", is_retry=True, after_s=fault.after_s)
+            return cls(error=_text(fault.reason) or "Retry", is_retry=True, after_s=_seconds(fault.after_s))
         if isinstance(fault, Fail):
             return cls(error=_text(fault.reason) or "Fail", is_final=True)
         return cls(error=describe(fault), trace=_trace(fault))
@@ -76,9 +77,18 @@ def describe(fault: BaseException) -> str:
 
 def _text(value: object) -> str:
     try:
-        return str(value).strip()
-    except Exception:  # noqa: BLE001 - the __str__ of a user's exception may raise anything
+        return "" if value is None else str.strip(str(value))
+    except BaseException:  # noqa: BLE001 - the __str__ of a user's exception may raise anything
         return ""
+
+
+def _seconds(value: object) -> float | None:
+    """Return a pause that a handler gave, or None if it is none."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except BaseException:  # noqa: BLE001 - as above
+        return None
+    return None if math.isnan(seconds) else seconds
 
 
 _HERE: Final = str(Path(__file__).parent)
@@ -95,5 +105,5 @@ def _trace(fault: BaseException) -> str:
         while trace is not None and trace.tb_next is not None and _is_ours(trace):
             trace = trace.tb_next
         return "".join(traceback.format_exception(type(fault), fault, trace))
-    except Exception:  # noqa: BLE001 - as above
+    except BaseException:  # noqa: BLE001 - as above
         return type(fault).__name__

@@ -84,14 +84,15 @@ def cut(text: str, limit_bytes: int) -> str:
 
 def text_of(value: object) -> tuple[str | None, str | None]:
     """Return what a handler returned as a plain text, or else None and why it cannot be stored."""
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):  # a mock says of itself that it is an instance
         return None, f"the handler returned {type(value).__name__} instead of a str"
+    text = str.__str__(value)  # the encoder refuses subclasses of str
     try:
-        if not value.isascii():
-            value.encode()
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError:
         return None, "the handler's result is not valid text: it has a lone surrogate"
-    return str.__str__(value), None  # the encoder refuses subclasses of str
+    return text, None
 
 
 def shortened(move: Move, limit_bytes: int) -> Move:

@@ -249,7 +249,9 @@ class Settler:
         if outcome.result is None:
             return shortened(outcome, limit) if outcome.error else Move.failed(str(refusal))
         size = len(outcome.result.encode())
-        setting = "--text-bytes" if size > self._link.limit("text_bytes", 0) else "--request-bytes"
+        setting, text_limit = "--request-bytes", self._link.limit("text_bytes", limit)
+        if size > text_limit:
+            setting, limit = "--text-bytes", text_limit
         error = (
             f"the handler's result has {size} bytes, and the broker takes {limit}:"
             f" raise its setting {setting}"

@@ -1,0 +1,48 @@
+"""What handlers return and raise, whatever it is, ends their job with a text that says it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.worker.answers import CASES
+from tests.worker.house import ONE_TRY, PATIENCE_S, House, all_paid, ended, left, paid
+from tollgate.client.sync import Client
+
+
+@pytest.fixture
+def house(shared_house: House) -> Iterator[House]:
+    yield shared_house
+    shared_house.kill_workers()
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[Client]:
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        yield client
+
+
+@pytest.mark.parametrize("handler", ["plain", "in_loop"])
+def test_every_answer_ends_its_job(house: House, client: Client, handler: str) -> None:
+    worker = house.worker(*ONE_TRY, handler=f"tests.worker.answers:{handler}")
+    jobs = all_paid(client, CASES)
+    house.until(lambda: client.count().by_status["running"] == 0)
+    for (name, (_, result, error)), job in zip(CASES.items(), jobs, strict=True):
+        job = client.get(job.job_id)
+        assert (name, job.result) == (name, result)
+        assert (job.error or "").startswith(error or ""), (name, job.error)
+        if error is not None:
+            assert f"job {job.job_id}: try 1 of 1" in worker.log
+    worker.terminate()
+    exit_code, log = left(worker)
+    assert exit_code == 0
+    assert f"jobs finished: {len(CASES)}" in log
+
+
+@pytest.mark.parametrize("wrong", ["retries_soon", "retries_never", "retries_at_the_end_of_time"])
+def test_a_wrong_pause_is_the_backoffs(house: House, client: Client, wrong: str) -> None:
+    house.worker("--max-attempts", "2", "--backoff-s", "0", handler="tests.worker.answers:plain")
+    job = paid(client, wrong)
+    if wrong == "retries_at_the_end_of_time":
+        house.until(lambda: client.get(job.job_id).not_before is not None)
+    else:
+        assert ended(client, job).attempts == 1
