@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from tollgate.domain.status import COMPLETED
 from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
 from tollgate.worker.held import HeldJob
 from tollgate.worker.link import Link
-from tollgate.worker.outcome import GiveBack, Move, Outcome, shortened
+from tollgate.worker.outcome import GiveBack, Move, Outcome, cut, shortened
 from tollgate.worker.own_tasks import own_task
 from tollgate.worker.policy import RetryPolicy
 
@@ -218,10 +219,11 @@ class Settler:
         backoff = Backoff()
         while True:
             try:
-                await self._link.touch(held.job_id, held.token, lease_ms=self._lease_ms)
-            except TollgateError as fault:
-                if isinstance(fault, LeaseLostError):
+                try:
+                    await self._link.touch(held.job_id, held.token, lease_ms=self._lease_ms)
+                except LeaseLostError:
                     return await self._claim_again(held)
+            except TollgateError as fault:
                 if not may_pass(fault):
                     return False
                 await backoff.wait()
@@ -243,11 +245,16 @@ class Settler:
     def _fitting(self, held: HeldJob, outcome: Outcome, refusal: TooLargeError) -> Outcome:
         """Return what to send instead of an outcome that is too large for the broker."""
         limit = refusal.limit or 0
+        if isinstance(outcome, GiveBack) and outcome.delay_ms is None:
+            return replace(outcome, reason=cut(outcome.reason or "", limit))
         if isinstance(outcome, GiveBack):
             error = f"{outcome.reason}; the job ends before another try" if outcome.reason else ""
             return self._policy.exhausted(error or "the job ends before another try")
+        if outcome.error is not None:
+            return shortened(outcome, limit)
         if outcome.result is None:
-            return shortened(outcome, limit) if outcome.error else Move.failed(str(refusal))
+            log.error("job %s: its question is not taken: %s", held.job.job_id, one_line(refusal))
+            return Move.failed(str(refusal))
         size = len(outcome.result.encode())
         setting, text_limit = "--request-bytes", self._link.limit("text_bytes", limit)
         if size > text_limit:

@@ -1,0 +1,70 @@
+"""The broker's absence is said once, its return once, each in one line."""
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from tollgate.client.errors import BrokerUnreachableError
+from tollgate.domain.exceptions import ExpiredError, Refusal, SessionEvictedError
+from tollgate.worker import retry
+from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
+
+
+def test_losing_the_broker_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    broker = BrokerStatus("ipc:///somewhere")
+    broker.back()
+    for _ in range(3):
+        broker.lost(BrokerUnreachableError("nobody\nthere"), monotonic())
+    broker.back()
+    broker.back()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the broker at ipc:///somewhere takes no requests (nobody there): waiting for it",
+        "the broker at ipc:///somewhere is back",
+    ]
+
+
+def test_an_older_request_says_nothing_of_a_broker_that_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = BrokerStatus("ipc:///somewhere")
+    asked_at = monotonic()
+    broker.lost(BrokerUnreachableError("gone"), asked_at)
+    broker.back()
+    broker.lost(BrokerUnreachableError("silent"), asked_at)
+    assert len(caplog.records) == 1
+    broker.lost(BrokerUnreachableError("gone again"), monotonic())
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("kind", [SessionEvictedError, ExpiredError])
+def test_forgotten_sessions_and_set_clocks_pass(kind: type[Refusal]) -> None:
+    assert may_pass(kind("gone"))
+
+
+def test_a_line_is_short_and_harmless() -> None:
+    assert one_line("a\x1b[2J\nb") == "a�[2J b"
+    assert len(one_line("long " * 1_000)) == 200
+
+
+async def test_pauses_grow_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(pause_s: float) -> None:
+        slept.append(pause_s)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(retry, "PAUSE_S_MIN", 1.0)
+    monkeypatch.setattr(retry, "PAUSE_S_MAX", 3.0)
+    pauses = Backoff()
+    for most_s in (1, 2, 3, 3):
+        await pauses.wait()
+        assert most_s / 2 <= slept[-1] <= most_s
+
+
+async def test_a_stop_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "PAUSE_S_MIN", 3_600.0)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, stop.set)
+    await asyncio.wait_for(Backoff().wait(stop), 30)
