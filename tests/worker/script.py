@@ -146,7 +146,7 @@ class ScriptedLink:
         self,
         commands: Sequence[AnyCommand],
         on_answer: Callable[[list[Any]], None],
-        timeout_s: float,  # noqa: ARG002 - as `Link` has it
+        timeout_s: float,
     ) -> ScriptedCall:
         script, call = self.script, ScriptedCall()
         said = [said_of(command) for command in commands]
@@ -168,7 +168,10 @@ class ScriptedLink:
                 if script.answers["claim"]:
                     answers[0] = script.answers["claim"].pop(0)
             on_answer(
-                [await _value(each, command) for each, command in zip(answers, commands, strict=True)]
+                [
+                    await _value(each, command)
+                    for each, command in zip(answers, commands, strict=True)
+                ]
             )
 
         call.task = asyncio.create_task(answer())
@@ -200,7 +203,7 @@ class ScriptedLink:
         job: Job = await _worth(answer)
         return job
 
-    async def touch(self, job_id: str, token: int, *, lease_ms: int) -> Touched:  # noqa: ARG002
+    async def touch(self, job_id: str, token: int, *, lease_ms: int) -> Touched:
         answer = self.script.hear(Said("touch", number_of(job_id), token))
         await asyncio.sleep(0)
         if answer is UNSCRIPTED:
@@ -213,13 +216,13 @@ class ScriptedLink:
         await asyncio.sleep(0)
         await _worth(answer)
 
-    async def claim(self, status: JobStatus, *, job_ids: list[str], lease_ms: int) -> list[Lease]:  # noqa: ARG002
+    async def claim(self, status: JobStatus, *, job_ids: list[str], lease_ms: int) -> list[Lease]:
         answer = self.script.hear(Said("reclaim", number_of(job_ids[0]), target=status))
         await asyncio.sleep(0)
         leases: list[Lease] = [] if answer is UNSCRIPTED else await _worth(answer)
         return leases
 
-    async def wait(self, job_ids: list[str], *, statuses: list[JobStatus], timeout_s: float) -> Job:  # noqa: ARG002
+    async def wait(self, job_ids: list[str], *, statuses: list[JobStatus], timeout_s: float) -> Job:
         """Answer from the script; a wait without an answer lasts until it is cancelled."""
         said = Said("wait", fields={"jobs": sorted(number_of(each) for each in job_ids)})
         answer = self.script.hear(said)
@@ -333,9 +336,7 @@ class ScriptedBatch:
         answers = [self._script.hear(each) for each in self._touches]
         if self._script.answers["touches"]:
             _blocking(self._script.answers["touches"].pop(0))
-        return [
-            Touched(stop_requested=False) if each is UNSCRIPTED else each for each in answers
-        ]
+        return [Touched(stop_requested=False) if each is UNSCRIPTED else each for each in answers]
 
 
 def _blocking(answer: Any) -> Any:
