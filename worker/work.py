@@ -65,7 +65,14 @@ class WorkStage:
     @property
     def is_idle(self) -> bool:
         """Whether no handler is at work or waits for an answer."""
-        return not (self._working or self._waiting or self._asking or self._spent)
+        return not (
+            self._working or self._waiting or self._asking or self._spent or self._are_ending
+        )
+
+    @property
+    def _are_ending(self) -> bool:
+        """Whether a call was cancelled, and what it returns will still be the job's outcome."""
+        return any(not held.is_over for held in self._stuck)
 
     @property
     def is_quiet(self) -> bool:
@@ -118,7 +125,13 @@ class WorkStage:
             if self._stuck.pop(held, False):
                 log.info("job %s: its handler has returned after all", held.job_id)
         if not held.is_over:
-            self._decide(held, result)
+            try:
+                self._decide(held, result)
+            except Exception:
+                # The lease is not released: the job would come back at once. It lapses instead.
+                log.exception("job %s: left alone after a fault of the worker", held.job_id)
+                held.is_over = True
+                self._desk.forget(held)
         if self._waiting or self._resuming:
             self._fill()
         self._desk.check_again()
