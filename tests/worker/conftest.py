@@ -1,9 +1,11 @@
 """What tests of the worker share: a scripted broker, a worker's parts on it, and real houses."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
+from tests.worker.at_work import AtWork, Handler, Start
 from tests.worker.house import ROOT, House
 from tests.worker.isolation import make_call, opened  # noqa: F401 - fixtures
 from tests.worker.script import ScriptedLink
@@ -42,3 +44,17 @@ def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         house.broker()
         yield house
         house.close()
+
+
+@pytest.fixture
+async def start(link: ScriptedLink) -> AsyncIterator[Start]:
+    """Start workers on the scripted broker; each is ended after the test."""
+    started: list[AtWork] = []
+
+    def begin(handler: Handler | None = None, **options: Any) -> AtWork:
+        started.append(AtWork(link, handler, **options))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        each.close()

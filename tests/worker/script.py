@@ -233,6 +233,9 @@ class ScriptedLink:
         job: Job = await _worth(answer)
         return job
 
+    async def until_quiet(self, timeout_s: float) -> None:
+        pass
+
     def limit(self, name: str, default: int) -> int:
         return self.limits.get(name, default)
 
@@ -288,6 +291,9 @@ class ScriptedClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
     def batch(self) -> "ScriptedBatch":

@@ -130,10 +130,11 @@ async def test_a_refusal_is_that_jobs_alone(desk: Desk, caplog: pytest.LogCaptur
     desk.send()
     assert await desk.until_ended(3) == {1: DONE, 2: None, 3: DONE}
     assert len(desk.sent()) == 3
-    assert [record.getMessage() for record in caplog.records] == [
+    (record,) = caplog.records
+    assert record.getMessage() == (
         "job 00000000-0000-0000-0000-000000000002: cannot be completed any more:"
         " a job cannot go from failed to completed"
-    ]
+    )
 
 
 async def test_a_refusal_that_passes_repeats_that_job_alone(desk: Desk) -> None:
@@ -160,7 +161,7 @@ async def test_a_job_settled_alone_leaves_its_place(desk: Desk) -> None:
 
 # --- a missing answer -----------------------------------------------------------------------------
 
-OURS = {"status": COMPLETED, "result": "42", "version": 3}
+OURS: dict[str, Any] = {"status": COMPLETED, "result": "42", "version": 3}
 
 
 @pytest.mark.parametrize(
