@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tollgate.client.results import Lease
 from tollgate.domain.status import RUNNING
 from tollgate.worker.broker_status import one_line
-from tollgate.worker.call import CallResult
+from tollgate.worker.call import CallResult, Suspended
 from tollgate.worker.context import Key, Schema
 from tollgate.worker.executor import Executor
 from tollgate.worker.held import HeldJob
@@ -61,6 +61,7 @@ class WorkStage:
         self._leave: asyncio.TimerHandle | None = None
         self._spent: dict[HeldJob, asyncio.Task[None]] = {}
         """Jobs that came back though their tries are used up."""
+        self._is_stopping = False
 
     @property
     def is_idle(self) -> bool:
@@ -171,11 +172,16 @@ class WorkStage:
 
     def begin_stop(self) -> None:
         """Tell all handlers of the stop; those that wait for an answer or a slot end now."""
+        self._is_stopping = True
         self.questions.stop()
         for held, task in [*self._spent.items()]:
             task.cancel()
             del self._spent[held]
             self._waiting.append(held)
+        while self._resuming:
+            _, entered = self._resuming.popleft()
+            if not entered.done():
+                entered.set_exception(Suspended())
         while self._waiting:
             self._end(self._waiting.popleft(), GiveBack())
         for held in self._working:
@@ -184,7 +190,7 @@ class WorkStage:
 
     def cancel_all(self) -> None:
         """End all handlers that can be ended; their leases are given back, uncounted."""
-        for held in [*self._working]:
+        for held in [*self._working, *self._asking]:
             self._cancel(held, "the worker stops")
 
     def give_back_all(self) -> None:
@@ -205,6 +211,8 @@ class WorkStage:
 
     async def enter_slot(self, held: HeldJob) -> None:
         """See `questions.SlotOwner`."""
+        if self._is_stopping:
+            raise Suspended
         entered = asyncio.get_running_loop().create_future()
         self._resuming.append((held, entered))
         self._fill()
@@ -271,12 +279,12 @@ class WorkStage:
     def _cancel(self, held: HeldJob, reason: str) -> None:
         """End a call; if it cannot be ended, it keeps its slot."""
         held.stop_timer()
+        self._working.discard(held)
+        self._asking.discard(held)
         if self._executor.cancel(held, reason):
-            self._working.discard(held)
             if not held.is_over:
                 self._decide(held, CallResult(is_suspended=True))
             return
-        self._working.discard(held)
         self._stuck[held] = False
         asyncio.get_running_loop().call_later(1.0, self._tell_stuck, held)
 
