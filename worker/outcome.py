@@ -5,6 +5,7 @@ from typing import Final, Self
 import msgspec
 
 from tollgate.domain.commands import AnyCommand, Release, Transition
+from tollgate.domain.models import Job
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, RUNNING, JobStatus
 
 TEXT_BYTES: Final = 64 * 1024
@@ -34,6 +35,17 @@ class Move(msgspec.Struct, frozen=True, gc=False):
             expected_version=version,
             lease=token,
         )
+
+    def made(self, job: Job, version: int) -> bool:
+        """Return whether the job is as this move, to `version`, leaves it.
+
+        A question may be answered already.
+        """
+        for each in job.inputs or ():
+            if self.input_schema is not None and each.version == version:
+                return each.schema == self.input_schema
+        sent = (version, self.target, self.result, self.error)
+        return (job.version, job.status, job.result, job.error) == sent
 
     @classmethod
     def paid(cls) -> Self:

@@ -5,6 +5,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tollgate.client.arguments import text as check_text
 from tollgate.domain.exceptions import (
     ArgumentError,
     JobNotFoundError,
@@ -13,7 +14,7 @@ from tollgate.domain.exceptions import (
 )
 from tollgate.domain.models import Job
 from tollgate.domain.results import InputRound
-from tollgate.domain.status import AWAITING_INPUT, RUNNING
+from tollgate.domain.status import RUNNING, TERMINAL
 from tollgate.worker.broker_status import Backoff, may_pass, one_line
 from tollgate.worker.call import Fail, Suspended
 from tollgate.worker.context import Key, Schema
@@ -70,7 +71,16 @@ class Questions:
         """
         if held.is_asking:
             raise ArgumentError("ask: a job has one question at a time; await the first one")
+        if held.is_over or held.is_lost:
+            raise Suspended  # its time is up, or another worker has the job
         text = schema_text(schema, key)
+        held.is_asking = True
+        try:
+            return await self._answer_to(held, text, key)
+        finally:
+            held.is_asking = False
+
+    async def _answer_to(self, held: HeldJob, text: str, key: Key) -> str:
         if held.rounds is None:
             held.rounds = await self._rounds(held)
         place, known = find(held.rounds, key, held)
@@ -117,21 +127,17 @@ class Questions:
 
     async def _ask(self, held: HeldJob, text: str) -> str:
         keeps = len(self._asked) < self._asking_max and not self._is_stopping
-        held.is_asking = True
-        try:
-            job, took = await self._settler.deliver(held, Move.asks(text, keeps_lease=keeps))
-            if job is None or took is None:
-                held.is_lost = True
-                raise Suspended
-            if job.status is not AWAITING_INPUT:  # the broker takes no such question
-                held.is_lost = True
-                raise Suspended
-            if not keeps:
-                held.is_lost = True  # the lease has ended
-                raise Suspended
-            job = await self._answer(held)
-        finally:
-            held.is_asking = False
+        job, took = await self._settler.deliver(held, Move.asks(text, keeps_lease=keeps))
+        if job is None or took is None:
+            held.is_lost = True
+            raise Suspended
+        if job.status in TERMINAL:  # the broker takes no such question
+            held.is_lost = True
+            raise Suspended
+        if not keeps:
+            held.is_lost = True  # the lease has ended
+            raise Suspended
+        job = await self._answer(held)
         held.rounds = [*(job.inputs or ())]
         return held.rounds[-1].text or "" if held.rounds else job.provided_input or ""
 
@@ -209,7 +215,7 @@ def schema_text(schema: object, key: object) -> str:
         raise ArgumentError(f"ask: key must be a number or a text, not {key!r:.60}")
     if isinstance(schema, str):
         if not isinstance(key, str):
-            return str.__str__(schema)
+            return check_text("ask", "schema", schema)
         try:
             schema = json.loads(schema)
         except ValueError:
@@ -221,9 +227,10 @@ def schema_text(schema: object, key: object) -> str:
     if not isinstance(schema, dict | list):
         raise ArgumentError(f"ask: schema must be a text, a dict or a list, not {schema!r:.60}")
     try:
-        return json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as fault:
         raise ArgumentError(f"ask: the schema cannot be written as JSON: {fault}") from None
+    return check_text("ask", "schema", text)
 
 
 def find(rounds: list[InputRound], key: Key, held: HeldJob) -> tuple[int, InputRound | None]:

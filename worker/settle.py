@@ -206,11 +206,9 @@ class Settler:
         job = await self._link.get(held.job_id)
         if job.version == held.version:
             return None
-        if isinstance(outcome, Move) and job.version == held.version + 1:
-            sent = (outcome.target, outcome.result, outcome.error)
-            if (job.status, job.result, job.error) == sent:
-                held.version = job.version
-                return job, outcome
+        if isinstance(outcome, Move) and outcome.made(job, held.version + 1):
+            held.version = job.version
+            return job, outcome
         why = f"it is {job.status} (version {job.version})"
         return _dropped(held, outcome, f"{why}: {one_line(job.error)}" if job.error else why)
 
