@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -445,10 +446,8 @@ async def test_a_result_after_a_lost_lease_is_sent(link: ScriptedLink, start: St
     """It is kept while another worker has the lease, and stored if that one dies."""
 
     async def handler(job: Job) -> str:
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.sleep(3_600)
-        except asyncio.CancelledError:
-            pass
         return "after all"
 
     link.script.answers["touch"] = [LOST]
