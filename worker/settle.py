@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
@@ -244,14 +243,14 @@ class Settler:
         """Return what to send instead of an outcome that is too large for the broker."""
         limit = refusal.limit or 0
         if isinstance(outcome, GiveBack) and outcome.delay_ms is None:
-            return replace(outcome, reason=cut(outcome.reason or "", limit))
+            return GiveBack(reason=cut(outcome.reason or "", limit), hold=outcome.hold)
         if isinstance(outcome, GiveBack):
             error = f"{outcome.reason}; the job ends before another try" if outcome.reason else ""
             return self._policy.exhausted(error or "the job ends before another try")
         if outcome.error is not None:
             return shortened(outcome, limit)
         if outcome.result is None:
-            log.error("job %s: its question is not taken: %s", held.job.job_id, one_line(refusal))
+            log.error("job %s: its question is not taken: %s", held.job_id, one_line(refusal))
             return Move.failed(str(refusal))
         size = len(outcome.result.encode())
         setting, text_limit = "--request-bytes", self._link.limit("text_bytes", limit)
