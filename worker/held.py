@@ -89,6 +89,12 @@ class HeldJob:
             taken, self._progress = self._progress, None
         return taken
 
+    def put_progress_back(self, progress: tuple[str, float | None]) -> None:
+        """Have a progress sent again that the broker did not take, unless there is a newer one."""
+        with _progress_lock:
+            if self._progress is None:
+                self._progress = progress
+
     async def ask(self, schema: Schema, key: Key) -> str:
         """See `HandlerCall`."""
         return await self.stage.ask(self, schema, key)

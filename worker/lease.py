@@ -70,7 +70,7 @@ class LeaseKeeper:
         self._listener = listener
         self._held: dict[str, HeldJob] = {}
         self._wake = threading.Event()
-        self._is_closed = False
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._client: Client | None = None
 
@@ -98,7 +98,7 @@ class LeaseKeeper:
 
     def close(self) -> None:
         """End the thread, and its request if there is one."""
-        self._is_closed = True
+        self._closed.set()
         self._wake.set()
         if self._client is not None:
             self._client.close()
@@ -130,9 +130,9 @@ class LeaseKeeper:
         while True:
             self._wake.wait(max(0.0, touch_at - monotonic()))
             pause_s = progress_at - monotonic()
-            if self._wake.is_set() and not self._is_closed and pause_s > 0:
-                threading.Event().wait(min(pause_s, max(0.0, touch_at - monotonic())))
-            if self._is_closed:
+            if self._wake.is_set() and pause_s > 0:
+                self._closed.wait(min(pause_s, max(0.0, touch_at - monotonic())))
+            if self._closed.is_set():
                 return
             self._wake.clear()
             now = monotonic()
@@ -156,19 +156,22 @@ class LeaseKeeper:
         batch = client.batch()
         sent = []
         for held in due:
-            text, fraction = held.take_progress() or (None, None)
+            progress = held.take_progress()
+            text, fraction = progress or (None, None)
             token = held.token
             batch.touch(
                 held.job_id, token, lease_ms=self._lease_ms, progress=text, fraction=fraction
             )
-            sent.append((held, token))
+            sent.append((held, token, progress))
         try:
             answers = batch.send()
         except ClientClosedError:
             raise
         except TollgateError as fault:
             answers = [fault] * len(due)
-        for (held, token), answer in zip(sent, answers, strict=True):
+        for (held, token, progress), answer in zip(sent, answers, strict=True):
+            if progress is not None and isinstance(answer, TollgateError):
+                held.put_progress_back(progress)
             if self._held.get(held.job_id) is held:  # else its outcome was sent meanwhile
                 self._judge(client, held, token, answer)
 
