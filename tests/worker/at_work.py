@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from tests.worker.script import PATIENCE_S, ScriptedClient, ScriptedLink, until
+from tests.worker.script import PATIENCE_S, Script, ScriptedClient, ScriptedLink, until
 from tollgate.worker.broker_status import BrokerStatus
 from tollgate.worker.executor import Executor
 from tollgate.worker.handlers import LoopExecutor, ThreadExecutor, is_async
@@ -41,7 +41,7 @@ class AtWork:
         settings = WorkerSettings(**given | options)
         policy = RetryPolicy(settings.max_attempts, settings.backoff_s, settings.on_exhausted)
         self.link: ScriptedLink = link
-        self.script = link.script
+        self.script: Script = link.script
         self.runner = Runner(
             link, BrokerStatus("ipc:///somewhere"), settings, policy,
             lambda _: ScriptedClient(link.script),  # type: ignore[arg-type,return-value]
