@@ -2,11 +2,14 @@
 
 import math
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
+
+from tollgate.client.arguments import seconds
 
 
 class Retry(Exception):  # noqa: N818 - a request, not an error
@@ -14,12 +17,16 @@ class Retry(Exception):  # noqa: N818 - a request, not an error
 
     It counts as a try. `after_s` is the pause in seconds; without it the worker's backoff decides.
     `reason` is shown in the history of the job, and is its error if no try is left.
+
+    Raises:
+        ArgumentError: `after_s` is no number of seconds, and no timedelta.
+
     """
 
-    def __init__(self, reason: str = "", *, after_s: float | None = None) -> None:
+    def __init__(self, reason: str = "", *, after_s: float | timedelta | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.after_s = after_s
+        self.after_s = None if after_s is None else seconds(after_s, "Retry: after_s")
 
 
 class Fail(Exception):  # noqa: N818 - a decision, not an error
