@@ -14,8 +14,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-import structlog
-
 from tollgate.broker.access.key_files import (
     BROKER_KEY,
     NEXT_KEY,
@@ -29,6 +27,7 @@ from tollgate.broker.access.key_files import (
 )
 from tollgate.broker.access.permissions import UnsafeError, check_private, make_private
 from tollgate.broker.core.roles import NOBODY, Principal
+from tollgate.log import get_logger
 from tollgate.terminal import streams
 
 SYSTEM_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
@@ -37,7 +36,7 @@ SYSTEM_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 FileState = tuple[str, int, int]
 """A file's name, and what changes when it does: the time of its last change, and its inode."""
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 
 class KeyRing:

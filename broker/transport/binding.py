@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Final
 
-import structlog
 import zmq
 
 from tollgate.broker.access.keyring import KeyRing
@@ -19,6 +18,7 @@ from tollgate.broker.settings import Settings, SettingsError
 from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.endpoints import EndpointError, IpcEndpoint, TcpEndpoint
 from tollgate.broker.transport.router import Router, RouterLimits
+from tollgate.log import get_logger
 
 LIBZMQ_MIN: Final = (4, 3, 5)
 """The oldest version that was tried; older ones have known faults that a peer can use."""
@@ -27,7 +27,7 @@ FILES_MAX: Final = 65_536
 CONNECTIONS_MIN: Final = 256
 """With fewer, libzmq accepts faster than the monitor counts; tried with this number."""
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 
 class Binding:
