@@ -24,7 +24,7 @@ from itertools import count
 from math import inf
 from typing import Any, Final, cast
 
-from tollgate.client.clock import BrokerClock
+from tollgate.client.clock import clock_of
 from tollgate.client.errors import (
     ClientClosedError,
     ClosedOutcomeUnknown,
@@ -103,7 +103,7 @@ class Session:
         self._broker = broker
         self._jitter = jitter
         self._name = name
-        self._clock = BrokerClock(broker, warn)
+        self._clock = clock_of(broker, warn)
         self._is_old = False  # whether the broker has revision 1, as far as it has told
         self._commands_max = COMMANDS_MAX
         self._bytes_max = REQUEST_BYTES_MAX
@@ -223,7 +223,7 @@ class Session:
 
     def broker_time(self, wall: float) -> float:
         """Return the broker's time of day, as far as known, at the time `wall` of this machine."""
-        return wall + self._clock.offset_s
+        return self._clock.time(wall)
 
     @property
     def ready_for_changes(self) -> bool:
