@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -56,13 +57,22 @@ def test_brokers_of_many_threads_start_at_once() -> None:
             broker.advance(1)
             return client.count().total
 
-    umask = os.umask(0o22)
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            assert [*pool.map(use, range(1, 25))] == [*range(1, 25)]
-        assert os.umask(0o22) == 0o22
-    finally:
-        os.umask(umask)
+    with ThreadPoolExecutor(8) as pool:
+        assert [*pool.map(use, range(1, 25))] == [*range(1, 25)]
+
+
+def test_the_umask_of_other_threads_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+
+    def umask(mask: int) -> int:
+        called.append(mask)
+        return 0o22
+
+    monkeypatch.setattr(os, "umask", umask)
+    with Broker() as broker:
+        path = Path(broker.endpoint.removeprefix("ipc://"))
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert called == []
 
 
 def test_a_payment_is_confirmed() -> None:
@@ -94,10 +104,18 @@ def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch, short_dir:
     monkeypatch.setenv("TOLLGATE_DATA_DIR", str(short_dir / "data"))
     monkeypatch.setenv("TOLLGATE_LOG_FORMAT", "none")
     monkeypatch.setenv("NOTIFY_SOCKET", f"{short_dir}/notify")
-    with Broker() as broker, broker.connect() as client:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
+        Broker() as broker,
+        broker.connect() as client,
+    ):
+        notified.bind(f"{short_dir}/notify")
+        notified.setblocking(False)
         client.create(input="a" * 2_000)
-        broker._running()._assembled.server._notifier.ready("")  # type: ignore[union-attr]
-    assert [*short_dir.iterdir()] == []
+        broker.restart()  # which a notifier would tell
+        with pytest.raises(BlockingIOError):
+            notified.recv(100)
+    assert [each.name for each in short_dir.iterdir()] == ["notify"]
 
 
 def test_a_restart_replays(tmp_path: Path) -> None:

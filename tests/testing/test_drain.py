@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import tollgate
 from tollgate import ArgumentError, AsyncContext, Client, Context, Fail, Job, Retry
 from tollgate.testing import Broker, BrokerFailedError
 
@@ -127,16 +128,28 @@ def test_options_are_those_of_a_worker(broker: Broker, client: Client) -> None:
         broker.drain(shout, tries=1)
 
 
-def test_a_fault_of_the_broker_ends_a_drain(broker: Broker, client: Client) -> None:
-    client.ping()
+def test_a_fault_of_the_broker_ends_a_drain(
+    broker: Broker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[tollgate.Worker] = []
+    stop = tollgate.Worker.stop
+
+    def watched(worker: tollgate.Worker) -> None:
+        stopped.append(worker)
+        stop(worker)
+
+    monkeypatch.setattr(tollgate.Worker, "stop", watched)
     broker.pay(client.create(input="a"))
 
-    def handler(job: Job) -> str:
+    def handler(job: Job, ctx: Context) -> str:
         fail(broker, ZeroDivisionError())
+        while not ctx.worker_stopping:
+            time.sleep(0.001)
         return "a"
 
     with pytest.raises(BrokerFailedError):
         broker.drain(handler, stop_grace_s=0.1)
+    assert len(stopped) == 1  # without it, the worker would wait for the broker
     with pytest.raises(BrokerFailedError):
         broker.close()
 

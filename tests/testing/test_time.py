@@ -142,10 +142,10 @@ def test_a_wait_ends_in_real_time_too(broker: Broker, client: Client) -> None:
 
 @pytest.mark.parametrize("pause_ms", [0, 1_200])
 def test_finished_jobs_go_when_their_time_is_over(pause_ms: int) -> None:
-    with Broker(keep_finished_ms=60_000) as broker, broker.connect() as client:
+    with Broker(keep_finished_ms=30_000) as broker, broker.connect() as client:
         job = client.cancel(client.create(input="a").job_id)
         client.claim("running", wait_ms=pause_ms)  # the clocks go apart
-        broker.advance(59)
+        broker.advance(29)
         assert client.get(job.job_id).status == "failed"
         broker.advance(1)
         with pytest.raises(JobNotFoundError):
@@ -216,6 +216,16 @@ def test_a_client_of_another_process_goes_on(broker: Broker) -> None:
             broker.advance(YEAR)
         _, stderr = process.communicate(timeout=30)
     assert stderr.count("clock of the broker") == 1
+
+
+def test_many_threads_advance_one_time(broker: Broker) -> None:
+    def advance(_: int) -> None:
+        for _ in range(20):
+            broker.advance(1)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(advance, range(4))] == [None] * 4
+    assert broker.now == START + timedelta(seconds=80)
 
 
 async def test_time_advances_in_a_coroutine(broker: Broker) -> None:
