@@ -256,10 +256,15 @@ class RequestSession:
         self.waiting.insert(position, request)
 
     def admits(self, request: PendingRequest) -> bool:
-        """Return whether a request may be sent now."""
+        """Return whether a request may be sent now.
+
+        The window holds no `stop_waiting` back: the claims that it ends may keep the window closed.
+        """
         if self.state is SessionState.NEVER or request.session is None:
             return True
-        return self.state is SessionState.OPEN and request.seq <= self.acked + WINDOW
+        return self.state is SessionState.OPEN and (
+            request.seq <= self.acked + WINDOW or StopWaiting in request.payload.kinds
+        )
 
     def opened(self, number: int | None) -> None:
         """Record the answer to `hello`: a number, or None if the broker remembers nothing."""

@@ -30,9 +30,10 @@ from tollgate.broker.core.records import (
 )
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.state import State
-from tollgate.domain.commands import Claim, Command, Hello
+from tollgate.domain.commands import Claim, Command, Hello, StopWaiting
 from tollgate.domain.exceptions import (
     NotAuthorizedError,
+    OverloadedError,
     Refusal,
     ReplyFullError,
     RequestConflictError,
@@ -205,9 +206,14 @@ class Engine:
         session, seq = request.session, request.seq
         if not session:
             return None
-        outcomes = self.context.state.requests.recall(
-            session, seq, request.acked, digest, principal
-        )
+        try:
+            outcomes = self.context.state.requests.recall(
+                session, seq, request.acked, digest, principal
+            )
+        except OverloadedError:
+            if [*map(type, request.commands)] != [StopWaiting]:
+                raise
+            return None  # parked claims may have closed the window, and nothing of it is kept
         waiters = self.context.waiters
         if outcomes is None and waiters.parked and waiters.has_other(session, seq, digest):
             raise RequestConflictError(f"request {seq} is parked, and is another one")
