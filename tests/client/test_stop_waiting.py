@@ -13,7 +13,7 @@ import pytest
 
 from tollgate.client.aio import AsyncClient
 from tollgate.client.errors import ClientClosedError
-from tollgate.client.session import CLAIMS_FIRST_SEQ
+from tollgate.client.sending import CLAIMS_FIRST_SEQ
 from tollgate.client.sync import Client
 from tollgate.domain.commands import (
     AnyCommand,
