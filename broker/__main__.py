@@ -78,7 +78,7 @@ def run(settings: Settings, log_writer: Writer) -> None:
     notifier, counters = Notifier(), Counters()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a parent may have blocked them
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: sys.exit(0))  # nothing is taken yet, in a long replay
+        signal.signal(number, _leave_early)
     if settings.in_memory:
         log.warning("jobs are kept in memory only: they end with this process")
     with ExitStack() as stack:
@@ -100,6 +100,12 @@ def run(settings: Settings, log_writer: Writer) -> None:
     if log_writer.dropped:
         counters["log_line"] = log_writer.dropped
     log.info("left", dropped=dict(counters))
+
+
+def _leave_early(number: int, _: object) -> None:
+    """Exit at a signal that comes during the start: a replay may be long, and nothing is taken."""
+    log.info("left before it was ready", signal=signal.Signals(number).name)
+    sys.exit(0)
 
 
 def _stop_fd() -> int:
