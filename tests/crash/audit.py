@@ -205,7 +205,7 @@ class Audit:
             elif not self._are_alike(found, logged.first):
                 self.report("another outcome", (key, logged.first, found))
         for outcome in (*logged.first, *logged.seen):
-            self._check_job(key, outcome)
+            self.check_job(key, outcome)
 
     def _are_alike(self, first: list[Summary], later: list[Summary]) -> bool:
         """Return whether both are the same. A repeat may leave out leases that ended."""
@@ -219,8 +219,8 @@ class Audit:
         rest = [lease for lease in granted if lease in shown]
         return rest == shown and not any(token in self._standing for _, token in gone)
 
-    def _check_job(self, key: tuple[int, int], outcome: Summary) -> None:
-        """Check that a job in an answer had that state in the journal."""
+    def check_job(self, key: object, outcome: Summary) -> None:
+        """Check that a job in an answer had that state in the journal. `key` names the request."""
         if outcome[0] == "leases":
             for job_id, token in outcome[1]:
                 if self._tokens.get(token) != job_id:
