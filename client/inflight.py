@@ -118,8 +118,12 @@ class PendingRequest(msgspec.Struct, eq=False):
 
     @property
     def uncertain(self) -> bool:
-        """Whether it may have changed something that its caller would not know of."""
-        return self.sends > 0 and not self.payload.repeatable
+        """Whether it may have changed something that its caller would not know of.
+
+        A `create` counts, too: it does no harm when it is sent again, but a caller who calls again
+        gets another job, because each call makes its own id.
+        """
+        return self.sends > 0 and self.payload.changes
 
     def frame(self, now: float, wall: float, offset_s: float) -> bytes:
         """Return the frame to send, in most cases the same each time.

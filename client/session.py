@@ -296,7 +296,7 @@ class Session(Sender):
             self._finish(request, refusal)
             return
         request.session.evicted(request.session_number)
-        if executed and request.uncertain and not request.payload.only_leases:
+        if executed and not (request.payload.repeatable or request.payload.only_leases):
             self._finish(request, OutcomeUnknown(f"{refusal}{MAYBE}"))
             return
         if executed:

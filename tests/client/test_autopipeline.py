@@ -381,8 +381,8 @@ async def test_each_command_gets_its_own_timeout_error(endpoint: str) -> None:
                 client.transition("3", "running"),
             )
     assert [*map(name_of, router.requests[-1].commands)] == [UNANSWERED, NEW, "2", "3"]
-    assert type(got) is type(read) is type(made) is BrokerUnreachableError  # as each would alone
-    assert type(cancelled) is type(moved) is OutcomeUnknown
+    assert type(got) is type(read) is BrokerUnreachableError  # as each would alone
+    assert type(made) is type(cancelled) is type(moved) is OutcomeUnknown
     assert cancelled is not moved
 
 
