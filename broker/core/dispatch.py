@@ -72,10 +72,14 @@ def runs(
 def _independent(kind: type[Command], commands: list[Any]) -> Iterator[list[Any]]:
     """Yield the commands in parts in which no two are about one job that they may change."""
     ids = [command.job_id for command in commands] if kind in CHANGING_JOBS else []
-    named = [job_id for job_id in ids if job_id is not None]
-    if len(set(named)) == len(named):
+    if len({*ids}) == len(ids):
         yield commands
         return
+    if None in ids:
+        named = [job_id for job_id in ids if job_id is not None]
+        if len({*named}) == len(named):
+            yield commands
+            return
     part, seen = list[Any](), set[str]()
     for command, job_id in zip(commands, ids, strict=True):
         if job_id in seen:

@@ -125,9 +125,9 @@ def _lease(context: Context, slots: Sequence[Slot], command: Claim, now_ms: int)
         LeaseGranted(slot.job.job_id, token, command.lease_ms)
         for token, slot in enumerate(slots, context.state.leases.next_token)
     ]
-    granted = context.record(events, now_ms, slots).jobs
+    granted = context.record(events, now_ms, slots).slots
     return LeasesResult(
-        [grant(job, event.lease) for job, event in zip(granted, events, strict=True)]
+        [grant(slot.job, event.lease) for slot, event in zip(granted, events, strict=True)]
     )
 
 

@@ -146,11 +146,17 @@ class Timers(Generic[When, Item]):
 
         It drops no more than SLACK of them: then the item may be a settled one.
         """
-        for _ in range(SLACK):
-            head = self._head()
-            if head is None or self._is_live(head[1]):
-                break
+        is_live, left = self._is_live, SLACK
+        if not (self._heap or self._checked_heap):  # the common case, without a call for each head
+            queue = self._checked or self._queue
+            while queue and left and not is_live(queue[0]):
+                queue.popleft()
+                left -= 1
+        head = self._head()
+        while left and head is not None and not is_live(head[1]):
             head[2]()
+            head = self._head()
+            left -= 1
         if head is None or self.delay is None:
             return None if head is None else head[0]
         try:

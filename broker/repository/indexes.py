@@ -186,8 +186,9 @@ class TextTotals:
         self.add(job.input_schema or "")
         self.add(job.provided_input or "")
 
-    def set_meta(self, job: StoredJob, meta: str | None) -> None:
+    def set_meta(self, slot: Slot, meta: str | None) -> None:
         """Set the meta of a job."""
+        job = slot.extend()
         self.drop(job.meta)
         job.meta = meta
         self.add(meta or "")

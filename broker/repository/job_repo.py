@@ -29,6 +29,8 @@ from tollgate.broker.repository.history import (
 from tollgate.broker.repository.indexes import FinishedJobs, TextTotals, measured
 from tollgate.broker.repository.job import (
     Changes,
+    ExtendedJob,
+    PlainStoredJob,
     Slot,
     StandingLease,
     StoredJob,
@@ -224,7 +226,7 @@ class InMemoryJobRepository:
                         self.queues.add_new(slots[begin:], level)
                         begin = len(slots)
                     level = other
-                job = StoredJob(
+                job = PlainStoredJob(
                     job_id, AWAITING_PAYMENT, new.input_hash, payment, at, at, None, None, 1, text,
                     new.identifier_from_purchaser, new.pay_by_time, new.submit_result_time,
                 )  # fmt: skip
@@ -289,7 +291,7 @@ class InMemoryJobRepository:
                 if move.result is not job.result or move.error is not job.error:
                     texts.set_outcome(job, move)
                 if target is AWAITING_INPUT or move.provided_input is not None:
-                    self._set_dialogue(slot, move)
+                    job = self._set_dialogue(slot, move)
                 job.status, job.version = target, version + 1
                 if move.at > job.updated_at:  # noqa: PLR1730 - `max` takes twice as long
                     job.updated_at = move.at
@@ -384,7 +386,7 @@ class InMemoryJobRepository:
             if before is not None and before is not settlement.state:
                 validate_settlement(before, settlement.state)
             counted = measured(slot)
-            slot.job.settlement = settlement
+            slot.extend().settlement = settlement
             self.texts.changed_parts(slot, counted)
             self.queues.are_barred |= settlement.not_before is not None
             if before is not settlement.state:
@@ -414,8 +416,9 @@ class InMemoryJobRepository:
             self.queues.remove(slot)
             self.finished.remove()
             # Stale entries can hold the slot for long: let them hold no texts.
-            job.input = job.result = job.error = job.meta = None
-            job.input_schema = job.provided_input = job.inputs = job.progress = None
+            job.input = job.result = job.error = job.input_schema = job.provided_input = None
+            if isinstance(job, ExtendedJob):
+                job.meta = job.inputs = job.progress = None
             slot.history = slot.rounds = None
 
     # --- snapshots ------------------------------------------------------------------------------
@@ -450,11 +453,14 @@ class InMemoryJobRepository:
 
     def _set_rest(self, slot: Slot, new: NewRest, level: Level) -> None:
         """Set the fields that most new jobs do not have."""
-        job = slot.job
-        job.queue, job.priority = level.queue.name, level.priority
+        slot.job.queue = level.queue.name
+        if new == NewRest(new.queue):
+            return
+        job = slot.extend()
+        job.priority = level.priority
         job.not_before, job.traceparent = new.not_before, new.traceparent
         self.queues.are_barred |= new.not_before is not None
-        self.texts.set_meta(job, new.meta)
+        self.texts.set_meta(slot, new.meta)
         self.texts.add(new.traceparent or "")
         if new.settle:
             self._are_settled = True
@@ -462,9 +468,9 @@ class InMemoryJobRepository:
             level.queue.settled[SettlementState.PENDING] += 1
             self.texts.changed_parts(slot, 0)
 
-    def _set_dialogue(self, slot: Slot, move: JobTransitioned) -> None:
+    def _set_dialogue(self, slot: Slot, move: JobTransitioned) -> StoredJob:
         """Set the last question or answer of a job, and add it to the rounds of input."""
-        job, counted = slot.job, measured(slot)
+        job, counted = slot.extend(), measured(slot)
         self.texts.set_dialogue(job, move)
         rounds, shown = slot.rounds or (), job.inputs or ()
         if move.target is AWAITING_INPUT:
@@ -479,6 +485,7 @@ class InMemoryJobRepository:
             shown = (*shown[:-1], InputRound(last.version, hash=last.hash))
         slot.rounds, job.inputs = rounds, shown
         self.texts.changed_parts(slot, counted)
+        return job
 
     def _end_or_keep(self, slot: Slot, move: JobTransitioned, origin: Origin) -> None:
         """End the lease on a job that moves, or let it stand."""
