@@ -134,7 +134,8 @@ class State:
     def _create(self, events: Sequence[JobCreated], _: Origin, __: int, ___: Found) -> Changes:
         changes = self.jobs.create_all(events)
         if changes.slots:
-            self.unpaid.add_all(changes.slots)
+            times = [slot.job.pay_by_time for slot in changes.slots]
+            self.unpaid.add_all(changes.slots, times)
         return changes
 
     def _transition(
@@ -147,6 +148,8 @@ class State:
         if self.leases.lapses:
             for slot in changes.slots:
                 self.leases.lapses.pop(slot.job.job_id, None)
+        if not self.jobs.are_dated:
+            return changes
         moves = events
         if changes.refused:
             moves = [event for place, event in enumerate(events) if place not in changes.refused]

@@ -96,9 +96,10 @@ class Timers(Generic[When, Item]):
         queued = len(self._queue) + len(self._checked)
         return queued + len(self._heap) + len(self._checked_heap)
 
-    def add_all(self, items: Sequence[Item]) -> None:
-        """Add items; those without a time never come up."""
-        whens = [*map(self._when, items)]
+    def add_all(self, items: Sequence[Item], whens: Sequence[When | None] | None = None) -> None:
+        """Add items; those without a time never come up. `whens` are their times, if known."""
+        if whens is None:
+            whens = [*map(self._when, items)]
         first = whens[0] if whens else None
         if first is None or not self._is_newest(first) or whens.count(first) < len(whens):
             for item in items:

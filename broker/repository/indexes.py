@@ -170,11 +170,13 @@ class TextTotals:
         """Set the result and error of a job to those of a move."""
         if job.result is not None or job.error is not None:
             self.drop(job.result, job.error)
-        job.result = result = move.result
-        job.error = error = move.error
+            job.result = job.error = None
+        result, error = move.result, move.error
         if result is not None:
+            job.result = result
             self.add(result)
         if error is not None:
+            job.error = error
             self.add(error)
 
     def set_dialogue(self, job: StoredJob, move: JobTransitioned) -> None:

@@ -32,6 +32,8 @@ ROUND_BYTES: Final = 128
 """More than a round of input takes without its texts."""
 PART_BYTES: Final = 256
 """More than progress or settlement take without their texts: states, times and a hash."""
+MOCK_PREFIX: Final = "mock_bc_"
+"""How the blockchain identifier of a job begins whose creator supplied none."""
 SHORT_HISTORY: Final = 1_024
 """A history up to this length is not counted with the texts of its job: it has few reasons."""
 
@@ -139,7 +141,7 @@ class Changes(msgspec.Struct):
 
 def mock_identifier(job_id: str) -> str:
     """Return the blockchain identifier of a job whose creator supplied none."""
-    return "mock_bc_" + job_id[:8]
+    return MOCK_PREFIX + job_id[:8]
 
 
 def text_bytes(text: str | None) -> int:

@@ -28,13 +28,13 @@ from tollgate.broker.repository.history import (
 )
 from tollgate.broker.repository.indexes import FinishedJobs, TextTotals, measured
 from tollgate.broker.repository.job import (
+    MOCK_PREFIX,
     Changes,
     ExtendedJob,
     PlainStoredJob,
     Slot,
     StandingLease,
     StoredJob,
-    mock_identifier,
 )
 from tollgate.broker.repository.lines import FIRST, READY, Claimed
 from tollgate.broker.repository.listing import Page, Wanted, page
@@ -106,8 +106,12 @@ class InMemoryJobRepository:
         self.finished = FinishedJobs()
         self.texts = TextTotals()
         self.origins = Origins()
+        self.are_dated = False
+        """Whether a job has ever had a `submit_result_time`."""
         self._are_settled = False
         """Whether a job has ever had a settlement."""
+        self._newest = datetime.min.replace(tzinfo=UTC)
+        """No job was changed later."""
 
     def __enter__(self) -> Self:
         """Hold the lock until the end of the `with` block."""
@@ -190,7 +194,9 @@ class InMemoryJobRepository:
 
     # --- runs of jobs ---------------------------------------------------------------------------
 
-    def create_all(self, news: Sequence[JobCreated]) -> Changes:  # noqa: C901 - one fast loop
+    def create_all(  # noqa: C901, PLR0912, PLR0915 - one fast loop
+        self, news: Sequence[JobCreated]
+    ) -> Changes:
         """Store jobs in `awaiting_payment`, in order; return them, and why others were refused.
 
         A job id or a supplied blockchain identifier of a stored job is a JobConflictError.
@@ -199,6 +205,7 @@ class InMemoryJobRepository:
         slots = changes.slots
         begin = 0  # where the slots of the last level begin
         rest: NewRest | None = None
+        newest: datetime | None = None
         with self._lock:
             texts, index, store = self.texts, self.next_index, self._store
             home = store.first  # where most jobs are
@@ -213,7 +220,7 @@ class InMemoryJobRepository:
                     changes.refuse(JobConflictError(message, job_id=job_id))
                     continue
                 if payment is None:
-                    payment = mock_identifier(job_id)
+                    payment = MOCK_PREFIX + job_id[:8]
                 elif self._by_payment.setdefault(payment, job_id) == job_id:
                     texts.add(payment)
                 else:
@@ -231,7 +238,14 @@ class InMemoryJobRepository:
                     new.identifier_from_purchaser, new.pay_by_time, new.submit_result_time,
                 )  # fmt: skip
                 if text is not None:
-                    texts.add(text)
+                    size = len(text) if text.isascii() else len(text.encode())
+                    texts.total_bytes += size
+                    texts.longest_bytes = max(texts.longest_bytes, size)
+                if new.submit_result_time is not None:
+                    self.are_dated = True
+                if at is not newest:
+                    newest = at
+                    self._newest = max(self._newest, at)
                 if job.identifier_from_purchaser is not None:
                     texts.add(job.identifier_from_purchaser)
                 home[job_id] = slot = Slot(index, job, FIRST)
@@ -260,6 +274,8 @@ class InMemoryJobRepository:
         slots = changes.slots
         before = after = None  # the last legal move; its slots begin at `begin`
         begin, queue, priority = 0, DEFAULT_QUEUE, 0
+        at: datetime | None = None
+        is_newest = False  # and so no job was changed later: to compare times takes long
         with self._lock:
             texts, are_many = self.texts, self.queues.are_many
             if found is None:
@@ -293,8 +309,12 @@ class InMemoryJobRepository:
                 if target is AWAITING_INPUT or move.provided_input is not None:
                     job = self._set_dialogue(slot, move)
                 job.status, job.version = target, version + 1
-                if move.at > job.updated_at:  # noqa: PLR1730 - `max` takes twice as long
-                    job.updated_at = move.at
+                if move.at is not at:
+                    at = move.at
+                    is_newest = at >= self._newest
+                    self._newest = max(self._newest, at)
+                if is_newest or at > job.updated_at:
+                    job.updated_at = at
                 if slot.lease is not None:
                     self._end_or_keep(slot, move, origin)
                 slots.append(slot)
@@ -445,7 +465,9 @@ class InMemoryJobRepository:
             self.stored += 1
             self.leased += slot.lease is not None
             self.queues.restore(slot)
+            self.are_dated |= job.submit_result_time is not None
             self._are_settled |= job.settlement is not None
+            self._newest = max(self._newest, job.updated_at)
             self.queues.are_barred = True  # some may be
             self.texts.restore(slot, is_named=is_named)
 

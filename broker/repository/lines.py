@@ -202,7 +202,8 @@ class ReadyLine(StaleLine[Any]):
             self._mark(at)
         if is_first:
             for slot in slots:
-                slot.entries = FIRST
+                if slot.entries != FIRST:  # a comparison takes a tenth of a change
+                    slot.entries = FIRST
         else:
             unit = self._unit
             for slot in slots:
