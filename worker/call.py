@@ -69,7 +69,9 @@ class CallResult(msgspec.Struct, frozen=True, gc=False):
         if isinstance(fault, Suspended):
             return cls(is_suspended=True)
         if isinstance(fault, Retry):
-            return cls(error=_text(fault.reason) or "Retry", is_retry=True, after_s=_seconds(fault.after_s))
+            return cls(
+                error=_text(fault.reason) or "Retry", is_retry=True, after_s=_seconds(fault.after_s)
+            )
         if isinstance(fault, Fail):
             return cls(error=_text(fault.reason) or "Fail", is_final=True)
         return cls(error=describe(fault), trace=_trace(fault))

@@ -169,7 +169,7 @@ class LoopExecutor:
                 result = CallResult(is_suspended=True)
             else:  # this handler, or another one, has done it
                 result = CallResult.of_exception(fault)
-        except BaseException as fault:  # noqa: BLE001 - SystemExit fails its job, not the worker
+        except BaseException as fault:
             if self._loop.is_closed():  # nobody needs the result
                 raise
             result = CallResult.of_exception(fault)

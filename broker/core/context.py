@@ -17,7 +17,7 @@ from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.broker.repository.queues import DROPS_MAX
 from tollgate.domain.commands import Command
 from tollgate.domain.exceptions import Refusal, ReplyFullError, WaitTimeoutError
-from tollgate.domain.results import CountResult, Result, error_of
+from tollgate.domain.results import CountResult, JobResult, Result, error_of
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
@@ -165,6 +165,15 @@ class Context:
         """
         self.must_wait = True
         return ReplyFullError("this message has read as much as one may; send the rest again")
+
+    def charge_texts(self, results: Sequence[Any]) -> None:
+        """Take from the scan budget what long histories and rounds of input have cost."""
+        texts = self.state.jobs.texts
+        self.scans_left -= texts.work
+        texts.work = 0
+        if texts.longest_rounds:
+            shown = [result.job.inputs for result in results if type(result) is JobResult]
+            self.scans_left -= sum([len(inputs) for inputs in shown if inputs])
 
     def check_scans(self) -> None:
         """Raise ReplyFullError if the commands of this batch have looked at as much as they may."""

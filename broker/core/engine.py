@@ -131,12 +131,14 @@ class Engine:
             if is_remembered and run[0].changes:
                 outcomes += outcomes_of(results, events, place)
             place = len(events)
+            if self.context.state.jobs.texts.are_long:
+                self.context.charge_texts(results)
             if JOBS_ALONE.issuperset(map(type, results)):  # the common case, at the speed of C
                 continue
             refused += _refused(results)
             grants += _granted(results)
             if _is_full(results[-1]):  # and so it is for all commands that are left
-                parts += [part] * left
+                parts += [encode_result(results[-1])] * left
                 refused += refused[-1:] * left
                 if is_remembered:
                     rest = commands[len(commands) - left :]

@@ -240,7 +240,8 @@ class InMemoryJobRepository:
                 if text is not None:
                     size = len(text) if text.isascii() else len(text.encode())
                     texts.total_bytes += size
-                    texts.longest_bytes = max(texts.longest_bytes, size)
+                    if size > texts.longest_bytes:  # noqa: PLR1730 - `max` takes twice as long
+                        texts.longest_bytes = size
                 if new.submit_result_time is not None:
                     self.are_dated = True
                 if at is not newest:

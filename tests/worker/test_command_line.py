@@ -7,7 +7,6 @@ from click.testing import CliRunner
 
 from tollgate.worker.__main__ import main
 
-
 PAID = "--simulate-payments"
 
 

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.worker.house import ONE_TRY, PATIENCE_S, SIMULATED, House, ended, left, paid, until_logged
+from tests.worker.house import (
+    ONE_TRY,
+    PATIENCE_S,
+    SIMULATED,
+    House,
+    ended,
+    left,
+    paid,
+    until_logged,
+)
 from tollgate.client.sync import Client
 from tollgate.domain.status import JobStatus
 from tollgate.worker.example_handler import describe

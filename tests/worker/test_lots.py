@@ -92,9 +92,7 @@ def test_a_stop_amid_many_jobs_leaves_none_half_done(
 
 def test_so_many_jobs_and_no_more(house: House, client: Client) -> None:
     all_paid(client, ["x"] * 50)
-    worker = house.worker(
-        "--concurrency", "1", "--jobs", "5", handler="by_input_at_once"
-    )
+    worker = house.worker("--concurrency", "1", "--jobs", "5", handler="by_input_at_once")
     exit_code, log = left(worker)
     assert exit_code == 0
     assert 'jobs finished: 5"' in log

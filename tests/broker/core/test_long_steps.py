@@ -1,16 +1,18 @@
 """What a client can cause is done in pieces: each batch drops and evicts only so much."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.core import ADMIN, PEER, Driver, claim, create, error_of_result, job_of, move
-from tollgate.broker.core import context, engine
+from tollgate.broker.core import context, dispatch, engine
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.events import SessionEvicted
-from tollgate.broker.repository import queues
-from tollgate.domain.commands import AnyCommand, Count, Hello, Hold
+from tollgate.broker.repository import indexes, queues
+from tollgate.domain.commands import Annotate, AnyCommand, Count, Get, Hello, Hold, Resume
 from tollgate.domain.messages import Reply, decode_answer, encode_request
-from tollgate.domain.results import AnyResult, CountResult, HelloResult, LeasesResult
-from tollgate.domain.status import COMPLETED, RUNNING
+from tollgate.domain.results import AnyResult, CountResult, ErrorResult, HelloResult, LeasesResult
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, RUNNING
 
 STALE = 100
 DROPS = 16
@@ -146,3 +148,43 @@ def test_one_batch_evicts_no_more_sessions_than_it_may(monkeypatch: pytest.Monke
     assert sum(evicted) > 15
     assert len(reply.results) == 60
     assert driver.engine.context.state.jobs.stored == 21 * 3 + 60
+
+
+def sent_until_done(driver: Driver, make: Callable[[str], AnyCommand], ids: list[str]) -> list[int]:
+    """Send a command for each job, and the refused ones again; return how many each message did."""
+    left, done = ids, []
+    while left:
+        results = driver.ask(*map(make, left))
+        refused = [isinstance(result, ErrorResult) for result in results]
+        assert refused == sorted(refused), "all behind the first refused one are refused"
+        done.append(refused.count(False))
+        left = left[done[-1] :]
+    return done
+
+
+def test_a_message_changes_only_so_many_long_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    ids = [driver.job(create()).job_id for _ in range(40)]
+    while not driver.engine.context.state.jobs.texts.are_long:
+        driver.ask(*[Hold(job_id=job_id, reason="r" * 200) for job_id in ids])
+        driver.ask(*[Resume(job_id=job_id) for job_id in ids])
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 10 * indexes.LONG_COST)
+    done = sent_until_done(driver, lambda job_id: Annotate(job_id=job_id, meta="m"), ids)
+    assert done == [10] * 4
+    assert {driver.job(Get(job_id=job_id)).meta for job_id in ids} == {"m"}
+
+
+def test_a_message_moves_only_so_many_jobs_with_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "LONG_RUN", 4)
+    driver = Driver()
+    ids = [driver.job(create()).job_id for _ in range(40)]
+    driver.ask(*[move(job_id, RUNNING) for job_id in ids])
+    driver.ask(*[move(job_id, AWAITING_INPUT, input_schema="?") for job_id in ids])
+    driver.ask(*[move(job_id, RUNNING) for job_id in ids])
+    driver.ask(*[move(job_id, AWAITING_INPUT, input_schema="?") for job_id in ids])
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 9 * 2)  # each shows two rounds
+    asked = sent_until_done(driver, lambda job_id: move(job_id, RUNNING), ids)
+    assert asked == [12, 12, 12, 4], "whole runs, until the budget is spent"
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 8 * 2)
+    shown = sent_until_done(driver, lambda job_id: Get(job_id=job_id), ids)
+    assert shown == [8] * 5
