@@ -147,7 +147,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     type=click.Choice(LEVELS),
     default="info",
     show_default=True,
-    help="Lowest level to log on standard error; debug logs every job, and tracebacks.",
+    help="Lowest level to log on standard error; debug logs every job.",
 )
 @click.pass_context
 def main(  # noqa: PLR0913, PLR0917 - click passes them by name

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult
 from tollgate.worker.context import AsyncContext, Context, Key, Schema
@@ -25,7 +26,7 @@ Handler = Callable[..., object]
 """`f(job)` or `f(job, ctx)`, plain or async, that returns the result as text."""
 
 
-class HandlerNotFoundError(Exception):
+class HandlerNotFoundError(TollgateError):
     """The handler cannot be loaded; the message is one line that says why."""
 
 

@@ -42,7 +42,7 @@ CANCEL_S: Final = 0.5
 class Runner:
     """Runs the stages over one connection, until told to stop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its surroundings
         self,
         link: Link,
         broker: BrokerStatus,

@@ -17,7 +17,13 @@ from tollgate.domain.results import HelloResult
 from tollgate.domain.status import AWAITING_PAYMENT
 from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
 from tollgate.worker.executor import Executor
-from tollgate.worker.handlers import LoopExecutor, ThreadExecutor, is_async, load_handler
+from tollgate.worker.handlers import (
+    HandlerNotFoundError,
+    LoopExecutor,
+    ThreadExecutor,
+    is_async,
+    load_handler,
+)
 from tollgate.worker.lease import answer_s
 from tollgate.worker.link import Link
 from tollgate.worker.payments import PaymentStage, simulator_of
@@ -104,6 +110,8 @@ class Service:
             ) as link:
                 await self._executor.open()
                 return await self._run(link)
+        except HandlerNotFoundError:
+            raise
         except TollgateError as refusal:
             log.error("the broker refuses this worker: %s", one_line(refusal))  # noqa: TRY400
             return REFUSED

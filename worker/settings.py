@@ -89,6 +89,10 @@ _CHOICES: Final = {
     "isolation": ("thread", "process"),
     "only": (None, "payments", "work"),
 }
+_SIMULATION: Final = (
+    "seed", "refused_share", "never_share", "pay_delay_ms_min", "pay_delay_ms_max",
+    "payments_max", "unpaid_max",
+)  # fmt: skip
 
 
 def checked(settings: WorkerSettings) -> WorkerSettings:
@@ -99,12 +103,17 @@ def checked(settings: WorkerSettings) -> WorkerSettings:
             raise ArgumentError(f"{name} must be a whole number from {least}, not {value!r:.60}")
     for name in ("timeout_s", "stop_grace_s", "wait_for_broker_s"):
         value = getattr(settings, name)
-        if value is not None and not _is_seconds(value):
+        if value is not None and not (_is_seconds(value) and (value or name == "stop_grace_s")):
             raise ArgumentError(f"{name} must be a number of seconds, not {value!r:.60}")
     for name, choices in _CHOICES.items():
         value = getattr(settings, name)
         if value not in choices:
             raise ArgumentError(f"{name} must be one of {choices}, not {value!r:.60}")
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: WorkerSettings) -> None:
     pauses = settings.backoff_s
     given = pauses if isinstance(pauses, list | tuple) else [pauses]
     if not given or not all(map(_is_seconds, given)):
@@ -113,9 +122,12 @@ def checked(settings: WorkerSettings) -> WorkerSettings:
         raise ArgumentError("recycle_jobs and recycle_memory_mb are for isolation='process'")
     if settings.only == "payments" and not settings.simulate_payments:
         raise ArgumentError("only='payments' decides payments by simulation: simulate_payments")
+    if not settings.simulate_payments:
+        for name in _SIMULATION:
+            if getattr(settings, name) != getattr(WorkerSettings, name):
+                raise ArgumentError(f"{name} is for simulated payments: simulate_payments=True")
     claim("running", queues=settings.queues)
     naming(settings.name)
-    return settings
 
 
 def _is_seconds(value: object) -> bool:

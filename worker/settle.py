@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
+from tollgate.client import commands
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import (
     LeaseLostError,
@@ -79,11 +80,15 @@ class Settler:
         ready, self._ready = self._ready, []
         self._messages += 1
         asked_at = monotonic()
-        made = [outcome.command(held.job_id, held.version, held.token) for held, outcome in ready]
+        made: list[AnyCommand] = [
+            self._last_touch(held) for held, _ in ready if held.has_progress
+        ]  # what a handler reported last comes before what it returned
+        touches = len(made)
+        made += [outcome.command(held.job_id, held.version, held.token) for held, outcome in ready]
 
         def answered(answers: list[Any]) -> None:
             self._messages -= 1
-            for (held, outcome), answer in zip(ready, answers, strict=True):
+            for (held, outcome), answer in zip(ready, answers[touches:], strict=True):
                 if held not in self._unsettled:
                     continue  # given up
                 if isinstance(answer, Exception):
@@ -92,6 +97,12 @@ class Settler:
                     self._end(held, outcome)
 
         return made, answered
+
+    def _last_touch(self, held: HeldJob) -> AnyCommand:
+        text, fraction = held.take_progress() or ("", None)
+        return commands.touch(
+            held.job_id, held.token, self._lease_ms, progress=text, fraction=fraction
+        )
 
     def give_up(self) -> list[HeldJob]:
         """Send nothing more, and return the jobs that are not settled."""

@@ -30,7 +30,7 @@ OVERRUN_S: Final = 1.0
 class Watchdog:
     """Looks at the loop four times a second, and at the stop signals at once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it tells, and whom
         self,
         loop: asyncio.AbstractEventLoop,
         signals: StopSignals | None,

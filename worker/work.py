@@ -306,7 +306,8 @@ class WorkStage:
         self._leave = None
         if len(self._stuck) >= self.slots:
             log.error(
-                "no slot is left: the handlers of all %d hang (jobs %s); the worker leaves",
+                "no slot is left: the handlers of all %d hang (jobs %s); the worker leaves with code"
+                " 4, to be started again",
                 len(self._stuck), ", ".join(held.job_id for held in self._stuck),
             )  # fmt: skip
             self._desk.leave_stuck()
@@ -341,7 +342,11 @@ class WorkStage:
         else:
             then = f"again in {(outcome.delay_ms or 0) / 1_000:.1f} s"
         tries = f"try {held.attempt} of {self._policy.max_attempts}"
-        level = logging.INFO if result.is_retry and isinstance(outcome, GiveBack) else logging.ERROR
+        level = logging.ERROR
+        if result.is_final:  # the handler's decision, and no fault
+            level = logging.WARNING
+        elif result.is_retry and isinstance(outcome, GiveBack):
+            level = logging.INFO
         fields = {"exception": result.trace.rstrip()} if result.trace else {}
         log.log(
             level, "job %s: %s: %s; %s", held.job_id, tries, one_line(error), then,
