@@ -226,7 +226,7 @@ class ThreadExecutor:
 
     def start(self, call: HandlerCall) -> None:
         """See `Executor`: a thread that is free takes the call, or a new one."""
-        if not self._free:
+        if self._free <= 0:  # below 0, calls wait for a thread
             self._add_thread()
         self._free -= 1
         self._calls.put(call)
