@@ -35,7 +35,7 @@ def held_by(stage: Any, **fields: Any) -> HeldJob:
 def test_it_begins_as_its_lease(stage: Stage) -> None:
     held = held_by(stage, version=6, attempts=2, stop_requested=True)
     assert (held.version, held.token, held.attempt, held.stop_requested) == (6, 101, 3, True)
-    assert not (held.is_over or held.is_lost or held.is_stopping or held.has_progress)
+    assert [held.is_over, held.is_lost, held.is_stopping, held.has_progress] == [False] * 4
 
 
 def test_the_latest_progress_is_sent_once(stage: Stage) -> None:

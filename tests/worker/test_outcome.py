@@ -1,5 +1,7 @@
 """What results and exceptions become: texts that the broker takes, whatever they are."""
 
+from typing import Any
+
 import pytest
 
 from tests.worker.script import make_job
@@ -119,7 +121,7 @@ def test_outcomes_as_commands() -> None:
 
 def test_a_move_is_recognised_in_the_job() -> None:
     done = Move.completed("42")
-    after = {"status": COMPLETED, "result": "42", "version": 3}
+    after: dict[str, Any] = {"status": COMPLETED, "result": "42", "version": 3}
     assert done.made(make_job(**after), 3)
     assert not done.made(make_job(**after | {"version": 4}), 3)
     assert not done.made(make_job(**after | {"result": "43"}), 3)
