@@ -190,7 +190,7 @@ def _start(settings: WorkerSettings) -> int:
     from tollgate.client.errors import KeyFileError  # noqa: PLC0415
     from tollgate.domain.exceptions import ArgumentError  # noqa: PLC0415
     from tollgate.worker.handlers import HandlerNotFoundError  # noqa: PLC0415
-    from tollgate.worker.service import leave_threads  # noqa: PLC0415
+    from tollgate.worker.leaving import leave_in_time  # noqa: PLC0415
     from tollgate.worker.worker import Worker  # noqa: PLC0415
 
     try:
@@ -210,7 +210,7 @@ def _start(settings: WorkerSettings) -> int:
     except HandlerNotFoundError as fault:
         log.debug("the handler", exc_info=fault)
         raise click.BadParameter(str(fault), param_hint="--handler") from None
-    leave_threads(code)
+    leave_in_time(code)
     return code
 
 

@@ -19,6 +19,7 @@ from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult
 from tollgate.worker.context import AsyncContext, Context, Key, Schema
 from tollgate.worker.executor import ASKING_MAX, HandlerCall
+from tollgate.worker.leaving import leave_child
 
 log = logging.getLogger("tollgate.worker")
 
@@ -113,12 +114,14 @@ class LoopExecutor:
         self._tasks: dict[HandlerCall, asyncio.Task[None]] = {}
         self._cancelled: set[HandlerCall] = set()
         self._owner: asyncio.Task[Any] | None = None
+        self._pid = 0
         self._loop: asyncio.AbstractEventLoop
 
     async def open(self) -> None:
         """See `Executor`."""
         self._loop = asyncio.get_running_loop()
         self._owner = asyncio.current_task()
+        self._pid = os.getpid()
 
     def start(self, call: HandlerCall) -> None:
         """See `Executor`."""
@@ -164,6 +167,8 @@ class LoopExecutor:
                 value = await handler(call.job, AsyncContext(call))
             else:
                 value = await handler(call.job)
+            if os.getpid() != self._pid:
+                leave_child(None)
             result = CallResult(value)
         except asyncio.CancelledError as fault:
             if call in self._cancelled or (self._owner is not None and self._owner.cancelling()):
@@ -171,6 +176,8 @@ class LoopExecutor:
             else:  # this handler, or another one, has done it
                 result = CallResult.of_exception(fault)
         except BaseException as fault:
+            if os.getpid() != self._pid:
+                leave_child(fault)
             if self._loop.is_closed():  # nobody needs the result
                 raise
             result = CallResult.of_exception(fault)
@@ -218,11 +225,13 @@ class ThreadExecutor:
         self._calls: SimpleQueue[HandlerCall | None] = SimpleQueue()
         self._free = 0
         self._threads = 0
+        self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
         """See `Executor`."""
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
 
     def start(self, call: HandlerCall) -> None:
         """See `Executor`: a thread that is free takes the call, or a new one."""
@@ -268,9 +277,13 @@ class ThreadExecutor:
     def _result_of(self, call: HandlerCall, loop: asyncio.AbstractEventLoop) -> CallResult:
         try:
             value = self._handler(call.job, Context(SyncCall(call, loop)))
+            if os.getpid() != self._pid:
+                leave_child(None)
             if inspect.isawaitable(value):
                 return asyncio.run_coroutine_threadsafe(_awaited(value), loop).result()
         except BaseException as fault:  # noqa: BLE001 - SystemExit too fails its job, not the worker
+            if os.getpid() != self._pid:
+                leave_child(fault)
             return CallResult.of_exception(fault)
         return CallResult(value)
 

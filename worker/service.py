@@ -2,15 +2,12 @@
 
 import asyncio
 import logging
-import os
-import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Final
 
-from tollgate import streams
 from tollgate.client.sync import Client
 from tollgate.domain.exceptions import ArgumentError, TollgateError
 from tollgate.domain.results import HelloResult
@@ -25,6 +22,7 @@ from tollgate.worker.handlers import (
     load_handler,
 )
 from tollgate.worker.lease import answer_s
+from tollgate.worker.leaving import exit_now
 from tollgate.worker.link import Link
 from tollgate.worker.payments import PaymentStage, simulator_of
 from tollgate.worker.policy import RetryPolicy
@@ -43,8 +41,6 @@ REFUSED: Final = 1
 BROKER_NOT_REACHED: Final = 3
 STUCK: Final = 4
 INTERRUPTED: Final = 130
-THREADS_S: Final = 0.3
-"""How long threads that handlers left may take to end."""
 LEAVE_S: Final = 1.5
 """How long after the grace time a worker may take to leave, before it is ended as it is."""
 
@@ -259,24 +255,3 @@ def executor_of(settings: WorkerSettings) -> Callable[[], Executor]:
         raise ArgumentError(f"handler must be a function or module:function, not {handler!r:.60}")
     kind = LoopExecutor if is_async(handler) else ThreadExecutor
     return lambda: kind(handler)
-
-
-def exit_now(exit_code: int) -> None:
-    """End the process without waiting for threads and tasks."""
-    logging.shutdown()
-    streams.finish()
-    os._exit(exit_code)
-
-
-def leave_threads(exit_code: int, before: Collection[threading.Thread] = ()) -> None:
-    """End the process if there are threads that Python would wait for; those of `before` may be."""
-    until = monotonic() + THREADS_S
-    left = []
-    for each in threading.enumerate():
-        if not each.daemon and each is not threading.main_thread() and each not in before:
-            each.join(max(0.0, until - monotonic()))  # one that has nothing to do ends now
-            if each.is_alive():
-                left.append(each.name)
-    if left:
-        log.warning("threads of handlers do not end (%s): the process is ended", ", ".join(left))
-        exit_now(exit_code)

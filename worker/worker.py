@@ -11,9 +11,10 @@ from typing import Any, Literal, Self
 
 from tollgate.client.connection import resolve_endpoint
 from tollgate.domain.exceptions import ArgumentError
+from tollgate.worker.leaving import leave_in_time
 from tollgate.worker.own_tasks import run_to_end
 from tollgate.worker.payments import simulator_of
-from tollgate.worker.service import Service, executor_of, leave_threads
+from tollgate.worker.service import Service, executor_of
 from tollgate.worker.settings import HandlerOrName, WorkerSettings, checked
 from tollgate.worker.signals import StopSignals
 
@@ -143,7 +144,7 @@ class Worker:
             if signals is not None:
                 signals.restore()
         if signals is not None and signals.last is not None:
-            leave_threads(code, before)
+            leave_in_time(code, before)
         return code
 
     async def serve(self) -> int:
