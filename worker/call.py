@@ -11,6 +11,9 @@ import msgspec
 
 from tollgate.client.arguments import seconds
 
+TRACE_MAX: Final = 32 * 1024
+"""Longest traceback in the log, in characters."""
+
 
 class Retry(Exception):  # noqa: N818 - a request, not an error
     """Raise it in a handler to have the job tried again later.
@@ -113,6 +116,9 @@ def _trace(fault: BaseException) -> str:
         trace = fault.__traceback__
         while trace is not None and trace.tb_next is not None and _is_ours(trace):
             trace = trace.tb_next
-        return "".join(traceback.format_exception(type(fault), fault, trace))
+        text = "".join(traceback.format_exception(type(fault), fault, trace))
+        if len(text) > TRACE_MAX:  # it would push other lines out of the log
+            text = f"{text[: TRACE_MAX // 2]}\n…\n{text[-TRACE_MAX // 2 :]}"
     except BaseException:  # noqa: BLE001 - as above
         return type(fault).__name__
+    return text

@@ -29,22 +29,22 @@ def case(error: str | None, result: str | None = None) -> Callable[[Callable[[],
     return keep
 
 
-class NoText(Exception):
+class NoText(Exception):  # noqa: N818 - its name is the whole error
     def __str__(self) -> str:
         raise ValueError("no text for you")
 
 
-class ExitingText(Exception):
+class ExitingText(Exception):  # noqa: N818
     def __str__(self) -> str:
         raise SystemExit(9)
 
 
-class WrongText(Exception):
+class WrongText(Exception):  # noqa: N818
     def __str__(self) -> Any:
-        return 7
+        return 7  # noqa: PLE0307 - what is tested
 
 
-class NeedsArguments(Exception):
+class NeedsArguments(Exception):  # noqa: N818
     def __init__(self, one: object, *, two: object) -> None:
         super().__init__(lambda: (one, two))  # cannot be pickled
 

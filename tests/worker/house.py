@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tollgate.client.sync import Client
 from tollgate.domain.models import Job
@@ -80,13 +80,14 @@ def until_told(job: Job) -> str:
 class Program(subprocess.Popen[bytes]):
     """A process whose log is a file, so that no child that it leaves keeps a reader waiting."""
 
-    def __init__(self, command: list[str], folder: Path, log: Path, **options: object) -> None:
+    def __init__(self, command: list[str], folder: Path, log: Path, **options: Any) -> None:
         self.log_file = log
+        self.is_broker = "tollgate.broker" in command
         with log.open("wb") as file:
             super().__init__(
                 command, cwd=folder, stdin=subprocess.DEVNULL, stderr=file,
                 start_new_session=True, **options,
-            )  # type: ignore[call-overload]  # fmt: skip
+            )  # fmt: skip
 
     @property
     def log(self) -> str:
@@ -121,7 +122,7 @@ class House:
             client.ping()
         return program
 
-    def worker(self, *options: str, handler: str = "", **popen: object) -> Program:
+    def worker(self, *options: str, handler: str = "", **popen: Any) -> Program:
         """Start a worker; `handler` is a function of `handlers`, or module:function."""
         name = handler if ":" in handler else f"handlers:{handler}"
         chosen = ["--handler", name] if handler else []
@@ -152,7 +153,7 @@ class House:
     def kill_workers(self) -> None:
         """End all that a test left but the broker, and forget what it told the handlers."""
         (self.folder / "go on").unlink(missing_ok=True)
-        for program in [each for each in self._programs if "tollgate.broker" not in each.args]:
+        for program in [each for each in self._programs if not each.is_broker]:
             program.end_group()
             self._programs.remove(program)
 
@@ -166,10 +167,10 @@ class House:
                 broker.wait(PATIENCE_S)
             broker.end_group()
 
-    def _start(self, module: str, *arguments: str, **popen: object) -> Program:
+    def _start(self, module: str, *arguments: str, **popen: Any) -> Program:
         return self._run([sys.executable, "-m", module, *arguments], module, **popen)
 
-    def _run(self, command: list[str], name: str, **popen: object) -> Program:
+    def _run(self, command: list[str], name: str, **popen: Any) -> Program:
         self._started += 1
         log = self.folder / f"{name}.{self._started}.log"
         program = Program(command, self.folder, log, **popen)

@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tollgate.domain.models import Job
@@ -64,22 +65,22 @@ def closes_stderr() -> None:
 
 @meddler
 def has_no_streams() -> None:
-    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    sys.stdin = sys.stdout = sys.stderr = None
 
 
 @meddler
 def writes_elsewhere() -> None:
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
-    sys.stdout = open("stdout.txt", "w")  # noqa: SIM115
+    sys.stdout = Path("stdout.txt").open("w")  # noqa: SIM115
     with contextlib.redirect_stdout(None):
-        print("lost")
+        print("lost")  # noqa: T201
 
 
 @meddler
 def prints_much() -> None:
     for _ in range(200):
-        print("x" * 10_000)
+        print("x" * 10_000)  # noqa: T201
 
 
 @meddler
@@ -164,7 +165,7 @@ def changes_locale() -> None:
 @meddler
 def limits_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 4, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 4, hard))
 
 
 @meddler
@@ -212,7 +213,7 @@ def removes_log_handlers() -> None:
 
 @meddler
 def logs_wrongly() -> None:
-    logging.getLogger("tollgate.worker").warning("%s %d", "too few")
+    logging.getLogger("tollgate.worker").warning("%s %d", "too few")  # noqa: PLE1206
     logging.getLogger("x").error("%s", type("Bad", (), {"__str__": lambda _: 1 / 0})())
 
 
@@ -260,7 +261,7 @@ def runs_own_loop() -> None:
 @meddler
 def replaces_loop() -> None:
     asyncio.set_event_loop(asyncio.new_event_loop())
-    asyncio.set_event_loop_policy(None)
+    asyncio.set_event_loop_policy(None)  # type: ignore[deprecated]
 
 
 @loop_meddler

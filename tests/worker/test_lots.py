@@ -47,7 +47,8 @@ def test_a_lower_text_limit_fails_only_larger_results(house: House) -> None:
         house.worker(handler="twice")
         large, short, fits = all_ended(client, jobs)
     assert large.error == (
-        "the handler's result has 160 bytes, and the broker takes 100: raise its setting --text-bytes"
+        "the handler's result has 160 bytes, and the broker takes 100:"
+        " raise its setting --text-bytes"
     )
     assert short.result == "shortshort"
     assert fits.error is not None
