@@ -1,6 +1,5 @@
 """One call of a handler: what the handler may raise, and how the call ended."""
 
-import math
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +25,9 @@ class Retry(Exception):  # noqa: N818 - a request, not an error
 
     """
 
+    reason = ""  # for subclasses that do not call `__init__`
+    after_s: float | None = None
+
     def __init__(self, reason: str = "", *, after_s: float | timedelta | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -34,6 +36,8 @@ class Retry(Exception):  # noqa: N818 - a request, not an error
 
 class Fail(Exception):  # noqa: N818 - a decision, not an error
     """Raise it in a handler to fail the job now, without another try; `reason` is its error."""
+
+    reason = ""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
@@ -72,9 +76,7 @@ class CallResult(msgspec.Struct, frozen=True, gc=False):
         if isinstance(fault, Suspended):
             return cls(is_suspended=True)
         if isinstance(fault, Retry):
-            return cls(
-                error=_text(fault.reason) or "Retry", is_retry=True, after_s=_seconds(fault.after_s)
-            )
+            return cls(error=_text(fault.reason) or "Retry", is_retry=True, after_s=fault.after_s)
         if isinstance(fault, Fail):
             return cls(error=_text(fault.reason) or "Fail", is_final=True)
         return cls(error=describe(fault), trace=_trace(fault))
@@ -92,15 +94,6 @@ def _text(value: object) -> str:
         return "" if value is None else str.strip(str(value))
     except BaseException:  # noqa: BLE001 - the __str__ of a user's exception may raise anything
         return ""
-
-
-def _seconds(value: object) -> float | None:
-    """Return a pause that a handler gave, or None if it is none."""
-    try:
-        seconds = float(value)  # type: ignore[arg-type]
-    except BaseException:  # noqa: BLE001 - as above
-        return None
-    return None if math.isnan(seconds) else seconds
 
 
 _HERE: Final = str(Path(__file__).parent)

@@ -306,8 +306,8 @@ class WorkStage:
         self._leave = None
         if len(self._stuck) >= self.slots:
             log.error(
-                "no slot is left: the handlers of all %d hang (jobs %s); the worker leaves with code"
-                " 4, to be started again",
+                "no slot is left: the handlers of all %d hang (jobs %s); the worker leaves with"
+                " code 4, to be started again",
                 len(self._stuck), ", ".join(held.job_id for held in self._stuck),
             )  # fmt: skip
             self._desk.leave_stuck()

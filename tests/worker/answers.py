@@ -49,6 +49,16 @@ class NeedsArguments(Exception):  # noqa: N818
         super().__init__(lambda: (one, two))  # cannot be pickled
 
 
+class Busy(Retry):
+    def __init__(self, one: object) -> None:
+        self.one = one
+
+
+class Refused(Fail):
+    def __init__(self, one: object) -> None:
+        self.one = one
+
+
 class Loud(str):
     __slots__ = ()
 
@@ -162,17 +172,27 @@ def fails_without_text() -> None:
     raise Fail(NoText())  # type: ignore[arg-type]
 
 
+@case("Retry")
+def retries_by_a_subclass() -> None:
+    raise Busy(1)
+
+
+@case("Fail")
+def fails_by_a_subclass() -> None:
+    raise Refused(1)
+
+
 @case("out of words")
 def fails() -> None:
     raise Fail("out of words")
 
 
-@case("Retry")
+@case("ArgumentError: Retry: after_s")
 def retries_soon() -> None:
     raise Retry(after_s="soon")  # type: ignore[arg-type]
 
 
-@case("Retry")
+@case("ArgumentError: Retry: after_s")
 def retries_never() -> None:
     raise Retry(after_s=math.nan)
 

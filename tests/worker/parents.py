@@ -99,7 +99,6 @@ def breaks_an_executor() -> object:
             pool.submit(os._exit, 3).result()
         except concurrent.futures.process.BrokenProcessPool as fault:
             return type(fault).__name__
-    return "ended"
 
 
 @parent(-15)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.worker.answers import CASES
-from tests.worker.house import ONE_TRY, PATIENCE_S, House, all_paid, ended, left, paid
+from tests.worker.house import ONE_TRY, PATIENCE_S, House, all_paid, left
 from tollgate.client.sync import Client
 
 
@@ -36,13 +36,3 @@ def test_every_answer_ends_its_job(house: House, client: Client, handler: str) -
     assert f"jobs finished: {len(CASES)}" in log
     for (_, _, error), job in zip(CASES.values(), jobs, strict=True):
         assert (f"job {job.job_id}: " in log) == (error is not None)
-
-
-@pytest.mark.parametrize("wrong", ["retries_soon", "retries_never", "retries_at_the_end_of_time"])
-def test_a_wrong_pause_is_the_backoffs(house: House, client: Client, wrong: str) -> None:
-    house.worker("--max-attempts", "2", "--backoff-s", "0", handler="tests.worker.answers:plain")
-    job = paid(client, wrong)
-    if wrong == "retries_at_the_end_of_time":
-        house.until(lambda: client.get(job.job_id).not_before is not None)
-    else:
-        assert ended(client, job).attempts == 1

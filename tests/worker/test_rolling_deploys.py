@@ -1,6 +1,5 @@
 """Workers are replaced one by one under load: nothing is lost, and nothing finished runs twice."""
 
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Self
 import pytest
 
 from tests.sizes import sample
-from tests.worker.house import PATIENCE_S, House, left, until_logged
+from tests.worker.house import PATIENCE_S, House, Program, left, until_logged
 from tollgate.client.sync import Client
 from tollgate.domain.models import Job, JobStatus
 
@@ -86,7 +85,7 @@ class Load:
         self.jobs.append(job)
 
 
-def deployed(house: House, queue: str) -> "subprocess.Popen[str]":
+def deployed(house: House, queue: str) -> Program:
     handler, isolation = WORKERS[queue]
     worker = house.worker(
         *("--handler", f"deployed:{handler}", "--isolation", isolation, "--queue", queue),
@@ -96,7 +95,7 @@ def deployed(house: House, queue: str) -> "subprocess.Popen[str]":
     return worker
 
 
-def replaced(house: House, workers: dict[str, "subprocess.Popen[str]"]) -> None:
+def replaced(house: House, workers: dict[str, Program]) -> None:
     """Start each worker's successor, and stop the worker."""
     for queue, old in workers.items():
         workers[queue] = deployed(house, queue)
