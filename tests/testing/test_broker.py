@@ -329,6 +329,7 @@ def test_without_logging_nothing_is_printed() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_leaves_the_broker_alone() -> None:
     with Broker() as broker, broker.connect() as client:
         child = os.fork()
