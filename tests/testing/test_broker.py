@@ -247,7 +247,8 @@ def test_a_fault_at_the_start_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             Broker().__enter__()
-    assert (files(), threading.active_count()) == (before, threads)
+    assert files() <= before  # what earlier tests have left may go meanwhile
+    assert threading.active_count() <= threads
     assert not shared_clocks
 
 
@@ -286,13 +287,12 @@ def test_the_host_is_left_as_it_was(
             gc.isenabled(), gc.get_freeze_count(), sys.getswitchinterval(),
             [signal.getsignal(number) for number in numbers],
             resource.getrlimit(resource.RLIMIT_NOFILE), threading.excepthook, sys.excepthook,
-            logging.getLogger().level, [*logging.getLogger().handlers], files(),
-            threading.active_count(),
+            logging.getLogger().level, [*logging.getLogger().handlers],
         )  # fmt: skip
 
     with Broker() as warm:  # what a process has once, is there
         warm.connect().ping()
-    before = host()
+    before, opened, threads = host(), files(), threading.active_count()
     with caplog.at_level(logging.INFO, "tollgate.broker"):
         for _ in range(5):
             with Broker() as broker, broker.connect() as client:
@@ -300,6 +300,8 @@ def test_the_host_is_left_as_it_was(
                 broker.restart()
                 broker.advance(1)
     assert host() == before
+    assert files() <= opened
+    assert threading.active_count() <= threads
     assert capfd.readouterr() == ("", "")
 
 
