@@ -25,6 +25,7 @@ STANDSTILL_S: Final = 1.0
 """If this thread itself has not run for so long, the whole process stood still."""
 OVERRUN_S: Final = 1.0
 """How long after its time limit a handler may block the loop."""
+_HERE: Final = str(Path(__file__).parent)
 
 
 class Watchdog:
@@ -138,8 +139,7 @@ class Watchdog:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the way to do it
         if frame is None:
             return "an unknown place"
-        ours = f"{os.sep}worker{os.sep}"
         entries = traceback.extract_stack(frame)
-        outside = [each for each in entries if ours not in each.filename]
+        outside = [each for each in entries if not each.filename.startswith(_HERE)]
         entry = (outside or entries)[-1]
         return f"{Path(entry.filename).name}:{entry.lineno} ({entry.name}: {entry.line})"
