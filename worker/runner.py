@@ -87,7 +87,8 @@ class Runner:
     @property
     def is_idle(self) -> bool:
         """Whether no job is in work or unsettled."""
-        return not self.settler and all(claims.stage.is_idle for claims in self._claims)
+        is_quiet = not (self.settler or self._touching)
+        return is_quiet and all(claims.stage.is_idle for claims in self._claims)
 
     @property
     def is_stopping(self) -> bool:

@@ -15,6 +15,7 @@ from tollgate.worker.context import Key, Schema
 from tollgate.worker.executor import Executor
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import GiveBack, Move, Outcome
+from tollgate.worker.own_tasks import own_task
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.questions import Questions
 from tollgate.worker.stage import Desk
@@ -97,7 +98,7 @@ class WorkStage:
     def take(self, held: HeldJob) -> None:
         """Begin to work on a job as soon as there is a slot."""
         if held.attempt > self._policy.max_attempts:
-            self._spent[held] = asyncio.create_task(self._end_spent(held))
+            self._spent[held] = own_task(self._end_spent(held))
             return
         self._waiting.append(held)
         self._fill()
