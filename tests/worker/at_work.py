@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.worker.script import PATIENCE_S, Script, ScriptedClient, ScriptedLink, until
@@ -13,6 +14,7 @@ from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.questions import Questions
 from tollgate.worker.runner import Runner
 from tollgate.worker.settings import WorkerSettings
+from tollgate.worker.tries import why_spent
 from tollgate.worker.work import WorkStage
 
 Handler = Callable[..., Any]
@@ -59,6 +61,7 @@ class AtWork:
             assert executor is not None
             self.stage = WorkStage(settings, executor, policy, self.runner)
             self.stage.questions = Questions(link, self.runner.settler, self.stage, asking_max)
+            self.stage.why_spent = partial(why_spent, link)
             self.runner.add(self.stage)
         self.task = asyncio.create_task(self._run())
 

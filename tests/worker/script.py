@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 from uuid import UUID
 
-from tollgate.client.results import Lease, Touched
-from tollgate.domain.commands import AnyCommand, Claim, Release, Transition
+from tollgate.client.results import History, Lease, Touched
+from tollgate.domain.commands import AnyCommand, Claim, Release, Touch, Transition
 from tollgate.domain.exceptions import JobNotFoundError, TollgateError
 from tollgate.domain.models import Job
+from tollgate.domain.results import HelloResult
 from tollgate.domain.status import RUNNING, JobStatus
 
 PATIENCE_S: Final = 30.0
@@ -83,7 +84,10 @@ def said_of(command: AnyCommand) -> Said:
                 fields={"delay_ms": command.delay_ms, "hold": command.hold},
             )  # fmt: skip
         case Claim():
-            return Said("claim", limit=command.limit, fields={"wait_ms": command.wait_ms})
+            fields = {"wait_ms": command.wait_ms, "queues": command.queues}
+            return Said("claim", target=command.status, limit=command.limit, fields=fields)
+        case Touch():
+            return Said("first touch", number_of(command.job_id), command.lease)
     raise AssertionError(command)
 
 
@@ -232,6 +236,25 @@ class ScriptedLink:
                 answer = self.script.answers["wait"].pop(0)
         job: Job = await _worth(answer)
         return job
+
+    async def history(self, job_id: str) -> History:
+        answer = self.script.hear(Said("history", number_of(job_id)))
+        await asyncio.sleep(0)
+        entries = [] if answer is UNSCRIPTED else await _worth(answer)
+        return History(job_id, entries, 0, None, "position")
+
+    async def ping(self, timeout_s: float) -> HelloResult:
+        assert timeout_s
+        answer = self.script.hear(Said("ping"))
+        await asyncio.sleep(0)
+        hello: HelloResult = await _worth(answer)
+        return hello
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
     async def until_quiet(self, timeout_s: float) -> None:
         pass

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from contextlib import suppress
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -525,6 +526,22 @@ async def test_a_touch_tells_who_asked_for_a_stop(link: ScriptedLink, start: Sta
     await worker.until_outcomes(1)
     assert link.script.all("transition")[0].text == "stopped, False"
     await worker.stopped()
+
+
+async def test_leases_that_came_late_are_touched_first(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler has blocked the loop: some of them may have lapsed, and others have the jobs."""
+    link.script.answers["first touch"] = [None, LOST]
+    worker = start(at_once, lease_ms=60_000)
+    await link.script.until_said("claim")
+    leases = [make_lease(1), make_lease(2)]
+    worker.runner.take_leases(worker.stage, leases, asked_at=monotonic() - 61)
+    assert not worker.runner.is_idle
+    await until(lambda: worker.runner.finished)
+    assert [each.job for each in link.script.all("first touch")] == [1, 2]
+    assert "00002: its lease ended before it was begun (granted anew)" in caplog.text
+    assert await worker.stopped() == [("transition", 1, COMPLETED)]
 
 
 # --- handlers -------------------------------------------------------------------------------------

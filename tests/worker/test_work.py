@@ -4,14 +4,17 @@ import asyncio
 import logging
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from tests.worker.at_work import AtWork, Start
 from tests.worker.script import PATIENCE_S, ScriptedLink, make_lease, number_of, turns, until
+from tollgate.client.errors import BrokerUnreachableError
 from tollgate.domain.exceptions import LeaseLostError
 from tollgate.domain.models import Job
+from tollgate.domain.results import HistoryEntry
 from tollgate.domain.status import COMPLETED, FAILED
 from tollgate.worker import runner as runner_module
 from tollgate.worker import work as work_module
@@ -358,3 +361,60 @@ async def test_what_is_no_text_is_not_tried_again(link: ScriptedLink, start: Sta
     (failed,) = worker.script.all("transition")
     assert (failed.target, failed.text) == (FAILED, "the handler returned int instead of a str")
     await worker.stopped()
+
+
+# --- tries that are used up -----------------------------------------------------------------------
+
+
+def lapsed(attempt: int) -> HistoryEntry:
+    return HistoryEntry(datetime(2026, 1, 1, tzinfo=UTC), "lapsed", attempt=attempt)
+
+
+@pytest.mark.parametrize("on_exhausted", ["fail", "hold"])
+async def test_a_job_whose_tries_are_used_up_is_not_called(
+    link: ScriptedLink, start: Start, on_exhausted: str
+) -> None:
+    called: list[str] = []
+
+    async def handler(job: Job) -> str:
+        called.append(job.job_id)
+        return "done"
+
+    link.script.answers["history"] = [BrokerUnreachableError("nobody"), [lapsed(3)]]
+    worker = start(handler, on_exhausted=on_exhausted)
+    link.grant(make_lease(attempts=3))
+    await worker.until_outcomes(1)
+    (ended,) = link.script.all("transition", "release")
+    assert ended.text == "try 3 ended without a result: the lease lapsed"
+    assert (ended.target, ended.fields.get("hold")) == (
+        (FAILED, None) if on_exhausted == "fail" else (None, True)
+    )
+    assert not called
+    await worker.stopped()
+
+
+async def test_a_job_that_was_resumed_has_one_more_try(link: ScriptedLink, start: Start) -> None:
+    worker = start(lambda job: "done")
+    link.grant(make_lease(attempts=3))  # nothing in its history speaks against it
+    assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    await worker.stopped()
+
+
+async def test_a_spent_job_keeps_its_place_until_it_ends(link: ScriptedLink, start: Start) -> None:
+    link.script.answers["history"] = [asyncio.Event().wait]
+    worker = start(lambda job: "done", concurrency=1)
+    link.grant(make_lease(attempts=3))
+    await link.script.until_said("history")
+    assert worker.stage.room() == 0
+    assert not worker.stage.is_idle
+    assert not worker.stage.is_quiet
+    assert await worker.stopped() == [("release", 1, None)]
+
+
+async def test_a_spent_job_that_is_lost_is_left_alone(link: ScriptedLink, start: Start) -> None:
+    link.script.answers["history"] = [asyncio.Event().wait]
+    link.script.answers["touch"] = [LOST]
+    worker = start(lambda job: "done", concurrency=1, lease_ms=30)
+    link.grant(make_lease(attempts=3))
+    await until(lambda: link.script.all("reclaim") and worker.stage.room() == 1)
+    assert await worker.stopped() == []
