@@ -135,7 +135,7 @@ class Service:
         self._runner = runner = Runner(
             link, self._broker, settings, policy, self._make_client, owns_loop=self._owns_loop
         )
-        if settings.simulate_payments:
+        if settings.simulate_payments and settings.only != "work":
             log.warning("payments are simulated: jobs are worked on though nobody has paid")
             runner.add(PaymentStage(simulator_of(settings), settings.payments_max, runner))
             roles = set(hello.roles or [hello.role])  # an older broker tells its one role
