@@ -24,6 +24,8 @@ LIBZMQ_MIN: Final = (4, 3, 5)
 """The oldest version that was tried; older ones have known faults that a peer can use."""
 FILES_MAX: Final = 65_536
 """Default of `connections` where the system sets no limit on open files."""
+FILES_MIN: Final = 64
+"""With fewer, the broker itself may find none left: libzmq would abort it without a reason."""
 CONNECTIONS_MIN: Final = 256
 """With fewer, libzmq accepts faster than the monitor counts; tried with this number."""
 
@@ -126,6 +128,11 @@ def connections_per_router(settings: Settings) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if files == resource.RLIM_INFINITY:
         files = 4 * FILES_MAX
+    if files < FILES_MIN:
+        raise SettingsError(
+            f"this process may have {files} files open, and the broker takes {FILES_MIN} at least"
+            " (see ulimit -n)"
+        )
     if files // 4 < CONNECTIONS_MIN:
         log.warning(
             "few files may be open: a flood of connections could end the broker", files=files
