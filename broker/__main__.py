@@ -34,7 +34,7 @@ from tollgate.streams import Writer
 from tollgate.terminal.program import run as run_program
 
 PROGRAM: Final = "tollgate broker"
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SWITCH_S: Final = 0.0005
 """Longest wait of a thread for the interpreter: the connection monitor must not be late."""
 
@@ -60,7 +60,7 @@ Examples:
 )
 @cli.setting_options(AllSettings.model_fields, COMPUTED_DEFAULTS)
 def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each setting
-    """Run the tollgate broker until SIGTERM or SIGINT."""
+    """Run the tollgate broker until SIGTERM, SIGINT or SIGHUP."""
     given = cli.given(options)
     with (
         cli.complaining(PROGRAM, SettingsError, exit_code=2),
@@ -77,7 +77,7 @@ def run(settings: Settings, log_writer: Writer) -> None:
     connections = connections_per_router(settings)
     notifier, counters = Notifier(), Counters()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a parent may have blocked them
-    for number in STOP_SIGNALS:
+    for number in _obeyed():
         signal.signal(number, _leave_early)
     if settings.in_memory:
         log.warning("jobs are kept in memory only: they end with this process")
@@ -102,6 +102,12 @@ def run(settings: Settings, log_writer: Writer) -> None:
     log.info("left", dropped=dict(counters))
 
 
+def _obeyed() -> list[signal.Signals]:
+    """Return the signals that stop the broker; not SIGHUP if the parent ignores it, as `nohup`."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_ignored]
+
+
 def _leave_early(number: int, _: object) -> None:
     """Exit at a signal that comes during the start: a replay may be long, and nothing is taken."""
     log.info("left before it was ready", signal=signal.Signals(number).name)
@@ -109,7 +115,7 @@ def _leave_early(number: int, _: object) -> None:
 
 
 def _stop_fd() -> int:
-    """Return a file descriptor that becomes readable at SIGTERM or SIGINT.
+    """Return a file descriptor that becomes readable at a signal to stop.
 
     The interpreter writes to it when the signal comes. A Python handler would run only after
     libzmq's poll, which goes on after a signal.
@@ -117,7 +123,7 @@ def _stop_fd() -> int:
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
     signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-    for number in STOP_SIGNALS:
+    for number in _obeyed():
         signal.signal(number, lambda *_: None)
     return read_fd
 

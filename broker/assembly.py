@@ -32,6 +32,8 @@ from tollgate.log import get_logger
 
 SESSIONS_PER_MS: Final = 1_024
 """Session numbers reserved for each millisecond: more than can be opened in it."""
+FIRST_SESSION_MAX: Final = 2**53 - 2**40
+"""A clock that is centuries ahead must not use up the numbers that a message can hold."""
 
 log = get_logger("tollgate.broker")
 
@@ -69,7 +71,7 @@ def assemble(  # noqa: PLR0913 - what differs between a process and a test
     clock = new_clock(state)  # not before the replay: it would take that for a pause
     # The journal may be a copy from the past, or new. So go on with numbers that no earlier run can
     # have given: two clients in one session would get the answers of each other.
-    unused = time.time_ns() // 1_000_000 * SESSIONS_PER_MS
+    unused = min(time.time_ns() // 1_000_000 * SESSIONS_PER_MS, FIRST_SESSION_MAX)
     state.requests.last_session = max(state.requests.last_session, unused)
     state.leases.restart(clock.read().mono_ms)
     engine = Engine(
