@@ -28,7 +28,7 @@ class HeldJob:
     """A job and its lease, and the call of the handler that works on it (`HandlerCall`)."""
 
     __slots__ = (
-        "_progress", "asked", "attempt", "begun_at", "is_asking", "is_lost", "is_over",
+        "_progress", "asked", "attempt", "begun_at", "has_begun", "is_asking", "is_lost", "is_over",
         "is_stopping", "job", "job_id", "left_s", "rounds", "stage", "stop_requested", "timer",
         "token", "version",
     )  # fmt: skip
@@ -50,6 +50,8 @@ class HeldJob:
         """The broker said that the lease is over: another worker may have the job."""
         self.is_over = False
         """The outcome of the job is decided. From now on only the broker's answer counts."""
+        self.has_begun = False
+        """The handler was called."""
         self.is_asking = False
         """The handler waits for an answer, and the job is in `awaiting_input`."""
         self.asked = 0

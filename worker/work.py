@@ -248,6 +248,7 @@ class WorkStage:
         held.timer = None
         if held not in self._working or held.is_over:
             return
+        held.has_begun = True
         held.left_s = self._settings.timeout_s
         if held.left_s is not None:
             self._limit(held)
@@ -282,7 +283,7 @@ class WorkStage:
         held.stop_timer()
         self._working.discard(held)
         self._asking.discard(held)
-        if self._executor.cancel(held, reason):
+        if not held.has_begun or self._executor.cancel(held, reason):
             if not held.is_over:
                 self._decide(held, CallResult(is_suspended=True))
             return
