@@ -3,7 +3,6 @@
 A frame is the length of a message in 4 bytes, the highest first, and the message in MessagePack.
 """
 
-import math
 from typing import Final, Literal
 
 import msgspec
@@ -128,7 +127,7 @@ class Ended(_Message, frozen=True):
         """Return the message about a call that ended with `result`."""
         value, text, type_name = result.value, None, None
         if isinstance(value, str):
-            text = str.__str__(value).encode(errors="surrogatepass")
+            text = str.encode(value, errors="surrogatepass")
         elif result.error is None:
             type_name = printable(type(value).__name__)
         if text is not None and len(text) > MESSAGE_BYTES_MAX // 2:
@@ -142,7 +141,7 @@ class Ended(_Message, frozen=True):
             None if result.trace is None else printable(result.trace),
             result.is_final,
             result.is_retry,
-            _seconds(result.after_s),
+            result.after_s,
             result.is_suspended,
         )
 
@@ -219,9 +218,3 @@ def fields_of(job: Job) -> JobFields:
 def printable(text: str) -> str:
     """Return `text` without what UTF-8 cannot hold."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _seconds(value: object) -> float | None:
-    """Return the pause that a handler asked for, or None if it is none."""
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if is_number else None  # type: ignore[arg-type]

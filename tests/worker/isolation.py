@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.worker.script import make_job
 from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult, Fail, Suspended
@@ -99,6 +100,9 @@ def answer(job, ctx):
         case "descriptors":
             return "\n".join(f"{path.name}:{path.readlink()}"
                 for path in pathlib.Path("/proc/self/fd").iterdir() if path.is_symlink())
+        case "inherited":
+            options = {"capture_output": True, "text": True, "close_fds": False}
+            return subprocess.run(["ls", "-l", "/proc/self/fd"], **options).stdout
         case "signals":
             odd = {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
             return f"{sorted(odd)} {signal.getsignal(signal.SIGINT).__name__} " \
@@ -155,6 +159,7 @@ def answer(job, ctx):
             threading.Thread(target=late, args=(ctx,)).start()
             return "first"
         case "linger": threading.Thread(target=time.sleep, args=(60,)).start(); return "lingers"
+        case "linger-gil": atexit.register(ctypes.PyDLL(None).sleep, 60); return "lingers"
         case "late-death": threading.Timer(0.05, os._exit, [9]).start(); return "dies"
 
 def forked(ctx):
@@ -279,7 +284,7 @@ Opened = Callable[..., Awaitable[ProcessExecutor]]
 
 
 @pytest.fixture
-def make_call(make_job: Callable[..., Job]) -> MakeCall:
+def make_call() -> MakeCall:
     return lambda text, number=1, attempt=1: FakeCall(make_job(number, input=text), attempt)
 
 

@@ -248,13 +248,14 @@ async def test_a_process_is_replaced_for_its_memory(
     assert (await ran(executor, make_call("pid"))).value != first
 
 
+@pytest.mark.parametrize("text", ["linger", "linger-gil"])
 async def test_a_recycled_process_that_does_not_leave_is_killed(
-    opened: Opened, make_call: MakeCall, monkeypatch: pytest.MonkeyPatch
+    text: str, opened: Opened, make_call: MakeCall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child_process, "LEAVE_S", 0.1)
     executor = await opened(recycle_jobs=1)
     pid = executor._members[0].process.pid
-    assert (await ran(executor, make_call("linger"))).value == "lingers"
+    assert (await ran(executor, make_call(text))).value == "lingers"
     await until(lambda: not is_running(pid))
     assert (await ran(executor, make_call("calls"))).value == "1"
 
@@ -307,11 +308,18 @@ async def test_a_process_that_cannot_start_is_tried_again_later(
     for call in calls:
         executor.start(call)
     await until(lambda: executor._failures >= 4)
-    assert len(started) <= 3 * 5  # and no busy loop
     assert "half written; the next process starts in 0.0 s" in caplog.text
     assert "the next process starts in 0.1 s" in caplog.text
+    monkeypatch.setattr(processes, "PAUSE_S_MIN", 60)
+    await until(lambda: "the next process starts in 30.0 s" in caplog.text)
+    before = len(started)
+    assert before <= 3 * 6
+    calls.append(make_call("calls", 4))
+    executor.start(calls[-1])
+    assert len(started) == before  # a new call does not shorten the pause
     write("handlers.py", whole)
-    assert [(await call.end()).error for call in calls] == [None] * 3
+    executor._resume()
+    assert [(await call.end()).error for call in calls] == [None] * 4
 
 
 async def test_a_process_that_the_system_refuses_is_tried_again(

@@ -28,6 +28,7 @@ from tests.worker.isolation import (
     until,
     write,
 )
+from tests.worker.script import make_job
 from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult
@@ -79,7 +80,6 @@ async def test_many_megabytes_pass(opened: Opened, make_call: MakeCall) -> None:
         ("surrogate", CallResult("\ud800")),
         ("nothing", CallResult(None)),
         ("retry 1.5", CallResult(error="busy", is_retry=True, after_s=1.5)),
-        ("retry nan", CallResult(error="busy", is_retry=True)),
         ("fail", CallResult(error="no use", is_final=True)),
         ("thread", CallResult("MainThread")),
     ],
@@ -255,16 +255,24 @@ async def test_asking_calls_leave_room_for_others(opened: Opened, make_call: Mak
 
 
 async def test_a_process_has_clean_descriptors(opened: Opened, make_call: MakeCall) -> None:
-    kept = os.open("/dev/null", os.O_RDONLY)
-    os.set_inheritable(kept, True)
-    seen = (await ran(await opened(), make_call("descriptors"))).value
-    os.close(kept)
+    stdin, pipe = os.dup(0), os.pipe()
+    os.dup2(pipe[0], 0)
+    os.set_inheritable(pipe[1], True)
+    executor = await opened()
+    seen = (await ran(executor, make_call("descriptors"))).value
+    os.dup2(stdin, 0)
+    for fd in (stdin, *pipe):
+        os.close(fd)
     assert isinstance(seen, str)
     names = dict(entry.split(":", 1) for entry in seen.splitlines())
     assert names.pop("0") == "/dev/null"
     assert {"1", "2"} < set(names)
     others = [name.split(":")[0] for number, name in names.items() if int(number) > 2]
     assert others == ["socket"]
+    inherited = (await ran(executor, make_call("inherited"))).value
+    assert isinstance(inherited, str)
+    assert "0 -> " in inherited
+    assert "socket" not in inherited
 
 
 async def test_a_process_has_default_signals(
@@ -495,9 +503,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("name", "as_module"), [("script.py", False), ("script", False), ("script.py", True)]
 )
-def test_a_function_of_a_script_is_found(
-    name: str, as_module: bool, tmp_path: Path, make_job: Callable[..., Job]
-) -> None:
+def test_a_function_of_a_script_is_found(name: str, as_module: bool, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     (tmp_path / name).write_text(SCRIPT.format(root=str(root)))
     command = ["-m", "script"] if as_module else [str(tmp_path / name)]
