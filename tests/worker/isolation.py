@@ -204,6 +204,8 @@ async def serves(job, ctx):
                 async with asyncio.timeout(0.1):
                     await ctx.ask({})
             except TimeoutError:
+                while not os.path.exists("withdrawn"):
+                    await asyncio.sleep(0.005)
                 return "no answer"
         case "exit": sys.exit(3)
         case "task-exit":

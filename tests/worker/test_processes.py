@@ -224,8 +224,10 @@ async def test_a_handler_may_stop_waiting_for_an_answer(
 ) -> None:
     executor = await opened("serves")
     call = make_call("impatient")
-    assert (await ran(executor, call)).value == "no answer"
-    assert call.withdrawn == 1
+    executor.start(call)
+    await until(lambda: call.withdrawn)
+    write("withdrawn", "")
+    assert (await call.end()).value == "no answer"
     assert (await ran(executor, make_call("calls"))).value == "2"
 
 
@@ -329,6 +331,20 @@ async def test_log_lines_come_out_in_the_log_of_the_worker(
     out, err = capfd.readouterr()
     assert "on stdout" in out
     assert "on stderr" in err
+
+
+async def test_a_logger_of_the_worker_keeps_its_level(
+    opened: Opened, make_call: MakeCall, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    logging.getLogger("handlers").setLevel(logging.ERROR)
+    try:
+        await ran(await opened(), make_call("log"))
+    finally:
+        logging.getLogger("handlers").setLevel(logging.NOTSET)
+    assert "hello you" in caplog.text
+    assert "went wrong" in caplog.text
+    assert "do not fit" not in caplog.text
 
 
 async def test_a_line_in_the_middle_of_a_line_breaks_nothing(
