@@ -7,7 +7,7 @@ extended all the same.
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Final, Protocol
@@ -105,14 +105,14 @@ class LeaseKeeper:
         if self._thread is not None:
             self._thread.join(LAST_S)
 
-    def release_all(self, late_job: str = "", late: Outcome | None = None) -> None:
+    def release_all(self, outcomes: Mapping[HeldJob, Outcome]) -> None:
         """Give all held leases back, in the calling thread: a last act, if the loop cannot.
 
-        The outcome of the job `late_job` is `late`.
+        `outcomes` are those that were decided and perhaps not sent.
         """
         last = []
         for held in list(self._held.values()):
-            outcome = late if late is not None and held.job_id == late_job else GiveBack()
+            outcome = outcomes.get(held, GiveBack())
             last.append(outcome.command(held.job_id, held.version, held.token))
         if last:
             with suppress(TollgateError), self._make_client(LAST_S) as client:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import Final, NoReturn
@@ -68,6 +68,12 @@ def leave_child(fault: BaseException | None) -> NoReturn:
 
 
 _is_watched = False
+_kept: list[object] = []
+
+
+def keep(tasks: Iterable[object]) -> None:
+    """Keep tasks of handlers that do not end: freed, one that catches everything would go on."""
+    _kept.extend(tasks)
 
 
 def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> None:
@@ -77,6 +83,9 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
     at once; one that hangs would keep the process for ever.
     """
     global _is_watched  # noqa: PLW0603 - a process ends once
+    if _kept:
+        log.warning("async handlers do not end: the process is ended")
+        exit_now(exit_code)
     if _is_watched:
         return
     _is_watched = True

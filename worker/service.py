@@ -220,7 +220,7 @@ class Service:
     def _leave(self) -> None:
         log.error("the worker cannot stop in order: its leases are given back, and it ends")
         if self._runner is not None:
-            self._runner.keeper.release_all()
+            self._runner.keeper.release_all(self._runner.settler.outcomes)
         exit_now(DONE)
 
     def _on_overrun(self, job_id: str) -> None:
@@ -232,7 +232,7 @@ class Service:
         held = None if runner is None else runner.keeper.holder(job_id)
         if runner is not None and held is not None:
             late = self._policy.outcome(overrun(self._settings.timeout_s), held.attempt)
-            runner.keeper.release_all(job_id, late)
+            runner.keeper.release_all({**runner.settler.outcomes, held: late})
         exit_now(STUCK)
 
 

@@ -64,6 +64,11 @@ class Settler:
         return len(self._unsettled)
 
     @property
+    def outcomes(self) -> dict[HeldJob, Outcome]:
+        """The outcomes of the jobs that are not settled yet; may be used in any thread."""
+        return self._unsettled.copy()
+
+    @property
     def under_way(self) -> int:
         """How many of them are not settled alone."""
         return len(self._unsettled) - len(self._alone)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from tollgate.client.connection import resolve_endpoint
 from tollgate.domain.exceptions import ArgumentError
-from tollgate.worker.leaving import leave_in_time
+from tollgate.worker.leaving import keep, leave_in_time
 from tollgate.worker.own_tasks import run_to_end
 from tollgate.worker.payments import simulator_of
 from tollgate.worker.service import Service, executor_of
@@ -215,6 +215,7 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
     if left:
         with suppress(Exception):
             loop.run_until_complete(asyncio.wait(left, timeout=0.1))
+    keep(task for task in left if not task.done())
     with suppress(Exception):
         loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()

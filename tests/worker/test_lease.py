@@ -358,8 +358,7 @@ def test_the_thread_ends_while_it_spaces_progress(
 def test_all_leases_are_given_back_in_one_message(keep: Any, script: Script) -> None:
     keeper = keep(3_600_000)
     hold(keeper, 1)
-    hold(keeper, 2)
-    keeper.release_all(make_job(2).job_id, Move.completed("late"))
+    keeper.release_all({hold(keeper, 2): Move.completed("late")})
     assert script.messages == [["release", "transition"]]
     assert [each.short for each in script.all("release", "transition")] == [
         ("release", 1, None), ("transition", 2, COMPLETED),
@@ -368,11 +367,11 @@ def test_all_leases_are_given_back_in_one_message(keep: Any, script: Script) -> 
 
 def test_a_last_act_without_broker_is_quiet(keep: Any, script: Script) -> None:
     keeper = keep(3_600_000)
-    keeper.release_all()
+    keeper.release_all({})
     assert not script.messages
     hold(keeper)
     script.answers["release"] = [BrokerUnreachableError("nobody")]
-    keeper.release_all()
+    keeper.release_all({})
 
 
 @pytest.mark.parametrize(("lease_ms", "answer"), [(100, 1.0), (9_000, 3.0), (86_400_000, 5.0)])
