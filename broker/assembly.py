@@ -26,7 +26,7 @@ from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.server import Server
 from tollgate.broker.settings import Settings
 from tollgate.broker.telemetry import Counters, Notifier, ReplayLog
-from tollgate.broker.transport.binding import Binding
+from tollgate.broker.transport.binding import Binding, check_process_threads
 from tollgate.broker.transport.router import Router
 from tollgate.log import get_logger
 
@@ -83,6 +83,7 @@ def assemble(  # noqa: PLR0913 - what differs between a process and a test
     )
     compactor = Compactor(journal if isinstance(journal, FileJournal) else None, settings.data_dir)
     stack.callback(compactor.close)
+    check_process_threads()
     context = zmq.Context()
     stack.callback(context.destroy, linger=settings.linger_ms)
     routers = binding.open_routers(context, counters)

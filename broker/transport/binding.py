@@ -19,6 +19,7 @@ from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.endpoints import EndpointError, IpcEndpoint, TcpEndpoint
 from tollgate.broker.transport.router import Router, RouterLimits
 from tollgate.log import get_logger
+from tollgate.threads import check_threads
 
 LIBZMQ_MIN: Final = (4, 3, 5)
 """The oldest version that was tried; older ones have known faults that a peer can use."""
@@ -26,6 +27,8 @@ FILES_MAX: Final = 65_536
 """Default of `connections` where the system sets no limit on open files."""
 FILES_MIN: Final = 64
 """With fewer, the broker itself may find none left: libzmq would abort it without a reason."""
+THREADS_MIN: Final = 6
+"""libzmq's two, and those that write the log, sync, count connections and vouch for keys."""
 CONNECTIONS_MIN: Final = 256
 """With fewer, libzmq accepts faster than the monitor counts; tried with this number."""
 
@@ -115,6 +118,14 @@ def check_libzmq(settings: Settings) -> None:
         raise EndpointError(f"libzmq {zmq.zmq_version()} is too old, it takes {least} or newer")
     if settings.keys is not None and not zmq.has("curve"):
         raise EndpointError("this libzmq was built without CURVE, which tcp takes")
+
+
+def check_process_threads() -> None:
+    """Raise EndpointError if the broker can start no threads; libzmq would abort it."""
+    try:
+        check_threads(THREADS_MIN)
+    except OSError as fault:
+        raise EndpointError(str(fault.strerror)) from None
 
 
 def connections_per_router(settings: Settings) -> int:

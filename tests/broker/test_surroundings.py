@@ -44,6 +44,37 @@ def test_too_few_files_are_told_at_the_start(short_dir: Path, files: int) -> Non
     assert done.stderr.splitlines()[-1].startswith(f"tollgate broker: {last}")
 
 
+NO_THREADS = 2**49
+"""A stack so large that no thread can have it: as good as a limit on threads, for root too."""
+
+
+def limit_threads() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (NO_THREADS, most))
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [("tollgate.broker", 1), ("tollgate.worker", 3), ("tollgate", 3)],
+)
+def test_a_process_that_may_start_no_thread_says_so(
+    short_dir: Path, module: str, code: int
+) -> None:
+    arguments = {
+        "tollgate.broker": ["--in-memory", "--bind", f"ipc://{short_dir}/b"],
+        "tollgate.worker": ["--endpoint", f"ipc://{short_dir}/b", "--wait-for-broker-s", "1"],
+        "tollgate": ["count", "--endpoint", f"ipc://{short_dir}/b"],
+    }[module]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        preexec_fn=limit_threads,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "can't start new thread; see ulimit -u" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_clock_centuries_ahead_uses_up_no_numbers(short_dir: Path) -> None:
     """Numbers of sessions begin at the time of the start, and a message holds 53 bits of them."""
     clock = Clock(short_dir / "clock")
