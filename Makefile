@@ -15,7 +15,7 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full static check cover crash fuzz soak million protocol bench \
+.PHONY: help setup demo test test-full static check cover crash fuzz soak torture million protocol bench \
 	bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
@@ -82,6 +82,9 @@ fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broke
 
 soak: setup ## run attacks, 10,000 clients and ten million commands (15 minutes)
 	$(BIN)/python -m tests.soak --write docs/reliability.md
+
+torture: setup ## torture broker, workers and producers with random faults (11 minutes)
+	$(BIN)/python -m tests.torture --seconds 600 --seed 14
 
 million: setup ## run a million commands with a fixed clock and seed, and print their digest
 	$(BIN)/python -m tests.million
