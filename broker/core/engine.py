@@ -181,7 +181,10 @@ class Engine:
                 parts.append(next(told_parts))
                 continue
             request_context.room_bytes += REFUSAL_BYTES
-            parts.append(part := encode_result(self.decide_one(command, request_context)))
+            result = self.decide_one(command, request_context)
+            if self.context.state.jobs.texts.are_long:
+                self.context.charge_texts([result])
+            parts.append(part := encode_result(result))
             request_context.room_bytes -= len(part)
         return Execution(b"".join(parts))
 

@@ -188,3 +188,19 @@ def test_a_message_moves_only_so_many_jobs_with_questions(monkeypatch: pytest.Mo
     monkeypatch.setattr(context, "SCAN_JOBS_MAX", 8 * 2)
     shown = sent_until_done(driver, lambda job_id: Get(job_id=job_id), ids)
     assert shown == [8] * 5
+
+
+def test_a_repeat_shows_only_so_many_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    job_id = driver.job(create()).job_id
+    driver.ask(move(job_id, RUNNING), move(job_id, AWAITING_INPUT, input_schema="?"))
+    request = driver.request(create(), *[Get(job_id=job_id)] * 20, session=hello.session or 0)
+    arrival = Arrival(PEER, [encode_request(request)], ADMIN)
+    driver.pipeline.run([arrival], driver.now)
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 5)
+    (again,) = driver.pipeline.run([arrival], driver.now).replies
+    reply = decode_answer(again.frame)
+    assert isinstance(reply, Reply)
+    assert [isinstance(result, ErrorResult) for result in reply.results].count(True) == 15
