@@ -230,8 +230,12 @@ async def test_whatever_a_handler_raises_fails_its_job_alone(
         await asyncio.sleep(0)
         raise fault
 
-    handlers = {"plain": raising, "async": raising_later}
-    handlers["awaited in a thread"] = functools.wraps(raising)(lambda job: raising_later(job))
+    def handing_over(job: Job) -> object:
+        return raising_later(job)
+
+    handlers: dict[str, Callable[[Job], object]] = {
+        "plain": raising, "async": raising_later, "awaited in a thread": handing_over,
+    }  # fmt: skip
     result = await result_of(executors, handlers[kind])
     assert not result.is_suspended
     if error is not None:  # Python itself turns a StopIteration in a coroutine into another error
