@@ -386,17 +386,23 @@ async def test_a_fault_of_the_worker_leaves_one_job_alone(
 
 async def test_what_is_given_up_is_sent_no_more(desk: Desk) -> None:
     gate = asyncio.Event()
-    desk.script.answers["post"] = [gate.wait]
+
+    async def refused() -> None:
+        await gate.wait()
+        raise DrainingError("leaving")
+
+    desk.script.answers["post"] = [refused]
     under_way = desk.put(1)
     desk.send()
     await turns()
     ready = desk.put(2)
     assert {*desk.settler.give_up()} == {*under_way, *ready}
     gate.set()
-    await turns()
+    await asyncio.sleep(0.02)
     assert not desk.settler
     assert not desk.send()
     assert not desk.ends
+    assert len(desk.sent()) == 1
 
 
 async def test_what_is_given_up_is_not_tried_again(desk: Desk) -> None:
