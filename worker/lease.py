@@ -33,7 +33,7 @@ PROGRESS_S: Final = 1.1
 """The broker keeps one progress a second of each job, by the time when it gets them."""
 ANSWER_S_MIN: Final = 1.0
 ANSWER_S_MAX: Final = 5.0
-LAST_S: Final = 1.0
+LAST_S: Final = 0.3
 """How long a worker that must leave tries to give its leases back."""
 
 

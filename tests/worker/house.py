@@ -106,6 +106,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.endpoint = f"ipc://{folder}/b"
         self._programs: list[Program] = []
         self._started = 0

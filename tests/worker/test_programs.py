@@ -86,7 +86,7 @@ async def main():
     threading.Thread(target=worker.stop).start()
     say(f"stopped {await serving} {worker.finished}")
     serving = asyncio.create_task(worker.serve())  # again
-    while worker.finished or not os.path.exists("and on"):
+    while not os.path.exists("and on"):
         await asyncio.sleep(0.01)
     serving.cancel()
     try:
