@@ -228,7 +228,8 @@ class Runner:
             known = self.keeper.holder(lease.job.job_id)
             if self._stopping.is_set():
                 unwanted.append((lease.job.job_id, lease.token))
-            elif known is not None:  # its lease had lapsed, and the job came back to this worker
+            elif known is not None and not self.settler.gives_back(known):
+                # Its lease had lapsed, and the job came back to this worker.
                 log.warning("job %s: the lease had lapsed, and was granted again", lease.job.job_id)
                 known.regain(lease)
             elif stage.ignores(lease):

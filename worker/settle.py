@@ -68,6 +68,10 @@ class Settler:
         """The outcomes of the jobs that are not settled yet; may be used in any thread."""
         return self._unsettled.copy()
 
+    def gives_back(self, held: HeldJob) -> bool:
+        """Whether a lease is being given back: the job may come to this worker again."""
+        return isinstance(self._unsettled.get(held), GiveBack)
+
     @property
     def under_way(self) -> int:
         """How many of them are not settled alone."""
@@ -85,9 +89,7 @@ class Settler:
         ready, self._ready = self._ready, []
         self._messages += 1
         asked_at = monotonic()
-        made: list[AnyCommand] = [
-            self._last_touch(held) for held, _ in ready if held.has_progress
-        ]  # what a handler reported last comes before what it returned
+        made = self._last_touches(ready)  # what was reported last comes before what was returned
         touches = len(made)
         made += [outcome.command(held.job_id, held.version, held.token) for held, outcome in ready]
 
@@ -103,11 +105,17 @@ class Settler:
 
         return made, answered
 
-    def _last_touch(self, held: HeldJob) -> AnyCommand:
-        text, fraction = held.take_progress() or ("", None)
-        return commands.touch(
-            held.job_id, held.token, self._lease_ms, progress=text, fraction=fraction
-        )
+    def _last_touches(self, ready: list[tuple[HeldJob, Outcome]]) -> list[AnyCommand]:
+        made: list[AnyCommand] = []
+        for held, _ in ready:
+            if progress := held.take_progress():
+                text, fraction = progress
+                made.append(
+                    commands.touch(
+                        held.job_id, held.token, self._lease_ms, progress=text, fraction=fraction
+                    )
+                )
+        return made
 
     def give_up(self) -> list[HeldJob]:
         """Send nothing more, and return the jobs that are not settled."""
@@ -196,8 +204,8 @@ class Settler:
     ) -> Delivered | None:
         """Try to get a lapsed lease back; return the end if the job takes no outcome any more."""
         outcome = delivery.outcome
-        if isinstance(outcome, GiveBack) and not outcome.hold:
-            return None, None  # it is given back already
+        if isinstance(outcome, GiveBack) and (not outcome.hold or delivery.is_in_doubt):
+            return None, None  # it is given back already, and may have been resumed since
         try:
             if await self._claim_again(held):
                 delivery.has_to_wait = False
