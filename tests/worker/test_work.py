@@ -322,7 +322,7 @@ async def test_a_stop_tells_each_handler_once_it_works(link: ScriptedLink, start
         (ValueError("no"), 2, "hold", logging.ERROR, "ValueError: no; the job is on hold, until"),
         (Retry("busy", after_s=5), 0, "fail", logging.INFO, "try 1 of 3: busy; again in 5.0 s"),
         (Retry("busy"), 2, "fail", logging.ERROR, "try 3 of 3: busy; the job fails"),
-        (Fail("bad input"), 0, "hold", logging.ERROR, "try 1 of 3: bad input; the job fails"),
+        (Fail("bad input"), 0, "hold", logging.WARNING, "try 1 of 3: bad input; the job fails"),
     ],
 )
 async def test_the_log_says_why_a_try_failed(
