@@ -8,7 +8,7 @@ import pytest
 
 from tollgate.domain.models import Job
 from tollgate.worker.example_handler import describe
-from tollgate.worker.handlers import TEXT_LIMIT_BYTES
+from tollgate.worker.outcome import TEXT_BYTES
 
 
 @pytest.fixture
@@ -100,5 +100,5 @@ def test_no_input_makes_a_result_that_cannot_be_kept(
     make_job: Callable[..., Job], text: str
 ) -> None:
     result = describe(make_job(input=text)).encode()
-    assert len(result) < TEXT_LIMIT_BYTES
+    assert len(result) < TEXT_BYTES
     assert result == describe(make_job(input=text)).encode()
