@@ -38,8 +38,8 @@ class ClaimOwner(Protocol):
 class Claims:
     """The claims of one stage; one is under way at a time.
 
-    A busy worker claims in the message that settles jobs: a round trip serves both. If that claim
-    finds nothing, another one is parked at the broker until there is a job.
+    A busy worker claims in the message that settles jobs: a round trip serves both. A calm one
+    parks a claim at the broker right after that message: there it waits until there is a job.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class Claims:
         self.is_under_way = False
         self.found_nothing = False
         """Whether the last claim was granted no job."""
+        self.is_calm = False
+        """Whether there was no further job when the last settlement was answered."""
 
     def command(self, room: int, wait_ms: int) -> Claim | None:
         """Return the next claim, or None if there is no room, or one is under way or must wait."""
@@ -103,7 +105,16 @@ class Claims:
         self._backoff = Backoff()
         self._broker.back()
         self.found_nothing = not answer
+        if not answer:
+            self.is_calm = True
         self._owner.take_leases(self.stage, answer, asked_at)
+
+    def look(self) -> None:
+        """Look whether a claim is still parked now that a settlement has been answered."""
+        asyncio.get_running_loop().call_soon(self._look, self._parked)
+
+    def _look(self, parked: "Call | None") -> None:
+        self.is_calm = parked is not None and parked is self._parked
 
     def stop(self) -> None:
         """Claim nothing more. What a parked claim still gets is released by the client."""

@@ -154,6 +154,8 @@ class Runner:
         with_claims: list[Claims] = []
         if not self._stopping.is_set():
             for claims in self._claims:
+                if claims.is_calm:
+                    continue  # it parks a claim in a message of its own, right after this one
                 # The jobs in this very message free their places with it.
                 claim = claims.command(self._room(claims.stage), wait_ms=0)
                 if claim is not None:
@@ -165,6 +167,9 @@ class Runner:
             for claims, answer in zip(with_claims, answers[settled:], strict=True):
                 claims.answered(answer, asked_at)
             self.check_again()
+            for claims in self._claims:
+                if claims not in with_claims:
+                    claims.look()
 
         self._link.post(commands, take, self._answer_s)
 
@@ -194,7 +199,8 @@ class Runner:
 
     def take_leases(self, stage: Stage, leases: list[Lease], asked_at: float) -> None:
         """See `claims.ClaimOwner`."""
-        self.check_again()
+        # One turn later: by then the handlers that end at once have ended.
+        self._loop.call_soon(self.check_again)
         if leases and monotonic() - asked_at > self._settings.lease_ms / 1_000:
             self._touch_first(stage, leases)
         else:

@@ -77,6 +77,17 @@ async def test_one_message_settles_and_claims(link: ScriptedLink, start: Start) 
     assert waits == [CLAIM_WAIT_MS, 0, CLAIM_WAIT_MS]
 
 
+async def test_a_calm_worker_parks_its_claim_at_once(link: ScriptedLink, start: Start) -> None:
+    """It does not wait for the answer that there is no other job: there was none before."""
+    worker = start(at_once, concurrency=1)
+    for number in (1, 2, 3):
+        link.grant(make_lease(number))
+        await until(lambda: worker.runner.finished == number)  # noqa: B023 - awaited here
+        await turns()
+    first = [["claim"], ["transition", "claim"], ["claim"]]
+    assert link.script.messages == [*first, *2 * [["transition"], ["claim"]]]
+
+
 @pytest.mark.parametrize(
     ("options", "rooms"), [({}, [2, 2, 2, 1, 0]), ({"jobs": 10}, [2, 1, 0]), ({"jobs": 1}, [1, 0])]
 )
@@ -197,17 +208,19 @@ async def test_a_result_without_lease_is_sent_with_the_new_one(
 ) -> None:
     """The lease lapsed while the result was under way, and came back by this worker's claim."""
     gate = asyncio.Event()
+    worker = start(at_once)
+    link.grant(make_lease(2))
+    await link.script.until_said("claim", 3)  # it parks its claims from now on
     link.script.answers["post"] = [gate.wait]
     link.script.answers["transition"] = [LOST]
     link.script.answers["get"] = [make_job()]
-    worker = start(at_once)
     link.grant(make_lease())
-    await link.script.until_said("transition")
+    await link.script.until_said("transition", 2)
     link.grant(make_lease(token=7))
-    await link.script.until_said("claim", 3)
+    await link.script.until_said("claim", 5)
     gate.set()
-    await until(lambda: worker.runner.finished == 1)
-    assert [each.token for each in link.script.all("transition")] == [101, 7]
+    await until(lambda: worker.runner.finished == 2)
+    assert [each.token for each in link.script.all("transition")] == [102, 101, 7]
     await worker.stopped()
 
 
