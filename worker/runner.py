@@ -27,7 +27,6 @@ from tollgate.worker.held import HeldJob
 from tollgate.worker.lease import LAST_S, LeaseKeeper, UnpaidLeases, answer_s
 from tollgate.worker.link import Link
 from tollgate.worker.outcome import Move, Outcome
-from tollgate.worker.own_tasks import wait_for_event
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.settings import CLAIM_WAIT_MS, WorkerSettings
 from tollgate.worker.settle import Settler
@@ -42,22 +41,18 @@ CANCEL_S: Final = 0.5
 class Runner:
     """Runs the stages over one connection, until told to stop."""
 
-    def __init__(  # noqa: PLR0913 - its surroundings
+    def __init__(
         self,
         link: Link,
         broker: BrokerStatus,
         settings: WorkerSettings,
         policy: RetryPolicy,
         make_client: Callable[[float], Client],
-        *,
-        owns_loop: bool = False,
     ) -> None:
-        """With `owns_loop`, only `stop` ends it: a handler cannot cancel it."""
         self._link = link
         self._broker = broker
         self._settings = settings
         self._answer_s = answer_s(settings.lease_ms)
-        self._owns_loop = owns_loop
         self._loop = asyncio.get_running_loop()
         self.keeper = LeaseKeeper(make_client, settings.lease_ms, self)
         self.settler = Settler(link, broker, policy, settings.lease_ms, self._settled)
@@ -110,13 +105,12 @@ class Runner:
         self.keeper.start()
         try:
             self.check_again()
-            await wait_for_event(self._stopping, survives=self._owns_loop)
+            await self._stopping.wait()
             await self._end(self._settings.stop_grace_s)
         except asyncio.CancelledError:  # the program ends the worker, or its loop
             self.stop()
             await self._end(0.0)
-            if not self._owns_loop:
-                raise
+            raise
         finally:
             self.keeper.close()
         if self._refusal is not None:

@@ -56,13 +56,10 @@ class Service:
         settings: WorkerSettings,
         executor: Executor,
         signals: StopSignals | None,
-        *,
-        owns_loop: bool = False,
     ) -> None:
         self._settings = settings
         self._executor = executor
         self._signals = signals
-        self._owns_loop = owns_loop
         self._loop = asyncio.get_running_loop()
         self._policy = RetryPolicy(settings.max_attempts, settings.backoff_s, settings.on_exhausted)
         self._broker = BrokerStatus(settings.endpoint)
@@ -132,9 +129,7 @@ class Service:
         settings, policy = self._settings, self._policy
         policy.text_bytes = link.limit("text_bytes", policy.text_bytes)
         policy.reason_bytes = link.limit("reason_bytes", policy.reason_bytes)
-        self._runner = runner = Runner(
-            link, self._broker, settings, policy, self._make_client, owns_loop=self._owns_loop
-        )
+        self._runner = runner = Runner(link, self._broker, settings, policy, self._make_client)
         if settings.simulate_payments and settings.only != "work":
             log.warning("payments are simulated: jobs are worked on though nobody has paid")
             runner.add(PaymentStage(simulator_of(settings), settings.payments_max, runner))

@@ -138,7 +138,7 @@ class Worker:
         before = set(threading.enumerate())
         loop = asyncio.new_event_loop()
         try:
-            code = run_to_end(loop, self._serve(signals, self._settings, owns_loop=True))
+            code = run_to_end(loop, self._serve(signals, self._settings))
         finally:
             _close(loop)
             if signals is not None:
@@ -163,7 +163,7 @@ class Worker:
         loop = asyncio.new_event_loop()
         try:
             settings = dataclasses.replace(self._settings, drain=True)
-            run_to_end(loop, self._serve(None, settings, owns_loop=True))
+            run_to_end(loop, self._serve(None, settings))
         finally:
             _close(loop)
         return self.finished
@@ -181,10 +181,8 @@ class Worker:
         if service is not None:
             service.stop()
 
-    async def _serve(
-        self, signals: StopSignals | None, settings: WorkerSettings, *, owns_loop: bool = False
-    ) -> int:
-        service = Service(settings, self._make_executor(), signals, owns_loop=owns_loop)
+    async def _serve(self, signals: StopSignals | None, settings: WorkerSettings) -> int:
+        service = Service(settings, self._make_executor(), signals)
         with self._lock:
             if self._service is not None:
                 raise RuntimeError("this worker runs already")
