@@ -34,10 +34,14 @@ class Ending(msgspec.Struct, frozen=True):
 
     code: int
     words: str = ""
+    is_silent: bool = False
+    """Whether it has logged nothing: the interpreter was still starting."""
 
     def fits(self, code: int, log: str, *, is_whole: bool) -> bool:
         """Return whether a process that ended with a code and a log, as far as read, ended so."""
-        return code == self.code and (self.words in log or not is_whole)
+        if code != self.code or (self.is_silent and log):
+            return False
+        return self.words in log or not is_whole
 
 
 class LogPipe:
@@ -180,7 +184,7 @@ class Process:
         self.send(signal.SIGKILL)
 
     def terminate(self) -> None:
-        self.allow(Ending(0, self._stops))
+        self.allow(Ending(0, self._stops), Ending(-signal.SIGTERM, is_silent=True))
         if time.monotonic() - self._started_at < START_S:
             self.allow(Ending(-signal.SIGTERM))  # the interpreter, and imports
         if self._told_at is None:
