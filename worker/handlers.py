@@ -45,7 +45,10 @@ def load_handler(path: str) -> Handler:
         raise HandlerNotFoundError(f"{path!r} is not of the form module:function")
     # First while the handler is imported: its own files come before what is installed. Then last,
     # for what the handler imports when it runs: no file there replaces an installed module.
-    here = os.getcwd()  # noqa: PTH109 - sys.path holds texts
+    try:
+        here = os.getcwd()  # noqa: PTH109 - sys.path holds texts
+    except OSError:  # it was removed; the handler may be an installed one
+        here = ""
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)

@@ -45,6 +45,16 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         del sys.modules[name]
 
 
+def test_a_directory_that_was_removed_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert load_handler("tollgate.worker.example_handler:describe")
+
+
 def test_a_handler_is_found_in_the_current_directory(directory: Path) -> None:
     (directory / "my_handlers.py").write_text(MODULE)
     assert load_handler("my_handlers:plain")(make_job()) == "plain"
