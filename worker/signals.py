@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _AS_PYTHON: Final = 0x80
 """Added to the number of a signal that is written by Python code, not by the interpreter."""
 
@@ -16,7 +16,7 @@ _installed: "list[StopSignals]" = []
 
 
 class StopSignals:
-    """Counts SIGTERM and SIGINT, by a socket that any thread can read.
+    """Counts SIGTERM, SIGINT and SIGHUP, by a socket that any thread can read.
 
     The interpreter writes each signal's number there at once, whatever the main thread does. A
     handler that uses `loop.add_signal_handler` or `signal.set_wakeup_fd` takes that away, so our
@@ -38,7 +38,9 @@ class StopSignals:
         """Take the signals; only the main thread may."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a parent may have blocked them
         for sign in STOP_SIGNALS:
-            self._before[sign] = signal.signal(sign, self._on_signal)
+            is_ignored = signal.getsignal(sign) is signal.SIG_IGN
+            if sign is not signal.SIGHUP or not is_ignored:  # `nohup` has it ignored
+                self._before[sign] = signal.signal(sign, self._on_signal)
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         _installed.append(self)
 
@@ -66,7 +68,7 @@ class StopSignals:
         is_seen = other in {ours, -1}
         if not is_seen:
             signal.set_wakeup_fd(other)
-        for sign in STOP_SIGNALS:
+        for sign in self._before:
             now = signal.getsignal(sign)
             is_function = callable(now) and now is not signal.default_int_handler
             if now != self._on_signal and not (is_function and is_seen):
@@ -84,7 +86,10 @@ class StopSignals:
                 if kind in STOP_SIGNALS:
                     self.last = signal.Signals(kind)
                     (self._by_python if number & _AS_PYTHON else self._by_interpreter)[kind] += 1
-        return sum((self._by_python | self._by_interpreter).values())
+        came = self._by_python | self._by_interpreter
+        # A terminal that is closed may send SIGHUP more than once: that is no second wish.
+        is_hung_up = came.pop(signal.SIGHUP, 0) > 0
+        return max(sum(came.values()), int(is_hung_up))
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         with suppress(OSError):

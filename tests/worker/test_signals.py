@@ -58,6 +58,27 @@ def test_two_of_a_kind_are_two(signals: StopSignals) -> None:
     assert signals.count() == 2
 
 
+def test_a_closed_terminal_counts_once(signals: StopSignals) -> None:
+    signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)
+    assert signals.count() == 1
+    signal.raise_signal(signal.SIGTERM)  # as systemd does, with SendSIGHUP
+    assert signals.count() == 1
+    signal.raise_signal(signal.SIGTERM)
+    assert signals.count() == 2
+
+
+def test_nohup_is_respected() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals = StopSignals()
+    signals.install()
+    try:
+        signals.keep()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signals.restore()
+
+
 def test_the_interpreter_writes_before_the_handler_runs(signals: StopSignals) -> None:
     """So a signal is seen while the main thread is in C code, and runs no handler."""
     signal.raise_signal(signal.SIGTERM)
