@@ -58,6 +58,8 @@ class Audit:
         self.model = Model()
         self._named: set[tuple[int, int]] = set()
         """Requests that claim jobs by their ids."""
+        self._recorded_later: set[tuple[int, int]] = set()
+        """Requests that had no effect at first, as a claim that found nothing, but when repeated."""
         self._at = datetime.min.replace(tzinfo=UTC)
         self._standing: set[int] = set()
         """Tokens of the leases that stand at the end."""
@@ -157,13 +159,15 @@ class Audit:
     def seen(self, path: Path, since: int = 0) -> None:
         """Check what one producer saw: each job was so once, and never went back.
 
-        What it saw is not older than the record `since`, nor than the record of its request.
+        What it saw is not older than the record `since`, nor than the record of its request, unless
+        its first answer had no effect: then a repeat made that record.
         """
         decoder = msgspec.json.Decoder(Seen)
         reached: dict[str, int] = {}
         for line in path.read_bytes().splitlines():
             seen = decoder.decode(line)
-            place = max(since, self.places.get((seen.session, seen.seq), 0))
+            key = (seen.session, seen.seq)
+            place = since if key in self._recorded_later else max(since, self.places.get(key, 0))
             for job_id, shown, *more in seen.found:
                 self.figures["jobs seen"] += 1
                 job = self.model.jobs.get(job_id)
@@ -204,6 +208,8 @@ class Audit:
                 self.report("lost", (key, logged.first))
             elif not self._are_alike(found, logged.first):
                 self.report("another outcome", (key, logged.first, found))
+        elif key in self.effects:
+            self._recorded_later.add(key)
         for outcome in (*logged.first, *logged.seen):
             self.check_job(key, outcome)
 
