@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import Final, NoReturn
@@ -19,15 +19,36 @@ THREADS_S: Final = 1.0
 """How long the end of the program waits for the threads and children that handlers left."""
 CHILDREN_S: Final = 0.2
 """How long children may take to end before they are killed."""
+EXIT_S: Final = streams.EXIT_S + CHILDREN_S
+"""How long the last acts of a process may take together."""
+SAY_S: Final = 0.2
+"""How long `say` waits for its line."""
+
+
+def say(level: int, text: str, *args: object, **fields: object) -> None:
+    """Log a line from a thread that must never be held up, though a handler blocks all logging."""
+    extra = {"extra": fields} if fields else {}
+    _within(SAY_S, lambda: log.log(level, text, *args, **extra))  # type: ignore[arg-type]
 
 
 def exit_now(exit_code: int) -> None:
     """End the process without waiting for threads and tasks, and with it the children of pools."""
-    with suppress(Exception):
-        _end_children()
-    logging.shutdown()
-    streams.finish()
+    _within(EXIT_S, _end_children, logging.shutdown, streams.finish)
     os._exit(exit_code)
+
+
+def _within(limit_s: float, *acts: Callable[[], object]) -> None:
+    """Do these in a thread, and go on when they are done, or after `limit_s`."""
+
+    def act() -> None:
+        for each in acts:
+            with suppress(Exception):
+                each()
+
+    with suppress(RuntimeError):  # the system has no threads left
+        thread = threading.Thread(target=act, name="tollgate last act", daemon=True)
+        thread.start()
+        thread.join(limit_s)
 
 
 def _end_children() -> None:
@@ -84,7 +105,7 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
     """
     global _is_watched  # noqa: PLW0603 - a process ends once
     if _kept:
-        log.warning("async handlers do not end: the process is ended")
+        say(logging.WARNING, "async handlers do not end: the process is ended")
         exit_now(exit_code)
     if _is_watched:
         return
@@ -101,7 +122,8 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
             each.name for each in threading.enumerate()
             if each not in {threading.current_thread(), threading.main_thread(), *before}
         ]  # fmt: skip
-        log.warning("handlers have left what does not end (%s): it is ended", ", ".join(left))
+        text = "handlers have left what does not end (%s): it is ended"
+        say(logging.WARNING, text, ", ".join(left))
         exit_now(exit_code)
 
     with suppress(RuntimeError):  # the system has no threads left

@@ -22,7 +22,7 @@ from tollgate.worker.handlers import (
     load_handler,
 )
 from tollgate.worker.lease import answer_s
-from tollgate.worker.leaving import exit_now
+from tollgate.worker.leaving import exit_now, say
 from tollgate.worker.link import Link
 from tollgate.worker.payments import PaymentStage, simulator_of
 from tollgate.worker.policy import RetryPolicy
@@ -41,7 +41,7 @@ REFUSED: Final = 1
 BROKER_NOT_REACHED: Final = 3
 STUCK: Final = 4
 INTERRUPTED: Final = 130
-LEAVE_S: Final = 1.5
+LEAVE_S: Final = 1.2
 """How long after the grace time a worker may take to leave, before it is ended as it is."""
 
 
@@ -207,13 +207,15 @@ class Service:
     def _on_signal(self, count: int) -> None:
         if count > 1:
             exit_now(INTERRUPTED)
-        name = self._signals.last.name if self._signals and self._signals.last else "a signal"
-        log.info("%s: stopping; a second signal ends it at once", name)
         self._watchdog.end_by(monotonic() + self._settings.stop_grace_s + LEAVE_S, self._leave)
         self.stop()
+        name = self._signals.last.name if self._signals and self._signals.last else "a signal"
+        say(logging.INFO, "%s: stopping; a second signal ends it at once", name)
 
     def _leave(self) -> None:
-        log.error("the worker cannot stop in order: its leases are given back, and it ends")
+        say(
+            logging.ERROR, "the worker cannot stop in order: its leases are given back, and it ends"
+        )
         if self._runner is not None:
             self._runner.keeper.release_all(self._runner.settler.outcomes)
         exit_now(DONE)
@@ -222,7 +224,7 @@ class Service:
         """End the process: an async handler blocks the loop beyond its time limit."""
         if self._signals is None:
             return  # the process is not the worker's
-        log.error("job %s: its handler blocks the loop beyond its time limit", job_id)
+        say(logging.ERROR, "job %s: its handler blocks the loop beyond its time limit", job_id)
         runner = self._runner
         held = None if runner is None else runner.keeper.holder(job_id)
         if runner is not None and held is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from tollgate.worker.leaving import say
 from tollgate.worker.signals import StopSignals
 
 log = logging.getLogger("tollgate.worker")
@@ -116,12 +117,13 @@ class Watchdog:
         job_id, limit_at = self._at_work(task) or ("", None)
         if not self._blocked_since:
             self._blocked_since = self._beat_at
-            log.warning(
+            say(
+                logging.WARNING,
                 "%s blocks the event loop, and with it all other async handlers, at %s. Its lease"
                 " is kept. Make it a plain function (def), which runs in a thread, or use"
                 " asyncio.to_thread",
                 f"job {job_id}: its handler" if job_id else "something", self._place(),
-                extra={"job_id": job_id} if job_id else {},
+                **({"job_id": job_id} if job_id else {}),
             )  # fmt: skip
         if limit_at is not None and now > limit_at + OVERRUN_S:
             self._on_overrun(job_id)
