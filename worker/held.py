@@ -28,9 +28,9 @@ class HeldJob:
     """A job and its lease, and the call of the handler that works on it (`HandlerCall`)."""
 
     __slots__ = (
-        "_progress", "asked", "attempt", "begun_at", "has_begun", "is_asking", "is_lost", "is_over",
-        "is_stopping", "job", "job_id", "left_s", "rounds", "stage", "stop_requested", "timer",
-        "token", "version",
+        "_progress", "asked", "attempt", "begun_at", "gave_up_question", "has_begun", "is_asking",
+        "is_lost", "is_over", "is_stopping", "job", "job_id", "left_s", "rounds", "stage",
+        "stop_requested", "timer", "token", "version",
     )  # fmt: skip
 
     def __init__(self, lease: Lease, stage: "Stage") -> None:
@@ -54,6 +54,8 @@ class HeldJob:
         """The handler was called."""
         self.is_asking = False
         """The handler waits for an answer, and the job is in `awaiting_input`."""
+        self.gave_up_question = False
+        """The handler stopped waiting for an answer: the job can take no result now."""
         self.asked = 0
         """How many questions without a key the handler has asked in this call."""
         self.rounds: list[Any] | None = None
@@ -79,6 +81,13 @@ class HeldJob:
         with _progress_lock:
             self._progress = (plain, fraction)
         self.stage.progressed()
+
+    @property
+    def limit_at(self) -> float | None:
+        """When the time limit of the call ends (monotonic, in s), if it has one and is at work."""
+        if self.left_s is None or self.is_asking or self.is_over:
+            return None
+        return self.begun_at + self.left_s
 
     @property
     def has_progress(self) -> bool:

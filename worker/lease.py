@@ -20,7 +20,6 @@ from tollgate.domain.exceptions import (
     LeaseLostError,
     TollgateError,
 )
-from tollgate.domain.status import AWAITING_INPUT
 from tollgate.worker.broker_status import may_pass, one_line
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import GiveBack, Outcome
@@ -33,6 +32,8 @@ PROGRESS_S: Final = 1.1
 """The broker keeps one progress a second of each job, by the time when it gets them."""
 ANSWER_S_MIN: Final = 1.0
 ANSWER_S_MAX: Final = 5.0
+AGAIN_S: Final = 0.2
+"""How long the thread pauses after a fault of its own."""
 LAST_S: Final = 0.3
 """How long a worker that must leave tries to give its leases back."""
 
@@ -45,8 +46,8 @@ def answer_s(lease_ms: int) -> float:
 class LeaseListener(Protocol):
     """Is told, in the lease thread, what the broker says about leases."""
 
-    def lease_lost(self, held: HeldJob, reason: TollgateError) -> None:
-        """The broker said that this worker does not have the job, and it could not be had back."""
+    def lease_lost(self, held: HeldJob, token: int, reason: TollgateError) -> None:
+        """The lease `token` is over, and the job could not be had back."""
         ...
 
     def stop_was_requested(self, held: HeldJob) -> None:
@@ -67,6 +68,7 @@ class LeaseKeeper:
         """Take a function that makes a client with a time limit for its calls, in s."""
         self._make_client = make_client
         self._lease_ms = lease_ms
+        self._every_s = lease_ms / 1_000 / TOUCHES
         self._listener = listener
         self._held: dict[str, HeldJob] = {}
         self._wake = threading.Event()
@@ -91,6 +93,11 @@ class LeaseKeeper:
     def holder(self, job_id: str) -> HeldJob | None:
         """Return the job of this id, if its lease is held."""
         return self._held.get(job_id)
+
+    def limits(self) -> list[tuple[HeldJob, float]]:
+        """Return the jobs whose handlers have a time limit, and when it ends (monotonic, in s)."""
+        held = list(self._held.values())
+        return [(each, each.limit_at) for each in held if each.limit_at is not None]
 
     def wake(self) -> None:
         """Have the progress of jobs sent soon; called in any thread."""
@@ -119,14 +126,21 @@ class LeaseKeeper:
                 client.send_many(last)
 
     def _run(self) -> None:
-        with self._make_client(answer_s(self._lease_ms)) as client:
-            self._client = client
-            with suppress(ClientClosedError):
-                self._keep(client)
+        touch_at = monotonic() + self._every_s
+        while not self._closed.is_set():
+            try:
+                with self._make_client(answer_s(self._lease_ms)) as client:
+                    self._client = client
+                    self._keep(client, touch_at)
+            except ClientClosedError:
+                continue
+            except Exception:  # no files left, for example: that may pass
+                log.exception("the lease thread begins anew after a fault")
+            touch_at = monotonic()
+            self._closed.wait(AGAIN_S)
 
-    def _keep(self, client: Client) -> None:
-        every_s = self._lease_ms / 1_000 / TOUCHES
-        touch_at, progress_at = monotonic() + every_s, 0.0
+    def _keep(self, client: Client, touch_at: float) -> None:
+        progress_at = 0.0
         while True:
             self._wake.wait(max(0.0, touch_at - monotonic()))
             pause_s = progress_at - monotonic()
@@ -140,7 +154,7 @@ class LeaseKeeper:
             if now < touch_at:
                 held = [each for each in held if each.has_progress]
             else:
-                touch_at = now + every_s
+                touch_at = now + self._every_s
             progress_at = now + PROGRESS_S
             try:
                 self._touch(client, held)
@@ -179,16 +193,18 @@ class LeaseKeeper:
         """Take the answer to a touch with `token`."""
         if isinstance(answer, LeaseLostError | JobNotFoundError):
             if held.token == token and not held.is_over:
-                self._claim_again(client, held, answer)
+                self._claim_again(client, held, token, answer)
         elif isinstance(answer, TollgateError):
             level = logging.DEBUG if may_pass(answer) else logging.WARNING
             log.log(level, "job %s: touch failed (%s)", held.job_id, one_line(answer))
         elif isinstance(answer, Touched) and answer.stop_requested and not held.stop_requested:
             self._listener.stop_was_requested(held)
 
-    def _claim_again(self, client: Client, held: HeldJob, reason: TollgateError) -> None:
+    def _claim_again(
+        self, client: Client, held: HeldJob, token: int, reason: TollgateError
+    ) -> None:
         """Get the lease back, if the job is free and nobody has moved it."""
-        if held.is_asking or held.job.status is AWAITING_INPUT:
+        if held.is_asking:
             return  # claimed again when the answer has come
         lease = None
         try:
@@ -200,7 +216,7 @@ class LeaseKeeper:
         if lease is not None:
             log.warning("job %s: the lease had lapsed, and was granted again", held.job_id)
         elif not held.is_over:
-            self._listener.lease_lost(held, reason)
+            self._listener.lease_lost(held, token, reason)
 
     def claim(self, client: Client, held: HeldJob) -> Lease | None:
         """Claim a held job again by its id; return the lease, or None if it cannot be had."""
@@ -208,7 +224,8 @@ class LeaseKeeper:
             held.job.status, job_ids=[held.job_id], lease_ms=self._lease_ms, wait_ms=0
         )
         for lease in granted:
-            if lease.job.version == held.version:
+            is_ours = self._held.get(held.job_id) is held  # else it was settled meanwhile
+            if is_ours and lease.job.version == held.version:
                 held.regain(lease)
                 return lease
             with suppress(TollgateError):

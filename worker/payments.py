@@ -157,6 +157,13 @@ class PaymentStage:
         pause_s = min(max(delay_s - waited_s, 0.0), delay_s)  # the clock may have gone back
         held.timer = asyncio.get_running_loop().call_later(pause_s, self._decided, held, verdict)
 
+    def lost_call(self, job_id: str) -> HeldJob | None:  # noqa: ARG002 - as `Stage`
+        """No handler is called."""
+        return None
+
+    def take_back(self, held: HeldJob) -> None:
+        """No handler is called."""
+
     def lost(self, held: HeldJob) -> None:
         """Stop waiting for the payment of a job that is no longer this worker's."""
         held.stop_timer()

@@ -77,6 +77,11 @@ class Questions:
         held.is_asking = True
         try:
             return await self._answer_to(held, text, key)
+        except asyncio.CancelledError:
+            # By a time limit of the handler's own, for example. The question stays: so the call
+            # ends, and the handler is called again when it is answered.
+            held.gave_up_question = True
+            raise Suspended from None
         finally:
             held.is_asking = False
 

@@ -11,7 +11,7 @@ kept beside it, in a thread (`lease`), and another thread watches the loop (`wat
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -19,7 +19,7 @@ from typing import Any, Final
 from tollgate.client.results import Lease
 from tollgate.client.sync import Client
 from tollgate.domain.commands import AnyCommand, Release, Touch
-from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.exceptions import JobNotFoundError, LeaseLostError, TollgateError
 from tollgate.domain.status import RUNNING, TERMINAL, JobStatus
 from tollgate.worker.broker_status import BrokerStatus, one_line
 from tollgate.worker.claims import Claims
@@ -208,7 +208,7 @@ class Runner:
             self._touching -= 1
             standing = []
             for lease, answer in zip(leases, answers, strict=True):
-                if isinstance(answer, TollgateError):
+                if isinstance(answer, LeaseLostError | JobNotFoundError):
                     job_id, why = lease.job.job_id, one_line(answer)
                     log.warning("job %s: its lease ended before it was begun (%s)", job_id, why)
                 else:
@@ -232,6 +232,12 @@ class Runner:
                 # Its lease had lapsed, and the job came back to this worker.
                 log.warning("job %s: the lease had lapsed, and was granted again", lease.job.job_id)
                 known.regain(lease)
+            elif (lost := stage.lost_call(lease.job.job_id)) is not None:
+                # The same, and it was taken for lost already: its call goes on.
+                log.warning("job %s: the lease was lost, and was granted again", lease.job.job_id)
+                lost.regain(lease)
+                self.keeper.hold(lost)
+                stage.take_back(lost)
             elif stage.ignores(lease):
                 self._unpaid.add(lease)
             else:
@@ -284,11 +290,12 @@ class Runner:
 
     # --- called by the lease thread ---------------------------------------------------------------
 
-    def lease_lost(self, held: HeldJob, reason: TollgateError) -> None:
+    def lease_lost(self, held: HeldJob, token: int, reason: TollgateError) -> None:
         """See `lease.LeaseListener`."""
 
         def lose() -> None:
-            if not held.is_over and not held.is_lost:
+            # With another token, a claim of this worker has got the job back meanwhile.
+            if held.token == token and not held.is_over and not held.is_lost:
                 log.warning("job %s: the lease is lost (%s)", held.job_id, one_line(reason))
                 self.keeper.drop(held)
                 held.stage.lost(held)
@@ -318,10 +325,14 @@ class Runner:
         for claims in self._claims:
             claims.stage.give_back_all()
         await self._until_idle(LAST_S)
-        left = [(held.job_id, held.token) for held in self.settler.give_up()]
-        for job_id, _ in left:
-            log.warning("job %s: the broker does not answer: its lease is given back", job_id)
-        await self._release_now(left + self._unpaid.leases())
+        last: list[AnyCommand] = []
+        for held, outcome in self.settler.give_up().items():
+            log.warning("job %s: the broker does not answer: its lease is given back", held.job_id)
+            # A result is stored if it can be; only if not, the lease is given back.
+            last.append(outcome.command(held.job_id, held.version, held.token))
+            last.append(Release(job_id=held.job_id, lease=held.token))
+        last += [Release(job_id=each, lease=token) for each, token in self._unpaid.leases()]
+        await self._send_last(last)
         await self._link.until_quiet(LAST_S)  # what withdrawn claims still got is released
 
     async def _until_idle(self, timeout_s: float) -> None:
@@ -335,8 +346,7 @@ class Runner:
         commands: list[AnyCommand] = [Release(job_id=each, lease=token) for each, token in leases]
         self._link.post(commands, lambda _: None, LAST_S)
 
-    async def _release_now(self, leases: Iterable[tuple[str, int]]) -> None:
-        commands = [Release(job_id=each, lease=token) for each, token in leases]
+    async def _send_last(self, commands: list[AnyCommand]) -> None:
         if commands:
             with suppress(TollgateError, TimeoutError):
                 async with asyncio.timeout(LAST_S):

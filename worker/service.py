@@ -196,13 +196,19 @@ class Service:
     # --- called by the watchdog, in its thread ----------------------------------------------------
 
     def _at_work(self, task: object) -> tuple[str, float | None] | None:
-        """Return the job that a task of the loop works on, and when its time limit ends."""
+        """Return the job that a task of the loop works on, and when its time limit ends.
+
+        A task that a handler has made, as `gather` does, is of no known job: then no job is named,
+        and the first time limit of all counts.
+        """
         executor, runner = self._executor, self._runner
-        call = executor.call_of(task) if isinstance(executor, LoopExecutor) else None
-        held = None if call is None or runner is None else runner.keeper.holder(call.job.job_id)
-        if held is None:
+        if runner is None or not isinstance(executor, LoopExecutor):
             return None
-        return held.job_id, None if held.left_s is None else held.begun_at + held.left_s
+        call = executor.call_of(task)
+        held = None if call is None else runner.keeper.holder(call.job.job_id)
+        if held is not None:
+            return held.job_id, held.limit_at
+        return "", min((limit_at for _, limit_at in runner.keeper.limits()), default=None)
 
     def _on_signal(self, count: int) -> None:
         if count > 1:
@@ -224,9 +230,13 @@ class Service:
         """End the process: an async handler blocks the loop beyond its time limit."""
         if self._signals is None:
             return  # the process is not the worker's
-        say(logging.ERROR, "job %s: its handler blocks the loop beyond its time limit", job_id)
         runner = self._runner
         held = None if runner is None else runner.keeper.holder(job_id)
+        if runner is not None and held is None:
+            held = min(runner.keeper.limits(), key=lambda each: each[1], default=(None, 0.0))[0]
+        if held is not None:
+            blocks = "job %s: the loop is blocked beyond the time limit of its handler"
+            say(logging.ERROR, blocks, held.job_id)
         if runner is not None and held is not None:
             late = self._policy.outcome(overrun(self._settings.timeout_s), held.attempt)
             runner.keeper.release_all({**runner.settler.outcomes, held: late})

@@ -9,6 +9,7 @@ from typing import Any, Final
 from tollgate.client import commands
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import (
+    InternalError,
     LeaseLostError,
     Refusal,
     TollgateError,
@@ -32,6 +33,9 @@ next message: the more outcomes, the cheaper each is."""
 
 Delivered = tuple[Job | None, Outcome | None]
 """The job after its outcome, and the outcome; both None if the job does not take it."""
+
+CUTS_MAX: Final = 4
+"""How often an outcome is made smaller that the broker calls too large."""
 
 OnSettled = Callable[[HeldJob, Outcome | None], None]
 """Called once for each job, when no more is sent for it: with the outcome that the broker took, or
@@ -117,11 +121,11 @@ class Settler:
                 )
         return made
 
-    def give_up(self) -> list[HeldJob]:
-        """Send nothing more, and return the jobs that are not settled."""
+    def give_up(self) -> dict[HeldJob, Outcome]:
+        """Send nothing more, and return the jobs that are not settled, with their outcomes."""
         for task in self._alone:
             task.cancel()
-        left = [*self._unsettled]
+        left = dict(self._unsettled)
         self._unsettled.clear()
         self._ready.clear()
         return left
@@ -188,11 +192,14 @@ class Settler:
         """Return how the delivery has ended, or None to send it again."""
         delivery.has_to_wait = True
         if isinstance(fault, TooLargeError):
+            delivery.cuts += 1
+            if delivery.cuts > CUTS_MAX:
+                return _dropped(held, delivery.outcome, one_line(fault))
             delivery.outcome = self._fitting(held, delivery.outcome, fault)
             delivery.has_to_wait = False
         elif isinstance(fault, LeaseLostError | VersionConflictError):
             return await self._regain(fault, held, delivery)
-        elif not may_pass(fault):
+        elif not may_pass(fault) and not isinstance(fault, InternalError):
             return _dropped(held, delivery.outcome, one_line(fault))
         else:
             delivery.is_in_doubt = delivery.is_in_doubt or not isinstance(fault, Refusal)
@@ -298,6 +305,8 @@ class _Delivery:
         self.is_told = False
         """Whether the log says that another worker has the job."""
         self.has_to_wait = False
+        self.cuts = 0
+        """How often it was made smaller."""
 
 
 def _dropped(held: HeldJob, outcome: Outcome, why: str) -> Delivered:

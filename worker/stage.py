@@ -44,6 +44,14 @@ class Stage(Protocol):
         """Begin to work on a job."""
         ...
 
+    def lost_call(self, job_id: str) -> HeldJob | None:
+        """Return a job of this id whose lease is lost and whose call goes on, if there is one."""
+        ...
+
+    def take_back(self, held: HeldJob) -> None:
+        """The lease of such a job was granted to this worker again."""
+        ...
+
     def lost(self, held: HeldJob) -> None:
         """End the work on a job that is no longer this worker's."""
         ...

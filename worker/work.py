@@ -146,6 +146,20 @@ class WorkStage:
         """See `held.Stage`."""
         self._desk.wake_keeper()
 
+    def lost_call(self, job_id: str) -> HeldJob | None:
+        """See `Stage`."""
+        for held in self._stuck:
+            if held.job_id == job_id and not held.is_over:
+                return held
+        return None
+
+    def take_back(self, held: HeldJob) -> None:
+        """See `Stage`: a thread goes on with it; a task that is being cancelled gives it back."""
+        held.is_lost = False
+        held.stop_requested = held.job.stop_requested
+        del self._stuck[held]
+        self._working.add(held)
+
     def lost(self, held: HeldJob) -> None:
         """End the work on a job that is no longer this worker's, if the handler can be ended.
 
@@ -317,6 +331,8 @@ class WorkStage:
     # --- results ----------------------------------------------------------------------------------
 
     def _decide(self, held: HeldJob, result: CallResult) -> None:
+        if held.gave_up_question:
+            result = CallResult(is_suspended=True)
         if held.is_lost and result.error is None and result.is_suspended:
             held.is_over = True
             self._desk.forget(held)

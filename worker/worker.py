@@ -182,11 +182,11 @@ class Worker:
             service.stop()
 
     async def _serve(self, signals: StopSignals | None, settings: WorkerSettings) -> int:
-        service = Service(settings, self._make_executor(), signals)
         with self._lock:
             if self._service is not None:
                 raise RuntimeError("this worker runs already")
-            self._service = service
+            self._service = service = Service(settings, self._make_executor(), signals)
+            self.finished = 0
             if self._is_stopped:
                 service.stop()
         try:

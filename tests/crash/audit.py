@@ -59,7 +59,7 @@ class Audit:
         self._named: set[tuple[int, int]] = set()
         """Requests that claim jobs by their ids."""
         self._recorded_later: set[tuple[int, int]] = set()
-        """Requests that had no effect at first, as a claim that found nothing, but when repeated."""
+        """Requests that had no effect at first, as an empty claim, but had one when repeated."""
         self._at = datetime.min.replace(tzinfo=UTC)
         self._standing: set[int] = set()
         """Tokens of the leases that stand at the end."""

@@ -17,6 +17,7 @@ from tollgate.domain.models import Job
 from tollgate.worker import handlers as handlers_module
 from tollgate.worker.call import CallResult, Suspended
 from tollgate.worker.context import AsyncContext, Context
+from tollgate.worker.example_handler import describe
 from tollgate.worker.handlers import (
     HandlerNotFoundError,
     LoopExecutor,
@@ -52,7 +53,7 @@ def test_a_directory_that_was_removed_is_no_error(
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert load_handler("tollgate.worker.example_handler:describe")
+    assert load_handler("tollgate.worker.example_handler:describe") is describe
 
 
 def test_a_handler_is_found_in_the_current_directory(directory: Path) -> None:

@@ -25,7 +25,7 @@ from tollgate.domain.exceptions import (
     NotAuthorizedError,
     TollgateError,
 )
-from tollgate.domain.status import AWAITING_INPUT, COMPLETED, RUNNING
+from tollgate.domain.status import COMPLETED, RUNNING
 from tollgate.worker import lease as lease_module
 from tollgate.worker.held import HeldJob
 from tollgate.worker.lease import LeaseKeeper, UnpaidLeases, answer_s
@@ -42,7 +42,7 @@ class Listener:
         self.stops: list[HeldJob] = []
         self.threads: set[str] = set()
 
-    def lease_lost(self, held: HeldJob, reason: TollgateError) -> None:
+    def lease_lost(self, held: HeldJob, token: int, reason: TollgateError) -> None:
         self.threads.add(threading.current_thread().name)
         self.lost.append((held, reason))
 
@@ -161,6 +161,40 @@ def test_a_lease_of_a_job_that_moved_goes_back(
     assert held.token == 101
 
 
+def test_a_lease_of_a_job_settled_meanwhile_goes_back(
+    keep: Any, script: Script, listener: Listener
+) -> None:
+    """Its outcome was taken while the claim was under way: nobody would work on a new lease."""
+    keeper = keep()
+
+    def settled() -> Any:
+        keeper.drop(held)
+        return [make_lease(token=7)]
+
+    script.answers["touch"] = [LOST]
+    script.answers["reclaim"] = [settled]
+    held = hold(keeper)
+    until_true(lambda: script.all("release"))
+    assert [(each.job, each.token) for each in script.all("release")] == [(1, 7)]
+    assert held.token == 101
+
+
+def test_the_thread_goes_on_when_no_client_can_be_made(script: Script, listener: Listener) -> None:
+    """The process may have too many files open for a moment."""
+    faults = [OSError(24, "Too many open files")] * 2
+
+    def make_client(_: float) -> Any:
+        if faults:
+            raise faults.pop()
+        return ScriptedClient(script)
+
+    keeper = LeaseKeeper(make_client, 15, listener)
+    keeper.start()
+    hold(keeper)
+    until_touched(script, 2)
+    keeper.close()
+
+
 def test_the_version_of_now_counts(keep: Any, script: Script, listener: Listener) -> None:
     """After an answer the job is further than when it was claimed."""
     script.answers["touch"] = [LOST]
@@ -195,14 +229,13 @@ def test_a_claim_that_is_refused_loses_the_lease(
     until_true(lambda: listener.lost)
 
 
-@pytest.mark.parametrize("what", ["is_over", "is_asking", "new token", "awaiting input"])
+@pytest.mark.parametrize("what", ["is_over", "is_asking", "new token"])
 def test_some_lost_leases_are_expected(
     keep: Any, script: Script, listener: Listener, what: str
 ) -> None:
     """Its own outcome ended it; it asks; the token is an old one."""
     keeper = keep(60)
-    fields: dict[str, Any] = {"status": AWAITING_INPUT} if what == "awaiting input" else {}
-    held = hold(keeper, **fields)
+    held = hold(keeper)
 
     def lost() -> Any:
         if what == "new token":

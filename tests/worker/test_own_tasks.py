@@ -36,7 +36,6 @@ def test_a_handler_that_cancels_all_does_not_end_the_grace(
     tollgate_broker: Broker, tollgate_client: Client
 ) -> None:
     begun = threading.Semaphore(0)
-    stopped = threading.Event()
 
     async def handler(job: Job, ctx: tollgate.AsyncContext) -> str:
         begun.release()
@@ -56,13 +55,13 @@ def test_a_handler_that_cancels_all_does_not_end_the_grace(
         tollgate_broker.pay(tollgate_client.create(input=each)) for each in ("goes on", "cancels")
     ]
     worker = tollgate.Worker(handler, tollgate_broker.endpoint)
-    thread = threading.Thread(target=lambda: (worker.run(), stopped.set()))
+    thread = threading.Thread(target=worker.run)
     thread.start()
     assert begun.acquire(timeout=PATIENCE_S)
     assert begun.acquire(timeout=PATIENCE_S)
     worker.stop()
-    assert stopped.wait(PATIENCE_S)
-    thread.join()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
     assert [tollgate_client.get(each.job_id).result for each in jobs] == ["done", "done"]
 
 

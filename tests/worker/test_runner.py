@@ -383,7 +383,7 @@ async def test_jobs_that_wait_for_a_slot_go_back_at_once(link: ScriptedLink, sta
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-async def test_an_unanswered_result_is_released_at_the_end(
+async def test_an_unanswered_result_is_sent_again_at_the_end(
     link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
     monkeypatch.setattr(runner_module, "LAST_S", 0.01)
@@ -393,7 +393,10 @@ async def test_an_unanswered_result_is_released_at_the_end(
     link.grant(*map(make_lease, range(1, jobs + 1)))
     await link.script.until_said("transition", jobs)
     said = await worker.stopped()
-    assert said[jobs:] == [("release", number, None) for number in range(1, jobs + 1)]
+    last = [
+        [("transition", each, COMPLETED), ("release", each, None)] for each in range(1, jobs + 1)
+    ]
+    assert said[jobs:] == [command for commands in last for command in commands]
     assert worker.runner.finished == 0
 
 

@@ -218,6 +218,31 @@ async def test_a_lost_thread_keeps_its_slot_until_it_returns(
     await worker.stopped()
 
 
+async def test_a_lost_thread_goes_on_with_a_new_lease(
+    link: ScriptedLink, start: Start, go_on: threading.Event
+) -> None:
+    """The lease was not lost to another worker, but to another claim of this one."""
+    calls: list[str] = []
+
+    def handler(job: Job) -> str:
+        calls.append(job.job_id)
+        go_on.wait(PATIENCE_S)
+        return "done"
+
+    link.script.answers["touch"] = [LOST]
+    worker = start(handler, concurrency=2, lease_ms=300)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage.stuck)
+    link.grant(make_lease(1, token=7))
+    await until(lambda: not worker.stage.stuck)
+    assert worker.stage.room() == 1
+    go_on.set()
+    await until(lambda: worker.runner.finished)
+    assert len(calls) == 1
+    assert [each.token for each in link.script.all("transition")] == [7]
+    await worker.stopped()
+
+
 async def test_a_task_that_never_began_gives_its_slot_back(
     link: ScriptedLink, start: Start
 ) -> None:
