@@ -15,7 +15,7 @@ from tollgate.worker.context import Key, Schema
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import GiveBack, Move, Outcome
 from tollgate.worker.settings import WorkerSettings
-from tollgate.worker.stage import Desk
+from tollgate.worker.stage import StageOwner
 
 _HALF_BYTES: Final = 8
 _RANGE: Final = 2 ** (8 * _HALF_BYTES)
@@ -118,7 +118,7 @@ class PaymentStage:
         self,
         simulator: PaymentSimulator,
         limit: int,
-        desk: Desk,
+        owner: StageOwner,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -126,7 +126,7 @@ class PaymentStage:
         """Payments of all queues are decided."""
         self._simulator = simulator
         self.slots = limit
-        self._desk = desk
+        self._owner = owner
         self._clock = clock
         self._pending: set[HeldJob] = set()
 
@@ -170,8 +170,8 @@ class PaymentStage:
         if held in self._pending:
             self._pending.discard(held)
             held.is_over = True
-            self._desk.forget(held)
-            self._desk.check_again()
+            self._owner.forget(held)
+            self._owner.check_again()
 
     def tell(self, held: HeldJob) -> None:
         """Somebody asked for a stop: a payment is decided all the same."""
@@ -206,5 +206,5 @@ class PaymentStage:
     def _end(self, held: HeldJob, outcome: Outcome) -> None:
         self._pending.discard(held)
         held.is_over = True
-        self._desk.settle(held, outcome)
-        self._desk.check_again()
+        self._owner.settle(held, outcome)
+        self._owner.check_again()

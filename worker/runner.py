@@ -119,7 +119,7 @@ class Runner:
     # --- one turn ---------------------------------------------------------------------------------
 
     def check_again(self) -> None:
-        """See `stage.Desk`: at the end of this turn, send what is ready, and claim."""
+        """See `stage.StageOwner`: at the end of this turn, send what is ready, and claim."""
         if not self._is_pump_due:
             self._is_pump_due = True
             self._loop.call_soon(self._pump)
@@ -255,20 +255,20 @@ class Runner:
     # --- called by the stages ---------------------------------------------------------------------
 
     def settle(self, held: HeldJob, outcome: Outcome) -> None:
-        """See `stage.Desk`."""
+        """See `stage.StageOwner`."""
         self.settler.put(held, outcome)
         self.check_again()
 
     def forget(self, held: HeldJob) -> None:
-        """See `stage.Desk`."""
+        """See `stage.StageOwner`."""
         self.keeper.drop(held)
 
     def wake_keeper(self) -> None:
-        """See `stage.Desk`."""
+        """See `stage.StageOwner`."""
         self.keeper.wake()
 
     def leave_stuck(self) -> None:
-        """See `stage.Desk`."""
+        """See `stage.StageOwner`."""
         self.is_stuck = True
         self.stop()
 

@@ -246,7 +246,7 @@ class Service:
 def executor_of(settings: WorkerSettings) -> Callable[[], Executor]:
     """Return a function that makes the executor. Raises HandlerNotFoundError or ArgumentError."""
     if settings.isolation == "process":
-        from tollgate.worker.processes import ProcessExecutor, name_of  # noqa: PLC0415 - seldom used
+        from tollgate.worker.isolation.executor import ProcessExecutor, name_of  # noqa: PLC0415 - seldom used
 
         name = settings.handler if isinstance(settings.handler, str) else name_of(settings.handler)
         return lambda: ProcessExecutor(

@@ -85,7 +85,7 @@ class Stage(Protocol):
         ...
 
 
-class Desk(Protocol):
+class StageOwner(Protocol):
     """What a stage needs of the runner."""
 
     def settle(self, held: HeldJob, outcome: Outcome) -> None:

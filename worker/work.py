@@ -18,7 +18,7 @@ from tollgate.worker.outcome import GiveBack, Move, Outcome
 from tollgate.worker.own_tasks import own_task
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.questions import Questions
-from tollgate.worker.stage import Desk
+from tollgate.worker.stage import StageOwner
 
 if TYPE_CHECKING:
     from tollgate.worker.settings import WorkerSettings
@@ -41,14 +41,14 @@ class WorkStage:
     finishes_at_stop = True
 
     def __init__(
-        self, settings: "WorkerSettings", executor: Executor, policy: RetryPolicy, desk: Desk
+        self, settings: "WorkerSettings", executor: Executor, policy: RetryPolicy, owner: StageOwner
     ) -> None:
         self.queues: tuple[str, ...] | None = settings.queues
         self.slots = settings.concurrency
         self._settings = settings
         self._executor = executor
         self._policy = policy
-        self._desk = desk
+        self._owner = owner
         self.questions: Questions
         """Set by the runner, which has the connection."""
         self.why_spent: Callable[[HeldJob], Awaitable[str | None]]
@@ -114,7 +114,7 @@ class WorkStage:
             self._fill()
         else:
             self._decide(held, CallResult(error=why))
-        self._desk.check_again()
+        self._owner.check_again()
 
     def call_ended(self, held: HeldJob, result: CallResult) -> None:
         """See `held.Stage`; of a job whose outcome is decided, only the slot matters."""
@@ -133,10 +133,10 @@ class WorkStage:
                 # The lease is not released: the job would come back at once. It lapses instead.
                 log.exception("job %s: left alone after a fault of the worker", held.job_id)
                 held.is_over = True
-                self._desk.forget(held)
+                self._owner.forget(held)
         if self._waiting or self._resuming:
             self._fill()
-        self._desk.check_again()
+        self._owner.check_again()
 
     async def ask(self, held: HeldJob, schema: Schema, key: Key) -> str:
         """See `held.Stage`."""
@@ -144,7 +144,7 @@ class WorkStage:
 
     def progressed(self) -> None:
         """See `held.Stage`."""
-        self._desk.wake_keeper()
+        self._owner.wake_keeper()
 
     def lost_call(self, job_id: str) -> HeldJob | None:
         """See `Stage`."""
@@ -177,8 +177,8 @@ class WorkStage:
             else:
                 self._waiting.remove(held)
             held.is_over = True
-            self._desk.forget(held)
-        self._desk.check_again()
+            self._owner.forget(held)
+        self._owner.check_again()
 
     def tell(self, held: HeldJob) -> None:
         """Tell the handler that somebody asked for a stop."""
@@ -222,7 +222,7 @@ class WorkStage:
         self._asking.add(held)
         self._pause_limit(held)
         self._fill()
-        self._desk.check_again()
+        self._owner.check_again()
 
     async def enter_slot(self, held: HeldJob) -> None:
         """See `questions.SlotOwner`."""
@@ -290,7 +290,7 @@ class WorkStage:
         self._decide(held, result)
         self._cancel(held, result.error or "")
         self._fill()
-        self._desk.check_again()
+        self._owner.check_again()
 
     def _cancel(self, held: HeldJob, reason: str) -> None:
         """End a call; if it cannot be ended, it keeps its slot."""
@@ -326,7 +326,7 @@ class WorkStage:
                 " code 4, to be started again",
                 len(self._stuck), ", ".join(held.job_id for held in self._stuck),
             )  # fmt: skip
-            self._desk.leave_stuck()
+            self._owner.leave_stuck()
 
     # --- results ----------------------------------------------------------------------------------
 
@@ -335,17 +335,17 @@ class WorkStage:
             result = CallResult(is_suspended=True)
         if held.is_lost and result.error is None and result.is_suspended:
             held.is_over = True
-            self._desk.forget(held)
+            self._owner.forget(held)
             return
         outcome = self._policy.outcome(result, held.attempt)
         if type(outcome) is not Move or outcome.error is not None:
             self._log(held, result, outcome)
         held.is_over = True
-        self._desk.settle(held, outcome)
+        self._owner.settle(held, outcome)
 
     def _end(self, held: HeldJob, outcome: Outcome) -> None:
         held.is_over = True
-        self._desk.settle(held, outcome)
+        self._owner.settle(held, outcome)
 
     def _log(self, held: HeldJob, result: CallResult, outcome: Outcome) -> None:
         """Log why a try did not complete its job, at the default level, with the traceback."""

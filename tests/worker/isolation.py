@@ -13,7 +13,7 @@ from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult, Fail, Suspended
 from tollgate.worker.context import Key, Schema
-from tollgate.worker.processes import ProcessExecutor
+from tollgate.worker.isolation.executor import ProcessExecutor
 
 PATIENCE_S: Final = 40.0
 

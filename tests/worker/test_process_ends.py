@@ -25,9 +25,10 @@ from tests.worker.isolation import (
     until,
     write,
 )
-from tollgate.worker import child_process, processes
 from tollgate.worker.call import CallResult
-from tollgate.worker.processes import ProcessExecutor
+from tollgate.worker.isolation import child_process
+from tollgate.worker.isolation import executor as processes
+from tollgate.worker.isolation.executor import ProcessExecutor
 
 OF_SYSTEM = " (the system may have run out of memory)"
 
@@ -239,7 +240,7 @@ async def test_a_process_is_replaced_for_its_memory(
     has_proc: bool, opened: Opened, make_call: MakeCall
 ) -> None:
     if not has_proc:
-        hidden = "import tollgate.worker.child as child; child.STATM = '/nowhere'\n"
+        hidden = "import tollgate.worker.isolation.child as child; child.STATM = '/nowhere'\n"
         write("handlers.py", read("handlers.py") + hidden)
     executor = await opened(recycle_memory_mb=200)
     first = (await ran(executor, make_call("pid"))).value
@@ -387,7 +388,7 @@ sys.path.insert(0, {root!r})
 from datetime import UTC, datetime
 from tests.worker.isolation import FakeCall
 from tollgate.domain.models import Job
-from tollgate.worker.processes import ProcessExecutor
+from tollgate.worker.isolation.executor import ProcessExecutor
 
 async def main():
     executor = ProcessExecutor("handlers:answer", 2)
@@ -445,7 +446,7 @@ async def test_a_terminal_interrupts_the_worker_alone(opened: Opened, make_call:
 
 def test_a_process_whose_worker_is_gone_at_once_ends() -> None:
     ours, theirs = socket.socketpair()
-    program = f"from tollgate.worker.child import main; main({theirs.fileno()}, 1)"
+    program = f"from tollgate.worker.isolation.child import main; main({theirs.fileno()}, 1)"
     with ours, theirs:
         done = subprocess.run(
             [sys.executable, "-c", program], pass_fds=[theirs.fileno()], check=False, timeout=60

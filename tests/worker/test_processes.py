@@ -33,7 +33,7 @@ from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult
 from tollgate.worker.handlers import HandlerNotFoundError
-from tollgate.worker.processes import ProcessExecutor, name_of
+from tollgate.worker.isolation.executor import ProcessExecutor, name_of
 
 
 async def test_a_process_is_used_again(opened: Opened, make_call: MakeCall) -> None:
@@ -403,7 +403,8 @@ async def test_a_handler_that_cannot_be_loaded_fails_open(
     (tmp_path / "exits.py").write_text("import os; os._exit(6)")
     (tmp_path / "crashes.py").write_text("import ctypes; ctypes.string_at(0)")
     (tmp_path / "again.py").write_text(
-        "from tollgate.worker.processes import ProcessExecutor; ProcessExecutor('again:answer', 1)"
+        "from tollgate.worker.isolation.executor import ProcessExecutor\n"
+        "ProcessExecutor('again:answer', 1)"
     )
     executor = ProcessExecutor(name, 2)
     with pytest.raises(HandlerNotFoundError) as caught:
@@ -487,7 +488,7 @@ from dataclasses import dataclass
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.worker.isolation import FakeCall
-from tollgate.worker.processes import ProcessExecutor, name_of
+from tollgate.worker.isolation.executor import ProcessExecutor, name_of
 from tollgate.domain.models import Job
 
 @dataclass

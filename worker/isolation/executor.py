@@ -17,11 +17,11 @@ import msgspec
 
 from tollgate.domain.exceptions import ArgumentError
 from tollgate.worker.call import CallResult, Fail, Suspended, describe
-from tollgate.worker.child import is_loading
-from tollgate.worker.child_process import ChildProcess
 from tollgate.worker.executor import HandlerCall
 from tollgate.worker.handlers import HandlerNotFoundError
-from tollgate.worker.messages import (
+from tollgate.worker.isolation.child import is_loading
+from tollgate.worker.isolation.child_process import ChildProcess
+from tollgate.worker.isolation.messages import (
     Answer,
     Asked,
     Begin,

@@ -32,7 +32,7 @@ from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult, Fail, Suspended
 from tollgate.worker.context import AsyncContext, Context, Key, Schema
 from tollgate.worker.handlers import HandlerNotFoundError, calling, is_async, load_handler
-from tollgate.worker.messages import (
+from tollgate.worker.isolation.messages import (
     Answer,
     Asked,
     Begin,

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from tollgate.streams import STDERR
-from tollgate.worker.messages import Frames, FromChild, ToChild, frame, from_child
+from tollgate.worker.isolation.messages import Frames, FromChild, ToChild, frame, from_child
 
 LEAVE_S: Final = 5.0
 """How long a process may take to leave by itself."""
@@ -30,7 +30,7 @@ _READ_BYTES: Final = 1 << 18
 # the handler (`multiprocessing`) import the main module of their parent.
 _START: Final = (
     "import sys; fd, parent, *sys.path = sys.argv[1:];"
-    " from tollgate.worker.child import main; main(int(fd), int(parent))"
+    " from tollgate.worker.isolation.child import main; main(int(fd), int(parent))"
 )
 
 
