@@ -12,6 +12,7 @@ from tollgate.client.sync import Client
 from tollgate.domain.exceptions import ArgumentError, TollgateError
 from tollgate.domain.results import HelloResult
 from tollgate.domain.status import AWAITING_PAYMENT
+from tollgate.threads import check_threads
 from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
 from tollgate.worker.executor import Executor
 from tollgate.worker.handlers import (
@@ -41,6 +42,8 @@ REFUSED: Final = 1
 BROKER_NOT_REACHED: Final = 3
 STUCK: Final = 4
 INTERRUPTED: Final = 130
+THREADS: Final = 2
+"""The lease thread and the watchdog."""
 LEAVE_S: Final = 1.2
 """How long after the grace time a worker may take to leave, before it is ended as it is."""
 
@@ -93,6 +96,11 @@ class Service:
     async def run(self) -> int:
         """Work until `stop` is called; return the exit code."""
         settings = self._settings
+        try:
+            check_threads(THREADS)
+        except OSError as fault:
+            log.error("the worker cannot start: %s", fault.strerror)  # noqa: TRY400 - one line
+            return BROKER_NOT_REACHED
         self._watchdog.start()
         try:
             async with Link(

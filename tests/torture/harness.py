@@ -30,7 +30,7 @@ BROKER_OPTIONS: Final = (
     "--log-level", "debug", "--log-format", "json", "--segment-bytes", "262144", "--lapses", "100",
 )  # fmt: skip
 WORKER_OPTIONS: Final = (
-    "--handler", "tests.torture.handlers:answer", "--only", "work", "--concurrency", "4",
+    "--handler", "tests.torture.handlers:answer", "--max-attempts", "1", "--concurrency", "4",
     "--lease-ms", "3000", "--log-level", "debug", "--log-format", "json",
 )  # fmt: skip
 LOCK_GONE: Final = Ending(1, "removed, moved or replaced")
