@@ -260,7 +260,8 @@ def test_installed_beside_files_with_the_same_names(
 def test_pytest_finds_the_fixtures(installation: Installation, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(FIXTURES)
     options = ("-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path)
-    assert "1 passed" in run(installation.python, "-m", "pytest", *options, ".", cwd=tmp_path)
+    # -B: pip would leave what pytest compiles
+    assert "1 passed" in run(installation.python, "-B", "-m", "pytest", *options, ".", cwd=tmp_path)
 
 
 def test_uninstalling_leaves_the_other_whole(
