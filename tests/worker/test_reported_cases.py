@@ -27,7 +27,7 @@ async def blocks(job):
 
 def raises(job):
     called(job)
-    return {"prompt": 1}["promt"]
+    return {"prompt": 1}["promptly"]
 
 async def raises_later(job):
     return raises(job)
@@ -90,15 +90,15 @@ def test_a_handler_that_blocks_the_loop_runs_once(house: House, client: Client) 
 def test_a_handler_that_raises_leaves_a_trace(house: House, client: Client, handler: str) -> None:
     worker = house.worker("--max-attempts", "2", "--backoff-s", "0", handler=f"cases:{handler}")
     job = ended(client, paid(client, "x"))
-    assert (job.status, job.error, job.attempts) == ("failed", "KeyError: 'promt'", 1)
+    assert (job.status, job.error, job.attempts) == ("failed", "KeyError: 'promptly'", 1)
     assert house.told("calls").count(job.job_id) == 2
     worker.terminate()
     _, log = left(worker)
-    assert f"job {job.job_id}: try 1 of 2: KeyError: 'promt'; again in" in log
-    assert f"job {job.job_id}: try 2 of 2: KeyError: 'promt'; the job fails" in log
-    assert '["promt"]' in log.replace('\\"', '"')  # the line of the handler
+    assert f"job {job.job_id}: try 1 of 2: KeyError: 'promptly'; again in" in log
+    assert f"job {job.job_id}: try 2 of 2: KeyError: 'promptly'; the job fails" in log
+    assert '["promptly"]' in log.replace('\\"', '"')  # the line of the handler
     history = [entry.reason for entry in client.history(job.job_id).entries]
-    assert "KeyError: 'promt'" in history
+    assert "KeyError: 'promptly'" in history
 
 
 def test_hanging_handlers_end_the_worker_with_a_code(house: House, client: Client) -> None:
