@@ -1,4 +1,4 @@
-# One image for the broker, its workers and the command line.
+# One image for the broker, its workers and the command line. None of them decides a payment by itself.
 
 FROM python:3.13-slim-bookworm AS build
 

@@ -15,8 +15,8 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full static check cover crash fuzz soak million protocol bench \
-	bench-quick bench-peers lock clean
+.PHONY: help setup demo test test-full static check cover crash chaos fuzz soak torture million \
+	protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -76,12 +76,18 @@ crash: setup ## kill the broker a hundred times under load, and check that nothi
 	$(BIN)/python -m tests.crash --kills 4 --in-snapshot --segment-bytes 4194304 --input-bytes 1000 \
 		--seconds 30
 
+chaos: setup ## kill workers, brokers and children while jobs go wrong in every way (minutes)
+	$(BIN)/python -m tests.chaos --jobs 200 --kills 30
+
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -q --timeout 900 tests/fuzz/test_shapes.py
 
 soak: setup ## run attacks, 10,000 clients and ten million commands (15 minutes)
 	$(BIN)/python -m tests.soak --write docs/reliability.md
+
+torture: setup ## torture broker, workers and producers with random faults (11 minutes)
+	$(BIN)/python -m tests.torture --seconds 600 --seed 14
 
 million: setup ## run a million commands with a fixed clock and seed, and print their digest
 	$(BIN)/python -m tests.million

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from benchmarks.processes import Missing
 from benchmarks.work import INPUT_HASH
@@ -55,14 +56,18 @@ def script(name: str) -> str:
 
 
 class Tollgate(Driver):
-    """Creates jobs and moves them to running, as a confirmed payment does; a worker runs them."""
+    """Creates jobs and moves them to running, as a confirmed payment does; a worker runs them.
+
+    A single job is created, moved and waited for by one call after the other.
+    """
 
     name = "tollgate"
     library = "tollgate"
     in_redis = False
+    concurrency = CONCURRENCY
     settings = (
-        f"worker --only work --concurrency {CONCURRENCY}, async handler; broker --in-memory;"
-        " AsyncClient: create_many, batch(), wait"
+        f"worker --concurrency {CONCURRENCY}, async handler; broker --in-memory; AsyncClient:"
+        " create_many, batch(), wait; a single job by create, transition, wait"
     )
 
     def connect(self) -> None:
@@ -111,10 +116,49 @@ class Tollgate(Driver):
     def worker(self) -> Sequence[str]:
         return [
             sys.executable, "-m", "tollgate.worker", "--endpoint", f"ipc://{self.socket}",
-            "--only", "work",
-            "--handler", "benchmarks.peers.empty:answer", "--concurrency", str(CONCURRENCY),
+            "--handler", "benchmarks.peers.empty:answer", "--concurrency", str(self.concurrency),
             "--log-level", "warning",
         ]  # fmt: skip
+
+
+class Tollgate1(Tollgate):
+    """A worker with one slot, as huey with one thread."""
+
+    name = "tollgate, concurrency 1"
+    concurrency = 1
+    settings = "worker --concurrency 1; a single job by create, transition, wait"
+
+
+class Tollgate8(Tollgate):
+    """A worker with eight slots."""
+
+    name = "tollgate, concurrency 8"
+    concurrency = 8
+    settings = "worker --concurrency 8; a single job by create, transition, wait"
+
+
+class TollgateTogether(Tollgate):
+    """Sends what belongs together in one message: a job is created and moved by one batch."""
+
+    def single(self) -> None:
+        batch = self._client.batch()
+        job_id = str(uuid4())
+        batch.create(INPUT_HASH, job_id=job_id)
+        batch.transition(job_id, self._running)
+        batch.send()
+        self._client.wait(job_id, timeout_s=WAIT_S_MAX)
+
+
+class TollgateTogether1(TollgateTogether):
+    name = "tollgate, concurrency 1, one message"
+    concurrency = 1
+    settings = "worker --concurrency 1; a single job by a batch of create and transition, and wait"
+
+
+class TollgateTogether8(TollgateTogether):
+    name = "tollgate, concurrency 8, one message"
+    concurrency = 8
+    settings = "worker --concurrency 8; a single job by a batch of create and transition, and wait"
 
 
 class Celery(Driver):
@@ -199,6 +243,7 @@ class Dramatiq(Driver):
 class Huey(Driver):
     name = "huey"
     library = "huey"
+    threads = 1
     settings = "1 thread, blocking pop, notify_result"
 
     def connect(self) -> None:
@@ -214,8 +259,14 @@ class Huey(Driver):
     def worker(self) -> Sequence[str]:
         return [
             sys.executable, script("huey_consumer"), "benchmarks.peers.huey_app.huey",
-            "--workers", "1", "--worker-type", "thread", "--no-periodic", "--quiet",
+            "--workers", str(self.threads), "--worker-type", "thread", "--no-periodic", "--quiet",
         ]  # fmt: skip
+
+
+class Huey8(Huey):
+    name = "huey, 8 threads"
+    threads = 8
+    settings = "8 threads, blocking pop, notify_result"
 
 
 class Beanstalkd(Driver):

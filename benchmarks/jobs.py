@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from benchmarks import drivers
 from benchmarks.crew import aside
-from benchmarks.measure import Effort, Findings, Goal, at_least, in_turns, percentile
+from benchmarks.measure import Effort, Findings, Goal, at_least, at_most, in_turns, percentile
 from benchmarks.processes import Beanstalkd, Broker, Missing, Redis, Server, Worker, program
 
 MILLISECONDS: Final = 1e3
@@ -28,14 +28,30 @@ class Peer:
 
 
 OURS: Final = Peer(drivers.Tollgate, 2_000, 20_000)
+FEW: Final = tuple(
+    Peer(driver, 300, 3_000)
+    for driver in (
+        drivers.Tollgate1, drivers.TollgateTogether1, drivers.Tollgate8, drivers.TollgateTogether8
+    )
+)  # fmt: skip
+"""Workers with few slots, and both ways of driving them: the life of one job."""
 PEERS: Final = (
     Peer(drivers.Celery, 200, 1_000, at_least(30)),
     Peer(drivers.Dramatiq, 400, 3_000, at_least(10)),
     Peer(drivers.Huey, 400, 3_000, at_least(10)),
+    Peer(drivers.Huey8, 400, 3_000),
     Peer(drivers.Rq, 30, 200, at_least(100)),
     Peer(drivers.RqSimple, 100, 1_000),
     Peer(drivers.Beanstalkd, 2_000, 15_000, at_least(3)),
 )
+
+
+LIVES: Final = (
+    (drivers.Tollgate1, drivers.Huey), (drivers.TollgateTogether1, drivers.Huey),
+    (drivers.Tollgate8, drivers.Huey8), (drivers.TollgateTogether8, drivers.Huey8),
+)  # fmt: skip
+"""What is compared for the life of one job, with the goal that it takes no longer."""
+LIFE_GOAL: Final = at_most(1.0)
 
 
 class Run(NamedTuple):
@@ -50,7 +66,7 @@ def measure(effort: Effort, directory: Path) -> Findings:
     findings = Findings("jobs")
     with ExitStack() as stack:
         sides: dict[str, Callable[[], Run]] = {}
-        for peer in (OURS, *PEERS):
+        for peer in (OURS, *FEW, *PEERS):
             name = peer.driver.name
             try:
                 sides[name] = _side(peer, effort, directory / name.replace(" ", "-"), stack)
@@ -101,14 +117,25 @@ def _run(driver: drivers.Driver, jobs: int, singles: int) -> Run:
 
 
 def _compare(findings: Findings, runs: dict[str, list[Run]]) -> None:
-    ours = runs.pop(OURS.driver.name)
-    goals = {peer.driver.name: peer.goal for peer in PEERS}
+    ours = runs[OURS.driver.name]
     columns: tuple[tuple[int, str, str], ...] = (
         (0, "jobs/s", "throughput"), (1, "ms", "latency p50"), (2, "ms", "latency p99"),
     )  # fmt: skip
-    for name, theirs in runs.items():
-        for column, unit, what in columns:
+    for peer in PEERS:
+        if theirs := runs.get(peer.driver.name):
+            for column, unit, what in columns:
+                findings.compare(
+                    f"empty handler: {what}", unit, [run[column] for run in ours],
+                    peer.driver.name, [run[column] for run in theirs],
+                    peer.goal if column == 0 else None,
+                )  # fmt: skip
+    for mine, other in LIVES:
+        if theirs := runs.get(other.name):
             findings.compare(
-                f"empty handler: {what}", unit, [run[column] for run in ours],
-                name, [run[column] for run in theirs], goals[name] if column == 0 else None,
+                f"life of one job: {mine.name.partition(', ')[2]}", "ms",
+                [run.p50_ms for run in runs[mine.name]], other.name,
+                [run.p50_ms for run in theirs], LIFE_GOAL,
             )  # fmt: skip
+    for peer in FEW:
+        name = peer.driver.name
+        findings.figure(f"{name}: jobs/s", "jobs/s", [run.per_second for run in runs[name]])

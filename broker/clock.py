@@ -37,6 +37,9 @@ class LoopClock:
     time the clock goes at half speed at least.
     """
 
+    clocks_agree = True
+    """Whether both clocks go alike, unless one of them is set: see `Deadlines.start`."""
+
     def __init__(
         self,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from queue import SimpleQueue
 from typing import Final
@@ -93,8 +94,15 @@ class GroupCommit:
             self._send(reply)
 
     def close(self) -> None:
-        """End the sync thread, after the sync that it runs."""
-        self._orders.put(Order.LEAVE)
+        """End the sync thread, after the sync that it runs, without waiting for it."""
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
+        if self._beside:
+            self._orders.put(Order.LEAVE)
+        else:
+            os.close(self._ended)
 
     def _begin(self) -> None:
         self._covered, self._held, self._held_bytes = self._held, [], 0
@@ -107,4 +115,6 @@ class GroupCommit:
                 self._journal.sync()
             except BaseException as fault:  # noqa: BLE001 - `finish` raises it in the loop, where it stops the broker
                 self._fault = fault
-            os.write(self._ended, b"\0")
+            with suppress(BrokenPipeError):  # closed meanwhile
+                os.write(self._ended, b"\0")
+        os.close(self._ended)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import structlog
 
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.snapshot import snapshot_chunks
@@ -32,13 +31,14 @@ from tollgate.broker.journal.format import listing, segment_name, snapshot_name
 from tollgate.broker.journal.recovery import Replay
 from tollgate.broker.journal.segment import ClosedSegment, closed_segments, read_header
 from tollgate.broker.journal.snapshot import verify_snapshot, write_snapshot
+from tollgate.log import get_logger
 
 LOOK_MS: Final = 1_000
 """Time between two looks for closed segments, and for the end of the process."""
 RETRY_MS: Final = 60_000
 """Time before the next try after a failure."""
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 
 class Compactor:

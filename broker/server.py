@@ -5,7 +5,6 @@ from collections.abc import Container, Sequence
 from typing import Final, Protocol
 
 import msgspec
-import structlog
 
 from tollgate.broker.clock import LoopClock
 from tollgate.broker.commit import GroupCommit
@@ -21,8 +20,9 @@ from tollgate.broker.telemetry import Counters, Notifier
 from tollgate.broker.transport.endpoints import EndpointError
 from tollgate.broker.transport.poller import Poller
 from tollgate.broker.transport.router import Router
+from tollgate.log import get_logger
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 IDLE_MS: Final = 1_000
 """The longest sleep: after it the loop sees a wall clock that was set, and a full segment."""
@@ -63,6 +63,7 @@ class Server:
         counters: Counters,
         notifier: Notifier,
         keys: Keys | None = None,
+        clock: LoopClock | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._deadlines = pipeline.deadlines
@@ -72,7 +73,7 @@ class Server:
         self._compactor = compactor
         self._routers = {router.mark[0]: router for router in routers}
         self._in_turn = deque(routers)
-        self._clock = LoopClock()
+        self._clock = clock or LoopClock()
         self._settings = settings
         self._stop_fd = stop_fd
         self._counters = counters
@@ -108,7 +109,7 @@ class Server:
         EndpointError, after it has answered what was taken, if no new peer could connect.
         """
         now = self._clock.read()
-        self._deadlines.start(now)
+        self._deadlines.start(now, clocks_agree=self._clock.clocks_agree)
         if self._has_room():
             self._begin_log(now)
         try:
@@ -117,6 +118,10 @@ class Server:
             self._leave()
             raise
         self._leave()
+
+    def close(self) -> None:
+        """Give back what the server opened itself."""
+        self._commit.close()
 
     def _serve_until_told(self) -> None:
         while True:
@@ -246,7 +251,6 @@ class Server:
             batch = self._left or self._take(self._poller.wait(left_ms))
             self._serve(batch, self._clock.read(self._settings.drain_ms))
             self._commit.flush()
-        self._commit.close()
 
 
 def _without_roles(arrival: Arrival, principal: Principal) -> Arrival:

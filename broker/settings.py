@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from tomllib import TOMLDecodeError
@@ -115,6 +116,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
     toml_file: ClassVar[Path | None] = None
+    reads_environment: ClassVar[bool] = True
 
     bind: Annotated[list[str], NoDecode] = Field(
         default_factory=lambda: [default_endpoint()],
@@ -298,6 +300,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put options before the environment before the file."""
+        if not settings_cls.reads_environment:  # type: ignore[attr-defined]
+            return (init_settings,)
         shared = {
             name: os.environ[variable]
             for name, variable in SHARED.items()
@@ -341,8 +345,28 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: {_unknown(name.upper().removeprefix(PREFIX).lower())}")
     AllSettings.toml_file = config
+    return _validated(AllSettings, options, config)
+
+
+def load_options(options: dict[str, Any]) -> Settings:
+    """Return the settings from options alone, whatever the environment says. Raises SettingsError.
+
+    It is for a broker in somebody else's process.
+    """
+    return _validated(_options_alone(), options)
+
+
+@cache
+def _options_alone() -> type[Settings]:
+    """Return a model that only tests need."""
+    return type("OptionsAlone", (AllSettings,), {"reads_environment": False})
+
+
+def _validated(
+    model: type[Settings], options: dict[str, Any], config: Path | None = None
+) -> Settings:
     try:
-        return AllSettings(**options)
+        return model(**options)
     except (TOMLDecodeError, UnreadableError) as fault:
         raise SettingsError(f"{config or 'the settings'}: {fault}") from None
     except ValidationError as fault:

@@ -4,12 +4,12 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from tollgate.broker.journal.recovery import Observer
+from tollgate.log import get_logger
 
 US_PER_MS: Final = 1_000
 START_MS: Final = 30_000
@@ -17,7 +17,7 @@ START_MS: Final = 30_000
 PROGRESS_S: Final = 1.0
 """How often a long replay reports its progress."""
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 
 class Counters(Counter[str]):
@@ -37,16 +37,17 @@ class Counters(Counter[str]):
 class Notifier:
     """Reports the broker's state to the socket in NOTIFY_SOCKET, by systemd's protocol.
 
-    Without that variable it does nothing, and a message that cannot be sent is dropped.
-    `watchdog_ms` is the longest time between two calls of `alive`: half of WATCHDOG_USEC, after
-    which systemd takes the broker for hung. It is None if systemd sets no watchdog.
+    That variable is looked for in `environment`. Without it nothing is sent, and a message that
+    cannot be sent is dropped. `watchdog_ms` is the longest time between two calls of `alive`: half
+    of WATCHDOG_USEC, after which systemd takes the broker for hung. It is None if systemd sets no
+    watchdog.
     """
 
-    def __init__(self) -> None:
-        address = os.environ.get("NOTIFY_SOCKET", "")
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        address = environment.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        span = os.environ.get("WATCHDOG_USEC", "")
-        is_meant = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        span = environment.get("WATCHDOG_USEC", "")
+        is_meant = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_ms = int(span) // US_PER_MS // 2 if span.isdecimal() and is_meant else None
 
     def starting(self, status: str, for_ms: int) -> None:

@@ -16,7 +16,7 @@ from tollgate.client.errors import (
     ClosedOutcomeUnknown,
     OutcomeUnknown,
 )
-from tollgate.client.framing import PENDING, is_repeatable
+from tollgate.client.framing import PENDING
 from tollgate.client.session import Session
 from tollgate.domain.commands import AnyCommand, Claim, Hello, List, Wait
 from tollgate.domain.exceptions import TollgateError
@@ -89,9 +89,9 @@ def _own(command: AnyCommand, value: Any) -> Any:  # noqa: ANN401 - one type a c
     """Return a value for one caller; all commands of a failed request share one exception."""
     if not isinstance(value, TollgateError):
         return value
-    if isinstance(value, ClosedOutcomeUnknown) and is_repeatable(command):
+    if isinstance(value, ClosedOutcomeUnknown) and not command.changes:
         return ClientClosedError(str(value))
-    if isinstance(value, OutcomeUnknown) and is_repeatable(command):
+    if isinstance(value, OutcomeUnknown) and not command.changes:
         return BrokerUnreachableError(str(value))  # only other commands of the request may be done
     return copy(value)  # raising an exception adds a traceback to it
 

@@ -10,6 +10,15 @@ UNTOLD_S: Final = 100 * 366 * 86_400.0
 """How far ahead the clock is taken to be of a broker that refuses requests before their deadline
 as expired, and does not tell its time: as far as needed."""
 
+shared_clocks: Final[dict[str, "BrokerClock"]] = {}
+"""Clocks of brokers in this process, which need not be measured, by endpoint: see
+`tollgate.testing`."""
+
+
+def clock_of(broker: str, warn: Callable[[str], None]) -> "BrokerClock":
+    """Return the clock of a broker, for one client. `broker` is its name in warnings."""
+    return shared_clocks.get(broker) or BrokerClock(broker, warn)
+
 
 class BrokerClock:
     """The difference of two clocks, measured by each `hello` that tells the broker's time."""
@@ -21,6 +30,10 @@ class BrokerClock:
         self._broker = broker
         self._warn = warn
         self._is_warned = False
+
+    def time(self, wall: float) -> float:
+        """Return the broker's time of day at the time `wall` of this machine, as far as known."""
+        return wall + self.offset_s
 
     def measure(self, told: datetime, asked_at: tuple[float, float], now: float) -> None:
         """Take the time that the broker told between `asked_at` and `now`.

@@ -4,6 +4,7 @@ All clients of a process share one ZeroMQ context. Each of its own would need tw
 file descriptors, and libzmq ends the process if there are too few descriptors for a context.
 """
 
+import errno
 import os
 import resource
 import weakref
@@ -25,6 +26,7 @@ from tollgate.client.inflight import Call
 from tollgate.client.session import Session
 from tollgate.domain.endpoint import check_endpoint, default_endpoint
 from tollgate.domain.exceptions import ArgumentError
+from tollgate.threads import check_threads
 
 ENDPOINT_VARIABLE: Final = "TOLLGATE_ENDPOINT"
 KEY_VARIABLE: Final = "TOLLGATE_KEY"
@@ -32,6 +34,8 @@ WAIT_S_MAX: Final = 3_600.0
 SPIN_US_LIMIT: Final = 1e9
 CONTEXT_FILES: Final = 16
 """How many file descriptors must be free before a context is made: it takes seven itself."""
+CONTEXT_THREADS: Final = 2
+"""How many threads a context has."""
 CLOSE_LINGER_MS: Final = 100
 """How long closing may take to send the last frames, if the broker is slow to take them."""
 _KEY_FIELDS: Final = ("public_key", "secret_key", "broker_public_key")
@@ -151,7 +155,10 @@ class SharedContext:
         self._sockets = 0
 
     def open(self) -> "zmq.Socket[bytes]":
-        """Open a DEALER. Raises OSError or ZMQError if the process may open no more files."""
+        """Open a DEALER.
+
+        Raises OSError or ZMQError if the process may have no more files or threads.
+        """
         with self._lock:
             self._sockets += 1  # first, so that no other client's end terminates the context now
             try:
@@ -172,6 +179,7 @@ class SharedContext:
             self._leave()
 
     def _make(self) -> "zmq.Context[zmq.Socket[bytes]]":
+        check_threads(CONTEXT_THREADS)
         spare: list[int] = []
         try:  # without a descriptor for its epoll, libzmq would abort the process
             while len(spare) < CONTEXT_FILES:
@@ -411,6 +419,10 @@ class Connection:
         try:
             opened = _Opened()
         except (OSError, zmq.ZMQError) as fault:
+            if fault.errno == errno.EAGAIN:
+                raise BrokerUnreachableError(
+                    f"no connection to {self.endpoint} can be opened: {fault.strerror}"
+                ) from None
             files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             raise BrokerUnreachableError(
                 f"no connection to {self.endpoint} can be opened: {fault.strerror}; this process"

@@ -7,9 +7,9 @@ from tollgate.domain.exceptions import ArgumentError, TollgateError
 
 
 class BrokerUnreachableError(TollgateError):
-    """No broker answered in time, and the call has changed nothing that is not safe to repeat.
+    """No broker answered in time, and the call has changed nothing.
 
-    Either the request was never sent, or all of it may be sent again without harm.
+    Either the request was never sent, or it does not change anything.
     """
 
 
@@ -19,7 +19,8 @@ NOT_SENT: Final = "not sent: the broker did not answer an earlier request"
 class OutcomeUnknown(TollgateError):  # noqa: N818 - not an error: the command may be done
     """A request was sent and not answered in time; it may have been executed or not.
 
-    Do not repeat it blindly: read the job with `get` first.
+    Do not repeat it blindly: read the job with `get` first. Only a `create` with a `job_id` of your
+    own may be repeated as it is: it returns the job that is there.
     """
 
 

@@ -118,8 +118,12 @@ class PendingRequest(msgspec.Struct, eq=False):
 
     @property
     def uncertain(self) -> bool:
-        """Whether it may have changed something that its caller would not know of."""
-        return self.sends > 0 and not self.payload.repeatable
+        """Whether it may have changed something that its caller would not know of.
+
+        A `create` counts, too: it does no harm when it is sent again, but a caller who calls again
+        gets another job, because each call makes its own id.
+        """
+        return self.sends > 0 and self.payload.changes
 
     def frame(self, now: float, wall: float, offset_s: float) -> bytes:
         """Return the frame to send, in most cases the same each time.
@@ -256,10 +260,15 @@ class RequestSession:
         self.waiting.insert(position, request)
 
     def admits(self, request: PendingRequest) -> bool:
-        """Return whether a request may be sent now."""
+        """Return whether a request may be sent now.
+
+        The window holds no `stop_waiting` back: the claims that it ends may keep the window closed.
+        """
         if self.state is SessionState.NEVER or request.session is None:
             return True
-        return self.state is SessionState.OPEN and request.seq <= self.acked + WINDOW
+        return self.state is SessionState.OPEN and (
+            request.seq <= self.acked + WINDOW or StopWaiting in request.payload.kinds
+        )
 
     def opened(self, number: int | None) -> None:
         """Record the answer to `hello`: a number, or None if the broker remembers nothing."""

@@ -12,6 +12,8 @@ from zipfile import ZipFile
 import pytest
 from ruamel.yaml import YAML
 
+from tollgate.worker.settings import WorkerSettings
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 COMPOSE = ROOT / "docker-compose.yml"
@@ -112,6 +114,19 @@ def test_a_service_may_do_no_more_than_it_must(name: str) -> None:
     assert service["memswap_limit"] == service["mem_limit"]  # nothing is swapped out
     assert service["ulimits"]["nofile"]["hard"] >= service["ulimits"]["nofile"]["soft"]
     assert service["restart"] == "unless-stopped"
+
+
+def test_no_container_decides_payments_by_simulation() -> None:
+    for path in (COMPOSE, DOCKERFILE):
+        assert "--simulate" not in path.read_text()
+    assert SERVICES["worker"]["command"] == ["tollgate", "worker"]
+    assert "decide no payment" in COMPOSE.read_text()
+
+
+def test_a_worker_has_its_grace_before_it_is_killed() -> None:
+    stop_s = float(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
+    assert stop_s >= WorkerSettings.stop_grace_s + 5  # to store results, and release the rest
+    assert WorkerSettings.stop_grace_s < 10  # what engines give a container that says nothing
 
 
 def test_worker_and_broker_meet_at_one_socket() -> None:

@@ -3,13 +3,21 @@
 The decision records keep the names of their time; only their links are checked.
 """
 
+import ast
+import inspect
 import re
 import subprocess
 import tomllib
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+import tollgate
+from tollgate.cli.main import cli
+from tollgate.worker.__main__ import main as worker
 
 ROOT = Path(__file__).parent.parent
 DECISIONS = ROOT / "docs" / "decisions"
@@ -18,6 +26,7 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 QUOTED = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"[\w@.-]+(?:/[\w@.-]+)*/?")
 MODULE = re.compile(r"tollgate(?:\.\w+)+")
+COMMAND = re.compile(r"(?:^|\$\(|bin/)tollgate ([a-z-]+)([^#\n|;)]*)", re.MULTILINE)
 RUN = re.compile(r"(?:python|\$\(BIN\)/python) -m ((?:tollgate|tests|benchmarks)[\w.]*)")
 MAKE = re.compile(r"make ([a-z-]+)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -140,3 +149,68 @@ def test_the_changelog_knows_the_version() -> None:
     sections = re.findall(r"^### (\w+)", page, re.MULTILINE)
     assert released[:1] in ([], [project["version"]])
     assert released or sections == ["Added"]  # nothing that a user never had can change
+
+
+def is_ours(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, tollgate.TollgateError)
+
+
+def test_the_guide_says_what_to_do_about_each_exception() -> None:
+    page = (ROOT / "docs" / "guides" / "exceptions.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (again|look|skip|stop) \|$", page, re.MULTILINE)
+    bases = ("TollgateError", "Refusal")
+    names = {name: getattr(tollgate, name) for name in tollgate.__all__ if name not in bases}
+    kinds = {name: kind for name, kind in names.items() if is_ours(kind)}
+    assert sorted(name for name, _ in rows) == sorted(kinds)
+    for name, what in rows:
+        kind = kinds[name]
+        if issubclass(kind, tollgate.Refusal) and kind is not tollgate.ExpiredError:
+            assert kind.retryable == (what == "again"), name
+
+
+def commands(page: str) -> list[tuple[str, list[str]]]:
+    """Return each `tollgate COMMAND` in the shell blocks of a page, and the options it is given."""
+    lines = "\n".join(re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    found = COMMAND.findall(lines.replace("\\\n", " "))
+    return [(command, re.findall(r"(--[a-z-]+)", rest)) for command, rest in found]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_options_exist(path: Path) -> None:
+    helps: dict[str, str] = {}
+    for command, options in commands(path.read_text()):
+        if command in {"broker", "journal", "keys", "config", "doctor"}:
+            continue  # commands of other pages, with commands of their own
+        if command not in helps:
+            runner = CliRunner()
+            asked = (
+                runner.invoke(worker, ["--help"])
+                if command == "worker"
+                else runner.invoke(cli, [command, "--help"])
+            )
+            assert asked.exit_code == 0, command
+            helps[command] = asked.output
+        for option in options:
+            assert re.search(rf"{option}\b", helps[command]), (command, option)
+
+
+def python_blocks(page: str) -> list[ast.Module]:
+    """Return the Python blocks of a page; they may await at the top level, as in a notebook."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    return [compile(block, "block", "exec", flags) for block in blocks]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [page for page in PAGES if "```python" in page.read_text()],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_python_in_pages_uses_what_exists(path: Path) -> None:
+    for node in (node for block in python_blocks(path.read_text()) for node in ast.walk(block)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "tollgate":
+            assert hasattr(tollgate, node.attr), node.attr
+        if isinstance(node, ast.Call) and MODULE.fullmatch(ast.unparse(node.func)):
+            called = ast.unparse(node.func).removeprefix("tollgate.")
+            known = inspect.signature(attrgetter(called)(tollgate)).parameters
+            assert {each.arg for each in node.keywords} <= {*known}, ast.unparse(node)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tollgate
+import tollgate.testing
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 20.0
@@ -33,6 +34,12 @@ import client, tollgate
 assert client.answer
 with tollgate.connect() as broker:
     print(broker.count().total)
+"""
+FIXTURES = """
+import sys, tollgate.testing
+def test_it(tollgate_broker, tollgate_client):
+    assert tollgate.testing.__file__.startswith(sys.prefix)
+    assert tollgate_broker.pay(tollgate_client.create(input="a")).status == "running"
 """
 TRAP = "open(__file__ + '.ran', 'w').close()\nraise SystemExit('the wrong file runs')\n"
 TRAPS = ("asyncio", "click", "json", "logging", "msgspec", "pydantic", "rich", "structlog", "zmq")
@@ -207,7 +214,8 @@ class User:
         job_id = self.run(*tollgate, "create", "you")
         assert self.run(*tollgate, "list", "--status", "awaiting_payment").startswith(job_id)
         handler = ("--handler", "client:answer", "--jobs", "1")
-        self.run(*worker, *handler, "--pay-delay-ms-min", "0", "--pay-delay-ms-max", "0")
+        paying = ("--simulate-payments", "--pay-delay-ms-min", "0", "--pay-delay-ms-max", "0")
+        self.run(*worker, *handler, *paying)
         assert "HELLO, YOU" in self.run(*tollgate, "wait", job_id)
 
     def wait_for_file(self, pattern: str) -> None:
@@ -249,6 +257,13 @@ def test_installed_beside_files_with_the_same_names(
     assert user.traps() == []
 
 
+def test_pytest_finds_the_fixtures(installation: Installation, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(FIXTURES)
+    options = ("-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path)
+    # -B: pip would leave what pytest compiles
+    assert "1 passed" in run(installation.python, "-B", "-m", "pytest", *options, ".", cwd=tmp_path)
+
+
 def test_uninstalling_leaves_the_other_whole(
     installation: Installation, built: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -266,13 +281,16 @@ def test_mypy_sees_the_types_of_all_public_names(
     installation: Installation, tmp_path: Path
 ) -> None:
     lines = [f"reveal_type(tollgate.{name})" for name in tollgate.__all__]
+    lines += [f"reveal_type(tollgate.testing.{name})" for name in tollgate.testing.__all__]
     lines += ["reveal_type(tollgate.connect().count().total)", "tollgate.Clint"]
-    (tmp_path / "use.py").write_text("\n".join(["import tollgate", *lines]))
+    (tmp_path / "use.py").write_text(
+        "\n".join(["import tollgate", "import tollgate.testing", *lines])
+    )
     options = ("--python-executable", str(installation.python), "--cache-dir", "cache")
     command = [sys.executable, "-m", "mypy", *options, "--no-error-summary", "use.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     *types, total, misspelt = done.stdout.splitlines()
-    assert len(types) == len(tollgate.__all__)
+    assert len(types) == len([*tollgate.__all__, *tollgate.testing.__all__])
     assert not [line for line in types if "Revealed type is" not in line or '"Any"' in line]
     assert total.endswith(('Revealed type is "int"', '"builtins.int"'))
     assert 'no attribute "Clint"' in misspelt

@@ -196,3 +196,8 @@ def test_format_is_an_option_and_a_variable(module: str, short_dir: Path) -> Non
     assert first_line(TOLLGATE_LOG_FORMAT="console")[0] == "2"
     assert first_line("--log-format", "json", TOLLGATE_LOG_FORMAT="console")[0] == "{"
     assert "log" in first_line(TOLLGATE_LOG_FORMAT="xml").lower()
+
+
+def test_a_machine_without_a_null_device_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "devnull", "/nowhere/null")
+    streams.open_missing()

@@ -130,7 +130,8 @@ def test_broker_serves_and_obeys(start: Start, short_dir: Path, reader: str) -> 
 def test_worker_serves_and_obeys(start: Start, short_dir: Path, reader: str) -> None:
     (short_dir / "handlers.py").write_text(HANDLER)
     broker(start, short_dir)
-    options = ("--handler", "handlers:answer", "--pay-delay-ms-min", "0", "--pay-delay-ms-max", "0")
+    delays = ("--simulate-payments", "--pay-delay-ms-min", "0", "--pay-delay-ms-max", "0")
+    options = ("--handler", "handlers:answer", *delays)
     process = start("worker", *options, reader=reader, fds=(1, 2))
     with Client(f"ipc://{short_dir}/b", timeout_s=PATIENCE_S) as client:
         jobs = [client.create(input="x") for _ in range(20)]

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tollgate.worker.settings import WorkerSettings
+
 DEPLOY = Path(__file__).parent.parent / "deploy"
 ANALYZE = shutil.which("systemd-analyze")
 UNIT = DEPLOY / "tollgate.service"
+WORKER = DEPLOY / "tollgate-worker@.service"
 
 
 def values(path: Path, name: str) -> list[str]:
@@ -59,3 +62,22 @@ def test_the_broker_is_kept_and_comes_back() -> None:
     assert values(UNIT, "Restart") == ["always"]
     assert values(UNIT, "RestartPreventExitStatus") == ["2"]  # wrong usage; failures exit with 1
     assert values(UNIT, "MemorySwapMax") == ["0"]
+
+
+def test_no_unit_decides_payments_by_simulation() -> None:
+    for path in DEPLOY.iterdir():
+        assert not re.search(r"^[^#].*simulat", path.read_text(), re.MULTILINE), path
+    assert "decides no payment" in WORKER.read_text()
+
+
+def test_a_worker_that_leaves_is_started_again() -> None:
+    assert values(WORKER, "Restart") == ["always"]  # 4 too: no slot is left
+    assert values(WORKER, "RestartPreventExitStatus") == ["2"]  # wrong usage
+    assert values(WORKER, "StartLimitIntervalSec") == ["0"]
+
+
+def test_a_worker_has_its_grace_before_it_is_killed() -> None:
+    (stop_s,) = map(float, values(WORKER, "TimeoutStopSec"))
+    assert stop_s >= WorkerSettings.stop_grace_s + 5  # to store results, and release the rest
+    assert values(WORKER, "KillMode") == ["mixed"]  # handlers in processes have the grace as well
+    assert values(WORKER, "OOMPolicy") == ["continue"]

@@ -69,6 +69,10 @@ if TYPE_CHECKING:
     )
     from tollgate.domain.settlement import SettlementState
     from tollgate.domain.status import JobStatus
+    from tollgate.worker.call import Fail, Retry
+    from tollgate.worker.context import AsyncContext, Context
+    from tollgate.worker.handlers import HandlerNotFoundError
+    from tollgate.worker.worker import Worker
 
     __version__: str
 
@@ -76,16 +80,20 @@ __all__ = [
     "ArgumentError",
     "AsyncBatch",
     "AsyncClient",
+    "AsyncContext",
     "Batch",
     "BatchError",
     "BrokerUnreachableError",
     "Client",
     "ClientClosedError",
+    "Context",
     "CountResult",
     "Create",
     "DrainingError",
     "ExpiredError",
+    "Fail",
     "ForkedClientError",
+    "HandlerNotFoundError",
     "HelloResult",
     "History",
     "HistoryEntry",
@@ -113,6 +121,7 @@ __all__ = [
     "ReplyFullError",
     "RepositoryFullError",
     "RequestConflictError",
+    "Retry",
     "SessionEvictedError",
     "Settlement",
     "SettlementState",
@@ -125,6 +134,7 @@ __all__ = [
     "UnsupportedVersionError",
     "VersionConflictError",
     "WaitTimeoutError",
+    "Worker",
     "__version__",
     "commands",
     "connect",
@@ -163,6 +173,10 @@ _HOMES: "Final" = {
     ),
     "tollgate.domain.settlement": ("SettlementState",),
     "tollgate.domain.status": ("JobStatus",),
+    "tollgate.worker.call": ("Fail", "Retry"),
+    "tollgate.worker.context": ("AsyncContext", "Context"),
+    "tollgate.worker.handlers": ("HandlerNotFoundError",),
+    "tollgate.worker.worker": ("Worker",),
 }
 _HOME_OF: "Final" = {name: home for home, names in _HOMES.items() for name in names}
 

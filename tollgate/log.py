@@ -26,12 +26,22 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 _stamp: Final = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
 
+def get_logger(name: str) -> Any:  # noqa: ANN401 - as structlog has it
+    """Return the logger of a part of tollgate, with the methods of structlog's.
+
+    Before `configure`, tollgate is a guest in somebody else's process, where structlog is not its
+    own to set up: then its lines go to `logging`.
+    """
+    return _Logger(name)
+
+
 def configure(level: str, form: str | None = None) -> streams.Writer:
     """Log from `level` on to standard error, as `form` says: console or json.
 
     Without `form` a terminal gets lines for people, and everything else JSON. Warnings and
     uncaught exceptions, also of threads, are logged too. Returns the writer of the lines.
     """
+    _Logger.is_guest = False
     writer = streams.protect()
     is_terminal = os.isatty(streams.STDERR)
     renderer = _Renderer(form or ("console" if is_terminal else "json"), colors=is_terminal)
@@ -66,6 +76,30 @@ def protect_stdout() -> None:
     log = structlog.get_logger("tollgate")
     writer = streams.protect(streams.STDOUT)
     writer.tell = lambda lost: log.warning("lines of standard output were dropped", lines=lost)
+
+
+class _Logger:
+    """A logger that asks, with each line, whether `configure` was called."""
+
+    is_guest = True
+
+    def __init__(self, name: str) -> None:
+        self._own = structlog.get_logger(name)
+        self._of_host = structlog.wrap_logger(
+            logging.getLogger(name), [_as_text], structlog.stdlib.BoundLogger
+        )
+
+    def __getattr__(self, method: str) -> Any:  # noqa: ANN401 - as structlog has it
+        return getattr(self._of_host if self.is_guest else self._own, method)
+
+
+def _as_text(
+    _logger: object, _method: str, fields: MutableMapping[str, Any]
+) -> tuple[tuple[str, str], dict[str, Any]]:
+    """Return what a method of `logging` takes: the fields stand behind the event."""
+    exc_info = fields.pop("exc_info", None)
+    words = [str(fields.pop("event")), *(f"{name}={value!r}" for name, value in fields.items())]
+    return ("%s", " ".join(words)), {"exc_info": exc_info}
 
 
 class _Sink:
@@ -103,6 +137,8 @@ class _Handler(logging.Handler):
         fields["event"] = event
         if record.exc_info:
             fields["exc_info"] = record.exc_info
+        elif record.exc_text:  # of a record from another process
+            fields["exception"] = record.exc_text
         if record.stack_info:
             fields["stack"] = record.stack_info
         sink = _Sink(self._writer, record.name)

@@ -215,9 +215,10 @@ def open_missing() -> None:
 
     Otherwise the next file or socket gets the number, and libraries write messages into it.
     """
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        os.set_inheritable(fd, True)  # noqa: FBT003 - the parameter has no name
-    os.close(fd)
+    with suppress(OSError):  # a bare chroot has no null device; as a rule, nothing is missing there
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+            os.set_inheritable(fd, True)  # noqa: FBT003 - the parameter has no name
+        os.close(fd)
 
 
 def protect(fd: int = STDERR, *, threaded: bool = True) -> Writer:

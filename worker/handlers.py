@@ -1,4 +1,4 @@
-"""The user's function: how it is loaded and called, and what its result or exception becomes."""
+"""Loads the user's handler, and calls it: async ones in the loop, plain ones in threads."""
 
 import asyncio
 import importlib
@@ -6,86 +6,28 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from contextvars import copy_context
 from functools import reduce
-from typing import Final, Self
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
 
-from tollgate.client.results import Lease
-from tollgate.domain.exceptions import TooLargeError
+from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.models import Job
-from tollgate.domain.status import JobStatus
-
-Handler = Callable[[Job], object]
-"""A plain or async function of a job that returns the result as text; raising fails the job."""
+from tollgate.worker.call import CallResult
+from tollgate.worker.context import AsyncContext, Context, Key, Schema
+from tollgate.worker.executor import ASKING_MAX, HandlerCall
+from tollgate.worker.leaving import leave_child
 
 log = logging.getLogger("tollgate.worker")
 
-CLAIM_LIMIT: Final = 1_000
-"""Most jobs that one claim asks for (docs/protocol.md)."""
-TEXT_LIMIT_BYTES: Final = 64 * 1024
-"""Largest result or error (docs/protocol.md, "Sizes"), in bytes of UTF-8."""
+Handler = Callable[..., object]
+"""`f(job)` or `f(job, ctx)`, plain or async, that returns the result as text."""
 
 
-@dataclass(frozen=True, slots=True)
-class HandlerResult:
-    """What a worker sends about a job: its next status, and the text that goes with it."""
-
-    target: JobStatus
-    result: str | None = None
-    error: str | None = None
-
-    @classmethod
-    def paid(cls) -> Self:
-        """Move the job to `running`: its payment is confirmed."""
-        return cls(JobStatus.RUNNING)
-
-    @classmethod
-    def failed(cls, message: str, limit_bytes: int = TEXT_LIMIT_BYTES) -> Self:
-        """Fail with `message`, cut to `limit_bytes`; what UTF-8 cannot hold is replaced."""
-        whole = message.encode(errors="replace")[:limit_bytes]
-        return cls(JobStatus.FAILED, error=whole.decode(errors="ignore"))
-
-    @classmethod
-    def of_exception(cls, fault: BaseException) -> Self:
-        """Fail with the message of an exception, or with its type's name if it has none."""
-        name = type(fault).__name__
-        try:
-            return cls.failed(str(fault).strip() or name)
-        except Exception:  # noqa: BLE001 - the __str__ of a user's exception may raise anything
-            return cls.failed(name)
-
-    @classmethod
-    def of_result(cls, result: object) -> Self:
-        """Complete with what a handler returned; fail if the broker cannot store it as text."""
-        if not isinstance(result, str):
-            return cls.failed(f"the handler returned {type(result).__name__} instead of a str")
-        try:
-            size_bytes = len(result.encode())
-        except UnicodeEncodeError:
-            return cls.failed("the handler's result is not valid text: it has a lone surrogate")
-        if size_bytes > TEXT_LIMIT_BYTES:
-            return cls._too_large(size_bytes, TEXT_LIMIT_BYTES)
-        # The encoder refuses subclasses of str.
-        return cls(JobStatus.COMPLETED, result=str.__str__(result))
-
-    def shortened(self, refusal: TooLargeError) -> "HandlerResult":
-        """Return the result for a broker whose limit is lower than the text of this one."""
-        limit_bytes = refusal.limit or 0
-        if self.result is not None:
-            return self._too_large(len(self.result.encode()), limit_bytes)
-        return self.failed(self.error or "", limit_bytes)
-
-    @classmethod
-    def _too_large(cls, size_bytes: int, limit_bytes: int) -> Self:
-        return cls.failed(
-            f"the handler's result has {size_bytes} bytes, and a text may have {limit_bytes}"
-        )
-
-
-class HandlerNotFoundError(Exception):
+class HandlerNotFoundError(TollgateError):
     """The handler cannot be loaded; the message is one line that says why."""
 
 
@@ -103,7 +45,10 @@ def load_handler(path: str) -> Handler:
         raise HandlerNotFoundError(f"{path!r} is not of the form module:function")
     # First while the handler is imported: its own files come before what is installed. Then last,
     # for what the handler imports when it runs: no file there replaces an installed module.
-    here = os.getcwd()  # noqa: PTH109 - sys.path holds texts
+    try:
+        here = os.getcwd()  # noqa: PTH109 - sys.path holds texts
+    except OSError:  # it was removed; the handler may be an installed one
+        here = ""
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
@@ -128,104 +73,231 @@ def load_handler(path: str) -> Handler:
     return handler
 
 
-class HandlerCalls:
-    """Calls a handler: an async one in the loop, a plain one in one of `threads` threads."""
-
-    def __init__(self, handler: Handler, threads: int) -> None:
-        self._handler = handler
-        self._is_async = _is_async(handler)
-        self._pool = ThreadPoolExecutor(threads, "handler")
-        self.on_thread_free: Callable[[], None] = lambda: None
-        """Called in the loop when an abandoned thread returns."""
-        self.abandoned = 0
-        """How many threads still run a handler whose result is no longer needed."""
-
-    async def call(self, job: Job) -> HandlerResult:
-        """Call the handler on `job` and return its result, or its exception as a failure.
-
-        Any exception of a handler, SystemExit included, fails its job and not the worker.
-
-        Raises:
-            asyncio.CancelledError: the task was cancelled. That cancels an async handler; a plain
-                one goes on in its thread.
-
-        """
-        try:
-            result = self._handler(job) if self._is_async else await self._in_thread(job)
-            if inspect.isawaitable(result):
-                result = await result
-        except asyncio.CancelledError as fault:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return HandlerResult.of_exception(fault)  # the handler raised it itself
-        except BaseException as fault:  # noqa: BLE001 - see above
-            return _failed(fault)
-        return result if isinstance(result, HandlerResult) else HandlerResult.of_result(result)
-
-    def close(self) -> None:
-        """Start no more calls, without waiting for running threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _in_thread(self, job: Job) -> object:
-        call = self._pool.submit(self._call, job)
-        try:
-            return await asyncio.wrap_future(call)
-        except asyncio.CancelledError:
-            if not call.cancel():
-                self.abandoned += 1
-                loop = asyncio.get_running_loop()
-                call.add_done_callback(lambda call: self._thread_returned(loop, call))
-            raise
-
-    def _call(self, job: Job) -> object:
-        try:
-            return self._handler(job)
-        except BaseException as fault:  # noqa: BLE001 - see `call`
-            return _failed(fault)
-
-    def _thread_returned(self, loop: asyncio.AbstractEventLoop, _: Future[object]) -> None:
-        def count() -> None:
-            self.abandoned -= 1
-            self.on_thread_free()
-
-        with suppress(RuntimeError):  # the loop is closed: the count is no longer needed
-            loop.call_soon_threadsafe(count)
-
-
-class WorkStage:
-    """Calls the handler, up to `concurrency` times at once, each call after a pause."""
-
-    name = "work"
-    status = JobStatus.RUNNING
-    finishes_at_stop = True
-
-    def __init__(self, calls: HandlerCalls, concurrency: int, *, pause_ms: int = 0) -> None:
-        self._calls = calls
-        self._concurrency = concurrency
-        self._pause_s = pause_ms / 1_000
-
-    def room(self, jobs: int) -> int:
-        """See `Stage`; an abandoned thread keeps its slot until it returns."""
-        return min(self._concurrency - jobs - self._calls.abandoned, CLAIM_LIMIT)
-
-    def ignores(self, lease: Lease) -> bool:  # noqa: ARG002 - every job is worked on
-        """See `Stage`."""
-        return False
-
-    async def run(self, job: Job) -> HandlerResult:
-        """See `Stage`."""
-        if self._pause_s:
-            await asyncio.sleep(self._pause_s)
-        return await self._calls.call(job)
-
-
-def _failed(fault: BaseException) -> HandlerResult:
-    log.debug("the handler raised", exc_info=fault)
-    return HandlerResult.of_exception(fault)
-
-
-def _is_async(handler: Handler) -> bool:
+def is_async(handler: Handler) -> bool:
+    """Return whether a call of the handler gives a coroutine."""
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
     )
+
+
+def takes_context(handler: Handler) -> bool:
+    """Return whether the handler takes a context as its second argument.
+
+    One with a default is another thing, unless it is named `ctx` or `context`.
+    """
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = [
+        each for each in parameters
+        if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
+    ]  # fmt: skip
+    if len(positional) < 2:  # noqa: PLR2004 - the second argument
+        return False
+    second = positional[1]
+    return second.default is second.empty or second.name in {"ctx", "context"}
+
+
+def calling(handler: Handler) -> Callable[[Job, Any], object]:
+    """Return the handler as a function of job and context."""
+    if takes_context(handler):
+        return handler
+    return lambda job, _: handler(job)
+
+
+class LoopExecutor:
+    """Calls an async handler, in a task of the worker's loop for each job."""
+
+    asking_max = ASKING_MAX
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler: Callable[..., Any] = handler
+        self._takes_context = takes_context(handler)
+        self._tasks: dict[HandlerCall, asyncio.Task[None]] = {}
+        self._cancelled: set[HandlerCall] = set()
+        self._owner: asyncio.Task[Any] | None = None
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop
+
+    async def open(self) -> None:
+        """See `Executor`."""
+        self._loop = asyncio.get_running_loop()
+        self._owner = asyncio.current_task()
+        self._pid = os.getpid()
+
+    def start(self, call: HandlerCall) -> None:
+        """See `Executor`."""
+        self._tasks[call] = self._loop.create_task(self._run(call))
+
+    def cancel(self, call: HandlerCall, reason: str) -> bool:  # noqa: ARG002 - as `Executor`
+        """See `Executor`: the task is cancelled, and keeps its slot until it has ended."""
+        task = self._tasks.get(call)
+        if task is not None:
+            self._cancelled.add(call)
+            task.cancel()
+            # A task that was cancelled before its first step never runs a line.
+            if inspect.getcoroutinestate(task.get_coro()) is inspect.CORO_CREATED:  # type: ignore[arg-type]  # `_run`
+                del self._tasks[call]
+                self._cancelled.discard(call)
+                task.get_loop().call_soon(call.done, CallResult(is_suspended=True))
+        return False
+
+    def notify(self, call: HandlerCall) -> None:
+        """See `Executor`: the handler sees it in its context."""
+
+    def close(self) -> None:
+        """See `Executor`."""
+        self._cancelled.update(self._tasks)
+        for task in self._tasks.values():
+            task.cancel()
+
+    def end_cancelled(self) -> None:
+        """End the calls whose tasks somebody else cancelled before they ran a line."""
+        for call, task in [*self._tasks.items()]:
+            if task.done():
+                del self._tasks[call]
+                call.done(CallResult(error="CancelledError"))
+
+    def call_of(self, task: object) -> HandlerCall | None:
+        """Return the call that a task is for; may be used in any thread."""
+        return next((call for call, each in [*self._tasks.items()] if each is task), None)
+
+    async def _run(self, call: HandlerCall) -> None:
+        handler = self._handler
+        try:
+            if self._takes_context:
+                value = await handler(call.job, AsyncContext(call))
+            else:
+                value = await handler(call.job)
+            if os.getpid() != self._pid:
+                leave_child(None)
+            result = CallResult(value)
+        except asyncio.CancelledError as fault:
+            if call in self._cancelled or (self._owner is not None and self._owner.cancelling()):
+                result = CallResult(is_suspended=True)
+            else:  # this handler, or another one, has done it
+                result = CallResult.of_exception(fault)
+        except BaseException as fault:
+            if os.getpid() != self._pid:
+                leave_child(fault)
+            if self._loop.is_closed():  # nobody needs the result
+                raise
+            result = CallResult.of_exception(fault)
+        self._tasks.pop(call, None)
+        self._cancelled.discard(call)
+        call.done(result)
+
+
+class SyncCall:
+    """A call as a plain handler sees it in its thread: what must wait goes through the loop."""
+
+    def __init__(self, call: HandlerCall, loop: asyncio.AbstractEventLoop) -> None:
+        self._call = call
+        self._loop = loop
+        self.job = call.job
+        self.attempt = call.attempt
+        self.set_progress = call.set_progress
+
+    @property
+    def stop_requested(self) -> bool:
+        """See `HandlerCall`."""
+        return self._call.stop_requested
+
+    @property
+    def is_stopping(self) -> bool:
+        """See `HandlerCall`."""
+        return self._call.is_stopping
+
+    def ask(self, schema: Schema, key: Key) -> str:
+        """Ask through the loop, and block this thread until there is an answer."""
+        asking = asyncio.run_coroutine_threadsafe(self._call.ask(schema, key), self._loop)
+        return asking.result()
+
+
+class ThreadExecutor:
+    """Calls a plain handler, in daemon threads: one that hangs never keeps a process from its end.
+
+    A thread cannot be ended. A call that was cancelled goes on, and keeps its slot.
+    """
+
+    asking_max = ASKING_MAX
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = calling(handler)
+        self._calls: SimpleQueue[HandlerCall | None] = SimpleQueue()
+        self._free = 0
+        self._threads = 0
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        """See `Executor`."""
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+
+    def start(self, call: HandlerCall) -> None:
+        """See `Executor`: a thread that is free takes the call, or a new one."""
+        if self._free <= 0:  # below 0, calls wait for a thread
+            self._add_thread()
+        self._free -= 1
+        self._calls.put(call)
+
+    def _add_thread(self) -> None:
+        name = f"handler {self._threads + 1}"
+        try:
+            Thread(target=self._run, name=name, daemon=True).start()
+        except RuntimeError:  # the system has none left: a thread that becomes free takes the call
+            log.error("no further thread can be started; there are %d", self._threads)  # noqa: TRY400
+        else:
+            self._threads += 1
+            self._free += 1
+
+    def cancel(self, call: HandlerCall, reason: str) -> bool:  # noqa: ARG002 - as `Executor`
+        """See `Executor`."""
+        return False
+
+    def notify(self, call: HandlerCall) -> None:
+        """See `Executor`: the handler sees it in its context."""
+
+    def close(self) -> None:
+        """See `Executor`: each thread ends as soon as it has no call."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+
+    def _run(self) -> None:
+        loop = self._loop
+        if loop is None:
+            return
+        while (call := self._calls.get()) is not None:
+            result = copy_context().run(self._result_of, call, loop)
+            try:
+                loop.call_soon_threadsafe(self._ended, call, result)
+            except RuntimeError:  # the loop is closed: nobody needs the result
+                return
+            del call, result  # while it waits, it keeps no job alive
+
+    def _result_of(self, call: HandlerCall, loop: asyncio.AbstractEventLoop) -> CallResult:
+        try:
+            value = self._handler(call.job, Context(SyncCall(call, loop)))
+            if os.getpid() != self._pid:
+                leave_child(None)
+            if inspect.isawaitable(value):
+                return asyncio.run_coroutine_threadsafe(_awaited(value), loop).result()
+        except BaseException as fault:  # noqa: BLE001 - SystemExit too fails its job, not the worker
+            if os.getpid() != self._pid:
+                leave_child(fault)
+            return CallResult.of_exception(fault)
+        return CallResult(value)
+
+    def _ended(self, call: HandlerCall, result: CallResult) -> None:
+        self._free += 1
+        call.done(result)
+
+
+async def _awaited(value: Awaitable[object]) -> CallResult:
+    """Await what a plain handler returned; nothing that it raises gets into the loop."""
+    try:
+        return CallResult(await value)
+    except BaseException as fault:  # noqa: BLE001 - as above
+        return CallResult.of_exception(fault)

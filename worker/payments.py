@@ -9,9 +9,13 @@ from hashlib import blake2b
 from typing import Final
 
 from tollgate.client.results import Lease
-from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
-from tollgate.worker.handlers import CLAIM_LIMIT, HandlerResult
+from tollgate.worker.call import CallResult
+from tollgate.worker.context import Key, Schema
+from tollgate.worker.held import HeldJob
+from tollgate.worker.outcome import GiveBack, Move, Outcome
+from tollgate.worker.settings import WorkerSettings
+from tollgate.worker.stage import StageOwner
 
 _HALF_BYTES: Final = 8
 _RANGE: Final = 2 ** (8 * _HALF_BYTES)
@@ -87,6 +91,17 @@ class PaymentSimulator:
         return Verdict(kind, delay_ms)
 
 
+def simulator_of(settings: WorkerSettings) -> PaymentSimulator:
+    """Return the simulator of payments. Raises ValueError."""
+    return PaymentSimulator(
+        settings.seed,
+        refused_share=settings.refused_share,
+        never_share=settings.never_share,
+        delay_ms_min=settings.pay_delay_ms_min,
+        delay_ms_max=settings.pay_delay_ms_max,
+    )
+
+
 class PaymentStage:
     """Lets the simulator decide payments, up to `limit` at once.
 
@@ -100,27 +115,96 @@ class PaymentStage:
     finishes_at_stop = False
 
     def __init__(
-        self, simulator: PaymentSimulator, limit: int, *, clock: Callable[[], float] = time.time
+        self,
+        simulator: PaymentSimulator,
+        limit: int,
+        owner: StageOwner,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self.queues: tuple[str, ...] | None = None
+        """Payments of all queues are decided."""
         self._simulator = simulator
-        self._limit = limit
+        self.slots = limit
+        self._owner = owner
         self._clock = clock
+        self._pending: set[HeldJob] = set()
 
-    def room(self, jobs: int) -> int:
-        """See `Stage`."""
-        return min(self._limit - jobs, CLAIM_LIMIT)
+    @property
+    def is_idle(self) -> bool:
+        """Whether no payment is awaited that will come."""
+        return not self._pending
+
+    @property
+    def is_quiet(self) -> bool:
+        """The same: nothing here waits for an answer."""
+        return not self._pending
+
+    def room(self, settling: int = 0) -> int:
+        """Return how many more payments can pend."""
+        return self.slots - len(self._pending) - settling
 
     def ignores(self, lease: Lease) -> bool:
-        """See `Stage`."""
+        """Return whether the job is never paid."""
         return self._simulator.draw(lease.job.job_id).kind is Kind.NEVER
 
-    async def run(self, job: Job) -> HandlerResult:
-        """Wait until the payment is known, and return what happened to it."""
-        verdict = self._simulator.draw(job.job_id)
+    def take(self, held: HeldJob) -> None:
+        """Wait until the payment is known, and tell the broker what happened to it."""
+        self._pending.add(held)
+        verdict = self._simulator.draw(held.job_id)
         delay_s = verdict.delay_ms / 1_000
-        waited_s = self._clock() - job.created_at.timestamp()
-        if waited_s < delay_s:
-            await asyncio.sleep(min(delay_s - waited_s, delay_s))  # the clock may have gone back
-        if verdict.kind is Kind.CONFIRMED:
-            return HandlerResult.paid()
-        return HandlerResult.failed("payment refused")
+        waited_s = self._clock() - held.job.created_at.timestamp()
+        pause_s = min(max(delay_s - waited_s, 0.0), delay_s)  # the clock may have gone back
+        held.timer = asyncio.get_running_loop().call_later(pause_s, self._decided, held, verdict)
+
+    def lost_call(self, job_id: str) -> HeldJob | None:  # noqa: ARG002 - as `Stage`
+        """No handler is called."""
+        return None
+
+    def take_back(self, held: HeldJob) -> None:
+        """No handler is called."""
+
+    def lost(self, held: HeldJob) -> None:
+        """Stop waiting for the payment of a job that is no longer this worker's."""
+        held.stop_timer()
+        if held in self._pending:
+            self._pending.discard(held)
+            held.is_over = True
+            self._owner.forget(held)
+            self._owner.check_again()
+
+    def tell(self, held: HeldJob) -> None:
+        """Somebody asked for a stop: a payment is decided all the same."""
+
+    def begin_stop(self) -> None:
+        """Give the leases back: other workers decide these payments."""
+        for held in [*self._pending]:
+            held.stop_timer()
+            self._end(held, GiveBack())
+
+    def cancel_all(self) -> None:
+        """Nothing is left after `begin_stop`."""
+
+    def give_back_all(self) -> None:
+        """Nothing is left after `begin_stop`."""
+
+    def call_ended(self, held: HeldJob, result: CallResult) -> None:
+        """See `held.Stage`: no handler is called."""
+
+    async def ask(self, held: HeldJob, schema: Schema, key: Key) -> str:
+        """See `held.Stage`: no handler is called."""
+        raise NotImplementedError
+
+    def progressed(self) -> None:
+        """See `held.Stage`: no handler is called."""
+
+    def _decided(self, held: HeldJob, verdict: Verdict) -> None:
+        held.timer = None
+        is_paid = verdict.kind is Kind.CONFIRMED
+        self._end(held, Move.paid() if is_paid else Move.failed("payment refused"))
+
+    def _end(self, held: HeldJob, outcome: Outcome) -> None:
+        self._pending.discard(held)
+        held.is_over = True
+        self._owner.settle(held, outcome)
+        self._owner.check_again()

@@ -1,62 +1,99 @@
-"""The worker's loop: claims jobs, has them worked on, and stops without losing any."""
+"""The worker's loop: claims jobs, has them worked on, settles them, and stops without losing any.
+
+          ┌────────────── the next claim, with ──────────────┐
+          ▼                                                  │
+  broker ──▶ Claims ──▶ Stage ──▶ Executor ──▶ Policy ──▶ Settler ──▶ broker
+             leases     slots     the handler  outcome    one message
+
+All of it runs in one event loop, without a task for anything but async handlers. The leases are
+kept beside it, in a thread (`lease`), and another thread watches the loop (`watchdog`).
+"""
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
-from tollgate.client.aio import AsyncClient
 from tollgate.client.results import Lease
-from tollgate.domain.exceptions import InternalError, TollgateError
-from tollgate.domain.status import TERMINAL, JobStatus
-from tollgate.worker.handlers import HandlerResult
-from tollgate.worker.lease import HeldJob, LeaseKeeper, UnpaidLeases
-from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
-from tollgate.worker.settings import CLAIM_WAIT_MS, SILENCE_S_MAX, Settings
-from tollgate.worker.slots import Slots, Stage
+from tollgate.client.sync import Client
+from tollgate.domain.commands import AnyCommand, Release, Touch
+from tollgate.domain.exceptions import JobNotFoundError, LeaseLostError, TollgateError
+from tollgate.domain.status import RUNNING, TERMINAL, JobStatus
+from tollgate.worker.broker_status import BrokerStatus, one_line
+from tollgate.worker.claims import Claims
+from tollgate.worker.held import HeldJob
+from tollgate.worker.lease import LAST_S, LeaseKeeper, UnpaidLeases, answer_s
+from tollgate.worker.link import Link
+from tollgate.worker.outcome import Move, Outcome
+from tollgate.worker.policy import RetryPolicy
+from tollgate.worker.settings import CLAIM_WAIT_MS, WorkerSettings
+from tollgate.worker.settle import Settler
+from tollgate.worker.stage import Stage
 
 log = logging.getLogger("tollgate.worker")
 
-SLACK_S: Final = 1.0
-"""At a stop, how much longer to wait for something than its own time limit."""
-RELEASE_S: Final = 2.0
-"""At a stop, longest time for releasing leases."""
+CANCEL_S: Final = 0.5
+"""At a stop, how long cancelled handlers may take to end."""
 
 
 class Runner:
-    """Runs the `stages` over one client, until told to stop."""
+    """Runs the stages over one connection, until told to stop."""
 
-    def __init__(self, client: AsyncClient, stages: Iterable[Stage], settings: Settings) -> None:
-        self._client = client
+    def __init__(
+        self,
+        link: Link,
+        broker: BrokerStatus,
+        settings: WorkerSettings,
+        policy: RetryPolicy,
+        make_client: Callable[[float], Client],
+    ) -> None:
+        self._link = link
+        self._broker = broker
         self._settings = settings
-        self._broker = BrokerStatus(settings.endpoint)
-        self._keeper = LeaseKeeper(client, settings.lease_ms)
+        self._answer_s = answer_s(settings.lease_ms)
+        self._loop = asyncio.get_running_loop()
+        self.keeper = LeaseKeeper(make_client, settings.lease_ms, self)
+        self.settler = Settler(link, broker, policy, settings.lease_ms, self._settled)
         self._unpaid = UnpaidLeases(settings.unpaid_max)
-        self._slots = [Slots(stage, self, client, self._broker, self._keeper) for stage in stages]
+        self._claims: list[Claims] = []
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
+        self._is_pump_due = False
+        self._logs_each = log.isEnabledFor(logging.DEBUG)
+        self._touching = 0
+        """Messages under way that touch leases before their jobs are begun."""
+        self._refusal: TollgateError | None = None
+        self.is_stuck = False
+        """Whether it stopped because no slot is left."""
         self.finished = 0
         """How many jobs this worker ended, or payments if it does nothing else."""
+
+    def add(self, stage: Stage) -> None:
+        """Run a stage. Call it before `run`."""
+        claims = Claims(stage, self._link, self._broker, self._settings.lease_ms, self)
+        self._claims.append(claims)
+
+    def leave_out(self, status: JobStatus) -> None:
+        """Take no jobs in a status. Call it before `run`."""
+        self._claims = [claims for claims in self._claims if claims.stage.status is not status]
 
     @property
     def is_idle(self) -> bool:
         """Whether no job is in work or unsettled."""
-        return all(slots.is_idle for slots in self._slots)
+        is_quiet = not (self.settler or self._touching)
+        return is_quiet and all(claims.stage.is_idle for claims in self._claims)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
 
     def stop(self) -> None:
         """Stop claiming, finish or release the held jobs, and let `run` return."""
         self._stopping.set()
         self._changed.set()
-
-    def check_again(self) -> None:
-        """Check again whether there is room for more jobs, and whether all work is done."""
-        self._changed.set()
-
-    def leave_out(self, status: JobStatus) -> None:
-        """Take no jobs in a status. Call it before `run`."""
-        self._slots = [slots for slots in self._slots if slots.stage.status is not status]
 
     async def run(self) -> None:
         """Advance jobs until `stop` is called.
@@ -65,95 +102,238 @@ class Runner:
             Refusal: the broker refuses this worker's claims for a reason that does not pass.
 
         """
-        loops = [asyncio.create_task(self._claim_for(slots)) for slots in self._slots]
-        keeping = asyncio.create_task(self._keeper.run())
-        stopping = asyncio.create_task(self._stopping.wait())
+        self.keeper.start()
         try:
-            await asyncio.wait({*loops, keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            self.check_again()
+            await self._stopping.wait()
+            await self._end(self._settings.stop_grace_s)
+        except asyncio.CancelledError:  # the program ends the worker, or its loop
             self.stop()
-            await asyncio.gather(self._end_claims(loops), self._end_jobs())
-            await self._release(self._unpaid.leases())
+            await self._end(0.0)
+            raise
         finally:
-            for task in (keeping, stopping, *loops):
-                task.cancel()
-        for task in (keeping, *loops):  # raise the exception that ended one of them
-            if task.done() and not task.cancelled():
-                task.result()
+            self.keeper.close()
+        if self._refusal is not None:
+            raise self._refusal
 
-    async def _claim_for(self, slots: Slots) -> None:
-        backoff = Backoff()
-        until_settled = self._settings.jobs is not None  # else one job too many would be claimed
-        while not self._stopping.is_set():
-            room = slots.room(until_settled=until_settled)
-            if room < 1:
-                self._changed.clear()
-                await self._changed.wait()
-                continue
-            asked_at = monotonic()
-            try:
-                leases = await self._client.claim(
-                    slots.stage.status,
-                    lease_ms=self._settings.lease_ms,
-                    wait_ms=CLAIM_WAIT_MS,
-                    limit=room,
-                    timeout_s=SILENCE_S_MAX,
-                )
-            except TollgateError as fault:
-                if not (may_pass(fault) or isinstance(fault, InternalError)):
-                    raise
-                self._broker.lost(fault, asked_at)
-                await backoff.wait(self._stopping)
-                continue
-            backoff = Backoff()
-            self._broker.back()
-            await self._take(slots, leases)
+    # --- one turn ---------------------------------------------------------------------------------
 
-    async def _take(self, slots: Slots, leases: list[Lease]) -> None:
+    def check_again(self) -> None:
+        """See `stage.StageOwner`: at the end of this turn, send what is ready, and claim."""
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._is_pump_due = False
+        self._changed.set()
+        message = self.settler.take()
+        if message is not None:
+            self._send(*message)
         if self._stopping.is_set():
-            await self._release((lease.job.job_id, lease.token) for lease in leases)
             return
+        wait_ms = 0 if self._settings.drain else CLAIM_WAIT_MS
+        for claims in self._claims:
+            if self._settings.drain and claims.found_nothing:
+                if self._is_drained():
+                    self.stop()
+                    return
+                continue  # claimed again when something has changed
+            claims.park(self._room(claims.stage), wait_ms)
+
+    def _send(self, commands: list[AnyCommand], answered: Callable[[list[Any]], None]) -> None:
+        """Send outcomes, and the next claims with them."""
+        asked_at = monotonic()
+        settled = len(commands)
+        with_claims: list[Claims] = []
+        if not self._stopping.is_set():
+            for claims in self._claims:
+                if claims.is_calm:
+                    continue  # it parks a claim in a message of its own, right after this one
+                # The jobs in this very message free their places with it.
+                claim = claims.command(self._room(claims.stage), wait_ms=0)
+                if claim is not None:
+                    commands.append(claim)
+                    with_claims.append(claims)
+
+        def take(answers: list[Any]) -> None:
+            answered(answers[:settled])
+            for claims, answer in zip(with_claims, answers[settled:], strict=True):
+                claims.answered(answer, asked_at)
+            self.check_again()
+            for claims in self._claims:
+                if claims not in with_claims:
+                    claims.look()
+
+        self._link.post(commands, take, self._answer_s)
+
+    def _room(self, stage: Stage) -> int:
+        """Return how many more jobs to claim for a stage.
+
+        A finished job leaves its slot while its outcome is being sent, so that others are claimed
+        meanwhile: as many as there are slots. With `jobs` it keeps its slot until then, else one
+        job too many would be claimed.
+        """
+        settling = self.settler.under_way
+        jobs = self._settings.jobs
+        if jobs is None:
+            return stage.room(max(0, settling - stage.slots))
+        room = stage.room(settling)
+        if stage.status is RUNNING or self._settings.only == "payments":
+            room = min(room, jobs - self.finished - (stage.slots - room))
+        return room
+
+    def _is_drained(self) -> bool:
+        """Whether all that was ready is done; handlers may still wait for answers."""
+        return (
+            not (self.settler or self._touching)
+            and not any(claims.is_under_way for claims in self._claims)
+            and all(claims.found_nothing and claims.stage.is_quiet for claims in self._claims)
+        )
+
+    def take_leases(self, stage: Stage, leases: list[Lease], asked_at: float) -> None:
+        """See `claims.ClaimOwner`."""
+        # One turn later: by then the handlers that end at once have ended.
+        self._loop.call_soon(self.check_again)
+        if leases and monotonic() - asked_at > self._settings.lease_ms / 1_000:
+            self._touch_first(stage, leases)
+        else:
+            self._take(stage, leases)
+
+    def _touch_first(self, stage: Stage, leases: list[Lease]) -> None:
+        """Take leases that came while a handler blocked the loop: only those that still stand."""
+        lease_ms = self._settings.lease_ms
+
+        def take(answers: list[Any]) -> None:
+            self._touching -= 1
+            standing = []
+            for lease, answer in zip(leases, answers, strict=True):
+                if isinstance(answer, LeaseLostError | JobNotFoundError):
+                    job_id, why = lease.job.job_id, one_line(answer)
+                    log.warning("job %s: its lease ended before it was begun (%s)", job_id, why)
+                else:
+                    standing.append(lease)
+            self._take(stage, standing)
+            self.check_again()
+
+        self._touching += 1
+        touches = [
+            Touch(job_id=each.job.job_id, lease=each.token, lease_ms=lease_ms) for each in leases
+        ]
+        self._link.post(touches, take, self._answer_s)
+
+    def _take(self, stage: Stage, leases: list[Lease]) -> None:
+        unwanted: list[tuple[str, int]] = []
         for lease in leases:
-            if slots.stage.ignores(lease):
+            known = self.keeper.holder(lease.job.job_id)
+            if self._stopping.is_set():
+                unwanted.append((lease.job.job_id, lease.token))
+            elif known is not None and not self.settler.gives_back(known):
+                # Its lease had lapsed, and the job came back to this worker.
+                log.warning("job %s: the lease had lapsed, and was granted again", lease.job.job_id)
+                known.regain(lease)
+            elif (lost := stage.lost_call(lease.job.job_id)) is not None:
+                # The same, and it was taken for lost already: its call goes on.
+                log.warning("job %s: the lease was lost, and was granted again", lease.job.job_id)
+                lost.regain(lease)
+                self.keeper.hold(lost)
+                stage.take_back(lost)
+            elif stage.ignores(lease):
                 self._unpaid.add(lease)
             else:
-                slots.take(HeldJob(lease))
+                held = HeldJob(lease, stage)
+                self.keeper.hold(held)
+                stage.take(held)
+        if unwanted:
+            self._release(unwanted)
 
-    def settled(self, held: HeldJob, result: HandlerResult) -> None:
-        """Count a job whose result the broker took."""
-        if log.isEnabledFor(logging.DEBUG):
-            error = one_line(result.error) if result.error else ""
-            log.debug("job %s: %s %s", held.job.job_id, result.target, error)
-        if result.target in TERMINAL or self._settings.only == "payments":
-            self.finished += 1
+    def claim_refused(self, refusal: TollgateError) -> None:
+        """See `claims.ClaimOwner`."""
+        self._refusal = refusal
+        self.stop()
+
+    # --- called by the stages ---------------------------------------------------------------------
+
+    def settle(self, held: HeldJob, outcome: Outcome) -> None:
+        """See `stage.StageOwner`."""
+        self.settler.put(held, outcome)
+        self.check_again()
+
+    def forget(self, held: HeldJob) -> None:
+        """See `stage.StageOwner`."""
+        self.keeper.drop(held)
+
+    def wake_keeper(self) -> None:
+        """See `stage.StageOwner`."""
+        self.keeper.wake()
+
+    def leave_stuck(self) -> None:
+        """See `stage.StageOwner`."""
+        self.is_stuck = True
+        self.stop()
+
+    def _settled(self, held: HeldJob, outcome: Outcome | None) -> None:
+        """Count a job whose outcome the broker took."""
+        self.keeper.drop(held)
+        if outcome is not None:
+            if self._logs_each:
+                log.debug("job %s: %s", held.job_id, outcome)
+            is_end = isinstance(outcome, Move) and outcome.target in TERMINAL
+            if is_end or (isinstance(outcome, Move) and self._settings.only == "payments"):
+                self.finished += 1
+        if self._settings.drain:
+            for claims in self._claims:
+                claims.found_nothing = False
         if self._settings.jobs is not None and self.finished >= self._settings.jobs:
             self.stop()
+        self.check_again()
 
-    async def release_unfinished(self, jobs: Iterable[HeldJob]) -> None:
-        """Release the leases on jobs, so that other workers may have them."""
-        unfinished = [(held.job.job_id, held.token) for held in jobs]
-        for job_id, _ in unfinished:
-            log.info("job %s: released unfinished", job_id)
-        await self._release(unfinished)
+    # --- called by the lease thread ---------------------------------------------------------------
 
-    async def _end_claims(self, loops: list[asyncio.Task[None]]) -> None:
-        """Wait for parked claims, because the leases that they bring must be released."""
-        _, late = await asyncio.wait(loops, timeout=CLAIM_WAIT_MS / 1_000 + SLACK_S)
-        for loop in late:
-            loop.cancel()
+    def lease_lost(self, held: HeldJob, token: int, reason: TollgateError) -> None:
+        """See `lease.LeaseListener`."""
 
-    async def _end_jobs(self) -> None:
-        """Let jobs finish in the grace time if their stage allows it, and release the others."""
-        for slots in self._slots:
-            if not slots.stage.finishes_at_stop:
-                slots.cancel()
-        await self._until_idle(self._settings.stop_grace_s)
-        for slots in self._slots:
-            slots.cancel()
-        await self.release_unfinished(held for slots in self._slots for held in slots.give_up())
-        await self._until_idle(RELEASE_S + SLACK_S)
-        # Handlers that ignore their cancellation: let other workers have the jobs.
-        left = [held for slots in self._slots for held in slots.abandon()]
-        await self._release((held.job.job_id, held.token) for held in left)
+        def lose() -> None:
+            # With another token, a claim of this worker has got the job back meanwhile.
+            if held.token == token and not held.is_over and not held.is_lost:
+                log.warning("job %s: the lease is lost (%s)", held.job_id, one_line(reason))
+                self.keeper.drop(held)
+                held.stage.lost(held)
+
+        self._in_loop(lose)
+
+    def stop_was_requested(self, held: HeldJob) -> None:
+        """See `lease.LeaseListener`."""
+        self._in_loop(lambda: held.stage.tell(held))
+
+    def _in_loop(self, function: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def _end(self, grace_s: float) -> None:
+        """Let handlers finish in the grace time, and give the leases of the others back."""
+        for claims in self._claims:
+            claims.stop()
+        for claims in self._claims:
+            claims.stage.begin_stop()
+        await self._until_idle(grace_s)
+        for claims in self._claims:
+            claims.stage.cancel_all()
+        await self._until_idle(CANCEL_S)
+        for claims in self._claims:
+            claims.stage.give_back_all()
+        await self._until_idle(LAST_S)
+        last: list[AnyCommand] = []
+        for held, outcome in self.settler.give_up().items():
+            log.warning("job %s: the broker does not answer: its lease is given back", held.job_id)
+            # A result is stored if it can be; only if not, the lease is given back.
+            last.append(outcome.command(held.job_id, held.version, held.token))
+            last.append(Release(job_id=held.job_id, lease=held.token))
+        last += [Release(job_id=each, lease=token) for each, token in self._unpaid.leases()]
+        await self._send_last(last)
+        await self._link.until_quiet(LAST_S)  # what withdrawn claims still got is released
 
     async def _until_idle(self, timeout_s: float) -> None:
         with suppress(TimeoutError):
@@ -162,9 +342,12 @@ class Runner:
                     self._changed.clear()
                     await self._changed.wait()
 
-    async def _release(self, leases: Iterable[tuple[str, int]]) -> None:
-        try:
-            async with asyncio.timeout(RELEASE_S):
-                await self._keeper.release(leases)
-        except TimeoutError:
-            log.warning("the broker does not answer: leases are left to lapse")
+    def _release(self, leases: Sequence[tuple[str, int]]) -> None:
+        commands: list[AnyCommand] = [Release(job_id=each, lease=token) for each, token in leases]
+        self._link.post(commands, lambda _: None, LAST_S)
+
+    async def _send_last(self, commands: list[AnyCommand]) -> None:
+        if commands:
+            with suppress(TollgateError, TimeoutError):
+                async with asyncio.timeout(LAST_S):
+                    await self._link.send_many(commands)

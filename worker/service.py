@@ -1,137 +1,272 @@
-"""The composition root of a worker: builds its parts, and runs them until a signal."""
+"""One run of a worker: puts its parts together, watches over them, and always leaves."""
 
 import asyncio
 import logging
-import os
-import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Final
 
-from tollgate.client.aio import AsyncClient
-from tollgate.domain.exceptions import TollgateError
+from tollgate.client.sync import Client
+from tollgate.domain.exceptions import ArgumentError, TollgateError
+from tollgate.domain.results import HelloResult
 from tollgate.domain.status import AWAITING_PAYMENT
-from tollgate.streams import finish
-from tollgate.worker.handlers import Handler, HandlerCalls, WorkStage
-from tollgate.worker.payments import PaymentSimulator, PaymentStage
-from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
+from tollgate.threads import check_threads
+from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
+from tollgate.worker.executor import Executor
+from tollgate.worker.handlers import (
+    HandlerNotFoundError,
+    LoopExecutor,
+    ThreadExecutor,
+    is_async,
+    load_handler,
+)
+from tollgate.worker.lease import answer_s
+from tollgate.worker.leaving import exit_now, say
+from tollgate.worker.link import Link
+from tollgate.worker.payments import PaymentStage, simulator_of
+from tollgate.worker.policy import RetryPolicy
+from tollgate.worker.questions import Questions
 from tollgate.worker.runner import Runner
-from tollgate.worker.settings import SILENCE_S_MAX, Settings
-from tollgate.worker.slots import Stage
+from tollgate.worker.settings import SILENCE_S_MAX, WorkerSettings
+from tollgate.worker.signals import StopSignals
+from tollgate.worker.tries import why_spent
+from tollgate.worker.watchdog import Watchdog
+from tollgate.worker.work import WorkStage, overrun
 
 log = logging.getLogger("tollgate.worker")
 
 DONE: Final = 0
 REFUSED: Final = 1
 BROKER_NOT_REACHED: Final = 3
+STUCK: Final = 4
 INTERRUPTED: Final = 130
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+THREADS: Final = 2
+"""The lease thread and the watchdog."""
+LEAVE_S: Final = 1.2
+"""How long after the grace time a worker may take to leave, before it is ended as it is."""
 
-ANSWER_S_MIN: Final = 1.0
-ANSWER_S_MAX: Final = 5.0
 
+class Service:
+    """Runs a worker once, in the loop that is running.
 
-def serve(settings: Settings, handler: Handler, simulator: PaymentSimulator) -> int:
-    """Run a worker until SIGTERM or SIGINT, or until `jobs` have ended; return the exit code.
-
-    The process ends in here at a second signal, or when a handler does not end.
+    With `signals`, the process is the worker's: it is ended if the worker cannot leave otherwise.
     """
-    return asyncio.run(_serve(settings, handler, simulator))
 
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        executor: Executor,
+        signals: StopSignals | None,
+    ) -> None:
+        self._settings = settings
+        self._executor = executor
+        self._signals = signals
+        self._loop = asyncio.get_running_loop()
+        self._policy = RetryPolicy(settings.max_attempts, settings.backoff_s, settings.on_exhausted)
+        self._broker = BrokerStatus(settings.endpoint)
+        self._stopping = asyncio.Event()
+        self._runner: Runner | None = None
+        self._questions: Questions | None = None
+        self._watchdog = Watchdog(
+            self._loop,
+            signals,
+            on_signal=self._on_signal,
+            at_work=self._at_work,
+            on_overrun=self._on_overrun,
+            on_beat=self._on_beat,
+        )
 
-async def _serve(settings: Settings, handler: Handler, simulator: PaymentSimulator) -> int:
-    # A touch without an answer must leave time for another one before the lease lapses.
-    answer_s = min(max(settings.lease_ms / 3_000, ANSWER_S_MIN), ANSWER_S_MAX)
-    async with AsyncClient(settings.endpoint, key=settings.key, timeout_s=answer_s) as client:
-        calls = HandlerCalls(handler, settings.concurrency)
-        runner = Runner(client, _stages(settings, calls, simulator), settings)
-        calls.on_thread_free = runner.check_again
-        stop = _stop_at_signals(runner)
-        exit_code = await _run(runner, client, settings, stop)
-        if calls.abandoned or not runner.is_idle:
-            _exit_now(exit_code)  # Python would wait for such a handler
-        calls.close()
-    return exit_code
+    @property
+    def finished(self) -> int:
+        """How many jobs it has ended."""
+        return 0 if self._runner is None else self._runner.finished
 
+    def stop(self) -> None:
+        """Stop; may be called in any thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._stop)
 
-def _stages(settings: Settings, calls: HandlerCalls, simulator: PaymentSimulator) -> list[Stage]:
-    stages: list[Stage] = []
-    if settings.only != "work":
-        stages.append(PaymentStage(simulator, settings.payments_max))
-    if settings.only != "payments":
-        stages.append(WorkStage(calls, settings.concurrency, pause_ms=settings.work_delay_ms))
-    return stages
+    def _stop(self) -> None:
+        self._stopping.set()
+        if self._runner is not None:
+            self._runner.stop()
 
-
-def _stop_at_signals(runner: Runner) -> asyncio.Event:
-    """Stop at the first signal, exit at the second; return the event that the first one sets."""
-    stop = asyncio.Event()
-
-    def on_signal(sign: signal.Signals) -> None:
-        if stop.is_set():
-            _exit_now(INTERRUPTED)
-        log.info("%s: stopping; a second signal ends it at once", sign.name)
-        stop.set()
-        runner.stop()
-
-    loop = asyncio.get_running_loop()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a parent may have blocked them
-    for sign in STOP_SIGNALS:
-        loop.add_signal_handler(sign, on_signal, sign)
-    return stop
-
-
-async def _run(runner: Runner, client: AsyncClient, settings: Settings, stop: asyncio.Event) -> int:
-    try:
-        async with asyncio.timeout(settings.wait_for_broker_s):
-            roles = await _reach(client, settings.endpoint, stop)
-    except TimeoutError:
-        log.error("no broker at %s", settings.endpoint)  # noqa: TRY400 - no traceback
-        return BROKER_NOT_REACHED
-    if "admin" in roles and settings.endpoint.startswith("ipc:"):
-        log.info("this worker runs as the broker's user: its role is admin, it may do everything")
-    if settings.only is None and "worker" in roles and not roles & {"payments", "admin"}:
-        log.info("the role worker does not decide payments: this worker does work only")
-        runner.leave_out(AWAITING_PAYMENT)
-    try:
-        await runner.run()
-    except TollgateError as refusal:
-        log.error("the broker refuses this worker: %s", one_line(refusal))  # noqa: TRY400
-        return REFUSED
-    log.info("stopped; jobs finished: %d", runner.finished)
-    return DONE
-
-
-async def _reach(client: AsyncClient, endpoint: str, stop: asyncio.Event) -> set[str]:
-    """Return this worker's roles as soon as the broker has answered, or none if `stop` is set."""
-    pinging = asyncio.create_task(_until_answered(client, endpoint))
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({pinging, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return pinging.result() if pinging.done() else set()
-    finally:
-        pinging.cancel()
-        stopping.cancel()
-
-
-async def _until_answered(client: AsyncClient, endpoint: str) -> set[str]:
-    broker = BrokerStatus(endpoint)
-    backoff = Backoff()
-    while True:
-        asked_at = monotonic()
+    async def run(self) -> int:
+        """Work until `stop` is called; return the exit code."""
+        settings = self._settings
         try:
-            hello = await client.ping(SILENCE_S_MAX)
-        except TollgateError as fault:
-            if not may_pass(fault):
-                return set()  # the first claim gets a clearer refusal
-            broker.lost(fault, asked_at)
-        else:
-            broker.back()
-            return set(hello.roles or [hello.role])  # an older broker tells its one role
-        await backoff.wait()
+            check_threads(THREADS)
+        except OSError as fault:
+            log.error("the worker cannot start: %s", fault.strerror)  # noqa: TRY400 - one line
+            return BROKER_NOT_REACHED
+        self._watchdog.start()
+        try:
+            async with Link(
+                settings.endpoint,
+                key=settings.key,
+                timeout_s=answer_s(settings.lease_ms),
+                name=settings.name,
+            ) as link:
+                await self._executor.open()
+                return await self._run(link)
+        except HandlerNotFoundError:
+            raise
+        except TollgateError as refusal:
+            log.error("the broker refuses this worker: %s", one_line(refusal))  # noqa: TRY400
+            return REFUSED
+        finally:
+            if self._questions is not None:
+                self._questions.close()
+            self._executor.close()
+            self._watchdog.close()
+
+    async def _run(self, link: Link) -> int:
+        hello = await self._reach(link)
+        if hello is None:
+            return DONE if self._stopping.is_set() else BROKER_NOT_REACHED
+        runner = self._put_together(link, hello)
+        if self._stopping.is_set():
+            runner.stop()
+        await runner.run()
+        log.info("stopped; jobs finished: %d", runner.finished)
+        return STUCK if runner.is_stuck else DONE
+
+    def _put_together(self, link: Link, hello: HelloResult) -> Runner:
+        settings, policy = self._settings, self._policy
+        policy.text_bytes = link.limit("text_bytes", policy.text_bytes)
+        policy.reason_bytes = link.limit("reason_bytes", policy.reason_bytes)
+        self._runner = runner = Runner(link, self._broker, settings, policy, self._make_client)
+        if settings.simulate_payments and settings.only != "work":
+            log.warning("payments are simulated: jobs are worked on though nobody has paid")
+            runner.add(PaymentStage(simulator_of(settings), settings.payments_max, runner))
+            roles = set(hello.roles or [hello.role])  # an older broker tells its one role
+            if settings.only is None and "worker" in roles and not roles & {"payments", "admin"}:
+                log.warning("the role worker does not decide payments: this worker does work only")
+                runner.leave_out(AWAITING_PAYMENT)
+        if settings.only != "payments":
+            stage = WorkStage(settings, self._executor, policy, runner)
+            stage.questions = Questions(link, runner.settler, stage, self._executor.asking_max)
+            stage.why_spent = partial(why_spent, link)
+            self._questions = stage.questions
+            runner.add(stage)
+        return runner
+
+    def _make_client(self, timeout_s: float) -> Client:
+        settings = self._settings
+        return Client(settings.endpoint, key=settings.key, timeout_s=timeout_s, name=settings.name)
+
+    async def _reach(self, link: Link) -> HelloResult | None:
+        """Return the broker's first answer, or None if there is none in time, or at a stop."""
+        pinging = asyncio.create_task(self._until_answered(link))
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait(
+                {pinging, stopping},
+                timeout=self._settings.wait_for_broker_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not pinging.done():
+                if not stopping.done():
+                    log.error("no broker at %s", link.endpoint)
+                return None
+            hello = pinging.result()
+        finally:
+            pinging.cancel()
+            stopping.cancel()
+        if "admin" in (hello.roles or [hello.role]) and link.endpoint.startswith("ipc:"):
+            log.info("this worker runs as the broker's user: its role is admin, it may do all")
+        return hello
+
+    async def _until_answered(self, link: Link) -> HelloResult:
+        backoff = Backoff()
+        while True:
+            asked_at = monotonic()
+            try:
+                hello = await link.ping(SILENCE_S_MAX)
+            except TollgateError as fault:
+                if not may_pass(fault):
+                    raise
+                self._broker.lost(fault, asked_at)
+            else:
+                self._broker.back()
+                return hello
+            await backoff.wait()
+
+    def _on_beat(self) -> None:
+        """Put back what handlers may have taken from the worker; called in the loop."""
+        if self._signals is not None:
+            self._signals.keep()
+        if isinstance(self._executor, LoopExecutor):
+            self._executor.end_cancelled()
+
+    # --- called by the watchdog, in its thread ----------------------------------------------------
+
+    def _at_work(self, task: object) -> tuple[str, float | None] | None:
+        """Return the job that a task of the loop works on, and when its time limit ends.
+
+        A task that a handler has made, as `gather` does, is of no known job: then no job is named,
+        and the first time limit of all counts.
+        """
+        executor, runner = self._executor, self._runner
+        if runner is None or not isinstance(executor, LoopExecutor):
+            return None
+        call = executor.call_of(task)
+        held = None if call is None else runner.keeper.holder(call.job.job_id)
+        if held is not None:
+            return held.job_id, held.limit_at
+        return "", min((limit_at for _, limit_at in runner.keeper.limits()), default=None)
+
+    def _on_signal(self, count: int) -> None:
+        if count > 1:
+            exit_now(INTERRUPTED)
+        self._watchdog.end_by(monotonic() + self._settings.stop_grace_s + LEAVE_S, self._leave)
+        self.stop()
+        name = self._signals.last.name if self._signals and self._signals.last else "a signal"
+        say(logging.INFO, "%s: stopping; a second signal ends it at once", name)
+
+    def _leave(self) -> None:
+        say(
+            logging.ERROR, "the worker cannot stop in order: its leases are given back, and it ends"
+        )
+        if self._runner is not None:
+            self._runner.keeper.release_all(self._runner.settler.outcomes)
+        exit_now(DONE)
+
+    def _on_overrun(self, job_id: str) -> None:
+        """End the process: an async handler blocks the loop beyond its time limit."""
+        if self._signals is None:
+            return  # the process is not the worker's
+        runner = self._runner
+        held = None if runner is None else runner.keeper.holder(job_id)
+        if runner is not None and held is None:
+            held = min(runner.keeper.limits(), key=lambda each: each[1], default=(None, 0.0))[0]
+        if held is not None:
+            blocks = "job %s: the loop is blocked beyond the time limit of its handler"
+            say(logging.ERROR, blocks, held.job_id)
+        if runner is not None and held is not None:
+            late = self._policy.outcome(overrun(self._settings.timeout_s), held.attempt)
+            runner.keeper.release_all({**runner.settler.outcomes, held: late})
+        exit_now(STUCK)
 
 
-def _exit_now(exit_code: int) -> None:
-    """End the process without waiting for threads and tasks."""
-    logging.shutdown()
-    finish()
-    os._exit(exit_code)
+def executor_of(settings: WorkerSettings) -> Callable[[], Executor]:
+    """Return a function that makes the executor. Raises HandlerNotFoundError or ArgumentError."""
+    if settings.isolation == "process":
+        from tollgate.worker.isolation.executor import ProcessExecutor, name_of  # noqa: PLC0415 - seldom used
+
+        name = settings.handler if isinstance(settings.handler, str) else name_of(settings.handler)
+        return lambda: ProcessExecutor(
+            name,
+            settings.concurrency,
+            recycle_jobs=settings.recycle_jobs,
+            recycle_memory_mb=settings.recycle_memory_mb,
+        )
+    handler = settings.handler
+    if isinstance(handler, str):
+        handler = load_handler(handler)
+    if not callable(handler):
+        raise ArgumentError(f"handler must be a function or module:function, not {handler!r:.60}")
+    kind = LoopExecutor if is_async(handler) else ThreadExecutor
+    return lambda: kind(handler)

@@ -1,4 +1,4 @@
-"""Sends results to the broker: all that are ready in one message, and each takes effect once."""
+"""Sends outcomes to the broker: all that are ready in one message, and each takes effect once."""
 
 import asyncio
 import logging
@@ -6,177 +6,312 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-from tollgate.client.aio import AsyncBatch, AsyncClient
-from tollgate.domain.exceptions import Refusal, TollgateError, TooLargeError
+from tollgate.client import commands
+from tollgate.domain.commands import AnyCommand
+from tollgate.domain.exceptions import (
+    InternalError,
+    LeaseLostError,
+    Refusal,
+    TollgateError,
+    TooLargeError,
+    VersionConflictError,
+)
 from tollgate.domain.models import Job
-from tollgate.worker.handlers import HandlerResult
-from tollgate.worker.lease import HeldJob
-from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
+from tollgate.domain.status import COMPLETED
+from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
+from tollgate.worker.held import HeldJob
+from tollgate.worker.link import Link
+from tollgate.worker.outcome import GiveBack, Move, Outcome, cut, shortened
+from tollgate.worker.own_tasks import own_task
+from tollgate.worker.policy import RetryPolicy
 
 log = logging.getLogger("tollgate.worker")
 
-BATCHES_MAX: Final = 4
-"""Messages under way at once, as many as a call of the client has. Results that become ready
-meanwhile wait for an answer and share the next message: the more results, the cheaper each is."""
+MESSAGES_MAX: Final = 4
+"""Messages under way at once. Outcomes that become ready meanwhile wait for an answer and share the
+next message: the more outcomes, the cheaper each is."""
 
-OnSettled = Callable[[HeldJob, HandlerResult | None], None]
-"""Called once for each job, when no more is sent for it: with the result that the broker took, or
-with None if the job belongs to another worker or its state is not known."""
+Delivered = tuple[Job | None, Outcome | None]
+"""The job after its outcome, and the outcome; both None if the job does not take it."""
+
+CUTS_MAX: Final = 4
+"""How often an outcome is made smaller that the broker calls too large."""
+
+OnSettled = Callable[[HeldJob, Outcome | None], None]
+"""Called once for each job, when no more is sent for it: with the outcome that the broker took, or
+with None if the job is no longer this worker's."""
 
 
 class Settler:
-    """Settles jobs in batches. A job that its batch did not settle is settled alone."""
+    """Settles jobs together. One that its message did not settle is settled alone."""
 
-    def __init__(self, client: AsyncClient, broker: BrokerStatus, on_settled: OnSettled) -> None:
-        self._client = client
+    def __init__(
+        self,
+        link: Link,
+        broker: BrokerStatus,
+        policy: RetryPolicy,
+        lease_ms: int,
+        on_settled: OnSettled,
+    ) -> None:
+        self._link = link
         self._broker = broker
+        self._policy = policy
+        self._lease_ms = lease_ms
         self._on_settled = on_settled
-        self._ready: list[tuple[HeldJob, HandlerResult]] = []
-        self._unsettled: set[HeldJob] = set()
-        self._batches: set[asyncio.Task[None]] = set()
+        self._ready: list[tuple[HeldJob, Outcome]] = []
+        self._unsettled: dict[HeldJob, Outcome] = {}
+        self._messages = 0
         self._alone: set[asyncio.Task[None]] = set()
-        self._is_due = False
 
     def __len__(self) -> int:
         """Return how many jobs are not settled yet."""
         return len(self._unsettled)
 
-    def put(self, held: HeldJob, result: HandlerResult) -> None:
-        """Send a result, together with all that become ready in this turn of the loop."""
-        held.is_settling = True
-        self._unsettled.add(held)
-        self._ready.append((held, result))
-        self._start_batch()
+    @property
+    def outcomes(self) -> dict[HeldJob, Outcome]:
+        """The outcomes of the jobs that are not settled yet; may be used in any thread."""
+        return self._unsettled.copy()
 
-    def give_up(self) -> list[HeldJob]:
-        """Send nothing more, and return the jobs that are not settled."""
-        for task in self._batches | self._alone:
+    def gives_back(self, held: HeldJob) -> bool:
+        """Whether a lease is being given back: the job may come to this worker again."""
+        return isinstance(self._unsettled.get(held), GiveBack)
+
+    @property
+    def under_way(self) -> int:
+        """How many of them are not settled alone."""
+        return len(self._unsettled) - len(self._alone)
+
+    def put(self, held: HeldJob, outcome: Outcome) -> None:
+        """Send an outcome with the next message."""
+        self._unsettled[held] = outcome
+        self._ready.append((held, outcome))
+
+    def take(self) -> tuple[list[AnyCommand], Callable[[list[Any]], None]] | None:
+        """Return the commands of the next message, and what to call with its answers."""
+        if not self._ready or self._messages >= MESSAGES_MAX:
+            return None
+        ready, self._ready = self._ready, []
+        self._messages += 1
+        asked_at = monotonic()
+        made = self._last_touches(ready)  # what was reported last comes before what was returned
+        touches = len(made)
+        made += [outcome.command(held.job_id, held.version, held.token) for held, outcome in ready]
+
+        def answered(answers: list[Any]) -> None:
+            self._messages -= 1
+            for (held, outcome), answer in zip(ready, answers[touches:], strict=True):
+                if held not in self._unsettled:
+                    continue  # given up
+                if isinstance(answer, Exception):
+                    self._settle_alone(held, outcome, answer, asked_at)
+                else:
+                    self._end(held, outcome)
+
+        return made, answered
+
+    def _last_touches(self, ready: list[tuple[HeldJob, Outcome]]) -> list[AnyCommand]:
+        made: list[AnyCommand] = []
+        for held, _ in ready:
+            if progress := held.take_progress():
+                text, fraction = progress
+                made.append(
+                    commands.touch(
+                        held.job_id, held.token, self._lease_ms, progress=text, fraction=fraction
+                    )
+                )
+        return made
+
+    def give_up(self) -> dict[HeldJob, Outcome]:
+        """Send nothing more, and return the jobs that are not settled, with their outcomes."""
+        for task in self._alone:
             task.cancel()
-        left = [*self._unsettled]
+        left = dict(self._unsettled)
         self._unsettled.clear()
         self._ready.clear()
-        self._is_due = False
         return left
 
-    def _start_batch(self) -> None:
-        if self._ready and not self._is_due and len(self._batches) < BATCHES_MAX:
-            self._is_due = True
-            batch = asyncio.create_task(self._settle_batch())
-            self._batches.add(batch)
-            batch.add_done_callback(self._end_batch)
-
-    def _end_batch(self, batch: asyncio.Task[None]) -> None:
-        self._batches.discard(batch)
-        self._start_batch()
-
-    async def _settle_batch(self) -> None:
-        self._is_due = False
-        ready, self._ready = self._ready, []
-        asked_at = monotonic()
-        answers = await self._send(ready)
-        for (held, result), answer in zip(ready, answers, strict=True):
-            if isinstance(answer, TollgateError):
-                alone = asyncio.create_task(self._settle_alone(held, result, answer, asked_at))
-                self._alone.add(alone)
-                alone.add_done_callback(self._alone.discard)
-            elif isinstance(answer, Exception):
-                held.leave_alone(answer)
-                self._end(held, None)
-            else:
-                self._end(held, result)
-
-    async def _send(self, ready: list[tuple[HeldJob, HandlerResult]]) -> list[Any]:
-        """Return the answer to each result, or the exception that kept it from being sent."""
-        batch = self._client.batch()
-        sent: list[int | Exception] = []
-        for held, result in ready:
-            try:
-                sent.append(_transition(batch, held, result))
-            except Exception as fault:  # noqa: BLE001 - one job must not take the others with it
-                sent.append(fault)
-        try:
-            answers = await batch.send()
-        except Exception as fault:  # noqa: BLE001 - every job of the batch has this answer
-            answers = [fault] * len(batch)
-        return [answers[place] if isinstance(place, int) else place for place in sent]
-
-    async def _settle_alone(
-        self, held: HeldJob, result: HandlerResult, answer: TollgateError, asked_at: float
+    def _settle_alone(
+        self, held: HeldJob, outcome: Outcome, answer: Exception, asked_at: float
     ) -> None:
-        try:
-            job = await settle(self._client, held, result, self._broker, (answer, asked_at))
-        except Exception as fault:  # noqa: BLE001 - no caller awaits this task
-            held.leave_alone(fault)
-            job = None
-        self._end(held, result if job else None)
+        async def settle() -> None:
+            took: Outcome | None = None
+            try:
+                _, took = await self.deliver(held, outcome, (answer, asked_at))
+            except Exception:
+                # The lease is not released: the job would come back at once. It lapses instead.
+                log.exception("job %s: left alone after a fault of the worker", held.job_id)
+            self._end(held, took)
 
-    def _end(self, held: HeldJob, result: HandlerResult | None) -> None:
-        self._unsettled.remove(held)
-        self._on_settled(held, result)
+        task = own_task(settle())
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
 
+    def _end(self, held: HeldJob, outcome: Outcome | None) -> None:
+        if self._unsettled.pop(held, None) is not None:
+            self._on_settled(held, outcome)
 
-async def settle(
-    client: AsyncClient,
-    held: HeldJob,
-    result: HandlerResult,
-    broker: BrokerStatus,
-    failed: tuple[TollgateError, float] | None = None,
-) -> Job | None:
-    """Move a held job to its result; return the job after that, or None if another worker has it.
+    async def deliver(
+        self,
+        held: HeldJob,
+        outcome: Outcome,
+        failed: tuple[Exception, float] | None = None,
+    ) -> Delivered:
+        """Send an outcome until the broker has taken it; return the job after it, and the outcome.
 
-    While the broker does not answer, this tries again: with the version and the lease in the
-    transition, the broker refuses a second one. A missing answer does not mean no: the job itself
-    shows whether it has moved. If the result was sent before, `failed` holds the answer to that and
-    when it was sent.
-    """
-    backoff = Backoff()
-    is_in_doubt = False
-    while True:
-        asked_at = monotonic()
-        try:
-            if failed is not None:
-                (answer, asked_at), failed = failed, None
-                raise answer
-            if is_in_doubt:
-                job = await client.get(held.job.job_id)
-                if job.version != held.job.version:
-                    return _if_ours(job, held, result)
-            settled: Job = await _transition(client, held, result)
-        except TooLargeError as refusal:
-            result = result.shortened(refusal)
-            continue
-        except TollgateError as fault:
-            if not may_pass(fault):
-                log.warning(
-                    "job %s: %s refused (%s)", held.job.job_id, result.target, one_line(fault)
-                )
-                return None
-            is_in_doubt = is_in_doubt or not isinstance(fault, Refusal)
-            broker.lost(fault, asked_at)
+        Both are None if the job is no longer this worker's. The job is None for a lease that was
+        given back. While the broker does not answer, this tries again. A missing answer does not
+        mean no: the job itself shows whether it has moved. If the lease is over, the job is claimed
+        again by its id: while it can still take the outcome, the outcome is not thrown away.
+
+        `failed` is the answer to an earlier message with it, and when that was sent.
+        """
+        delivery = _Delivery(outcome)
+        backoff = Backoff()
+        while True:
+            fault, asked_at = failed or (None, monotonic())
+            failed = None
+            try:
+                if fault is not None:
+                    raise fault
+                if delivery.is_in_doubt and (end := await self._end_of(held, delivery)):
+                    return end
+                command = delivery.outcome.command(held.job_id, held.version, held.token)
+                job: Job | None = await self._link.send(command)
+            except TollgateError as refusal:
+                if end := await self._after(refusal, held, delivery, asked_at):
+                    return end
+            else:
+                held.version = held.version if job is None else job.version
+                return job, delivery.outcome
+            if delivery.has_to_wait:
+                await backoff.wait()
+
+    async def _after(
+        self, fault: TollgateError, held: HeldJob, delivery: "_Delivery", asked_at: float
+    ) -> Delivered | None:
+        """Return how the delivery has ended, or None to send it again."""
+        delivery.has_to_wait = True
+        if isinstance(fault, TooLargeError):
+            delivery.cuts += 1
+            if delivery.cuts > CUTS_MAX:
+                return _dropped(held, delivery.outcome, one_line(fault))
+            delivery.outcome = self._fitting(held, delivery.outcome, fault)
+            delivery.has_to_wait = False
+        elif isinstance(fault, LeaseLostError | VersionConflictError):
+            return await self._regain(fault, held, delivery)
+        elif not may_pass(fault) and not isinstance(fault, InternalError):
+            return _dropped(held, delivery.outcome, one_line(fault))
         else:
-            return settled
-        await backoff.wait()
+            delivery.is_in_doubt = delivery.is_in_doubt or not isinstance(fault, Refusal)
+            self._broker.lost(fault, asked_at)
+        return None
+
+    async def _regain(
+        self, fault: TollgateError, held: HeldJob, delivery: "_Delivery"
+    ) -> Delivered | None:
+        """Try to get a lapsed lease back; return the end if the job takes no outcome any more."""
+        outcome = delivery.outcome
+        if isinstance(outcome, GiveBack) and (not outcome.hold or delivery.is_in_doubt):
+            return None, None  # it is given back already, and may have been resumed since
+        try:
+            if await self._claim_again(held):
+                delivery.has_to_wait = False
+                return None
+            if end := await self._end_of(held, delivery):
+                return end
+        except TollgateError as refusal:
+            if not may_pass(refusal):
+                return _dropped(held, outcome, one_line(refusal))
+        if not delivery.is_told:
+            delivery.is_told = True
+            log.warning(
+                "job %s: another worker has the lease; this one keeps its result (%s)",
+                held.job_id, one_line(fault),
+            )  # fmt: skip
+        return None
+
+    async def _end_of(self, held: HeldJob, delivery: "_Delivery") -> Delivered | None:
+        """Return the end if the job has moved on, by this worker's outcome or by another one's."""
+        outcome = delivery.outcome
+        job = await self._link.get(held.job_id)
+        if job.version == held.version:
+            return None
+        if isinstance(outcome, Move) and outcome.made(job, held.version + 1):
+            held.version = job.version
+            return job, outcome
+        why = f"it is {job.status} (version {job.version})"
+        return _dropped(held, outcome, f"{why}: {one_line(job.error)}" if job.error else why)
+
+    async def has_lease(self, held: HeldJob) -> bool:
+        """Return whether this worker has the job; claim it again if its lease has lapsed."""
+        backoff = Backoff()
+        while True:
+            try:
+                try:
+                    await self._link.touch(held.job_id, held.token, lease_ms=self._lease_ms)
+                except LeaseLostError:
+                    return await self._claim_again(held)
+            except TollgateError as fault:
+                if not may_pass(fault):
+                    return False
+                await backoff.wait()
+            else:
+                return True
+
+    async def _claim_again(self, held: HeldJob) -> bool:
+        leases = await self._link.claim(
+            held.job.status, job_ids=[held.job_id], lease_ms=self._lease_ms
+        )
+        for lease in leases:
+            if lease.job.version == held.version:
+                held.regain(lease)
+                log.warning("job %s: the lease had lapsed, and was granted again", lease.job.job_id)
+                return True
+            await self._link.release(lease.job.job_id, lease.token)
+        return False
+
+    def _fitting(self, held: HeldJob, outcome: Outcome, refusal: TooLargeError) -> Outcome:
+        """Return what to send instead of an outcome that is too large for the broker."""
+        limit = refusal.limit or 0
+        if isinstance(outcome, GiveBack) and outcome.delay_ms is None:
+            return GiveBack(reason=cut(outcome.reason or "", limit), hold=outcome.hold)
+        if isinstance(outcome, GiveBack):
+            error = f"{outcome.reason}; the job ends before another try" if outcome.reason else ""
+            return self._policy.exhausted(error or "the job ends before another try")
+        if outcome.error is not None:
+            return shortened(outcome, limit)
+        if outcome.result is None:
+            log.error("job %s: its question is not taken: %s", held.job_id, one_line(refusal))
+            return Move.failed(str(refusal))
+        size = len(outcome.result.encode())
+        setting, text_limit = "--request-bytes", self._link.limit("text_bytes", limit)
+        if size > text_limit:
+            setting, limit = "--text-bytes", text_limit
+        error = (
+            f"the handler's result has {size} bytes, and the broker takes {limit}:"
+            f" raise its setting {setting}"
+        )
+        log.error("job %s: %s", held.job_id, error)
+        return self._policy.exhausted(error)
 
 
-def _transition(to: AsyncClient | AsyncBatch, held: HeldJob, result: HandlerResult) -> Any:  # noqa: ANN401
-    """Return what `to` makes of the transition of a held job to its result."""
-    return to.transition(
-        held.job.job_id,
-        result.target,
-        result=result.result,
-        error=result.error,
-        expected_version=held.job.version,
-        lease=held.token,
-    )
+class _Delivery:
+    """An outcome on its way, and what is known of it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.is_in_doubt = False
+        """Whether it was sent without an answer: the job may have moved."""
+        self.is_told = False
+        """Whether the log says that another worker has the job."""
+        self.has_to_wait = False
+        self.cuts = 0
+        """How often it was made smaller."""
 
 
-def _if_ours(job: Job, held: HeldJob, result: HandlerResult) -> Job | None:
-    """Return the job if it moved as this worker wanted, else None."""
-    sent = (result.target, result.result, result.error)
-    if job.version == held.job.version + 1 and (job.status, job.result, job.error) == sent:
-        return job
-    log.warning(
-        "job %s: moved on to %s (version %d) while the answer to %s was missing",
-        job.job_id, job.status, job.version, result.target,
-    )  # fmt: skip
-    return None
+def _dropped(held: HeldJob, outcome: Outcome, why: str) -> Delivered:
+    """Log that the job does not take an outcome any more."""
+    target = outcome.target if isinstance(outcome, Move) else "released"
+    level = logging.ERROR if target is COMPLETED else logging.WARNING
+    log.log(level, "job %s: cannot be %s any more: %s", held.job_id, target, why)
+    return None, None

@@ -14,8 +14,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-import structlog
-
 from tollgate.broker.access.key_files import (
     BROKER_KEY,
     NEXT_KEY,
@@ -29,15 +27,19 @@ from tollgate.broker.access.key_files import (
 )
 from tollgate.broker.access.permissions import UnsafeError, check_private, make_private
 from tollgate.broker.core.roles import NOBODY, Principal
+from tollgate.log import get_logger
 from tollgate.terminal import streams
 
 SYSTEM_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 """Errors that tell of the system's state, and nothing about the keys."""
 
+FILES_A_LOOK: Final = 100
+"""How many files one call of `refresh` looks at, if the directory has not changed."""
+
 FileState = tuple[str, int, int]
 """A file's name, and what changes when it does: the time of its last change, and its inode."""
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 
 class KeyRing:
@@ -52,6 +54,8 @@ class KeyRing:
         self._changed: list[Principal] = []
         self._skipped: Counter[str] = Counter()
         self._has_failed = False
+        self._next = 0
+        """The place in the signature of the file that was looked at last."""
         try:
             make_private(directory)
             self._signature = self._read_signature()
@@ -97,7 +101,7 @@ class KeyRing:
         be read counts as no key. But while the system cannot open files, nothing is read.
         """
         with self._lock:
-            self._read_again()
+            self._read_again(FILES_A_LOOK)
             self._end_retiring()
             changed, self._changed = self._changed, []
             self.counters.update(self._skipped)
@@ -114,9 +118,10 @@ class KeyRing:
                 self._read_again()
         return bool(self.principal(public_key).roles)
 
-    def _read_again(self) -> None:
+    def _read_again(self, files_max: int | None = None) -> None:
+        """Read what has changed. With `files_max`, look only at so many files that are in place."""
         try:
-            signature = self._read_signature()
+            signature = self._read_signature() if files_max is None else self._look(files_max)
             if signature == self._signature:
                 return
             clients, by_key = self._read(signature)
@@ -201,6 +206,26 @@ class KeyRing:
         self._skipped["key_passed_over"] += 1
         log.error("a key was passed over", reason=str(fault))
 
+    def _look(self, files_max: int) -> list[FileState]:
+        """Return the signature, read anew if the directory or one of the next files has changed.
+
+        A new, replaced or removed file changes the directory. A file that is written in place is
+        noticed when its turn comes: with many files, not at the first look.
+        """
+        known = self._signature
+        try:
+            if not known or known[0] != _state_of("", self._directory.stat()):
+                return self._read_signature()
+            for _ in range(min(files_max, len(known))):
+                self._next = (self._next + 1) % len(known)
+                state = known[self._next]
+                path = self._directory / state[0]
+                if state != _state_of(state[0], path.stat(follow_symlinks=False)):
+                    return self._read_signature()
+        except FileNotFoundError:
+            return self._read_signature()
+        return known
+
     def _read_signature(self) -> list[FileState]:
         """Return a value that changes when a file changes. Raises OSError."""
         try:
@@ -209,7 +234,11 @@ class KeyRing:
             found.append(("", self._directory.stat()))
         except FileNotFoundError:
             return []
-        return sorted((name, state.st_ctime_ns, state.st_ino) for name, state in found)
+        return sorted(_state_of(name, state) for name, state in found)
+
+
+def _state_of(name: str, state: os.stat_result) -> FileState:
+    return name, state.st_ctime_ns, state.st_ino
 
 
 def _add(by_key: dict[str, Principal], name: str, client: ClientKey) -> None:

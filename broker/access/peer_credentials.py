@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-import structlog
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from tollgate.broker.access.key_files import KeyPair
 from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.core.roles import NOBODY, Principal, Role
+from tollgate.log import get_logger
 
 PEER_ADDRESS: Final = b"Peer-Address"
 """libzmq's name for it; as bytes, because text would be encoded again for each message."""
@@ -24,7 +24,7 @@ CACHE_S: Final = 1.0
 ZAP_DOMAIN: Final = "tollgate"
 """Without a domain that is enforced, libzmq accepts every peer when no authenticator runs."""
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 
 class PeerCredentials:

@@ -14,9 +14,10 @@ from tollgate.broker.core.state import State
 from tollgate.broker.core.waiters import Ticket, Waiters
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
+from tollgate.broker.repository.queues import DROPS_MAX
 from tollgate.domain.commands import Command
 from tollgate.domain.exceptions import Refusal, ReplyFullError, WaitTimeoutError
-from tollgate.domain.results import CountResult, Result, error_of
+from tollgate.domain.results import CountResult, JobResult, Result, error_of
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
@@ -66,6 +67,9 @@ class Context:
         """The answers to parked commands. The caller removes the answer that it sends."""
         self.scans_left = SCAN_JOBS_MAX
         """How many jobs the reads of this batch may still look at, and lines its claims."""
+        self.must_wait = False
+        """Whether the message at hand can only be decided in the next batch: more has to be dropped
+        first than one may."""
         self.origin = Origin(state.at)
         """Who causes the next events, and when."""
         self.wall = state.at
@@ -146,6 +150,30 @@ class Context:
             for parked in waiting:
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, result))
+
+    def begin_batch(self, at: datetime) -> None:
+        """Set the budgets of a batch; let the next events happen by themselves, at that time."""
+        self.scans_left = SCAN_JOBS_MAX
+        self.state.jobs.queues.drops_left = DROPS_MAX
+        self.must_wait = False
+        self.act_alone(at)
+
+    def put_off(self) -> ReplyFullError:
+        """Put the message off, until stale entries are dropped; return the refusal of the command.
+
+        The refusal is sent only if other commands of the message have changed something.
+        """
+        self.must_wait = True
+        return ReplyFullError("this message has read as much as one may; send the rest again")
+
+    def charge_texts(self, results: Sequence[Any]) -> None:
+        """Take from the scan budget what long histories and rounds of input have cost."""
+        texts = self.state.jobs.texts
+        self.scans_left -= texts.work
+        texts.work = 0
+        if texts.longest_rounds:
+            shown = [result.job.inputs for result in results if type(result) is JobResult]
+            self.scans_left -= sum([len(inputs) for inputs in shown if inputs])
 
     def check_scans(self) -> None:
         """Raise ReplyFullError if the commands of this batch have looked at as much as they may."""

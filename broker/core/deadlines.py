@@ -42,6 +42,7 @@ class Deadlines:
         self._keep = timedelta(milliseconds=limits.keep_finished_ms)
         self._keep_max = limits.max_finished
         self._clocks: Instant | None = None
+        self._clocks_agree = True
         self._hold_until_ms = 0
         self._remove_at: datetime | None = None
         """When the oldest finished job is to be removed; None if there is none."""
@@ -51,12 +52,14 @@ class Deadlines:
         state.wall.add_source(lambda: self._remove_at)
         state.mono.add_source(lambda: self._remove_at_ms)
 
-    def start(self, now: Instant) -> None:
+    def start(self, now: Instant, *, clocks_agree: bool = True) -> None:
         """Look at the state that was replayed. Call this before the first batch.
 
-        The clocks are compared with `now` from then on.
+        The clocks are compared with `now` from then on, if they agree as a rule: a difference shows
+        that one of them was set, and no finished job is removed for a while.
         """
         self._clocks = now
+        self._clocks_agree = clocks_agree
         with self._state.jobs:
             self._schedule_removal(now)
             self._state.wall.refresh()
@@ -140,7 +143,7 @@ class Deadlines:
         last time, one of them was set.
         """
         clocks, self._clocks = self._clocks, now
-        if clocks is not None:
+        if clocks is not None and self._clocks_agree:
             went_ms = (now.wall - clocks.wall) // MILLISECOND
             if abs(went_ms - (now.mono_ms - clocks.mono_ms)) > STEP_MS:
                 self._hold_until_ms = now.mono_ms + HOLD_MS

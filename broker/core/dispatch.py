@@ -22,13 +22,20 @@ from tollgate.broker.core.limits import (
 )
 from tollgate.broker.core.roles import roles_for
 from tollgate.domain.commands import (
+    Annotate,
+    Cancel,
     Claim,
     Command,
     Create,
     Get,
     History,
+    Hold,
     List,
+    ProvideInput,
     Release,
+    RequestStop,
+    Resume,
+    Settle,
     Touch,
     Transition,
 )
@@ -49,6 +56,13 @@ SHOWING_NO_JOB: Final = frozenset[type[Command]]({Touch, Release})
 """Those kinds whose results show no job: they are decided in order, and none is large."""
 HISTORY_BYTES_MAX: Final = 65 * 384
 """More than the entries of a history take in a reply beside what is stored of them."""
+LONG_RUN: Final = 100
+"""A run has no more commands if a job has a long history or rounds of input."""
+CHARGED: Final = frozenset[type[Command]](
+    {Get, Transition, ProvideInput, Cancel, Hold, Resume, RequestStop, Annotate, Settle, Touch,
+     Release}
+)  # fmt: skip
+"""The kinds that take long if a job has a long history or many rounds of input."""
 FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
 """The kinds that show as many jobs as the reply has room for."""
 
@@ -62,20 +76,39 @@ def runs(
         return
     for kind, group in groupby(commands, type):
         for run in _independent(kind, [*group]):
-            if len(run) == 1 or (kind in IN_RUNS and _fits(context, kind, run, request)):
+            if len(run) > LONG_RUN and context.state.jobs.texts.are_long:
+                yield from _pieces(context, kind, run, request)
+            elif len(run) == 1 or (kind in IN_RUNS and _fits(context, kind, run, request)):
                 yield run
             else:
                 for command in run:
                     yield [command]
 
 
+def _pieces(
+    context: Context, kind: type[Command], run: list[Any], request: RequestContext
+) -> Iterator[list[Any]]:
+    """Yield a run in pieces: between two of them it is seen what the first one has cost."""
+    for start in range(0, len(run), LONG_RUN):
+        piece = run[start : start + LONG_RUN]
+        if kind in IN_RUNS and _fits(context, kind, piece, request):
+            yield piece
+        else:
+            for command in piece:
+                yield [command]
+
+
 def _independent(kind: type[Command], commands: list[Any]) -> Iterator[list[Any]]:
     """Yield the commands in parts in which no two are about one job that they may change."""
     ids = [command.job_id for command in commands] if kind in CHANGING_JOBS else []
-    named = [job_id for job_id in ids if job_id is not None]
-    if len(set(named)) == len(named):
+    if len({*ids}) == len(ids):
         yield commands
         return
+    if None in ids:
+        named = [job_id for job_id in ids if job_id is not None]
+        if len({*named}) == len(named):
+            yield commands
+            return
     part, seen = list[Any](), set[str]()
     for command, job_id in zip(commands, ids, strict=True):
         if job_id in seen:
@@ -157,6 +190,8 @@ class Dispatcher:
         checks = (self._checks_of_short if is_short else self._checks).get(kind)
         if checks is not None:
             check_texts(run, checks)
+        if context.scans_left <= 0 and kind in CHARGED:
+            context.check_scans()
         if not request.writable and kind.changes:
             raise StorageFullError(
                 "nothing can change now: the disk is full, or a file of the journal is missing"

@@ -30,9 +30,10 @@ from tollgate.broker.core.records import (
 )
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.state import State
-from tollgate.domain.commands import Claim, Command, Hello
+from tollgate.domain.commands import Claim, Command, Hello, StopWaiting
 from tollgate.domain.exceptions import (
     NotAuthorizedError,
+    OverloadedError,
     Refusal,
     ReplyFullError,
     RequestConflictError,
@@ -53,6 +54,9 @@ from tollgate.domain.results import ErrorResult, HelloResult, LeasesResult, Resu
 
 REVISION: Final = 2
 """Which commands and fields of TG/1 this broker knows."""
+EVICTED_MAX: Final = 1_000
+"""How many sessions one message evicts in a batch; fewer if many principals have sessions."""
+EVICTED_MIN: Final = 16
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim without a grant has changed nothing: a repeat of it is decided like any claim."""
 
@@ -101,8 +105,9 @@ class Engine:
         """Decide the commands of a new request in order, until the reply is full."""
         commands, events = request.commands, self.context.events
         is_remembered = request.session > 0 and request_context.writable
-        if is_remembered:
-            self.make_room(request, request_context.now_ms)
+        if is_remembered and not self.make_room(request, request_context.now_ms):
+            self.context.must_wait = True
+            return Execution(b"")
         if not commands:  # it only acknowledges
             requests = self.context.state.requests
             is_kept = is_remembered and requests.forgets(request.session, request.acked)
@@ -126,12 +131,14 @@ class Engine:
             if is_remembered and run[0].changes:
                 outcomes += outcomes_of(results, events, place)
             place = len(events)
+            if self.context.state.jobs.texts.are_long:
+                self.context.charge_texts(results)
             if JOBS_ALONE.issuperset(map(type, results)):  # the common case, at the speed of C
                 continue
             refused += _refused(results)
             grants += _granted(results)
             if _is_full(results[-1]):  # and so it is for all commands that are left
-                parts += [part] * left
+                parts += [encode_result(results[-1])] * left
                 refused += refused[-1:] * left
                 if is_remembered:
                     rest = commands[len(commands) - left :]
@@ -143,8 +150,12 @@ class Engine:
     def execute_parking(self, request: Request, request_context: RequestContext) -> Answer | None:
         """Decide the only command of a request, which may park; return None if it does."""
         (command,) = request.commands
-        if request.session and request_context.writable and command.changes:
-            self.make_room(request, request_context.now_ms)
+        if (
+            request.session and request_context.writable and command.changes
+            and not self.make_room(request, request_context.now_ms)
+        ):  # fmt: skip
+            self.context.must_wait = True
+            return None
         result = self.decide_one(command, request_context)
         return None if result is None else Answer(request_context.ticket, result)
 
@@ -170,7 +181,10 @@ class Engine:
                 parts.append(next(told_parts))
                 continue
             request_context.room_bytes += REFUSAL_BYTES
-            parts.append(part := encode_result(self.decide_one(command, request_context)))
+            result = self.decide_one(command, request_context)
+            if self.context.state.jobs.texts.are_long:
+                self.context.charge_texts([result])
+            parts.append(part := encode_result(result))
             request_context.room_bytes -= len(part)
         return Execution(b"".join(parts))
 
@@ -205,27 +219,42 @@ class Engine:
         session, seq = request.session, request.seq
         if not session:
             return None
-        outcomes = self.context.state.requests.recall(
-            session, seq, request.acked, digest, principal
-        )
+        try:
+            outcomes = self.context.state.requests.recall(
+                session, seq, request.acked, digest, principal
+            )
+        except OverloadedError:
+            if [*map(type, request.commands)] != [StopWaiting]:
+                raise
+            return None  # parked claims may have closed the window, and nothing of it is kept
         waiters = self.context.waiters
         if outcomes is None and waiters.parked and waiters.has_other(session, seq, digest):
             raise RequestConflictError(f"request {seq} is parked, and is another one")
         return outcomes
 
-    def make_room(self, request: Request, now_ms: int) -> None:
-        """Evict the sessions least recently used, if this request's outcomes need their room."""
+    def make_room(self, request: Request, now_ms: int) -> bool:
+        """Evict the sessions least recently used, if this request's outcomes need their room.
+
+        Return whether there is room then: one batch evicts only so many sessions.
+        """
         requests, limit = self.context.state.requests, self.limits.outcomes
         # A parked claim will need room as well.
         needed = len(request.commands) + len(self.context.waiters.parked)
         if requests.outcomes + needed * (1 + GRANTS_MAX) <= limit:
-            return  # even if all of them are claims
+            return True  # even if all of them are claims
         needed += sum(each.limit for each in request.commands if isinstance(each, Claim))
-        while requests.outcomes + needed > limit:
+        for _ in range(self._evicted_max()):
+            if requests.outcomes + needed <= limit:
+                return True
             oldest = requests.most_outcomes(but=request.session)
             if oldest is None:
-                break
+                return True  # its own outcomes have the rest
             self.context.record_one(SessionEvicted(oldest), now_ms)
+        return False
+
+    def _evicted_max(self) -> int:
+        """Return how many sessions one message may evict in a batch."""
+        return max(EVICTED_MIN, EVICTED_MAX // (1 + self.context.state.requests.owners // 16))
 
     def answer_parked(self, refusal: Refusal, of: Principal | None = None) -> None:
         """Answer the parked commands with a refusal: all, or those of one principal and key."""
@@ -257,7 +286,11 @@ class Engine:
         if not request.writable:
             raise StorageFullError("the disk has no room for another session")
         requests, own = context.state.requests, request.ticket.session
-        while len(requests) >= self.limits.sessions and (oldest := requests.most_sessions(but=own)):
+        # Usually one; if the limit was lowered, the next ones that are opened evict more.
+        for _ in range(self._evicted_max()):
+            oldest = requests.most_sessions(but=own)
+            if len(requests) < self.limits.sessions or oldest is None:
+                break
             context.record_one(SessionEvicted(oldest), request.now_ms)
         number = requests.last_session + 1
         opened = SessionOpened(number, request.ticket.principal.name, client)

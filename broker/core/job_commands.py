@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import count
-from operator import attrgetter
 from typing import Any, Final
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext, about, one_by_one
@@ -61,8 +60,6 @@ from tollgate.domain.status import (
     JobStatus,
 )
 
-_job_id_of = attrgetter("job_id")
-_lease_of = attrgetter("lease")
 NOT_COMPARED: Final = frozenset({"not_before", "traceparent"})
 """What may differ when a creation is sent again: a retry has other ones."""
 
@@ -70,7 +67,7 @@ NOT_COMPARED: Final = frozenset({"not_before", "traceparent"})
 def create(context: Context, commands: Sequence[Create], request: RequestContext) -> list[Any]:
     """Store jobs. A job that is stored already with the same fields is shown as it is now."""
     now, pay_by = request.now, context.pay_by(request.now)
-    found = context.state.jobs.get_all(map(_job_id_of, commands))
+    found = context.state.jobs.get_all([command.job_id for command in commands])
     events = [
         JobCreated(
             command.job_id or context.new_id(), now, command.input_hash, command.input,
@@ -148,15 +145,16 @@ def _results_of(
     `refused` has the commands, by place, that were refused before they became an event; `changes`
     tells of the events. With `whole` some jobs may have rounds of input.
     """
-    shown = [slot.whole() for slot in changes.slots] if whole else changes.jobs
     if not changes.refused and not refused:
-        return [*map(job_result, shown)]
-    jobs, places = iter(shown), count()
+        if whole:
+            return [job_result(slot.whole()) for slot in changes.slots]
+        return [job_result(slot.job) for slot in changes.slots]
+    slots, places = iter(changes.slots), count()
     results: list[Any] = []
     for place, slot in enumerate(found):
         refusal = refused.get(place) or changes.refused.get(next(places))
         if refusal is None:
-            results.append(job_result(next(jobs)))
+            results.append(job_result(next(slots).whole()))
         elif slot is None or isinstance(refusal, NotAuthorizedError):  # that tells nothing of a job
             results.append(error_of(refusal))
         else:
@@ -167,8 +165,9 @@ def _results_of(
 def get(context: Context, commands: Sequence[Get], request: RequestContext) -> list[Any]:
     """Show jobs, with the texts of all rounds of input."""
     jobs = context.state.jobs
-    found = jobs.get_all(map(_job_id_of, commands))
-    if None not in found and not jobs.texts.longest_rounds and not any(map(_lease_of, commands)):
+    found = jobs.get_all([command.job_id for command in commands])
+    is_plain = None not in found and not jobs.texts.longest_rounds
+    if is_plain and not any([command.lease for command in commands]):  # noqa: C419 - is faster
         return [job_result(slot.job) for slot in found]  # type: ignore[union-attr]  # the common case
     results: list[Any] = []
     for command, slot in zip(commands, found, strict=True):
@@ -200,7 +199,7 @@ def transition(
     leases, now = context.state.leases, request.now
     rights = request.ticket.principal.rights
     moves = None if rights.force else rights.moves  # a role that may force may make all moves
-    found = context.state.jobs.get_all(map(_job_id_of, commands))
+    found = context.state.jobs.get_all([command.job_id for command in commands])
     events: list[JobTransitioned] = []
     refused: dict[int, Refusal] = {}
     for command, slot in zip(commands, found, strict=True):

@@ -76,6 +76,8 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
     if context.scans_left <= 0 and _is_wide(names_of(command)):
         context.check_scans()
     granted = _grant(context, command, request.now_ms, request.room_bytes)
+    if not granted.leases and not context.state.jobs.queues.drops_left:
+        raise context.put_off()
     if granted.leases or not command.wait_ms:
         return granted
     context.waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
@@ -125,9 +127,9 @@ def _lease(context: Context, slots: Sequence[Slot], command: Claim, now_ms: int)
         LeaseGranted(slot.job.job_id, token, command.lease_ms)
         for token, slot in enumerate(slots, context.state.leases.next_token)
     ]
-    granted = context.record(events, now_ms, slots).jobs
+    granted = context.record(events, now_ms, slots).slots
     return LeasesResult(
-        [grant(job, event.lease) for job, event in zip(granted, events, strict=True)]
+        [grant(slot.job, event.lease) for slot, event in zip(granted, events, strict=True)]
     )
 
 
@@ -241,16 +243,20 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
     parked = _first_to_serve(context)
     if parked is None:
         return None
-    context.waiters.remove(parked)
     session = parked.ticket.session
     if session and not context.state.requests.knows(session):  # evicted meanwhile
+        context.waiters.remove(parked)
         refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
         return Answer(parked.ticket, error_of(refusal))
     context.act_for(parked.ticket)
     try:
         result = _grant(context, parked.command, now_ms, room_bytes)  # type: ignore[arg-type]  # a claim
     except ReplyFullError as refusal:  # a job from before the limits were lowered
+        context.waiters.remove(parked)
         return Answer(parked.ticket, error_of(refusal))
+    if not result.leases and not context.state.jobs.queues.drops_left:
+        return None  # it is served in the next batch
+    context.waiters.remove(parked)
     return Answer(parked.ticket, result)
 
 
@@ -261,6 +267,8 @@ def _first_to_serve(context: Context) -> Parked | None:
     for state, name in [*queues.changed]:
         parked = waiters.first_claim(state, name)
         if parked is None or not queues.has_ready(state, name, context.origin.at):
+            if not queues.drops_left:
+                return None
             del queues.changed[state, name]
         elif first is None or parked.number < first.number:
             first = parked

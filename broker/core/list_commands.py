@@ -1,5 +1,6 @@
 """The commands that read many jobs, or the whole life of one: count, list, history."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
@@ -38,11 +39,21 @@ def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResu
     if counted is None:
         context.check_scans()
         queues = _queues(context, command.queue)
+        if not all(_are_tidy(context, queue, command) for queue in queues):
+            raise context.put_off()
         context.scans_left -= COUNT_SCANS + COUNT_QUEUE_SCANS * len(queues)
         counted = _count(queues, command, position)
         if queues:  # anybody can make up names of queues that are not there
             context.counted[key] = counted
     return counted
+
+
+def _are_tidy(context: Context, queue: JobQueue, command: Count) -> bool:
+    """Return whether the oldest of a status or state can be asked for in this step."""
+    state = command.status or command.settlement
+    states: Iterable[Claimed] = [state] if state else JobStatus
+    queues = context.state.jobs.queues
+    return all(queues.knows_oldest(queue, each) for each in states)
 
 
 def _count(queues: list[JobQueue], command: Count, position: str) -> CountResult:

@@ -17,7 +17,7 @@ from typing import Final
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import Engine, Execution, execution_of
-from tollgate.broker.core.events import LogBegan
+from tollgate.broker.core.events import LogBegan, SessionEvicted
 from tollgate.broker.core.lease_commands import serve_claim
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.records import Record
@@ -75,24 +75,28 @@ class Pipeline:
         output = Output([], [], room_bytes=self._batch_reply_bytes)
         context, deadlines = self._context, self.deadlines
         lease_at = now if writable else None
-        context.scans_left = SCAN_JOBS_MAX
-        context.act_alone(now.wall)
+        queues = context.state.jobs.queues
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
+            context.begin_batch(now.wall)
             must_wait = False
             left_over = undelivered or self._was_full or context.answers
             if left_over or deadlines.is_due(now, writable=writable):
                 must_wait = deadlines.decide_due(now, undelivered, writable=writable)
                 self._settle(lease_at, output)
             for arrival in () if must_wait else batch:
-                if _is_full(output) or context.scans_left <= 0:
+                if _is_full(output) or context.scans_left <= 0 or not queues.drops_left:
                     break
                 self._decide(arrival, now, output, writable=writable)
                 self._settle(lease_at, output)
+                if context.must_wait:
+                    break
                 output.taken += 1
             if output.records:
                 deadlines.look_at_finished(now)
+            has_drops = queues.drops_left > 0
         if writable:
-            self._was_full = _is_full(output) or context.scans_left <= SCANS_KEPT
+            is_spent = context.scans_left <= SCANS_KEPT or not has_drops
+            self._was_full = _is_full(output) or is_spent
         return output
 
     def is_behind(self, *, writable: bool = True) -> bool:
@@ -122,8 +126,11 @@ class Pipeline:
         return self._settle(None, Output([], [], room_bytes=self._batch_reply_bytes))
 
     def _decide(self, arrival: Arrival, now: Instant, output: Output, *, writable: bool) -> None:
-        """Take one message from its bytes to its record and its reply."""
-        engine = self._engine
+        """Take one message from its bytes to its record and its reply.
+
+        Sets `must_wait` if it is to be decided in the next batch: then nothing of it has happened.
+        """
+        engine, context = self._engine, self._context
         try:
             request, digest = accept(arrival.frames, engine.limits, now)
             remembered = engine.recall(request, digest, arrival.principal)
@@ -140,13 +147,17 @@ class Pipeline:
         )  # fmt: skip
         if remembered is not None:
             execution = engine.repeat(request, remembered, request_context)
-            self._conclude(ticket, request.acked, execution, output)
+            if not context.must_wait:
+                self._conclude(ticket, request.acked, execution, output)
         elif len(request.commands) == 1 and request.commands[0].parks:
             answer = engine.execute_parking(request, request_context)
-            if answer is not None:
+            if answer is not None and not context.must_wait:
                 self._answer_at_once(arrival, answer, output)
         else:
             execution = engine.execute(request, request_context)
+            if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
+                return  # only room was made, which goes on in the next batch
+            context.must_wait = False
             self._conclude(ticket, request.acked, execution, output)
             if self._context.answers and StopWaiting in map(type, request.commands):
                 self._answer_stopped(output)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tollgate.broker.core.events import AnyEvent, JobCreated, JobTransitioned
-from tollgate.broker.repository.job import Slot, StoredJob, grant, job_result
+from tollgate.broker.repository.job import PlainStoredJob, Slot, StoredJob, grant, job_result
 from tollgate.domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from tollgate.domain.results import (
     ErrorResult,
@@ -216,10 +216,14 @@ def without_texts(result: Result) -> Result:
 
 def _bare(job: Any, inputs: tuple[InputRound, ...] | None = None) -> Any:  # noqa: ANN401 - the struct of a job, of either kind
     """Return a job without texts. `inputs` are its rounds of input then: a grant shows none."""
-    return msgspec.structs.replace(
-        job, input=None, result=None, error=None, input_schema=None, provided_input=None, meta=None,
-        inputs=inputs, progress=None, settlement=_bare_settlement(job.settlement),
-    )  # fmt: skip
+    bare = msgspec.structs.replace(
+        job, input=None, result=None, error=None, input_schema=None, provided_input=None
+    )
+    if isinstance(job, PlainStoredJob):
+        return bare
+    bare.meta = bare.progress = None
+    bare.inputs, bare.settlement = inputs, _bare_settlement(job.settlement)
+    return bare
 
 
 def _bare_settlement(settlement: Settlement | None) -> Settlement | None:

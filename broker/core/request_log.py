@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -65,6 +66,11 @@ class RequestLog:
     def __len__(self) -> int:
         """Return how many sessions there are."""
         return len(self._sessions)
+
+    @property
+    def owners(self) -> int:
+        """How many principals have sessions."""
+        return len(self._holdings)
 
     def open(self, number: int, owner: str, client: str = "") -> None:
         """Open a session. Raises SessionEvictedError for a number that is not new."""
@@ -178,6 +184,10 @@ class RequestLog:
 
     def _to_evict(self, but: int, size: Callable[[Holding], int]) -> int | None:
         """Return the least recently used session of the owner that takes up the most."""
+        most = max(self._holdings.values(), key=size, default=Holding())
+        for number in islice(most.sessions, 2):  # the common case, without sorting them
+            if number != but:
+                return number
         for holding in sorted(self._holdings.values(), key=size, reverse=True):
             for number in holding.sessions:
                 if number != but:

@@ -15,7 +15,14 @@ from tollgate.broker.core.request_log import SessionLog
 from tollgate.broker.core.state import State
 from tollgate.broker.repository.history import Origins
 from tollgate.broker.repository.indexes import ended_at
-from tollgate.broker.repository.job import Slot, StandingLease, StoredJob, mock_identifier
+from tollgate.broker.repository.job import (
+    ExtendedJob,
+    PlainStoredJob,
+    Slot,
+    StandingLease,
+    StoredJob,
+    mock_identifier,
+)
 from tollgate.broker.repository.job_repo import is_finished
 from tollgate.broker.repository.lines import READY, Claimed
 from tollgate.broker.repository.queues import DATED, ONLY_ENTRY, JobQueue
@@ -316,10 +323,10 @@ class Restorer:
         rest = row.rest or (_rest_in_format_1(row) if self._format == 1 else _NOTHING)
         job = _job(row, rest)
         level = state.jobs.queues.level(rest.queue, rest.priority)
-        if rest.queue != DEFAULT_QUEUE:
-            job.queue = level.queue.name
         rounds = tuple(InputRound(*each) for each in rest.rounds) if rest.rounds else None
         slot = Slot(row.index, job, 0, None, row.history, rounds)
+        if rest.queue != DEFAULT_QUEUE:
+            job.queue = level.queue.name
         if row.lease is not None:
             lease = row.lease
             slot.lease = StandingLease(
@@ -361,8 +368,8 @@ class Restorer:
             state.jobs.leased += 1
         if self._format == 1:
             for job_id, lapses in chunk.lapses:
-                job = state.jobs.require(job_id).job
-                job.attempts = lapses if job.status is RUNNING else 0
+                slot = state.jobs.require(job_id)
+                slot.extend().attempts = lapses if slot.job.status is RUNNING else 0
         state.leases.restore(chunk.lapses)
 
 
@@ -412,20 +419,24 @@ def _rest_in_format_1(row: JobRow) -> Rest:
 
 
 def _job(row: JobRow, rest: Rest) -> StoredJob:
-    inputs = progress = None
-    if rest.rounds is not None:
-        inputs = tuple(InputRound(each[0], hash=each[3]) for each in rest.rounds)
-    if rest.progress is not None:
-        progress = Progress(*rest.progress)
-    return StoredJob(
+    plain = PlainStoredJob(
         row.job_id, row.status, row.input_hash,
         row.blockchain_identifier or mock_identifier(row.job_id),
         row.created_at, row.updated_at, row.result, row.error, row.version,
         row.input, row.identifier_from_purchaser, row.pay_by_time, row.submit_result_time,
-        row.input_schema, row.provided_input, DEFAULT_QUEUE, rest.priority, rest.not_before,
-        rest.attempts, inputs, progress, rest.on_hold, rest.stop_requested, rest.meta,
-        rest.traceparent, rest.settlement,
+        row.input_schema, row.provided_input,
     )  # fmt: skip
+    if rest == Rest(rest.queue):
+        return plain
+    job = ExtendedJob(*msgspec.structs.astuple(plain))
+    job.priority, job.not_before, job.attempts = rest.priority, rest.not_before, rest.attempts
+    if rest.rounds is not None:
+        job.inputs = tuple(InputRound(each[0], hash=each[3]) for each in rest.rounds)
+    if rest.progress is not None:
+        job.progress = Progress(*rest.progress)
+    job.on_hold, job.stop_requested = rest.on_hold, rest.stop_requested
+    job.meta, job.traceparent, job.settlement = rest.meta, rest.traceparent, rest.settlement
+    return job
 
 
 def _claimed(value: str) -> Claimed:

@@ -134,7 +134,8 @@ class State:
     def _create(self, events: Sequence[JobCreated], _: Origin, __: int, ___: Found) -> Changes:
         changes = self.jobs.create_all(events)
         if changes.slots:
-            self.unpaid.add_all(changes.slots)
+            times = [slot.job.pay_by_time for slot in changes.slots]
+            self.unpaid.add_all(changes.slots, times)
         return changes
 
     def _transition(
@@ -147,6 +148,8 @@ class State:
         if self.leases.lapses:
             for slot in changes.slots:
                 self.leases.lapses.pop(slot.job.job_id, None)
+        if not self.jobs.are_dated:
+            return changes
         moves = events
         if changes.refused:
             moves = [event for place, event in enumerate(events) if place not in changes.refused]
@@ -167,7 +170,7 @@ class State:
         return slot
 
     def _put_on_hold(self, slot: Slot, reason: str | None, origin: Origin) -> None:
-        slot.job.on_hold = True
+        slot.extend().on_hold = True
         self.jobs.bar(slot)
         self.jobs.note(slot, HELD, origin, reason=reason)
 
@@ -175,7 +178,7 @@ class State:
         slot = self.jobs.require(event.job_id)
         if not slot.job.on_hold:
             raise JobConflictError(f"job {event.job_id} is not on hold", job_id=event.job_id)
-        slot.job.on_hold = False
+        slot.extend().on_hold = False
         self.jobs.note(slot, RESUMED, origin)
         if slot.lease is None:
             self.jobs.free(slot, origin.at)
@@ -183,20 +186,20 @@ class State:
 
     def _request_stop(self, event: StopRequested, origin: Origin, _: int) -> Slot:
         slot = self._unfinished_job(event.job_id)
-        slot.job.stop_requested = True
+        slot.extend().stop_requested = True
         self.jobs.note(slot, STOP_REQUESTED, origin, reason=event.reason)
         return slot
 
     def _annotate(self, event: JobAnnotated, origin: Origin, _: int) -> Slot:
         slot = self.jobs.require(event.job_id)
-        self.jobs.texts.set_meta(slot.job, event.meta)
+        self.jobs.texts.set_meta(slot, event.meta)
         self.jobs.note(slot, ANNOTATED, origin)
         return slot
 
     def _progress(self, event: JobProgressed, origin: Origin, _: int) -> Slot:
         slot = self.jobs.require(event.job_id)
         counted = measured(slot)
-        slot.job.progress = Progress(event.text, event.fraction, origin.at)
+        slot.extend().progress = Progress(event.text, event.fraction, origin.at)
         self.jobs.texts.changed_parts(slot, counted)
         return slot
 
@@ -261,14 +264,12 @@ class State:
     def _release(self, event: LeaseReleased, origin: Origin, _: int) -> Slot:
         slot = self.jobs.require(event.job_id)
         self.leases.check(slot, event.lease)
-        job, attempt = slot.job, None
-        if event.is_attempt and job.status is RUNNING:
-            attempt = job.attempts = job.attempts + 1
+        attempt = self._count_attempt(slot) if event.is_attempt else None
         if event.not_before is not None:
-            job.not_before = event.not_before
+            slot.extend().not_before = event.not_before
         self.leases.timers.settled(1)
         self.jobs.note(slot, RELEASED, origin, attempt=attempt, reason=event.reason)
-        if event.hold and not job.on_hold:
+        if event.hold and not slot.job.on_hold:
             self._put_on_hold(slot, event.reason, origin)
         self.jobs.free(slot, origin.at)
         return slot
@@ -277,13 +278,19 @@ class State:
         slot = self.jobs.require(event.job_id)
         lease = self.leases.check(slot, event.lease)
         self.leases.lapse(slot)
-        job, attempt = slot.job, None
-        if job.status is RUNNING:
-            attempt = job.attempts = job.attempts + 1
+        attempt = self._count_attempt(slot)
         holder = None if lease is None else lease.client or lease.by
         self.jobs.note(slot, LAPSED, origin, attempt=attempt, reason=holder)
         self.jobs.free(slot, origin.at)
         return slot
+
+    def _count_attempt(self, slot: Slot) -> int | None:
+        """Count a try that has ended; return its number, None if the job was not worked on."""
+        if slot.job.status is not RUNNING:
+            return None
+        job = slot.extend()
+        job.attempts += 1
+        return job.attempts
 
     # --- sessions, queues and the log -----------------------------------------------------------
 

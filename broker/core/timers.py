@@ -96,9 +96,10 @@ class Timers(Generic[When, Item]):
         queued = len(self._queue) + len(self._checked)
         return queued + len(self._heap) + len(self._checked_heap)
 
-    def add_all(self, items: Sequence[Item]) -> None:
-        """Add items; those without a time never come up."""
-        whens = [*map(self._when, items)]
+    def add_all(self, items: Sequence[Item], whens: Sequence[When | None] | None = None) -> None:
+        """Add items; those without a time never come up. `whens` are their times, if known."""
+        if whens is None:
+            whens = [*map(self._when, items)]
         first = whens[0] if whens else None
         if first is None or not self._is_newest(first) or whens.count(first) < len(whens):
             for item in items:
@@ -146,11 +147,17 @@ class Timers(Generic[When, Item]):
 
         It drops no more than SLACK of them: then the item may be a settled one.
         """
-        for _ in range(SLACK):
-            head = self._head()
-            if head is None or self._is_live(head[1]):
-                break
+        is_live, left = self._is_live, SLACK
+        if not (self._heap or self._checked_heap):  # the common case, without a call for each head
+            queue = self._checked or self._queue
+            while queue and left and not is_live(queue[0]):
+                queue.popleft()
+                left -= 1
+        head = self._head()
+        while left and head is not None and not is_live(head[1]):
             head[2]()
+            head = self._head()
+            left -= 1
         if head is None or self.delay is None:
             return None if head is None else head[0]
         try:

@@ -23,6 +23,11 @@ from tollgate.broker.repository.job import (
 )
 from tollgate.domain.status import AWAITING_INPUT
 
+ROUND_COST: Final = 3
+LONG_COST: Final = 16
+CUT_COST: Final = 48
+"""What it costs to change a round of input, to add to a long history, and to cut one, in jobs that
+a list looks at."""
 BLOCK: Final = 1_024
 _index_of = attrgetter("index")
 
@@ -143,7 +148,9 @@ class TextTotals:
     A blockchain identifier counts if it was supplied, not if it was made of the job's id.
     """
 
-    __slots__ = ("longest_bytes", "longest_parts", "longest_rounds", "total_bytes")
+    __slots__ = (
+        "are_long", "longest_bytes", "longest_parts", "longest_rounds", "total_bytes", "work",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.total_bytes = 0
@@ -153,6 +160,11 @@ class TextTotals:
         """No job has ever had longer progress, settlement and rounds on the wire."""
         self.longest_rounds = 0
         """No job has ever had longer texts in its rounds of input."""
+        self.are_long = False
+        """Whether a job has ever had a long history or rounds of input."""
+        self.work = 0
+        """What long histories and rounds of input have cost since this was last read, in jobs that
+        a list looks at."""
 
     def add(self, text: str) -> None:
         """Count a text."""
@@ -170,11 +182,13 @@ class TextTotals:
         """Set the result and error of a job to those of a move."""
         if job.result is not None or job.error is not None:
             self.drop(job.result, job.error)
-        job.result = result = move.result
-        job.error = error = move.error
+            job.result = job.error = None
+        result, error = move.result, move.error
         if result is not None:
+            job.result = result
             self.add(result)
         if error is not None:
+            job.error = error
             self.add(error)
 
     def set_dialogue(self, job: StoredJob, move: JobTransitioned) -> None:
@@ -186,8 +200,9 @@ class TextTotals:
         self.add(job.input_schema or "")
         self.add(job.provided_input or "")
 
-    def set_meta(self, job: StoredJob, meta: str | None) -> None:
+    def set_meta(self, slot: Slot, meta: str | None) -> None:
         """Set the meta of a job."""
+        job = slot.extend()
         self.drop(job.meta)
         job.meta = meta
         self.add(meta or "")
@@ -195,6 +210,9 @@ class TextTotals:
     def changed_parts(self, slot: Slot, before_bytes: int) -> None:
         """Count the parts of a job anew; before it was changed they had `before_bytes`."""
         parts, rounds = parts_bytes(slot.job), rounds_bytes(slot.rounds)
+        if slot.rounds:
+            self.are_long = True
+            self.work += ROUND_COST * len(slot.rounds)
         self.total_bytes += parts + rounds + history_bytes(slot.history) - before_bytes
         self.longest_parts = max(self.longest_parts, parts)
         # Rounds of empty texts are rounds, too: a `get` looks for them if this is not 0.
@@ -202,7 +220,11 @@ class TextTotals:
 
     def set_history(self, slot: Slot, history: bytes) -> None:
         """Set the history of a job; the reasons in it are texts of its users."""
-        self.total_bytes += history_bytes(history) - history_bytes(slot.history)
+        before, after = history_bytes(slot.history), history_bytes(history)
+        if after:
+            self.are_long = True
+            self.work += LONG_COST if after > before else CUT_COST
+        self.total_bytes += after - before
         slot.history = history
 
     def restore(self, slot: Slot, *, is_named: bool) -> None:

@@ -2,20 +2,25 @@
 
 from collections.abc import Callable
 from copy import copy
+from datetime import datetime
 from operator import attrgetter
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 import msgspec
 
 from tollgate.domain.exceptions import Refusal
 from tollgate.domain.models import Job
 from tollgate.domain.results import (
+    DEFAULT_QUEUE,
     Grant,
     InputRound,
     JobFields,
     JobRecord,
     JobResult,
     LeaseInfo,
+    PlainFields,
+    Progress,
+    Settlement,
 )
 
 TEXT_FIELDS: Final = (
@@ -27,20 +32,51 @@ ROUND_BYTES: Final = 128
 """More than a round of input takes without its texts."""
 PART_BYTES: Final = 256
 """More than progress or settlement take without their texts: states, times and a hash."""
+MOCK_PREFIX: Final = "mock_bc_"
+"""How the blockchain identifier of a job begins whose creator supplied none."""
 SHORT_HISTORY: Final = 1_024
 """A history up to this length is not counted with the texts of its job: it has few reasons."""
 
 
-class StoredJob(JobRecord, gc=False):
-    """A job as it is stored, and as it goes on the wire. Only the repository changes one."""
+class _Shown:
+    """What both kinds of stored jobs can do."""
+
+    __slots__ = ()
 
     def shown(self, lease: LeaseInfo | None = None) -> JobFields:
         """Return a copy that can show who holds the job."""
-        return JobFields(**msgspec.structs.asdict(self), lease=lease)
+        return JobFields(**msgspec.structs.asdict(cast("msgspec.Struct", self)), lease=lease)
 
     def job(self) -> Job:
         """Return the job as it is now, frozen."""
         return Job.from_checked(self.shown())
+
+
+class PlainStoredJob(PlainFields, _Shown, gc=False):
+    """A job as it is stored, and as it goes on the wire. Only the repository changes one.
+
+    Most jobs need no other fields: those have these values. `Slot.extend` gives a job all fields.
+    With 16 fields or more, the header of a job on the wire is the same for both kinds.
+    """
+
+    queue: str = DEFAULT_QUEUE
+    priority: ClassVar[int] = 0
+    not_before: ClassVar[datetime | None] = None
+    attempts: ClassVar[int] = 0
+    inputs: ClassVar[tuple[InputRound, ...] | None] = None
+    progress: ClassVar[Progress | None] = None
+    on_hold: ClassVar[bool] = False
+    stop_requested: ClassVar[bool] = False
+    meta: ClassVar[str | None] = None
+    traceparent: ClassVar[str | None] = None
+    settlement: ClassVar[Settlement | None] = None
+
+
+class ExtendedJob(JobRecord, _Shown, gc=False):
+    """A stored job with all fields."""
+
+
+StoredJob = PlainStoredJob | ExtendedJob
 
 
 class StandingLease(msgspec.Struct, gc=False):
@@ -69,11 +105,18 @@ class Slot(msgspec.Struct, eq=False, gc=False):
     rounds: tuple[InputRound, ...] | None = None
     """The rounds of input with their texts; those in the job are without."""
 
+    def extend(self) -> ExtendedJob:
+        """Return the job with all fields; do not use its former struct after that."""
+        job = self.job
+        if isinstance(job, PlainStoredJob):
+            self.job = job = ExtendedJob(*msgspec.structs.astuple(job))
+        return job
+
     def whole(self) -> StoredJob:
         """Return the job, with the texts of its rounds of input."""
         if self.rounds is None:
             return self.job
-        job = copy(self.job)
+        job = copy(self.extend())
         job.inputs = self.rounds
         return job
 
@@ -83,11 +126,6 @@ class Changes(msgspec.Struct):
 
     slots: list[Slot] = msgspec.field(default_factory=list)
     refused: dict[int, Refusal] = msgspec.field(default_factory=dict)
-
-    @property
-    def jobs(self) -> list[StoredJob]:
-        """The jobs that were created or changed, without the texts of their rounds of input."""
-        return [slot.job for slot in self.slots]
 
     def refuse(self, refusal: Refusal) -> None:
         """Note that the next event was refused."""
@@ -103,7 +141,7 @@ class Changes(msgspec.Struct):
 
 def mock_identifier(job_id: str) -> str:
     """Return the blockchain identifier of a job whose creator supplied none."""
-    return "mock_bc_" + job_id[:8]
+    return MOCK_PREFIX + job_id[:8]
 
 
 def text_bytes(text: str | None) -> int:
@@ -148,7 +186,7 @@ def rounds_bytes(rounds: tuple[InputRound, ...] | None) -> int:
 
 
 _texts_of: Callable[[StoredJob], tuple[str | None, ...]] = attrgetter(*TEXT_FIELDS)
-job_result: Final = cast("Callable[[JobRecord], JobResult]", JobResult)
+job_result: Final = cast("Callable[[StoredJob | JobFields], JobResult]", JobResult)
 """Makes the result that shows a job, also as it is stored: on the wire its `lease` is missing."""
-grant: Final = cast("Callable[[JobRecord, int], Grant]", Grant)
+grant: Final = cast("Callable[[StoredJob | JobFields, int], Grant]", Grant)
 """The same for a job with the token of a lease on it."""

@@ -28,11 +28,13 @@ from tollgate.broker.repository.history import (
 )
 from tollgate.broker.repository.indexes import FinishedJobs, TextTotals, measured
 from tollgate.broker.repository.job import (
+    MOCK_PREFIX,
     Changes,
+    ExtendedJob,
+    PlainStoredJob,
     Slot,
     StandingLease,
     StoredJob,
-    mock_identifier,
 )
 from tollgate.broker.repository.lines import FIRST, READY, Claimed
 from tollgate.broker.repository.listing import Page, Wanted, page
@@ -104,8 +106,12 @@ class InMemoryJobRepository:
         self.finished = FinishedJobs()
         self.texts = TextTotals()
         self.origins = Origins()
+        self.are_dated = False
+        """Whether a job has ever had a `submit_result_time`."""
         self._are_settled = False
         """Whether a job has ever had a settlement."""
+        self._newest = datetime.min.replace(tzinfo=UTC)
+        """No job was changed later."""
 
     def __enter__(self) -> Self:
         """Hold the lock until the end of the `with` block."""
@@ -188,7 +194,9 @@ class InMemoryJobRepository:
 
     # --- runs of jobs ---------------------------------------------------------------------------
 
-    def create_all(self, news: Sequence[JobCreated]) -> Changes:  # noqa: C901 - one fast loop
+    def create_all(  # noqa: C901, PLR0912, PLR0915 - one fast loop
+        self, news: Sequence[JobCreated]
+    ) -> Changes:
         """Store jobs in `awaiting_payment`, in order; return them, and why others were refused.
 
         A job id or a supplied blockchain identifier of a stored job is a JobConflictError.
@@ -197,6 +205,7 @@ class InMemoryJobRepository:
         slots = changes.slots
         begin = 0  # where the slots of the last level begin
         rest: NewRest | None = None
+        newest: datetime | None = None
         with self._lock:
             texts, index, store = self.texts, self.next_index, self._store
             home = store.first  # where most jobs are
@@ -211,7 +220,7 @@ class InMemoryJobRepository:
                     changes.refuse(JobConflictError(message, job_id=job_id))
                     continue
                 if payment is None:
-                    payment = mock_identifier(job_id)
+                    payment = MOCK_PREFIX + job_id[:8]
                 elif self._by_payment.setdefault(payment, job_id) == job_id:
                     texts.add(payment)
                 else:
@@ -224,12 +233,20 @@ class InMemoryJobRepository:
                         self.queues.add_new(slots[begin:], level)
                         begin = len(slots)
                     level = other
-                job = StoredJob(
+                job = PlainStoredJob(
                     job_id, AWAITING_PAYMENT, new.input_hash, payment, at, at, None, None, 1, text,
                     new.identifier_from_purchaser, new.pay_by_time, new.submit_result_time,
                 )  # fmt: skip
                 if text is not None:
-                    texts.add(text)
+                    size = len(text) if text.isascii() else len(text.encode())
+                    texts.total_bytes += size
+                    if size > texts.longest_bytes:  # noqa: PLR1730 - `max` takes twice as long
+                        texts.longest_bytes = size
+                if new.submit_result_time is not None:
+                    self.are_dated = True
+                if at is not newest:
+                    newest = at
+                    self._newest = max(self._newest, at)
                 if job.identifier_from_purchaser is not None:
                     texts.add(job.identifier_from_purchaser)
                 home[job_id] = slot = Slot(index, job, FIRST)
@@ -258,6 +275,8 @@ class InMemoryJobRepository:
         slots = changes.slots
         before = after = None  # the last legal move; its slots begin at `begin`
         begin, queue, priority = 0, DEFAULT_QUEUE, 0
+        at: datetime | None = None
+        is_newest = False  # and so no job was changed later: to compare times takes long
         with self._lock:
             texts, are_many = self.texts, self.queues.are_many
             if found is None:
@@ -289,10 +308,14 @@ class InMemoryJobRepository:
                 if move.result is not job.result or move.error is not job.error:
                     texts.set_outcome(job, move)
                 if target is AWAITING_INPUT or move.provided_input is not None:
-                    self._set_dialogue(slot, move)
+                    job = self._set_dialogue(slot, move)
                 job.status, job.version = target, version + 1
-                if move.at > job.updated_at:  # noqa: PLR1730 - `max` takes twice as long
-                    job.updated_at = move.at
+                if move.at is not at:
+                    at = move.at
+                    is_newest = at >= self._newest
+                    self._newest = max(self._newest, at)
+                if is_newest or at > job.updated_at:
+                    job.updated_at = at
                 if slot.lease is not None:
                     self._end_or_keep(slot, move, origin)
                 slots.append(slot)
@@ -384,7 +407,7 @@ class InMemoryJobRepository:
             if before is not None and before is not settlement.state:
                 validate_settlement(before, settlement.state)
             counted = measured(slot)
-            slot.job.settlement = settlement
+            slot.extend().settlement = settlement
             self.texts.changed_parts(slot, counted)
             self.queues.are_barred |= settlement.not_before is not None
             if before is not settlement.state:
@@ -414,8 +437,9 @@ class InMemoryJobRepository:
             self.queues.remove(slot)
             self.finished.remove()
             # Stale entries can hold the slot for long: let them hold no texts.
-            job.input = job.result = job.error = job.meta = None
-            job.input_schema = job.provided_input = job.inputs = job.progress = None
+            job.input = job.result = job.error = job.input_schema = job.provided_input = None
+            if isinstance(job, ExtendedJob):
+                job.meta = job.inputs = job.progress = None
             slot.history = slot.rounds = None
 
     # --- snapshots ------------------------------------------------------------------------------
@@ -442,7 +466,9 @@ class InMemoryJobRepository:
             self.stored += 1
             self.leased += slot.lease is not None
             self.queues.restore(slot)
+            self.are_dated |= job.submit_result_time is not None
             self._are_settled |= job.settlement is not None
+            self._newest = max(self._newest, job.updated_at)
             self.queues.are_barred = True  # some may be
             self.texts.restore(slot, is_named=is_named)
 
@@ -450,11 +476,14 @@ class InMemoryJobRepository:
 
     def _set_rest(self, slot: Slot, new: NewRest, level: Level) -> None:
         """Set the fields that most new jobs do not have."""
-        job = slot.job
-        job.queue, job.priority = level.queue.name, level.priority
+        slot.job.queue = level.queue.name
+        if new == NewRest(new.queue):
+            return
+        job = slot.extend()
+        job.priority = level.priority
         job.not_before, job.traceparent = new.not_before, new.traceparent
         self.queues.are_barred |= new.not_before is not None
-        self.texts.set_meta(job, new.meta)
+        self.texts.set_meta(slot, new.meta)
         self.texts.add(new.traceparent or "")
         if new.settle:
             self._are_settled = True
@@ -462,9 +491,9 @@ class InMemoryJobRepository:
             level.queue.settled[SettlementState.PENDING] += 1
             self.texts.changed_parts(slot, 0)
 
-    def _set_dialogue(self, slot: Slot, move: JobTransitioned) -> None:
+    def _set_dialogue(self, slot: Slot, move: JobTransitioned) -> StoredJob:
         """Set the last question or answer of a job, and add it to the rounds of input."""
-        job, counted = slot.job, measured(slot)
+        job, counted = slot.extend(), measured(slot)
         self.texts.set_dialogue(job, move)
         rounds, shown = slot.rounds or (), job.inputs or ()
         if move.target is AWAITING_INPUT:
@@ -479,6 +508,7 @@ class InMemoryJobRepository:
             shown = (*shown[:-1], InputRound(last.version, hash=last.hash))
         slot.rounds, job.inputs = rounds, shown
         self.texts.changed_parts(slot, counted)
+        return job
 
     def _end_or_keep(self, slot: Slot, move: JobTransitioned, origin: Origin) -> None:
         """End the lease on a job that moves, or let it stand."""

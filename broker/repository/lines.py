@@ -21,9 +21,13 @@ Claimed = JobStatus | SettlementState
 
 SLACK: Final = 16_384
 """How many stale entries there may be beyond as many as there are true ones, over all queues."""
+TIDY_MIN: Final = 2_048
+"""A line with fewer entries may have all of them dropped in one look."""
 CHECKS: Final = 2
 """How many entries are checked for each job that comes or goes, while too many are stale."""
 
+HEAP_COST: Final = 4
+"""An entry of a heap takes so much longer to drop than one of a line."""
 READY: Final = 1
 """A bit of `Slot.entries`: the job may be claimed."""
 FIRST: Final = 2 | READY
@@ -81,6 +85,21 @@ class StaleLine(Generic[Entry]):
             if self.is_true(front[0]):
                 return front[0]
             front.popleft()
+
+    def delayed(self) -> int:
+        """Return how many entries it has for delayed jobs: a line of a status has none."""
+        return 0
+
+    def tidy(self, left: int) -> int:
+        """Drop stale entries at the head, `left` at most; return how many more it could drop.
+
+        If it returns 0, there may be more: then do not ask for the first entry yet.
+        """
+        is_true = self.is_true
+        while left and (front := self._checked or self._unchecked) and not is_true(front[0]):
+            front.popleft()
+            left -= 1
+        return left
 
     def check(self, changes: int, true_max: int, shares: int = 1) -> None:
         """Drop stale entries at the head; check others if more are stale than `true_max` are true.
@@ -143,6 +162,18 @@ class Delays:
         heap = self._first_heap()
         return None if heap is None else (heap[0][0], heap[0][2])
 
+    def __len__(self) -> int:
+        """Return how many entries there are, stale ones included."""
+        return len(self._heap) + len(self._checked)
+
+    def tidy(self, left: int) -> int:
+        """Drop stale entries at the heads, `left` at most; return how many more it could drop."""
+        for heap in (self._heap, self._checked):
+            while left > 0 and heap and not self.is_true(heap[0][0], heap[0][2]):
+                heappop(heap)
+                left -= HEAP_COST
+        return max(0, left)
+
     def pop(self) -> Slot:
         """Take out the job that `first` has returned.
 
@@ -202,7 +233,8 @@ class ReadyLine(StaleLine[Any]):
             self._mark(at)
         if is_first:
             for slot in slots:
-                slot.entries = FIRST
+                if slot.entries != FIRST:  # a comparison takes a tenth of a change
+                    slot.entries = FIRST
         else:
             unit = self._unit
             for slot in slots:
@@ -215,6 +247,25 @@ class ReadyLine(StaleLine[Any]):
         if self.delays is None:
             self.delays = Delays(self._is_delayed)
         self.delays.add(not_before, slot, self.count())
+
+    def delayed(self) -> int:
+        """Return how many entries its delayed jobs have."""
+        return 0 if self.delays is None else len(self.delays)
+
+    def tidy(self, left: int) -> int:
+        """Drop stale entries at the head, as any line does; also of delayed jobs."""
+        if self.delays is not None:
+            left = self.delays.tidy(left)
+        while left and (front := self._checked or self._unchecked):
+            entry = front[0]
+            if type(entry) is Slot:
+                if self.is_true(entry):
+                    break
+            elif self._due(entry) is not None:
+                break
+            front.popleft()
+            left -= 1
+        return left
 
     def ready(self, at: datetime) -> Slot | None:
         """Return the first job that may be claimed at that time."""

@@ -14,7 +14,7 @@ import msgspec
 from tollgate.broker.core.timers import NEVER, Timeline, Timers
 from tollgate.broker.repository.indexes import CreationIndex
 from tollgate.broker.repository.job import Slot, StoredJob
-from tollgate.broker.repository.lines import READY, Claimed, ReadyLine, StaleLine
+from tollgate.broker.repository.lines import READY, TIDY_MIN, Claimed, ReadyLine, StaleLine
 from tollgate.domain.commands import ALL_QUEUES
 from tollgate.domain.exceptions import JobConflictError
 from tollgate.domain.results import DEFAULT_QUEUE
@@ -32,6 +32,8 @@ CHECK_EVERY_MIN: Final = 16
 FEW_QUEUES: Final = 4
 QUEUE_LOOK: Final = 0.25
 """A queue is looked at in this part of the time that a line takes."""
+DROPS_MAX: Final = 4_096
+"""How many stale entries at the heads of lines one step drops: it may not be long."""
 DATED: Final = frozenset(
     {SettlementState.WANTED, SettlementState.SUBMITTED, SettlementState.MANUAL}
 )
@@ -94,6 +96,10 @@ class JobQueue:
             self._entered[state] = line = StaleLine(is_true)
         return line
 
+    def entered_if_any(self, state: Claimed) -> StaleLine[Any] | None:
+        """Return the same, or None if there was no job: of many queues few have a line for each."""
+        return self._entered.get(state)
+
     def new_line(self, level: Level, state: Claimed) -> ReadyLine:
         """Add a line to one of its levels."""
         line = level.lines[state] = ReadyLine(state, lambda: self.count(state))
@@ -105,7 +111,7 @@ class JobQueue:
 
     def oldest(self, state: Claimed) -> datetime | None:
         """Return since when the job that is in a status or settlement state longest is in it."""
-        line = self._entered.get(state)  # of many queues only few have a line for each
+        line = self.entered_if_any(state)
         entry = None if line is None else line.first()
         if entry is None:
             return None
@@ -167,6 +173,8 @@ class Queues:
         """Whether a job has ever been on hold, delayed, or leased while it waits for input."""
         self.looked = 0.0
         """How many lines claims have looked at."""
+        self.drops_left = DROPS_MAX
+        """How many stale entries this step may still drop; 0 if something must wait for it."""
         self._orders = {state: _ServiceOrder() for state in CLAIMED}
         self._wakes: Timers[datetime, _Wake] = Timers(
             timeline or Timeline(NEVER), lambda wake: wake.at, _is_awaited, self._count_lines
@@ -362,18 +370,35 @@ class Queues:
     # --- claims ---------------------------------------------------------------------------------
 
     def has_ready(self, state: Claimed, name: str, at: datetime) -> bool:
-        """Return whether a claim of a queue would get a job."""
+        """Return whether a claim of a queue would get a job; False while it is not tidy."""
         queue = self.by_name.get(name)
         if queue is None or queue.is_paused:
             return False
-        return any(self._ready(line, name, at) is not None for line in queue.lines.get(state, ()))
+        return any(
+            self.is_tidy(line) and self._ready(line, name, at) is not None
+            for line in queue.lines.get(state, ())
+        )
+
+    def is_tidy(self, line: StaleLine[Any]) -> bool:
+        """Drop stale entries at the head of a line; return whether its first entry is known.
+
+        All lines together drop `drops_left` entries: then nothing is tidy in this step.
+        """
+        if self.drops_left and len(line) + line.delayed() > TIDY_MIN:
+            self.drops_left = line.tidy(self.drops_left)
+        return self.drops_left > 0
+
+    def knows_oldest(self, queue: JobQueue, state: Claimed) -> bool:
+        """Return whether `oldest` can be asked for a status or state in this step."""
+        line = queue.entered_if_any(state)
+        return line is None or self.is_tidy(line)
 
     def take(self, state: Claimed, names: Iterable[str], limit: int, at: datetime) -> list[Slot]:
         """Take out up to `limit` jobs that may be claimed. Lease each, or put them back.
 
         The queues come in the order named, and `*` stands for all of them, those served longest ago
         first. In a queue the jobs come by priority, and then in the order of their line. `looked`
-        counts the lines that are empty now.
+        counts the lines that are empty now. It ends at a line that is not tidy.
         """
         taken: list[Slot] = []
         for name in self._orders[state] if ALL_QUEUES in names else names:
@@ -382,6 +407,8 @@ class Queues:
                 self.looked += QUEUE_LOOK
                 continue
             for line in (lines := queue.lines.get(state, ())):
+                if not self.is_tidy(line):
+                    return taken
                 while len(taken) < limit and (slot := line.take(at)) is not None:
                     taken.append(slot)
                 if len(taken) == limit:

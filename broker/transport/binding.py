@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Final
 
-import structlog
 import zmq
 
 from tollgate.broker.access.keyring import KeyRing
@@ -19,15 +18,21 @@ from tollgate.broker.settings import Settings, SettingsError
 from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.endpoints import EndpointError, IpcEndpoint, TcpEndpoint
 from tollgate.broker.transport.router import Router, RouterLimits
+from tollgate.log import get_logger
+from tollgate.threads import check_threads
 
 LIBZMQ_MIN: Final = (4, 3, 5)
 """The oldest version that was tried; older ones have known faults that a peer can use."""
 FILES_MAX: Final = 65_536
 """Default of `connections` where the system sets no limit on open files."""
+FILES_MIN: Final = 64
+"""With fewer, the broker itself may find none left: libzmq would abort it without a reason."""
+THREADS_MIN: Final = 6
+"""libzmq's two, and those that write the log, sync, count connections and vouch for keys."""
 CONNECTIONS_MIN: Final = 256
 """With fewer, libzmq accepts faster than the monitor counts; tried with this number."""
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 
 class Binding:
@@ -115,6 +120,14 @@ def check_libzmq(settings: Settings) -> None:
         raise EndpointError("this libzmq was built without CURVE, which tcp takes")
 
 
+def check_process_threads() -> None:
+    """Raise EndpointError if the broker can start no threads; libzmq would abort it."""
+    try:
+        check_threads(THREADS_MIN)
+    except OSError as fault:
+        raise EndpointError(str(fault.strerror)) from None
+
+
 def connections_per_router(settings: Settings) -> int:
     """Raise the limit on open files as far as allowed; return each router's share of connections.
 
@@ -126,6 +139,11 @@ def connections_per_router(settings: Settings) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     if files == resource.RLIM_INFINITY:
         files = 4 * FILES_MAX
+    if files < FILES_MIN:
+        raise SettingsError(
+            f"this process may have {files} files open, and the broker takes {FILES_MIN} at least"
+            " (see ulimit -n)"
+        )
     if files // 4 < CONNECTIONS_MIN:
         log.warning(
             "few files may be open: a flood of connections could end the broker", files=files

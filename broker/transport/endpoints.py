@@ -13,6 +13,7 @@ import fcntl
 import grp
 import os
 import socket
+import stat
 import struct
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from tollgate.domain.endpoint import IPC_PATH_BYTES_MAX
 SO_ATTACH_FILTER: Final = 26
 SO_DETACH_FILTER: Final = 27
 """Of Linux's <asm/socket.h>; Python has no name for them."""
+OTHERS_ENTER: Final = stat.S_IXGRP | stat.S_IXOTH
 BACKLOG_MAX: Final = 100
 BINDS_MAX: Final = 100
 """How often a socket file is bound: each time takes a file descriptor for ever."""
@@ -185,14 +187,19 @@ class IpcEndpoint:
                 f"{self.url}: the socket file was removed {self._binds} times; find out what"
                 " removes it, or bind elsewhere"
             )
-        umask = os.umask(0o177)
+        # The umask is of the whole process, in which a test may run several brokers and threads. In
+        # a directory that others cannot enter it is not needed.
+        is_private = not self.path.parent.stat().st_mode & OTHERS_ENTER
+        umask = None if is_private else os.umask(0o177)
         try:
             router.bind(self.url)
             self._binds += 1
+            self.path.chmod(0o600)
             self._share(self.path, 0o660)
             self._bound = self.path.stat()
         finally:
-            os.umask(umask)
+            if umask is not None:
+                os.umask(umask)
 
     def _refuse(self, fault: OSError) -> NoReturn:
         if fault.errno == errno.ELOOP:

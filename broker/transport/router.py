@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-import structlog
 import zmq
 
 from tollgate.broker.core.batch import Arrival, ReplyFrame
@@ -13,8 +12,9 @@ from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.connections import ConnectionMonitor
 from tollgate.broker.transport.endpoints import IpcEndpoint, TcpEndpoint, backlog_for
 from tollgate.broker.transport.send_budget import SendBudget
+from tollgate.log import get_logger
 
-log = structlog.get_logger("tollgate.broker")
+log = get_logger("tollgate.broker")
 
 FRAME_FACTOR: Final = 4
 """A frame of up to 4 times `request_bytes` is answered; a larger one ends its connection."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import PATIENCE_S, ROOT
+from tollgate.broker.journal.format import segment_name
 from tollgate.broker.telemetry import Notifier
 
 
@@ -66,3 +67,22 @@ def test_no_file_left_to_say_it_with_stops_nobody(
         notifier.alive()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+
+def test_a_stop_during_the_start_is_told(short_dir: Path) -> None:
+    data = short_dir / "data"
+    data.mkdir(mode=0o700)
+    os.mkfifo(data / segment_name(1), 0o600)  # it is never opened for writing, so the replay hangs
+    starting = subprocess.Popen(
+        [sys.executable, "-m", "tollgate.broker", "--data-dir", str(data), "--bind", f"ipc://{short_dir}/b.sock"],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert starting.stderr is not None
+    assert '"journal"' in starting.stderr.readline()
+    while not (short_dir / "b.sock.lock").exists():
+        assert starting.poll() is None
+    starting.terminate()
+    _, log = starting.communicate(timeout=PATIENCE_S)
+    assert starting.returncode == 0
+    assert '"left before it was ready"' in log
+    assert '"SIGTERM"' in log

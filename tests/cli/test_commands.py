@@ -261,6 +261,14 @@ def test_wait_shows_the_job_when_it_has_ended(invoke: Invoke, job_id: str, clien
     refused(invoke("wait", "nope"), "job_not_found")
 
 
+def test_wait_for_a_question(invoke: Invoke, job_id: str, client: Client) -> None:
+    for status in ("running", "awaiting_input"):
+        client.transition(job_id, status)
+        waited = invoke("wait", job_id, "--status", status, "--json", "--timeout", "30")
+        assert document(waited)["status"] == status
+    assert invoke("wait", job_id, "--status", "asleep").exit_code == 2
+
+
 @pytest.mark.parametrize("command", ["ping", "count", "list", "get x", "wait x", "create x"])
 def test_no_broker_is_exit_code_3(invoke: Invoke, tmp_path: Path, command: str) -> None:
     nowhere = f"ipc://{tmp_path}/s"

@@ -77,7 +77,8 @@ def test_two_runs_with_one_seed_agree(start: Start, place: Path) -> None:
 
 
 def adds_up(code: int, out: str, err: str) -> Any:
-    assert (code, err.splitlines()[0]) == (0, "starting a broker and 2 workers")
+    first = "starting a broker and 2 workers; payments are simulated"
+    assert (code, err.splitlines()[0]) == (0, first)
     (line,) = out.splitlines()
     summary = msgspec.json.decode(line)
     assert summary["ok"] is True
@@ -101,6 +102,7 @@ def test_picture_in_a_terminal(
     shown = in_terminal("demo", *options, env={"TMPDIR": str(place)})
     assert shown.code == 0
     assert "starting a broker and its workers" in shown.text
+    assert "payments are simulated" in shown.text
     assert "4 of 4 jobs created" in shown.text
     assert "at the gate" in shown.text
     assert "All jobs ended: 4 in " in shown.text

@@ -113,7 +113,9 @@ def test_percentiles_are_measured_values() -> None:
 
 
 def test_plain_line(progress: Progress) -> None:
-    assert line(Progress(jobs=4, seed=7, workers=2)) == "starting a broker and 2 workers"
+    assert line(Progress(jobs=4, seed=7, workers=2)) == (
+        "starting a broker and 2 workers; payments are simulated"
+    )
     assert line(progress).startswith("  3.0 s  created 4/4  awaiting_payment 0  running 1")
 
 

@@ -12,6 +12,7 @@ import pytest
 from tollgate.client.aio import AsyncClient
 from tollgate.client.batch import AsyncBatch
 from tollgate.client.sync import Client
+from tollgate.testing import Broker
 
 from .peers import PATIENCE_S, BrokerProcess
 from .talk import Talk
@@ -44,7 +45,7 @@ def broker() -> Iterator[BrokerProcess]:
 
 @pytest.fixture
 def empty_broker() -> Iterator[BrokerProcess]:
-    """Run a broker for one test."""
+    """Run a broker for one test of clients in processes; others use `tollgate_broker`."""
     yield from _running_broker()
 
 
@@ -112,6 +113,6 @@ def client(make_client: Callable[..., Any], broker: BrokerProcess) -> Any:
 
 
 @pytest.fixture
-def client_of_empty(make_client: Callable[..., Any], empty_broker: BrokerProcess) -> Any:
-    """Return a client of a broker without jobs."""
-    return make_client(empty_broker.endpoint, timeout_s=PATIENCE_S)
+def client_of_empty(make_client: Callable[..., Any], tollgate_broker: Broker) -> Any:
+    """Return a client of a broker without jobs, in this process."""
+    return make_client(tollgate_broker.endpoint, timeout_s=PATIENCE_S)

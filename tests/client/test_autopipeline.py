@@ -30,6 +30,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.messages import Request
 from tollgate.domain.models import Job, JobStatus
 from tollgate.domain.results import AnyResult, error_of
+from tollgate.testing import Broker
 
 from .peers import (
     A_WHILE_S,
@@ -201,8 +202,8 @@ async def test_more_than_fits_in_a_request_goes_in_several(client: AsyncClient) 
     assert len({job.job_id for job in made}) == 40
 
 
-async def test_a_page_has_a_reply_of_its_own(empty_broker: BrokerProcess) -> None:
-    async with AsyncClient(empty_broker.endpoint, timeout_s=PATIENCE_S) as client:
+async def test_a_page_has_a_reply_of_its_own(tollgate_broker: Broker) -> None:
+    async with AsyncClient(tollgate_broker.endpoint, timeout_s=PATIENCE_S) as client:
         await client.create_many([{"input": "x" * 60_000} for _ in range(60)])
         pages = await asyncio.gather(*(client.list_page() for _ in range(2)))
         assert [len(page.jobs) for page in pages] == [60, 60]
@@ -380,8 +381,8 @@ async def test_each_command_gets_its_own_timeout_error(endpoint: str) -> None:
                 client.transition("3", "running"),
             )
     assert [*map(name_of, router.requests[-1].commands)] == [UNANSWERED, NEW, "2", "3"]
-    assert type(got) is type(read) is type(made) is BrokerUnreachableError  # as each would alone
-    assert type(cancelled) is type(moved) is OutcomeUnknown
+    assert type(got) is type(read) is BrokerUnreachableError  # as each would alone
+    assert type(made) is type(cancelled) is type(moved) is OutcomeUnknown
     assert cancelled is not moved
 
 

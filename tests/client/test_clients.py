@@ -29,6 +29,7 @@ from tollgate.domain.hashing import input_hash
 from tollgate.domain.messages import Request, decode_request
 from tollgate.domain.models import Job, JobStatus
 from tollgate.domain.results import CountResult
+from tollgate.testing import Broker
 
 from .peers import HASH, PATIENCE_S, SOON_S, BrokerProcess, job_id
 
@@ -163,10 +164,8 @@ def test_a_wait_ends_by_another_clients_change(make_client: Make, broker: Broker
         assert waited.result(PATIENCE_S).status is JobStatus.FAILED
 
 
-def test_a_claim_ends_by_another_clients_change(
-    make_client: Make, empty_broker: BrokerProcess
-) -> None:
-    claiming, acting = (make_client(empty_broker.endpoint) for _ in range(2))
+def test_a_claim_ends_by_another_clients_change(make_client: Make, tollgate_broker: Broker) -> None:
+    claiming, acting = (make_client(tollgate_broker.endpoint) for _ in range(2))
     with ThreadPoolExecutor() as pool:
         claimed = pool.submit(claiming.claim, "running", wait_ms=60_000)
         job = running(acting)
@@ -192,6 +191,22 @@ def test_claim_touch_and_release(client_of_empty: Any) -> None:
     assert again.token > lease.token
     done = client.transition(job.job_id, "completed", result="mine", lease=again.token)
     assert done.status is JobStatus.COMPLETED
+
+
+def test_what_time_brings_is_told(client_of_empty: Any, tollgate_broker: Broker) -> None:
+    client = client_of_empty
+    job = running(client)
+    (lease,) = client.claim("running", lease_ms=60_000)
+    tollgate_broker.advance(60)
+    with pytest.raises(LeaseLostError):
+        client.touch(job.job_id, lease.token)
+    (again,) = client.claim("running")
+    client.release(job.job_id, again.token, delay_s=3_600, reason="busy")
+    assert client.claim("running") == []
+    tollgate_broker.advance(3_600)
+    (last,) = client.claim("running")
+    assert last.job.attempts == 2
+    assert client.get(client.create(HASH).job_id).created_at == tollgate_broker.now
 
 
 def test_create_many_fills_messages_and_keeps_the_order(client: Any) -> None:

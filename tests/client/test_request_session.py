@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from tollgate.client.errors import OutcomeUnknown
-from tollgate.client.session import CHANGES_FIRST_SEQ, CLAIMS_FIRST_SEQ
+from tollgate.client.sending import CHANGES_FIRST_SEQ, CLAIMS_FIRST_SEQ
 from tollgate.domain.commands import Claim, Get, Hello, Release, Touch, Transition
 from tollgate.domain.exceptions import (
     DrainingError,

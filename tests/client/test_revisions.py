@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tollgate.client import commands as build
-from tollgate.client import revision, session
+from tollgate.client import revision, sending
 from tollgate.client.errors import BatchError, BrokerUnreachableError, UnsupportedByBrokerError
 from tollgate.domain.commands import Command, Get, Hello, Touch
 from tollgate.domain.exceptions import MalformedError
@@ -251,7 +251,7 @@ def test_a_batch_sends_what_an_older_broker_knows(
 def test_a_newer_broker_in_its_place_is_noticed(
     make_client: Callable[..., Any], endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "GREETINGS_APART_S", 0.0)
+    monkeypatch.setattr(sending, "GREETINGS_APART_S", 0.0)
 
     def newer(request: Request) -> list[bytes]:
         if isinstance(request.commands[0], Hello):

@@ -5,7 +5,12 @@ from datetime import timedelta
 
 import pytest
 
-from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
+from tollgate.client.errors import (
+    BrokerUnreachableError,
+    ClientClosedError,
+    ClosedOutcomeUnknown,
+    OutcomeUnknown,
+)
 from tollgate.domain.commands import (
     AnyCommand,
     Cancel,
@@ -162,8 +167,17 @@ def test_safe_requests_are_repeated_with_backoff(talk: Talk, command: AnyCommand
 
     assert times == [start + after for after in (0.5, 1.5, 3.5, 7.5, 12.5, 17.5)]
     (error,) = call.values
-    assert type(error) is BrokerUnreachableError
+    assert type(error) is (OutcomeUnknown if command.changes else BrokerUnreachableError)
     assert "nowhere did not answer in time" in str(error)
+
+
+@pytest.mark.parametrize("command", READS + CHANGES, ids=lambda each: type(each).__name__)
+def test_closing_says_what_may_have_been_changed(talk: Talk, command: AnyCommand) -> None:
+    call = talk.ask(command)
+    talk.requests()
+    talk.session.fail(ClientClosedError("closed"))
+    expected = ClosedOutcomeUnknown if command.changes else ClientClosedError
+    assert type(call.values[0]) is expected
 
 
 @pytest.mark.parametrize("command", CHANGES, ids=lambda command: type(command).__name__)

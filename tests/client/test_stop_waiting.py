@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tollgate.client.aio import AsyncClient
 from tollgate.client.errors import ClientClosedError
-from tollgate.client.session import CLAIMS_FIRST_SEQ
+from tollgate.client.sending import CLAIMS_FIRST_SEQ
 from tollgate.client.sync import Client
 from tollgate.domain.commands import (
     AnyCommand,
@@ -25,7 +26,7 @@ from tollgate.domain.commands import (
     Wait,
 )
 from tollgate.domain.exceptions import SessionEvictedError
-from tollgate.domain.messages import Request
+from tollgate.domain.messages import WINDOW, Request
 from tollgate.domain.results import Grant, LeasesResult, OkResult
 from tollgate.domain.status import JobStatus
 
@@ -103,6 +104,23 @@ def test_what_does_not_wait_is_not_stopped(talk: Talk, command: AnyCommand) -> N
     assert len(talk.requests()) == 1
     talk.session.abandon(call)
     assert talk.requests() == []
+
+
+def test_a_full_window_does_not_hold_a_stop_back(remembering: Talk) -> None:
+    talk = remembering
+    calls = [talk.ask(CLAIM) for _ in range(WINDOW + 2)]
+    claims = talk.requests()
+    assert len(claims) == WINDOW
+    for call, claim in zip(calls[1:4], claims[1:4], strict=True):  # the oldest one stays
+        talk.session.abandon(call)
+        (stop,) = talk.requests()
+        assert stop.commands == [StopWaiting(seqs=[claim.seq])]
+        assert (stop.acked, stop.session) == (claims[0].seq - 1, 8)
+        talk.hear(reply(stop.seq, OkResult()))
+    talk.hear(reply(claims[0].seq, LeasesResult([])))
+    late = talk.requests()
+    assert [each.commands for each in late] == [[CLAIM], [CLAIM]]
+    assert late[0].acked == claims[3].seq
 
 
 def test_what_was_not_sent_is_not_stopped(talk: Talk) -> None:
@@ -323,3 +341,25 @@ async def test_a_real_broker_forgets_cancelled_calls(broker: BrokerProcess) -> N
         history = await client.history(job.job_id)
         assert [each.what for each in history.entries] == ["created", "moved", "claimed"]
         assert lease.job.job_id == job.job_id  # and none of those that left has had it
+
+
+async def test_a_real_broker_ends_claims_of_a_full_window(endpoint: str, tmp_path: Path) -> None:
+    broker = BrokerProcess(endpoint, "--data-dir", str(tmp_path / "data"), in_memory=False).start()
+    try:
+        async with AsyncClient(endpoint, timeout_s=PATIENCE_S) as client:
+            waiting = [client.claim("running", wait_ms=60_000) for _ in range(WINDOW)]
+            claims = [*map(asyncio.create_task, waiting)]
+            requests = client._session._requests
+            while len(requests) != WINDOW or not all(each.sends for each in requests.values()):
+                await client.ping()
+            for claim in claims[1:]:  # the oldest one keeps the window closed
+                claim.cancel()
+            await asyncio.gather(*claims[1:], return_exceptions=True)
+            while len(requests) > 1:
+                await client.ping()
+            job = await client.create(HASH)
+            await client.transition(job.job_id, "running")
+            (lease,) = await claims[0]
+            assert lease.job.job_id == job.job_id
+    finally:
+        broker.kill()

@@ -58,6 +58,8 @@ class Audit:
         self.model = Model()
         self._named: set[tuple[int, int]] = set()
         """Requests that claim jobs by their ids."""
+        self._recorded_later: set[tuple[int, int]] = set()
+        """Requests that had no effect at first, as an empty claim, but had one when repeated."""
         self._at = datetime.min.replace(tzinfo=UTC)
         self._standing: set[int] = set()
         """Tokens of the leases that stand at the end."""
@@ -157,13 +159,15 @@ class Audit:
     def seen(self, path: Path, since: int = 0) -> None:
         """Check what one producer saw: each job was so once, and never went back.
 
-        What it saw is not older than the record `since`, nor than the record of its request.
+        What it saw is not older than the record `since`, nor than the record of its request, unless
+        its first answer had no effect: then a repeat made that record.
         """
         decoder = msgspec.json.Decoder(Seen)
         reached: dict[str, int] = {}
         for line in path.read_bytes().splitlines():
             seen = decoder.decode(line)
-            place = max(since, self.places.get((seen.session, seen.seq), 0))
+            key = (seen.session, seen.seq)
+            place = since if key in self._recorded_later else max(since, self.places.get(key, 0))
             for job_id, shown, *more in seen.found:
                 self.figures["jobs seen"] += 1
                 job = self.model.jobs.get(job_id)
@@ -204,8 +208,10 @@ class Audit:
                 self.report("lost", (key, logged.first))
             elif not self._are_alike(found, logged.first):
                 self.report("another outcome", (key, logged.first, found))
+        elif key in self.effects:
+            self._recorded_later.add(key)
         for outcome in (*logged.first, *logged.seen):
-            self._check_job(key, outcome)
+            self.check_job(key, outcome)
 
     def _are_alike(self, first: list[Summary], later: list[Summary]) -> bool:
         """Return whether both are the same. A repeat may leave out leases that ended."""
@@ -219,8 +225,8 @@ class Audit:
         rest = [lease for lease in granted if lease in shown]
         return rest == shown and not any(token in self._standing for _, token in gone)
 
-    def _check_job(self, key: tuple[int, int], outcome: Summary) -> None:
-        """Check that a job in an answer had that state in the journal."""
+    def check_job(self, key: object, outcome: Summary) -> None:
+        """Check that a job in an answer had that state in the journal. `key` names the request."""
         if outcome[0] == "leases":
             for job_id, token in outcome[1]:
                 if self._tokens.get(token) != job_id:

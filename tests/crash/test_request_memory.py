@@ -35,6 +35,7 @@ from tollgate.domain.commands import (
     Get,
     Hello,
     Release,
+    StopWaiting,
     Transition,
 )
 from tollgate.domain.messages import Refused, Reply, Request, encode_request
@@ -160,6 +161,20 @@ def test_the_window_is_the_64_requests_after_acked() -> None:
     results(driver, session, WINDOW + 1, create(3), acked=1)
     assert refusal(driver, session, 1, create(2)).code == "stale_request"
     assert refusal(driver, session, WINDOW + 2, create(4), acked=1).code == "overloaded"
+
+
+def test_stop_waiting_needs_no_room_in_the_window() -> None:
+    driver = Driver()
+    session, stop = opened(driver), StopWaiting(seqs=[1])
+    assert send(driver, session, 1, claiming(wait_ms=60_000)) == []
+    assert refusal(driver, session, 2 * WINDOW, Count()).code == "overloaded"
+    assert refusal(driver, session, 2 * WINDOW, stop, create(1)).code == "overloaded"
+    records = len(driver.records)
+    (_, claim), (_, stopped) = send(driver, session, 2 * WINDOW, stop)
+    assert (claim.seq, stopped.seq, len(driver.records)) == (1, 2 * WINDOW, records)
+    assert isinstance(claim, Reply)
+    assert leases_of(claim.results[0]) == []
+    results(driver, session, WINDOW, create(1))  # the window has not moved
 
 
 def test_a_request_that_acknowledges_itself_is_stale() -> None:

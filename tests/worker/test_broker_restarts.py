@@ -3,7 +3,7 @@
 import time
 from datetime import UTC, datetime
 
-from tests.worker.house import PATIENCE_S, House, ended, left, until_logged
+from tests.worker.house import PATIENCE_S, SIMULATED, House, ended, left, paid, until_logged
 from tollgate.client.sync import Client
 from tollgate.domain.status import JobStatus
 
@@ -13,9 +13,9 @@ def test_a_worker_outlives_its_broker(house: House) -> None:
     worker = house.worker(handler="shout")
     for text in ("before", "after"):
         with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-            assert ended(client, client.create(input=text)).result == text.upper()
+            assert ended(client, paid(client, text)).result == text.upper()
         broker.terminate()
-        broker.communicate(timeout=PATIENCE_S)
+        broker.wait(PATIENCE_S)
         if text == "before":
             time.sleep(1)
             broker = house.broker()
@@ -31,21 +31,21 @@ def test_a_broker_killed_in_mid_job_is_no_reason_to_stop(house: House) -> None:
     broker = house.broker()
     worker = house.worker("--lease-ms", "3000", "--concurrency", "1", handler="until_told")
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        lost = client.create(input="lost with the broker's memory")
+        lost = paid(client, "lost with the broker's memory")
         house.until_begun(lost)
     broker.kill()
-    broker.communicate()
+    broker.wait()
     (house.folder / "go on").touch()
     house.broker()
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        assert ended(client, client.create(input="next")).result == "told"
+        assert ended(client, paid(client, "next")).result == "told"
     worker.terminate()
     assert left(worker)[0] == 0
 
 
 def test_what_is_never_paid_is_left_to_the_brokers_deadline(house: House) -> None:
     house.broker("--payment-grace-ms", "1")
-    house.worker("--never-share", "1", "--payments-max", "1", "--lease-ms", "500")
+    house.worker(*SIMULATED, "--never-share", "1", "--payments-max", "1", "--lease-ms", "500")
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
         soon = datetime.fromtimestamp(time.time() + 2, UTC)
         jobs = [client.create(input="unpaid", pay_by_time=soon) for _ in range(5)]
@@ -56,13 +56,12 @@ def test_what_is_never_paid_is_left_to_the_brokers_deadline(house: House) -> Non
 
 
 def test_a_broker_can_be_waited_for_at_the_start(house: House) -> None:
-    once = ("--only", "work", "--concurrency", "1", "--jobs", "1")  # parks no claim at its end
-    worker = house.worker("--wait-for-broker-s", str(PATIENCE_S), *once, handler="shout")
+    once = ("--wait-for-broker-s", str(PATIENCE_S), "--jobs", "1")
+    worker = house.worker(*once, handler="shout")
     until_logged(worker, "takes no requests")
     house.broker()
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        job = client.transition(client.create(input="late").job_id, JobStatus.RUNNING)
-        assert ended(client, job).result == "LATE"
+        assert ended(client, paid(client, "late")).result == "LATE"
     assert left(worker)[0] == 0
 
 

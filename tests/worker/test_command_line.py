@@ -7,6 +7,8 @@ from click.testing import CliRunner
 
 from tollgate.worker.__main__ import main
 
+PAID = "--simulate-payments"
+
 
 @pytest.fixture(autouse=True)
 def streams_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +22,7 @@ def test_help_has_an_example_and_every_default() -> None:
     assert result.exit_code == 0
     assert "tollgate worker --handler my_service:answer" in result.output
     assert "tollgate.worker.example_handler:describe" in result.output
+    assert "4 no slot is left" in result.output
 
 
 @pytest.mark.parametrize(
@@ -27,11 +30,33 @@ def test_help_has_an_example_and_every_default() -> None:
     [
         (["--handler", "missing:function"], "there is no module missing"),
         (["--handler", "function"], "not of the form module:function"),
-        (["--refused-share", "0.7", "--never-share", "0.7"], "add up to more than 1"),
-        (["--pay-delay-ms-min", "9", "--pay-delay-ms-max", "8"], "9 to 8 ms is not a range"),
+        ([PAID, "--refused-share", "0.7", "--never-share", "0.7"], "add up to more than 1"),
+        ([PAID, "--pay-delay-ms-min", "9", "--pay-delay-ms-max", "8"], "9 to 8 ms is not a range"),
+        (["--seed", "1"], "--seed is for --simulate-payments, which is not given"),
+        (["--refused-share", "0"], "--refused-share is for --simulate-payments"),
+        (["--never-share", "0"], "--never-share is for --simulate-payments"),
+        (["--pay-delay-ms-min", "50"], "--pay-delay-ms-min is for --simulate-payments"),
+        (["--pay-delay-ms-max", "500"], "--pay-delay-ms-max is for --simulate-payments"),
+        (["--payments-max", "64"], "--payments-max is for --simulate-payments"),
+        (["--unpaid-max", "64"], "--unpaid-max is for --simulate-payments"),
+        (["--only", "payments"], "simulate"),
         (["--only", "nothing"], "--only"),
         (["--lease-ms", "99"], "--lease-ms"),
         (["--concurrency", "0"], "--concurrency"),
+        (["--max-attempts", "0"], "--max-attempts"),
+        (["--backoff-s", "soon"], "'soon' is no number of seconds, and no list such as 1,10,60"),
+        (["--backoff-s", "1,,2"], "--backoff-s"),
+        (["--backoff-s", "-1"], "--backoff-s"),
+        (["--backoff-s", "nan"], "--backoff-s"),
+        (["--on-exhausted", "retry"], "--on-exhausted"),
+        (["--timeout-s", "0"], "--timeout-s"),
+        (["--stop-grace-s", "-1"], "--stop-grace-s"),
+        (["--isolation", "greenlet"], "--isolation"),
+        (["--recycle-jobs", "5"], "isolation"),
+        (["--recycle-memory-mb", "5"], "isolation"),
+        (["--queue", "a queue"], "queue"),
+        (["--queue", "*", "--queue", "a"], "queue"),
+        (["--name", "a name"], "name"),
         (["--endpoint", "/run/broker.sock"], "ipc:///path"),
         (["--log-level", "chatty"], "--log-level"),
         (["--log-format", "xml"], "--log-format"),

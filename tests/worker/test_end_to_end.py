@@ -6,16 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.worker.house import PATIENCE_S, House, ended, left, until_logged
+from tests.worker.house import (
+    ONE_TRY,
+    PATIENCE_S,
+    SIMULATED,
+    House,
+    ended,
+    left,
+    paid,
+    until_logged,
+)
 from tollgate.client.sync import Client
-from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
 from tollgate.worker.example_handler import describe
 from tollgate.worker.payments import Kind, PaymentSimulator
 
 HOUR_MS = 3_600_000
-ONE_SLOT = ("--only", "work", "--concurrency", "1")
-"""While its slot is taken, such a worker has no claim parked that a stop would wait for."""
 
 
 @pytest.fixture
@@ -30,17 +36,12 @@ def client(house: House) -> Iterator[Client]:
         yield client
 
 
-def paid(client: Client, text: str) -> Job:
-    """Create a job whose payment is confirmed already."""
-    return client.transition(client.create(input=text).job_id, JobStatus.RUNNING)
-
-
 def test_all_jobs_of_a_folder_end_as_their_payments_were_drawn(
     house: House, client: Client
 ) -> None:
     jobs = client.create_many({"input": f"Job number {number}."} for number in range(60))
     for _ in range(2):
-        house.worker("--seed", "5", "--refused-share", "0.3", "--concurrency", "8")
+        house.worker(*SIMULATED, "--seed", "5", "--refused-share", "0.3", "--concurrency", "8")
     simulator = PaymentSimulator(5, refused_share=0.3, delay_ms_max=5)
     done = [ended(client, job) for job in jobs]
     for job in done:
@@ -53,25 +54,36 @@ def test_all_jobs_of_a_folder_end_as_their_payments_were_drawn(
 
 @pytest.mark.parametrize(("handler", "result"), [("shout", "ÉTÉ"), ("shout_later", "ÉTÉ!")])
 def test_plain_and_async_handlers(house: House, client: Client, handler: str, result: str) -> None:
-    worker = house.worker("--jobs", "1", handler=handler)
+    worker = house.worker(*SIMULATED, "--jobs", "1", handler=handler)
     job = ended(client, client.create(input="été"))
     assert (job.status, job.result) == (JobStatus.COMPLETED, result)
     exit_code, log = left(worker)
     assert exit_code == 0
     lines = log.splitlines()
     assert f"payments and work on {house.endpoint}, handler handlers:{handler}" in lines[0]
+    assert "payments are simulated" in log
     assert "jobs finished: 1" in lines[-1]
 
 
+def test_nothing_is_paid_without_the_option(house: House, client: Client) -> None:
+    unpaid = client.create(input="unpaid")
+    worker = house.worker("--jobs", "1", handler="shout")
+    assert ended(client, paid(client, "paid")).result == "PAID"
+    exit_code, log = left(worker)
+    assert (exit_code, "simulated" in log) == (0, False)
+    assert client.get(unpaid.job_id).status is JobStatus.AWAITING_PAYMENT
+    client.transition(unpaid.job_id, JobStatus.FAILED, error="cleared away")
+
+
 def test_a_handler_error_fails_its_job_with_a_message(house: House, client: Client) -> None:
-    work = ("--only", "work", "--concurrency", "1", "--jobs", "6")  # ends with the sixth job
-    worker = house.worker(*work, "--log-level", "debug", handler="by_input")
+    worker = house.worker(*ONE_TRY, "--concurrency", "1", "--jobs", "6", handler="by_input")
     errors = {
-        "raise": "no such city:\nAtlantis",
+        "raise": "ValueError: no such city:\nAtlantis",
         "raise silently": "LookupError",
-        "exit": "gone",
+        "exit": "SystemExit: gone",
         "nothing": "the handler returned NoneType instead of a str",
-        "too much": "the handler's result has 90000 bytes, and a text may have 65536",
+        "too much": "the handler's result has 90000 bytes, and the broker takes 65536:"
+        " raise its setting --text-bytes",
         "fine": None,
     }
     for text, error in errors.items():
@@ -79,22 +91,25 @@ def test_a_handler_error_fails_its_job_with_a_message(house: House, client: Clie
         assert (job.error, job.version) == (error, 3)
     exit_code, log = left(worker)
     assert exit_code == 0
-    assert "ValueError: no such city" in log  # the traceback, at debug
+    assert "ValueError: no such city" in log  # the traceback, at the default level
+    assert "Traceback" in log
 
 
 def test_a_job_without_input_fails_clearly(house: House, client: Client) -> None:
-    house.worker()
-    job = ended(client, client.create("0" * 64))
-    assert (job.status, job.error) == (JobStatus.FAILED, "the job has no input to describe")
+    house.worker(*ONE_TRY)
+    job = client.transition(client.create("0" * 64).job_id, JobStatus.RUNNING)
+    job = ended(client, job)
+    assert job.status is JobStatus.FAILED
+    assert "the job has no input to describe" in (job.error or "")
 
 
 @pytest.mark.parametrize("handler", ["hangs", "hangs_later"])
 def test_a_worker_killed_in_mid_job_is_replaced(house: House, client: Client, handler: str) -> None:
-    job = client.create(input="take over")
+    job = paid(client, "take over")
     victim = house.worker("--lease-ms", "1000", handler=handler)
     house.until_begun(job)
     victim.kill()
-    victim.communicate()
+    victim.wait()
     assert client.get(job.job_id).status is JobStatus.RUNNING
     house.worker(handler="shout")
     job = ended(client, job)
@@ -102,10 +117,10 @@ def test_a_worker_killed_in_mid_job_is_replaced(house: House, client: Client, ha
 
 
 def test_a_lease_outlives_its_time_while_there_is_work(house: House, client: Client) -> None:
-    job = client.create(input="long")
+    job = paid(client, "long")
     house.worker("--lease-ms", "1500", "--concurrency", "1", handler="until_told")
     house.until_begun(job)
-    idle = house.worker("--only", "work", handler="shout")
+    idle = house.worker(handler="shout")
     time.sleep(2.5)
     (house.folder / "go on").touch()
     assert ended(client, job).result == "told"
@@ -116,18 +131,18 @@ def test_a_lease_outlives_its_time_while_there_is_work(house: House, client: Cli
 def test_a_stop_gives_back_what_does_not_finish(house: House, client: Client, handler: str) -> None:
     job = paid(client, "given back")
     stop = ("--lease-ms", str(HOUR_MS), "--stop-grace-s", "0.2")
-    worker = house.worker(*ONE_SLOT, *stop, handler=handler)
+    worker = house.worker(*stop, handler=handler)
     house.until_begun(job)
     worker.terminate()
     assert left(worker)[0] == 0
     house.worker(handler="shout")
     job = ended(client, job)
-    assert (job.result, job.version) == ("GIVEN BACK", 3)
+    assert (job.result, job.version, job.attempts) == ("GIVEN BACK", 3, 0)
 
 
 def test_a_stop_lets_work_finish(house: House, client: Client) -> None:
     job = paid(client, "finished")
-    worker = house.worker(*ONE_SLOT, "--stop-grace-s", str(PATIENCE_S), handler="until_told")
+    worker = house.worker("--stop-grace-s", str(PATIENCE_S), handler="until_told")
     house.until_begun(job)
     worker.terminate()
     until_logged(worker, "stopping")
@@ -138,8 +153,7 @@ def test_a_stop_lets_work_finish(house: House, client: Client) -> None:
 
 def test_a_second_signal_ends_it_at_once(house: House, client: Client) -> None:
     job = paid(client, "never mind")
-    options = ("--stop-grace-s", "3600", "--lease-ms", "1000")
-    worker = house.worker(*ONE_SLOT, *options, handler="hangs")
+    worker = house.worker("--stop-grace-s", "3600", "--lease-ms", "1000", handler="hangs")
     house.until_begun(job)
     worker.terminate()
     until_logged(worker, "stopping")
@@ -152,10 +166,10 @@ def test_a_second_signal_ends_it_at_once(house: House, client: Client) -> None:
 def test_each_role_can_be_had_alone(house: House, client: Client) -> None:
     job = client.create(input="apart")
     payments = house.worker(
-        "--only", "payments", "--payments-max", "1", "--jobs", "1", handler="shout"
+        *SIMULATED, "--only", "payments", "--payments-max", "1", "--jobs", "1", handler="shout"
     )
     assert left(payments)[0] == 0
     assert client.get(job.job_id).status is JobStatus.RUNNING
-    work = house.worker(*ONE_SLOT, "--jobs", "1", handler="shout")
+    work = house.worker("--jobs", "1", handler="shout")
     assert left(work)[0] == 0
     assert client.get(job.job_id).result == "APART"

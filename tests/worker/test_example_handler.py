@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from tollgate.domain.models import Job
+from tests.worker.script import make_job
 from tollgate.worker.example_handler import describe
-from tollgate.worker.handlers import TEXT_LIMIT_BYTES
+from tollgate.worker.outcome import TEXT_BYTES
 
 
 @pytest.fixture
-def described(make_job: Callable[..., Job]) -> Callable[[str | None], dict[str, Any]]:
+def described() -> Callable[[str | None], dict[str, Any]]:
     def run(text: str | None) -> dict[str, Any]:
         description: dict[str, Any] = json.loads(describe(make_job(input=text)))
         return description
@@ -96,9 +96,7 @@ def test_a_job_without_an_input_is_a_failure(described: Described) -> None:
         "\x00\x1b[2J",
     ],
 )
-def test_no_input_makes_a_result_that_cannot_be_kept(
-    make_job: Callable[..., Job], text: str
-) -> None:
+def test_no_input_makes_a_result_that_cannot_be_kept(text: str) -> None:
     result = describe(make_job(input=text)).encode()
-    assert len(result) < TEXT_LIMIT_BYTES
+    assert len(result) < TEXT_BYTES
     assert result == describe(make_job(input=text)).encode()

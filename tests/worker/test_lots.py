@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.worker.house import PATIENCE_S, House, ended, left
+from tests.worker.house import ONE_TRY, PATIENCE_S, House, all_paid, ended, left, pay
 from tollgate.client.sync import Client
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
@@ -20,19 +20,6 @@ def client(house: House) -> Iterator[Client]:
         yield client
 
 
-def running(client: Client, inputs: list[str], **fields: object) -> list[Job]:
-    """Create jobs that are paid for already."""
-    return pay(client, client.create_many({"input": text, **fields} for text in inputs))
-
-
-def pay(client: Client, jobs: list[Job]) -> list[Job]:
-    batch = client.batch()
-    for job in jobs:
-        batch.transition(job.job_id, JobStatus.RUNNING)
-    paid: list[Job] = batch.send()
-    return paid
-
-
 def all_ended(client: Client, jobs: list[Job]) -> list[Job]:
     return [ended(client, job) for job in jobs]
 
@@ -40,12 +27,13 @@ def all_ended(client: Client, jobs: list[Job]) -> list[Job]:
 @pytest.mark.parametrize("handler", ["by_input", "by_input_at_once"])
 def test_each_job_of_many_has_its_own_end(house: House, client: Client, handler: str) -> None:
     errors = {
-        "raise": "no such city:\nAtlantis",
+        "raise": "ValueError: no such city:\nAtlantis",
         "nothing": "the handler returned NoneType instead of a str",
-        "too much": "the handler's result has 90000 bytes, and a text may have 65536",
+        "too much": "the handler's result has 90000 bytes, and the broker takes 65536:"
+        " raise its setting --text-bytes",
     }
-    jobs = running(client, [*errors, *map(str, range(47))] * 6)
-    house.worker("--only", "work", "--concurrency", "128", handler=handler)
+    jobs = all_paid(client, [*errors, *map(str, range(47))] * 6)
+    house.worker(*ONE_TRY, "--concurrency", "128", handler=handler)
     for job in all_ended(client, jobs):
         text = job.input or ""
         assert job.version == 3
@@ -55,17 +43,20 @@ def test_each_job_of_many_has_its_own_end(house: House, client: Client, handler:
 def test_a_lower_text_limit_fails_only_larger_results(house: House) -> None:
     house.broker("--text-bytes", "100")
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        jobs = running(client, ["é" * 40, "short", "é" * 30])
-        house.worker("--only", "work", handler="twice")
+        jobs = all_paid(client, ["é" * 40, "short", "é" * 30])
+        house.worker(handler="twice")
         large, short, fits = all_ended(client, jobs)
-    assert large.error == "the handler's result has 160 bytes, and a text may have 100"
+    assert large.error == (
+        "the handler's result has 160 bytes, and the broker takes 100:"
+        " raise its setting --text-bytes"
+    )
     assert short.result == "shortshort"
     assert fits.error is not None
 
 
 def test_a_lease_lost_before_settlement_loses_one_job(house: House, client: Client) -> None:
-    worker = house.worker("--only", "work", "--concurrency", "16", handler="late")
-    all_ended(client, running(client, ["warm up"]))  # the deadline must not race a starting worker
+    worker = house.worker("--concurrency", "16", handler="late")
+    all_ended(client, all_paid(client, ["warm up"]))  # the deadline must not race a starting worker
     soon = datetime.now(UTC) + timedelta(seconds=1)
     others = client.create_many({"input": "in time"} for _ in range(9))
     late, *others = pay(client, [client.create(input="late", submit_result_time=soon), *others])
@@ -77,7 +68,7 @@ def test_a_lease_lost_before_settlement_loses_one_job(house: House, client: Clie
     worker.terminate()
     exit_code, log = left(worker)
     assert exit_code == 0
-    assert log.count("refused") == 1
+    assert log.count("cannot be completed any more") == 1
     assert "jobs finished: 10" in log
 
 
@@ -85,8 +76,8 @@ def test_a_lease_lost_before_settlement_loses_one_job(house: House, client: Clie
 def test_a_stop_amid_many_jobs_leaves_none_half_done(
     house: House, client: Client, handler: str
 ) -> None:
-    jobs = running(client, ["x"] * 2_000)
-    worker = house.worker("--only", "work", "--concurrency", "128", handler=handler)
+    jobs = all_paid(client, ["x"] * 2_000)
+    worker = house.worker("--concurrency", "128", handler=handler)
     house.until(lambda: client.count().by_status["completed"] > 100)
     worker.terminate()
     exit_code, log = left(worker)
@@ -101,10 +92,8 @@ def test_a_stop_amid_many_jobs_leaves_none_half_done(
 
 
 def test_so_many_jobs_and_no_more(house: House, client: Client) -> None:
-    running(client, ["x"] * 50)
-    worker = house.worker(
-        "--only", "work", "--concurrency", "1", "--jobs", "5", handler="by_input_at_once"
-    )
+    all_paid(client, ["x"] * 50)
+    worker = house.worker("--concurrency", "1", "--jobs", "5", handler="by_input_at_once")
     exit_code, log = left(worker)
     assert exit_code == 0
     assert 'jobs finished: 5"' in log
@@ -115,8 +104,8 @@ def test_a_broker_killed_amid_many_jobs_loses_none(house: House) -> None:
     journal = ("--data-dir", str(house.folder / "data"))
     broker = house.broker(*journal)
     with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        jobs = running(client, [str(number) for number in range(2_000)])
-        worker = house.worker("--only", "work", "--concurrency", "128", handler="shout_later")
+        jobs = all_paid(client, [str(number) for number in range(2_000)])
+        worker = house.worker("--concurrency", "128", handler="shout_later")
         for share in (200, 900):
             house.until(lambda share=share: client.count().by_status["completed"] > share)  # type: ignore[misc]
             broker.kill()

@@ -1,10 +1,15 @@
-"""What becomes of results and exceptions that are no text, or too much of it."""
+"""What results and exceptions become: texts that the broker takes, whatever they are."""
+
+from typing import Any
 
 import pytest
 
-from tollgate.domain.exceptions import TooLargeError
-from tollgate.domain.status import JobStatus
-from tollgate.worker.handlers import TEXT_LIMIT_BYTES, HandlerResult
+from tests.worker.script import make_job
+from tollgate.domain.commands import Release, Transition
+from tollgate.domain.results import InputRound
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, RUNNING
+from tollgate.worker.call import CallResult, Fail, Retry, Suspended
+from tollgate.worker.outcome import TEXT_BYTES, GiveBack, Move, cut, shortened, text_of
 
 
 class UnprintableError(Exception):
@@ -16,13 +21,14 @@ class Text(str):
     __slots__ = ()
 
 
-def test_a_text_completes() -> None:
-    assert HandlerResult.of_result("é" * (TEXT_LIMIT_BYTES // 2)).target is JobStatus.COMPLETED
-    assert HandlerResult.of_result("") == HandlerResult(JobStatus.COMPLETED, result="")
+def test_a_text_is_a_result() -> None:
+    assert text_of("") == ("", None)
+    assert text_of("é") == ("é", None)
 
 
 def test_a_subclass_of_str_is_kept_as_plain_text() -> None:
-    assert type(HandlerResult.of_result(Text("kept")).result) is str
+    text, _ = text_of(Text("kept"))
+    assert type(text) is str
 
 
 @pytest.mark.parametrize(
@@ -31,41 +37,100 @@ def test_a_subclass_of_str_is_kept_as_plain_text() -> None:
         (None, "the handler returned NoneType instead of a str"),
         (b"bytes", "the handler returned bytes instead of a str"),
         ("\ud800", "the handler's result is not valid text: it has a lone surrogate"),
-        (
-            "é" * (TEXT_LIMIT_BYTES // 2) + "x",
-            "the handler's result has 65537 bytes, and a text may have 65536",
-        ),
     ],
 )
-def test_what_cannot_be_kept_fails(result: object, error: str) -> None:
-    assert HandlerResult.of_result(result) == HandlerResult(JobStatus.FAILED, error=error)
+def test_what_cannot_be_kept_has_an_error(result: object, error: str) -> None:
+    assert text_of(result) == (None, error)
 
 
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        (ValueError("no such city"), "no such city"),
+        (ValueError("no such city"), "ValueError: no such city"),
         (ValueError(), "ValueError"),
         (ValueError("  "), "ValueError"),
-        (SystemExit(3), "3"),
+        (KeyError("name"), "KeyError: 'name'"),
+        (SystemExit(3), "SystemExit: 3"),
         (UnprintableError(), "UnprintableError"),
-        (ValueError("half \ud800"), "half ?"),
     ],
 )
-def test_an_exception_fails_with_its_message(fault: BaseException, error: str) -> None:
-    assert HandlerResult.of_exception(fault) == HandlerResult(JobStatus.FAILED, error=error)
+def test_an_error_names_its_type(fault: BaseException, error: str) -> None:
+    result = CallResult.of_exception(fault)
+    assert (result.error, result.is_final, result.is_retry) == (error, False, False)
+    assert type(fault).__name__ in (result.trace or "")
 
 
-def test_a_long_message_is_cut_between_characters() -> None:
-    error = HandlerResult.of_exception(ValueError("é" + "€" * TEXT_LIMIT_BYTES)).error
-    assert error is not None
-    assert TEXT_LIMIT_BYTES - 3 < len(error.encode()) <= TEXT_LIMIT_BYTES
+def test_what_a_handler_may_raise() -> None:
+    assert CallResult.of_exception(Suspended()) == CallResult(is_suspended=True)
+    retry = CallResult.of_exception(Retry("busy", after_s=5))
+    assert retry == CallResult(error="busy", is_retry=True, after_s=5.0)
+    assert CallResult.of_exception(Retry()) == CallResult(error="Retry", is_retry=True)
+    assert CallResult.of_exception(Fail("bad")) == CallResult(error="bad", is_final=True)
+    assert CallResult.of_exception(Fail()) == CallResult(error="Fail", is_final=True)
+
+
+def test_a_suspension_passes_handlers_of_exceptions() -> None:
+    assert not issubclass(Suspended, Exception)
+
+
+def test_a_trace_begins_at_the_handler() -> None:
+    def handler() -> None:
+        raise ValueError("no") from KeyError("cause")
+
+    try:
+        handler()
+    except ValueError as fault:
+        trace = CallResult.of_exception(fault).trace or ""
+    assert "in handler" in trace
+    assert "KeyError: 'cause'" in trace
+
+
+def test_a_text_is_cut_between_characters() -> None:
+    assert cut("é€é", 4) == "é"
+    assert cut("half \ud800", 99) == "half ?"
+    error = Move.failed("é" + "€" * TEXT_BYTES).error or ""
+    assert TEXT_BYTES - 3 < len(error.encode()) <= TEXT_BYTES
     assert set(error) == {"é", "€"}
 
 
 def test_a_broker_with_a_lower_limit_is_told_less() -> None:
-    refusal = TooLargeError("result holds more than 20 bytes", limit=20)
-    shortened = HandlerResult.of_result("x" * 50).shortened(refusal)
-    assert shortened.error == "the handler's result has 50 bytes, and a text may have 20"
-    assert shortened.shortened(refusal).error == "the handler's result"
-    assert shortened.shortened(TooLargeError("no limit named")).error == ""
+    assert shortened(Move.failed("é" * 9), 5) == Move.failed("éé")
+    assert shortened(Move.failed("é" * 9), 0) == Move.failed("")
+
+
+def test_outcomes_as_commands() -> None:
+    job_id = make_job().job_id
+    assert Move.completed("42").command(job_id, 2, 7) == Transition(
+        job_id=job_id, target=COMPLETED, result="42", expected_version=2, lease=7
+    )
+    assert Move.failed("no").command(job_id, 2, 7) == Transition(
+        job_id=job_id, target=FAILED, error="no", expected_version=2, lease=7
+    )
+    assert Move.paid().command(job_id, 1, 7) == Transition(
+        job_id=job_id, target=RUNNING, expected_version=1, lease=7
+    )
+    assert Move.asks("{}", keeps_lease=True).command(job_id, 2, 7) == Transition(
+        job_id=job_id, target=AWAITING_INPUT, input_schema="{}", keep_lease=True,
+        expected_version=2, lease=7,
+    )  # fmt: skip
+    assert GiveBack(5, "no").command(job_id, 2, 7) == Release(
+        job_id=job_id, lease=7, delay_ms=5, reason="no"
+    )
+    assert GiveBack(hold=True).command(job_id, 2, 7) == Release(job_id=job_id, lease=7, hold=True)
+
+
+def test_a_move_is_recognised_in_the_job() -> None:
+    done = Move.completed("42")
+    after: dict[str, Any] = {"status": COMPLETED, "result": "42", "version": 3}
+    assert done.made(make_job(**after), 3)
+    assert not done.made(make_job(**after | {"version": 4}), 3)
+    assert not done.made(make_job(**after | {"result": "43"}), 3)
+    assert not done.made(make_job(**after | {"inputs": (InputRound(3, "{}"),), "version": 5}), 3)
+
+
+def test_a_question_is_recognised_after_its_answer() -> None:
+    asks = Move.asks("{}", keeps_lease=True)
+    rounds = (InputRound(3, "{}", "Ada"),)
+    assert asks.made(make_job(version=4, inputs=rounds), 3)
+    assert not asks.made(make_job(version=6, inputs=rounds), 5)
+    assert not asks.made(make_job(version=4, inputs=(InputRound(3, "[]", "Ada"),)), 3)

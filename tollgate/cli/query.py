@@ -1,6 +1,6 @@
 """The commands that read jobs: `get`, `history`, `count`, `list` and `wait`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -229,9 +229,22 @@ def follow_jobs(client: Client, **only: Any) -> Iterator["Job"]:  # noqa: ANN401
 
 
 @click.command(
-    epilog="\b\nExample:\n  tollgate wait 3f2a91c0-5d0e-4b1c-9a57-0c6d2f1e8b34 --timeout 5m"
+    epilog="""\
+\b
+Examples: until it has ended; until it asks for input, or has ended
+  tollgate wait 3f2a91c0-5d0e-4b1c-9a57-0c6d2f1e8b34 --timeout 5m
+  tollgate wait 3f2a --status awaiting_input
+"""
 )
 @job_argument()
+@click.option(
+    "--status",
+    "statuses",
+    type=STATUS,
+    metavar="STATUS",
+    multiple=True,
+    help="Also wait for this status; repeatable. A job that has ended ends the wait.",
+)
 @click.option(
     "--timeout",
     type=duration,
@@ -239,15 +252,20 @@ def follow_jobs(client: Client, **only: Any) -> Iterator["Job"]:  # noqa: ANN401
     help="Give up after so long (exit code 1, wait_timeout).  [default: never]",
 )
 @with_caller
-def wait(caller: Caller, job_id: str, timeout: float | None) -> None:
+def wait(caller: Caller, job_id: str, statuses: tuple[str, ...], timeout: float | None) -> None:
     """Wait until a job has ended, and show it."""
     with caller.client() as client:
-        job = wait_for(client, full_id(client, job_id), timeout)
+        job = wait_for(client, full_id(client, job_id), timeout, statuses)
     show_job(job, as_json=caller.as_json)
 
 
-def wait_for(client: Client, job_id: str, timeout_s: float | None) -> "Job":
-    """Return the job once it has completed or failed; a terminal shows a spinner meanwhile."""
+def wait_for(
+    client: Client, job_id: str, timeout_s: float | None, statuses: Sequence[str] = ()
+) -> "Job":
+    """Return the job once it has ended, or is in one of these statuses.
+
+    A terminal shows a spinner meanwhile.
+    """
     client.ping()  # a broker that does not answer is an error now, not after the timeout
     spinner: AbstractContextManager[object] = nullcontext()
     if stderr_is_terminal():
@@ -255,4 +273,4 @@ def wait_for(client: Client, job_id: str, timeout_s: float | None) -> "Job":
 
         spinner = style.terminal(stderr=True).status(f"waiting for {job_id}")
     with spinner:
-        return client.wait([job_id], timeout_s=timeout_s)
+        return client.wait([job_id], statuses=statuses or None, timeout_s=timeout_s)

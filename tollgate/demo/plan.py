@@ -32,6 +32,7 @@ BROKER_OPTIONS: Final = (
     *LOG_OPTIONS,
 )
 WORKER_OPTIONS: Final = (
+    "--simulate-payments",
     *("--refused-share", "0.08", "--never-share", "0.05"),
     *("--pay-delay-ms-min", "300", "--pay-delay-ms-max", "2200"),
     *("--work-delay-ms", "300", "--concurrency", "16", "--lease-ms", "5000"),

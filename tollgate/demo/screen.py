@@ -73,7 +73,7 @@ class Screen:
 def line(progress: Progress) -> str:
     """Return the current state in one line."""
     if progress.phase == "starting":
-        return f"starting a broker and {progress.workers} workers"
+        return f"starting a broker and {progress.workers} workers; payments are simulated"
     counts = "  ".join(f"{status} {number}" for status, number in progress.by_status.items())
     return f"{progress.elapsed_s:5.1f} s  created {progress.created}/{progress.jobs}  {counts}"
 
@@ -101,7 +101,7 @@ def picture(progress: Progress, width: int) -> Group:
 
 
 def _title(progress: Progress, inner: int) -> Text:
-    left = Text.assemble(("tollgate", "bold"), "  a payment gate for jobs, live")
+    left = Text.assemble(("tollgate", "bold"), "  live, payments are simulated")
     right = f"{progress.workers} workers, seed {progress.seed}   {progress.elapsed_s:4.1f} s"
     return _spread(left, Text(right, style="dim"), inner)
 

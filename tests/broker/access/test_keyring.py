@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker.access.key_commands import new_key, rotate
+from tollgate.broker.access import keyring
 from tollgate.broker.access.key_files import ClientKey, new_pair, read_client
 from tollgate.broker.access.keyring import KeyRing
 from tollgate.broker.core.roles import Principal, Role
@@ -48,6 +49,34 @@ def test_a_key_that_becomes_writable_is_skipped_and_counted(
     path.chmod(mode)
     ring.refresh()
     assert ring.clients() == before
+
+
+def test_a_look_at_many_keys_takes_a_few_files_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"key-{number}" for number in range(9)]
+    for name in names:
+        new_key(tmp_path, name)
+    ring = KeyRing(tmp_path / "keys")
+    monkeypatch.setattr(keyring, "FILES_A_LOOK", 2)
+    looked: list[Path] = []
+    stat = Path.stat
+
+    def counted(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        looked.append(path)
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", counted)
+    for _ in range(6):  # all nine, the broker's own key and the directory
+        looked.clear()
+        assert ring.refresh() == []
+        assert len(looked) == 3, "the directory, and two files"
+    (tmp_path / "keys" / "key-4.toml").write_text("?")
+    changed = [each.name for _ in range(6) for each in ring.refresh()]
+    assert changed == ["key:key-4"]
+    new_key(tmp_path, "new")
+    ring.refresh()
+    assert "new" in ring.clients()
 
 
 @contextmanager

@@ -78,8 +78,8 @@ def test_a_key_of_role_worker_goes_on_working(served: tuple[Path, BrokerProcess]
         unpaid, paid = local.create(HASH), local.create(input="some words")
         local.transition(paid.job_id, "running")
         done = subprocess.run(
-            [*command, "--key", str(key), *handler], capture_output=True, text=True,
-            check=False, timeout=PATIENCE_S,
+            [*command, "--key", str(key), *handler, "--simulate-payments"],
+            capture_output=True, text=True, check=False, timeout=PATIENCE_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "this worker does work only" in done.stderr

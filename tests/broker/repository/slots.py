@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.core import EPOCH, HASH, job_id
-from tollgate.broker.repository.job import Slot, StoredJob
+from tollgate.broker.repository.job import ExtendedJob, Slot
 from tollgate.domain.status import AWAITING_PAYMENT, JobStatus
 
 SECOND = timedelta(seconds=1)
@@ -12,7 +12,7 @@ SECOND = timedelta(seconds=1)
 
 def slot(number: int, status: JobStatus = AWAITING_PAYMENT, **fields: Any) -> Slot:
     """Return the `number`th job, in `status`, in no line."""
-    job = StoredJob(job_id(number), status, HASH, "pay", EPOCH, EPOCH, version=1)
+    job = ExtendedJob(job_id(number), status, HASH, "pay", EPOCH, EPOCH, version=1)
     for name, value in fields.items():
         setattr(job, name, value)
     return Slot(number, job, 0)

@@ -114,7 +114,7 @@ def test_the_job_that_finished_first_is_the_oldest() -> None:
 
 def test_a_settled_job_finished_when_its_settlement_did() -> None:
     finished, job = FinishedJobs(), slot(1, COMPLETED)
-    job.job.settlement = Settlement(SettlementState.CONFIRMED, EPOCH + SECOND)
+    job.extend().settlement = Settlement(SettlementState.CONFIRMED, EPOCH + SECOND)
     finished.add([job])
     assert finished.oldest() == (EPOCH + SECOND, job_id(1))
 
@@ -170,11 +170,11 @@ def test_meta_progress_and_settlement_count_as_texts() -> None:
     rest = NewRest(meta="ä" * 5, traceparent="t" * 55, settle=True)
     (job,) = jobs.create_all([JobCreated(job_id(9), EPOCH, HASH, rest=rest)]).slots
     assert jobs.texts.total_bytes == counted(jobs) > 65
-    jobs.texts.set_meta(job.job, "m")
+    jobs.texts.set_meta(job, "m")
     assert jobs.texts.total_bytes == counted(jobs)
-    jobs.texts.set_meta(job.job, None)
+    jobs.texts.set_meta(job, None)
     before = indexes.measured(job)
-    job.job.progress = Progress("half", 0.5)
+    job.extend().progress = Progress("half", 0.5)
     jobs.texts.changed_parts(job, before)
     assert jobs.texts.total_bytes == counted(jobs)
     for status in (RUNNING, COMPLETED):

@@ -14,7 +14,13 @@ from tests.sizes import sample
 from tollgate.broker.core.events import JobCreated, JobTransitioned, NewRest, Origin
 from tollgate.broker.core.snapshot import JobRow
 from tollgate.broker.repository import indexes, lines, queues
-from tollgate.broker.repository.job import ROUND_BYTES, Slot, StandingLease, StoredJob
+from tollgate.broker.repository.job import (
+    ROUND_BYTES,
+    ExtendedJob,
+    PlainStoredJob,
+    Slot,
+    StandingLease,
+)
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
 from tollgate.broker.repository.lines import FIRST
 from tollgate.broker.repository.listing import Wanted
@@ -57,7 +63,7 @@ def test_each_illegal_move_of_a_run_is_refused() -> None:
         ],
         Origin(EPOCH),
     )
-    assert [job.job_id for job in done.jobs] == [ids[1], ids[3]]
+    assert [slot.job.job_id for slot in done.slots] == [ids[1], ids[3]]
     assert [*done.refused] == [0, 1, 3]
     assert {type(refusal) for refusal in done.refused.values()} == {InvalidStateTransitionError}
     assert [jobs.require(job_id).job.version for job_id in ids] == [1, 3, 1, 2]
@@ -115,7 +121,7 @@ def test_a_job_is_claimed_neither_under_a_lease_nor_on_hold() -> None:
     assert free() == free() == [first, second, third]  # looking takes nothing
     jobs.lease([first], [StandingLease(first, 1, 9, 9)], Origin(EPOCH))
     assert free() == [second, third]
-    second.job.on_hold = True
+    second.extend().on_hold = True
     jobs.bar(second)
     assert free() == [third]
     jobs.free(first, EPOCH)
@@ -123,7 +129,7 @@ def test_a_job_is_claimed_neither_under_a_lease_nor_on_hold() -> None:
     assert free() == [third, first]
     jobs.free(second, EPOCH)  # a lease ended; it is on hold all the same
     assert free() == [third, first]
-    second.job.on_hold = False
+    second.extend().on_hold = False
     jobs.free(second, EPOCH)
     assert free() == [third, first, second]
 
@@ -135,7 +141,7 @@ def test_a_job_that_is_freed_waits_for_its_time() -> None:
     (taken,) = jobs.queues.take(RUNNING, ["*"], 9, EPOCH)
     assert taken is slot
     jobs.lease([slot], [StandingLease(slot, 1, 9, 9)], Origin(EPOCH))
-    due = slot.job.not_before = EPOCH + timedelta(seconds=1)
+    due = slot.extend().not_before = EPOCH + timedelta(seconds=1)
     jobs.free(slot, EPOCH)
     assert jobs.queues.take(RUNNING, ["*"], 9, EPOCH) == []
     assert jobs.queues.take(RUNNING, ["*"], 9, due) == [slot]
@@ -155,8 +161,9 @@ def test_only_a_finished_job_is_removed() -> None:
 
 def test_all_structs_of_a_job_have_the_same_fields() -> None:
     fields = tuple(Job.model_fields)
-    assert fields == JobFields.__struct_fields__ == (*StoredJob.__struct_fields__, "lease")
+    assert fields == JobFields.__struct_fields__ == (*ExtendedJob.__struct_fields__, "lease")
     first = fields[: fields.index("queue")]  # the rest stands in a struct of its own
+    assert PlainStoredJob.__struct_fields__ == (*first, "queue")
     assert JobRow.__struct_fields__[: len(first)] == first
 
 
@@ -317,11 +324,11 @@ class JobsMachine(RuleBasedStateMachine):
             row["leased"] = False
             self.naive.offer(row)
         elif what == "hold":
-            slot.job.on_hold = row["held"] = True
+            slot.extend().on_hold = row["held"] = True
             self.jobs.bar(slot)
             self.naive.leave(row)
         elif what == "resume":
-            slot.job.on_hold = row["held"] = False
+            slot.extend().on_hold = row["held"] = False
             if slot.lease is None:
                 self.jobs.free(slot, self.now)
             self.naive.offer(row)

@@ -10,7 +10,7 @@ import pytest
 from tests.core import EPOCH, HASH, Driver, job_ids
 from tollgate.broker.core.events import JobCreated, JobTransitioned, Origin
 from tollgate.broker.repository.history import HELD
-from tollgate.broker.repository.job import Slot, StandingLease, StoredJob
+from tollgate.broker.repository.job import PlainStoredJob, Slot, StandingLease
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
 from tollgate.broker.repository.lines import FIRST
 from tollgate.broker.repository.listing import Wanted
@@ -150,13 +150,13 @@ def test_every_public_call_takes_the_lock_once() -> None:
 def test_a_job_is_copied_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = fixed()
     lock = guarded(jobs)
-    copy_of = StoredJob.job
+    copy_of = PlainStoredJob.job
 
-    def job(stored: StoredJob) -> Job:
+    def job(stored: PlainStoredJob) -> Job:
         assert lock.depth, "another thread may change the job while it is copied"
         return copy_of(stored)
 
-    monkeypatch.setattr(StoredJob, "job", job)
+    monkeypatch.setattr(PlainStoredJob, "job", job)
     job_id = jobs.create(HASH).job_id
     jobs.get(job_id)
     jobs.update_status(job_id, RUNNING, expected_version=1)
@@ -183,7 +183,7 @@ def test_a_holder_of_the_lock_keeps_other_threads_out() -> None:
         moved = held.update_all(
             [JobTransitioned(job.job_id, 1, RUNNING, EPOCH)], Origin(EPOCH)
         ).only()
-        assert type(moved) is StoredJob
+        assert type(moved) is PlainStoredJob
         other.start()
         other.join(timeout=0.1)
         assert other.is_alive()

@@ -196,7 +196,7 @@ def test_wakes_do_not_pile_up() -> None:
     stored.add("a", 2_000, not_before=EPOCH + SECOND)
     for number in range(2_000):
         slot = stored.slots[number]
-        slot.job.not_before = EPOCH + (5_000 - number) * SECOND
+        slot.extend().not_before = EPOCH + (5_000 - number) * SECOND
         stored.move(number, RUNNING)
     assert len(stored.queues._wakes) <= 2 + SLACK
     assert stored.wall.next_at == EPOCH + 3_001 * SECOND

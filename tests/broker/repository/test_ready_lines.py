@@ -99,7 +99,7 @@ def test_two_lines_count_a_job_apart() -> None:
 def test_what_was_taken_can_be_put_back_in_order() -> None:
     line, some = ready_line(RUNNING), slots(5, RUNNING)
     for number in (1, 3):
-        some[number].job.not_before = EPOCH + number * SECOND
+        some[number].extend().not_before = EPOCH + number * SECOND
         line.delay(some[number], EPOCH + number * SECOND)
     line.join([some[0], some[2]], EPOCH, is_first=True)
     line.join([some[4]], EPOCH + 3 * SECOND, is_first=True)
@@ -116,9 +116,9 @@ def test_what_was_taken_can_be_put_back_in_order() -> None:
 def test_delayed_jobs_come_before_what_joins_when_they_are_due() -> None:
     line, some = ready_line(RUNNING), slots(6, RUNNING)
     for number in (4, 1):  # due at the same time: by creation
-        some[number].job.not_before = EPOCH + SECOND
+        some[number].extend().not_before = EPOCH + SECOND
         line.delay(some[number], EPOCH + SECOND)
-    some[5].job.not_before = EPOCH + 2 * SECOND
+    some[5].extend().not_before = EPOCH + 2 * SECOND
     line.delay(some[5], EPOCH + 2 * SECOND)
     line.join([some[0]], EPOCH, is_first=True)  # before they are due
     line.join([some[2]], EPOCH + SECOND, is_first=True)  # at the same instant
@@ -129,18 +129,18 @@ def test_delayed_jobs_come_before_what_joins_when_they_are_due() -> None:
 
 def test_a_delayed_job_is_not_ready_before_its_time() -> None:
     line, (job,) = ready_line(RUNNING), slots(1, RUNNING)
-    job.job.not_before = EPOCH + SECOND
+    job.extend().not_before = EPOCH + SECOND
     line.delay(job, EPOCH + SECOND)
     assert line.ready(EPOCH + SECOND - SECOND / 1_000) is None
     assert line.ready(EPOCH + SECOND) is job
-    job.job.on_hold = True
+    job.extend().on_hold = True
     assert line.ready(EPOCH + SECOND) is None
 
 
 def test_two_times_in_a_row_are_one_mark() -> None:
     line, some = ready_line(RUNNING), slots(40, RUNNING)
     for number, job in enumerate(some):
-        job.job.not_before = EPOCH + number * SECOND
+        job.extend().not_before = EPOCH + number * SECOND
         line.delay(job, EPOCH + number * SECOND)
     for number in range(40):
         line._mark(EPOCH + number * SECOND)
@@ -152,7 +152,7 @@ def test_marks_stay_within_the_bound_of_a_line(monkeypatch: pytest.MonkeyPatch) 
     """Marks with stale entries between them come together when those are checked."""
     monkeypatch.setattr(lines, "SLACK", 64)
     line, some = ready_line(RUNNING, 2), slots(2, RUNNING)
-    some[0].job.not_before = EPOCH
+    some[0].extend().not_before = EPOCH
     line.delay(some[0], EPOCH)
     line.join([some[1]], EPOCH, is_first=True)
     for number in range(2_000):
@@ -167,9 +167,11 @@ def test_a_settlement_is_in_line_by_its_state_and_time() -> None:
     line = ready_line(SettlementState.WANTED)
     some = slots(3, COMPLETED, settlement=Settlement(SettlementState.WANTED, EPOCH))
     line.join(some[:2], EPOCH, is_first=True)
-    some[2].job.settlement = Settlement(SettlementState.WANTED, EPOCH, not_before=EPOCH + SECOND)
+    some[2].extend().settlement = Settlement(
+        SettlementState.WANTED, EPOCH, not_before=EPOCH + SECOND
+    )
     line.delay(some[2], EPOCH + SECOND)
-    some[0].job.settlement = Settlement(SettlementState.MANUAL, EPOCH)
+    some[0].extend().settlement = Settlement(SettlementState.MANUAL, EPOCH)
     assert taken(line, EPOCH) == [1]
     assert taken(line, EPOCH + SECOND) == [2]
 
@@ -202,20 +204,21 @@ def test_a_restored_line_gives_the_same_jobs(seed: int) -> None:
         match random.choice(["join", "join", "delay", "take", "hold"]):
             case "join" if out:
                 job = some[out.pop()]
-                job.job.not_before = None
+                job.extend().not_before = None
                 line.join([job], at)
             case "delay" if out:
                 job = some[out.pop()]
-                job.job.not_before = at + random.randrange(1, 5) * SECOND
-                line.delay(job, job.job.not_before)
+                not_before = at + random.randrange(1, 5) * SECOND
+                job.extend().not_before = not_before
+                line.delay(job, not_before)
             case "take" if (drawn := line.take(at)) is not None:
                 drawn.entries &= ~READY
-                drawn.job.not_before = None
+                drawn.extend().not_before = None
                 out.add(drawn.index)
             case "hold" if len(out) < 12:
                 job = some[random.choice(sorted(set(range(12)) - out))]
                 job.entries &= ~READY
-                job.job.not_before = None
+                job.extend().not_before = None
                 out.add(job.index)
             case _:
                 pass

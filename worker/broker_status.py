@@ -1,4 +1,4 @@
-"""How a worker retries: which errors may pass, how long to pause, and one log line per outage."""
+"""Whether the broker answers: which errors may pass, how long to pause, one log line an outage."""
 
 import asyncio
 import logging
@@ -73,12 +73,12 @@ class Backoff:
     def __init__(self) -> None:
         self._pause_s = PAUSE_S_MIN
 
-    async def wait(self, stop: asyncio.Event | None = None) -> None:
-        """Wait for the next pause; return early when `stop` is set."""
+    def next_s(self) -> float:
+        """Return the next pause, in s."""
         pause_s = self._pause_s * random.uniform(0.5, 1)  # noqa: S311 - not a secret
         self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
-        if stop is None:
-            await asyncio.sleep(pause_s)
-        else:
-            await asyncio.wait({waiting := asyncio.ensure_future(stop.wait())}, timeout=pause_s)
-            waiting.cancel()
+        return pause_s
+
+    async def wait(self) -> None:
+        """Wait for the next pause."""
+        await asyncio.sleep(self.next_s())

@@ -7,8 +7,8 @@ import pytest
 
 from tollgate.client.errors import BrokerUnreachableError
 from tollgate.domain.exceptions import ExpiredError, Refusal, SessionEvictedError
-from tollgate.worker import retry
-from tollgate.worker.retry import Backoff, BrokerStatus, may_pass, one_line
+from tollgate.worker import broker_status
+from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
 
 
 def test_losing_the_broker_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -55,16 +55,9 @@ async def test_pauses_grow_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> No
         slept.append(pause_s)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    monkeypatch.setattr(retry, "PAUSE_S_MIN", 1.0)
-    monkeypatch.setattr(retry, "PAUSE_S_MAX", 3.0)
+    monkeypatch.setattr(broker_status, "PAUSE_S_MIN", 1.0)
+    monkeypatch.setattr(broker_status, "PAUSE_S_MAX", 3.0)
     pauses = Backoff()
     for most_s in (1, 2, 3, 3):
         await pauses.wait()
         assert most_s / 2 <= slept[-1] <= most_s
-
-
-async def test_a_stop_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "PAUSE_S_MIN", 3_600.0)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.01, stop.set)
-    await asyncio.wait_for(Backoff().wait(stop), 30)

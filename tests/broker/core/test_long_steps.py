@@ -1,0 +1,206 @@
+"""What a client can cause is done in pieces: each batch drops and evicts only so much."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.core import ADMIN, PEER, Driver, claim, create, error_of_result, job_of, move
+from tollgate.broker.core import context, dispatch, engine
+from tollgate.broker.core.batch import Arrival, Output
+from tollgate.broker.core.events import SessionEvicted
+from tollgate.broker.repository import indexes, queues
+from tollgate.domain.commands import Annotate, AnyCommand, Count, Get, Hello, Hold, Resume
+from tollgate.domain.messages import Reply, decode_answer, encode_request
+from tollgate.domain.results import AnyResult, CountResult, ErrorResult, HelloResult, LeasesResult
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, RUNNING
+
+STALE = 100
+DROPS = 16
+
+
+@pytest.fixture(autouse=True)
+def few_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (context, queues):
+        monkeypatch.setattr(module, "DROPS_MAX", DROPS)
+    monkeypatch.setattr(queues, "TIDY_MIN", 4)
+
+
+def steps(driver: Driver, *commands: AnyCommand, session: int = 0) -> tuple[list[Output], Reply]:
+    """Send a message; return the batches that it took, and its reply."""
+    request = driver.request(*commands, session=session)
+    arrival = Arrival(PEER, [encode_request(request)], ADMIN)
+    outputs = [driver.pipeline.run([arrival], driver.now)]
+    while not outputs[-1].taken:
+        assert not outputs[-1].replies
+        outputs.append(driver.pipeline.run([arrival], driver.now))
+    (frame,) = [reply.frame for reply in outputs[-1].replies]
+    reply = decode_answer(frame)
+    assert isinstance(reply, Reply)
+    return outputs, reply
+
+
+def worked(driver: Driver) -> list[str]:
+    """Return the ids of jobs of which all but the last have ended, without a claim."""
+    ids = [driver.job(create()).job_id for _ in range(STALE + 1)]
+    for job_id in ids:
+        driver.ask(move(job_id, RUNNING))
+    for job_id in ids[-2::-1]:  # the oldest last: until then nothing at the head is stale
+        driver.ask(move(job_id, COMPLETED))
+    return ids
+
+
+def entries(driver: Driver) -> int:
+    """Return how many entries the ready line of running jobs has."""
+    (ready,) = driver.engine.context.state.jobs.queues.by_name["default"].lines[RUNNING]
+    return len(ready)
+
+
+def only(reply: Reply) -> AnyResult:
+    (result,) = reply.results
+    return result
+
+
+def test_a_claim_drops_stale_entries_over_several_batches() -> None:
+    driver = Driver()
+    ids = worked(driver)
+    before = entries(driver)
+    outputs, reply = steps(driver, claim())
+    result = only(reply)
+    assert isinstance(result, LeasesResult)
+    assert [grant.job.job_id for grant in result.leases] == ids[-1:]
+    assert len(outputs) == 1 + STALE // DROPS
+    assert before == STALE + 1
+    assert all(not output.records for output in outputs[:-1])
+
+
+def test_each_batch_drops_no_more_than_it_may() -> None:
+    driver = Driver()
+    worked(driver)
+    arrival = Arrival(PEER, [encode_request(driver.request(claim()))], ADMIN)
+    left = entries(driver)
+    while left > 1:
+        driver.pipeline.run([arrival], driver.now)
+        assert left - DROPS <= entries(driver) < left
+        left = entries(driver)
+
+
+def test_a_count_drops_stale_entries_over_several_batches() -> None:
+    driver = Driver()
+    ids = worked(driver)
+    outputs, reply = steps(driver, Count())
+    result = only(reply)
+    assert isinstance(result, CountResult)
+    assert result.oldest["running"] == driver.job(move(ids[-1], COMPLETED)).created_at
+    assert len(outputs) > STALE // DROPS
+
+
+def test_behind_a_change_a_claim_is_to_be_sent_again() -> None:
+    driver = Driver()
+    ids = worked(driver)
+    outputs, reply = steps(driver, create(), claim(), Count())
+    assert len(outputs) == 1, "what has happened is answered"
+    created, claimed, counted = reply.results
+    assert job_of(created).job_id not in ids
+    assert error_of_result(claimed).code == error_of_result(counted).code == "reply_full"
+    _, again = steps(driver, claim())
+    result = only(again)
+    assert isinstance(result, LeasesResult)
+    assert len(result.leases) == 1
+
+
+def test_a_parked_claim_gets_its_job_in_a_later_batch() -> None:
+    driver = Driver()
+    *ids, free = [driver.job(create()).job_id for _ in range(STALE + 1)]
+    seq = driver.post(claim(wait_ms=60_000))
+    driver.ask(
+        *[move(job_id, RUNNING) for job_id in ids],
+        *[Hold(job_id=job_id) for job_id in ids],
+        move(free, RUNNING),
+    )
+    batches = 0
+    while driver.result_of(seq) is None:
+        assert driver.pipeline.is_behind()
+        driver.run()
+        batches += 1
+    assert batches == STALE // DROPS
+    granted = driver.result_of(seq)
+    assert isinstance(granted, LeasesResult)
+    assert [grant.job.job_id for grant in granted.leases] == [free]
+
+
+def test_one_batch_evicts_no_more_sessions_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "EVICTED_MIN", 5)
+    monkeypatch.setattr(engine, "EVICTED_MAX", 5)
+    driver = Driver(outcomes=64)
+    numbers = []
+    for _ in range(22):
+        (hello,) = driver.ask(Hello(open_session=True))
+        assert isinstance(hello, HelloResult)
+        numbers.append(hello.session or 0)
+    for number in numbers[:-1]:
+        steps(driver, create(), create(), create(), session=number)
+    outputs, reply = steps(driver, *[create()] * 60, session=numbers[-1])
+    evicted = [
+        sum(type(event) is SessionEvicted for record in output.records for event in record.events)
+        for output in outputs
+    ]
+    assert max(evicted) == 5
+    assert sum(evicted) > 15
+    assert len(reply.results) == 60
+    assert driver.engine.context.state.jobs.stored == 21 * 3 + 60
+
+
+def sent_until_done(driver: Driver, make: Callable[[str], AnyCommand], ids: list[str]) -> list[int]:
+    """Send a command for each job, and the refused ones again; return how many each message did."""
+    left, done = ids, []
+    while left:
+        results = driver.ask(*map(make, left))
+        refused = [isinstance(result, ErrorResult) for result in results]
+        assert refused == sorted(refused), "all behind the first refused one are refused"
+        done.append(refused.count(False))
+        left = left[done[-1] :]
+    return done
+
+
+def test_a_message_changes_only_so_many_long_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    ids = [driver.job(create()).job_id for _ in range(40)]
+    while not driver.engine.context.state.jobs.texts.are_long:
+        driver.ask(*[Hold(job_id=job_id, reason="r" * 200) for job_id in ids])
+        driver.ask(*[Resume(job_id=job_id) for job_id in ids])
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 10 * indexes.LONG_COST)
+    done = sent_until_done(driver, lambda job_id: Annotate(job_id=job_id, meta="m"), ids)
+    assert done == [10] * 4
+    assert {driver.job(Get(job_id=job_id)).meta for job_id in ids} == {"m"}
+
+
+def test_a_message_moves_only_so_many_jobs_with_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "LONG_RUN", 4)
+    driver = Driver()
+    ids = [driver.job(create()).job_id for _ in range(40)]
+    driver.ask(*[move(job_id, RUNNING) for job_id in ids])
+    driver.ask(*[move(job_id, AWAITING_INPUT, input_schema="?") for job_id in ids])
+    driver.ask(*[move(job_id, RUNNING) for job_id in ids])
+    driver.ask(*[move(job_id, AWAITING_INPUT, input_schema="?") for job_id in ids])
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 9 * 2)  # each shows two rounds
+    asked = sent_until_done(driver, lambda job_id: move(job_id, RUNNING), ids)
+    assert asked == [12, 12, 12, 4], "whole runs, until the budget is spent"
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 8 * 2)
+    shown = sent_until_done(driver, lambda job_id: Get(job_id=job_id), ids)
+    assert shown == [8] * 5
+
+
+def test_a_repeat_shows_only_so_many_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    job_id = driver.job(create()).job_id
+    driver.ask(move(job_id, RUNNING), move(job_id, AWAITING_INPUT, input_schema="?"))
+    request = driver.request(create(), *[Get(job_id=job_id)] * 20, session=hello.session or 0)
+    arrival = Arrival(PEER, [encode_request(request)], ADMIN)
+    driver.pipeline.run([arrival], driver.now)
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 5)
+    (again,) = driver.pipeline.run([arrival], driver.now).replies
+    reply = decode_answer(again.frame)
+    assert isinstance(reply, Reply)
+    assert [isinstance(result, ErrorResult) for result in reply.results].count(True) == 15

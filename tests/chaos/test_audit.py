@@ -1,0 +1,138 @@
+"""The audit itself: it finds every planted fault, and accepts a correct job."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.audit import Audit, Case
+from tests.chaos.harness import Figures
+from tests.chaos.notes import BEGUN, FAULT, FINISHED, Note
+from tests.chaos.scripts import End, Fault, Script
+from tests.chaos.workers import PLACES, Life, Workers
+from tollgate import Job, JobStatus
+from tollgate.client.results import History
+from tollgate.domain.results import HistoryEntry
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SCRIPT = Script(number=7, queue="alpha", end=End.RESULT, faults=(Fault.RAISE,))
+REASON = "ScriptedError: fault 0 of job 7"
+
+
+def entry(at: float, what: str, **fields: Any) -> HistoryEntry:
+    return HistoryEntry(START + timedelta(seconds=at), what, **fields)
+
+
+def note(at: float, what: str, run: str, attempt: int, detail: str = "") -> Note:
+    return Note(START.timestamp() + at, what, "id", run, "w", 5, attempt, detail)
+
+
+class Told:
+    """A correct job: its first call raises, its second one returns."""
+
+    def __init__(self) -> None:
+        self.entries = [
+            entry(0, "created"),
+            entry(1, "claimed", client="w"),
+            entry(2, "released", client="w", attempt=1, reason=REASON),
+            entry(3, "claimed", client="w", attempt=2),
+            entry(4, "moved", to="completed", client="w"),
+        ]
+        self.notes = [
+            note(1.1, BEGUN, "aa", 1),
+            note(1.2, FAULT, "aa", 1, Fault.RAISE),
+            note(3.1, BEGUN, "bb", 2),
+            note(3.2, FINISHED, "bb", 2),
+        ]
+        self.job: dict[str, Any] = {"attempts": 1, "result": "job 7: : bb"}
+        self.log = f"job id: try 1 of 10: {REASON}"
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Callable[[Told], dict[str, int]]:
+    def check(told: Told) -> dict[str, int]:
+        audit = Audit(Workers(tmp_path, "ipc:///nowhere", 1_000, 1), Figures())
+        log = tmp_path / "w.log"
+        log.write_text(told.log)
+        nobody: Any = None
+        audit.lives = {"w": Life("w", PLACES[0], nobody, log)}
+        audit._logs = {"w": told.log}
+        fields: dict[str, Any] = {
+            "job_id": "id", "status": JobStatus.COMPLETED, "input_hash": "0" * 64, "version": 3,
+            "blockchain_identifier": "", "created_at": START,
+            "updated_at": START + timedelta(seconds=4),
+        }  # fmt: skip
+        history = History("id", told.entries, 0, None, "")
+        Case(audit, SCRIPT, Job(**{**fields, **told.job}), history, told.notes).check()
+        return dict(audit.wrong)
+
+    return check
+
+
+def test_a_correct_job_is_accepted(audited: Callable[[Told], dict[str, int]]) -> None:
+    assert audited(Told()) == {}
+
+
+def without_a_result(told: Told) -> None:
+    told.job["result"] = "job 7: : cc"
+
+
+def called_after_its_end(told: Told) -> None:
+    told.notes.append(note(4.5, BEGUN, "cc", 2))
+
+
+def called_without_a_claim(told: Told) -> None:
+    del told.entries[1]
+
+
+def called_twice(told: Told) -> None:
+    told.notes.append(note(3.5, BEGUN, "cc", 2))
+
+
+def counted_wrong(told: Told) -> None:
+    told.job["attempts"] = 2
+
+
+def failed_without_a_cause(told: Told) -> None:
+    del told.notes[1]
+
+
+def not_logged(told: Told) -> None:
+    told.log = ""
+
+
+def another_end(told: Told) -> None:
+    told.job |= {"status": JobStatus.FAILED, "result": None, "error": "who knows"}
+
+
+def not_ended(told: Told) -> None:
+    told.job |= {"status": JobStatus.RUNNING, "result": None}
+
+
+def ended_twice(told: Told) -> None:
+    told.entries.append(told.entries[-1])
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind"),
+    [
+        (without_a_result, "result lost"),
+        (called_after_its_end, "called after its end"),
+        (called_without_a_claim, "called without a claim"),
+        (called_twice, "called twice for a claim"),
+        (counted_wrong, "tries counted wrong"),
+        (failed_without_a_cause, "a try failed without a cause"),
+        (not_logged, "the log does not say why"),
+        (another_end, "another end"),
+        (not_ended, "not ended"),
+        (ended_twice, "ended more than once"),
+    ],
+)
+def test_a_planted_fault_is_found(
+    audited: Callable[[Told], dict[str, int]], plant: Callable[[Told], None], kind: str
+) -> None:
+    told = Told()
+    plant(told)
+    assert kind in audited(told)

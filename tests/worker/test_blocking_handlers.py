@@ -1,0 +1,61 @@
+"""Handlers that block for 30 lease times keep their leases: they run once, and complete."""
+
+import sys
+
+import pytest
+
+from tests.sizes import sample
+from tests.worker.house import PATIENCE_S, House
+from tollgate.client.sync import Client
+from tollgate.domain.models import JobStatus
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+
+LEASE_MS = sample(400, 1_000)
+BLOCKED_S = 30 * LEASE_MS / 1_000
+HANDLERS = f"""
+import ctypes, pathlib, time
+
+def begun(job):
+    with pathlib.Path(job.job_id).open("a") as runs:
+        runs.write("run ")
+
+async def sleeps(job):
+    begun(job)
+    time.sleep({BLOCKED_S})
+    return "slept"
+
+def holds(job):
+    begun(job)
+    library, end = ctypes.PyDLL(None), time.monotonic() + {BLOCKED_S}
+    while (left := end - time.monotonic()) > 0:
+        library.usleep(int(left * 1e6))  # PyDLL: no other thread of the interpreter runs
+    return "held"
+"""
+CASES = {
+    "async-thread": ("sleeps", "thread"),
+    "async-process": ("sleeps", "process"),
+    "c-call-process": ("holds", "process"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ctypes.PyDLL(None) is the C library there")
+def test_a_blocked_handler_keeps_its_lease(house: House) -> None:
+    (house.folder / "blocking.py").write_text(HANDLERS)
+    house.broker()
+    for queue, (handler, isolation) in CASES.items():
+        house.worker(
+            *("--handler", f"blocking:{handler}", "--isolation", isolation),
+            *("--queue", queue, "--lease-ms", str(LEASE_MS), "--concurrency", "1"),
+        )
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        jobs = {queue: client.create("0" * 64, queue=queue) for queue in CASES}
+        for job in jobs.values():
+            client.transition(job.job_id, JobStatus.RUNNING)
+        for queue, job in jobs.items():
+            ended = client.wait(job.job_id, timeout_s=BLOCKED_S + PATIENCE_S)
+            assert (queue, ended.error, ended.status) == (queue, None, JobStatus.COMPLETED)
+            happened = [entry.what for entry in client.history(job.job_id).entries]
+            assert happened == ["created", "moved", "claimed", "moved"]
+            assert ended.attempts == 0
+            assert (house.folder / job.job_id).read_text() == "run "

@@ -1,0 +1,205 @@
+"""The watchdog says who blocks the loop, sees signals meanwhile, and ends what does not end."""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.worker.script import PATIENCE_S, until, until_true
+from tollgate.worker import watchdog as watchdog_module
+from tollgate.worker.signals import StopSignals
+from tollgate.worker.watchdog import Watchdog
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(watchdog_module, "BLOCKED_S", 0.05)
+    monkeypatch.setattr(watchdog_module, "OVERRUN_S", 0.05)
+
+
+class Watched:
+    """A watchdog over the running loop, and what it tells."""
+
+    def __init__(self, signals: StopSignals | None = None) -> None:
+        self.signals: list[tuple[int, str]] = []
+        self.overruns: list[str] = []
+        self.beats: list[str] = []
+        self.at_work: dict[object, tuple[str, float | None]] = {}
+        self.watchdog = Watchdog(
+            asyncio.get_running_loop(),
+            signals,
+            on_signal=lambda count: self.signals.append((count, threading.current_thread().name)),
+            at_work=self.at_work.get,
+            on_overrun=self.overruns.append,
+            on_beat=lambda: self.beats.append(threading.current_thread().name),
+        )
+        self.watchdog.start()
+
+    def works(self, job_id: str, limit_at: float | None = None) -> None:
+        self.at_work[asyncio.current_task()] = (job_id, limit_at)
+
+
+def block(for_s: float) -> None:
+    time.sleep(for_s)
+
+
+@pytest.fixture
+async def watched() -> Any:
+    watched = Watched()
+    yield watched
+    watched.watchdog.close()
+
+
+@pytest.fixture
+def signals() -> Iterator[StopSignals]:
+    signals = StopSignals()
+    signals.install()
+    yield signals
+    signals.restore()
+
+
+async def test_a_loop_that_turns_is_not_told_of(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    await until(lambda: len(watched.beats) > 10)
+    assert set(watched.beats) == {"MainThread"}
+    assert not caplog.records
+
+
+async def test_a_handler_that_blocks_is_named_once(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.works("7")
+    until_true(lambda: caplog.records)
+    block(0.1)
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.startswith("job 7: its handler blocks the event loop")
+    assert "script.py:" in message
+    assert "(until_true: " in message  # where it is
+    assert vars(record)["job_id"] == "7"
+    await until(lambda: len(caplog.records) == 2)
+    assert "the event loop was blocked for" in caplog.records[1].getMessage()
+    assert not watched.overruns  # it has no limit
+
+
+async def test_what_blocks_beside_the_handlers_is_told(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    until_true(lambda: caplog.records)
+    assert caplog.records[0].getMessage().startswith("something blocks the event loop")
+    await until(lambda: len(caplog.records) == 2)
+
+
+async def test_the_loop_may_block_again(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 3):
+        until_true(lambda number=number: len(caplog.records) == number)  # type: ignore[misc]
+        await until(lambda number=number: len(caplog.records) == number + 1)  # type: ignore[misc]
+
+
+async def test_a_blocking_handler_beyond_its_limit_is_ended(watched: Watched) -> None:
+    watched.works("7", time.monotonic())
+    until_true(lambda: watched.overruns)
+    assert set(watched.overruns) == {"7"}
+
+
+async def test_a_blocking_handler_within_its_limit_is_not(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.works("7", time.monotonic() + 3_600)
+    until_true(lambda: caplog.records)
+    block(0.1)
+    assert not watched.overruns
+
+
+async def test_signals_are_seen_while_the_loop_is_blocked(signals: StopSignals) -> None:
+    watched = Watched(signals)
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        until_true(lambda: watched.signals)
+        signal.raise_signal(signal.SIGTERM)
+        until_true(lambda: len(watched.signals) == 2)
+    finally:
+        watched.watchdog.close()
+    assert watched.signals == [(1, "tollgate watchdog"), (2, "tollgate watchdog")]
+
+
+async def test_a_deadline_acts_while_the_loop_is_blocked(watched: Watched) -> None:
+    acted: list[str] = []
+    begun = time.monotonic()
+    watched.watchdog.end_by(begun + 0.05, lambda: acted.append(threading.current_thread().name))
+    until_true(lambda: acted)
+    assert time.monotonic() - begun >= 0.05
+    assert acted[0] == "tollgate watchdog"
+
+
+async def test_a_closed_watchdog_does_nothing() -> None:
+    watched, acted = Watched(), []
+    watched.watchdog.close()
+    watched.watchdog.close()
+    watched.watchdog.end_by(0, lambda: acted.append("acted"))
+    beats = len(watched.beats)
+    await asyncio.sleep(0.05)
+    assert not acted
+    assert len(watched.beats) == beats
+    assert not watched.watchdog._thread.is_alive()
+
+
+def test_it_outlives_its_loop(caplog: pytest.LogCaptureFixture) -> None:
+    async def watch() -> Watched:
+        return Watched()
+
+    watched = asyncio.run(watch())
+    looked: list[bool] = []
+    watched.watchdog.end_by(0, lambda: looked.append(True))
+    until_true(lambda: len(looked) > 3)
+    assert watched.watchdog._thread.is_alive()
+    watched.watchdog.close()
+    watched.watchdog._thread.join(PATIENCE_S)
+    assert not watched.watchdog._thread.is_alive()
+
+
+class FrozenLoop:
+    """A loop that gives no sign of life."""
+
+    def call_soon_threadsafe(self, function: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("times", "is_told"), [([0, 0.1, 50, 50.01], False), ([0, 0.1, 0.5, 1], True)]
+)
+def test_a_process_that_stood_still_blames_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    times: list[float],
+    *,
+    is_told: bool,
+) -> None:
+    """It was stopped, or the machine slept: the watchdog did not run either."""
+    loop: Any = FrozenLoop()
+
+    def nothing(*_: object) -> None:
+        return None
+
+    watchdog = Watchdog(
+        loop, None, on_signal=nothing, at_work=nothing, on_overrun=nothing, on_beat=nothing
+    )
+    clock = iter(times)
+
+    def select(*_: object) -> tuple[list[int], list[int], list[int]]:
+        watchdog._is_closed = len(looks) == len(times) - 2
+        looks.append(1)
+        return [], [], []
+
+    looks: list[int] = []
+    monkeypatch.setattr(watchdog_module, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("select.select", select)
+    monkeypatch.setattr("asyncio.current_task", nothing)
+    watchdog._run()
+    assert bool(caplog.records) is is_told

@@ -1,0 +1,1 @@
+"""Handlers in processes of their own: what runs in them, and how the worker sees them."""

@@ -1,0 +1,91 @@
+"""The worker's connection to the broker: requests that are answered by a callback, not a task."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from tollgate.client.aio import AsyncClient
+from tollgate.client.inflight import Call
+from tollgate.domain.commands import AnyCommand
+
+OnAnswer = Callable[[list[Any]], None]
+"""Gets the value of each command in order; errors are values, too."""
+
+
+class Link(AsyncClient):
+    """An `AsyncClient` that also sends requests without a task for each.
+
+    Most of what a worker says is sent this way: the results of jobs and the next claim, in one
+    message. A task, a future and their turns of the loop would take longer than a short handler.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as `AsyncClient` has them
+        """Make a client with the arguments of `AsyncClient`."""
+        super().__init__(*args, **options)
+        self._answered: deque[tuple[Call, OnAnswer]] = deque()
+        self._turned = asyncio.Event()
+
+    def post(self, commands: Sequence[AnyCommand], on_answer: OnAnswer, timeout_s: float) -> Call:
+        """Send commands together; `on_answer` is called in the loop, once, and never in here.
+
+        The broker must have answered a `ping` before. Raises ClientClosedError.
+        """
+        self._begin()
+        session = self._session
+        deadline = monotonic() + timeout_s
+
+        def notify() -> None:
+            session.pull(call)
+            if call.done and call.notify is not None:
+                call.notify = None
+                self._answered.append((call, on_answer))
+
+        if len(commands) == 1:
+            call = session.submit_one(commands[0], deadline=deadline, notify=notify)
+        else:
+            call = session.submit(commands, deadline=deadline, notify=notify)
+            session.pull(call)
+        if call.done:  # none of it could be sent: say so in the next turn
+            call.notify = None
+            self._answered.append((call, on_answer))
+            self._turn_soon()
+        else:
+            super()._turn()
+            if self._answered:
+                self._turn_soon()
+        return call
+
+    async def send(self, command: AnyCommand) -> Any:  # noqa: ANN401 - one type a command
+        """Send one command and return its value. Raises what the calls of `AsyncClient` raise."""
+        return await self._ask(command, None)
+
+    def withdraw(self, call: Call) -> None:
+        """Give up a request: its callback is not called, and leases that it gets are released."""
+        call.notify = None
+        self._session.abandon(call)
+        self._turn_soon()
+
+    async def until_quiet(self, timeout_s: float) -> None:
+        """Wait until nothing is under way, not even leases of withdrawn claims to release."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._session.idle:
+                    self._turned.clear()
+                    await self._turned.wait()
+
+    def limit(self, name: str, default: int) -> int:
+        """Return a limit that the broker told, in the unit of its name."""
+        greeting = self._session.greeting
+        return default if greeting is None else greeting.limits.get(name, default)
+
+    def _turn(self) -> None:
+        """Receive and send what is possible; then call the callbacks of what was answered."""
+        super()._turn()
+        self._turned.set()
+        answered = self._answered
+        while answered:
+            call, on_answer = answered.popleft()
+            on_answer(call.values)

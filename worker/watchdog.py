@@ -1,0 +1,147 @@
+"""Watches the worker's loop from a thread: says who blocks it, and ends what does not end."""
+
+import asyncio
+import logging
+import os
+import select
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from tollgate.worker.leaving import say
+from tollgate.worker.signals import StopSignals
+
+log = logging.getLogger("tollgate.worker")
+
+LOOK_S: Final = 0.25
+"""How often to look whether the loop still turns."""
+BLOCKED_S: Final = 1.0
+"""How long a turn of the loop may take until it is called blocked."""
+STANDSTILL_S: Final = 1.0
+"""If this thread itself has not run for so long, the whole process stood still."""
+OVERRUN_S: Final = 1.0
+"""How long after its time limit a handler may block the loop."""
+_HERE: Final = str(Path(__file__).parent)
+
+
+class Watchdog:
+    """Looks at the loop four times a second, and at the stop signals at once."""
+
+    def __init__(  # noqa: PLR0913 - what it tells, and whom
+        self,
+        loop: asyncio.AbstractEventLoop,
+        signals: StopSignals | None,
+        *,
+        on_signal: Callable[[int], None],
+        at_work: Callable[[object], tuple[str, float | None] | None],
+        on_overrun: Callable[[str], None],
+        on_beat: Callable[[], None],
+    ) -> None:
+        """Watch `loop`, which runs in the calling thread.
+
+        `on_signal` is called in this thread with the number of signals so far. `at_work` returns,
+        for a task, the id of its job and when its time limit ends. `on_overrun` is called if such a
+        handler blocks the loop beyond that. `on_beat` is called in the loop, four times a second.
+        """
+        self._loop = loop
+        self._loop_thread = threading.get_ident()
+        self._signals = signals
+        self._on_signal = on_signal
+        self._at_work = at_work
+        self._on_overrun = on_overrun
+        self._on_beat = on_beat
+        self._is_closed = False
+        self._beat_at = monotonic()
+        self._is_beat_due = False
+        self._signals_seen = 0
+        self._deadline: tuple[float, Callable[[], None]] | None = None
+        self._blocked_since = 0.0
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._run, name="tollgate watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, and wait for that: it reads the signals."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        os.eventfd_write(self._wake, 1)
+        self._thread.join(timeout=10 * LOOK_S)
+        os.close(self._wake)
+
+    def end_by(self, deadline: float, act: Callable[[], None]) -> None:
+        """Call `act` in this thread at `deadline` (monotonic, in s), unless it is closed before."""
+        self._deadline = (deadline, act)
+
+    def _run(self) -> None:
+        watched: list[StopSignals | int] = [self._wake]
+        if self._signals is not None:
+            watched.append(self._signals)
+        looked_at = monotonic()
+        while not self._is_closed:
+            ready: list[object] = []
+            with suppress(OSError, ValueError):
+                ready = list(select.select(watched, [], [], LOOK_S)[0])
+            now = monotonic()
+            if now - looked_at > LOOK_S + STANDSTILL_S:
+                self._beat_at = now  # stopped by SIGSTOP, or with the whole machine
+            looked_at = now
+            if self._signals in ready and self._signals is not None:
+                count = self._signals.count()
+                if count > self._signals_seen:
+                    self._signals_seen = count
+                    self._on_signal(count)
+            if self._deadline is not None and now >= self._deadline[0]:
+                self._deadline[1]()
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        """Ask the loop for a sign of life; say who has blocked it if there is none."""
+        if not self._is_beat_due:
+            self._is_beat_due = True
+            self._beat_at = now
+            with suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(self._beat)
+        blocked_s = now - self._beat_at
+        if blocked_s < BLOCKED_S:
+            return
+        task = asyncio.current_task(self._loop)
+        job_id, limit_at = self._at_work(task) or ("", None)
+        if not self._blocked_since:
+            self._blocked_since = self._beat_at
+            say(
+                logging.WARNING,
+                "%s blocks the event loop, and with it all other async handlers, at %s. Its lease"
+                " is kept. Make it a plain function (def), which runs in a thread, or use"
+                " asyncio.to_thread",
+                f"job {job_id}: its handler" if job_id else "something", self._place(),
+                **({"job_id": job_id} if job_id else {}),
+            )  # fmt: skip
+        if limit_at is not None and now > limit_at + OVERRUN_S:
+            self._on_overrun(job_id)
+
+    def _beat(self) -> None:
+        self._is_beat_due = False
+        if not self._is_closed:
+            self._on_beat()
+        if self._blocked_since:
+            log.warning("the event loop was blocked for %.1f s", monotonic() - self._blocked_since)
+            self._blocked_since = 0.0
+
+    def _place(self) -> str:
+        """Return where the loop's thread is."""
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the way to do it
+        if frame is None:
+            return "an unknown place"
+        entries = traceback.extract_stack(frame)
+        outside = [each for each in entries if not each.filename.startswith(_HERE)]
+        entry = (outside or entries)[-1]
+        return f"{Path(entry.filename).name}:{entry.lineno} ({entry.name}: {entry.line})"
