@@ -106,7 +106,8 @@ class Runner:
         try:
             self.check_again()
             await self._stopping.wait()
-            await self._end(self._settings.stop_grace_s)
+            # Without a slot left there is no handler that could finish in the grace time.
+            await self._end(0.0 if self.is_stuck else self._settings.stop_grace_s)
         except asyncio.CancelledError:  # the program ends the worker, or its loop
             self.stop()
             await self._end(0.0)

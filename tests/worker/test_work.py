@@ -156,6 +156,23 @@ async def test_a_worker_without_slots_leaves(
     assert make_lease(2).job.job_id in line.getMessage()
 
 
+async def test_a_worker_without_slots_waits_for_no_grace(
+    link: ScriptedLink, start: Start, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its handlers hang, and their jobs were ended by the broker: nothing could finish."""
+    monkeypatch.setattr(work_module, "STUCK_S", 0.01)
+
+    def handler(job: Job) -> str:
+        go_on.wait(PATIENCE_S)
+        return "never"
+
+    link.script.answers["touch"] = [LOST]
+    worker = start(handler, concurrency=1, lease_ms=30, stop_grace_s=3_600)
+    link.grant(make_lease(1))
+    assert await worker.ended() == []
+    assert worker.runner.is_stuck
+
+
 async def test_a_slot_that_comes_back_keeps_the_worker(
     link: ScriptedLink, start: Start, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
