@@ -29,7 +29,12 @@ def lose_first_answer(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         def answered(values: list[Any]) -> None:
             if loses:
                 is_lost.set()
-            on_answer([OutcomeUnknown("lost")] * len(values) if loses else values)
+                # A claim in the same message keeps its answer: its lease would have to lapse.
+                values = [
+                    OutcomeUnknown("lost") if isinstance(each, Release) else value
+                    for each, value in zip(commands, values, strict=True)
+                ]
+            on_answer(values)
 
         return post(self, commands, answered, timeout_s)
 
