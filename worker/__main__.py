@@ -131,7 +131,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--simulate-payments",
     is_flag=True,
-    help="Decide payments by simulation: nobody pays. For demonstrations and tests.",
+    help="Confirm payments without a real payment. For demonstrations and tests.",
 )
 @click.option("--drain", is_flag=True, help="Stop when no job is ready and all are done.")
 @_with_settings

@@ -104,7 +104,7 @@ def _is_ours(trace: TracebackType) -> bool:
 
 
 def _trace(fault: BaseException) -> str:
-    """Return the traceback from the handler on: how the worker called it helps nobody."""
+    """Return the traceback from the handler on, without the frames of the worker."""
     try:
         trace = fault.__traceback__
         while trace is not None and trace.tb_next is not None and _is_ours(trace):

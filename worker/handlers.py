@@ -181,7 +181,7 @@ class LoopExecutor:
         except BaseException as fault:
             if os.getpid() != self._pid:
                 leave_child(fault)
-            if self._loop.is_closed():  # nobody needs the result
+            if self._loop.is_closed():  # the result is not needed
                 raise
             result = CallResult.of_exception(fault)
         self._tasks.pop(call, None)
@@ -273,7 +273,7 @@ class ThreadExecutor:
             result = copy_context().run(self._result_of, call, loop)
             try:
                 loop.call_soon_threadsafe(self._ended, call, result)
-            except RuntimeError:  # the loop is closed: nobody needs the result
+            except RuntimeError:  # the loop is closed
                 return
             del call, result  # while it waits, it keeps no job alive
 

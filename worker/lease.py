@@ -203,7 +203,7 @@ class LeaseKeeper:
     def _claim_again(
         self, client: Client, held: HeldJob, token: int, reason: TollgateError
     ) -> None:
-        """Get the lease back, if the job is free and nobody has moved it."""
+        """Get the lease back, if the job is free and has not moved."""
         if held.is_asking:
             return  # claimed again when the answer has come
         lease = None

@@ -210,7 +210,7 @@ class Questions:
     def _gone(self, fault: JobNotFoundError) -> None:
         asked = self._asked.get(fault.job_id or "")
         if asked is not None and not asked.done():
-            log.warning("job %s: is no more", fault.job_id)
+            log.warning("job %s: was removed", fault.job_id)
             asked.set_exception(Suspended())
 
 

@@ -139,7 +139,7 @@ class Service:
         policy.reason_bytes = link.limit("reason_bytes", policy.reason_bytes)
         self._runner = runner = Runner(link, self._broker, settings, policy, self._make_client)
         if settings.simulate_payments and settings.only != "work":
-            log.warning("payments are simulated: jobs are worked on though nobody has paid")
+            log.warning("payments are simulated: jobs run without a real payment")
             runner.add(PaymentStage(simulator_of(settings), settings.payments_max, runner))
             roles = set(hello.roles or [hello.role])  # an older broker tells its one role
             if settings.only is None and "worker" in roles and not roles & {"payments", "admin"}:

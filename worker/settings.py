@@ -56,7 +56,7 @@ class WorkerSettings:
     wait_for_broker_s: float | None = None
     """How long to wait for the broker at the start; None for no limit."""
     simulate_payments: bool = False
-    """Whether to decide payments by simulation. Nobody pays then: for demonstrations and tests."""
+    """Whether to confirm payments without a real payment, for demonstrations and tests."""
     only: Literal["payments", "work"] | None = None
     """Do only this."""
     payments_max: int = 64

@@ -104,7 +104,7 @@ class Watchdog:
             self._look(now)
 
     def _look(self, now: float) -> None:
-        """Ask the loop for a sign of life; say who has blocked it if there is none."""
+        """Check whether the loop still turns; log which handler blocks it if not."""
         if not self._is_beat_due:
             self._is_beat_due = True
             self._beat_at = now

@@ -209,7 +209,7 @@ class WorkStage:
             self._cancel(held, "the worker stops")
 
     def give_back_all(self) -> None:
-        """Give the leases of the others back: their handlers go on, and nobody can end them."""
+        """Give the leases of the others back: their handlers cannot be ended, and go on."""
         for held in [*self._stuck]:
             if not held.is_over:
                 self._decide(held, CallResult(is_suspended=True))

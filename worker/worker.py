@@ -39,8 +39,8 @@ class Worker:
     interpreter costs one try of one job. Such a process is replaced after `recycle_jobs` jobs, or
     when it has more than `recycle_memory_mb` of memory.
 
-    It decides no payments, unless `simulate_payments` is set: then jobs are worked on though nobody
-    has paid, which is for demonstrations and tests.
+    It confirms no payments, unless `simulate_payments` is set: then jobs run without a real
+    payment, which is for demonstrations and tests.
 
     Raises:
         ArgumentError: an argument has a wrong type or value.
