@@ -23,8 +23,6 @@ from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-import msgspec
-
 from tollgate import streams
 from tollgate.client import arguments
 from tollgate.domain.exceptions import ArgumentError, TollgateError
@@ -32,6 +30,7 @@ from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult, Fail, Suspended
 from tollgate.worker.context import AsyncContext, Context, Key, Schema
 from tollgate.worker.handlers import HandlerNotFoundError, calling, is_async, load_handler
+from tollgate.worker.isolation.child_log import SendingHandler
 from tollgate.worker.isolation.messages import (
     Answer,
     Asked,
@@ -41,7 +40,6 @@ from tollgate.worker.isolation.messages import (
     Flags,
     Frames,
     FromChild,
-    Logged,
     Ready,
     Reported,
     Setup,
@@ -60,7 +58,6 @@ LEAVE_S: Final = 5.0
 STATM: Final = "/proc/self/statm"
 _READ_BYTES: Final = 1 << 18
 _PR_SET_PDEATHSIG: Final = 1
-_RECORD_FIELDS: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 _loading = threading.Event()
 
@@ -289,7 +286,7 @@ class Child:
 
     def _prepare(self, setup: Setup) -> bool:
         """Load the handler, and tell the worker whether that was possible."""
-        handlers = [_LogHandler(self.connection)]
+        handlers = [SendingHandler(self.connection)]
         logging.basicConfig(level=setup.log_level, handlers=handlers, force=True)
         logging.captureWarnings(capture=True)
         sys.argv = setup.argv
@@ -379,58 +376,6 @@ class Child:
         self._is_idle = True
         self.connection.send(Ended.of(result, is_last=is_last))
         return is_last
-
-
-class _LogHandler(logging.Handler):
-    """Sends what is logged to the worker, whose log has the format and the levels."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-        self.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`; it raises nothing."""
-        try:
-            if self._connection.is_open:
-                self._connection.send(_logged(record))
-            else:
-                sys.stderr.write(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001 - arguments that do not fit, a __str__ that raises
-            self.handleError(record)
-
-
-def _logged(record: logging.LogRecord) -> Logged:
-    try:
-        text = record.getMessage()
-    except Exception as fault:  # noqa: BLE001 - arguments that do not fit, a __str__ that raises
-        text = f"{record.msg} (its arguments do not fit: {type(fault).__name__})"
-    trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
-    fields = {name: value for name, value in vars(record).items() if name not in _RECORD_FIELDS}
-    try:
-        extra = msgspec.json.encode(fields, enc_hook=repr)
-    except Exception:  # noqa: BLE001 - a __repr__ that raises, a lone surrogate
-        extra = json.dumps({str(name): _shown(value) for name, value in fields.items()}).encode()
-    return Logged(
-        record.name,
-        record.levelno,
-        printable(text),
-        record.created,
-        printable(record.pathname),
-        record.lineno,
-        record.funcName or "",
-        record.threadName or "",
-        None if trace is None else printable(trace),
-        None if record.stack_info is None else printable(record.stack_info),
-        extra,
-    )
-
-
-def _shown(value: object) -> str:
-    try:
-        return printable(str(value))
-    except Exception:  # noqa: BLE001 - it may raise anything
-        return f"<{type(value).__name__}>"
 
 
 def _text_of(answer: Answer) -> str:

@@ -13,13 +13,12 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
-import msgspec
-
 from tollgate.domain.exceptions import ArgumentError
 from tollgate.worker.call import CallResult, Fail, Suspended, describe
 from tollgate.worker.executor import HandlerCall
 from tollgate.worker.handlers import HandlerNotFoundError
 from tollgate.worker.isolation.child import is_loading
+from tollgate.worker.isolation.child_log import log_here
 from tollgate.worker.isolation.child_process import ChildProcess
 from tollgate.worker.isolation.messages import (
     Answer,
@@ -246,7 +245,7 @@ class ProcessExecutor:
 
     def _hear(self, member: "_Member", message: FromChild) -> None:
         if isinstance(message, Logged):
-            _log(message, member.process.pid)
+            log_here(message, member.process.pid)
         if member not in self._members:
             return
         match message:
@@ -419,33 +418,3 @@ def _lowest_level() -> int:
         if isinstance(logger, logging.Logger) and logger.level
     ]
     return min([root.level, *levels])
-
-
-def _log(message: Logged, pid: int) -> None:
-    """Log a line as if the handler had logged it here."""
-    logger = logging.getLogger(message.name)
-    if not logger.isEnabledFor(message.level):
-        return
-    record = logging.getLogRecordFactory()(
-        message.name,
-        message.level,
-        message.path,
-        message.line,
-        message.text,
-        (),
-        None,
-        message.function,
-        message.stack,
-    )
-    fields = msgspec.json.decode(message.fields, type=dict)
-    vars(record).update(
-        {
-            **fields,
-            "created": message.created,
-            "msecs": message.created % 1 * 1_000,
-            "process": pid,
-            "threadName": message.thread,
-            "exc_text": message.trace,
-        }
-    )
-    logger.handle(record)
