@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.sizes import sample
-from tests.worker.house import PATIENCE_S, House
+from tests.worker.house import PATIENCE_S, House, left, paid
 from tollgate.client.sync import Client
 from tollgate.domain.models import JobStatus
 
@@ -31,6 +31,20 @@ def holds(job):
     while (left := end - time.monotonic()) > 0:
         library.usleep(int(left * 1e6))  # PyDLL: no other thread of the interpreter runs
     return "held"
+"""
+OVERRUNS = """
+import asyncio, time
+
+async def part(job):
+    time.sleep(3_600)
+
+async def blocks(job):
+    await part(job)
+    return "never"
+
+async def blocks_in_a_part(job):
+    await asyncio.gather(part(job), asyncio.sleep(0))
+    return "never"
 """
 CASES = {
     "async-thread": ("sleeps", "thread"),
@@ -59,3 +73,20 @@ def test_a_blocked_handler_keeps_its_lease(house: House) -> None:
             assert happened == ["created", "moved", "claimed", "moved"]
             assert ended.attempts == 0
             assert (house.folder / job.job_id).read_text() == "run "
+
+
+@pytest.mark.parametrize("handler", ["blocks", "blocks_in_a_part"])
+def test_a_handler_that_blocks_beyond_its_limit_ends_the_worker(house: House, handler: str) -> None:
+    """In a task that the handler made, too. Its try is counted, and a supervisor starts anew."""
+    (house.folder / "overruns.py").write_text(OVERRUNS)
+    house.broker()
+    worker = house.worker(
+        "--timeout-s", "0.3", "--max-attempts", "1", handler=f"overruns:{handler}"
+    )
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        job = paid(client, "x")
+        exit_code, log = left(worker)
+        assert exit_code == 4, log
+        assert "blocked beyond the time limit" in log
+        ended_job = client.get(job.job_id)
+    assert ended_job.error == "TimeoutError: the handler took longer than 0.3 s"

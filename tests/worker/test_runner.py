@@ -560,6 +560,37 @@ async def test_leases_that_came_late_are_touched_first(
     assert await worker.stopped() == [("transition", 1, COMPLETED)]
 
 
+async def test_a_touch_without_an_answer_ends_no_lease(link: ScriptedLink, start: Start) -> None:
+    """The broker may be away for a moment: the leases are taken, and the lease thread goes on."""
+    link.script.answers["first touch"] = [OutcomeUnknown("no answer")]
+    worker = start(at_once, lease_ms=60_000)
+    await link.script.until_said("claim")
+    worker.runner.take_leases(worker.stage, [make_lease(1)], asked_at=monotonic() - 61)
+    assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    await worker.stopped()
+
+
+async def test_a_lease_that_was_regained_is_not_lost(link: ScriptedLink, start: Start) -> None:
+    """The lease thread tells of the old one after a claim of this worker has got the job back."""
+    go_on = asyncio.Event()
+
+    async def handler(job: Job) -> str:
+        await go_on.wait()
+        return "done"
+
+    worker = start(handler)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    worker.runner.lease_lost(held, held.token, LOST)
+    held.regain(make_lease(1, token=7))
+    await turns()
+    assert not held.is_lost
+    go_on.set()
+    assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    await worker.stopped()
+
+
 # --- handlers -------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
 from tollgate.domain.exceptions import (
     DrainingError,
     ExpiredError,
+    InternalError,
     InvalidStateTransitionError,
     JobNotFoundError,
     LeaseLostError,
@@ -349,6 +350,19 @@ async def test_a_reason_too_large_for_a_hold_is_cut(link: ScriptedLink) -> None:
     desk.script.answers["release"] = [TooLargeError("reason is too long", limit=4)] * 2
     hold = GiveBack(reason="é" * 9, hold=True)
     assert (await desk.settle(hold))[1] == GiveBack(reason="éé", hold=True)
+
+
+async def test_what_stays_too_large_is_given_up(desk: Desk) -> None:
+    """A broker that calls everything too large is not asked without end."""
+    desk.script.answers["transition"] = [TooLargeError("too long", limit=4)] * 1_000
+    assert (await desk.settle(Move.failed("a reason")))[1] is None
+    assert len(desk.transitions()) < 10
+
+
+async def test_a_fault_of_the_broker_loses_no_result(desk: Desk) -> None:
+    desk.script.answers["transition"] = [InternalError("a defect")] * 2
+    assert (await desk.settle())[1] == DONE
+    assert len(desk.transitions()) == 3
 
 
 async def test_a_question_too_large_fails_its_job(

@@ -284,6 +284,18 @@ async def test_a_task_that_never_began_gives_its_slot_back(
     assert await worker.stopped() == []
 
 
+async def test_a_job_lost_in_the_pause_before_its_call_gives_its_slot_back(
+    link: ScriptedLink, start: Start
+) -> None:
+    worker = start(lambda job: "never", concurrency=1, work_delay_ms=3_600_000)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    worker.stage.lost(held)
+    assert worker.stage.room() == 1
+    assert await worker.stopped() == []
+
+
 async def test_a_lost_job_that_waits_for_a_slot_never_begins(
     link: ScriptedLink, start: Start
 ) -> None:
