@@ -352,6 +352,18 @@ async def test_a_reason_too_large_for_a_hold_is_cut(link: ScriptedLink) -> None:
     assert (await desk.settle(hold))[1] == GiveBack(reason="éé", hold=True)
 
 
+async def test_the_last_progress_comes_before_the_outcome(desk: Desk) -> None:
+    """In the same message; the answer to it is the outcome of no job."""
+    first, second = desk.put(1, 2)
+    second.put_progress_back(("all of it", 1.0))
+    desk.send()
+    assert await desk.until_ended(2) == {1: DONE, 2: DONE}
+    assert [len(names) for names in desk.script.messages] == [3]
+    assert desk.script.messages[0][1:] == ["transition", "transition"]
+    assert not first.has_progress
+    assert not second.has_progress
+
+
 async def test_what_stays_too_large_is_given_up(desk: Desk) -> None:
     """A broker that calls everything too large is not asked without end."""
     desk.script.answers["transition"] = [TooLargeError("too long", limit=4)] * 1_000
