@@ -241,7 +241,8 @@ def test_send_many_takes_commands_as_they_are_sent(client_of_empty: Any) -> None
         for number, each in enumerate(ids):
             made.append(number)
             yield commands.create(HASH, job_id=each)
-        # By now some of them are stored: no more than four messages are ahead.
+        # By now many of them are stored: no more than four messages are ahead of the answers.
+        # How far the reports are behind the answers depends on the machine.
         seen.append(progress[-1])
         for each in ids:
             yield commands.transition(each, "running")
@@ -254,7 +255,7 @@ def test_send_many_takes_commands_as_they_are_sent(client_of_empty: Any) -> None
     assert {job.status for job in values[2_500:5_000]} == {JobStatus.RUNNING}
     assert isinstance(values[5_000], JobNotFoundError)
     assert values[5_001].by_status["running"] == 2_500
-    assert seen[0] >= 2_500 - 6 * 100
+    assert seen[0] >= 1_000
     assert made == list(range(2_500))
 
 

@@ -284,7 +284,7 @@ async def test_a_task_that_never_began_gives_its_slot_back(
     assert await worker.stopped() == []
 
 
-async def test_a_job_lost_in_the_pause_before_its_call_gives_its_slot_back(
+async def test_a_job_lost_before_its_call_gives_its_slot_back(
     link: ScriptedLink, start: Start
 ) -> None:
     worker = start(lambda job: "never", concurrency=1, work_delay_ms=3_600_000)
