@@ -48,5 +48,5 @@ def test_recycling_is_for_processes() -> None:
 
 
 def test_an_unknown_argument_is_named() -> None:
-    with pytest.raises(TypeError, match="'concurency'"):
-        tollgate.Worker(answer, concurency=3)
+    with pytest.raises(TypeError, match="'workers'"):
+        tollgate.Worker(answer, workers=3)
