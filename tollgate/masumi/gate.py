@@ -8,10 +8,21 @@ import msgspec
 
 from tollgate.domain.models import Job
 from tollgate.domain.status import AWAITING_PAYMENT, TERMINAL
-from tollgate.masumi.payment import FUNDS_INVALID, FUNDS_LOCKED, OBJECTIONS, Payment
+from tollgate.masumi.payment import (
+    ENDED,
+    FUNDS_INVALID,
+    FUNDS_LOCKED,
+    OBJECTIONS,
+    RESULT_SUBMITTED,
+    Payment,
+)
 
 LAST_MINUTES: Final = timedelta(minutes=5)
 """The service sends nothing to the chain in the last minutes before a deadline."""
+
+
+BEYOND: Final = OBJECTIONS | ENDED | {RESULT_SUBMITTED}
+"""Here a payment goes on without the work."""
 
 
 class Act(StrEnum):
@@ -59,8 +70,10 @@ def decide(job: Job, payment: Payment, now: datetime) -> Decision:
 def _for_unpaid(job: Job, payment: Payment, state: str, now: datetime) -> Decision:
     if state == FUNDS_INVALID:
         return Decision(Act.END, f"the payment is {state}")
-    if state != FUNDS_LOCKED:
+    if state in BEYOND:
         return Decision(Act.END, f"the payment was {state} before the work began")
+    if state != FUNDS_LOCKED:
+        return NOTHING
     if payment.input_hash is not None and payment.input_hash != job.input_hash:
         return Decision(Act.END, f"the payment is for another input, {payment.input_hash}")
     if is_too_late(payment, now):

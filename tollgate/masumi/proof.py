@@ -54,8 +54,9 @@ def decide(payment: Payment, result_hash: str, now: datetime) -> Next:
     for where, there in (("on chain", payment.result_hash), _being_submitted(payment)):
         if there is not None and there != result_hash:
             return Next(Step.MANUAL, f"another hash is {where}: {there}")
-    if payment.result_hash is not None and payment.on_chain_state != FUNDS_LOCKED:
-        return Next(Step.CONFIRMED)
+    if payment.result_hash is not None:
+        is_on_chain = payment.on_chain_state != FUNDS_LOCKED
+        return Next(Step.CONFIRMED if is_on_chain else Step.SUBMITTED)
     if payment.on_chain_state in ENDED:
         return Next(Step.REFUSED, f"the payment is {payment.on_chain_state}")
     if payment.action in SUBMITTING:
