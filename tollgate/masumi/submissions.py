@@ -5,6 +5,8 @@ import logging
 import random
 from typing import Final
 
+import httpx
+
 from tollgate.client.aio import AsyncClient
 from tollgate.client.results import Lease
 from tollgate.domain.exceptions import ArgumentError, JobNotFoundError, LeaseLostError
@@ -24,6 +26,8 @@ SPARE_S: Final = 10.0
 REASON_CHARACTERS: Final = 300
 UNKNOWN_MAX: Final = 5
 """How often the service may not know the payment of a completed job before a person is asked."""
+CHANGED: Final = frozenset({httpx.codes.NOT_FOUND, httpx.codes.CONFLICT})
+"""The payment is not as it was shown before: a repeat, or another caller at the same time."""
 HASHES: Final = {"escaped": output_hash_as_deployed, "raw": output_hash}
 """The forms of a result that are hashed; see `domain.hashing`."""
 STATES: Final = {
@@ -87,10 +91,12 @@ class Submissions:
             log.warning("job %s is looked at again later: %s", job.job_id, fault)
             await self._later(lease, fault.retry_after_s)
         except ServiceRefusedError as refusal:
-            if refusal.is_ours:
+            if refusal.status in CHANGED or refusal.is_ours:
                 await self._later(lease, None)
+            else:
+                await self._end(lease, Next(Step.MANUAL, str(refusal)))
+            if refusal.is_ours:
                 raise
-            await self._end(lease, Next(Step.MANUAL, str(refusal)))
         else:
             await self._end(lease, step, payment, result_hash)
 
@@ -128,7 +134,7 @@ class Submissions:
         except ServiceFailedError as fault:
             log.warning("job %s: it may be submitted: %s", job.job_id, fault)
         except ServiceRefusedError as refusal:
-            if refusal.status not in {404, 409}:  # a repeat, or another one at the same time
+            if refusal.status not in CHANGED:
                 raise
             log.info("job %s: %s", job.job_id, refusal)
 
@@ -143,10 +149,12 @@ class Submissions:
         try:
             await self._service.recover(payment, retry=True)
         except ServiceRefusedError as refusal:
-            if refusal.status == 400:  # noqa: PLR2004 - the action cannot be retried
-                await self._service.recover(payment, retry=False)
-            elif refusal.status not in {404, 409}:  # it has changed meanwhile
+            if refusal.status in CHANGED:
+                return Next(Step.WAIT)
+            if refusal.status != httpx.codes.BAD_REQUEST:
                 raise
+            # What failed cannot be tried again: without the error, the hash is submitted anew.
+            await self._service.recover(payment, retry=False)
         return Next(Step.WAIT)
 
     def _unknown_payment(self, job: Job) -> Next:
