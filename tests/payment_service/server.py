@@ -127,6 +127,12 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _HTTPServer
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The `Date` header tells the service's time, which a test may set."""
+        return super().date_time_string(
+            self.server.service.now_ms / 1_000 if timestamp is None else timestamp
+        )
+
     def do_GET(self) -> None:
         self._answer({})
 
