@@ -1,8 +1,8 @@
 """The payments of a stand-in for the Masumi payment service, in memory and without HTTP.
 
 It does what masumi-payment-service does at revision aca38338, as far as a seller's agent can see
-it. `calls` of HTTP and the moves of chain and buyer are methods of one class. Times are integers in
-milliseconds, as in the service.
+it. The calls of HTTP and the moves of chain and buyer are methods of one class. Times are integers
+in milliseconds, as in the service.
 """
 
 import random
@@ -153,6 +153,9 @@ class PaymentService:
         clock: returns the time in seconds.
         chain_failures: the share of steps on the chain that fail.
         cooldown_ms: the sources' cooldown.
+        late_ms: how much older than its appearance the time of a change in `diff` can be.
+        loses_transaction: as the service's code reads, a recovery leaves a payment whose hash was
+            not sent yet without a transaction: it can then neither be retried nor submitted.
     """
 
     def __init__(
@@ -163,10 +166,14 @@ class PaymentService:
         *,
         chain_failures: float = 0.0,
         cooldown_ms: int = COOLDOWN_MS,
+        late_ms: int = 0,
+        loses_transaction: bool = False,
     ) -> None:
         self.faults = faults or Faults.none()
         self.chain_failures = chain_failures
         self.cooldown_ms = cooldown_ms
+        self.late_ms = late_ms
+        self.loses_transaction = loses_transaction
         self.payments: dict[str, Payment] = {}
         self.accepted: list[tuple[str, str]] = []
         """Identifier and hash of every accepted `submit-result`, in order."""
@@ -208,7 +215,7 @@ class PaymentService:
 
     # --- calls -----------------------------------------------------------------------------------
 
-    def create(self, key: Key | None = None, **body: Any) -> dict[str, Any]:
+    def create(self, key: Key | None = None, /, **body: Any) -> dict[str, Any]:
         """Create a payment as `POST /payment` does; what is not given has a usable value.
 
         Names are those of the HTTP body. Times may be milliseconds.
@@ -377,7 +384,9 @@ class PaymentService:
             self._may_change(payment, key)
             action, result_hash = self._recovered(payment, retry=retry)
             confirmed = [entry for entry in payment.transactions if entry.status == "Confirmed"]
-            if payment.transaction is not None and payment.transaction.status != "Confirmed":
+            current = payment.transaction
+            is_lost = self.loses_transaction and not payment.transactions
+            if is_lost or (current is not None and current.status != "Confirmed"):
                 payment.transaction = confirmed[-1] if confirmed else None
             self._set_action(payment, action, result_hash=result_hash)
             return self._shape(payment, history=None)
@@ -459,8 +468,8 @@ class PaymentService:
         if now <= payment.pay_by + GRACE_MS:
             return False
         payment.on_chain_state = OnChainState.FUNDS_OR_DATUM_INVALID
-        payment.on_chain_changed = now
         self._fail(payment, f"payByTime ({payment.pay_by}) passed without funds")
+        payment.on_chain_changed = payment.changed
         return True
 
     def _send(self, payment: Payment) -> bool:
@@ -468,8 +477,9 @@ class PaymentService:
         entry = payment.next_action
         if not self._is_due(payment, self.now_ms):
             return False
-        if self._fails(payment):
-            self._fail(payment, f"{_LABELS[entry.action]} failed: the node refused it")
+        if self._fails(payment) or payment.transaction is None:
+            note = f"{_LABELS[entry.action]} failed: the node refused it"
+            self._fail(payment, note, result_hash=entry.result_hash)
         else:
             self._begin_transaction(payment)
             self._set_action(payment, _QUEUED[entry.action], result_hash=entry.result_hash)
@@ -511,17 +521,13 @@ class PaymentService:
             return True
         return self._random.random() < self.chain_failures
 
-    def _fail(self, payment: Payment, note: str) -> None:
-        """Park the payment. Version 2 keeps the hash with the error, version 1 does not."""
-        keeps = payment.source.type == V2
+    def _fail(self, payment: Payment, note: str, result_hash: str | None = None) -> None:
+        """Park the payment. A hash stays with the error only if it was not sent yet."""
         if payment.transaction is not None and payment.transaction.status == "Pending":
             payment.transaction.status = "FailedViaTimeout"
             payment.transaction.updated = self.now_ms
         self._set_action(
-            payment,
-            Action.WAITING_FOR_MANUAL_ACTION,
-            result_hash=payment.next_action.result_hash if keeps else None,
-            error=note,
+            payment, Action.WAITING_FOR_MANUAL_ACTION, result_hash=result_hash, error=note
         )
 
     def _observe(
@@ -550,16 +556,15 @@ class PaymentService:
         old = payment.next_action
         action, error = TRANSITIONS[old.action][state]
         note = error if old.error_note is None else f"{old.error_note}({old.action}) -> {error}"
-        if previous is not state or (
-            result_hash is not None and result_hash != payment.result_hash
-        ):
-            payment.on_chain_changed = now
+        is_new = result_hash is not None and result_hash != payment.result_hash
         payment.on_chain_state = state
         if result_hash is not None:
             payment.result_hash = result_hash
         if by_seller:
             payment.seller_cooldown = now + self.cooldown_ms + COOLDOWN_EXTRA_MS
         self._set_action(payment, action, error=note, is_error=error is not None)
+        if is_new or previous is not state:
+            payment.on_chain_changed = payment.changed
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -578,7 +583,10 @@ class PaymentService:
         payment.next_action = ActionEntry(
             self._id(), now, action, "Unknown" if has_error else None, error, result_hash
         )
-        payment.updated = payment.next_action_changed = payment.changed = now
+        # The database stamps a change with the start of its transaction, and shows it at its end.
+        began = max(payment.updated, now - self._random.randint(0, self.late_ms))
+        payment.next_action_changed = payment.changed = began
+        payment.updated = now
 
     def _begin_transaction(self, payment: Payment) -> None:
         now = self.now_ms
@@ -812,10 +820,6 @@ def _time(values: Mapping[str, Any], name: str, *, default: int | None = None) -
     except ValueError as error:
         raise ServiceError(400, f"{name}: {error}") from error
     moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp()) * 1000 if not moment.microsecond else _milliseconds(moment)
-
-
-def _milliseconds(moment: datetime) -> int:
     return int(moment.replace(microsecond=0).timestamp()) * 1000 + moment.microsecond // 1000
 
 
