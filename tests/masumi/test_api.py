@@ -1,7 +1,9 @@
 """Calls of the payment service: each answer it can give is a value or one of two errors."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -78,3 +80,56 @@ async def test_the_time_is_the_services(ahead_s: int) -> None:
             await service.resolve("nothing")
             off = service.now() - datetime.now(UTC)
             assert abs(off.total_seconds() - ahead_s) < 60
+
+
+@asynccontextmanager
+async def answering(*parts: bytes) -> AsyncIterator[PaymentService]:
+    """Yield the client of a server that answers with these parts, a tenth of a second apart."""
+
+    writers: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionError):
+            for number, part in enumerate(parts):
+                await asyncio.sleep(0.1 if number else 0)
+                writer.write(part)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with PaymentService(f"http://127.0.0.1:{port}", "t", "Preprod", timeout_s=0.5) as service:
+        yield service
+    server.close()
+    for writer in writers:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+    await server.wait_closed()
+
+
+async def test_an_answer_that_drips_has_a_time_limit() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+    async with answering(head, *[b"x"] * 100) as service:
+        with pytest.raises(ServiceFailedError, match="no answer within"):
+            await service.resolve("nothing")
+
+
+@pytest.mark.parametrize("status", [b"404 Not Found", b"400 Bad Request"])
+async def test_a_page_of_a_proxy_is_no_word_of_the_service(status: bytes) -> None:
+    page = b"HTTP/1.1 " + status + b"\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nno"
+    async with answering(page) as service:
+        with pytest.raises(ServiceFailedError):
+            await service.resolve("nothing")
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"data": 1}', b"\xff", b"[" * 100_000])
+async def test_an_answer_that_is_no_answer_has_failed(text: bytes) -> None:
+    length = str(len(text)).encode()
+    async with answering(
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\n" + text
+    ) as service:
+        with pytest.raises(ServiceFailedError, match="not as expected"):
+            await service.changes("Web3CardanoV1", EPOCH)

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,8 @@ from tests.masumi.conftest import INPUT_HASH, PURCHASER, Town
 from tests.payment_service.faults import Fault
 from tollgate import BrokerUnreachableError, Job
 from tollgate.masumi.api import ServiceFailedError, ServiceRefusedError
+
+OLD = "1970-01-01T00:00:00.000Z"
 
 
 async def test_locked_funds_let_a_job_run(town: Town) -> None:
@@ -180,3 +183,45 @@ async def test_a_wrong_token_ends_the_watcher(town: Town) -> None:
     with pytest.raises(ServiceRefusedError) as refused:
         await town.watcher.open_gates()
     assert refused.value.is_ours
+
+
+async def test_a_decision_about_an_older_version_moves_nothing(town: Town) -> None:
+    old = await town.hire()
+    town.service.lock_funds(old.blockchain_identifier)
+    payment = (await town.watcher._openings._service.changes("Web3CardanoV1", OLD)).payments[0]
+    await town.watcher.open_gates()
+    await town.client.transition(old.job_id, "awaiting_input", input_schema="{}")
+    await town.watcher._openings._act(old, payment)
+    assert await town.status(old) == "awaiting_input"
+
+
+async def test_a_change_that_shows_later_than_it_is_dated(town: Town) -> None:
+    job, other = await town.hire(), await town.hire()
+    town.service.lock_funds(other.blockchain_identifier)
+    await town.watcher.open_gates()
+    town.service.lock_funds(job.blockchain_identifier)
+    town.service.payments[job.blockchain_identifier].changed -= 30_000
+    await town.watcher.open_gates()
+    assert await town.status(job) == "running"
+
+
+async def test_what_was_handled_is_not_read_for_ever(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(150):
+        town.service.create()
+    for payment in town.service.payments.values():
+        payment.changed -= 1_800_000
+    town.service.create()  # now
+    await town.watcher.open_gates()
+    read: list[int] = []
+    diff = town.service.diff
+
+    def counted(query: Any, key: Any, **others: Any) -> Any:
+        page = diff(query, key, **others)
+        read.append(len(page["Payments"]))
+        return page
+
+    monkeypatch.setattr(town.service, "diff", counted)
+    await town.watcher.open_gates()
+    assert sum(read) == 1

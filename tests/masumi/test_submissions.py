@@ -54,7 +54,8 @@ async def test_two_watchers_submit_a_hash_once(town: Town) -> None:
     assert {await town.state(job) for job in jobs} == {"confirmed"}
 
 
-async def test_a_watcher_that_died_after_submitting_is_continued(town: Town) -> None:
+@pytest.mark.parametrize("ticks", [0, 1, 2])
+async def test_a_watcher_that_died_after_submitting_is_continued(town: Town, ticks: int) -> None:
     job = await town.completed()
     (lease,) = await town.client.claim(settlement="wanted", lease_ms=1_000)
     body = {
@@ -63,7 +64,10 @@ async def test_a_watcher_that_died_after_submitting_is_continued(town: Town) -> 
         "submitResultHash": hash_of(job),
     }
     town.service.submit_result(body, town.service.key)
+    for _ in range(ticks):
+        town.service.tick()
     town.broker.advance(2)  # the lease lapses
+    await town.watcher.submit_results()
     assert await town.settled(job) == "confirmed"
     assert len(town.service.accepted) == 1
     assert lease.job.job_id == job.job_id

@@ -7,7 +7,7 @@ import pytest
 
 from tests.masumi.conftest import Town, hash_of
 from tests.payment_service.faults import Fault
-from tollgate import Job
+from tollgate import Job, NotAuthorizedError
 from tollgate.masumi import watcher as module
 from tollgate.masumi.api import ServiceRefusedError
 from tollgate.masumi.watcher import Watcher, _Trouble
@@ -97,3 +97,19 @@ def test_pauses_grow_and_have_a_limit() -> None:
     assert trouble.after(fault, 100.0) == 100.0
     trouble.over()
     assert trouble.after(fault) <= 1.0
+
+
+async def test_a_refusal_of_the_broker_ends_it(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(**_: object) -> list[object]:
+        raise NotAuthorizedError("no role of this peer may claim")
+
+    monkeypatch.setattr(town.client, "claim", refused)
+    with pytest.raises(ExceptionGroup) as raised:
+        await town.watcher.run()
+    assert raised.value.subgroup(NotAuthorizedError) is not None
+
+
+async def test_a_hint_is_used_up_by_a_round(town: Town) -> None:
+    town.watcher.hint()
+    await town.watcher.open_gates()
+    assert not town.watcher._hint.is_set()

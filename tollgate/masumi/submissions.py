@@ -20,7 +20,7 @@ from tollgate.masumi.proof import Next, Step, decide, recoveries, recovery_reaso
 log = logging.getLogger("tollgate.payments")
 
 CALLS: Final = 3
-"""Calls of the service between a claim and its settlement, at most: look, submit, look again."""
+"""Calls of the service between a claim and its settlement, at most: look, and recover twice."""
 SPARE_S: Final = 10.0
 """What a lease is longer than these calls."""
 REASON_CHARACTERS: Final = 300
@@ -113,30 +113,20 @@ class Submissions:
             return None, self._unknown_payment(job)
         self._unknown.pop(job.job_id, None)
         step = decide(payment, result_hash, self._service.now())
-        match step.step:
-            case Step.SUBMIT:
-                await self._submit(job, payment, result_hash)
-            case Step.RECOVER:
-                return payment, await self._recover(job, payment, step.reason or "")
-            case _:
-                return payment, step
-        # Whatever came back: only what the service shows now counts.
-        after = await self._service.resolve(job.blockchain_identifier)
-        if after is None:
-            return None, Next(Step.WAIT)
-        step = decide(after, result_hash, self._service.now())
-        return after, Next(Step.WAIT) if step.step in {Step.SUBMIT, Step.RECOVER} else step
+        if step.step is Step.SUBMIT:
+            step = await self._submit(job, payment, result_hash)
+        elif step.step is Step.RECOVER:
+            step = await self._recover(job, payment, step.reason or "")
+        return payment, step
 
-    async def _submit(self, job: Job, payment: Payment, result_hash: str) -> None:
-        try:
-            await self._service.submit(payment.blockchain_identifier, result_hash)
-            log.info("the hash of job %s is submitted: %s", job.job_id, result_hash)
-        except ServiceFailedError as fault:
-            log.warning("job %s: it may be submitted: %s", job.job_id, fault)
-        except ServiceRefusedError as refusal:
-            if refusal.status not in CHANGED:
-                raise
-            log.info("job %s: %s", job.job_id, refusal)
+    async def _submit(self, job: Job, payment: Payment, result_hash: str) -> Next:
+        """Have the hash put on chain. What came of it is seen when the payment is looked at next.
+
+        A refusal may mean that it was taken before, an error that it was taken now.
+        """
+        await self._service.submit(payment.blockchain_identifier, result_hash)
+        log.info("the hash of job %s is submitted: %s", job.job_id, result_hash)
+        return Next(Step.WAIT)
 
     async def _recover(self, job: Job, payment: Payment, why: str) -> Next:
         number = recoveries(job.settlement.reason if job.settlement else None) + 1
@@ -149,8 +139,6 @@ class Submissions:
         try:
             await self._service.recover(payment, retry=True)
         except ServiceRefusedError as refusal:
-            if refusal.status in CHANGED:
-                return Next(Step.WAIT)
             if refusal.status != httpx.codes.BAD_REQUEST:
                 raise
             # What failed cannot be tried again: without the error, the hash is submitted anew.
