@@ -16,7 +16,7 @@ LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full static check cover crash chaos fuzz soak torture million \
-	protocol bench bench-quick bench-peers lock clean
+	settlement protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -78,6 +78,9 @@ crash: setup ## kill the broker a hundred times under load, and check that nothi
 
 chaos: setup ## kill workers, brokers and children while jobs go wrong in every way (minutes)
 	$(BIN)/python -m tests.chaos --jobs 200 --kills 30
+
+settlement: setup ## kill watchers, workers and brokers while results are proved on chain (minutes)
+	$(BIN)/python -m tests.settlement --jobs 200 --kills 60
 
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
