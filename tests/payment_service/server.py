@@ -138,11 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
+        text = self.rfile.read(size)  # all of it: a caller that still sends reads no answer
         if size > BODY_MAX:
-            self.close_connection = True
             self._send_error(413, "request entity too large")
             return
-        text = self.rfile.read(size)
         is_json = self.headers.get("Content-Type", "").startswith("application/json")
         try:
             body = json.loads(text or b"{}") if is_json else {}

@@ -7,6 +7,7 @@ import pytest
 
 from tests.payment_service.caller import Clock
 from tests.payment_service.service import (
+    DIFF_BOTH,
     DIFF_ON_CHAIN,
     MAINNET,
     PREPROD,
@@ -90,22 +91,30 @@ def test_a_repeat_that_fails_moves_nothing(service: PaymentService, clock: Clock
 
 
 def test_changes_of_the_chain_alone_can_be_asked_for(service: PaymentService, clock: Clock) -> None:
-    payment = service.create()
-    service.lock_funds(payment["blockchainIdentifier"])
-    other = service.create()
-    clock.now_s += 1
+    identifier = service.create()["blockchainIdentifier"]
+
+    def changed() -> tuple[int, int]:
+        """Return how many payments changed now: in all, and on the chain."""
+        query = {"network": PREPROD, "lastUpdate": iso(service.now_ms)}
+        both, chain = (
+            service.diff(query, service.key, by=by)["Payments"] for by in (DIFF_BOTH, DIFF_ON_CHAIN)
+        )
+        clock.now_s += 1
+        return len(both), len(chain)
+
+    assert changed() == (1, 1)
+    service.lock_funds(identifier)
+    assert changed() == (1, 1)
     service.submit_result(
-        {
-            "network": PREPROD,
-            "blockchainIdentifier": payment["blockchainIdentifier"],
-            "submitResultHash": "ab" * 32,
-        },
+        {"network": PREPROD, "blockchainIdentifier": identifier, "submitResultHash": "ab" * 32},
         service.key,
     )
-    query = {"network": PREPROD, "lastUpdate": "2027-01-15T08:00:00.001Z"}
-    assert not service.diff(query, service.key, by=DIFF_ON_CHAIN)["Payments"]
-    assert len(service.diff(query, service.key)["Payments"]) == 1
-    assert other["id"] in [found["id"] for found in diff(service)]
+    assert changed() == (1, 0)
+    service.tick()
+    assert changed() == (1, 0)
+    service.tick()
+    assert changed() == (1, 1)
+    assert changed() == (0, 0)
 
 
 def test_a_late_change_appears_with_an_older_time(clock: Clock) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.payment_service.caller import Caller
 from tests.payment_service.faults import DONE, Fault
-from tests.payment_service.server import Server
+from tests.payment_service.server import BODY_MAX, Server
 from tests.payment_service.service import PaymentService
 
 HASH = "ab" * 32
@@ -100,6 +100,11 @@ def test_a_body_that_is_no_json_object_is_refused(service: PaymentService, call:
     connection.close()
     call.headers["Content-Type"] = "text/plain"
     assert call("POST", "/payment/resolve-blockchain-identifier", **paid(service))[0] == 400
+
+
+def test_a_body_has_a_limit(call: Caller) -> None:
+    status, _ = call("POST", "/payment", metadata="a" * BODY_MAX)
+    assert status == 413
 
 
 @pytest.mark.parametrize("fault", Fault)

@@ -7,6 +7,7 @@ import pytest
 from tests.payment_service.caller import Clock
 from tests.payment_service.service import (
     MINUTE_MS,
+    V1,
     V2,
     IllegalMoveError,
     PaymentService,
@@ -271,6 +272,57 @@ def test_near_the_deadline_nothing_is_sent(service: PaymentService, clock: Clock
     assert state(service, identifier) == ("FundsLocked", "SubmitResultRequested")
     clock.now_s -= 1
     assert service.tick() == 1
+
+
+@pytest.mark.parametrize("source_type", [V1, V2])
+def test_in_a_dispute_version_2_sends_for_longer(
+    service: PaymentService, clock: Clock, source_type: str
+) -> None:
+    body = {"supportedPaymentSourceIndex": 0} if source_type == V2 else {}
+    agent = service.agent_of(source_type=source_type)
+    first, second = (paid(service, agentIdentifier=agent, **body) for _ in range(2))
+    for identifier in (first, second):
+        submit(service, identifier)
+    service.tick()
+    service.tick()
+    for identifier in (first, second):
+        service.dispute(identifier)
+    clock.now_s += 4 * 3600 - 301  # two hours after submitResultTime
+    submit(service, first, OTHER)
+    assert service.tick() == (source_type == V2)
+    clock.now_s += 1
+    submit(service, second, OTHER)
+    service.tick()
+    assert state(service, second) == ("Disputed", "SubmitResultRequested")
+
+
+def test_the_network_must_be_the_payments(service: PaymentService) -> None:
+    identifier = paid(service)
+    body = {
+        "network": "Mainnet",
+        "blockchainIdentifier": identifier,
+        "submitResultHash": HASH,
+    }
+    with refused(404):
+        service.submit_result(body, service.key)
+
+
+def test_what_is_queued_with_an_error_is_not_sent(service: PaymentService, clock: Clock) -> None:
+    agent = service.agent_of(source_type=V2)
+    identifier = paid(service, agentIdentifier=agent, supportedPaymentSourceIndex=0)
+    submit(service, identifier)
+    service.tick()
+    service.tick()
+    service.dispute(identifier)
+    clock.now_s += 3600
+    service.authorize_refund(
+        {"network": "Preprod", "blockchainIdentifier": identifier}, service.key
+    )
+    service.tick()
+    service.move(identifier, OnChainState.RESULT_SUBMITTED)  # the buyer was faster
+    assert state(service, identifier) == ("ResultSubmitted", "AuthorizeRefundRequested")
+    assert resolve(service, identifier)["NextAction"]["errorType"] == "Unknown"
+    assert service.tick() == 0
 
 
 def test_a_refund_request_loses_what_was_queued(service: PaymentService) -> None:
