@@ -754,8 +754,6 @@ def _retried(failed: ActionEntry, history: list[ActionEntry]) -> tuple[Action, s
     if action is not Action.SUBMIT_RESULT_REQUESTED:
         return action, None
     result_hash = failed.result_hash or previous.result_hash
-    if result_hash is None and previous.action is Action.SUBMIT_RESULT_INITIATED:
-        result_hash = history[-2].result_hash
     if result_hash is None:
         raise ServiceError(400, "The failed submit-result action has no result hash to retry")
     return action, result_hash
