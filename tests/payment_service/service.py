@@ -6,15 +6,27 @@ in milliseconds, as in the service.
 """
 
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from tests.payment_service.faults import Faults
+from tests.payment_service.payment import (
+    MAINNET,
+    NETWORKS,
+    PREPROD,
+    SOURCE_TYPES,
+    V1,
+    V2,
+    ActionEntry,
+    Key,
+    Payment,
+    Source,
+    Transaction,
+    iso,
+    shape_of,
+)
 from tests.payment_service.states import (
     AFTER_SUBMIT,
     BUG,
@@ -26,8 +38,36 @@ from tests.payment_service.states import (
     Action,
     OnChainState,
 )
+from tests.payment_service.values import (
+    HEX,
+    IDENTIFIER_MAX,
+    MINUTE_MS,
+    ServiceError,
+    check_times,
+    choice_of,
+    limit_of,
+    text_of,
+    time_of,
+    with_history,
+)
 
-MINUTE_MS: Final = 60_000
+__all__ = [
+    "DIFF_BOTH",
+    "DIFF_NEXT_ACTION",
+    "DIFF_ON_CHAIN",
+    "MAINNET",
+    "MINUTE_MS",
+    "PREPROD",
+    "V1",
+    "V2",
+    "IllegalMoveError",
+    "Key",
+    "Payment",
+    "PaymentService",
+    "ServiceError",
+    "iso",
+]
+
 HOUR_MS: Final = 60 * MINUTE_MS
 SLACK_MS: Final = 5 * MINUTE_MS
 """Nothing is sent to the chain this close to a deadline."""
@@ -36,112 +76,13 @@ GRACE_MS: Final = 5 * MINUTE_MS
 COOLDOWN_MS: Final = 7 * MINUTE_MS
 """The cooldown of a payment source."""
 COOLDOWN_EXTRA_MS: Final = 10 * MINUTE_MS
-IDENTIFIER_MAX: Final = 8_000
-PAGE_MAX: Final = 100
-V1: Final = "Web3CardanoV1"
-V2: Final = "Web3CardanoV2"
-PREPROD: Final = "Preprod"
-MAINNET: Final = "Mainnet"
-NETWORKS: Final = (PREPROD, MAINNET)
-SOURCE_TYPES: Final = (V1, V2)
-
 DIFF_NEXT_ACTION: Final = "next_action_changed"
 DIFF_ON_CHAIN: Final = "on_chain_changed"
 DIFF_BOTH: Final = "changed"
 
-_HEX = re.compile(r"[0-9a-fA-F]*")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z?)?")
-
-
-class ServiceError(Exception):
-    """A refusal, with its HTTP status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
 
 class IllegalMoveError(ValueError):
     """The chain cannot go from the payment's state to the one asked for."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """An API key. One that is no admin's changes only payments that it created."""
-
-    id: str
-    token: str
-    can_pay: bool = True
-    is_admin: bool = False
-    networks: tuple[str, ...] = NETWORKS
-
-
-@dataclass(frozen=True)
-class Source:
-    """A payment source: a contract on one network."""
-
-    id: str
-    network: str
-    type: str
-    address: str
-    policy_id: str
-
-
-@dataclass(frozen=True)
-class ActionEntry:
-    """A next action. It is replaced, never changed."""
-
-    id: str
-    created: int
-    action: Action
-    error_type: str | None = None
-    error_note: str | None = None
-    result_hash: str | None = None
-
-
-@dataclass
-class Transaction:
-    """A transaction on the chain."""
-
-    id: str
-    created: int
-    updated: int
-    tx_hash: str
-    status: str
-    previous: OnChainState | None = None
-    new: OnChainState | None = None
-
-
-@dataclass
-class Payment:
-    """One payment request."""
-
-    id: str
-    identifier: str
-    source: Source
-    key_id: str
-    agent: str
-    purchaser: str
-    input_hash: str
-    metadata: str | None
-    funds: list[dict[str, str]]
-    pay_by: int
-    submit_by: int
-    unlock: int
-    dispute_unlock: int
-    created: int
-    updated: int
-    next_action_changed: int
-    on_chain_changed: int
-    changed: int
-    next_action: ActionEntry
-    on_chain_state: OnChainState | None = None
-    result_hash: str | None = ""
-    seller_cooldown: int = 0
-    transaction: Transaction | None = None
-    actions: list[ActionEntry] = field(default_factory=list)
-    transactions: list[Transaction] = field(default_factory=list)
 
 
 class PaymentService:
@@ -239,28 +180,28 @@ class PaymentService:
 
     def create_payment(self, body: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`POST /payment`."""
-        input_hash = _text(body, "inputHash", most=250)
+        input_hash = text_of(body, "inputHash", most=250)
         network = self._network(body, key)
-        agent = _text(body, "agentIdentifier", least=57, most=250)
-        purchaser = _text(body, "identifierFromPurchaser", least=14, most=26)
-        source_type = _choice(body, "paymentSourceType", SOURCE_TYPES)
+        agent = text_of(body, "agentIdentifier", least=57, most=250)
+        purchaser = text_of(body, "identifierFromPurchaser", least=14, most=26)
+        source_type = choice_of(body, "paymentSourceType", SOURCE_TYPES)
         index = body.get("supportedPaymentSourceIndex")
         if index is not None and (not isinstance(index, int) or not 0 <= index <= 24):
             raise ServiceError(400, "supportedPaymentSourceIndex: must be an integer of 0 to 24")
-        metadata = _text(body, "metadata") if body.get("metadata") is not None else None
-        submit_by = _time(body, "submitResultTime")
-        pay_by = _time(body, "payByTime")
-        unlock = _time(body, "unlockTime", default=submit_by + 6 * HOUR_MS)
-        dispute = _time(body, "externalDisputeUnlockTime", default=submit_by + 12 * HOUR_MS)
+        metadata = text_of(body, "metadata") if body.get("metadata") is not None else None
+        submit_by = time_of(body, "submitResultTime")
+        pay_by = time_of(body, "payByTime")
+        unlock = time_of(body, "unlockTime", default=submit_by + 6 * HOUR_MS)
+        dispute = time_of(body, "externalDisputeUnlockTime", default=submit_by + 12 * HOUR_MS)
         source = self._source_of(agent, network)
         if source_type is not None and source_type != source.type:
             raise ServiceError(400, "paymentSourceType does not match the agent's source")
         for name, value in (("Purchaser identifier", purchaser), ("Input hash", input_hash)):
-            if not _HEX.fullmatch(value):
+            if not HEX.fullmatch(value):
                 raise ServiceError(400, f"{name} is not a valid hex string")
         with self._lock:
             now = self.now_ms
-            _check_times(now, pay_by, submit_by, unlock, dispute)
+            check_times(now, pay_by, submit_by, unlock, dispute)
             if source.type == V2 and index is None:
                 raise ServiceError(400, "V2 payments need supportedPaymentSourceIndex")
             if source.type == V1 and index is not None:
@@ -287,15 +228,15 @@ class PaymentService:
                 next_action=ActionEntry(self._id(), now, Action.WAITING_FOR_EXTERNAL_ACTION),
             )
             self.payments[payment.identifier] = payment
-            return self._shape(payment, history=None)
+            return shape_of(payment, history=None)
 
     def diff(self, query: Mapping[str, Any], key: Key, *, by: str = DIFF_BOTH) -> dict[str, Any]:
         """`GET /payment/diff`: oldest change first, from `lastUpdate` and `cursorId` on.
 
         Both are inclusive: what the last page ended with comes again.
         """
-        limit = _limit(query)
-        since = _time(query, "lastUpdate", default=0)
+        limit = limit_of(query)
+        since = time_of(query, "lastUpdate", default=0)
         cursor = query.get("cursorId")
         with self._lock:
             found = [
@@ -309,8 +250,8 @@ class PaymentService:
 
     def list(self, query: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`GET /payment`: newest first, from `cursorId` on, which comes again."""
-        limit = _limit(query)
-        state = _choice(query, "filterOnChainState", tuple(OnChainState))
+        limit = limit_of(query)
+        state = choice_of(query, "filterOnChainState", tuple(OnChainState))
         manual = str(query.get("filterNeedsManualAction", "")).lower() == "true"
         cursor = query.get("cursorId")
         with self._lock:
@@ -328,7 +269,7 @@ class PaymentService:
 
     def resolve(self, body: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`POST /payment/resolve-blockchain-identifier`: one payment, of any source."""
-        identifier = _text(body, "blockchainIdentifier", least=1, most=IDENTIFIER_MAX)
+        identifier = text_of(body, "blockchainIdentifier", least=1, most=IDENTIFIER_MAX)
         network = self._network(body, key)
         address = body.get("filterSmartContractAddress")
         with self._lock:
@@ -339,39 +280,39 @@ class PaymentService:
                 or (address is not None and payment.source.address != address)
             ):
                 raise ServiceError(404, "Payment not found")
-            return self._shape(payment, history=_with_history(body))
+            return shape_of(payment, history=with_history(body))
 
     def submit_result(self, body: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`POST /payment/submit-result`: queue a hash. A repeat finds no payment: 404."""
         network = self._network(body, key)
-        result_hash = _text(body, "submitResultHash", least=64, most=64)
-        if not _HEX.fullmatch(result_hash):
+        result_hash = text_of(body, "submitResultHash", least=64, most=64)
+        if not HEX.fullmatch(result_hash):
             raise ServiceError(400, "submitResultHash: must be a 64-char hex sha256 digest")
-        identifier = _text(body, "blockchainIdentifier", least=1, most=IDENTIFIER_MAX)
+        identifier = text_of(body, "blockchainIdentifier", least=1, most=IDENTIFIER_MAX)
         read = self._waiting(identifier, network, SUBMITTABLE, key)
         self.before_write(identifier)
         with self._lock:
             payment = self._unchanged(identifier, read)
             self._set_action(payment, Action.SUBMIT_RESULT_REQUESTED, result_hash=result_hash)
             self.accepted.append((identifier, result_hash))
-            return self._shape(payment, history=None)
+            return shape_of(payment, history=None)
 
     def authorize_refund(self, body: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`POST /payment/authorize-refund`: queue the seller's consent to a refund."""
         network = self._network(body, key)
-        identifier = _text(body, "blockchainIdentifier", most=IDENTIFIER_MAX)
+        identifier = text_of(body, "blockchainIdentifier", most=IDENTIFIER_MAX)
         states = frozenset({OnChainState.DISPUTED, OnChainState.REFUND_REQUESTED})
         read = self._waiting(identifier, network, states, key)
         with self._lock:
             payment = self._unchanged(identifier, read)
             self._set_action(payment, Action.AUTHORIZE_REFUND_REQUESTED)
-            return self._shape(payment, history=None)
+            return shape_of(payment, history=None)
 
     def recover(self, body: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`POST /payment/error-state-recovery`: clear an error, or try the failed action again."""
-        identifier = _text(body, "blockchainIdentifier", least=1, most=IDENTIFIER_MAX)
+        identifier = text_of(body, "blockchainIdentifier", least=1, most=IDENTIFIER_MAX)
         network = self._network(body, key)
-        updated = _time(body, "updatedAt")
+        updated = time_of(body, "updatedAt")
         retry = body.get("retryPreviousAction", False)
         if not isinstance(retry, bool):
             raise ServiceError(400, "retryPreviousAction: must be a boolean")
@@ -389,7 +330,7 @@ class PaymentService:
             if is_lost or (current is not None and current.status != "Confirmed"):
                 payment.transaction = confirmed[-1] if confirmed else None
             self._set_action(payment, action, result_hash=result_hash)
-            return self._shape(payment, history=None)
+            return shape_of(payment, history=None)
 
     def _recovered(self, payment: Payment, *, retry: bool) -> tuple[Action, str | None]:
         """Return the action after a recovery, and the hash that goes with it."""
@@ -628,7 +569,7 @@ class PaymentService:
     # --- reading ---------------------------------------------------------------------------------
 
     def _network(self, values: Mapping[str, Any], key: Key) -> str:
-        network = _choice(values, "network", NETWORKS)
+        network = choice_of(values, "network", NETWORKS)
         if network is None:
             raise ServiceError(400, "network: required")
         if network not in key.networks:
@@ -638,7 +579,7 @@ class PaymentService:
     def _selected(self, query: Mapping[str, Any], key: Key) -> Iterable[Payment]:
         """Return the payments of the sources asked for: of version 1, unless the query says."""
         network = self._network(query, key)
-        source_type = _choice(query, "filterPaymentSourceType", SOURCE_TYPES)
+        source_type = choice_of(query, "filterPaymentSourceType", SOURCE_TYPES)
         address = query.get("filterSmartContractAddress")
         if source_type is None and address is None:
             source_type = V1
@@ -651,79 +592,8 @@ class PaymentService:
         ]
 
     def _page(self, payments: Iterable[Payment], query: Mapping[str, Any]) -> dict[str, Any]:
-        history = _with_history(query)
-        return {"Payments": [self._shape(payment, history=history) for payment in payments]}
-
-    @staticmethod
-    def _shape(payment: Payment, *, history: bool | None) -> dict[str, Any]:
-        """Return a payment as the service shows it. `history` None leaves the histories out."""
-        source = payment.source
-        entry = payment.next_action
-        shape = {
-            "id": payment.id,
-            "createdAt": iso(payment.created),
-            "updatedAt": iso(payment.updated),
-            "lastCheckedAt": None,
-            "blockchainIdentifier": payment.identifier,
-            "agentIdentifier": payment.agent,
-            "agentName": "Stand-in",
-            "pricingType": "Fixed",
-            "payByTime": str(payment.pay_by),
-            "submitResultTime": str(payment.submit_by),
-            "unlockTime": str(payment.unlock),
-            "externalDisputeUnlockTime": str(payment.dispute_unlock),
-            "collateralReturnLovelace": None,
-            "buyerReturnAddress": None,
-            "sellerReturnAddress": None,
-            "requestedById": payment.key_id,
-            "inputHash": payment.input_hash,
-            "resultHash": payment.result_hash,
-            "onChainState": payment.on_chain_state,
-            "nextActionLastChangedAt": iso(payment.next_action_changed),
-            "onChainStateOrResultLastChangedAt": iso(payment.on_chain_changed),
-            "nextActionOrOnChainStateOrResultLastChangedAt": iso(payment.changed),
-            "cooldownTime": payment.seller_cooldown,
-            "cooldownTimeOtherParty": 0,
-            "totalBuyerCardanoFees": 0,
-            "totalSellerCardanoFees": 0,
-            "NextAction": {
-                "id": entry.id,
-                "requestedAction": entry.action,
-                "errorType": entry.error_type,
-                "errorNote": entry.error_note,
-                "resultHash": entry.result_hash,
-            },
-            "CurrentTransaction": payment.transaction and _transaction(payment.transaction),
-            "RequestedFunds": payment.funds,
-            "WithdrawnForSeller": [],
-            "WithdrawnForBuyer": [],
-            "PaymentSource": {
-                "id": source.id,
-                "network": source.network,
-                "paymentSourceType": source.type,
-                "smartContractAddress": source.address,
-                "policyId": source.policy_id,
-            },
-            "BuyerWallet": None
-            if payment.on_chain_state is None
-            else {"id": "buyer", "walletVkey": "b0" * 28},
-            "SmartContractWallet": {
-                "id": "seller",
-                "walletVkey": "5e" * 28,
-                "walletAddress": "addr_test1stand-in",
-            },
-            "metadata": payment.metadata,
-        }
-        if history is not None:
-            shape["ActionHistory"] = (
-                [_action(entry) for entry in reversed(payment.actions)] if history else None
-            )
-            shape["TransactionHistory"] = (
-                [_transaction(entry) for entry in reversed(payment.transactions)]
-                if history
-                else None
-            )
-        return shape
+        history = with_history(query)
+        return {"Payments": [shape_of(payment, history=history) for payment in payments]}
 
     # --- ids -------------------------------------------------------------------------------------
 
@@ -772,98 +642,6 @@ _LABELS: Final = {
 }
 
 
-def iso(time_ms: int) -> str:
-    """Return a time as the service writes it: `2026-01-01T00:00:00.000Z`."""
-    text = datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{time_ms % 1000:03}Z"
-
-
-def _check_times(now: int, pay_by: int, submit_by: int, unlock: int, dispute: int) -> None:
-    for is_wrong, message in (
-        (pay_by > submit_by - 5 * MINUTE_MS, "Pay by time must be 5 minutes before the result's"),
-        (pay_by < now - 5 * MINUTE_MS, "Pay by time must be in the future"),
-        (dispute < unlock + 15 * MINUTE_MS, "Dispute time must be 15 minutes after unlock time"),
-        (submit_by < now + 15 * MINUTE_MS, "Submit result time must be 15 minutes from now"),
-        (submit_by > unlock - 15 * MINUTE_MS, "Unlock time must be 15 minutes after the result's"),
-    ):
-        if is_wrong:
-            raise ServiceError(400, message)
-
-
-def _text(values: Mapping[str, Any], name: str, *, least: int = 0, most: int | None = None) -> str:
-    value = values.get(name)
-    if not isinstance(value, str):
-        raise ServiceError(400, f"{name}: must be a text")
-    if len(value) < least or (most is not None and len(value) > most):
-        raise ServiceError(400, f"{name}: must have {least} to {most} characters")
-    return value
-
-
-def _choice(values: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> str | None:
-    value = values.get(name)
-    if value is not None and value not in choices:
-        raise ServiceError(400, f"{name}: must be one of {', '.join(choices)}")
-    return value
-
-
-def _time(values: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
-    """Return a time in milliseconds from ISO text. The service refuses offsets such as +00:00."""
-    value = values.get(name)
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, str) or not _DATE.fullmatch(value):
-        raise ServiceError(400, f"{name}: must be an ISO date or time in UTC")
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise ServiceError(400, f"{name}: {error}") from error
-    moment = moment.replace(tzinfo=UTC)
-    return int(moment.replace(microsecond=0).timestamp()) * 1000 + moment.microsecond // 1000
-
-
-def _limit(query: Mapping[str, Any]) -> int:
-    try:
-        limit = int(query.get("limit", 10))
-    except ValueError as error:
-        raise ServiceError(400, "limit: must be a number") from error
-    if not 1 <= limit <= PAGE_MAX:
-        raise ServiceError(400, f"limit: must be 1 to {PAGE_MAX}")
-    return limit
-
-
-def _with_history(values: Mapping[str, Any]) -> bool:
-    return str(values.get("includeHistory", "")).lower() == "true"
-
-
 def _needs_manual_action(payment: Payment) -> bool:
     entry = payment.next_action
     return entry.action is Action.WAITING_FOR_MANUAL_ACTION or entry.error_type is not None
-
-
-def _action(entry: ActionEntry) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "createdAt": iso(entry.created),
-        "updatedAt": iso(entry.created),
-        "submittedTxHash": None,
-        "requestedAction": entry.action,
-        "errorType": entry.error_type,
-        "errorNote": entry.error_note,
-        "resultHash": entry.result_hash,
-    }
-
-
-def _transaction(entry: Transaction) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "createdAt": iso(entry.created),
-        "updatedAt": iso(entry.updated),
-        "fees": None,
-        "blockHeight": None,
-        "blockTime": None,
-        "txHash": entry.tx_hash,
-        "status": entry.status,
-        "previousOnChainState": entry.previous,
-        "newOnChainState": entry.new,
-        "confirmations": None,
-    }
