@@ -16,7 +16,7 @@ LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full static check cover crash chaos fuzz soak torture million \
-	settlement protocol bench bench-quick bench-peers lock clean
+	settlement hashes protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -97,6 +97,10 @@ million: setup ## run a million commands with a fixed clock and seed, and print 
 
 protocol: setup ## regenerate the examples and pictures in docs/protocol.md
 	$(BIN)/python -m tests.protocol_page
+
+hashes: setup ## hash random inputs and outputs anew with a canonicaliser of npm; needs Node.js
+	cd tests/hashing && npm ci
+	$(BIN)/python -m tests.hashing.cases
 
 # The libraries of other job queues stay out of .venv.
 $(BENCH_VENV)/.installed: pyproject.toml requirements/bench.txt

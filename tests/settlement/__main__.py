@@ -35,9 +35,11 @@ def main() -> int:
     sys.stderr.write("\n")
     kills = ", ".join(f"{count} {kind}s" for kind, count in sorted(outcome.kills.items()))
     lines = [
-        f"seed {options.seed}: {outcome.confirmed} of {options.jobs} confirmed in"
-        f" {outcome.seconds:.0f} s; killed: {kills}; {outcome.faults} faults of the service,"
-        f" {outcome.recoveries} failures on chain; wrong: {len(outcome.wrong)}"
+        (
+            f"seed {options.seed}: {outcome.confirmed} of {options.jobs} confirmed in"
+            f" {outcome.seconds:.0f} s; killed: {kills}; {outcome.faults} faults of the service,"
+            f" {outcome.recoveries} failures on chain; wrong: {len(outcome.wrong)}"
+        )
     ]
     lines += [f"  {line}" for line in outcome.wrong[:20]]
     sys.stdout.write("\n".join(lines) + "\n")
