@@ -15,7 +15,7 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full static check cover crash chaos fuzz soak torture million \
+.PHONY: help setup demo demo-masumi test test-full static check cover crash chaos fuzz soak torture million \
 	settlement hashes protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
@@ -41,6 +41,9 @@ $(INSTALLED): pyproject.toml requirements/dev.txt
 
 demo: setup ## run a broker, workers and a producer live, with real jobs
 	$(BIN)/tollgate demo
+
+demo-masumi: setup ## hire, pay, work and prove live, with a stand-in for the payment service
+	$(BIN)/python -m tests.masumi_demo
 
 # Two workers a core: most tests wait for processes (tests/conftest.py). A worker that has finished
 # its tests takes over half of what another one has left, so module-scoped brokers stay few.
