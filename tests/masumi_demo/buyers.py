@@ -84,7 +84,7 @@ class Buyer:
             self._service.lock_funds(self._identifier, valid=deal.kind is not Kind.INVALID)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not await self._look():  # as a buyer's page asks
+                while not await self._look():  # noqa: ASYNC110 - as a buyer's page asks
                     await asyncio.sleep(LOOK_S)
         except TimeoutError:
             deal.wrong.append(f"nothing happens: {deal.status}, {deal.settlement}")
