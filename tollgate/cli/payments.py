@@ -7,7 +7,7 @@ from tollgate.cli.replacement import Replacement
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def payments() -> None:
-    """Decide the payments of jobs: by a real payment service, or by simulation.
+    """Watch a payment service, or simulate one.
 
     \b
     Example:
