@@ -84,6 +84,7 @@ chaos: setup ## kill workers, brokers and children while jobs go wrong in every 
 
 settlement: setup ## kill watchers, workers and brokers while results are proved on chain (minutes)
 	$(BIN)/python -m tests.settlement --jobs 200 --kills 60
+	$(BIN)/python -m tests.settlement.pages --pages 1000 --restarts 20
 
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
