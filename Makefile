@@ -15,8 +15,8 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full static check cover crash chaos fuzz soak torture million \
-	protocol bench bench-quick bench-peers lock clean
+.PHONY: help setup demo demo-masumi test test-full static check cover crash chaos fuzz soak torture million \
+	settlement hashes protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -41,6 +41,9 @@ $(INSTALLED): pyproject.toml requirements/dev.txt
 
 demo: setup ## run a broker, workers and a producer live, with real jobs
 	$(BIN)/tollgate demo
+
+demo-masumi: setup ## hire, pay, work and prove live, with a stand-in for the payment service
+	$(BIN)/python -m tests.masumi_demo
 
 # Two workers a core: most tests wait for processes (tests/conftest.py). A worker that has finished
 # its tests takes over half of what another one has left, so module-scoped brokers stay few.
@@ -79,6 +82,10 @@ crash: setup ## kill the broker a hundred times under load, and check that nothi
 chaos: setup ## kill workers, brokers and children while jobs go wrong in every way (minutes)
 	$(BIN)/python -m tests.chaos --jobs 200 --kills 30
 
+settlement: setup ## kill watchers, workers and brokers while results are proved on chain (minutes)
+	$(BIN)/python -m tests.settlement --jobs 200 --kills 60
+	$(BIN)/python -m tests.settlement.pages --pages 1000 --restarts 20
+
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -q --timeout 900 tests/fuzz/test_shapes.py
@@ -94,6 +101,10 @@ million: setup ## run a million commands with a fixed clock and seed, and print 
 
 protocol: setup ## regenerate the examples and pictures in docs/protocol.md
 	$(BIN)/python -m tests.protocol_page
+
+hashes: setup ## hash random inputs and outputs anew with a canonicaliser of npm; needs Node.js
+	cd tests/hashing && npm ci
+	$(BIN)/python -m tests.hashing.cases
 
 # The libraries of other job queues stay out of .venv.
 $(BENCH_VENV)/.installed: pyproject.toml requirements/bench.txt
@@ -120,7 +131,7 @@ bench-quick: bench-peers $(BENCH_VENV)/.installed ## print the ratios to Redis a
 # It runs inside requirements/, so that no path of this machine gets into the files.
 lock: $(LOCK_VENV)/.installed ## pin all dependencies with hashes in requirements/
 	cd requirements && $(UV_COMPILE) --group ../pyproject.toml:dev -o dev.txt ../pyproject.toml
-	cd requirements && $(UV_COMPILE) -c dev.txt -o runtime.txt ../pyproject.toml
+	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi -o runtime.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o build.txt --group ../pyproject.toml:build
 	cd requirements && $(UV_COMPILE) -c dev.txt -o bench.txt --group ../pyproject.toml:bench \
 		../pyproject.toml

@@ -47,8 +47,7 @@ def input_hash(identifier_from_purchaser: str, input_data: JsonValue) -> str:
 def output_hash(identifier_from_purchaser: str, output: str) -> str:
     """Return the hash of a job's result by the text of MIP-004: the payload is the raw string.
 
-    A later revision of MIP-004 calls this form deprecated and puts the input hashes in front of
-    the identifier; services in use have not followed. See also `output_hash_as_deployed`.
+    Services in use hash the escaped form instead: see `output_hash_as_deployed`.
 
     Returns:
         64 lowercase hexadecimal digits.

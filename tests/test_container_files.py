@@ -12,6 +12,7 @@ from zipfile import ZipFile
 import pytest
 from ruamel.yaml import YAML
 
+from tollgate.masumi.command import GRACE_S, main
 from tollgate.worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +106,7 @@ def test_the_image_copies_all_that_the_wheel_is_built_from(tmp_path: Path) -> No
         }
 
 
-@pytest.mark.parametrize("name", ["broker", "worker"])
+@pytest.mark.parametrize("name", ["broker", "worker", "payments"])
 def test_a_service_may_do_no_more_than_it_must(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -139,6 +140,19 @@ def test_worker_and_broker_meet_at_one_socket() -> None:
     assert broker["volumes"] == ["run:/run/tollgate"]
     assert worker["volumes"] == ["run:/run/tollgate:ro"]
     assert f"TOLLGATE_ENDPOINT={endpoint}" in DOCKERFILE.read_text()
+
+
+def test_the_watcher_has_all_that_it_needs() -> None:
+    service = SERVICES["payments"]
+    given = set(service["environment"])
+    needed = [each for each in main.params if each.required]
+    assert needed
+    for option in needed:
+        assert option.envvar in given or option.opts[0] in service["command"], option.name
+    assert service["profiles"] == ["payments"]  # only where it is asked for
+    assert service["network_mode"] != "none"
+    assert float(service["stop_grace_period"].removesuffix("s")) > GRACE_S
+    assert "httpx==" in (ROOT / "requirements/runtime.txt").read_text()
 
 
 def test_the_image_copies_files_that_exist() -> None:

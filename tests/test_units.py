@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tollgate.masumi.command import GRACE_S, main
 from tollgate.worker.settings import WorkerSettings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 ANALYZE = shutil.which("systemd-analyze")
 UNIT = DEPLOY / "tollgate.service"
 WORKER = DEPLOY / "tollgate-worker@.service"
+PAYMENTS = DEPLOY / "tollgate-payments.service"
 
 
 def values(path: Path, name: str) -> list[str]:
@@ -44,7 +46,9 @@ def test_the_broker_may_make_the_calls_that_it_makes(call: str) -> None:
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="takes systemd")
-@pytest.mark.parametrize("name", ["tollgate.service", "tollgate-worker@.service"])
+@pytest.mark.parametrize(
+    "name", ["tollgate.service", "tollgate-worker@.service", "tollgate-payments.service"]
+)
 def test_systemd_knows_all_that_a_unit_says(name: str, tmp_path: Path) -> None:
     text = (DEPLOY / name).read_text()
     text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE)
@@ -68,6 +72,23 @@ def test_no_unit_decides_payments_by_simulation() -> None:
     for path in DEPLOY.iterdir():
         assert not re.search(r"^[^#].*simulat", path.read_text(), re.MULTILINE), path
     assert "decides no payment" in WORKER.read_text()
+
+
+def test_a_watcher_comes_back_and_is_given_time_to_leave() -> None:
+    assert values(PAYMENTS, "Restart") == ["always"]
+    assert values(PAYMENTS, "RestartPreventExitStatus") == ["2"]  # wrong usage
+    assert values(PAYMENTS, "StartLimitIntervalSec") == ["0"]
+    (stop_s,) = map(float, values(PAYMENTS, "TimeoutStopSec"))
+    assert stop_s > GRACE_S
+
+
+def test_the_unit_gives_a_watcher_all_that_it_needs() -> None:
+    told = {each.partition("=")[0] for each in values(PAYMENTS, "Environment")}
+    (command,) = values(PAYMENTS, "ExecStart")
+    needed = [each for each in main.params if each.required]
+    assert needed
+    for option in needed:
+        assert option.envvar in told or option.opts[0] in command, option.name
 
 
 def test_a_worker_that_leaves_is_started_again() -> None:

@@ -27,6 +27,7 @@ from tollgate.worker.held import HeldJob
 from tollgate.worker.lease import LAST_S, LeaseKeeper, UnpaidLeases, answer_s
 from tollgate.worker.link import Link
 from tollgate.worker.outcome import Move, Outcome
+from tollgate.worker.own_tasks import own_task
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.settings import CLAIM_WAIT_MS, WorkerSettings
 from tollgate.worker.settle import Settler
@@ -110,7 +111,9 @@ class Runner:
             await self._end(0.0 if self.is_stuck else self._settings.stop_grace_s)
         except asyncio.CancelledError:  # the program ends the worker, or its loop
             self.stop()
-            await self._end(0.0)
+            # In a task of its own: before Python 3.11.4, a time limit in a task that was cancelled
+            # once ends it instead.
+            await own_task(self._end(0.0))
             raise
         finally:
             self.keeper.close()

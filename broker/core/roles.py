@@ -90,7 +90,7 @@ RIGHTS: Final[dict[Role, Rights]] = {
         claims=frozenset[Claimed](_WORKED_ON),
     ),
     Role.PAYMENTS: Rights(
-        _READS | {Claim, Touch, Release, Transition, Settle},
+        _READS | {Claim, Touch, Release, Transition, Settle, RequestStop},
         moves=_moves_from(AWAITING_PAYMENT) | _moves_from(JobStatus.COMPLETED, JobStatus.FAILED),
         settles=_settles(*set(SettlementState) - {SettlementState.MANUAL}),
         claims=frozenset[Claimed]({AWAITING_PAYMENT, *CLAIMABLE}),

@@ -174,11 +174,15 @@ def test_help_lists_each_command_with_its_summary(invoke: Invoke) -> None:
 MODULES = {name: place for name, (place, _) in COMMANDS.items() if ":" not in place}
 
 
+SERVING = {"payments"}
+"""Commands that start a program which serves, and has a log in place of results."""
+
+
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in MODULES])
 def test_every_command_has_an_example(invoke: Invoke, name: str) -> None:
     shown = invoke(name, "--help").stdout
     assert f"  tollgate {name} " in shown or f"$(tollgate {name} " in shown
-    assert "--json" in shown
+    assert "--json" in shown or name in SERVING
     assert max(map(len, shown.splitlines())) <= 80
 
 

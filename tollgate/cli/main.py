@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from tollgate.cli import errors
+from tollgate.cli.replacement import Replacement
 from tollgate.terminal import streams
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ SECTIONS: Final = {
         "demo": ("tollgate.cli.demo:demo", "Watch real jobs go through the gate."),
         "broker": ("tollgate.broker", "Run the broker."),
         "worker": ("tollgate.worker", "Run a worker."),
+        "payments": (
+            "tollgate.cli.payments:payments",
+            "Watch a payment service, or simulate one.",
+        ),
     },
     "Jobs": {
         "create": (
@@ -94,29 +99,6 @@ Completion in the shell, from its next start:
 
 Start with: tollgate demo
 """
-
-
-class Replacement(click.Command):
-    """A command that becomes `python -m MODULE`, with the arguments as they were typed.
-
-    The command line imports nothing of the module, and `--help` is the module's own.
-    """
-
-    def __init__(self, name: str, module: str, *, help: str) -> None:  # noqa: A002 - as click has it
-        """Name the command and the module that it becomes."""
-        super().__init__(name, help=help)
-        self._module = module
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take all arguments as they are, `--help` and `--` included."""
-        ctx.args = list(args)
-        return ctx.args
-
-    def invoke(self, ctx: click.Context) -> None:
-        """Replace this process. `-P` keeps the current directory off the module search path."""
-        streams.flush()
-        arguments = [sys.executable, "-P", "-m", self._module, *ctx.args]
-        os.execv(sys.executable, arguments)  # noqa: S606 - no shell is the point
 
 
 class CommandLine(click.Group):

@@ -166,7 +166,14 @@ class Processes:
             ProcessError: one of them ended at once, or the broker does not listen in time.
 
         """
-        self._start("broker", "tollgate.broker", "--bind", self.endpoint, *BROKER_OPTIONS)
+        self.start_broker(BROKER_OPTIONS)
+        options = ("--endpoint", self.endpoint, "--seed", str(seed), *WORKER_OPTIONS)
+        for number in range(1, WORKERS + 1):
+            self.start_program(f"worker {number}", "tollgate.worker", *options)
+
+    def start_broker(self, options: Sequence[str]) -> None:
+        """Start the broker, and return when it listens. Raises ProcessError."""
+        self.start_program("broker", "tollgate.broker", "--bind", self.endpoint, *options)
         until = time.monotonic() + START_TIMEOUT_S
         while not self._socket.exists():
             self.check()
@@ -176,18 +183,16 @@ class Processes:
                     f"its last line: {self._children[0].last_line()}"
                 )
             time.sleep(_POLL_S)
-        options = ("--endpoint", self.endpoint, "--seed", str(seed), *WORKER_OPTIONS)
-        for number in range(1, WORKERS + 1):
-            self._start(f"worker {number}", "tollgate.worker", *options)
+
+    def start_program(self, name: str, *arguments: str) -> None:
+        """Start `python -m` with these arguments."""
+        with self._signals.held():
+            self._children.append(Child(name, arguments, self.directory, self._guard.pid))
 
     def check(self) -> None:
         """Raise ProcessError if one of them has ended."""
         for child in self._children:
             child.check()
-
-    def _start(self, name: str, *arguments: str) -> None:
-        with self._signals.held():
-            self._children.append(Child(name, arguments, self.directory, self._guard.pid))
 
     def _end(self) -> None:
         # All at once: a broker that stops wakes the workers that wait for jobs. What a worker still

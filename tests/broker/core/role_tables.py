@@ -47,7 +47,7 @@ ALLOWED: dict[Role, set[str]] = {
     Role.OBSERVER: READS,
     Role.PRODUCER: READS | PRODUCES,
     Role.WORKER: READS | CLAIMS | {"hold", "resume"},
-    Role.PAYMENTS: READS | CLAIMS | {"settle"},
+    Role.PAYMENTS: READS | CLAIMS | {"settle", "request_stop"},
     Role.ADMIN: READS
     | PRODUCES
     | CLAIMS

@@ -1,0 +1,60 @@
+"""`tollgate payments`: its programs start, tell what is wrong, and confirm payments."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tollgate.client.sync import Client
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=30)
+    return process.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+def test_simulate_confirms_payments_and_does_no_work(start: Start, endpoint: str) -> None:
+    with Client(endpoint) as client:
+        client.create("ab" * 32)
+        before = client.count("running").total
+        process = start("payments", "simulate", "--jobs", "1", "--pay-delay-ms-max", "60")
+        assert ended(process)[0] == 0
+        assert client.count("running").total == before + 1
+
+
+def test_masumi_says_what_is_missing(start: Start) -> None:
+    code, out, err = ended(start("payments", "masumi"))
+    assert (code, out) == (2, "")
+    assert "--service-url" in err
+
+
+def test_masumi_without_httpx_says_how_to_install_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, importlib.util as u; find = u.find_spec;"
+        "u.find_spec = lambda name, *rest: None if name == 'httpx' else find(name, *rest);"
+        "import runpy; sys.argv = ['x', '--help'];"
+        "runpy.run_module('tollgate.masumi', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'tollgate[masumi]'" in done.stderr
+
+
+def test_masumi_leaves_when_it_is_told_to(start: Start, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("abc")
+    process = start(
+        "payments", "masumi", "--service-url", "http://127.0.0.1:1/api/v1",
+        "--service-token-file", str(token), "--network", "Preprod",
+    )  # fmt: skip
+    assert process.stderr is not None
+    while b"trying again" not in process.stderr.readline():
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process)[0] == 0

@@ -1,0 +1,108 @@
+"""A real broker, a stand-in for the payment service, and a watcher between them."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.payment_service.server import Server
+from tests.payment_service.service import PaymentService as StandIn
+from tollgate import AsyncClient, Job
+from tollgate.domain.hashing import output_hash_as_deployed
+from tollgate.masumi.api import PaymentService
+from tollgate.masumi.watcher import Watcher, WatcherSettings
+from tollgate.testing import Broker
+
+PURCHASER = "aabbccddeeff0011"
+INPUT_HASH = "59e08c108addc5e1667e34f85c90bb4ff98c410701bfb6088a4deb86b3273ca9"
+POLL_S = 1.0
+CALL_S = 0.5
+
+
+class Town:
+    """A seller's broker and watcher, and the payment service with its chain and its buyers."""
+
+    def __init__(self, broker: Broker, server: Server, client: AsyncClient) -> None:
+        self.broker = broker
+        self.server = server
+        self.client = client
+        self.ahead_s = 0.0
+        self._services: list[PaymentService] = []
+        self.watcher = self.new_watcher()
+
+    @property
+    def service(self) -> StandIn:
+        return self.server.service
+
+    def new_watcher(self, client: AsyncClient | None = None, **settings: Any) -> Watcher:
+        """Return another watcher, as after a restart."""
+        service = PaymentService(self.server.url, self.server.token, "Preprod", timeout_s=CALL_S)
+        self._services.append(service)
+        given = WatcherSettings(**{"poll_s": POLL_S, "call_s": CALL_S} | settings)
+        return Watcher(client or self.client, service, given)
+
+    async def hire(self, **fields: Any) -> Job:
+        """Create a payment, and then its job."""
+        payment = self.service.create(inputHash=INPUT_HASH, identifierFromPurchaser=PURCHASER)
+        given: dict[str, Any] = {
+            "blockchain_identifier": payment["blockchainIdentifier"],
+            "identifier_from_purchaser": PURCHASER,
+            "settle": True,
+        }
+        return await self.client.create(INPUT_HASH, **given | fields)
+
+    async def completed(self, result: str = "The\nresult") -> Job:
+        """Return a job that was hired, paid and worked on."""
+        job = await self.hire()
+        self.service.lock_funds(job.blockchain_identifier)
+        await self.watcher.open_gates()
+        return await self.client.transition(job.job_id, "completed", result=result)
+
+    async def step(self, watcher: Watcher | None = None) -> None:
+        """Let the chain move, and the watcher look when its pause is over."""
+        self.service.tick()
+        self.broker.advance(2 * POLL_S)
+        await (watcher or self.watcher).submit_results()
+
+    async def settled(self, job: Job, steps: int = 12) -> str:
+        """Return the state in which the settlement of a job ends."""
+        state = ""
+        for _ in range(steps):
+            await self.step()
+            state = await self.state(job)
+            if state not in {"wanted", "submitted"}:
+                break
+        return state
+
+    async def state(self, job: Job) -> str:
+        settlement = (await self.client.get(job.job_id)).settlement
+        assert settlement is not None
+        return settlement.state.value
+
+    async def status(self, job: Job) -> str:
+        return (await self.client.get(job.job_id)).status.value
+
+    async def close(self) -> None:
+        for service in self._services:
+            await service.close()
+
+
+def hash_of(job: Job) -> str:
+    assert job.result is not None
+    return output_hash_as_deployed(PURCHASER, job.result)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(StandIn(clock=time.time)) as server:
+        yield server
+
+
+@pytest.fixture
+async def town(server: Server) -> AsyncIterator[Town]:
+    with Broker() as broker:
+        async with broker.connect_async() as client:
+            town = Town(broker, server, client)
+            yield town
+            await town.close()

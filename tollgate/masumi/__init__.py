@@ -1,0 +1,1 @@
+"""Connects a broker to the Masumi payment service (extra `masumi`)."""

@@ -1,0 +1,22 @@
+"""The program behind `tollgate payments masumi`."""
+
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+
+from importlib.util import find_spec
+
+import click
+
+from tollgate.terminal.program import run
+
+PROGRAM = "tollgate payments masumi"
+
+if __name__ == "__main__":
+    if find_spec("httpx") is None:
+        click.echo(f"{PROGRAM}: httpx is not installed: pip install 'tollgate[masumi]'", err=True)
+        sys.exit(2)
+    from tollgate.masumi.command import main
+
+    run(main, PROGRAM, aborted=130, serves=True)

@@ -1,0 +1,248 @@
+"""Calls of the payment service over HTTP: one try each, bounded in time and in size."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Self
+
+import httpx
+import msgspec
+
+from tollgate.masumi.payment import Payment, ToldPayment
+
+log = logging.getLogger("tollgate.payments")
+
+PAGE: Final = 100
+"""The most payments that the service returns in a page."""
+ANSWER_BYTES: Final = 32 * 1024 * 1024
+SHOWN_CHARACTERS: Final = 200
+RETRY_AFTER_S_MAX: Final = 600.0
+RETRYABLE: Final = frozenset({408, 425, 429})
+"""Besides all from 500 on."""
+
+
+class ServiceFailedError(Exception):
+    """The service gave no answer that can be used. Whether it has acted is not known."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        """Keep how long the service asks to wait, in s."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ServiceRefusedError(Exception):
+    """The service refuses the call, and would refuse it again as things are."""
+
+    def __init__(self, message: str, status: int) -> None:
+        """Keep the HTTP status."""
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the token or its rights are wrong, so that no call will be taken."""
+        return self.status == httpx.codes.UNAUTHORIZED
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Payments in the order of their changes."""
+
+    payments: list[Payment]
+    is_last: bool
+    """Whether no more have changed."""
+
+
+class _ToldPage(msgspec.Struct):
+    Payments: list[msgspec.Raw]
+
+
+class _Answer(msgspec.Struct):
+    data: msgspec.Raw
+
+
+class PaymentService:
+    """The payment service at a URL such as `https://payments.example.com/api/v1`.
+
+    `token` is its API key, `network` is `Preprod` or `Mainnet`. A call takes at most `timeout_s`.
+    All calls raise ServiceFailedError and ServiceRefusedError.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        network: str,
+        *,
+        timeout_s: float = 15.0,
+        smart_contract_address: str | None = None,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._network = network
+        self._timeout_s = timeout_s
+        self._source = (
+            {"filterSmartContractAddress": smart_contract_address} if smart_contract_address else {}
+        )
+        self._http = httpx.AsyncClient(headers={"token": token}, timeout=timeout_s)
+        self._ahead_s = 0.0
+
+    def now(self) -> datetime:
+        """Return the time of the service's clock, as its last answer told it."""
+        return datetime.fromtimestamp(datetime.now(UTC).timestamp() + self._ahead_s, UTC)
+
+    async def changes(self, source_type: str, since: str, after_id: str | None = None) -> Page:
+        """Return up to `PAGE` payments that changed at `since` (ISO 8601) or later, oldest first.
+
+        With `after_id`, of those that changed just then only that payment and the ones behind it.
+        `source_type` is `Web3CardanoV1` or `Web3CardanoV2`: the service leaves out all others.
+        """
+        query = {
+            "network": self._network, "limit": str(PAGE), "lastUpdate": since,
+            "filterPaymentSourceType": source_type, **self._source,
+        }  # fmt: skip
+        if after_id is not None:
+            query["cursorId"] = after_id
+        told = (await self._call("GET", "/payment/diff", _ToldPage, query=query)).Payments
+        return Page([each for each in map(_readable, told) if each is not None], len(told) < PAGE)
+
+    async def resolve(self, blockchain_identifier: str) -> Payment | None:
+        """Return a payment as it is now, or None if the service has no such payment."""
+        body = {**self._about(blockchain_identifier), **self._source}
+        try:
+            path = "/payment/resolve-blockchain-identifier"
+            return _checked(await self._call("POST", path, ToldPayment, body=body))
+        except ServiceRefusedError as refusal:
+            if refusal.status == httpx.codes.NOT_FOUND:
+                return None
+            raise
+
+    async def submit(self, blockchain_identifier: str, result_hash: str) -> None:
+        """Have a hash put on chain. It is not idempotent: `resolve` tells what came of it."""
+        body = {**self._about(blockchain_identifier), "submitResultHash": result_hash}
+        await self._call("POST", "/payment/submit-result", msgspec.Raw, body=body)
+
+    async def recover(self, payment: Payment, *, retry: bool) -> None:
+        """Clear the error of a payment, if it has not changed; with `retry`, try again."""
+        body = {
+            **self._about(payment.blockchain_identifier),
+            "updatedAt": payment.updated_at,
+            "retryPreviousAction": retry,
+        }
+        await self._call("POST", "/payment/error-state-recovery", msgspec.Raw, body=body)
+
+    def _about(self, blockchain_identifier: str) -> dict[str, Any]:
+        return {"network": self._network, "blockchainIdentifier": blockchain_identifier}
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        kind: type[Any],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - of `kind`
+        try:
+            # The limit of the library is for each read: a slow answer could take for ever.
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._http.stream(method, self._url + path, params=query, json=body) as response,
+            ):
+                text = await _read(response)
+        except TimeoutError:
+            raise ServiceFailedError(f"{path}: no answer within {self._timeout_s:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as fault:
+            raise ServiceFailedError(f"{path}: {str(fault) or type(fault).__name__}") from None
+        self._measure(response)
+        status = response.status_code
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR or status in RETRYABLE:
+            raise ServiceFailedError(f"{path}: {_told(status, text)}", _retry_after_s(response))
+        if status in {httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST} and not _is_json(response):
+            # A proxy in front of the service: the service itself answers in JSON.
+            raise ServiceFailedError(f"{path}: {_told(status, text)}")
+        if not response.is_success:
+            raise ServiceRefusedError(f"{path}: {_told(status, text)}", status)
+        try:
+            return msgspec.json.decode(msgspec.json.decode(text, type=_Answer).data, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
+            message = f"{path}: the answer is not as expected ({fault}): {_told(status, text)}"
+            raise ServiceFailedError(message) from None
+
+    def _measure(self, response: httpx.Response) -> None:
+        """Learn the service's time from the header of an answer; it has whole seconds."""
+        try:
+            told = parsedate_to_datetime(response.headers["date"])
+            self._ahead_s = told.timestamp() - datetime.now(UTC).timestamp()
+        except (KeyError, ValueError, OverflowError, OSError):
+            return
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return the service."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close all connections."""
+        await self.close()
+
+
+async def _read(response: httpx.Response) -> bytes:
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > ANSWER_BYTES:
+            raise httpx.ReadError(f"the answer has more than {ANSWER_BYTES} bytes")
+    return b"".join(parts)
+
+
+def _readable(told: msgspec.Raw) -> Payment | None:
+    """Return a payment of a page; one that cannot be read must not hide those behind it."""
+    try:
+        return msgspec.json.decode(told, type=ToldPayment).payment()
+    except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
+        log.warning("a payment is left out, as it cannot be read (%s): %s", fault, _line(told))
+        return None
+
+
+def _checked(told: ToldPayment) -> Payment:
+    try:
+        return told.payment()
+    except ValueError as fault:
+        raise ServiceFailedError(f"payment {told.id}: {fault}") from None
+
+
+def _is_json(response: httpx.Response) -> bool:
+    return "json" in str(response.headers.get("content-type", ""))
+
+
+def _told(status: int, text: bytes) -> str:
+    return f"{status} {_line(text)}".rstrip()
+
+
+def _line(text: bytes | msgspec.Raw) -> str:
+    line = " ".join(bytes(text)[: 4 * SHOWN_CHARACTERS].decode(errors="replace").split())
+    return "".join(each for each in line if each.isprintable())[:SHOWN_CHARACTERS]
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Return what the service asks for: a number of seconds, or a date."""
+    told = str(response.headers.get("retry-after", "")).strip()
+    if not told:
+        return None
+    try:
+        seconds = float(told)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(told)
+        except (ValueError, OverflowError):
+            return None
+        seconds = at.timestamp() - datetime.now(UTC).timestamp()
+    if math.isnan(seconds):
+        return None
+    return min(max(seconds, 0.0), RETRY_AFTER_S_MAX)

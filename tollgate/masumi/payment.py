@@ -1,0 +1,107 @@
+"""A payment as the payment service shows it, and what its states mean.
+
+The words are those of masumi-payment-service, revision aca38338. A later one may have others, so
+they are plain texts: a word that is not known here changes nothing, and is looked at again later.
+"""
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+FUNDS_LOCKED: Final = "FundsLocked"
+FUNDS_INVALID: Final = "FundsOrDatumInvalid"
+RESULT_SUBMITTED: Final = "ResultSubmitted"
+REFUND_REQUESTED: Final = "RefundRequested"
+DISPUTED: Final = "Disputed"
+
+TAKES_RESULT: Final = frozenset({FUNDS_LOCKED, REFUND_REQUESTED, DISPUTED})
+"""The states in which the service takes the hash of a result."""
+OBJECTIONS: Final = frozenset({REFUND_REQUESTED, DISPUTED})
+"""The buyer wants the money back."""
+ENDED: Final = frozenset(
+    {
+        FUNDS_INVALID, "WithdrawAuthorized", "RefundAuthorized", "Withdrawn", "RefundWithdrawn",
+        "DisputedWithdrawn",
+    }
+)  # fmt: skip
+"""A payment in these states takes no result any more."""
+
+FOR_US: Final = "WaitingForExternalAction"
+FOR_PEOPLE: Final = "WaitingForManualAction"
+SUBMITTING: Final = frozenset({"SubmitResultRequested", "SubmitResultInitiated"})
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """What the watcher uses of a payment."""
+
+    id: str
+    blockchain_identifier: str
+    changed_at: str
+    """When its action, its state or its result last changed, as the service wrote it."""
+    updated_at: str
+    on_chain_state: str | None
+    """None before anything of it is on chain."""
+    result_hash: str | None
+    """The hash on chain."""
+    input_hash: str | None
+    submit_by: datetime | None
+    """Until when a result can be submitted."""
+    action: str
+    """What the service does next, or whom it waits for."""
+    action_hash: str | None
+    """The hash that it is putting on chain."""
+    error: str | None
+    """Why it waits for a person."""
+
+
+class _NextAction(msgspec.Struct):
+    requestedAction: str  # noqa: N815 - the service's names, here and below
+    resultHash: str | None = None  # noqa: N815
+    errorType: str | None = None  # noqa: N815
+    errorNote: str | None = None  # noqa: N815
+
+
+class ToldPayment(msgspec.Struct):
+    """A payment in an answer of the service. Fields that are not used are not looked at."""
+
+    id: str
+    blockchainIdentifier: str  # noqa: N815
+    updatedAt: str  # noqa: N815
+    NextAction: _NextAction
+    nextActionOrOnChainStateOrResultLastChangedAt: str | None = None  # noqa: N815
+    onChainState: str | None = None  # noqa: N815
+    resultHash: str | None = None  # noqa: N815
+    inputHash: str | None = None  # noqa: N815
+    submitResultTime: str | int | None = None  # noqa: N815
+
+    def payment(self) -> Payment:
+        """Return it in our words. Raises ValueError for a time that is none."""
+        action = self.NextAction
+        by, error = self.submitResultTime, action.errorType
+        if error and action.errorNote:
+            error = f"{error}: {action.errorNote}"
+        return Payment(
+            id=self.id,
+            blockchain_identifier=self.blockchainIdentifier,
+            changed_at=self.nextActionOrOnChainStateOrResultLastChangedAt or self.updatedAt,
+            updated_at=self.updatedAt,
+            on_chain_state=self.onChainState or None,
+            result_hash=_lower(self.resultHash),
+            input_hash=_lower(self.inputHash),
+            submit_by=None if by is None else _time(by),
+            action=action.requestedAction,
+            action_hash=_lower(action.resultHash),
+            error=error,
+        )
+
+
+def _lower(digits: str | None) -> str | None:
+    return digits.lower() if digits else None
+
+
+def _time(milliseconds: str | int) -> datetime:
+    try:
+        return msgspec.convert(int(milliseconds) / 1_000, datetime, strict=False)
+    except msgspec.ValidationError as fault:
+        raise ValueError(f"{milliseconds!r} is no time in milliseconds: {fault}") from None

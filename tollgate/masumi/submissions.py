@@ -1,0 +1,213 @@
+"""Brings the hashes of results on chain: one lease a job, one step at a time."""
+
+import asyncio
+import logging
+import random
+from typing import Final
+
+import httpx
+
+from tollgate.client.aio import AsyncClient
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import ArgumentError, JobNotFoundError, LeaseLostError
+from tollgate.domain.hashing import output_hash, output_hash_as_deployed
+from tollgate.domain.models import Job
+from tollgate.domain.settlement import SettlementState
+from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
+from tollgate.masumi.payment import Payment
+from tollgate.masumi.proof import Next, Step, decide, recoveries, recovery_reason
+
+log = logging.getLogger("tollgate.payments")
+
+CALLS: Final = 3
+"""Calls of the service between a claim and its settlement, at most: look, and recover twice."""
+SPARE_S: Final = 10.0
+"""What a lease is longer than these calls."""
+REASON_CHARACTERS: Final = 300
+UNKNOWN_MAX: Final = 5
+"""How often the service may not know the payment of a completed job before a person is asked."""
+CHANGED: Final = frozenset({httpx.codes.NOT_FOUND, httpx.codes.CONFLICT})
+"""The payment is not as it was shown before: a repeat, or another caller at the same time."""
+HASHES: Final = {"escaped": output_hash_as_deployed, "raw": output_hash}
+"""The forms of a result that are hashed; see `domain.hashing`."""
+STATES: Final = {
+    Step.SUBMITTED: SettlementState.SUBMITTED,
+    Step.CONFIRMED: SettlementState.CONFIRMED,
+    Step.REFUSED: SettlementState.REFUSED,
+    Step.MANUAL: SettlementState.MANUAL,
+}
+
+
+class Submissions:
+    """Submits the hash of every completed job's result once, and watches it until it is on chain.
+
+    Any number of these may run: a lease on the settlement keeps them apart. A second one that
+    holds the job after a lapse submits the same hash, and looks first.
+    """
+
+    def __init__(  # noqa: PLR0913 - one argument a setting
+        self,
+        client: AsyncClient,
+        service: PaymentService,
+        *,
+        form: str,
+        recoveries_max: int,
+        poll_s: float,
+        call_s: float,
+    ) -> None:
+        self._client = client
+        self._service = service
+        self._hash = HASHES[form]
+        self._recoveries_max = recoveries_max
+        self._poll_s = poll_s
+        self._lease_ms = int(1_000 * (CALLS * call_s + SPARE_S))
+        self._unknown: dict[str, int] = {}
+
+    async def claim(self, limit: int) -> list[Lease]:
+        """Return settlements with something to do, those with a hash under way first."""
+        leases = await self._client.claim(
+            settlement=SettlementState.SUBMITTED, lease_ms=self._lease_ms, limit=limit
+        )
+        if len(leases) < limit:
+            leases += await self._client.claim(
+                settlement=SettlementState.WANTED,
+                lease_ms=self._lease_ms,
+                limit=limit - len(leases),
+            )
+        return leases
+
+    async def settle(self, lease: Lease) -> None:
+        """Take one step with a job, and give its lease back.
+
+        Raises what the broker's calls raise; then the lease lapses, and another one looks.
+        """
+        job = lease.job
+        try:
+            result_hash = self._hash_of(job)
+            payment, step = await self._step(job, result_hash)
+        except ArgumentError as fault:
+            await self._end(lease, Next(Step.MANUAL, f"the result has no hash: {fault}"))
+        except ServiceFailedError as fault:
+            log.warning("job %s is looked at again later: %s", job.job_id, fault)
+            await self._later(lease, fault.retry_after_s)
+        except ServiceRefusedError as refusal:
+            if refusal.status in CHANGED or refusal.is_ours:
+                await self._later(lease, None)
+            else:
+                await self._end(lease, Next(Step.MANUAL, str(refusal)))
+            if refusal.is_ours:
+                raise
+        else:
+            await self._end(lease, step, payment, result_hash)
+
+    def _hash_of(self, job: Job) -> str:
+        if job.identifier_from_purchaser is None:
+            raise ArgumentError("the job has no identifier_from_purchaser")
+        if job.result is None:
+            raise ArgumentError("the job has no result")
+        return self._hash(job.identifier_from_purchaser, job.result)
+
+    async def _step(self, job: Job, result_hash: str) -> tuple[Payment | None, Next]:
+        payment = await self._service.resolve(job.blockchain_identifier)
+        if payment is None:
+            return None, self._unknown_payment(job)
+        self._unknown.pop(job.job_id, None)
+        step = decide(payment, result_hash, self._service.now())
+        if step.step is Step.SUBMIT:
+            step = await self._submit(job, payment, result_hash)
+        elif step.step is Step.RECOVER:
+            step = await self._recover(job, payment, step.reason or "")
+        return payment, step
+
+    async def _submit(self, job: Job, payment: Payment, result_hash: str) -> Next:
+        """Have the hash put on chain. What came of it is seen when the payment is looked at next.
+
+        A refusal may mean that it was taken before, an error that it was taken now.
+        """
+        await self._service.submit(payment.blockchain_identifier, result_hash)
+        log.info("the hash of job %s is submitted: %s", job.job_id, result_hash)
+        return Next(Step.WAIT)
+
+    async def _recover(self, job: Job, payment: Payment, why: str) -> Next:
+        number = recoveries(job.settlement.reason if job.settlement else None) + 1
+        if number > self._recoveries_max:
+            return Next(Step.MANUAL, f"{self._recoveries_max} recoveries did not help: {why}")
+        # It is counted before it is done: a watcher that dies in between has used one up.
+        reason = recovery_reason(number, self._recoveries_max, why)[:REASON_CHARACTERS]
+        await self._client.settle(job.job_id, reason=reason)
+        log.warning("job %s: %s", job.job_id, reason)
+        try:
+            await self._service.recover(payment, retry=True)
+        except ServiceRefusedError as refusal:
+            if refusal.status != httpx.codes.BAD_REQUEST:
+                raise
+            # What failed cannot be tried again: without the error, the hash is submitted anew.
+            await self._service.recover(payment, retry=False)
+        return Next(Step.WAIT)
+
+    def _unknown_payment(self, job: Job) -> Next:
+        count = self._unknown.get(job.job_id, 0) + 1
+        if count < UNKNOWN_MAX:
+            self._unknown[job.job_id] = count
+            return Next(Step.WAIT)
+        self._unknown.pop(job.job_id, None)
+        return Next(Step.MANUAL, "the payment service does not know this payment")
+
+    # --- the lease ------------------------------------------------------------------------------
+
+    async def _end(
+        self,
+        lease: Lease,
+        step: Next,
+        payment: Payment | None = None,
+        result_hash: str | None = None,
+    ) -> None:
+        """Tell the broker what came of a step; its lease ends."""
+        job, to = lease.job, STATES.get(step.step)
+        state = job.settlement.state if job.settlement else None
+        if to is SettlementState.CONFIRMED and state is SettlementState.WANTED:
+            to = SettlementState.SUBMITTED  # one after the other, as the state machine has it
+        if to is state:
+            to = None
+        if to in {SettlementState.MANUAL, SettlementState.REFUSED}:
+            log.warning("the settlement of job %s is %s: %s", job.job_id, to, step.reason)
+        elif to is SettlementState.CONFIRMED:
+            log.info("the hash of job %s is on chain", job.job_id)
+        is_over = to is not None and to is not SettlementState.SUBMITTED
+        try:
+            await self._client.settle(
+                job.job_id,
+                lease=lease.token,
+                to=to,
+                result_hash=None if step.step in {Step.REFUSED, Step.MANUAL} else result_hash,
+                on_chain_state=_news(job, payment),
+                reason=(step.reason or "")[:REASON_CHARACTERS] or None if to else None,
+                retry_after_s=None if is_over else self._pause_s(),
+            )
+        except (LeaseLostError, JobNotFoundError) as lost:
+            log.info("job %s is another watcher's: %s", job.job_id, lost)
+
+    async def _later(self, lease: Lease, after_s: float | None) -> None:
+        pause_s = max(self._pause_s(), after_s or 0.0)
+        try:
+            await self._client.settle(lease.job.job_id, lease=lease.token, retry_after_s=pause_s)
+        except (LeaseLostError, JobNotFoundError) as lost:
+            log.info("job %s is another watcher's: %s", lease.job.job_id, lost)
+
+    def _pause_s(self) -> float:
+        """Return when to look again; jobs do not all come back at once."""
+        return self._poll_s * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+
+
+def _news(job: Job, payment: Payment | None) -> str | None:
+    state = None if payment is None else payment.on_chain_state
+    known = None if job.settlement is None else job.settlement.on_chain_state
+    return None if state == known else state
+
+
+async def all_of(submissions: Submissions, leases: list[Lease]) -> None:
+    """Settle these at the same time; raises the first error after all have ended."""
+    ends = await asyncio.gather(*map(submissions.settle, leases), return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end

@@ -1,0 +1,69 @@
+"""The command `tollgate payments simulate`: a worker that decides payments, and does no work."""
+
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+
+import logging
+from typing import Any, Final
+
+import click
+
+from tollgate.domain.endpoint import check_endpoint, default_endpoint
+from tollgate.log import configure, protect_stdout
+from tollgate.terminal.program import run
+from tollgate.worker.__main__ import start
+from tollgate.worker.options import (
+    CONNECTION,
+    LOG,
+    RUN,
+    SIMULATION,
+    with_all,
+    with_settings,
+)
+from tollgate.worker.settings import WorkerSettings
+
+log = logging.getLogger("tollgate.worker")
+
+EPILOG: Final = """\
+\b
+Example:
+  tollgate payments simulate --refused-share 0.1 --pay-delay-ms-max 2000
+
+\b
+Exit codes:
+  0 done                   2 wrong usage
+  1 refused by the broker  3 broker not reached in time
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@with_all(CONNECTION)
+@click.option("--jobs", type=click.IntRange(min=1), help="Stop after this many payments.")
+@with_settings(*SIMULATION, *RUN)
+@with_all(LOG)
+def main(
+    endpoint: str | None,
+    log_level: str,
+    log_format: str | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Confirm payments that nobody has made. For demonstrations and tests.
+
+    It does what `tollgate worker --simulate-payments` does besides its work. It needs the role
+    payments. No money moves: never run it beside real jobs.
+    """
+    endpoint = default_endpoint() if endpoint is None else endpoint
+    try:
+        check_endpoint(endpoint)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault), param_hint="--endpoint") from None
+    settings = WorkerSettings(endpoint=endpoint, simulate_payments=True, only="payments", **options)
+    configure(log_level, log_format)
+    protect_stdout()
+    sys.exit(start(settings))
+
+
+if __name__ == "__main__":
+    run(main, "tollgate payments simulate", aborted=130, serves=True)
