@@ -5,6 +5,7 @@ it. The calls of HTTP and the moves of chain and buyer are methods of one class.
 in milliseconds, as in the service.
 """
 
+import heapq
 import random
 import threading
 import time
@@ -245,8 +246,8 @@ class PaymentService:
                 if (changed := getattr(payment, by)) > since
                 or (changed == since and (cursor is None or payment.id >= cursor))
             ]
-            found.sort(key=lambda entry: entry[:2])
-            return self._page((payment for _, _, payment in found[:limit]), query)
+            first = heapq.nsmallest(limit, found, key=lambda entry: entry[:2])
+            return self._page((payment for _, _, payment in first), query)
 
     def list(self, query: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`GET /payment`: newest first, from `cursorId` on, which comes again."""

@@ -19,7 +19,7 @@ from tests.payment_service.server import Server
 from tests.payment_service.service import Key, PaymentService, ServiceError
 from tollgate import AsyncClient, commands
 from tollgate.masumi import api
-from tollgate.masumi.watcher import Watcher
+from tollgate.masumi.watcher import Watcher, WatcherSettings
 from tollgate.testing import Broker
 
 INPUT_HASH: Final = "ab" * 32
@@ -92,7 +92,7 @@ async def _watch(client: AsyncClient, server: Server, outcome: Outcome) -> None:
     left = PATIENCE
     while left:
         async with api.PaymentService(server.url, server.token, "Preprod", timeout_s=60) as calls:
-            watcher = Watcher(client, calls)
+            watcher = Watcher(client, calls, WatcherSettings(source_types=("Web3CardanoV1",)))
             try:
                 while left:
                     outcome.rounds += 1
