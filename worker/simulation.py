@@ -49,7 +49,7 @@ def main(
     log_format: str | None,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Confirm payments that nobody has made. For demonstrations and tests.
+    """Confirm payments without a real payment. For demonstrations and tests.
 
     It does what `tollgate worker --simulate-payments` does besides its work. It needs the role
     payments. No money moves: never run it beside real jobs.

@@ -1,4 +1,4 @@
-"""Our hashes are those that somebody else's canonicaliser gives, npm's json-canonicalize."""
+"""Our hashes are those of another project's canonicaliser, npm's json-canonicalize."""
 
 import json
 import shutil

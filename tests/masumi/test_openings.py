@@ -1,4 +1,4 @@
-"""What happens to payments reaches their jobs: all of it, once, whoever reads it and when."""
+"""What happens to payments reaches their jobs once, with any number of watchers, at any time."""
 
 import asyncio
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Any POST is a hint; everything else is answered or dropped, and stops nobody."""
+"""Any POST is a hint. Everything else is answered or dropped, and the watcher goes on."""
 
 import asyncio
 

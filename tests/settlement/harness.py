@@ -227,7 +227,7 @@ class Run:
             accepted.setdefault(identifier, []).append(hash_)
         for job in jobs:
             wrong += self._faults_of(job, accepted.pop(job.blockchain_identifier, []))
-        wrong += [f"a hash was accepted for nobody's payment {each}" for each in accepted]
+        wrong += [f"a hash was accepted for a payment without a job: {each}" for each in accepted]
 
     def _faults_of(self, job: Job, accepted: list[str]) -> list[str]:
         payment = self._service.payments[job.blockchain_identifier]

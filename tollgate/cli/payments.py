@@ -21,6 +21,6 @@ payments.add_command(
 )
 payments.add_command(
     Replacement(
-        "simulate", "tollgate.worker.simulation", help="Confirm payments that nobody has made."
+        "simulate", "tollgate.worker.simulation", help="Confirm payments without a real payment."
     )
 )
