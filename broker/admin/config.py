@@ -32,7 +32,13 @@ CLIENT_DEFAULTS: Final[dict[str, Callable[[], str | None]]] = {
     "log_format": lambda: None,
 }
 """The settings of clients, workers and the command line. Their variables begin with TOLLGATE_."""
-OTHERS: Final = {*SHARED.values(), "TOLLGATE_TRACEBACK"}
+OF_PAYMENTS: Final = {
+    "TOLLGATE_NETWORK",
+    "TOLLGATE_SERVICE_TOKEN_FILE",
+    "TOLLGATE_SERVICE_URL",
+}
+"""What `tollgate payments masumi` reads. The broker imports nothing of it: a test compares them."""
+OTHERS: Final = {*SHARED.values(), *OF_PAYMENTS, "TOLLGATE_TRACEBACK"}
 """Variables that set nothing of a client."""
 
 

@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tollgate.broker.admin import config, journal, keys
+from tollgate.broker.admin.config import OF_PAYMENTS, unknown_variables
 from tollgate.broker.settings import AllSettings, SettingsError, data_dir, load
+from tollgate.masumi.command import main as watcher
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +103,16 @@ def test_a_misspelt_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     result = show("--changed")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "TOLLGATE_ENDPONT is set, and there is no such setting" in result.stderr
+
+
+def test_no_variable_of_the_watcher_is_called_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = {str(each.envvar) for each in watcher.params if each.envvar}
+    assert read > OF_PAYMENTS
+    text = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
+    for name in read:
+        monkeypatch.setenv(name, "x")
+        assert f"`{name}`" in text
+    assert list(unknown_variables()) == []
 
 
 def test_changed_leaves_out_the_defaults() -> None:
