@@ -13,7 +13,15 @@ import click
 from tollgate.domain.endpoint import check_endpoint, default_endpoint
 from tollgate.log import configure, protect_stdout
 from tollgate.terminal.program import run
-from tollgate.worker.options import CONNECTION, LOG, SIMULATION, WORK, with_all, with_settings
+from tollgate.worker.options import (
+    CONNECTION,
+    DRAIN,
+    LOG,
+    SIMULATION,
+    WORK,
+    with_all,
+    with_settings,
+)
 from tollgate.worker.settings import WorkerSettings
 
 log = logging.getLogger("tollgate.worker")
@@ -50,7 +58,7 @@ Exit codes:
     is_flag=True,
     help="Confirm payments without a real payment. For demonstrations and tests.",
 )
-@click.option("--drain", is_flag=True, help="Stop when no job is ready and all are done.")
+@DRAIN
 @with_settings(*WORK, *SIMULATION)
 @with_all(LOG)
 @click.pass_context

@@ -121,6 +121,9 @@ CONNECTION: Final = (
         "--name", metavar="NAME", help="What histories show.  [default: program@host:pid]"
     ),
 )
+DRAIN: Final = click.option(
+    "--drain", is_flag=True, help="Stop when no job is ready and all are done."
+)
 LOG: Final = (
     click.option(
         "--log-format",

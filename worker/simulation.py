@@ -16,6 +16,7 @@ from tollgate.terminal.program import run
 from tollgate.worker.__main__ import start
 from tollgate.worker.options import (
     CONNECTION,
+    DRAIN,
     LOG,
     RUN,
     SIMULATION,
@@ -41,6 +42,7 @@ Exit codes:
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @with_all(CONNECTION)
 @click.option("--jobs", type=click.IntRange(min=1), help="Stop after this many payments.")
+@DRAIN
 @with_settings(*SIMULATION, *RUN)
 @with_all(LOG)
 def main(

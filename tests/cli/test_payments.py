@@ -26,6 +26,14 @@ def test_simulate_confirms_payments_and_does_no_work(start: Start, endpoint: str
         assert client.count("running").total == before + 1
 
 
+def test_simulate_drains_and_warns(start: Start, endpoint: str) -> None:
+    with Client(endpoint) as client:
+        job = client.create("cd" * 32)
+        code, _, err = ended(start("payments", "simulate", "--drain", "--pay-delay-ms-max", "60"))
+        assert (code, client.get(job.job_id).status) == (0, "running")
+    assert "payments are simulated: jobs run without a real payment" in err
+
+
 def test_masumi_says_what_is_missing(start: Start) -> None:
     code, out, err = ended(start("payments", "masumi"))
     assert (code, out) == (2, "")
