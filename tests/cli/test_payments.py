@@ -7,14 +7,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from click.testing import Result
+
 from tollgate.client.sync import Client
 
+Invoke = Callable[..., Result]
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=30)
     return process.returncode, (out or b"").decode(), (err or b"").decode()
+
+
+def test_without_a_command_it_shows_its_help(invoke: Invoke) -> None:
+    shown = invoke("payments")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert shown.stdout == invoke("payments", "--help").stdout
 
 
 def test_simulate_confirms_payments_and_does_no_work(start: Start, endpoint: str) -> None:
