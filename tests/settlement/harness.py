@@ -1,9 +1,10 @@
 """Kills watchers, workers and brokers while jobs are hired, paid, worked on and proved."""
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,12 @@ from tests.payment_service.faults import Faults
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService
 from tests.payment_service.states import Action
-from tollgate import Client, Job, TollgateError
-from tollgate.domain.hashing import input_hash, output_hash_as_deployed
+from tests.settlement.audit import PURCHASER, faults_of
+from tests.settlement.handler import SERVICE_TOKEN, SERVICE_URL
+from tollgate import Client, TollgateError
+from tollgate.domain.hashing import input_hash
 
 ROOT: Final = Path(__file__).parents[2]
-PURCHASER: Final = "aabbccddeeff0011"
 WATCHERS, WORKERS = 2, 3
 TICK_S: Final = 0.05
 KILL_PAUSE_S: Final = (0.1, 0.8)
@@ -41,6 +43,8 @@ class Scenario:
     seed: int = 1
     fault_share: float = 0.2
     chain_failures: float = 0.05
+    handler: str = "answer"
+    """Of `tests.settlement.handler`."""
     seconds: float = 300.0
     """Longest time until all settlements are confirmed."""
 
@@ -64,26 +68,43 @@ Progress = Callable[[int, int], None]
 class Program:
     """A process that is started again when it is killed."""
 
-    def __init__(self, name: str, log: Path, *command: str) -> None:
+    def __init__(
+        self, name: str, log: Path, *command: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self._log = log
         self._command = [sys.executable, "-P", "-m", *command]
+        self._environment = {**os.environ, **(environment or {})}
+        self.left: list[int] = []
+        """Exit codes of those that were not killed."""
         self.start()
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+                self._command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log,
+            )  # fmt: skip
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.end()
         self.start()
 
     def end(self) -> None:
+        self._look()
         self.process.kill()
         self.process.wait()
+
+    def look(self) -> None:
+        """Start it again if it has left by itself."""
+        if self._look():
+            self.start()
+
+    def _look(self) -> bool:
+        code = self.process.poll()
+        if code is not None:
+            self.left.append(code)
+        return code is not None
 
 
 class Run:
@@ -102,6 +123,7 @@ class Run:
         )
         self._over = Event()
         self._brokers = 0
+        self._allowed = 0
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -146,8 +168,10 @@ class Run:
         self._workers = [
             Program(
                 "worker", home / f"worker{number}.log", "tollgate.worker", "--endpoint", url,
-                "--handler", "tests.settlement.handler:answer", "--lease-ms", "1000",
-                "--max-attempts", "1000",
+                "--handler", f"tests.settlement.handler:{self._scenario.handler}",
+                "--isolation", "process", "--lease-ms", "1000",
+                "--max-attempts", "1000", "--backoff-s", "0.1",
+                environment={SERVICE_URL: server.url, SERVICE_TOKEN: server.token},
             )
             for number in range(WORKERS)
         ]  # fmt: skip
@@ -158,13 +182,19 @@ class Run:
         self._broker.wait_until_ready()
 
     def _kill_until_settled(self) -> None:
+        """Kill as often as asked for, while jobs are hired in step with the kills."""
         deadline = time.monotonic() + self._scenario.seconds
         kills = 0
         with Client(self._broker.url, timeout_s=5) as client:
             while time.monotonic() < deadline:
+                for program in (*self._watchers, *self._workers):
+                    program.look()
                 if kills < self._scenario.kills:
                     kills += 1
+                    self._allowed = -(-self._scenario.jobs * kills // self._scenario.kills)
                     self._kill()
+                else:
+                    self._allowed = self._scenario.jobs
                 with suppress(TollgateError):
                     self.outcome.confirmed = client.count(settlement="confirmed").total
                     if self.outcome.confirmed == self._scenario.jobs:
@@ -192,8 +222,9 @@ class Run:
     def _hire(self) -> None:
         with Client(self._broker.url, timeout_s=2) as client:
             for number in range(self._scenario.jobs):
-                if self._over.wait(0.02):
-                    return
+                while number >= self._allowed:
+                    if self._over.wait(0.02):
+                        return
                 text = f'{{"number":{number}}}'
                 hash_ = input_hash(PURCHASER, {"number": number})
                 made = self._service.create(inputHash=hash_, identifierFromPurchaser=PURCHASER)
@@ -219,29 +250,23 @@ class Run:
     def _audit(self) -> None:
         with Client(self._broker.url) as client:
             jobs = list(client.list())
+            histories = [client.history(job.job_id) for job in jobs]
         wrong = self.outcome.wrong
         if len(jobs) != self._scenario.jobs:
             wrong.append(f"{len(jobs)} jobs of {self._scenario.jobs} are stored")
         accepted: dict[str, list[str]] = {}
         for identifier, hash_ in self._service.accepted:
             accepted.setdefault(identifier, []).append(hash_)
-        for job in jobs:
-            wrong += self._faults_of(job, accepted.pop(job.blockchain_identifier, []))
+        for job, history in zip(jobs, histories, strict=True):
+            payment = self._service.payments[job.blockchain_identifier]
+            self.outcome.recoveries += sum(
+                entry.action is Action.WAITING_FOR_MANUAL_ACTION for entry in payment.actions
+            )
+            hashes = accepted.pop(job.blockchain_identifier, [])
+            wrong += faults_of(job, history, payment, hashes)
         wrong += [f"a hash was accepted for a payment without a job: {each}" for each in accepted]
-
-    def _faults_of(self, job: Job, accepted: list[str]) -> list[str]:
-        payment = self._service.payments[job.blockchain_identifier]
-        self.outcome.recoveries += sum(
-            entry.action is Action.WAITING_FOR_MANUAL_ACTION for entry in payment.actions
-        )
-        if job.status.value != "completed" or job.result is None:
-            return [f"{job.job_id} is {job.status.value}: {job.error}"]
-        stored = output_hash_as_deployed(PURCHASER, job.result)
-        found = []
-        if job.settlement is None or job.settlement.state.value != "confirmed":
-            found.append(f"{job.job_id}: its settlement is {job.settlement}")
-        if accepted != [stored]:
-            found.append(f"{job.job_id}: accepted are {accepted}, its result has {stored}")
-        if payment.result_hash != stored:
-            found.append(f"{job.job_id}: on chain is {payment.result_hash}, not {stored}")
-        return found
+        killed = sum(self.outcome.kills.values())
+        if killed != self._scenario.kills:
+            wrong.append(f"{killed} kills of {self._scenario.kills} were done")
+        for program in (*self._watchers, *self._workers):
+            wrong += [f"a {program.name} left by itself: exit code {code}" for code in program.left]
