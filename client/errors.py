@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tollgate.domain.exceptions import ArgumentError, TollgateError
+from tollgate.domain.exceptions import (
+    ArgumentError,
+    ExpiredError,
+    Refusal,
+    SessionEvictedError,
+    TollgateError,
+)
 
 
 class BrokerUnreachableError(TollgateError):
@@ -90,3 +96,15 @@ def raise_failures(values: list[Any]) -> None:
     """Raise BatchError if one of the values is an exception."""
     if any(issubclass(kind, TollgateError) for kind in set(map(type, values))):
         raise BatchError(values)
+
+
+def may_pass(fault: TollgateError) -> bool:
+    """Return whether the same request may succeed later.
+
+    A broker that was restarted without its sessions refuses a request with `session_evicted`. The
+    client opens another session with its next request, so this error passes too. A request is
+    `expired` if worker and broker were frozen together, or if a clock was set.
+    """
+    if isinstance(fault, Refusal):
+        return fault.retryable or isinstance(fault, SessionEvictedError | ExpiredError)
+    return isinstance(fault, OutcomeUnknown | BrokerUnreachableError)

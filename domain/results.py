@@ -11,6 +11,8 @@ from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
 DEFAULT_QUEUE: Final = "default"
+MOCK_PREFIX: Final = "mock_bc_"
+"""How the blockchain identifier of a job begins whose creator supplied none."""
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

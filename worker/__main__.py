@@ -10,16 +10,14 @@ from typing import Any, Final
 
 import click
 
-from tollgate.domain.endpoint import check_endpoint, default_endpoint
 from tollgate.log import configure, protect_stdout
+from tollgate.terminal.options import LOG, with_all
 from tollgate.terminal.program import run
 from tollgate.worker.options import (
     CONNECTION,
     DRAIN,
-    LOG,
     SIMULATION,
     WORK,
-    with_all,
     with_settings,
 )
 from tollgate.worker.settings import WorkerSettings
@@ -65,7 +63,7 @@ Exit codes:
 def main(  # noqa: PLR0913, PLR0917 - click passes them by name
     context: click.Context,
     /,
-    endpoint: str | None,
+    endpoint: str,
     key: str | None,
     queues: tuple[str, ...],
     log_level: str,
@@ -80,11 +78,6 @@ def main(  # noqa: PLR0913, PLR0917 - click passes them by name
 
     It decides no payments, unless --simulate-payments is given.
     """
-    endpoint = default_endpoint() if endpoint is None else endpoint
-    try:
-        check_endpoint(endpoint)
-    except ValueError as fault:
-        raise click.BadParameter(str(fault), param_hint="--endpoint") from None
     if not options["simulate_payments"]:
         for name, *_ in SIMULATION:
             if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

@@ -1,4 +1,4 @@
-"""Whether the broker answers: which errors may pass, how long to pause, one log line an outage."""
+"""Whether the broker answers: how long to pause, and one log line an outage."""
 
 import asyncio
 import logging
@@ -6,25 +6,12 @@ import random
 from time import monotonic
 from typing import Final
 
-from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
-from tollgate.domain.exceptions import ExpiredError, Refusal, SessionEvictedError, TollgateError
+from tollgate.domain.exceptions import TollgateError
 
 log = logging.getLogger("tollgate.worker")
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 2.0
-
-
-def may_pass(fault: TollgateError) -> bool:
-    """Return whether the same request may succeed later.
-
-    A broker that was restarted without its sessions refuses a request with `session_evicted`. The
-    client opens another session with its next request, so this error passes too. A request is
-    `expired` if worker and broker were frozen together, or if a clock was set.
-    """
-    if isinstance(fault, Refusal):
-        return fault.retryable or isinstance(fault, SessionEvictedError | ExpiredError)
-    return isinstance(fault, OutcomeUnknown | BrokerUnreachableError)
 
 
 def one_line(text: object) -> str:

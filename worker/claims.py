@@ -4,10 +4,11 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tollgate.client.errors import may_pass
 from tollgate.client.results import Lease
 from tollgate.domain.commands import Claim
 from tollgate.domain.exceptions import InternalError, TollgateError
-from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass
+from tollgate.worker.broker_status import Backoff, BrokerStatus
 from tollgate.worker.link import Link
 from tollgate.worker.settings import CLAIM_WAIT_MS, SILENCE_S_MAX
 from tollgate.worker.stage import Stage

@@ -12,7 +12,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final, Protocol
 
-from tollgate.client.errors import ClientClosedError
+from tollgate.client.errors import ClientClosedError, may_pass
 from tollgate.client.results import Lease, Touched
 from tollgate.client.sync import Client
 from tollgate.domain.exceptions import (
@@ -20,7 +20,7 @@ from tollgate.domain.exceptions import (
     LeaseLostError,
     TollgateError,
 )
-from tollgate.worker.broker_status import may_pass, one_line
+from tollgate.worker.broker_status import one_line
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import GiveBack, Outcome
 

@@ -1,12 +1,12 @@
 """The options of the command lines that run a worker: one for each setting."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
 
-from tollgate.log import FORMAT_VARIABLE, FORMATS, LEVELS
+from tollgate.terminal.options import connection
 from tollgate.worker.settings import WorkerSettings
 
 DAY_MS: Final = 86_400_000
@@ -89,54 +89,7 @@ def with_settings(*rows: Option) -> Callable[[Callable[..., None]], Callable[...
     return decorate
 
 
-def with_all(
-    options: Sequence[Callable[[Callable[..., None]], Callable[..., None]]],
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options, in this order."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-CONNECTION: Final = (
-    click.option(
-        "--endpoint",
-        metavar="URL",
-        envvar="TOLLGATE_ENDPOINT",
-        show_envvar=True,
-        help="Address of the broker.  [default: a socket in your runtime directory]",
-    ),
-    click.option(
-        "--key",
-        metavar="FILE",
-        envvar="TOLLGATE_KEY",
-        show_envvar=True,
-        help="Key file of the worker, for a broker on tcp.",
-    ),
-    click.option(
-        "--name", metavar="NAME", help="What histories show.  [default: program@host:pid]"
-    ),
-)
 DRAIN: Final = click.option(
     "--drain", is_flag=True, help="Stop when no job is ready and all are done."
 )
-LOG: Final = (
-    click.option(
-        "--log-format",
-        type=click.Choice(FORMATS),
-        envvar=FORMAT_VARIABLE,
-        help="console: lines for people; json: a JSON document each.  [env: TOLLGATE_LOG_FORMAT;"
-        " default: console on a terminal, otherwise json]",
-    ),
-    click.option(
-        "--log-level",
-        type=click.Choice(LEVELS),
-        default="info",
-        show_default=True,
-        help="Lowest level to log on standard error; debug logs every job.",
-    ),
-)
+CONNECTION: Final = connection("Key file of the worker, for a broker on tcp.")

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tollgate.client.arguments import text as check_text
+from tollgate.client.errors import may_pass
 from tollgate.domain.exceptions import (
     ArgumentError,
     JobNotFoundError,
@@ -15,7 +16,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.results import InputRound
 from tollgate.domain.status import RUNNING, TERMINAL
-from tollgate.worker.broker_status import Backoff, may_pass, one_line
+from tollgate.worker.broker_status import Backoff, one_line
 from tollgate.worker.call import Fail, Suspended
 from tollgate.worker.context import Key, Schema
 from tollgate.worker.executor import ASKING_MAX

@@ -8,12 +8,13 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
+from tollgate.client.errors import may_pass
 from tollgate.client.sync import Client
 from tollgate.domain.exceptions import ArgumentError, TollgateError
 from tollgate.domain.results import HelloResult
 from tollgate.domain.status import AWAITING_PAYMENT
 from tollgate.threads import check_threads
-from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
+from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
 from tollgate.worker.executor import Executor
 from tollgate.worker.handlers import (
     HandlerNotFoundError,

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any, Final
 
 from tollgate.client import commands
+from tollgate.client.errors import may_pass
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import (
     InternalError,
@@ -18,7 +19,7 @@ from tollgate.domain.exceptions import (
 )
 from tollgate.domain.models import Job
 from tollgate.domain.status import COMPLETED
-from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
+from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
 from tollgate.worker.held import HeldJob
 from tollgate.worker.link import Link
 from tollgate.worker.outcome import GiveBack, Move, Outcome, cut, shortened

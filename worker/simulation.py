@@ -10,17 +10,15 @@ from typing import Any, Final
 
 import click
 
-from tollgate.domain.endpoint import check_endpoint, default_endpoint
 from tollgate.log import configure, protect_stdout
+from tollgate.terminal.options import LOG, with_all
 from tollgate.terminal.program import run
 from tollgate.worker.__main__ import start
 from tollgate.worker.options import (
     CONNECTION,
     DRAIN,
-    LOG,
     RUN,
     SIMULATION,
-    with_all,
     with_settings,
 )
 from tollgate.worker.settings import WorkerSettings
@@ -46,7 +44,7 @@ Exit codes:
 @with_settings(*SIMULATION, *RUN)
 @with_all(LOG)
 def main(
-    endpoint: str | None,
+    endpoint: str,
     log_level: str,
     log_format: str | None,
     **options: Any,  # noqa: ANN401
@@ -56,11 +54,6 @@ def main(
     It does what `tollgate worker --simulate-payments` does besides its work. It needs the role
     payments. No money moves: never run it beside real jobs.
     """
-    endpoint = default_endpoint() if endpoint is None else endpoint
-    try:
-        check_endpoint(endpoint)
-    except ValueError as fault:
-        raise click.BadParameter(str(fault), param_hint="--endpoint") from None
     settings = WorkerSettings(endpoint=endpoint, simulate_payments=True, only="payments", **options)
     configure(log_level, log_format)
     protect_stdout()

@@ -6,9 +6,10 @@ be judged. Its lease lapses, and the job comes back to the next worker.
 
 from typing import Final
 
+from tollgate.client.errors import may_pass
 from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.results import HistoryEntry
-from tollgate.worker.broker_status import Backoff, may_pass
+from tollgate.worker.broker_status import Backoff
 from tollgate.worker.held import HeldJob
 from tollgate.worker.link import Link
 

@@ -12,6 +12,7 @@ from tollgate.domain.exceptions import Refusal
 from tollgate.domain.models import Job
 from tollgate.domain.results import (
     DEFAULT_QUEUE,
+    MOCK_PREFIX,
     Grant,
     InputRound,
     JobFields,
@@ -32,8 +33,6 @@ ROUND_BYTES: Final = 128
 """More than a round of input takes without its texts."""
 PART_BYTES: Final = 256
 """More than progress or settlement take without their texts: states, times and a hash."""
-MOCK_PREFIX: Final = "mock_bc_"
-"""How the blockchain identifier of a job begins whose creator supplied none."""
 SHORT_HISTORY: Final = 1_024
 """A history up to this length is not counted with the texts of its job: it has few reasons."""
 

@@ -28,7 +28,6 @@ from tollgate.broker.repository.history import (
 )
 from tollgate.broker.repository.indexes import FinishedJobs, TextTotals, measured
 from tollgate.broker.repository.job import (
-    MOCK_PREFIX,
     Changes,
     ExtendedJob,
     PlainStoredJob,
@@ -47,7 +46,7 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.models import Job
-from tollgate.domain.results import DEFAULT_QUEUE, InputRound, Settlement
+from tollgate.domain.results import DEFAULT_QUEUE, MOCK_PREFIX, InputRound, Settlement
 from tollgate.domain.settlement import OPEN, SettlementState, validate_settlement
 from tollgate.domain.status import (
     AWAITING_INPUT,

@@ -5,10 +5,10 @@ from time import monotonic
 
 import pytest
 
-from tollgate.client.errors import BrokerUnreachableError
+from tollgate.client.errors import BrokerUnreachableError, may_pass
 from tollgate.domain.exceptions import ExpiredError, Refusal, SessionEvictedError
 from tollgate.worker import broker_status
-from tollgate.worker.broker_status import Backoff, BrokerStatus, may_pass, one_line
+from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
 
 
 def test_losing_the_broker_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

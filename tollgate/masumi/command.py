@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from tollgate.domain.endpoint import check_endpoint, default_endpoint
-from tollgate.log import FORMAT_VARIABLE, FORMATS, LEVELS, configure, protect_stdout
+from tollgate.log import configure, protect_stdout
+from tollgate.terminal.options import LOG, connection, with_all
 
 log = logging.getLogger("tollgate.payments")
 
@@ -33,21 +33,7 @@ Exit codes:
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--endpoint",
-    metavar="URL",
-    envvar="TOLLGATE_ENDPOINT",
-    show_envvar=True,
-    help="Address of the broker.  [default: a socket in your runtime directory]",
-)
-@click.option(
-    "--key",
-    metavar="FILE",
-    envvar="TOLLGATE_KEY",
-    show_envvar=True,
-    help="Key file with the role payments, for a broker on tcp.",
-)
-@click.option("--name", help="What histories show.  [default: program@host:pid]")
+@with_all(connection("Key file with the role payments, for a broker on tcp."))
 @click.option(
     "--service-url",
     metavar="URL",
@@ -114,28 +100,13 @@ Exit codes:
     metavar="HOST:PORT",
     help="Take webhooks of the service here: each is a hint to look at once.",
 )
-@click.option(
-    "--log-format",
-    type=click.Choice(FORMATS),
-    envvar=FORMAT_VARIABLE,
-    help="console: lines for people; json: a JSON document each.  [env: TOLLGATE_LOG_FORMAT;"
-    " default: console on a terminal, otherwise json]",
-)
-@click.option(
-    "--log-level", type=click.Choice(LEVELS), default="info", show_default=True,
-    help="Lowest level to log on standard error.",
-)  # fmt: skip
+@with_all(LOG)
 def main(log_format: str | None, log_level: str, **options: Any) -> None:  # noqa: ANN401
     """Watch a Masumi payment service: open the gate for paid jobs, and prove results on chain.
 
     Run as many as you like, and stop them when you like: none of them keeps anything. The broker
     must give its key, or its user, the role payments.
     """
-    options["endpoint"] = options["endpoint"] or default_endpoint()
-    try:
-        check_endpoint(options["endpoint"])
-    except ValueError as fault:
-        raise click.BadParameter(str(fault), param_hint="--endpoint") from None
     options["token"] = _token(options.pop("service_token_file"))
     _check_url(options["service_url"])
     options["webhook"] = _address(options["webhook"])
