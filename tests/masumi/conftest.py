@@ -37,10 +37,13 @@ class Town:
 
     def new_watcher(self, client: AsyncClient | None = None, **settings: Any) -> Watcher:
         """Return another watcher, as after a restart."""
+        given = WatcherSettings(**{"poll_s": POLL_S, "call_s": CALL_S} | settings)
+        return Watcher(client or self.client, self.new_service(), given)
+
+    def new_service(self) -> PaymentService:
         service = PaymentService(self.server.url, self.server.token, "Preprod", timeout_s=CALL_S)
         self._services.append(service)
-        given = WatcherSettings(**{"poll_s": POLL_S, "call_s": CALL_S} | settings)
-        return Watcher(client or self.client, service, given)
+        return service
 
     async def hire(self, **fields: Any) -> Job:
         """Create a payment, and then its job."""

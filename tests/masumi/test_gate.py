@@ -1,16 +1,15 @@
 """What a payment means for its job: each state of the chain against each state of the job."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from tests.masumi.payments import NOW, payment
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
 from tollgate.masumi.gate import LAST_MINUTES, Act, decide
-from tollgate.masumi.payment import Payment
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HASH = "25f3afe66b39b0582711c9faf53930c7b6a6feffd10294750ec77be47fd63080"
 OTHER = "59e08c108addc5e1667e34f85c90bb4ff98c410701bfb6088a4deb86b3273ca9"
 VOID = (
@@ -29,16 +28,6 @@ def job(status: str = "awaiting_payment", **fields: Any) -> Job:
         updated_at=NOW,
         **fields,
     )
-
-
-def payment(state: str | None = "FundsLocked", **fields: Any) -> Payment:
-    told: dict[str, Any] = {
-        "id": "1", "blockchain_identifier": "chain", "changed_at": "", "updated_at": "",
-        "on_chain_state": state, "result_hash": None, "input_hash": HASH,
-        "submit_by": NOW + timedelta(hours=1), "action": "WaitingForExternalAction",
-        "action_hash": None, "error": None,
-    }  # fmt: skip
-    return Payment(**told | fields)
 
 
 def test_locked_funds_open_the_gate() -> None:

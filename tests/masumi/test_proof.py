@@ -1,15 +1,14 @@
 """The next step with the hash of a result: what is there is compared, and never replaced."""
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
 
+from tests.masumi.payments import NOW, payment
 from tollgate.masumi.gate import LAST_MINUTES
 from tollgate.masumi.payment import Payment
 from tollgate.masumi.proof import OVERDUE, Step, decide, recoveries, recovery_reason
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OURS = "25f3afe66b39b0582711c9faf53930c7b6a6feffd10294750ec77be47fd63080"
 OTHER = "59e08c108addc5e1667e34f85c90bb4ff98c410701bfb6088a4deb86b3273ca9"
 SUBMITTING = ("SubmitResultRequested", "SubmitResultInitiated")
@@ -18,16 +17,6 @@ ENDED = (
     "FundsOrDatumInvalid", "WithdrawAuthorized", "RefundAuthorized", "Withdrawn",
     "RefundWithdrawn", "DisputedWithdrawn",
 )  # fmt: skip
-
-
-def payment(state: str | None = "FundsLocked", **fields: Any) -> Payment:
-    told: dict[str, Any] = {
-        "id": "1", "blockchain_identifier": "chain", "changed_at": "", "updated_at": "",
-        "on_chain_state": state, "result_hash": None, "input_hash": None,
-        "submit_by": NOW + timedelta(hours=1), "action": "WaitingForExternalAction",
-        "action_hash": None, "error": None,
-    }  # fmt: skip
-    return Payment(**told | fields)
 
 
 @pytest.mark.parametrize("state", TAKES_RESULT)

@@ -8,9 +8,11 @@ import pytest
 from tests.masumi.conftest import Town, hash_of
 from tests.payment_service.faults import Fault
 from tollgate import Job, NotAuthorizedError
+from tollgate.masumi import rounds
 from tollgate.masumi import watcher as module
-from tollgate.masumi.api import ServiceRefusedError
-from tollgate.masumi.watcher import Watcher, _Trouble
+from tollgate.masumi.api import ServiceFailedError, ServiceRefusedError
+from tollgate.masumi.rounds import Trouble
+from tollgate.masumi.watcher import Watcher
 
 
 async def until(town: Town, job: Job, status: str) -> None:
@@ -57,7 +59,7 @@ async def test_a_hint_ends_the_pause(town: Town) -> None:
 async def test_trouble_passes_and_is_told_once(
     town: Town, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_Trouble, "after", quick(_Trouble.after))
+    monkeypatch.setattr(rounds, "BACKOFF_S_MIN", 0.01)
     caplog.set_level(logging.INFO, "tollgate.payments")
     town.service.faults.plan("diff", *[Fault.ERROR_BEFORE] * 3)
     watcher = town.new_watcher(poll_s=0.05)
@@ -70,16 +72,6 @@ async def test_trouble_passes_and_is_told_once(
     assert caplog.text.count("all is well again") == 1
 
 
-def quick(after: object) -> object:
-    """Return the same, but with pauses a hundred times as short."""
-
-    def told(self: _Trouble, fault: Exception, at_least_s: float | None = None) -> float:
-        assert callable(after)
-        return float(after(self, fault, at_least_s)) / 100
-
-    return told
-
-
 async def test_a_token_that_is_refused_ends_it(town: Town) -> None:
     town.service.keys.clear()
     with pytest.raises(ExceptionGroup) as raised:
@@ -88,13 +80,13 @@ async def test_a_token_that_is_refused_ends_it(town: Town) -> None:
 
 
 def test_pauses_grow_and_have_a_limit() -> None:
-    trouble = _Trouble("payments")
-    fault = ValueError("x")
+    trouble = Trouble("payments")
+    fault = ServiceFailedError("x")
     pauses = [trouble.after(fault) for _ in range(20)]
     assert all(0.5 <= pause <= 60 for pause in pauses)
     assert pauses[0] <= 1.0
     assert pauses[-1] >= 30.0
-    assert trouble.after(fault, 100.0) == 100.0
+    assert trouble.after(ServiceFailedError("x", 100.0)) == 100.0
     trouble.over()
     assert trouble.after(fault) <= 1.0
 
@@ -107,9 +99,3 @@ async def test_a_refusal_of_the_broker_ends_it(town: Town, monkeypatch: pytest.M
     with pytest.raises(ExceptionGroup) as raised:
         await town.watcher.run()
     assert raised.value.subgroup(NotAuthorizedError) is not None
-
-
-async def test_a_hint_is_used_up_by_a_round(town: Town) -> None:
-    town.watcher.hint()
-    await town.watcher.open_gates()
-    assert not town.watcher._hint.is_set()

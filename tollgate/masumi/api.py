@@ -14,6 +14,7 @@ import msgspec
 from tollgate.masumi.payment import Payment, ToldPayment
 
 log = logging.getLogger("tollgate.payments")
+logging.getLogger("httpx").setLevel(logging.WARNING)  # else each call is a line
 
 PAGE: Final = 100
 """The most payments that the service returns in a page."""

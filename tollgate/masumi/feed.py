@@ -42,10 +42,12 @@ class Feed:
 
     def done(self, payments: list[Payment]) -> None:
         """Note that the payments of a page were handled."""
+        now = _text(self._service.now())
         for payment in payments:
             self._handled.pop(payment.id, None)  # to the end
             self._handled[payment.id] = payment.changed_at
-            self._since = max(self._since, payment.changed_at)
+            # A change that is dated in the future must not hide those that come before that time.
+            self._since = max(self._since, min(payment.changed_at, now))
         excess = len(self._handled) - REMEMBERED_MAX
         for each in list(self._handled)[: max(excess, 0)]:
             del self._handled[each]

@@ -32,6 +32,10 @@ FOR_PEOPLE: Final = "WaitingForManualAction"
 SUBMITTING: Final = frozenset({"SubmitResultRequested", "SubmitResultInitiated"})
 
 
+STATE_CHARACTERS: Final = 100
+"""The broker takes no longer state: what is beyond is cut."""
+
+
 class Payment(msgspec.Struct, frozen=True):
     """What the watcher uses of a payment."""
 
@@ -86,7 +90,7 @@ class ToldPayment(msgspec.Struct):
             blockchain_identifier=self.blockchainIdentifier,
             changed_at=self.nextActionOrOnChainStateOrResultLastChangedAt or self.updatedAt,
             updated_at=self.updatedAt,
-            on_chain_state=self.onChainState or None,
+            on_chain_state=(self.onChainState or "")[:STATE_CHARACTERS] or None,
             result_hash=_lower(self.resultHash),
             input_hash=_lower(self.inputHash),
             submit_by=None if by is None else _time(by),

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -16,6 +16,7 @@ from tollgate.domain.settlement import SettlementState
 from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
 from tollgate.masumi.payment import Payment
 from tollgate.masumi.proof import Next, Step, decide, recoveries, recovery_reason
+from tollgate.masumi.rounds import Trouble
 
 log = logging.getLogger("tollgate.payments")
 
@@ -23,7 +24,10 @@ CALLS: Final = 3
 """Calls of the service between a claim and its settlement, at most: look, and recover twice."""
 SPARE_S: Final = 10.0
 """What a lease is longer than these calls."""
-REASON_CHARACTERS: Final = 300
+CLAIMED: Final = 16
+"""Settlements looked at at once."""
+REASON_CHARACTERS: Final = 250
+"""The broker takes 1,024 bytes, and a character has up to four."""
 UNKNOWN_MAX: Final = 5
 """How often the service may not know the payment of a completed job before a person is asked."""
 CHANGED: Final = frozenset({httpx.codes.NOT_FOUND, httpx.codes.CONFLICT})
@@ -61,26 +65,39 @@ class Submissions:
         self._recoveries_max = recoveries_max
         self._poll_s = poll_s
         self._lease_ms = int(1_000 * (CALLS * call_s + SPARE_S))
+        self._trouble = Trouble("results")
+        self._pause_of_round_s: float | None = None
         self._unknown: dict[str, int] = {}
+        """How often the service did not know the payment of a job, by the job's id."""
 
-    async def claim(self, limit: int) -> list[Lease]:
+    async def round(self) -> bool:
+        """Take one step with each settlement that is due; return whether there were any.
+
+        Raises what the broker's calls raise; then leases lapse, and another watcher looks. Raises
+        ServiceRefusedError if the service refuses the token.
+        """
+        leases = await self._claim()
+        self._pause_of_round_s = None
+        ends = await asyncio.gather(*map(self._settle, leases), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        if leases and self._pause_of_round_s is None:
+            self._trouble.over()
+        return bool(leases)
+
+    async def _claim(self) -> list[Lease]:
         """Return settlements with something to do, those with a hash under way first."""
-        leases = await self._client.claim(
-            settlement=SettlementState.SUBMITTED, lease_ms=self._lease_ms, limit=limit
-        )
-        if len(leases) < limit:
-            leases += await self._client.claim(
-                settlement=SettlementState.WANTED,
-                lease_ms=self._lease_ms,
-                limit=limit - len(leases),
-            )
+        leases: list[Lease] = []
+        for state in (SettlementState.SUBMITTED, SettlementState.WANTED):
+            if len(leases) < CLAIMED:
+                leases += await self._client.claim(
+                    settlement=state, lease_ms=self._lease_ms, limit=CLAIMED - len(leases)
+                )
         return leases
 
-    async def settle(self, lease: Lease) -> None:
-        """Take one step with a job, and give its lease back.
-
-        Raises what the broker's calls raise; then the lease lapses, and another one looks.
-        """
+    async def _settle(self, lease: Lease) -> None:
+        """Take one step with a job, and give its lease back."""
         job = lease.job
         try:
             result_hash = self._hash_of(job)
@@ -88,17 +105,23 @@ class Submissions:
         except ArgumentError as fault:
             await self._end(lease, Next(Step.MANUAL, f"the result has no hash: {fault}"))
         except ServiceFailedError as fault:
-            log.warning("job %s is looked at again later: %s", job.job_id, fault)
-            await self._later(lease, fault.retry_after_s)
+            log.debug("job %s is looked at again later: %s", job.job_id, fault)
+            await self._later(lease, self._pause_after(fault))
         except ServiceRefusedError as refusal:
             if refusal.status in CHANGED or refusal.is_ours:
-                await self._later(lease, None)
+                await self._later(lease, self._pause_s())
             else:
                 await self._end(lease, Next(Step.MANUAL, str(refusal)))
             if refusal.is_ours:
                 raise
         else:
             await self._end(lease, step, payment, result_hash)
+
+    def _pause_after(self, fault: ServiceFailedError) -> float:
+        """Return how long to wait after an error: the same for all jobs of a round."""
+        if self._pause_of_round_s is None:
+            self._pause_of_round_s = self._trouble.after(fault)
+        return max(self._pause_of_round_s, self._pause_s())
 
     def _hash_of(self, job: Job) -> str:
         if job.identifier_from_purchaser is None:
@@ -174,23 +197,21 @@ class Submissions:
         elif to is SettlementState.CONFIRMED:
             log.info("the hash of job %s is on chain", job.job_id)
         is_over = to is not None and to is not SettlementState.SUBMITTED
-        try:
-            await self._client.settle(
-                job.job_id,
-                lease=lease.token,
-                to=to,
-                result_hash=None if step.step in {Step.REFUSED, Step.MANUAL} else result_hash,
-                on_chain_state=_news(job, payment),
-                reason=(step.reason or "")[:REASON_CHARACTERS] or None if to else None,
-                retry_after_s=None if is_over else self._pause_s(),
-            )
-        except (LeaseLostError, JobNotFoundError) as lost:
-            log.info("job %s is another watcher's: %s", job.job_id, lost)
+        await self._give_back(
+            lease,
+            to=to,
+            result_hash=None if step.step in {Step.REFUSED, Step.MANUAL} else result_hash,
+            on_chain_state=_news(job, payment),
+            reason=step.reason[:REASON_CHARACTERS] if to and step.reason else None,
+            retry_after_s=None if is_over else self._pause_s(),
+        )
 
-    async def _later(self, lease: Lease, after_s: float | None) -> None:
-        pause_s = max(self._pause_s(), after_s or 0.0)
+    async def _later(self, lease: Lease, pause_s: float) -> None:
+        await self._give_back(lease, retry_after_s=pause_s)
+
+    async def _give_back(self, lease: Lease, **outcome: Any) -> None:  # noqa: ANN401 - of `settle`
         try:
-            await self._client.settle(lease.job.job_id, lease=lease.token, retry_after_s=pause_s)
+            await self._client.settle(lease.job.job_id, lease=lease.token, **outcome)
         except (LeaseLostError, JobNotFoundError) as lost:
             log.info("job %s is another watcher's: %s", lease.job.job_id, lost)
 
@@ -203,11 +224,3 @@ def _news(job: Job, payment: Payment | None) -> str | None:
     state = None if payment is None else payment.on_chain_state
     known = None if job.settlement is None else job.settlement.on_chain_state
     return None if state == known else state
-
-
-async def all_of(submissions: Submissions, leases: list[Lease]) -> None:
-    """Settle these at the same time; raises the first error after all have ended."""
-    ends = await asyncio.gather(*map(submissions.settle, leases), return_exceptions=True)
-    for end in ends:
-        if isinstance(end, BaseException):
-            raise end

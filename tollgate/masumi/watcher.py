@@ -1,33 +1,18 @@
 """The watcher of a payment service: it opens gates and brings results on chain until it stops."""
 
 import asyncio
-import logging
-import random
-from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Final
 
 import msgspec
 
 from tollgate.client.aio import AsyncClient
-from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
-from tollgate.domain.exceptions import (
-    ExpiredError,
-    Refusal,
-    SessionEvictedError,
-    TollgateError,
-)
-from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
-from tollgate.masumi.openings import Openings
-from tollgate.masumi.submissions import Submissions, all_of
+from tollgate.masumi.api import PaymentService
+from tollgate.masumi.payment_sync import PaymentSync
+from tollgate.masumi.rounds import Rounds
+from tollgate.masumi.submissions import Submissions
 
-log = logging.getLogger("tollgate.payments")
-
-CLAIMED: Final = 16
-"""Settlements looked at at once."""
-BACKOFF_S_MAX: Final = 60.0
 SETTLEMENT_WAIT_S: Final = 1.0
-"""How long to wait for a settlement with something to do before asking again."""
+"""How long to wait before settlements are claimed again, if there was none."""
 
 
 class WatcherSettings(msgspec.Struct, frozen=True):
@@ -58,9 +43,8 @@ class Watcher:
         settings: WatcherSettings | None = None,
     ) -> None:
         settings = settings or WatcherSettings()
-        self._poll_s = settings.poll_s
-        self._openings = Openings(client, service, settings.source_types)
-        self._submissions = Submissions(
+        payments = PaymentSync(client, service, settings.source_types)
+        results = Submissions(
             client,
             service,
             form=settings.hash_form,
@@ -68,17 +52,24 @@ class Watcher:
             poll_s=settings.poll_s,
             call_s=settings.call_s,
         )
-        self._hint = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self.open_gates = payments.round
+        """One round for the jobs that wait for payments; returns whether more is left."""
+        self.submit_results = results.round
+        """One step with each settlement that is due; returns whether there were any."""
+        self._rounds = (
+            Rounds("payments", payments.round, settings.poll_s),
+            Rounds("settlements", results.round, SETTLEMENT_WAIT_S),
+        )
 
     def hint(self) -> None:
         """Look at once: something has changed at the service."""
-        self._hint.set()
+        for each in self._rounds:
+            each.hint()
 
     def stop(self) -> None:
         """Finish the step that is going on, and return from `run`."""
-        self._stopping.set()
-        self._hint.set()
+        for each in self._rounds:
+            each.stop()
 
     async def run(self) -> None:
         """Watch until `stop`.
@@ -89,76 +80,5 @@ class Watcher:
 
         """
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat("payments", self.open_gates))
-            tasks.create_task(self._repeat("results", self.submit_results))
-
-    async def open_gates(self) -> bool:
-        """Do one round for the jobs that wait for payments; return whether more is left."""
-        self._hint.clear()
-        return await self._openings.round()
-
-    async def submit_results(self) -> bool:
-        """Take one step with each settlement that is due; return whether there were any."""
-        leases = await self._submissions.claim(CLAIMED)
-        await all_of(self._submissions, leases)
-        return bool(leases)
-
-    async def _repeat(self, what: str, round_: Callable[[], Awaitable[bool]]) -> None:
-        trouble = _Trouble(what)
-        while not self._stopping.is_set():
-            asked_at = monotonic()
-            try:
-                has_more = await round_()
-            except ServiceFailedError as fault:
-                await self._pause(trouble.after(fault, fault.retry_after_s))
-            except ServiceRefusedError as refusal:
-                if refusal.is_ours:
-                    raise
-                await self._pause(trouble.after(refusal))
-            except TollgateError as fault:
-                if not _may_pass(fault):
-                    raise
-                await self._pause(trouble.after(fault))
-            else:
-                trouble.over()
-                if not has_more:
-                    wait_s = self._poll_s if what == "payments" else SETTLEMENT_WAIT_S
-                    await self._pause(wait_s - (monotonic() - asked_at), may_hint=True)
-
-    async def _pause(self, seconds: float, *, may_hint: bool = False) -> None:
-        """Wait, but not longer than until `stop`; a hint ends the wait if nothing is wrong."""
-        waited_for = self._hint if may_hint else self._stopping
-        try:
-            async with asyncio.timeout(max(seconds, 0.0)):
-                await waited_for.wait()
-        except TimeoutError:
-            return
-
-
-class _Trouble:
-    """Pauses that grow while something goes wrong, and one log line for it."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._pause_s = 0.0
-
-    def after(self, fault: Exception, at_least_s: float | None = None) -> float:
-        """Return how long to wait after an error; each time longer, and never all at once."""
-        if not self._pause_s:
-            log.warning("%s: trying again: %s", self._what, fault)
-        self._pause_s = min(max(1.0, 2 * self._pause_s), BACKOFF_S_MAX)
-        jitter_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
-        return max(jitter_s, at_least_s or 0.0)
-
-    def over(self) -> None:
-        """Note that all went well."""
-        if self._pause_s:
-            log.info("%s: all is well again", self._what)
-            self._pause_s = 0.0
-
-
-def _may_pass(fault: TollgateError) -> bool:
-    """Return whether the same may succeed later."""
-    if isinstance(fault, Refusal):
-        return fault.retryable or isinstance(fault, SessionEvictedError | ExpiredError)
-    return isinstance(fault, OutcomeUnknown | BrokerUnreachableError)
+            for each in self._rounds:
+                tasks.create_task(each.run())

@@ -1,15 +1,15 @@
-"""Opens the gate for jobs that are paid, and ends those whose payment is void.
+"""Brings what happens to payments to their jobs: opens the gate, ends jobs, asks holders to stop.
 
-A round reads the payments that have changed, and asks for the payment of each job that is new. A
-job whose payment was locked before the job was stored is found by the second; everything that
-happens later, by the first.
+A round reads the payments that have changed, and asks for the payment of each job that is new. The
+latter finds payments that were locked before their job was stored; the former all that comes later.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from time import monotonic
+from itertools import islice
 from typing import Final
 
 from tollgate.client.aio import AsyncClient
@@ -20,6 +20,7 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.models import Job
+from tollgate.domain.results import MOCK_PREFIX
 from tollgate.domain.settlement import OPEN as OPEN_SETTLEMENTS
 from tollgate.domain.status import AWAITING_PAYMENT, FAILED, RUNNING
 from tollgate.masumi.api import PaymentService, ServiceRefusedError
@@ -31,21 +32,15 @@ log = logging.getLogger("tollgate.payments")
 
 LOOK_BACK: Final = timedelta(hours=1)
 """How far before the oldest open job a watcher begins to read: a payment is older than its job."""
-MOCK_PREFIX: Final = "mock_bc_"
-"""Identifiers that the broker made up: the payment service does not know them."""
 LISTED: Final = 500
 """Jobs in one page of the broker's list."""
 RESOLVED_AT_ONCE: Final = 8
 RESOLVED_MAX: Final = 200
 """The most jobs that one round asks the service about."""
-UNKNOWN_AGAIN_S: Final = 60.0
-"""How long before the service is asked again for a payment that it did not know."""
-LOOKED_AT_MAX: Final = 200_000
-FOREVER: Final = float("inf")
 
 
-class Openings:
-    """Brings what happens to payments to the jobs that wait for them.
+class PaymentSync:
+    """Reads the payments of a service, and acts on the jobs of a broker.
 
     Any number of these may run: each move names the version of the job that it is for.
     """
@@ -57,8 +52,14 @@ class Openings:
         self._service = service
         self._source_types = tuple(source_types)
         self._feeds: list[Feed] = []
-        self._looked_at: dict[str, float] = {}
-        """When the payment of an unpaid job is asked for again (monotonic), by the job's id."""
+        self._newest_at: datetime | None = None
+        """When the newest job was created that a round has listed."""
+        self._newest: set[str] = set()
+        """The ids of the jobs created just then."""
+        self._to_look_at: deque[str] = deque()
+        """The ids of jobs whose payment is to be asked for: at most all that are unpaid."""
+        self._held: set[str] = set()
+        """The ids of jobs that another program held when they were to be moved."""
 
     async def round(self) -> bool:
         """Handle all that is new; return whether more is left. Raises what the calls raise."""
@@ -95,58 +96,72 @@ class Openings:
     # --- new jobs -------------------------------------------------------------------------------
 
     async def _look_at_new_jobs(self) -> bool:
-        """Ask for the payments of unpaid jobs that were not looked at; return whether some remain.
+        """Ask for the payments of unpaid jobs that are new; return whether some remain."""
+        await self._list_new_jobs()
+        self._to_look_at.extend(self._held)
+        self._held.clear()
+        for _ in range(0, RESOLVED_MAX, RESOLVED_AT_ONCE):
+            some = list(islice(self._to_look_at, RESOLVED_AT_ONCE))
+            if not some:
+                break
+            await asyncio.gather(*map(self._look_at, some))
+            for _ in some:  # not before: if a call fails, they are looked at again
+                self._to_look_at.popleft()
+        return bool(self._to_look_at)
 
-        The newest come first in the list, and all new ones are at its head.
-        """
-        wanted: list[Job] = []
+    async def _list_new_jobs(self) -> None:
+        """Queue the unpaid jobs that were stored since the last round, oldest first."""
+        found: list[tuple[datetime, str]] = []
         after: str | None = None
         while True:
             page = await self._client.list_page(
                 AWAITING_PAYMENT, newest=True, limit=LISTED, after=after
             )
-            after, now = page.next, monotonic()
-            new = [job for job in page.jobs if self._looked_at.get(job.job_id, 0.0) <= now]
-            wanted += [job for job in new if not job.blockchain_identifier.startswith(MOCK_PREFIX)]
-            if not new or after is None or len(wanted) >= RESOLVED_MAX:
+            new = [job for job in page.jobs if self._is_new(job)]
+            found += [(job.created_at, job.job_id) for job in new]
+            after = page.next
+            if after is None or len(new) < len(page.jobs):
                 break
-        chunk = wanted[:RESOLVED_MAX]
-        for start in range(0, len(chunk), RESOLVED_AT_ONCE):
-            await asyncio.gather(*map(self._look_at, chunk[start : start + RESOLVED_AT_ONCE]))
-        return len(wanted) > len(chunk)
+        if not found:
+            return
+        newest_at = found[0][0]
+        if newest_at != self._newest_at:
+            self._newest_at, self._newest = newest_at, set()
+        self._newest |= {job_id for created_at, job_id in found if created_at == newest_at}
+        self._to_look_at.extend(job_id for _, job_id in reversed(found))
 
-    async def _look_at(self, job: Job) -> None:
+    def _is_new(self, job: Job) -> bool:
+        if self._newest_at is None or job.created_at > self._newest_at:
+            return True
+        return job.created_at == self._newest_at and job.job_id not in self._newest
+
+    async def _look_at(self, job_id: str) -> None:
+        try:
+            job = await self._client.get(job_id)
+        except JobNotFoundError:
+            return
+        if job.status != AWAITING_PAYMENT or job.blockchain_identifier.startswith(MOCK_PREFIX):
+            return
         try:
             payment = await self._service.resolve(job.blockchain_identifier)
         except ServiceRefusedError as refusal:
             if refusal.is_ours:
                 raise
             log.warning("the payment of job %s: %s", job.job_id, refusal)
-            payment = None
         else:
-            if payment is None:
-                log.debug("the service has no payment for job %s", job.job_id)
-        self._looked(job, UNKNOWN_AGAIN_S if payment is None else FOREVER)
-        if payment is not None:
-            await self._act(job, payment)
-
-    def _looked(self, job: Job, again_in_s: float) -> None:
-        self._looked_at[job.job_id] = monotonic() + again_in_s
-        while len(self._looked_at) > LOOKED_AT_MAX:
-            del self._looked_at[next(iter(self._looked_at))]
+            if payment is not None:  # else it may come: then the feed has it
+                await self._act(job, payment)
 
     # --- acts -----------------------------------------------------------------------------------
 
     async def _act(self, job: Job, payment: Payment) -> None:
-        decision = decide(job, payment, self._service.now())
         try:
-            await self._do(job, decision)
+            await self._do(job, decide(job, payment, self._service.now()))
         except (VersionConflictError, InvalidStateTransitionError, JobNotFoundError) as moved:
             log.info("job %s has moved on: %s", job.job_id, moved)
-            self._looked_at.pop(job.job_id, None)
         except LeaseHeldError as held:
-            log.warning("job %s is decided by another program: %s", job.job_id, held)
-            self._looked_at[job.job_id] = 0.0
+            log.warning("job %s is held by another program: %s", job.job_id, held)
+            self._held.add(job.job_id)
         await self._note(job, payment)
 
     async def _do(self, job: Job, decision: Decision) -> None:
@@ -165,7 +180,6 @@ class Openings:
                 log.warning("the holder of job %s is asked to stop: %s", job.job_id, reason)
             case Act.REPORT:
                 log.warning("job %s: %s", job.job_id, reason)
-        self._looked_at.pop(job.job_id, None)
 
     async def _note(self, job: Job, payment: Payment) -> None:
         """Show the state of the payment on a job that has a settlement."""

@@ -10,6 +10,7 @@ from tests.masumi.conftest import INPUT_HASH, PURCHASER, Town
 from tests.payment_service.faults import Fault
 from tollgate import BrokerUnreachableError, Job
 from tollgate.masumi.api import ServiceFailedError, ServiceRefusedError
+from tollgate.masumi.payment_sync import PaymentSync
 
 OLD = "1970-01-01T00:00:00.000Z"
 
@@ -188,10 +189,11 @@ async def test_a_wrong_token_ends_the_watcher(town: Town) -> None:
 async def test_a_decision_about_an_older_version_moves_nothing(town: Town) -> None:
     old = await town.hire()
     town.service.lock_funds(old.blockchain_identifier)
-    payment = (await town.watcher._openings._service.changes("Web3CardanoV1", OLD)).payments[0]
+    sync = PaymentSync(town.client, town.new_service(), ["Web3CardanoV1"])
+    payment = (await sync._service.changes("Web3CardanoV1", OLD)).payments[0]
     await town.watcher.open_gates()
     await town.client.transition(old.job_id, "awaiting_input", input_schema="{}")
-    await town.watcher._openings._act(old, payment)
+    await sync._act(old, payment)
     assert await town.status(old) == "awaiting_input"
 
 

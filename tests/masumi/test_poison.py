@@ -1,0 +1,172 @@
+"""One bad payment, a failed call, or a flood of hints must not stop or slow all the others."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.masumi.conftest import INPUT_HASH, PURCHASER, Town
+from tests.payment_service.faults import Fault
+from tollgate import BrokerUnreachableError, Job
+from tollgate.masumi import rounds
+from tollgate.masumi.watcher import Watcher
+
+EMOJI = "\U0001f600"
+
+
+async def test_a_job_whose_move_failed_is_looked_at_again(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payment = town.service.create(inputHash=INPUT_HASH, identifierFromPurchaser=PURCHASER)
+    town.service.lock_funds(payment["blockchainIdentifier"])
+    await town.watcher.open_gates()  # the feed is past this payment
+    job = await town.client.create(
+        INPUT_HASH, blockchain_identifier=payment["blockchainIdentifier"]
+    )
+
+    async def away(*_: object, **__: object) -> Job:
+        raise BrokerUnreachableError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(town.client, "transition", away)
+        with pytest.raises(BrokerUnreachableError):
+            await town.watcher.open_gates()
+    await town.watcher.open_gates()
+    assert await town.status(job) == "running"
+
+
+async def test_many_new_jobs_are_all_looked_at(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollgate.masumi.payment_sync.LISTED", 5)
+    monkeypatch.setattr("tollgate.masumi.payment_sync.RESOLVED_MAX", 3)
+    identifiers = []
+    for _ in range(30):
+        payment = town.service.create(inputHash=INPUT_HASH, identifierFromPurchaser=PURCHASER)
+        identifiers.append(payment["blockchainIdentifier"])
+        town.service.lock_funds(identifiers[-1])
+    await town.watcher.open_gates()  # the feed is past these payments
+    for identifier in identifiers:
+        await town.client.create(INPUT_HASH, blockchain_identifier=identifier)
+    rounds_left = 40
+    while await town.watcher.open_gates() and rounds_left:
+        rounds_left -= 1
+    assert (await town.client.count("running")).total == 30
+
+
+async def test_a_job_held_by_another_is_tried_again_behind_newer_ones(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tollgate.masumi.payment_sync.LISTED", 2)
+    job = await town.hire()
+    (lease,) = await town.client.claim("awaiting_payment")
+    town.service.lock_funds(job.blockchain_identifier)
+    await town.watcher.open_gates()
+    for _ in range(4):
+        await town.hire()
+    await town.watcher.open_gates()
+    await town.client.release(job.job_id, lease.token)
+    await town.watcher.open_gates()
+    assert await town.status(job) == "running"
+
+
+async def test_jobs_of_no_payment_service_are_not_listed_for_ever(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tollgate.masumi.payment_sync.LISTED", 10)
+    for _ in range(100):
+        await town.client.create(INPUT_HASH)
+    await town.watcher.open_gates()
+    pages: list[str | None] = []
+    list_page = town.client.list_page
+
+    async def counted(*args: Any, **given: Any) -> Any:
+        pages.append(given.get("after"))
+        return await list_page(*args, **given)
+
+    monkeypatch.setattr(town.client, "list_page", counted)
+    await town.watcher.open_gates()
+    assert len(pages) == 1
+
+
+async def test_a_change_dated_in_the_future_hides_none_after_it(town: Town) -> None:
+    odd, job = await town.hire(), await town.hire()
+    town.service.lock_funds(odd.blockchain_identifier)
+    town.service.payments[odd.blockchain_identifier].changed += 86_400_000
+    await town.watcher.open_gates()
+    town.service.lock_funds(job.blockchain_identifier)
+    await town.watcher.open_gates()
+    assert await town.status(job) == "running"
+
+
+async def test_a_reason_longer_than_the_broker_takes_is_cut(town: Town) -> None:
+    job = await town.completed()
+    await town.watcher.submit_results()
+    town.service.fail_next(job.blockchain_identifier)
+    town.service.tick()
+    payment = town.service.payments[job.blockchain_identifier]
+    payment.next_action = replace(payment.next_action, error_note=EMOJI * 5_000)
+    town.broker.advance(3)
+    await town.watcher.submit_results()
+    history = await town.client.history(job.job_id)
+    assert any("recovery 1 of 3" in str(each.reason) for each in history.entries)
+
+
+async def test_one_round_of_trouble_is_one_line(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    jobs = [await town.completed(f"result {number}") for number in range(8)]
+    caplog.clear()
+    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * len(jobs))
+    await town.watcher.submit_results()
+    assert len(caplog.records) == 1
+    assert "500" in caplog.text
+
+
+async def test_pauses_of_settlements_grow(town: Town) -> None:
+    job = await town.completed()
+    pauses = []
+    for _ in range(6):
+        town.service.faults.plan("resolve", Fault.ERROR_BEFORE)
+        await town.watcher.submit_results()
+        settlement = (await town.client.get(job.job_id)).settlement
+        assert settlement is not None
+        assert settlement.not_before is not None
+        pauses.append((settlement.not_before - town.broker.now).total_seconds())
+        town.broker.advance(pauses[-1] + 0.1)
+    assert pauses[-1] > 10 > pauses[0]
+    assert max(pauses) <= rounds.BACKOFF_S_MAX
+
+
+async def test_hints_do_not_end_the_pauses_of_trouble(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims: list[str] = []
+    claim = town.client.claim
+
+    async def counted(**given: Any) -> Any:
+        claims.append(str(given["settlement"]))
+        return await claim(**given)
+
+    monkeypatch.setattr(town.client, "claim", counted)
+    town.service.faults.plan("diff", *[Fault.ERROR_BEFORE] * 100)
+    watcher: Watcher = town.new_watcher(poll_s=3_600.0)
+    monkeypatch.setattr("tollgate.masumi.watcher.SETTLEMENT_WAIT_S", 3_600.0)
+    running = asyncio.create_task(watcher.run())
+    async with asyncio.timeout(20):
+        while len(claims) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        watcher.hint()
+        while len(claims) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for _ in range(2_000):
+            await asyncio.sleep(0)
+    assert len(claims) == 4  # one round for one hint, though the other rounds are in trouble
+    watcher.stop()
+    async with asyncio.timeout(20):
+        await running
+
+
+def test_each_call_is_no_line_in_the_log() -> None:
+    assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
