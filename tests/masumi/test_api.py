@@ -133,3 +133,29 @@ async def test_an_answer_that_is_no_answer_has_failed(text: bytes) -> None:
     ) as service:
         with pytest.raises(ServiceFailedError, match="not as expected"):
             await service.changes("Web3CardanoV1", EPOCH)
+
+
+@pytest.mark.parametrize(
+    ("told", "least", "most"),
+    [
+        ("7", 7, 7),
+        ("86400", 600, 600),
+        ("-3", 0, 0),
+        ("nan", None, None),
+        ("soon", None, None),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 600, 600),
+        ("Fri, 01 Jan 2021 00:00:00 GMT", 0, 0),
+    ],
+)
+async def test_retry_after_is_read_and_bounded(
+    told: str, least: float | None, most: float | None
+) -> None:
+    head = f"HTTP/1.1 503 Away\r\nRetry-After: {told}\r\nContent-Length: 0\r\n\r\n"
+    async with answering(head.encode()) as service:
+        with pytest.raises(ServiceFailedError) as failed:
+            await service.resolve("nothing")
+    if least is None or most is None:
+        assert failed.value.retry_after_s is None
+    else:
+        assert failed.value.retry_after_s is not None
+        assert least <= failed.value.retry_after_s <= most

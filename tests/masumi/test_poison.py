@@ -9,6 +9,7 @@ import pytest
 
 from tests.masumi.conftest import INPUT_HASH, PURCHASER, Town
 from tests.payment_service.faults import Fault
+from tests.payment_service.payment import shape_of
 from tollgate import BrokerUnreachableError, Job
 from tollgate.masumi import rounds
 from tollgate.masumi.watcher import Watcher
@@ -170,3 +171,18 @@ async def test_hints_do_not_end_the_pauses_of_trouble(
 
 def test_each_call_is_no_line_in_the_log() -> None:
     assert not logging.getLogger("httpx").isEnabledFor(logging.INFO)
+
+
+async def test_a_state_longer_than_the_broker_takes_is_cut(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await town.completed()
+
+    def odd(*given: Any, **others: Any) -> dict[str, Any]:
+        return shape_of(*given, **others) | {"onChainState": EMOJI * 3_000}
+
+    monkeypatch.setattr("tests.payment_service.service.shape_of", odd)
+    await town.watcher.submit_results()
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert settlement.on_chain_state == EMOJI * 100
