@@ -123,6 +123,27 @@ async def test_one_round_of_trouble_is_one_line(
     await town.watcher.submit_results()
     assert len(caplog.records) == 1
     assert "500" in caplog.text
+    settlements = [(await town.client.get(job.job_id)).settlement for job in jobs]
+    for each in settlements:  # the pause has grown once, not once for each job
+        assert each is not None
+        assert each.not_before is not None
+        assert (each.not_before - town.broker.now).total_seconds() < 2
+
+
+async def test_pauses_are_short_again_after_a_success(town: Town) -> None:
+    job = await town.completed()
+    for _ in range(5):
+        town.service.faults.plan("resolve", Fault.ERROR_BEFORE)
+        await town.watcher.submit_results()
+        town.broker.advance(100)
+    await town.watcher.submit_results()
+    town.broker.advance(100)
+    town.service.faults.plan("resolve", Fault.ERROR_BEFORE)
+    await town.watcher.submit_results()
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert settlement.not_before is not None
+    assert (settlement.not_before - town.broker.now).total_seconds() < 2
 
 
 async def test_pauses_of_settlements_grow(town: Town) -> None:
@@ -140,8 +161,18 @@ async def test_pauses_of_settlements_grow(town: Town) -> None:
     assert max(pauses) <= rounds.BACKOFF_S_MAX
 
 
-async def test_hints_do_not_end_the_pauses_of_trouble(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+async def spin(claims: list[str], count: int) -> None:
+    """Let all tasks run, until there were so many claims and a good while after."""
+    async with asyncio.timeout(20):
+        while len(claims) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    for _ in range(2_000):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("hint_s", "claims_after"), [(0.0, 4), (3_600.0, 2)])
+async def test_a_hint_is_one_round_and_not_too_soon(
+    town: Town, monkeypatch: pytest.MonkeyPatch, hint_s: float, claims_after: int
 ) -> None:
     claims: list[str] = []
     claim = town.client.claim
@@ -151,22 +182,25 @@ async def test_hints_do_not_end_the_pauses_of_trouble(
         return await claim(**given)
 
     monkeypatch.setattr(town.client, "claim", counted)
+    monkeypatch.setattr(rounds, "HINT_S", hint_s)
+    monkeypatch.setattr("tollgate.masumi.watcher.SETTLEMENT_WAIT_S", 7_200.0)
     town.service.faults.plan("diff", *[Fault.ERROR_BEFORE] * 100)
-    watcher: Watcher = town.new_watcher(poll_s=3_600.0)
-    monkeypatch.setattr("tollgate.masumi.watcher.SETTLEMENT_WAIT_S", 3_600.0)
+    watcher: Watcher = town.new_watcher(poll_s=7_200.0)
     running = asyncio.create_task(watcher.run())
-    async with asyncio.timeout(20):
-        while len(claims) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        watcher.hint()
-        while len(claims) < 4:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        for _ in range(2_000):
-            await asyncio.sleep(0)
-    assert len(claims) == 4  # one round for one hint, though the other rounds are in trouble
+    await spin(claims, 2)
+    watcher.hint()
+    await spin(claims, claims_after)
+    assert len(claims) == claims_after  # though the other rounds are in trouble
     watcher.stop()
     async with asyncio.timeout(20):
         await running
+
+
+async def test_the_service_is_not_asked_about_made_up_identifiers(town: Town) -> None:
+    await town.client.create(INPUT_HASH)
+    town.service.faults.plan("resolve", Fault.ERROR_BEFORE)
+    await town.watcher.open_gates()  # would raise
+    assert not town.service.faults.counts
 
 
 def test_each_call_is_no_line_in_the_log() -> None:

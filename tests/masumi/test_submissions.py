@@ -9,6 +9,7 @@ from tests.masumi.conftest import Town, hash_of
 from tests.payment_service.faults import Fault
 from tests.payment_service.states import OnChainState
 from tollgate.domain.hashing import output_hash
+from tollgate.masumi.api import ServiceRefusedError
 
 OTHER = "ab" * 32
 FAULTS = [*Fault]
@@ -179,3 +180,12 @@ async def test_a_foreign_key_is_left_to_a_person(town: Town) -> None:
     await town.watcher.submit_results()
     assert await town.state(job) == "manual"
     assert not town.service.accepted
+
+
+async def test_a_token_that_is_refused_is_no_fault_of_a_job(town: Town) -> None:
+    job = await town.completed()
+    town.service.keys.clear()
+    with pytest.raises(ServiceRefusedError) as refused:
+        await town.watcher.submit_results()
+    assert refused.value.is_ours
+    assert await town.state(job) == "wanted"

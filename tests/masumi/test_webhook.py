@@ -30,11 +30,14 @@ async def test_a_post_is_a_hint_whatever_it_says() -> None:
     hints.webhook.close()
 
 
-@pytest.mark.parametrize("request_", [b"", b"POST / HTTP/1.1\r\n", b"POST /" + bytes(HEAD_BYTES)])
+@pytest.mark.parametrize(
+    ("request_", "limit_s"),
+    [(b"", 0.2), (b"POST / HTTP/1.1\r\n", 0.2), (b"POST /" + bytes(4 * HEAD_BYTES), 3_600.0)],
+)
 async def test_what_is_no_request_is_dropped(
-    request_: bytes, monkeypatch: pytest.MonkeyPatch
+    request_: bytes, limit_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook, "REQUEST_S", 0.2)
+    monkeypatch.setattr(webhook, "REQUEST_S", limit_s)
     hints = Hints()
     port = await hints.webhook.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -50,6 +53,7 @@ async def test_what_is_no_request_is_dropped(
 
 async def test_only_so_many_connections_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(webhook, "REQUEST_S", 3_600.0)
     hints = Hints()
     port = await hints.webhook.start()
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
