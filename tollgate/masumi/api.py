@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Self
@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 import httpx
 import msgspec
 
-from tollgate.masumi.payment import Payment, ToldPayment
+from tollgate.masumi.payment import NewPayment, Payment, Times, ToldNewPayment, ToldPayment
 
 log = logging.getLogger("tollgate.payments")
 logging.getLogger("httpx").setLevel(logging.WARNING)  # else each call is a line
@@ -119,6 +119,43 @@ class PaymentService:
                 return None
             raise
 
+    async def create(  # noqa: PLR0913 - one argument a field
+        self,
+        agent_identifier: str,
+        identifier_from_purchaser: str,
+        input_hash: str,
+        times: Times,
+        *,
+        amounts: Sequence[tuple[str, str]] = (),
+        source_index: int | None = None,
+    ) -> NewPayment:
+        """Make a payment that the buyer can make. It is not idempotent: a repeat makes another.
+
+        `amounts` are pairs of an amount, in the smallest unit of its asset, and the asset; they are
+        for agents whose price is not fixed in the registry. `source_index` is for payments of
+        version 2.
+        """
+        body: dict[str, Any] = {
+            "network": self._network,
+            "agentIdentifier": agent_identifier,
+            "identifierFromPurchaser": identifier_from_purchaser,
+            "inputHash": input_hash,
+            "payByTime": _iso(times.pay_by),
+            "submitResultTime": _iso(times.submit_result),
+            "unlockTime": _iso(times.unlock),
+            "externalDisputeUnlockTime": _iso(times.external_dispute_unlock),
+        }
+        if amounts:
+            body["RequestedFunds"] = [{"amount": amount, "unit": unit} for amount, unit in amounts]
+        if source_index is not None:
+            body["supportedPaymentSourceIndex"] = source_index
+        told = await self._call("POST", "/payment", ToldNewPayment, body=body)
+        try:
+            made: NewPayment = told.payment()
+        except ValueError as fault:
+            raise ServiceFailedError(f"/payment: {fault}") from None
+        return made
+
     async def submit(self, blockchain_identifier: str, result_hash: str) -> None:
         """Have a hash put on chain. It is not idempotent: `resolve` tells what came of it."""
         body = {**self._about(blockchain_identifier), "submitResultHash": result_hash}
@@ -216,6 +253,12 @@ def _checked(told: ToldPayment) -> Payment:
         return told.payment()
     except ValueError as fault:
         raise ServiceFailedError(f"payment {told.id}: {fault}") from None
+
+
+def _iso(milliseconds: int) -> str:
+    """Return a time as the service reads it: in UTC, with a Z."""
+    moment = datetime.fromtimestamp(milliseconds / 1_000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _is_json(response: httpx.Response) -> bool:

@@ -59,6 +59,52 @@ class Payment(msgspec.Struct, frozen=True):
     """Why it waits for a person."""
 
 
+class Times(msgspec.Struct, frozen=True):
+    """The times of a payment in Unix milliseconds, as the payment service has them."""
+
+    pay_by: int
+    submit_result: int
+    unlock: int
+    external_dispute_unlock: int
+
+
+class NewPayment(msgspec.Struct, frozen=True):
+    """A payment that a buyer can make now."""
+
+    blockchain_identifier: str
+    times: Times
+    seller_vkey: str | None
+    """The key of the seller's wallet."""
+
+
+class _Wallet(msgspec.Struct):
+    walletVkey: str | None = None  # noqa: N815
+
+
+class ToldNewPayment(msgspec.Struct):
+    """The answer to the creation of a payment."""
+
+    blockchainIdentifier: str  # noqa: N815
+    payByTime: str | int  # noqa: N815
+    submitResultTime: str | int  # noqa: N815
+    unlockTime: str | int  # noqa: N815
+    externalDisputeUnlockTime: str | int  # noqa: N815
+    SmartContractWallet: _Wallet | None = None
+
+    def payment(self) -> NewPayment:
+        """Return it in our words. Raises ValueError for a time that is none."""
+        return NewPayment(
+            self.blockchainIdentifier,
+            Times(
+                int(self.payByTime),
+                int(self.submitResultTime),
+                int(self.unlockTime),
+                int(self.externalDisputeUnlockTime),
+            ),
+            self.SmartContractWallet.walletVkey if self.SmartContractWallet else None,
+        )
+
+
 class _NextAction(msgspec.Struct):
     requestedAction: str  # noqa: N815 - the service's names, here and below
     resultHash: str | None = None  # noqa: N815
