@@ -86,7 +86,7 @@ def _start_job(agent: Agent) -> dict[str, Any]:
     input_data = json_schema(agent.input_schema)
     if agent.is_free:
         purchaser = {
-            "type": "string", "minLength": 1, "maxLength": PURCHASER_CHARACTERS,
+            "type": ["string", "null"], "minLength": 1, "maxLength": PURCHASER_CHARACTERS,
             "pattern": "^[!-:<-~]*$",
         }  # fmt: skip
     else:
@@ -94,6 +94,8 @@ def _start_job(agent: Agent) -> dict[str, Any]:
     required = [] if agent.is_free else ["identifier_from_purchaser"]
     if agent.input_schema.check({}):
         required.append("input_data")
+    else:
+        input_data = {"anyOf": [input_data, {"type": "null"}]}
     body = {
         "type": "object",
         "properties": {"identifier_from_purchaser": purchaser, "input_data": input_data},

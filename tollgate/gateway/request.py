@@ -73,8 +73,6 @@ class Answer:
 
     job_id: str
     data: dict[str, Any]
-    text: str
-    """The answer as canonical JSON."""
     status_id: str | None
     schema_hash: str | None
 
@@ -104,7 +102,9 @@ def hire(body: Mapping[str, Any], agent: Agent, new_identifier: str) -> Hire:
         identifier = new_identifier
     data = _either(body, "input_data", "inputData")
     data = {} if data is None else data
-    text = _canonical(data)
+    if not isinstance(data, dict):
+        raise _no_object(data)
+    text = canonical(data)
     wrong = agent.input_schema.check(data)
     if why := _wrong_purchaser(identifier, is_free=agent.is_free):
         wrong[PURCHASER_NAME] = why
@@ -138,7 +138,9 @@ def answer(body: Mapping[str, Any]) -> Answer:
         )
     if schema_hash is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", schema_hash, re.ASCII):
         raise _wrong("input_schema_hash", "must be 64 hexadecimal digits")
-    return Answer(meant, data, _canonical(data), status_id, schema_hash and schema_hash.lower())
+    if not isinstance(data, dict):
+        raise _no_object(data)
+    return Answer(meant, data, status_id, schema_hash and schema_hash.lower())
 
 
 def is_id(text: str) -> bool:
@@ -182,9 +184,8 @@ def _wrong_purchaser(identifier: Any, *, is_free: bool) -> str:  # noqa: ANN401 
     return "" if identifier.isprintable() else "has characters that cannot be printed"
 
 
-def _canonical(data: Any) -> str:  # noqa: ANN401 - of JSON
-    if not isinstance(data, dict):
-        raise _wrong("input_data", f"must be a JSON object, not {_kind(data)}")
+def canonical(data: dict[str, Any]) -> str:
+    """Return input as canonical JSON (RFC 8785). Raises HttpError."""
     try:
         return rfc8785.dumps(data).decode()
     except RecursionError:
@@ -192,6 +193,10 @@ def _canonical(data: Any) -> str:  # noqa: ANN401 - of JSON
     except ValueError as fault:
         why = f"has no canonical form, so no hash (RFC 8785): {fault}"
         raise _wrong("input_data", why) from None
+
+
+def _no_object(data: object) -> HttpError:
+    return _wrong("input_data", f"must be a JSON object, not {_kind(data)}")
 
 
 def _hashed(identifier: str, data: dict[str, Any]) -> str:

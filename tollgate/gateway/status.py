@@ -11,7 +11,7 @@ from tollgate.client.aio import AsyncClient
 from tollgate.domain.exceptions import VersionConflictError
 from tollgate.domain.models import Job, JobStatus
 from tollgate.gateway.input_schema import InputSchema, SchemaError
-from tollgate.gateway.request import Answer, HttpError, answer_hash, bad
+from tollgate.gateway.request import Answer, HttpError, answer_hash, bad, canonical
 
 log = logging.getLogger("tollgate.gateway")
 
@@ -84,7 +84,7 @@ async def provide(client: AsyncClient, job: Job, answer: Answer) -> Answered:
         TollgateError: the broker refuses, or is away.
 
     """
-    hash_ = answer_hash(job.identifier_from_purchaser, answer)
+    text, hash_ = canonical(answer.data), answer_hash(job.identifier_from_purchaser, answer)
     done = Answered(hash_)
     if job.status is not JobStatus.AWAITING_INPUT or not _is_open(job, answer):
         if _was_given(job, answer, hash_):
@@ -93,9 +93,7 @@ async def provide(client: AsyncClient, job: Job, answer: Answer) -> Answered:
     if wrong := question(job.input_schema or "").check(answer.data):
         raise bad("input_data does not fit the input schema", wrong)
     try:
-        await client.provide_input(
-            job.job_id, answer.text, expected_version=job.version, input_hash=hash_
-        )
+        await client.provide_input(job.job_id, text, expected_version=job.version, input_hash=hash_)
     except VersionConflictError:  # another answer was faster, or the time is up
         job = await client.get(job.job_id)
         if not _was_given(job, answer, hash_):
