@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCK_VENV := .venv-lock
 BENCH_VENV := .venv-bench
+JUDGES_VENV := .venv-judges
 UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	--no-emit-find-links $(UPGRADE)
@@ -16,7 +17,7 @@ LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-masumi test test-full static check cover crash chaos fuzz soak torture million \
-	settlement hashes protocol bench bench-quick bench-peers lock clean
+	settlement hashes judges protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -106,6 +107,18 @@ hashes: setup ## hash random inputs and outputs anew with a canonicaliser of npm
 	cd tests/hashing && npm ci
 	$(BIN)/python -m tests.hashing.cases
 
+# What schemathesis needs stays out of .venv.
+$(JUDGES_VENV)/.installed: requirements/judges.txt
+	@test -x $(JUDGES_VENV)/bin/python || $(PYTHON) -m venv $(JUDGES_VENV)
+	$(JUDGES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --no-deps -r requirements/judges.txt
+	@touch $@
+
+judges: setup $(JUDGES_VENV)/.installed ## let programs of others judge schemas, hashes and OpenAPI; needs Node.js
+	cd tests/judges && npm ci
+	cd tests/hashing && npm ci
+	$(BIN)/pytest tests/judges tests/hashing
+
 # The libraries of other job queues stay out of .venv.
 $(BENCH_VENV)/.installed: pyproject.toml requirements/bench.txt
 	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
@@ -133,9 +146,10 @@ lock: $(LOCK_VENV)/.installed ## pin all dependencies with hashes in requirement
 	cd requirements && $(UV_COMPILE) --group ../pyproject.toml:dev -o dev.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi --extra gateway -o runtime.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o build.txt --group ../pyproject.toml:build
+	cd requirements && $(UV_COMPILE) -c dev.txt -o judges.txt --group ../pyproject.toml:judges
 	cd requirements && $(UV_COMPILE) -c dev.txt -o bench.txt --group ../pyproject.toml:bench \
 		../pyproject.toml
-	for file in dev runtime build bench; do \
+	for file in dev runtime build judges bench; do \
 		{ echo $(LOCK_HEADER); grep -v '^#' requirements/$$file.txt; } > requirements/$$file.new \
 		&& mv requirements/$$file.new requirements/$$file.txt || exit 1; \
 	done
@@ -147,6 +161,6 @@ $(LOCK_VENV)/.installed:
 	@touch $@
 
 clean: ## remove all generated files, .venv too
-	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) $(JUDGES_VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
 		.pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -142,7 +142,7 @@ def test_what_people_read_of_a_field() -> None:
     assert said["title"] == "Field"
     assert said["description"] == "How many"
     assert said["default"] == 5
-    assert json_schema(one_field("email"))["properties"]["f"]["format"] == "email"
+    assert json_schema(one_field("date"))["properties"]["f"]["format"] == "date"
     assert json_schema(one_field("password"))["properties"]["f"]["format"] == "password"
     assert json_schema(one_field("time"))["properties"]["f"]["examples"] == ["23:59"]
 
