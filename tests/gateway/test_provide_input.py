@@ -44,7 +44,11 @@ def test_answer_by_status_id(town: Town) -> None:
     asked = asking(town, "by status id")
     answer = provide(town, asked, status_id=asked["id"])
     expected = input_hash(PURCHASER, ANSWER)
-    assert answer.json() == {"input_hash": expected, "signature": ""}
+    assert answer.json() == {
+        "input_hash": expected,
+        "signature": "",
+        "status": "success",
+    }
     job = town.client.get(asked["job_id"])
     assert (job.status.value, job.provided_input) == ("running", '{"colour":["red"]}')
     assert job.inputs is not None

@@ -42,6 +42,7 @@ def test_paid_hire_has_all_fields(town: Town) -> None:
         "identifierFromPurchaser": PURCHASER,
         "input_hash": input_hash(PURCHASER, BODY["input_data"]),
         "inputHash": input_hash(PURCHASER, BODY["input_data"]),
+        "status": "success",
     }
     assert payment.input_hash == told["input_hash"]
     assert (job.status.value, job.queue) == ("awaiting_payment", "writer")

@@ -61,6 +61,8 @@ class Started(msgspec.Struct, frozen=True):
     identifierFromPurchaser: str  # noqa: N815
     input_hash: str
     inputHash: str  # noqa: N815
+    status: str = "success"
+    """Of this request: callers of an earlier MIP-003 look for it."""
 
 
 class Hiring:
@@ -121,6 +123,9 @@ class Hiring:
             payment = await self._pay(self._payments, hire)
             times, identifier = payment.times, payment.blockchain_identifier
             seller = agent.seller_vkey or payment.seller_vkey
+            if seller is None:  # callers take no empty one
+                log.error("the payment service names no seller: set seller_vkey of the agent")
+                raise _no_payment(10 * RETRY_S)
         terms = Terms(
             payByTime=times.pay_by,
             submitResultTime=times.submit_result,

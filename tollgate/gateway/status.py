@@ -36,6 +36,8 @@ class Answered(msgspec.Struct, frozen=True):
     input_hash: str
     signature: str = ""
     """Empty, as in the masumi SDK: nothing verifies it."""
+    status: str = "success"
+    """Of this request: callers of an earlier MIP-003 look for it."""
 
 
 def status_id(job_id: str, version: int) -> str:
