@@ -76,7 +76,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ('queue = "writer"', 'queue = "a b"', 2, "queue"),
     ('queue = "writer"', 'quene = "writer"', 2, "quene: there is no such setting"),
     (f'identifier = "{AGENT_ID}"', 'identifier = "short"', 3, "identifier"),
-    ('type = "text"', 'type = "texxt"', 8, "input_data[0].type"),
+    ('type = "text"', 'type = "textx"', 8, "input_data[0].type"),
     ('id = "words"', 'id = "topic"', 13, "input_data[1].id"),
     ('name = "Words"', "", 12, "input_data[1]"),
     ('value = "3"', 'value = "three"', 10, "input_data[0].validations[0].value"),

@@ -42,7 +42,7 @@ def test_check_says_what_the_agent_is(tmp_path: Path) -> None:
 
 
 def test_check_tells_every_error(tmp_path: Path) -> None:
-    (tmp_path / "agent.toml").write_text(FREE.replace("text", "texxt").replace("echo", "e o"))
+    (tmp_path / "agent.toml").write_text(FREE.replace("text", "textx").replace("echo", "e o"))
     shown = run(tmp_path, "agent.toml", "--check")
     assert shown.returncode == 2
     lines = shown.stderr.splitlines()

@@ -218,13 +218,13 @@ def test_all_that_is_wrong_is_told() -> None:
         {"id": "good", "type": "text", "name": "Good"},
     ]
     found = InputSchema.parse({"input_data": fields}).check(
-        {"promt": "a", "age": "7", "mail": None, "good": "yes", "zzz": 1}
+        {"promptt": "a", "age": "7", "mail": None, "good": "yes", "zzz": 1}
     )
     assert found == {
         "prompt": "is missing",
         "age": "must be a number, not a text",
         "mail": "is missing",
-        "promt": "is no field of this schema; did you mean 'prompt'?",
+        "promptt": "is no field of this schema; did you mean 'prompt'?",
         "zzz": "is no field of this schema",
     }
 
