@@ -83,6 +83,7 @@ def serve(
     config = uvicorn.Config(
         build(agent, client, payments),
         http=BoundedProtocol,
+        loop="uvloop",
         ws="none",
         lifespan="on",
         log_config=None,
