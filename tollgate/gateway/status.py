@@ -111,7 +111,7 @@ def _is_open(job: Job, answer: Answer) -> bool:
 def _matches(answer: Answer, job_id: str, version: int, schema: str | None) -> bool:
     if answer.status_id is not None and answer.status_id.lower() != status_id(job_id, version):
         return False
-    return answer.schema_hash in {None, question(schema or "").hash()}
+    return answer.schema_hash is None or answer.schema_hash in question(schema or "").hashes()
 
 
 def _was_given(job: Job, answer: Answer, hash_: str) -> bool:
