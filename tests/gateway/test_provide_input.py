@@ -71,8 +71,12 @@ def test_schema_hash_is_of_what_was_shown(town: Town) -> None:
 def test_schema_hash_as_callers_read_limits(town: Town) -> None:
     """Sokosumi's callers read a limit as a number before they hash; see `schema_hashes`."""
     field = {"id": "a", "type": "text", "name": "A"}
-    schema = {"input_data": [{**field, "validations": [{"validation": "min", "value": "3"}]}]}
-    read = {"input_data": [{**field, "validations": [{"validation": "min", "value": 3}]}]}
+    schema: dict[str, Any] = {
+        "input_data": [{**field, "validations": [{"validation": "min", "value": "3"}]}]
+    }
+    read: dict[str, Any] = {
+        "input_data": [{**field, "validations": [{"validation": "min", "value": 3}]}]
+    }
     asked = asking(town, "limits", schema)
     digits = hashlib.sha256(rfc8785.dumps(read)).hexdigest()
     answer = provide(town, asked, input_schema_hash=digits, input_data={"a": "long enough"})

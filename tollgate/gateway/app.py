@@ -1,5 +1,7 @@
 """The gateway as an ASGI application: MIP-003's paths."""
 
+import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from tollgate.client.aio import AsyncClient
+from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.models import Job
 from tollgate.gateway import request as read
 from tollgate.gateway.agent import Agent
@@ -21,6 +24,8 @@ from tollgate.gateway.openapi import document
 from tollgate.gateway.request import HttpError
 from tollgate.gateway.status import provide, status_of
 from tollgate.masumi.api import PaymentService
+
+log = logging.getLogger("tollgate.gateway")
 
 PING_S: Final = 2.0
 IDENTIFIER_BYTES: Final = 13
@@ -41,7 +46,9 @@ def build(agent: Agent, client: AsyncClient, payments: PaymentService | None = N
             await stack.enter_async_context(client)
             if payments is not None:
                 await stack.enter_async_context(payments)
+            checking = asyncio.create_task(_check_roles(agent, client))
             yield
+            checking.cancel()
 
     router = Router(
         routes=[
@@ -66,6 +73,19 @@ def build(agent: Agent, client: AsyncClient, payments: PaymentService | None = N
         allow_headers=["content-type", "x-request-id", "traceparent"],
         expose_headers=["x-request-id", "retry-after"],
     )
+
+
+async def _check_roles(agent: Agent, client: AsyncClient) -> None:
+    """Say in the log what this gateway may not do. It is said at each refusal, too."""
+    needed = {"producer", "payments"} if agent.is_free else {"producer"}
+    try:
+        hello = await client.ping()
+    except TollgateError as fault:
+        log.warning("no broker yet: %s", fault)
+        return
+    roles = set(hello.roles or [hello.role])
+    if "admin" not in roles and (missing := needed - roles):
+        log.error("the broker gives this gateway no role %s", " and ".join(sorted(missing)))
 
 
 class _Endpoints:

@@ -55,7 +55,6 @@ class Gate:
         try:
             key = self._limits.enter(address, passage.began_at, is_hire=scope["path"] == HIRES)
             async with asyncio.timeout(self._settings.timeout_s):
-                passage.check_size()
                 await self._app(scope, passage.receive, passage.send)
         except Exception as fault:  # noqa: BLE001 - each gets its answer
             await passage.answer(fault)
@@ -80,15 +79,8 @@ class _Passage:
         self._status = 0
         self._fields: dict[str, Any] = {}
         scope[FIELDS] = self._fields
-        self._headers = dict(scope["headers"])
-        told = self._headers.get(b"x-request-id", b"")
+        told = dict(scope["headers"]).get(b"x-request-id", b"")
         self._id = told if _REQUEST_ID.fullmatch(told) else secrets.token_hex(8).encode()
-
-    def check_size(self) -> None:
-        """Raise HttpError if the caller says that its body is too large."""
-        told = self._headers.get(b"content-length", b"")
-        if told.isdigit() and int(told[:20]) > self._most:
-            raise self._too_large()
 
     async def receive(self) -> Message:
         """Return the next part of the body. Raises HttpError if it is too large."""
