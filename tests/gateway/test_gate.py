@@ -47,6 +47,23 @@ def test_large_body_is_refused(town: Town, size: int, is_told: bool) -> None:
     assert town.free.post("/start_job", HIRE).status_code == 200
 
 
+def test_sender_of_a_large_body_reads_its_answer(town: Town) -> None:
+    """A connection that is closed while its caller sends is reset, and the answer is lost."""
+    body = b" " * (5 * 2**20)
+    head = b"POST /start_job HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with connected(town.free) as connection:
+        connection.sendall(head + body)
+        assert connection.recv(1_000).startswith(b"HTTP/1.1 413")
+
+
+def test_answered_requests_count_no_more(tmp_path: Path, town: Town) -> None:
+    agent = FREE + "[http]\nconcurrency = 2\nconcurrency_per_address = 2\n"
+    with running_gateway(tmp_path, agent, town.broker.endpoint) as gateway:
+        for _ in range(5):
+            assert gateway.get("/availability").status_code == 200
+            assert gateway.get("/nothing").status_code == 404
+
+
 def test_input_larger_than_the_broker_takes(tmp_path: Path, town: Town) -> None:
     agent = FREE.replace('{ validation = "max", value = "1000" }', "")
     agent += "[http]\nbody_bytes = 20000000\n"
