@@ -69,7 +69,7 @@ BAD: dict[str, tuple[Any, ...]] = {
         *NO_TEXT, "example.com", "ftp://a", "javascript:alert(1)", "http://", "http:///a",
         "https://a b", "https://a\n", "https://user:pw@host", "https://user@host",
         "https://a:65536", "https://a:x", "http://a..b", "http://.a", "//a", "https://a/\u2028",
-        "https://a\\b", "data:text/plain,a", "https://a/" + "x" * (8_192 - 9), "http://[::1",
+        "https://a\\b", "data:text/plain,a", "https://a/" + "x" * (8_192 - 9), "http://[::1", "https://a/\ud800",
     ),
     "tel": (
         *NO_TEXT, "12", "call me", "+", "0" * 21, "+49 30 1234567\n", "1----2----3", "1+2",
@@ -96,7 +96,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "multiselect": (None, "", [], ["yellow"], [0, 0], [3], {"red": True}),
     "radio": (None, "", [], "yellow", ["red", "green"], [0, 1], 3, -1, True),
     "file": (
-        None, "", [], "a.pdf", "ftp://a/b", ["a.pdf"], [None], [["https://a/b"]], {}, 7, b"",
+        None, "", [], "a.pdf", "ftp://a/b", ["a.pdf"], [None], [["https://a/b"]], {}, 7, b"", "https://a/\ud800",
         ["https://a/b"] * (VALUES_MAX + 1), "\ud800",
     ),
     "hidden": ("", "Secret", 7, ["secret"], False),

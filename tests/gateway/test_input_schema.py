@@ -583,12 +583,18 @@ def test_callers_hash_what_they_read_of_a_schema() -> None:
     """They read numbers, some drop defaults, and some hash the list alone."""
     schema = parse(
         field(data={"default": "a"}, validations=limits(("min", 1), ("optional", None))),
-        field("range", "r", data={"min": -4, "step": "2"}, validations=limits(("max", "-0.5"))),
+        field(
+            "range",
+            "r",
+            data={"min": -4, "step": "2"},
+            validations=limits(("min", -4), ("max", "-0.5")),
+        ),
     )
     rest = (
         '"id":"f","name":"A field","type":"text","validations":[{"validation":"min","value":1},'
         '{"validation":"optional","value":"true"}]},{"data":{"step":2},"id":"r","name":"A field",'
-        '"type":"range","validations":[{"validation":"max","value":"-0.5"}]}]'
+        '"type":"range","validations":[{"validation":"min","value":"-4"},'
+        '{"validation":"max","value":"-0.5"}]}]'
     )
     without = '[{"data":{},' + rest
     with_default = '[{"data":{"default":"a"},' + rest

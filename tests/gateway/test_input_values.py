@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.gateway.field_values import BAD, DATA, GOOD, HUGE, TEXTS
 from tollgate.gateway import text_formats
-from tollgate.gateway.input_fields import KINDS, NUMBER_MAX, display
+from tollgate.gateway.input_fields import KINDS, NUMBER_MAX, VALUES_MAX, display
 from tollgate.gateway.input_schema import UNKNOWN_MAX, InputSchema
 
 
@@ -199,6 +199,12 @@ def test_a_value_that_looks_like_a_position_is_a_value() -> None:
     assert wrong("option", ["2", 0], values=["2", "1", "0"]) == "must not have a value twice"
 
 
+def test_long_lists_are_not_looked_through() -> None:
+    assert wrong("option", ["red"] * (VALUES_MAX + 1)) == "must be at most 1000 values"
+    assert wrong("file", ["https://a"] * (VALUES_MAX + 1)) == "must be at most 1000 files"
+    assert wrong("file", ["https://a"] * VALUES_MAX) == ""
+
+
 def test_how_many_files_are_given() -> None:
     limits = (("min", 2), ("max", 2))
     files = ["https://a/1", "https://a/2"]
@@ -235,6 +241,12 @@ def test_unknown_fields_are_told_up_to_a_limit() -> None:
     assert len(found) == UNKNOWN_MAX
     assert max(len(key) for key in found) == 100
     assert list(schema("text").check({"f": "a", "\ud800": 1})) == ["\\ud800"]
+
+
+def test_a_long_name_is_compared_with_no_other() -> None:
+    field = {"id": "a" * 150, "type": "text", "name": "Field"}
+    found = InputSchema.parse({"input_data": [field]}).check({"a" * 149 + "b": 1})
+    assert found["a" * 100] == "is no field of this schema"
 
 
 def test_an_empty_schema_takes_no_values() -> None:

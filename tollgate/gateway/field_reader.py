@@ -84,7 +84,6 @@ def _field(
     if kind_name == "range":
         lows += [number_of(data["min"])] if "min" in data else []
         highs += [number_of(data["max"])] if "max" in data else []
-    order = moment_order if kind.family == "moment" else None
     served = [
         Validation(key, _numeral(value))
         for key, value in read
@@ -99,8 +98,8 @@ def _field(
         data=data,
         validations=tuple(served),
         is_optional=optional,
-        least=max(lows, key=order, default=None),
-        most=min(highs, key=order, default=None),
+        least=max(lows, default=None),
+        most=min(highs, default=None),
         formats=frozenset(value for key, value in read if key == "format"),
     )
 

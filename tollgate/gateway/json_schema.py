@@ -94,7 +94,8 @@ def _steps(one: Field, step: Fraction, low: Fraction, high: Fraction) -> list[in
     values = (first + step * index for index in range(count))
     listed = [each.numerator if each.denominator == 1 else float(each) for each in values]
     # A step below what a float can tell gives floats that are no steps.
-    return [each for each in listed if ((exact(each) - one.step_base) / step).denominator == 1]
+    real = [each for each in listed if ((exact(each) - one.step_base) / step).denominator == 1]
+    return list(dict.fromkeys(real))
 
 
 def _flag(_: Field) -> Schema:
