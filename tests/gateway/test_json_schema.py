@@ -201,11 +201,21 @@ def test_limits_of_moments(kind: str, low: str, high: str, data: st.DataObject) 
             lambda change: limit[: change[0]] + change[1] + limit[change[0] + 1 :]
         )
     )
-    value = data.draw(near | moment(kind))
+    longer = st.tuples(st.sampled_from([low, high]), st.sampled_from(["", ":00", ":01", ".1", "1"]))
+    value = data.draw(near | longer.map("".join) | moment(kind))
     is_good = told.check({"f": value}) == {}
     assert accepts(told, value) <= is_good
     if len(value) == len(low) == len(high):
         assert accepts(told, value) == is_good
+
+
+def test_a_moment_told_more_exactly_than_its_limit() -> None:
+    told = one_field("time", ("max", "17:30"))
+    assert [accepts(told, each) for each in ("17:30", "17:30:01", "17:29:59")] == [
+        True, False, True,
+    ]  # fmt: skip
+    told = one_field("time", ("min", "17:30"))
+    assert accepts(told, "17:30:00")
 
 
 def test_how_many_are_chosen() -> None:
