@@ -14,6 +14,8 @@ STYLES = {
 def write(job: tollgate.Job, ctx: tollgate.Context) -> str:
     """Return the headline. Without a style it asks for one, and goes on with the answer."""
     data = json.loads(job.input or "{}")
-    style = data.get("style") or json.loads(ctx.ask(STYLES))["style"]
+    style = data["style"] if "style" in data else json.loads(ctx.ask(STYLES))["style"]
     headline = data["text"].split(".")[0].strip()
-    return f"{headline.upper()}!" if style == "loud" else headline
+    # Callers send a choice as its value or its position, alone or in a list.
+    is_loud = style in ("loud", 1, ["loud"], [1])
+    return f"{headline.upper()}!" if is_loud else headline

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tollgate.gateway.input_fields import NUMBER_MAX, VALUES_MAX
+from tollgate.gateway.input_schema.fields import NUMBER_MAX, VALUES_MAX
 
 DATA: dict[str, dict[str, Any]] = {
     "option": {"values": ["red", "green", "blue"]},

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tollgate.gateway.input_fields import KINDS, NUMBER_MAX, TEXT_MAX, VALUES_MAX
-from tollgate.gateway.input_schema import FIELDS_MAX, InputSchema, SchemaError
+from tollgate.gateway.input_schema.fields import KINDS, NUMBER_MAX, TEXT_MAX, VALUES_MAX
+from tollgate.gateway.input_schema.schema import FIELDS_MAX, InputSchema, SchemaError
 
 ATTACHMENT = (
     "text", "textarea", "number", "boolean", "option", "none", "email", "password", "tel", "url",

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateway.field_values import BAD, DATA, GOOD, HUGE, TEXTS
-from tollgate.gateway import text_formats
-from tollgate.gateway.input_fields import KINDS, NUMBER_MAX, VALUES_MAX, display
-from tollgate.gateway.input_schema import UNKNOWN_MAX, InputSchema
+from tollgate.gateway.input_schema import formats
+from tollgate.gateway.input_schema.fields import KINDS, NUMBER_MAX, VALUES_MAX, display
+from tollgate.gateway.input_schema.schema import UNKNOWN_MAX, InputSchema
 
 
 def schema(kind: str, *limits: tuple[str, Any], **data: Any) -> InputSchema:
@@ -312,8 +312,8 @@ def test_every_date_of_400_years_and_no_other_fits() -> None:
         day += timedelta(days=1)
     near = (f"{year}-{month:02}-{day:02}" for year in range(1900, 2300) for month in range(14)
             for day in range(33))  # fmt: skip
-    assert all((each in dates) == text_formats.DATE.fits(each) for each in near)
-    assert [year for year in range(10_000) if text_formats.DATE.fits(f"{year:04}-02-29")] == [
+    assert all((each in dates) == formats.DATE.fits(each) for each in near)
+    assert [year for year in range(10_000) if formats.DATE.fits(f"{year:04}-02-29")] == [
         year for year in range(1, 10_000) if (year % 4 == 0 and year % 100 != 0) or year % 400 == 0
     ]
 
@@ -326,16 +326,16 @@ def test_week_53_is_in_the_years_that_have_it() -> None:
             return False
         return True
 
-    assert [year for year in range(10_000) if text_formats.WEEK.fits(f"{year:04}-W53")] == [
+    assert [year for year in range(10_000) if formats.WEEK.fits(f"{year:04}-W53")] == [
         year for year in range(1, 10_000) if is_long(year)
     ]
 
 
-FORMS = [each for each in vars(text_formats).values() if isinstance(each, text_formats.TextFormat)]
+FORMS = [each for each in vars(formats).values() if isinstance(each, formats.TextFormat)]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.title)
-def test_a_form_knows_its_shortest_and_longest(form: text_formats.TextFormat) -> None:
+def test_a_form_knows_its_shortest_and_longest(form: formats.TextFormat) -> None:
     assert form.fits(form.example)
     kinds = [kind for kind, each in KINDS.items() if each.form is form]
     lengths = {len(value) for kind in kinds for value in GOOD[kind]}
@@ -344,7 +344,7 @@ def test_a_form_knows_its_shortest_and_longest(form: text_formats.TextFormat) ->
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.title)
-def test_a_text_is_measured_before_it_is_matched(form: text_formats.TextFormat) -> None:
+def test_a_text_is_measured_before_it_is_matched(form: formats.TextFormat) -> None:
     """The expression alone would take the first: only its length is too great."""
     if form.longest > 1_000:
         assert not form.fits("https://a/" + "x" * form.longest)
@@ -355,7 +355,7 @@ def test_a_text_is_measured_before_it_is_matched(form: text_formats.TextFormat) 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.title)
 @pytest.mark.timeout(20)
-def test_no_text_makes_an_expression_slow(form: text_formats.TextFormat) -> None:
+def test_no_text_makes_an_expression_slow(form: formats.TextFormat) -> None:
     """Each of these is as long as the form allows; one that backtracks would take years."""
     for start in ("", "a@", "http://", "+", "#", "2024-", "a@a.", "http://a:"):
         for unit in ("a", "0", ".", "-", " ", "a.", "a-", "0 ", "0-", "(", ")0", ":", "a@a."):

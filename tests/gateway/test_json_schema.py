@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.gateway.field_values import BAD, DATA, GOOD
 from tests.judges.random_schemas import KINDS, schema
-from tollgate.gateway.input_fields import is_text
-from tollgate.gateway.input_schema import InputSchema
-from tollgate.gateway.json_schema import json_schema
-from tollgate.gateway.text_formats import MOMENTS
+from tollgate.gateway.input_schema.fields import is_text
+from tollgate.gateway.input_schema.formats import MOMENTS
+from tollgate.gateway.input_schema.json_schema import json_schema
+from tollgate.gateway.input_schema.schema import InputSchema
 
 jsonschema = pytest.importorskip("jsonschema")  # check-jsonschema, a tool of ours, brings it
 

@@ -69,7 +69,7 @@ def test_schema_hash_is_of_what_was_shown(town: Town) -> None:
 
 
 def test_schema_hash_as_callers_read_limits(town: Town) -> None:
-    """Sokosumi's callers read a limit as a number before they hash; see `schema_hashes`."""
+    """Sokosumi's callers read a limit as a number before they hash; see `hashes`."""
     field = {"id": "a", "type": "text", "name": "A"}
     schema: dict[str, Any] = {
         "input_data": [{**field, "validations": [{"validation": "min", "value": "3"}]}]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.judges.random_schemas import KINDS, broken, fields_of, plain, schema
-from tollgate.gateway.input_schema import InputSchema, SchemaError
+from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
 
 HERE = Path(__file__).parent
 SEED = 20_260_201

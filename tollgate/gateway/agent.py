@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tollgate.domain.results import DEFAULT_QUEUE
-from tollgate.gateway.input_schema import InputSchema, SchemaError
+from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
 
 MINUTE: Final = timedelta(minutes=1)
 FOR_SERVICE: Final = 10 * MINUTE

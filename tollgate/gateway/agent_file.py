@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tollgate import user_code
 from tollgate.domain.exceptions import TollgateError
 from tollgate.gateway.agent import Agent
-from tollgate.gateway.input_schema import InputSchema, SchemaError
+from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
 
 SCHEMA_FILE: Final = "input_schema"
 """The key that names a JSON file with the input schema, in place of the schema itself."""

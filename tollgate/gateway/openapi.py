@@ -8,7 +8,7 @@ import msgspec
 from tollgate.gateway.agent import Agent
 from tollgate.gateway.errors import Problem
 from tollgate.gateway.hiring import Started
-from tollgate.gateway.json_schema import json_schema
+from tollgate.gateway.input_schema.json_schema import json_schema
 from tollgate.gateway.request import PURCHASER_CHARACTERS
 from tollgate.gateway.status import Answered, Status
 

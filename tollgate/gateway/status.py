@@ -10,7 +10,7 @@ import msgspec
 from tollgate.client.aio import AsyncClient
 from tollgate.domain.exceptions import VersionConflictError
 from tollgate.domain.models import Job, JobStatus
-from tollgate.gateway.input_schema import InputSchema, SchemaError
+from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
 from tollgate.gateway.request import Answer, HttpError, answer_hash, bad, canonical
 
 log = logging.getLogger("tollgate.gateway")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
-from tollgate.gateway.input_fields import (
+from tollgate.gateway.input_schema.fields import (
     KINDS,
     TEXT_MAX,
     VALUES_MAX,
@@ -16,7 +16,7 @@ from tollgate.gateway.input_fields import (
     number_of,
     suggest,
 )
-from tollgate.gateway.text_formats import MOMENTS, moment_order
+from tollgate.gateway.input_schema.formats import MOMENTS, moment_order
 
 Path: TypeAlias = tuple[str | int, ...]
 Report: TypeAlias = Callable[[Path, str], None]

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
-from tollgate.gateway.input_fields import NUMBER_MAX, Family, Field, exact, number_of
-from tollgate.gateway.input_schema import InputSchema
-from tollgate.gateway.text_formats import MOMENTS, URL
+from tollgate.gateway.input_schema.fields import NUMBER_MAX, Family, Field, exact, number_of
+from tollgate.gateway.input_schema.formats import MOMENTS, URL
+from tollgate.gateway.input_schema.schema import InputSchema
 
 Schema: TypeAlias = dict[str, Any]
 

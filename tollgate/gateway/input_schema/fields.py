@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from tollgate.gateway.text_formats import COLOR, EMAIL, MOMENTS, TEL, URL, TextFormat
+from tollgate.gateway.input_schema.formats import COLOR, EMAIL, MOMENTS, TEL, URL, TextFormat
 
 Number: TypeAlias = int | float
 Family: TypeAlias = Literal[

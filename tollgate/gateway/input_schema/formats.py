@@ -1,6 +1,6 @@
 """The forms of text that fields of an input schema take: addresses, moments, colours.
 
-Each form is one regular expression, which `input_values` matches and `json_schema` publishes. So
+Each form is one regular expression, which `values` matches and `json_schema` publishes. So
 the expressions are written for both readers: no classes such as "digit" or "space", which Python
 and ECMAScript read differently, and no anchors. None of them tries more than a few ways for a
 character, and a text is measured before it is matched.

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Self
 
-from tollgate.gateway import schema_hashes
-from tollgate.gateway.field_reader import Path, read_field, read_text
-from tollgate.gateway.input_fields import Field, suggest
-from tollgate.gateway.input_values import is_left_out, wrong_default, wrong_with
+from tollgate.gateway.input_schema.fields import Field, suggest
+from tollgate.gateway.input_schema.hashes import hashes_of
+from tollgate.gateway.input_schema.reader import Path, read_field, read_text
+from tollgate.gateway.input_schema.values import is_left_out, wrong_default, wrong_with
 
 FIELDS_MAX: Final = 200
 """Most fields of a schema, and most groups."""
@@ -94,7 +94,7 @@ class InputSchema:
 
     @cached_property
     def _hashes(self) -> tuple[str, ...]:
-        return schema_hashes.hashes(self.served())
+        return hashes_of(self.served())
 
     def hash(self) -> str:
         """Return SHA-256 of the canonical JSON (RFC 8785) of what is served, in hexadecimal."""
@@ -104,7 +104,7 @@ class InputSchema:
         """Return every hash by which a public caller may name this schema; `hash()` is one.
 
         Callers hash what they read of the schema, and their versions read it differently: see
-        `schema_hashes`. An answer is for this schema if its `input_schema_hash` is one of these.
+        `hashes`. An answer is for this schema if its `input_schema_hash` is one of these.
         """
         return frozenset(self._hashes)
 

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 import rfc8785
 
-from tollgate.gateway.input_fields import number_of
+from tollgate.gateway.input_schema.fields import number_of
 
 _LABELS = frozenset({"placeholder", "description"})
 _CHOICES = frozenset({"values", "placeholder", "description"})
@@ -36,7 +36,7 @@ _KNOWN: Final[Mapping[str, frozenset[str]]] = {
 """Keys of `data` that the earlier versions keep; of the kinds that are not here, `_LABELS`."""
 
 
-def hashes(served: Mapping[str, Any]) -> tuple[str, ...]:
+def hashes_of(served: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the hashes of a served schema: first its own, then those of other readings.
 
     Args:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Final
 
-from tollgate.gateway.input_fields import (
+from tollgate.gateway.input_schema.fields import (
     NUMBER_MAX,
     VALUES_MAX,
     Family,
@@ -21,7 +21,7 @@ from tollgate.gateway.input_fields import (
     is_text,
     number_of,
 )
-from tollgate.gateway.text_formats import MOMENTS, URL, moment_order
+from tollgate.gateway.input_schema.formats import MOMENTS, URL, moment_order
 
 
 def is_left_out(one: Field, value: object) -> bool:
