@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from tests.gateway.conftest import Town
 from tests.gateway.running import FREE, GatewayProcess, running_gateway
+from tollgate.gateway.http_protocol import HEAD_S, BoundedProtocol
 
 HIRE = {"input_data": {"text": "a"}, "identifier_from_purchaser": "gate"}
 
@@ -93,6 +96,7 @@ def test_slow_body_is_given_up(tmp_path: Path, town: Town) -> None:
 )
 def test_bad_head_is_refused(town: Town, head: bytes) -> None:
     with connected(town.free) as connection:
+        connection.settimeout(HEAD_S / 2)  # else the time limit would close it, too
         for begin in range(0, len(head), 4_000):
             try:
                 connection.sendall(head[begin : begin + 4_000])
@@ -105,6 +109,23 @@ def test_bad_head_is_refused(town: Town, head: bytes) -> None:
             answer = b""
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
     assert town.free.get("/availability").status_code == 200
+
+
+async def test_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollgate.gateway.http_protocol.HEAD_S", 0.2)
+    config, state = uvicorn.Config(lambda: None, ws="none"), ServerState()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: BoundedProtocol(config, state, {}, loop), "127.0.0.1", 0
+    )
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        for begun in (b"", b"GET /status HTTP/1.1\r\nHos"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(begun)
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
+            writer.close()
 
 
 def test_caller_that_leaves_changes_nothing(town: Town) -> None:

@@ -10,6 +10,8 @@ import rfc8785
 
 from tests.gateway.conftest import Town
 from tollgate.domain.hashing import input_hash
+from tollgate.gateway.request import Answer, HttpError
+from tollgate.gateway.status import provide as give
 
 SCHEMA: dict[str, Any] = {
     "input_data": [
@@ -137,6 +139,20 @@ def test_answers_at_once_one_is_taken(town: Town) -> None:
     taken = json.loads(town.client.get(asked["job_id"]).provided_input or "")["colour"][0]
     for colour, code in zip(colours, codes, strict=True):
         assert code == (200 if colour == taken else 409)
+
+
+async def test_answer_that_comes_second(town: Town) -> None:
+    """The job is answered between the look and the answer, as if by another gateway."""
+    asked = asking(town, "second")
+    job = town.client.get(asked["job_id"])
+    provide_first = provide(town, asked, status_id=asked["id"])
+    assert provide_first.status_code == 200
+    async with town.broker.connect_async() as client:
+        same = Answer(job.job_id, ANSWER, asked["id"], None)
+        assert (await give(client, job, same)).input_hash == provide_first.json()["input_hash"]
+        with pytest.raises(HttpError) as caught:
+            await give(client, job, Answer(job.job_id, {"colour": ["blue"]}, asked["id"], None))
+    assert caught.value.code == "stale_answer"
 
 
 def test_answer_to_plain_text(town: Town) -> None:

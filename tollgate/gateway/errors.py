@@ -29,6 +29,8 @@ FULL_S: Final = 30
 
 
 UNAVAILABLE: Final = 503
+CUT_OFF: Final = frozenset({408, 413})
+"""After these the rest of the body is not read."""
 _Kinds = tuple[type[TollgateError], ...]
 _REFUSALS: Final[tuple[tuple[_Kinds, int, str, str], ...]] = (
     ((JobNotFoundError,), 404, "job_not_found", "there is no such job"),
@@ -61,7 +63,7 @@ def response_to(fault: Exception, request_id: str) -> tuple[Response, HttpError]
         dict(error.field_errors) if error.field_errors else None,
         request_id,
     )
-    headers = {}
+    headers = {"connection": "close"} if error.status in CUT_OFF else {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     if error.allow is not None:
