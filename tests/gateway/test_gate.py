@@ -55,7 +55,10 @@ def test_sender_of_a_large_body_reads_its_answer(town: Town) -> None:
     body = b" " * (5 * 2**20)
     head = b"POST /start_job HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
     with connected(town.free) as connection:
-        connection.sendall(head + body)
+        connection.sendall(head)
+        for begin in range(0, len(body), 100_000):
+            connection.sendall(body[begin : begin + 100_000])
+            time.sleep(0.005)
         assert connection.recv(1_000).startswith(b"HTTP/1.1 413")
 
 
