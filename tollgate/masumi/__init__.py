@@ -10,14 +10,15 @@ TYPE_CHECKING = False  # as in `tollgate` itself
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from tollgate.masumi.resume import Resumer, resume
+    from tollgate.masumi.resumer import Resumer, resume
     from tollgate.masumi.storage import TollgateJobStorage
 
 __all__ = ["Resumer", "TollgateJobStorage", "resume"]
 
 _HOME_OF: "Final" = {
-    "Resumer": "tollgate.masumi.resume",
+    "Resumer": "tollgate.masumi.resumer",
     "TollgateJobStorage": "tollgate.masumi.storage",
+    "resume": "tollgate.masumi.resumer",
 }
 
 if not TYPE_CHECKING:

@@ -19,6 +19,7 @@ from tollgate.client.aio import AsyncClient
 from tollgate.client.arguments import seconds
 from tollgate.client.errors import BrokerUnreachableError, may_pass
 from tollgate.client.results import Page
+from tollgate.client.sync import Client
 from tollgate.domain.exceptions import (
     ArgumentError,
     InvalidStateTransitionError,
@@ -253,6 +254,10 @@ class TollgateJobStorage:
             found = AsyncClient(self._endpoint, key=self._key, timeout_s=call_s, name=self._name)
             self._clients[loop] = found
         return found
+
+    def thread_client(self, timeout_s: float) -> Client:
+        """Return a client for a thread, which has to close it."""
+        return Client(self._endpoint, key=self._key, timeout_s=timeout_s, name=self._name)
 
     async def close(self) -> None:
         """Close the client of the running event loop; a later call opens another one."""

@@ -58,8 +58,11 @@ class Submissions:
         recoveries_max: int,
         poll_s: float,
         call_s: float,
+        queue: str | None = None,
     ) -> None:
+        """Take the settlements of one `queue`, or by default of all."""
         self._client = client
+        self._queue = queue
         self._service = service
         self._hash = HASHES[form]
         self._recoveries_max = recoveries_max
@@ -92,7 +95,10 @@ class Submissions:
         for state in (SettlementState.SUBMITTED, SettlementState.WANTED):
             if len(leases) < CLAIMED:
                 leases += await self._client.claim(
-                    settlement=state, lease_ms=self._lease_ms, limit=CLAIMED - len(leases)
+                    settlement=state,
+                    queue=self._queue,
+                    lease_ms=self._lease_ms,
+                    limit=CLAIMED - len(leases),
                 )
         return leases
 
