@@ -22,7 +22,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from importlib import import_module
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -53,6 +55,8 @@ ENDED_S: Final = 5.0
 """How long a job is left alone whose handler ended without an end of the job."""
 RECOVERIES_MAX: Final = 3
 CALL_S: Final = 15.0
+STALE: Final = 4
+"""A claim that took longer than this part of the lease is given back."""
 FINAL: Final = frozenset({COMPLETED.value, FAILED.value})
 
 
@@ -71,11 +75,18 @@ class Settings(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, eq=False):
     """A call of the handler."""
 
-    task: "asyncio.Task[None]"
+    held: Held
+    begun: asyncio.Event
+    """Set when the handler is called."""
+    task: "asyncio.Task[None] | None" = None
     questions: int = 0
     """How many it has asked so far."""
     waiter: "asyncio.Task[None] | None" = None
     """Waits for the answer to its last question."""
+
+
+_current: ContextVar[Run | None] = ContextVar("tollgate_masumi_run", default=None)
+"""The run of the task."""
 
 
 def resume(  # noqa: PLR0913 - one argument a setting
@@ -149,12 +160,14 @@ class Resumer:
         self._update_status = manager.update_job_status
         self._set_completed = manager.set_job_completed
         self._set_awaiting_input = manager.set_job_awaiting_input
+        self._start_handler = server.handler.get_start_job_handler
         self._provide_input_handler = server.handler.get_provide_input_handler
         manager.create_job = self._created
         manager.update_job_status = self._moved
         manager.set_job_completed = self._completed
         manager.set_job_awaiting_input = self._asked
         manager.resume_job_with_input = storage.answer
+        server.handler.get_start_job_handler = self._calling
         server.handler.get_provide_input_handler = self._answering
         server._handle_payment_confirmed = self._paid  # noqa: SLF001 - the SDK has no other way
         storage.settles = True
@@ -225,7 +238,7 @@ class Resumer:
             return
         for each in self._rounds:
             each.stop()
-        runs = [run.task for run in self._runs.values()]
+        runs = [run.task for run in self._runs.values() if run.task is not None]
         waiters = [run.waiter for run in self._runs.values() if run.waiter is not None]
         for task in (*self._tasks, *runs, *waiters):
             task.cancel()
@@ -349,22 +362,54 @@ class Resumer:
         busy = sum(1 for run in self._runs.values() if run.waiter is None or run.waiter.done())
         if busy >= self._settings.concurrency:
             return False
+        begun_at = monotonic()
         granted = await self._storage.client().claim(
             RUNNING, queue=self._storage.queue, lease_ms=self._settings.lease_ms
         )
+        is_stale = (monotonic() - begun_at) * 1_000 > self._settings.lease_ms / STALE
         for lease in granted:
-            held = self._leases().hold(lease, works=True)
-            before = self._runs.get(held.job_id)
-            task = asyncio.create_task(self._execute(held, before))
-            self._runs[held.job_id] = Run(task)
+            if is_stale:  # a handler has blocked the loop, and the lease may have lapsed meanwhile
+                with suppress(TollgateError):
+                    await self._storage.client().release(lease.job.job_id, lease.token)
+            else:
+                await self._begin(lease)
         return bool(granted)
 
-    async def _execute(self, held: Held, before: Run | None) -> None:
+    async def _begin(self, lease: Lease) -> None:
+        """Call the handler for a job, and return when it waits for something.
+
+        Else the next claim would be under way while the handler blocks the loop.
+        """
+        run = Run(self._leases().hold(lease, works=True), asyncio.Event())
+        before = self._runs.get(lease.job.job_id)
+        self._runs[lease.job.job_id] = run
+        run.task = asyncio.create_task(self._execute(run, before))
+        if before is not None:
+            return  # it begins when the earlier call has ended
+        begun = asyncio.create_task(run.begun.wait())
+        await asyncio.wait([begun, run.task], return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+
+    def _calling(self) -> Any:  # noqa: ANN401 - a handler or None
+        """Return the agent's handler; inside a run, one that says when it begins."""
+        handler, run = self._start_handler(), _current.get()
+        if handler is None or run is None:
+            return handler
+
+        async def handle(identifier: str, input_data: Any) -> Any:  # noqa: ANN401 - the SDK's
+            if self._leases().holder(run.held.job_id) is not run.held:
+                raise asyncio.CancelledError("the lease was lost")
+            run.begun.set()
+            return await handler(identifier, input_data)
+
+        return handle
+
+    async def _execute(self, run: Run, before: Run | None) -> None:
         """Have the SDK call the handler, and see that the job has ended after that."""
-        job_id = held.job_id
-        run = self._runs[job_id]
+        held, job_id = run.held, run.held.job_id
+        _current.set(run)
         try:
-            if before is not None:  # its lease was lost, and it is about to end
+            if before is not None and before.task is not None:  # its lease was lost
                 await asyncio.wait([before.task])
             self._hitl._input_events.pop(job_id, None)  # noqa: SLF001 - of an earlier call
             self._hitl._input_data_store.pop(job_id, None)  # noqa: SLF001
@@ -405,7 +450,7 @@ class Resumer:
         run = self._runs.get(held.job_id)
         if run is not None and not held.is_ending:
             log.warning("job %s: its lease is lost, and its handler is ended here", held.job_id)
-            run.task.cancel()
+            _cancel(run.task)
 
     # --- changes ----------------------------------------------------------------------------------
 
@@ -506,7 +551,7 @@ class Resumer:
             job = None
         if job is None or job.status is not RUNNING:
             log.warning("job %s ended while it asked: its handler is ended", job_id)
-            run.task.cancel()
+            _cancel(run.task)
             return
         is_waiting = event is not None and not event.is_set()
         if is_waiting and self._hitl._input_events.get(job_id) is event:  # noqa: SLF001
@@ -532,6 +577,11 @@ def _object(text: str | None) -> dict[str, Any]:
     """Return an answer as the SDK hands it to a handler."""
     found = parsed(text)
     return found if isinstance(found, dict) else {}
+
+
+def _cancel(task: "asyncio.Task[None] | None") -> None:
+    if task is not None:
+        task.cancel()
 
 
 async def _do_nothing(*_: object, **__: object) -> None:
