@@ -238,7 +238,9 @@ class SdkRun:
 
     def _start_broker(self) -> None:
         self._brokers += 1
-        self._broker = Broker(self._scenario.home, f"broker{self._brokers}", ("--drain-ms", "0", "--lapses", "50"))
+        self._broker = Broker(
+            self._scenario.home, f"broker{self._brokers}", ("--drain-ms", "0", "--lapses", "50")
+        )
         self._broker.wait_until_ready()
 
     def _tick(self) -> None:

@@ -327,7 +327,7 @@ def test_a_storage_survives_a_fork(shared_broker: BrokerProcess) -> None:
 
 def _fork_main(storage: TollgateJobStorage, job_id: str) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    asyncio.events._set_running_loop(None)  # type: ignore[attr-defined]  # the parent's
+    asyncio.events._set_running_loop(None)  # the parent's
     _in_a_child(storage, job_id)
 
 

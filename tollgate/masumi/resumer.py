@@ -49,6 +49,8 @@ WATCHED: Final = 50
 """Jobs without a payment that are taken over at once."""
 AGAIN_S: Final = 0.5
 """How long to wait before a broker that is away is asked again."""
+FAULT_S: Final = 30.0
+"""How long to wait after an error that another try would probably meet again."""
 REGAINS: Final = 20
 """How often a change waits for a lease that lapsed to be granted again."""
 ENDED_S: Final = 5.0
@@ -149,6 +151,7 @@ class Resumer:
         self._hitl = import_module("masumi.hitl")
         self._payment_class = import_module("masumi.payment").Payment
         self._runs: dict[str, Run] = {}
+        self._creations: set[asyncio.Future[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._jobs = Rounds("jobs", self._claim_running, settings.poll_s)
         self._proofs: Rounds | None = None
@@ -222,10 +225,14 @@ class Resumer:
         self._tasks = [asyncio.create_task(self._work(each)) for each in self._rounds]
 
     async def _work(self, rounds: Rounds) -> None:
-        try:
-            await rounds.run()
-        except Exception:
-            log.exception("this process takes no more jobs of this kind")
+        while self._loop is not None:
+            try:
+                await rounds.run()
+            except Exception:  # a key without the role, for example, that somebody may replace
+                log.exception("trying again in %g s", FAULT_S)
+                await asyncio.sleep(FAULT_S)
+            else:
+                return
 
     async def stop(self) -> None:
         """End all handlers, and give back the jobs that no handler runs for.
@@ -270,19 +277,25 @@ class Resumer:
     async def _created(self, *args: Any, **fields: Any) -> str:  # noqa: ANN401 - the SDK's
         """Create a job, and take the lease with which this process watches its payment."""
         await self.start()
-        job_id: str = await self._create_job(*args, **fields)
-        granted: list[Lease] = []
-        with suppress(TollgateError):  # else another process finds the job
-            granted = await self._storage.client().claim(
-                AWAITING_PAYMENT, job_ids=job_id, lease_ms=self._settings.lease_ms
-            )
-        for lease in granted:
-            self._leases().hold(lease, works=False)
-        if not granted:  # another process was faster, and watches
-            payment = self._manager._payment_instances.pop(job_id, None)  # noqa: SLF001
-            if payment is not None:
-                payment.start_status_monitoring = _do_nothing
-        return job_id
+        creation = asyncio.get_running_loop().create_future()
+        self._creations.add(creation)
+        try:
+            job_id: str = await self._create_job(*args, **fields)
+            granted: list[Lease] = []
+            with suppress(TollgateError):  # else a later claim finds the job
+                granted = await self._storage.client().claim(
+                    AWAITING_PAYMENT, job_ids=job_id, lease_ms=self._settings.lease_ms
+                )
+            for lease in granted:
+                self._leases().hold(lease, works=False)
+            if self._leases().holder(job_id) is None:  # another process watches, or will
+                payment = self._manager._payment_instances.pop(job_id, None)  # noqa: SLF001
+                if payment is not None:
+                    payment.start_status_monitoring = _do_nothing
+            return job_id
+        finally:
+            self._creations.discard(creation)
+            creation.set_result(None)
 
     async def _claim_unpaid(self) -> bool:
         """Watch the payments that a dead process watched; return whether there may be more."""
@@ -294,7 +307,11 @@ class Resumer:
         )
         for lease in granted:
             self._leases().hold(lease, works=False)
-            await self._watch(lease.job)
+        if granted and self._creations:  # perhaps of these jobs: then the SDK watches
+            await asyncio.wait(set(self._creations))
+        for lease in granted:
+            if self._manager.get_payment_instance(lease.job.job_id) is None:
+                await self._watch(lease.job)
         return len(granted) == WATCHED
 
     async def _watch(self, job: Job) -> None:
