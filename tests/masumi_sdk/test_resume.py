@@ -17,7 +17,7 @@ from tests.masumi_sdk.jobs import INPUT, PURCHASER, QUESTION, new_job
 from tests.masumi_sdk.stand_in import Funds, Handler, Sdk
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService
-from tollgate import AsyncClient, Job
+from tollgate import AsyncClient, InternalError, Job
 from tollgate.domain.hashing import output_hash_as_deployed
 from tollgate.masumi import Resumer, TollgateJobStorage, resume
 
@@ -208,8 +208,10 @@ async def test_only_so_many_handlers_run_in_a_process(site: Site) -> None:
 
 
 async def test_a_watched_payment_is_taken_over(site: Site) -> None:
-    first, second = await site.process(agree), await site.process(agree)
+    first = await site.process(agree)
     job_id = await site.hire(first, pays=False)
+    second = await site.process(agree)
+    await asyncio.sleep(2 * LEASE_MS / 1_000)
     assert second.sdk.job_manager._payment_instances == {}
     await first.die()
     await until(lambda: job_id in second.sdk.job_manager._payment_instances)
@@ -307,6 +309,183 @@ async def test_a_stop_keeps_running_jobs_until_the_end(site: Site) -> None:
     assert second.sdk.calls == 0
     await first.die()
     assert (await site.until(job_id)).status == "completed"
+
+
+# --- leases ---------------------------------------------------------------------------------------
+
+
+async def test_no_claim_is_under_way_while_a_handler_begins(site: Site) -> None:
+    """Else the job that it is granted waits until the handler lets the event loop go on."""
+    claims, seen = 0, []
+
+    async def look(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        seen.append(claims)
+        await asyncio.sleep(0.05)
+        return "done"
+
+    process = await site.process(look)
+    client = process.storage.client()
+    claim = client.claim
+
+    async def counted(status: Any, **options: Any) -> Any:
+        nonlocal claims
+        claims += status == "running"
+        try:
+            return await claim(status, **options)
+        finally:
+            claims -= status == "running"
+
+    client.claim = counted  # type: ignore[assignment, method-assign]
+    for job_id in [await site.hire(process) for _ in range(20)]:
+        await site.until(job_id)
+    assert seen == [0] * 20
+
+
+async def test_a_grant_that_comes_late_is_given_back(site: Site) -> None:
+    process = await site.process(agree)
+    client = process.storage.client()
+    claim, late = client.claim, [True]
+
+    async def delayed(status: Any, **options: Any) -> Any:
+        granted = await claim(status, **options)
+        if status == "running" and granted and late:
+            late.clear()
+            await asyncio.sleep(2 * LEASE_MS / 1_000)  # as a handler that blocks
+        return granted
+
+    client.claim = delayed  # type: ignore[assignment, method-assign]
+    job_id = await site.hire(process)
+    await until(lambda: not late)
+    (other,) = await site.client.claim(
+        "running", queue=site.queue, lease_ms=2 * LEASE_MS, wait_ms=int(PATIENCE_S * 1_000)
+    )
+    await asyncio.sleep(1.5 * LEASE_MS / 1_000)
+    assert process.sdk.calls == 0  # it is the other one's now
+    await site.client.release(job_id, other.token)
+    assert (await site.until(job_id)).status == "completed"
+    assert process.sdk.calls == 1
+
+
+async def test_a_lease_lost_before_the_handler_ends_the_run(site: Site) -> None:
+    process = await site.process(agree)
+    get_job = process.storage.get_job
+
+    async def get_and_lose(job_id: str) -> Any:
+        held = process.resumer._leases().holder(job_id)
+        if held is not None and held.works:
+            process.resumer._jobs.stop()
+            process.resumer._leases().drop(held)
+        return await get_job(job_id)
+
+    process.storage.get_job = get_and_lose  # type: ignore[method-assign]
+    job_id = await site.hire(process)
+    await site.until(job_id, "running")
+    await until(lambda: process.resumer._jobs._stopping.is_set() and not process.resumer._runs)
+    assert process.sdk.calls == 0
+
+
+async def test_a_lapse_at_the_end_loses_no_result(site: Site) -> None:
+    done = asyncio.Event()
+
+    async def wait(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        await done.wait()
+        return "done"
+
+    process = await site.process(wait, lease_ms=20_000)  # so that no touch finds the lapse before
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    process.resumer._jobs.stop()
+    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    done.set()
+    assert (await site.until(job_id)).result == "done"
+
+
+async def test_a_job_claimed_again_by_its_own_process_runs_once(site: Site) -> None:
+    done = asyncio.Event()
+
+    async def wait(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        await done.wait()
+        return "done"
+
+    process = await site.process(wait, lease_ms=20_000)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    token = process.resumer._leases().tokens[job_id]
+    await site.client.release(job_id, token)
+    await until(lambda: process.resumer._leases().tokens[job_id] != token)
+    done.set()
+    assert (await site.until(job_id)).result == "done"
+    await until(lambda: not process.resumer._runs)
+    assert process.sdk.calls == 1
+
+
+async def test_a_job_that_cannot_be_ended_is_given_back(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = await site.process(agree)
+    update_job = process.storage.update_job
+
+    async def refuse(job_id: str, updates: Any) -> None:
+        if updates["status"] in {"completed", "failed"}:
+            raise ValueError("refused")
+        await update_job(job_id, updates)
+
+    process.storage.update_job = refuse  # type: ignore[method-assign]
+    job_id = await site.hire(process)
+    await until(lambda: "could not be ended" in caplog.text)
+    await until(lambda: not process.resumer._runs)
+    job = await site.client.get(job_id, lease=True)
+    assert (job.status, job.lease, job.attempts) == ("running", None, 1)
+    assert job.not_before is not None
+
+
+async def test_work_goes_on_after_an_unexpected_error(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tollgate.masumi.resumer.FAULT_S", 0.05)
+    process = await site.process(agree, starts=False)
+    claim, faults = process.resumer._claim_running, [True]
+
+    async def fail_once() -> bool:
+        if faults:
+            faults.clear()
+            raise ZeroDivisionError
+        return await claim()
+
+    monkeypatch.setattr(process.resumer, "_claim_running", fail_once)
+    assert (await site.until(await site.hire(process))).status == "completed"
+    assert "trying again in 0.05 s" in caplog.text
+
+
+async def test_a_handler_may_go_on_without_an_answer(site: Site) -> None:
+    async def give_up(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await sdk.hitl.request_input(QUESTION)
+        return "without"
+
+    process = await site.process(give_up)
+    job = await site.until(await site.hire(process))
+    assert job.result == "without"
+    await until(lambda: not process.resumer._runs)
+    assert process.resumer._leases().all() == []
+
+
+async def test_a_broker_that_refuses_to_tell_is_no_end(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = await site.process(agree)
+    get, faults = process.storage.job, [True]
+
+    async def fail_once(job_id: str) -> Any:
+        if faults:
+            faults.clear()
+            raise InternalError("a defect")
+        return await get(job_id)
+
+    process.storage.job = fail_once  # type: ignore[method-assign]
+    assert (await site.until(await site.hire(process))).status == "completed"
+    assert "its lease is left to lapse" in caplog.text
 
 
 # --- between processes ----------------------------------------------------------------------------

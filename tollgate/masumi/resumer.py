@@ -56,7 +56,8 @@ REGAINS: Final = 20
 ENDED_S: Final = 5.0
 """How long a job is left alone whose handler ended without an end of the job."""
 RECOVERIES_MAX: Final = 3
-CALL_S: Final = 15.0
+CALL_S: Final = 10.0
+"""The longest time of one call of the payment service."""
 STALE: Final = 4
 """A claim that took longer than this part of the lease is given back."""
 FINAL: Final = frozenset({COMPLETED.value, FAILED.value})
@@ -431,8 +432,14 @@ class Resumer:
             self._hitl._input_events.pop(job_id, None)  # noqa: SLF001 - of an earlier call
             self._hitl._input_data_store.pop(job_id, None)  # noqa: SLF001
             await self._patient(lambda: self._storage.job(job_id))
-            await self._server._execute_agent_job(job_id)  # noqa: SLF001
+            try:
+                await self._server._execute_agent_job(job_id)  # noqa: SLF001
+            except Exception:
+                log.exception("job %s: its handler could not be called", job_id)
             await self._let_go(held)
+        except Exception:
+            log.exception("job %s: its lease is left to lapse", job_id)
+            self._leases().drop(held)
         finally:
             if run.waiter is not None:
                 run.waiter.cancel()
@@ -566,6 +573,8 @@ class Resumer:
         except TollgateError as fault:
             log.warning("job %s: its answer cannot be waited for: %s", job_id, fault)
             job = None
+        if run.held.is_ending or self._leases().holder(job_id) is not run.held:
+            return  # the handler did not wait for the answer
         if job is None or job.status is not RUNNING:
             log.warning("job %s ended while it asked: its handler is ended", job_id)
             _cancel(run.task)
