@@ -49,13 +49,12 @@ class Payment:
         self.input_hash: str | None = None
         self.payment_ids: set[str] = set()
         self.completed: list[tuple[str, str]] = []
-        self.monitored = 0
         self._status_check_task: asyncio.Task[None] | None = None
 
     async def start_status_monitoring(
         self, callback: Any = None, interval_seconds: int = 10
     ) -> None:
-        self.monitored += 1
+        self.config.monitored.append(self)
         self._status_check_task = asyncio.create_task(self._monitor(callback))
 
     async def _monitor(self, callback: Any) -> None:
@@ -167,7 +166,7 @@ class Sdk:
         self.calls = 0
         self.job_manager = JobManager(storage)
         self.handler = EndpointHandler(self._called, answer)
-        self.config = SimpleNamespace(funds=funds, **config)
+        self.config = SimpleNamespace(funds=funds, monitored=[], **config)
         self.agent_identifier, self.network = "a" * 60, "Preprod"
         self.app = SimpleNamespace(router=SimpleNamespace(lifespan_context=_lifespan))
         self._agent = handler

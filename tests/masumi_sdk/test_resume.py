@@ -66,7 +66,8 @@ class Site:
     async def process(
         self, agent: Agent, answer: Handler | None = None, *, starts: bool = True, **options: Any
     ) -> Process:
-        storage = TollgateJobStorage(self.endpoint, queue=self.queue, timeout_s=5)
+        timeout_s = options.pop("timeout_s", 5)
+        storage = TollgateJobStorage(self.endpoint, queue=self.queue, timeout_s=timeout_s)
         config = {name: options.pop(name) for name in list(options) if name.startswith("payment_s")}
         config["payment_api_key"] = options.pop("payment_api_key", "")
         sdk = Sdk(storage, agent, self.funds, answer, **config)
@@ -120,7 +121,7 @@ async def ask(sdk: Sdk, input_data: dict[str, Any]) -> str:
 
 
 async def hang(sdk: Sdk, input_data: dict[str, Any]) -> str:
-    await asyncio.sleep(PATIENCE_S)
+    await asyncio.sleep(2 * PATIENCE_S)
     return "late"
 
 
@@ -457,17 +458,22 @@ async def test_work_goes_on_after_an_unexpected_error(
     assert "trying again in 0.05 s" in caplog.text
 
 
-async def test_a_handler_may_go_on_without_an_answer(site: Site) -> None:
+async def test_a_handler_may_go_on_without_an_answer(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     async def give_up(sdk: Sdk, input_data: dict[str, Any]) -> str:
         with suppress(TimeoutError):
             async with asyncio.timeout(0.3):
                 await sdk.hitl.request_input(QUESTION)
         return "without"
 
+    caplog.set_level("WARNING")
+
     process = await site.process(give_up)
     job = await site.until(await site.hire(process))
     assert job.result == "without"
     await until(lambda: not process.resumer._runs)
+    assert "ended while it asked" not in caplog.text
     assert process.resumer._leases().all() == []
 
 
@@ -504,18 +510,23 @@ async def test_an_answer_reaches_the_handler_elsewhere(site: Site) -> None:
 
 async def test_each_answer_is_for_its_question(site: Site) -> None:
     async def ask_often(sdk: Sdk, input_data: dict[str, Any]) -> str:
-        return str([await sdk.hitl.request_input(QUESTION) for _ in range(6)])
+        answers = [await sdk.hitl.request_input(QUESTION) for _ in range(6)]
+        await asyncio.sleep(0.2)  # a late answer would come now
+        stores.append(dict(sdk.hitl._input_data_store))
+        return str(answers)
 
+    stores: list[dict[str, Any]] = []
     first, second = await site.process(ask_often), await site.process(hang)
     second.resumer._jobs.stop()
     job_id = await site.hire(first)
     for number in range(6):
         await site.until(job_id, "awaiting_input")
-        process = (first, second)[number % 2]  # in the handler's process, and in another
+        process = (second, first)[number % 2]  # in the handler's process, and in another
         await process.sdk.provide_input(job_id, {"approve": number})
         await until(partial(has_asked, first, job_id, number + 1))
     job = await site.until(job_id)
     assert job.result == str([{"approve": number} for number in range(6)])
+    assert stores == [{}]
 
 
 async def test_a_second_answer_is_refused(site: Site) -> None:
@@ -555,8 +566,8 @@ async def test_a_job_that_another_claimed_is_watched_there(site: Site) -> None:
 
     process.storage.create_job = create_and_lose  # type: ignore[method-assign]
     job = new_job()
-    payment = await process.sdk.start_job(job)
-    assert payment.monitored == 0
+    await process.sdk.start_job(job)
+    assert process.sdk.config.monitored == []
     assert process.sdk.job_manager._payment_instances == {}
     await process.sdk._handle_payment_confirmed(job["job_id"], job["payment_id"])
     assert (await site.client.get(job["job_id"])).status == "awaiting_payment"
@@ -576,8 +587,8 @@ async def test_a_job_is_watched_once_if_a_claim_comes_first(site: Site) -> None:
     job = new_job()
     payment = await process.sdk.start_job(job)
     assert begun.is_set()
-    assert payment.monitored == 1
     await asyncio.sleep(0.2)
+    assert process.sdk.config.monitored == [payment]
     assert process.sdk.job_manager._payment_instances == {job["job_id"]: payment}
     site.funds.lock(job["payment_id"])
     assert (await site.until(job["job_id"])).status == "completed"
@@ -628,7 +639,7 @@ async def test_a_broker_that_is_killed_loses_nothing(short_dir: Any, tmp_path: A
         return await ask(sdk, input_data)
 
     try:
-        process = await site.process(work)
+        process = await site.process(work, timeout_s=0.5)
         waits = await site.hire(process, input_data={"prompt": "waits"})
         asks, unpaid = await site.hire(process), await site.hire(process, pays=False)
         await site.until(asks, "awaiting_input")
