@@ -257,6 +257,7 @@ async def test_answers_before_a_death_are_not_asked_again(site: Site) -> None:
         job = await site.until(job_id, "awaiting_input")
         await first.sdk.provide_input(job_id, {"approve": number})
         await until(partial(has_asked, first, job_id, number))
+    await site.until(job_id, "awaiting_input")
     await first.die()
     second = await site.process(ask_thrice)
     await second.sdk.provide_input(job_id, {"approve": 3})
@@ -470,6 +471,13 @@ async def test_a_handler_may_go_on_without_an_answer(
     caplog.set_level("WARNING")
 
     process = await site.process(give_up)
+    look = process.storage.job
+
+    async def look_slowly(job_id: str) -> Any:
+        await asyncio.sleep(0.2)  # so that the wait for the answer ends before the run
+        return await look(job_id)
+
+    process.storage.job = look_slowly  # type: ignore[method-assign]
     job = await site.until(await site.hire(process))
     assert job.result == "without"
     await until(lambda: not process.resumer._runs)

@@ -65,17 +65,17 @@ async def test_a_job_lives_as_the_sdk_moves_it(storage: TollgateJobStorage) -> N
 
 async def test_answers_of_two_questions_are_merged(storage: TollgateJobStorage) -> None:
     job_id = await created(storage, RUNS)
-    for answer in ({"approve": True, "x": 1}, {"approve": True, "x": 2}):
+    for answer in ({"approve": True, "x": 1, "y": 1}, {"approve": True, "x": 2}):
         await storage.update_job(job_id, ASKS)
         merged = {**(await shown(storage, job_id))["input_data"], **answer}
         await storage.update_job(job_id, {"status": "running", "input_data": merged})
     stored = await storage.client().get(job_id)
     assert [each.text for each in stored.inputs or ()] == [
-        '{"approve":true,"x":1}',
+        '{"approve":true,"x":1,"y":1}',
         '{"approve":true,"x":2}',  # the same approval again is an answer too
     ]
     listed = {each["job_id"]: each for each in await storage.list_jobs("running")}
-    assert listed[job_id]["input_data"] == {**INPUT, "approve": True, "x": 2}
+    assert listed[job_id]["input_data"] == {**INPUT, "approve": True, "x": 2, "y": 1}
 
 
 @pytest.mark.parametrize("last", [RUNS, ENDS, FAILS])
@@ -229,6 +229,17 @@ async def test_an_answer_of_two_humans_is_taken_once(storage: TollgateJobStorage
         return_exceptions=True,
     )
     assert sorted(type(each).__name__ for each in ends) == ["NoneType", "ValueError"]
+
+
+async def test_an_answer_may_be_repeated_and_not_changed(storage: TollgateJobStorage) -> None:
+    job_id = await created(storage, RUNS, ASKS)
+    for _ in range(2):
+        await storage.answer(job_id, {"approve": True})
+    with pytest.raises(ValueError, match="does not ask"):
+        await storage.answer(job_id, {"approve": False})
+    with pytest.raises(ValueError, match="cannot be taken"):
+        await storage.answer(UNKNOWN, {"approve": False})
+    assert (await shown(storage, job_id))["input_data"] == {**INPUT, "approve": True}
 
 
 async def test_racing_changes_are_decided_anew(storage: TollgateJobStorage) -> None:

@@ -73,8 +73,8 @@ _T = TypeVar("_T")
 class TollgateJobStorage:
     """The SDK's `JobStorage` over a broker: any number of processes share the jobs.
 
-    Nothing is opened before the first call. Each process and each event loop has a client of its
-    own, so a storage may be made before a fork (`--preload`).
+    Nothing is opened before the first call. Each event loop has a client of its own, so a storage
+    may be made, and used, before a fork (`--preload`).
 
     Args:
         endpoint: of the broker; by default TOLLGATE_ENDPOINT, or the user's own.
@@ -110,7 +110,6 @@ class TollgateJobStorage:
         self._name = name
         self._timeout_s = seconds(timeout_s)
         self._clients: dict[asyncio.AbstractEventLoop, AsyncClient] = {}
-        self._pid = os.getpid()
         self.queue = queue
         self.dropped: Counter[str] = Counter()
         """How often a field could not be kept, by its name."""
@@ -242,9 +241,7 @@ class TollgateJobStorage:
             raise ValueError(f"job {job_id}: the answer cannot be taken: {refusal}") from refusal
 
     def client(self) -> AsyncClient:
-        """Return the client of this process and of the running event loop."""
-        if self._pid != os.getpid():  # after a fork; the parent's sockets are the parent's
-            self._pid, self._clients = os.getpid(), {}
+        """Return the client of the running event loop."""
         loop = asyncio.get_running_loop()
         found = self._clients.get(loop)
         if found is None:
@@ -261,10 +258,9 @@ class TollgateJobStorage:
 
     async def close(self) -> None:
         """Close the client of the running event loop; a later call opens another one."""
-        if self._pid == os.getpid():
-            client = self._clients.pop(asyncio.get_running_loop(), None)
-            if client is not None:
-                await client.close()
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
 
     # --- changes ----------------------------------------------------------------------------------
 
