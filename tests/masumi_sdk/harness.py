@@ -133,6 +133,7 @@ class Buyer:
     def __init__(self, number: int, run: "SdkRun", questions: int) -> None:
         self.number = number
         self.questions = questions
+        self.turn = asyncio.Event()
         self.job_id: str | None = None
         self.polls: list[tuple[int, str | None, str | None]] = []
         self.unavailable = 0
@@ -149,6 +150,7 @@ class Buyer:
                 "blocks": blocks,
             },
         }  # fmt: skip
+        await self.turn.wait()
         while self.job_id is None:
             answer = await self._call(http, "POST", "/start_job", json=body)
             if answer is not None and answer.status_code == 200:
@@ -236,6 +238,11 @@ class SdkRun:
         self.outcome.seconds = time.monotonic() - begun_at
         return self.outcome
 
+    def _allow(self, count: int) -> None:
+        """Let so many buyers hire: jobs are to be under way at each kill."""
+        for buyer in self._buyers[:count]:
+            buyer.turn.set()
+
     def _start_broker(self) -> None:
         self._brokers += 1
         self._broker = Broker(
@@ -264,9 +271,12 @@ class SdkRun:
                 AsyncClient(self._broker.url) as client,
             ):
                 await self._until_available(http)
-                killing = asyncio.create_task(self._kill())
+                killing = asyncio.create_task(self._kill(http))
                 await asyncio.gather(*(buyer.buy(http) for buyer in self._buyers), killing)
                 await self._until_proved(client)
+                code = await asyncio.to_thread(self.web.stop)
+                if code not in {0, -signal.SIGTERM}:
+                    self.outcome.wrong.append(f"the web server ended with {code}")
         except TimeoutError:
             self.outcome.wrong.append(f"not done in {scenario.seconds:g} s")
 
@@ -277,8 +287,11 @@ class SdkRun:
                     return
             await asyncio.sleep(0.1)
 
-    async def _kill(self) -> None:
+    async def _kill(self, http: httpx.AsyncClient) -> None:
+        """Kill as often as asked for; with each kill, some more buyers may hire."""
         for number in range(self._scenario.kills):
+            await self._until_available(http)
+            self._allow(-(-self._scenario.jobs * (number + 1) // self._scenario.kills))
             await asyncio.sleep(self.random.uniform(*KILL_PAUSE_S))
             kind = KINDS[number % len(KINDS)]
             if kind == "broker":
@@ -291,6 +304,7 @@ class SdkRun:
                 await self._until_killed(1 if kind == "web worker" else None)
             self.outcome.kills[kind] += 1
             self._progress(self._ended(), number + 1)
+        self._allow(self._scenario.jobs)
 
     async def _until_killed(self, count: int | None) -> None:
         for _ in range(100):
