@@ -43,7 +43,6 @@ from tollgate.masumi.submissions import Submissions
 
 log = logging.getLogger("tollgate.masumi")
 
-LEASE_MS: Final = 30_000
 LEASE_MS_MIN: Final = 1_000
 WATCHED: Final = 50
 """Jobs without a payment that are taken over at once."""
@@ -66,13 +65,13 @@ FINAL: Final = frozenset({COMPLETED.value, FAILED.value})
 class Settings(msgspec.Struct, frozen=True):
     """How a web process shares the work; see `resume`."""
 
-    lease_ms: int = LEASE_MS
-    concurrency: int = 100
-    poll_s: float = 1.0
-    payment_poll_s: int = 10
-    proof_poll_s: float = 5.0
-    prove: bool = True
-    stop_grace_s: float = 5.0
+    lease_ms: int
+    concurrency: int
+    poll_s: float
+    payment_poll_s: int
+    proof_poll_s: float
+    prove: bool
+    stop_grace_s: float
 
 
 class Run(msgspec.Struct, eq=False):
@@ -95,7 +94,7 @@ _current: ContextVar[Run | None] = ContextVar("tollgate_masumi_run", default=Non
 def resume(  # noqa: PLR0913 - one argument a setting
     server: Any,  # noqa: ANN401 - a `MasumiAgentServer`, which is not imported here
     *,
-    lease_ms: int = LEASE_MS,
+    lease_ms: int = 30_000,
     concurrency: int = 100,
     poll_s: float = 1.0,
     payment_poll_s: int = 10,
