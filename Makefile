@@ -44,7 +44,7 @@ $(INSTALLED): pyproject.toml requirements/dev.txt
 demo: setup ## run a broker, workers and a producer live, with real jobs
 	$(BIN)/tollgate demo
 
-demo-masumi: setup ## hire, pay, work and prove live, with a stand-in for the payment service
+demo-masumi: setup ## hire over HTTP, pay, work and prove live, with a stand-in for the payment service
 	$(BIN)/python -m tests.masumi_demo
 
 # Two workers a core: most tests wait for processes (tests/conftest.py). A worker that has finished
