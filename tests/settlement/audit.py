@@ -16,7 +16,7 @@ def faults_of(job: Job, history: History, payment: Payment, accepted: Sequence[s
     """Return what is wrong with a job. `accepted` are the hashes taken for it, in order."""
     if job.status is not JobStatus.COMPLETED or job.result is None:
         return [f"{job.job_id}: not completed: it is {job.status}: {job.error}"]
-    stored = output_hash_as_deployed(PURCHASER, job.result)
+    stored = output_hash_as_deployed(job.identifier_from_purchaser or "", job.result)
     found = []
     ends = sum(entry.to == JobStatus.COMPLETED for entry in history.entries)
     if ends != 1:

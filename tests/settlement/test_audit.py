@@ -40,6 +40,7 @@ class Case:
     def kinds(self) -> set[str]:
         fields: dict[str, Any] = {
             "job_id": "id", "status": JobStatus.COMPLETED, "input_hash": "0" * 64, "version": 3,
+            "identifier_from_purchaser": PURCHASER,
             "blockchain_identifier": self.payment.identifier, "created_at": NOW,
             "updated_at": NOW, "result": "the result",
             "settlement": Settlement(SettlementState.CONFIRMED, NOW), **self.changes,
