@@ -18,7 +18,7 @@ LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-masumi test test-full static check cover crash chaos fuzz soak torture million \
-	settlement masumi-sdk hashes judges protocol bench bench-quick bench-peers lock clean
+	settlement hiring masumi-sdk hashes judges protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -101,6 +101,8 @@ masumi-sdk: $(SDK_VENV)/.installed ## run the real Masumi SDK over tollgate, and
 	$(SDK_VENV)/bin/python -m pytest -q -p no:cacheprovider tests/masumi_sdk
 	$(SDK_VENV)/bin/python -m tests.masumi_sdk --jobs 40 --asking 12
 	$(SDK_VENV)/bin/python -m tests.masumi_sdk --jobs 40 --asking 12 --kills 12 --faults 0.1 --seconds 300
+hiring: setup ## kill gateways, watchers, workers and brokers while buyers hire over HTTP (minutes)
+	$(BIN)/python -m tests.hiring --jobs 200 --kills 30
 
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz

@@ -55,6 +55,10 @@ class Outcome:
     recoveries: int = 0
     seconds: float = 0.0
 
+    def details(self) -> list[str]:
+        """Return lines about what this kind of run has more."""
+        return []
+
 
 Progress = Callable[[int, int], None]
 """Told how many settlements are confirmed, and how many kills there were."""
