@@ -84,13 +84,13 @@ class Buyer:
         number = int(asked["name"].split()[-1]) - 1
         naming = NAMINGS[(self._number + number) % len(NAMINGS)]
         answer = {"colour": [deal.colours[number]]}
-        try:
-            told = await self._gateway.provide_input(shown["job_id"], naming(shown), answer)
-        except RefusedError as refusal:
-            if refusal.code != "stale_answer":
-                raise
-        else:
-            deal.acknowledged.append(told["input_hash"])
+        at_once = 2 if self._number % 5 == 0 else 1
+        calls = [
+            self._gateway.provide_input(shown["job_id"], naming(shown), answer)
+            for _ in range(at_once)
+        ]
+        told = {each["input_hash"] for each in await asyncio.gather(*calls)}
+        deal.acknowledged += sorted(told)
 
 
 def _note(seen: list[str], what: str) -> None:

@@ -16,26 +16,30 @@ NOTES: Final = "HIRING_NOTES"
 COLOURS: Final = ("red", "green", "blue", "white")
 
 
-async def answer(job: Job, ctx: Any) -> str:
+async def answer(job: Job, ctx: Any, *, off_by: int = 0) -> str:
     wanted = json.loads(job.input or "{}")
     colours = []
-    for number in range(wanted["questions"]):
+    for place in range(wanted["questions"]):
         await asyncio.sleep(random.uniform(0.0, 0.1))
-        colours.append(json.loads(await ctx.ask(question(number)))["colour"][0])
+        colours.append(json.loads(await ctx.ask(question(place)))["colour"][0])
     await asyncio.sleep(random.uniform(0.0, 0.2))
-    result = json.dumps(
-        {"number": wanted["number"], "colours": colours, "call": os.urandom(8).hex()}
-    )
+    number = wanted["number"] + off_by
+    result = json.dumps({"number": number, "colours": colours, "call": os.urandom(8).hex()})
     note(Note(job.job_id, result, os.getpid(), time.time()))
     return result
 
 
-def question(number: int) -> dict[str, Any]:
+async def of_another(job: Job, ctx: Any) -> str:
+    """Do what must be found: return the result of another buyer's input."""
+    return await answer(job, ctx, off_by=1)
+
+
+def question(place: int) -> dict[str, Any]:
     """Return a schema as MIP-003 has it. No two questions of a job have the same hash."""
     field = {
         "id": "colour",
         "type": "option",
-        "name": f"Colour {number + 1}",
+        "name": f"Colour {place + 1}",
         "data": {"values": list(COLOURS)},
         "validations": [{"validation": "max", "value": "1"}],
     }

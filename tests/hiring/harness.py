@@ -94,7 +94,7 @@ class HiringRun(Run):
         )  # fmt: skip
         self._fleet.start(
             "worker", counts["worker"], "tollgate.worker", "--endpoint", endpoint,
-            "--handler", "tests.hiring.handler:answer", "--queue", "counter",
+            "--handler", f"tests.hiring.handler:{self._scenario.handler}", "--queue", "counter",
             "--lease-ms", LEASE_MS, "--max-attempts", "1000", "--backoff-s", "0.1",
             environment={NOTES: str(self._notes)},
         )  # fmt: skip
@@ -140,7 +140,9 @@ class HiringRun(Run):
                 await asyncio.sleep(0.02)
             for each in buyers:
                 each.cancel()
-            await asyncio.gather(*buyers, return_exceptions=True)
+            for end in await asyncio.gather(*buyers, return_exceptions=True):
+                if isinstance(end, Exception):
+                    self.outcome.wrong.append(f"a buyer ended with {end!r}")
 
     def _tries_again(self, why: str) -> None:
         self.outcome.tries[why.rpartition(": ")[2]] += 1

@@ -23,3 +23,16 @@ def test_every_hire_is_one_job_with_its_own_result(short_dir: Path) -> None:
     assert outcome.confirmed == jobs
     assert outcome.told > jobs
     assert set(outcome.kills) >= {"gateway", "worker", "broker"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_result_of_another_buyer_is_found(short_dir: Path) -> None:
+    scenario = Scenario(
+        short_dir, jobs=1, kills=0, fault_share=0, chain_failures=0, handler="of_another"
+    )
+    scenario.seconds = 60
+    run = HiringRun(scenario)
+    run.counts = {"gateway": 1, "watcher": 1, "worker": 1}
+    outcome = run.run()
+    assert {fault.split(": ")[1] for fault in outcome.wrong} == {"wrong result"}
