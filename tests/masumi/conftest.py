@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.payment_service.payment import V1, V2, Payment
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService as StandIn
 from tollgate import AsyncClient, Job
@@ -45,9 +46,14 @@ class Town:
         self._services.append(service)
         return service
 
-    async def hire(self, **fields: Any) -> Job:
+    async def hire(self, source_type: str = V1, **fields: Any) -> Job:
         """Create a payment, and then its job."""
-        payment = self.service.create(inputHash=INPUT_HASH, identifierFromPurchaser=PURCHASER)
+        payment = self.service.create(
+            inputHash=INPUT_HASH,
+            identifierFromPurchaser=PURCHASER,
+            agentIdentifier=self.service.agent_of(source_type=source_type),
+            supportedPaymentSourceIndex=0 if source_type == V2 else None,
+        )
         given: dict[str, Any] = {
             "blockchain_identifier": payment["blockchainIdentifier"],
             "identifier_from_purchaser": PURCHASER,
@@ -55,9 +61,9 @@ class Town:
         }
         return await self.client.create(INPUT_HASH, **given | fields)
 
-    async def completed(self, result: str = "The\nresult") -> Job:
+    async def completed(self, result: str = "The\nresult", source_type: str = V1) -> Job:
         """Return a job that was hired, paid and worked on."""
-        job = await self.hire()
+        job = await self.hire(source_type)
         self.service.lock_funds(job.blockchain_identifier)
         await self.watcher.open_gates()
         return await self.client.transition(job.job_id, "completed", result=result)
@@ -67,6 +73,23 @@ class Town:
         self.service.tick()
         self.broker.advance(2 * POLL_S)
         await (watcher or self.watcher).submit_results()
+
+    def payment(self, job: Job) -> Payment:
+        """Return the payment of a job, as the service keeps it."""
+        return self.service.payments[job.blockchain_identifier]
+
+    def submit(self, job: Job, result_hash: str) -> None:
+        """Submit a hash as another program does, which has the same key."""
+        body = self._body(job) | {"submitResultHash": result_hash}
+        self.service.submit_result(body, self.service.key)
+
+    def grant_refund(self, job: Job) -> None:
+        """Let a person have the money sent back to the buyer, as far as the service goes."""
+        self.service.authorize_refund(self._body(job), self.service.key)
+
+    @staticmethod
+    def _body(job: Job) -> dict[str, str]:
+        return {"blockchainIdentifier": job.blockchain_identifier, "network": "Preprod"}
 
     async def settled(self, job: Job, steps: int = 12) -> str:
         """Return the state in which the settlement of a job ends."""

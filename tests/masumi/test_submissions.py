@@ -59,12 +59,7 @@ async def test_two_watchers_submit_a_hash_once(town: Town) -> None:
 async def test_a_watcher_that_died_after_submitting_is_continued(town: Town, ticks: int) -> None:
     job = await town.completed()
     (lease,) = await town.client.claim(settlement="wanted", lease_ms=1_000)
-    body = {
-        "blockchainIdentifier": job.blockchain_identifier,
-        "network": "Preprod",
-        "submitResultHash": hash_of(job),
-    }
-    town.service.submit_result(body, town.service.key)
+    town.submit(job, hash_of(job))
     for _ in range(ticks):
         town.service.tick()
     town.broker.advance(2)  # the lease lapses
@@ -77,12 +72,7 @@ async def test_a_watcher_that_died_after_submitting_is_continued(town: Town, tic
 @pytest.mark.parametrize("ticks", [0, 1, 2])
 async def test_a_foreign_hash_is_left_to_a_person(town: Town, ticks: int) -> None:
     job = await town.completed()
-    body = {
-        "blockchainIdentifier": job.blockchain_identifier,
-        "network": "Preprod",
-        "submitResultHash": OTHER,
-    }
-    town.service.submit_result(body, town.service.key)
+    town.submit(job, OTHER)
     for _ in range(ticks):
         town.service.tick()
     await town.watcher.submit_results()

@@ -419,7 +419,9 @@ class PaymentService:
         entry = payment.next_action
         if not self._is_due(payment, self.now_ms):
             return False
-        if self._fails(payment) or payment.transaction is None:
+        current = payment.transaction
+        if self._fails(payment) or current is None or current.status != "Confirmed":
+            # Without a transaction that is on chain, it does not find what it has to spend.
             note = f"{_LABELS[entry.action]} failed: the node refused it"
             self._fail(payment, note, result_hash=entry.result_hash)
         else:
@@ -431,7 +433,7 @@ class PaymentService:
         """Show on the chain what was sent to it."""
         entry = payment.next_action
         if self._fails(payment):
-            self._fail(payment, f"{_LABELS[entry.action]} failed: the transaction timed out")
+            self._time_out(payment)
         elif entry.action is Action.SUBMIT_RESULT_INITIATED:
             assert payment.on_chain_state is not None, BUG
             state = AFTER_SUBMIT[payment.on_chain_state]
@@ -464,13 +466,20 @@ class PaymentService:
         return self._random.random() < self.chain_failures
 
     def _fail(self, payment: Payment, note: str, result_hash: str | None = None) -> None:
-        """Park the payment. A hash stays with the error only if it was not sent yet."""
-        if payment.transaction is not None and payment.transaction.status == "Pending":
-            payment.transaction.status = "FailedViaTimeout"
-            payment.transaction.updated = self.now_ms
+        """Park the payment. The hash that was not sent stays with the error."""
         self._set_action(
             payment, Action.WAITING_FOR_MANUAL_ACTION, result_hash=result_hash, error=note
         )
+
+    def _time_out(self, payment: Payment) -> None:
+        """Give up a transaction. The payment then waits for its seller, with an error and no hash.
+
+        The transaction stays the current one: what is submitted now fails, until it is recovered.
+        """
+        assert payment.transaction is not None, BUG
+        payment.transaction.status = "FailedViaTimeout"
+        payment.transaction.updated = self.now_ms
+        self._set_action(payment, Action.WAITING_FOR_EXTERNAL_ACTION, error="Timeout when waiting")
 
     def _observe(
         self,

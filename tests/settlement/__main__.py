@@ -38,7 +38,7 @@ def main() -> int:
         (
             f"seed {options.seed}: {outcome.confirmed} of {options.jobs} confirmed in"
             f" {outcome.seconds:.0f} s; killed: {kills}; {outcome.faults} faults of the service,"
-            f" {outcome.recoveries} failures on chain; wrong: {len(outcome.wrong)}"
+            f" {outcome.failures} failures on chain; wrong: {len(outcome.wrong)}"
         )
     ]
     lines += [f"  {line}" for line in outcome.wrong[:20]]

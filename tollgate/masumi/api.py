@@ -109,8 +109,8 @@ class PaymentService:
         return Page([each for each in map(_readable, told) if each is not None], len(told) < PAGE)
 
     async def resolve(self, blockchain_identifier: str) -> Payment | None:
-        """Return a payment as it is now, or None if the service has no such payment."""
-        body = {**self._about(blockchain_identifier), **self._source}
+        """Return a payment as it is now, with its history, or None if there is no such payment."""
+        body = {**self._about(blockchain_identifier), **self._source, "includeHistory": "true"}
         try:
             path = "/payment/resolve-blockchain-identifier"
             return _checked(await self._call("POST", path, ToldPayment, body=body))
@@ -161,13 +161,12 @@ class PaymentService:
         body = {**self._about(blockchain_identifier), "submitResultHash": result_hash}
         await self._call("POST", "/payment/submit-result", msgspec.Raw, body=body)
 
-    async def recover(self, payment: Payment, *, retry: bool) -> None:
-        """Clear the error of a payment, if it has not changed; with `retry`, try again."""
-        body = {
-            **self._about(payment.blockchain_identifier),
-            "updatedAt": payment.updated_at,
-            "retryPreviousAction": retry,
-        }
+    async def recover(self, payment: Payment) -> None:
+        """Clear the error of a payment, if it has not changed: then it waits for us.
+
+        The service could also try again what failed. But it takes the hash from its own history.
+        """
+        body = {**self._about(payment.blockchain_identifier), "updatedAt": payment.updated_at}
         await self._call("POST", "/payment/error-state-recovery", msgspec.Raw, body=body)
 
     def _about(self, blockchain_identifier: str) -> dict[str, Any]:

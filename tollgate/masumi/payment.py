@@ -29,11 +29,22 @@ ENDED: Final = frozenset(
 
 FOR_US: Final = "WaitingForExternalAction"
 FOR_PEOPLE: Final = "WaitingForManualAction"
-SUBMITTING: Final = frozenset({"SubmitResultRequested", "SubmitResultInitiated"})
+SUBMIT_REQUESTED: Final = "SubmitResultRequested"
+SUBMIT_INITIATED: Final = "SubmitResultInitiated"
+SUBMITTING: Final = frozenset({SUBMIT_REQUESTED, SUBMIT_INITIATED})
+REFUNDING: Final = frozenset({"AuthorizeRefundRequested", "AuthorizeRefundInitiated"})
+"""A person has granted the buyer a refund."""
 
 
 STATE_CHARACTERS: Final = 100
 """The broker takes no longer state: what is beyond is cut."""
+
+
+class PastAction(msgspec.Struct, frozen=True):
+    """What the service did or waited for before."""
+
+    action: str
+    result_hash: str | None
 
 
 class Payment(msgspec.Struct, frozen=True):
@@ -56,7 +67,9 @@ class Payment(msgspec.Struct, frozen=True):
     action_hash: str | None
     """The hash that it is putting on chain."""
     error: str | None
-    """Why it waits for a person."""
+    """Why its last action failed. It then waits for a person, or after a timeout for us."""
+    history: tuple[PastAction, ...] = ()
+    """Its actions before this one, newest first; only `resolve` asks for them."""
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -124,6 +137,7 @@ class ToldPayment(msgspec.Struct):
     resultHash: str | None = None  # noqa: N815
     inputHash: str | None = None  # noqa: N815
     submitResultTime: str | int | None = None  # noqa: N815
+    ActionHistory: list[_NextAction] | None = None
 
     def payment(self) -> Payment:
         """Return it in our words. Raises ValueError for a time that is none."""
@@ -143,6 +157,10 @@ class ToldPayment(msgspec.Struct):
             action=action.requestedAction,
             action_hash=_lower(action.resultHash),
             error=error,
+            history=tuple(
+                PastAction(each.requestedAction, _lower(each.resultHash))
+                for each in self.ActionHistory or ()
+            ),
         )
 
 

@@ -15,13 +15,13 @@ from tollgate.domain.models import Job
 from tollgate.domain.settlement import SettlementState
 from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
 from tollgate.masumi.payment import Payment
-from tollgate.masumi.proof import Next, Step, decide, recoveries, recovery_reason
+from tollgate.masumi.proof import Next, Step, decide, next_recovery
 from tollgate.masumi.rounds import Trouble
 
 log = logging.getLogger("tollgate.payments")
 
-CALLS: Final = 3
-"""Calls of the service between a claim and its settlement, at most: look, and recover twice."""
+CALLS: Final = 2
+"""Calls of the service between a claim and its settlement: look, and submit or recover."""
 SPARE_S: Final = 10.0
 """What a lease is longer than these calls."""
 CLAIMED: Final = 16
@@ -137,35 +137,31 @@ class Submissions:
         self._unknown.pop(job.job_id, None)
         step = decide(payment, result_hash, self._service.now())
         if step.step is Step.SUBMIT:
-            step = await self._submit(job, payment, result_hash)
+            step = await self._submit(job, result_hash)
         elif step.step is Step.RECOVER:
             step = await self._recover(job, payment, step.reason or "")
         return payment, step
 
-    async def _submit(self, job: Job, payment: Payment, result_hash: str) -> Next:
+    async def _submit(self, job: Job, result_hash: str) -> Next:
         """Have the hash put on chain. What came of it is seen when the payment is looked at next.
 
         A refusal may mean that it was taken before, an error that it was taken now.
         """
-        await self._service.submit(payment.blockchain_identifier, result_hash)
+        await self._service.submit(job.blockchain_identifier, result_hash)
         log.info("the hash of job %s is submitted: %s", job.job_id, result_hash)
         return Next(Step.WAIT)
 
     async def _recover(self, job: Job, payment: Payment, why: str) -> Next:
-        number = recoveries(job.settlement.reason if job.settlement else None) + 1
-        if number > self._recoveries_max:
+        """Have an error cleared: the next look finds that the hash is to be submitted anew."""
+        noted = job.settlement.reason if job.settlement else None
+        reason = next_recovery(payment, noted, self._recoveries_max, why)
+        if reason is None:
             return Next(Step.MANUAL, f"{self._recoveries_max} recoveries did not help: {why}")
-        # It is counted before it is done: a watcher that dies in between has used one up.
-        reason = recovery_reason(number, self._recoveries_max, why)[:REASON_CHARACTERS]
-        await self._client.settle(job.job_id, reason=reason)
-        log.warning("job %s: %s", job.job_id, reason)
-        try:
-            await self._service.recover(payment, retry=True)
-        except ServiceRefusedError as refusal:
-            if refusal.status != httpx.codes.BAD_REQUEST:
-                raise
-            # What failed cannot be tried again: without the error, the hash is submitted anew.
-            await self._service.recover(payment, retry=False)
+        reason = reason[:REASON_CHARACTERS]
+        if reason != noted:  # counted before it is done, so that it is counted whatever dies
+            await self._client.settle(job.job_id, reason=reason)
+            log.warning("job %s: %s", job.job_id, reason)
+        await self._service.recover(payment)
         return Next(Step.WAIT)
 
     def _unknown_payment(self, job: Job) -> Next:
