@@ -61,6 +61,51 @@ def test_our_hash_at_the_service_is_submitted(action: str) -> None:
     assert decide(shown, OURS, at_the_end + OVERDUE).step is Step.MANUAL
 
 
+def test_a_service_that_notes_a_hash_with_its_request_alone() -> None:
+    for noted, step in ((OURS, Step.SUBMITTED), (OTHER, Step.MANUAL), (None, Step.MANUAL)):
+        history = (PastAction("SubmitResultRequested", noted),)
+        shown = payment(action="SubmitResultInitiated", history=history)
+        assert decide(shown, OURS, NOW).step is step
+
+
+@pytest.mark.parametrize("state", TAKES_RESULT)
+def test_a_hash_that_the_service_lost_is_for_a_person(state: str) -> None:
+    history = (PastAction("SubmitResultRequested", OURS),)
+    for action in SUBMITTING:
+        found = decide(payment(state, action=action), OURS, NOW)
+        assert (found.step, found.reason) == (
+            Step.MANUAL,
+            "the service has lost the hash that it took",
+        )
+    shown = payment(state, action="SubmitResultRequested", history=history)
+    assert decide(shown, OURS, NOW).step is Step.MANUAL
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": "SomethingNew"},
+        {"state": "ResultSubmitted"},
+        {"action": "None"},
+        {"action": "Ignore"},
+        {"action": "SomethingNew"},
+        {"action": "AuthorizeRefundRequested"},
+        {"result_hash": OURS},
+        {"action": "SubmitResultRequested", "action_hash": OURS},
+        {"action": MANUAL, "history": (PastAction("SubmitResultRequested", OURS),)},
+    ],
+)
+def test_nothing_is_waited_for_after_the_deadline(fields: dict[str, Any]) -> None:
+    shown = payment(**fields)
+    by = shown.submit_by
+    assert by is not None
+    least = timedelta(milliseconds=1)
+    assert decide(shown, OURS, by + OVERDUE - least).step not in {Step.MANUAL, Step.REFUSED}
+    found = decide(shown, OURS, by + OVERDUE)
+    assert found.step is Step.MANUAL
+    assert str(found.reason).startswith("the time to submit a result is over: ")
+
+
 @pytest.mark.parametrize("state", ENDED)
 def test_a_payment_that_ended_without_a_hash_is_refused(state: str) -> None:
     found = decide(payment(state), OURS, NOW)

@@ -1,13 +1,14 @@
 """The hash of every result comes on chain once, whatever the service answers and who looks."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.masumi.conftest import Town, hash_of
 from tests.payment_service.faults import Fault
-from tests.payment_service.states import OnChainState
+from tests.payment_service.states import Action, OnChainState
 from tollgate.domain.hashing import output_hash
 from tollgate.masumi.api import ServiceRefusedError
 
@@ -136,6 +137,26 @@ async def test_too_late_is_refused(town: Town) -> None:
     await town.watcher.submit_results()
     assert await town.state(job) == "refused"
     assert not town.service.accepted
+
+
+async def test_a_hash_that_the_service_lost_is_for_a_person(town: Town) -> None:
+    job = await town.completed()
+    await town.watcher.submit_results()
+    town.service.request_refund(job.blockchain_identifier)  # before the hash was sent
+    assert town.payment(job).next_action.action is Action.SUBMIT_RESULT_REQUESTED
+    assert await town.settled(job, steps=1) == "manual"
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert "has lost the hash" in str(settlement.reason)
+
+
+@pytest.mark.parametrize("action", [Action.NONE, Action.IGNORE])
+async def test_a_deadline_ends_the_waiting(town: Town, action: Action) -> None:
+    job = await town.completed()
+    town.payment(job).next_action = replace(town.payment(job).next_action, action=action)
+    assert await town.settled(job, steps=3) == "wanted"
+    town.payment(job).submit_by = town.service.now_ms - 86_400_000
+    assert await town.settled(job, steps=1) == "manual"
 
 
 async def test_a_hash_that_the_service_never_sends_is_for_a_person(town: Town) -> None:

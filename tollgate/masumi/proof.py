@@ -25,7 +25,7 @@ from tollgate.masumi.payment import (
 )
 
 OVERDUE: Final = timedelta(minutes=10)
-"""How long after its deadline a hash that the service took may still appear on chain."""
+"""How long after the time to submit a person is asked, if nothing has ended until then."""
 _RECOVERY: Final = re.compile(r"recovery (\d{1,9}) of \d+, after failure (\d{1,9}):")
 
 
@@ -44,6 +44,9 @@ class Step(StrEnum):
     MANUAL = "manual"
 
 
+UNDECIDED: Final = frozenset({Step.RECOVER, Step.WAIT, Step.SUBMITTED})
+
+
 class Next(msgspec.Struct, frozen=True):
     """The next step, and why."""
 
@@ -57,22 +60,45 @@ def decide(payment: Payment, result_hash: str, now: datetime) -> Next:
     `now` is the payment service's time. A hash that is there already is compared and never
     replaced: this is what makes a lost answer, a second watcher and a restart harmless.
     """
+    found = _next(payment, result_hash)
+    if payment.submit_by is None:
+        return found
+    if found.step is Step.SUBMIT and is_too_late(payment, now):
+        return Next(Step.REFUSED, "too late: the time to submit a result is over")
+    if found.step in UNDECIDED and now >= payment.submit_by + OVERDUE:
+        return Next(Step.MANUAL, f"the time to submit a result is over: {found.reason}")
+    return found
+
+
+def _next(payment: Payment, result_hash: str) -> Next:
+    """Return the next step while there is time for it."""
     for where, there in _hashes(payment):
         if there not in {None, result_hash}:
             return Next(Step.MANUAL, f"another hash {where}: {there}")
     if payment.result_hash is not None:
-        is_on_chain = payment.on_chain_state != FUNDS_LOCKED
-        return Next(Step.CONFIRMED if is_on_chain else Step.SUBMITTED)
+        return _with_hash(payment)
     if payment.on_chain_state in ENDED:
         return Next(Step.REFUSED, f"the payment is {payment.on_chain_state}")
     if payment.action in SUBMITTING:
-        return _while_submitting(payment, now)
+        return _while_submitting(payment)
     if payment.on_chain_state is None:
         return Next(Step.MANUAL, "the job ran, and nothing of its payment is on chain")
-    return _without_hash(payment, now)
+    return _without_hash(payment)
 
 
-def _without_hash(payment: Payment, now: datetime) -> Next:
+def _with_hash(payment: Payment) -> Next:
+    if payment.on_chain_state == FUNDS_LOCKED:
+        return Next(Step.SUBMITTED, "the service shows the hash, but not yet its state")
+    return Next(Step.CONFIRMED)
+
+
+def _while_submitting(payment: Payment) -> Next:
+    if _hash_of(_actions(payment)) is None:
+        return Next(Step.MANUAL, "the service has lost the hash that it took")
+    return Next(Step.SUBMITTED, f"the service is at {payment.action}")
+
+
+def _without_hash(payment: Payment) -> Next:
     if payment.on_chain_state not in TAKES_RESULT:
         return Next(Step.WAIT, f"the payment is {payment.on_chain_state}")
     if payment.action not in {FOR_US, FOR_PEOPLE}:
@@ -82,8 +108,6 @@ def _without_hash(payment: Payment, now: datetime) -> Next:
         return Next(Step.MANUAL, "a person has granted the buyer a refund")
     if payment.action == FOR_PEOPLE:
         return _after_failure(payment)
-    if is_too_late(payment, now):
-        return Next(Step.REFUSED, "too late: the time to submit a result is over")
     return Next(Step.SUBMIT)
 
 
@@ -98,9 +122,13 @@ def _hashes(payment: Payment) -> Iterator[tuple[str, str | None]]:
     """Yield each hash that is on chain, on its way, or was on its way when it failed."""
     yield "is on chain", payment.result_hash
     if payment.action in SUBMITTING or payment.action == FOR_PEOPLE:
-        yield "is at the service", payment.action_hash
+        yield "is at the service", _hash_of(_actions(payment))
     if payment.error is not None:
         yield "has failed at the service", _hash_of(_failed(payment))
+
+
+def _actions(payment: Payment) -> Sequence[PastAction]:
+    return [PastAction(payment.action, payment.action_hash), *payment.history]
 
 
 def _failed(payment: Payment) -> Sequence[PastAction]:
@@ -118,12 +146,6 @@ def _hash_of(actions: Sequence[PastAction]) -> str | None:
         # Some services note it only with the request.
         return before[0].result_hash if before[0].action == SUBMIT_REQUESTED else None
     return first.result_hash
-
-
-def _while_submitting(payment: Payment, now: datetime) -> Next:
-    if payment.submit_by is not None and now >= payment.submit_by + OVERDUE:
-        return Next(Step.MANUAL, "the service took the hash, and its deadline passed")
-    return Next(Step.SUBMITTED)
 
 
 def next_recovery(payment: Payment, noted: str | None, most: int, why: str) -> str | None:

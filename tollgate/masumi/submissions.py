@@ -198,7 +198,8 @@ class Submissions:
             to=to,
             result_hash=None if step.step in {Step.REFUSED, Step.MANUAL} else result_hash,
             on_chain_state=_news(job, payment),
-            reason=step.reason[:REASON_CHARACTERS] if to and step.reason else None,
+            # Else the reason stays, which counts recoveries.
+            reason=step.reason[:REASON_CHARACTERS] if is_over and step.reason else None,
             retry_after_s=None if is_over else self._pause_s(),
         )
 
