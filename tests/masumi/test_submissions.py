@@ -9,8 +9,10 @@ import pytest
 from tests.masumi.conftest import Town, hash_of
 from tests.payment_service.faults import Fault
 from tests.payment_service.states import Action, OnChainState
+from tollgate import JobNotFoundError
 from tollgate.domain.hashing import output_hash
-from tollgate.masumi.api import ServiceRefusedError
+from tollgate.masumi.api import PaymentService, ServiceRefusedError
+from tollgate.masumi.payment import Payment
 
 OTHER = "ab" * 32
 FAULTS = [*Fault]
@@ -68,6 +70,58 @@ async def test_a_watcher_that_died_after_submitting_is_continued(town: Town, tic
     assert await town.settled(job) == "confirmed"
     assert len(town.service.accepted) == 1
     assert lease.job.job_id == job.job_id
+
+
+async def test_a_watcher_that_was_frozen_submits_nothing(town: Town) -> None:
+    job = await town.completed()
+
+    class Frozen(PaymentService):
+        async def resolve(self, blockchain_identifier: str) -> Payment | None:
+            """Look; meanwhile another watcher proves the result, and its buyer disputes it."""
+            seen = await super().resolve(blockchain_identifier)
+            town.broker.advance(60)
+            assert await town.settled(job) == "confirmed"
+            town.service.request_refund(blockchain_identifier)
+            return seen
+
+    await town.new_watcher(kind=Frozen).submit_results()
+    assert len(town.service.accepted) == 1
+    assert town.payment(job).next_action.action is Action.WAITING_FOR_EXTERNAL_ACTION
+
+
+async def test_a_watcher_that_was_frozen_recovers_nothing(town: Town) -> None:
+    job = await town.completed()
+    await town.watcher.submit_results()
+    town.service.fail_next(job.blockchain_identifier)
+    town.service.tick()
+    town.broker.advance(60)
+
+    class Frozen(PaymentService):
+        async def resolve(self, blockchain_identifier: str) -> Payment | None:
+            seen = await super().resolve(blockchain_identifier)
+            town.broker.advance(60)
+            await town.client.settle(job.job_id, to="manual", reason="a person looks")
+            return seen
+
+    await town.new_watcher(kind=Frozen).submit_results()
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert settlement.reason == "a person looks"
+    assert town.payment(job).next_action.action is Action.WAITING_FOR_MANUAL_ACTION
+
+
+async def test_a_job_removed_meanwhile_ends_no_watcher(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await town.completed()
+
+    async def gone(job_id: str, *_: object, **__: object) -> None:
+        raise JobNotFoundError(job_id)
+
+    monkeypatch.setattr(town.client, "touch", gone)
+    monkeypatch.setattr(town.client, "settle", gone)
+    await town.watcher.submit_results()
+    assert not town.service.accepted
 
 
 @pytest.mark.parametrize("ticks", [0, 1, 2])

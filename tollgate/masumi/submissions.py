@@ -20,10 +20,8 @@ from tollgate.masumi.rounds import Trouble
 
 log = logging.getLogger("tollgate.payments")
 
-CALLS: Final = 2
-"""Calls of the service between a claim and its settlement: look, and submit or recover."""
 SPARE_S: Final = 10.0
-"""What a lease is longer than these calls."""
+"""What a lease is longer than a call of the service: it is renewed before each that changes."""
 CLAIMED: Final = 16
 """Settlements looked at at once."""
 REASON_CHARACTERS: Final = 250
@@ -64,7 +62,7 @@ class Submissions:
         self._hash = HASHES[form]
         self._recoveries_max = recoveries_max
         self._poll_s = poll_s
-        self._lease_ms = int(1_000 * (CALLS * call_s + SPARE_S))
+        self._lease_ms = int(1_000 * (call_s + SPARE_S))
         self._trouble = Trouble("results")
         self._pause_of_round_s: float | None = None
         self._unknown: dict[str, int] = {}
@@ -101,7 +99,9 @@ class Submissions:
         job = lease.job
         try:
             result_hash = self._hash_of(job)
-            payment, step = await self._step(job, result_hash)
+            payment, step = await self._step(lease, result_hash)
+        except (LeaseLostError, JobNotFoundError) as lost:
+            log.info("job %s is another watcher's: %s", job.job_id, lost)
         except ArgumentError as fault:
             await self._end(lease, Next(Step.MANUAL, f"the result has no hash: {fault}"))
         except ServiceFailedError as fault:
@@ -130,36 +130,41 @@ class Submissions:
             raise ArgumentError("the job has no result")
         return self._hash(job.identifier_from_purchaser, job.result)
 
-    async def _step(self, job: Job, result_hash: str) -> tuple[Payment | None, Next]:
+    async def _step(self, lease: Lease, result_hash: str) -> tuple[Payment | None, Next]:
+        job = lease.job
         payment = await self._service.resolve(job.blockchain_identifier)
         if payment is None:
             return None, self._unknown_payment(job)
         self._unknown.pop(job.job_id, None)
         step = decide(payment, result_hash, self._service.now())
         if step.step is Step.SUBMIT:
-            step = await self._submit(job, result_hash)
+            step = await self._submit(lease, result_hash)
         elif step.step is Step.RECOVER:
-            step = await self._recover(job, payment, step.reason or "")
+            step = await self._recover(lease, payment, step.reason or "")
         return payment, step
 
-    async def _submit(self, job: Job, result_hash: str) -> Next:
+    async def _submit(self, lease: Lease, result_hash: str) -> Next:
         """Have the hash put on chain. What came of it is seen when the payment is looked at next.
 
         A refusal may mean that it was taken before, an error that it was taken now.
         """
+        job = lease.job
+        await self._hold(lease)
         await self._service.submit(job.blockchain_identifier, result_hash)
         log.info("the hash of job %s is submitted: %s", job.job_id, result_hash)
         return Next(Step.WAIT)
 
-    async def _recover(self, job: Job, payment: Payment, why: str) -> Next:
+    async def _recover(self, lease: Lease, payment: Payment, why: str) -> Next:
         """Have an error cleared: the next look finds that the hash is to be submitted anew."""
+        job = lease.job
         noted = job.settlement.reason if job.settlement else None
         reason = next_recovery(payment, noted, self._recoveries_max, why)
         if reason is None:
             return Next(Step.MANUAL, f"{self._recoveries_max} recoveries did not help: {why}")
         reason = reason[:REASON_CHARACTERS]
+        await self._hold(lease)
         if reason != noted:  # counted before it is done, so that it is counted whatever dies
-            await self._client.settle(job.job_id, reason=reason)
+            await self._client.settle(job.job_id, lease=lease.token, reason=reason)
             log.warning("job %s: %s", job.job_id, reason)
         await self._service.recover(payment)
         return Next(Step.WAIT)
@@ -173,6 +178,13 @@ class Submissions:
         return Next(Step.MANUAL, "the payment service does not know this payment")
 
     # --- the lease ------------------------------------------------------------------------------
+
+    async def _hold(self, lease: Lease) -> None:
+        """Renew a lease for one call. Raises LeaseLostError if another watcher may have acted.
+
+        A process that was frozen after its look must not act on what it has seen.
+        """
+        await self._client.touch(lease.job.job_id, lease.token, lease_ms=self._lease_ms)
 
     async def _end(
         self,
