@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.masumi.conftest import Town, hash_of
+from tests.masumi.conftest import POLL_S, Town, hash_of
 from tests.payment_service.faults import Fault
 from tests.payment_service.states import Action, OnChainState
 from tollgate import JobNotFoundError
@@ -70,6 +70,22 @@ async def test_a_watcher_that_died_after_submitting_is_continued(town: Town, tic
     assert await town.settled(job) == "confirmed"
     assert len(town.service.accepted) == 1
     assert lease.job.job_id == job.job_id
+
+
+async def test_no_state_makes_the_other_wait(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_their_way = [await town.completed(f"result {number}") for number in range(6)]
+    for _ in range(2):
+        await town.watcher.submit_results()
+        town.broker.advance(2 * POLL_S)
+    assert {await town.state(job) for job in on_their_way} == {"submitted"}
+    late = [await town.completed(f"late result {number}") for number in range(6)]
+    town.service.tick()
+    town.service.tick()
+    monkeypatch.setattr("tollgate.masumi.submissions.CLAIMED", 2)
+    await town.watcher.submit_results()
+    assert sum([await town.state(job) == "confirmed" for job in on_their_way]) == 2
+    submitted = {identifier for identifier, _ in town.service.accepted}
+    assert sum(job.blockchain_identifier in submitted for job in late) == 2
 
 
 async def test_a_watcher_that_was_frozen_submits_nothing(town: Town) -> None:

@@ -22,8 +22,8 @@ log = logging.getLogger("tollgate.payments")
 
 SPARE_S: Final = 10.0
 """What a lease is longer than a call of the service: it is renewed before each that changes."""
-CLAIMED: Final = 16
-"""Settlements looked at at once."""
+CLAIMED: Final = 8
+"""Settlements of each state looked at at once: neither state makes the other one wait."""
 REASON_CHARACTERS: Final = 250
 """The broker takes 1,024 bytes, and a character has up to four."""
 UNKNOWN_MAX: Final = 5
@@ -85,13 +85,12 @@ class Submissions:
         return bool(leases)
 
     async def _claim(self) -> list[Lease]:
-        """Return settlements with something to do, those with a hash under way first."""
+        """Return settlements with something to do."""
         leases: list[Lease] = []
-        for state in (SettlementState.SUBMITTED, SettlementState.WANTED):
-            if len(leases) < CLAIMED:
-                leases += await self._client.claim(
-                    settlement=state, lease_ms=self._lease_ms, limit=CLAIMED - len(leases)
-                )
+        for state in (SettlementState.WANTED, SettlementState.SUBMITTED):
+            leases += await self._client.claim(
+                settlement=state, lease_ms=self._lease_ms, limit=CLAIMED
+            )
         return leases
 
     async def _settle(self, lease: Lease) -> None:
