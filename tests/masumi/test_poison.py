@@ -10,6 +10,7 @@ import pytest
 from tests.masumi.conftest import INPUT_HASH, PURCHASER, Town
 from tests.payment_service.faults import Fault
 from tests.payment_service.payment import shape_of
+from tests.payment_service.values import ServiceError
 from tollgate import BrokerUnreachableError, Job
 from tollgate.masumi import rounds
 from tollgate.masumi.watcher import Watcher
@@ -113,16 +114,45 @@ async def test_a_reason_longer_than_the_broker_takes_is_cut(town: Town) -> None:
     assert any("recovery 1 of 3" in str(each.reason) for each in history.entries)
 
 
-async def test_one_round_of_trouble_is_one_line(
+async def test_trouble_of_many_jobs_is_one_line(
     town: Town, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     jobs = [await town.completed(f"result {number}") for number in range(8)]
     caplog.clear()
-    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * len(jobs))
-    await town.watcher.submit_results()
+    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * len(jobs) * 6)
+    for _ in range(6):
+        town.broker.advance(100)
+        await town.watcher.submit_results()
     assert len(caplog.records) == 1
     assert "500" in caplog.text
+    assert "in this round: 8" in caplog.text
+
+
+async def test_one_job_in_trouble_floods_no_log(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [await town.completed(f"result {number}") for number in range(2)]
+
+    def odd(shape: dict[str, Any]) -> dict[str, Any]:
+        if shape["blockchainIdentifier"] == jobs[0].blockchain_identifier:
+            raise ServiceError(500, "Internal Server Error")
+        return shape
+
+    town.service.show = odd
+    caplog.set_level(logging.WARNING)
+    for _ in range(20):
+        town.broker.advance(100)
+        await town.watcher.submit_results()
+    assert await town.state(jobs[0]) == "wanted"
+    assert len(caplog.records) == 1
+    assert jobs[0].job_id in caplog.text
+
+
+async def test_trouble_of_many_jobs_makes_no_pause_longer(town: Town) -> None:
+    jobs = [await town.completed(f"result {number}") for number in range(8)]
+    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * len(jobs))
+    await town.watcher.submit_results()
     settlements = [(await town.client.get(job.job_id)).settlement for job in jobs]
     for each in settlements:  # the pause has grown once, not once for each job
         assert each is not None

@@ -1,11 +1,14 @@
 """What failed at the service, and what a person has decided there: which of it is tried again."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.masumi.conftest import Town, hash_of
 from tests.payment_service.faults import Fault
 from tests.payment_service.payment import V2
 from tests.payment_service.states import Action, OnChainState
+from tollgate.masumi.submissions import IN_VAIN_MAX
 
 OTHER = "ab" * 32
 
@@ -80,6 +83,26 @@ async def test_a_call_that_came_to_nothing_is_no_recovery(town: Town) -> None:
         town.broker.advance(100)
         await town.step()
     assert await town.state(job) == "confirmed"
+    assert "recovery 1 of 3" in await reason(town)
+
+
+async def test_a_payment_that_lost_its_transaction_is_for_a_person(town: Town) -> None:
+    town.service.loses_transaction = True
+    job = await town.completed()
+    await town.watcher.submit_results()
+    town.service.fail_next(job.blockchain_identifier)
+    assert await town.settled(job, steps=IN_VAIN_MAX + 3) == "manual"
+    assert "invalid state" in await reason(town)
+
+
+async def test_an_error_of_any_text_is_noted(town: Town) -> None:
+    job = await town.completed()
+    await town.watcher.submit_results()
+    town.service.fail_next(job.blockchain_identifier)
+    town.service.tick()
+    payment = town.payment(job)
+    payment.next_action = replace(payment.next_action, error_note="a\0b\x1b[2J\nc" + "\ufffd" * 999)
+    assert await town.settled(job) == "confirmed"
     assert "recovery 1 of 3" in await reason(town)
 
 

@@ -13,6 +13,7 @@ from tollgate import JobNotFoundError
 from tollgate.domain.hashing import output_hash
 from tollgate.masumi.api import PaymentService, ServiceRefusedError
 from tollgate.masumi.payment import Payment
+from tollgate.masumi.submissions import IN_VAIN_MAX
 
 OTHER = "ab" * 32
 FAULTS = [*Fault]
@@ -239,7 +240,55 @@ async def test_a_hash_that_the_service_never_sends_is_for_a_person(town: Town) -
 async def test_a_payment_that_the_service_does_not_know(town: Town) -> None:
     job = await town.completed()
     town.service.payments.pop(job.blockchain_identifier)
-    assert await town.settled(job) == "manual"
+    assert await town.settled(job, steps=IN_VAIN_MAX) == "manual"
+
+
+@pytest.mark.parametrize("odd", [{"submitResultTime": "soon"}, {"NextAction": None}])
+async def test_a_payment_that_cannot_be_read(town: Town, odd: dict[str, Any]) -> None:
+    job = await town.completed()
+    town.service.show = lambda shape: shape | odd
+    assert await town.settled(job, steps=IN_VAIN_MAX - 1) == "wanted"
+    town.service.show = lambda shape: shape
+    await town.step()
+    town.service.show = lambda shape: shape | odd
+    assert await town.settled(job, steps=IN_VAIN_MAX - 1) == "wanted"  # counted in a row
+    assert await town.settled(job, steps=1) == "manual"
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert "cannot be read" in str(settlement.reason)
+
+
+async def test_a_submission_that_is_always_refused_is_for_a_person(town: Town) -> None:
+    job = await town.completed()
+    town.payment(job).transaction = None
+    assert await town.settled(job, steps=IN_VAIN_MAX) == "manual"
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert "404" in str(settlement.reason)
+
+
+async def test_a_service_that_is_away_for_long_asks_no_person(town: Town) -> None:
+    job = await town.completed()
+    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * 3 * IN_VAIN_MAX)
+    for _ in range(3 * IN_VAIN_MAX):
+        town.broker.advance(100)
+        await town.step()
+    town.service.payments.pop(job.blockchain_identifier)
+    town.broker.advance(100)
+    assert await town.settled(job, steps=IN_VAIN_MAX - 1) == "wanted"
+
+
+async def test_failures_of_so_many_jobs_are_counted(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tollgate.masumi.submissions.COUNTED_MAX", 1)
+    jobs = [await town.completed(f"result {number}") for number in range(2)]
+    identifiers = [job.blockchain_identifier for job in jobs]
+    for identifier in identifiers:
+        town.service.payments.pop(identifier)
+    for _ in range(2 * IN_VAIN_MAX):
+        await town.step()
+    assert {await town.state(job) for job in jobs} == {"wanted"}  # each forgets the other
 
 
 @pytest.mark.parametrize("fields", [{"identifier_from_purchaser": None}])

@@ -121,6 +121,8 @@ class PaymentService:
         """Identifier and hash of every accepted `submit-result`, in order."""
         self.before_write: Callable[[str], None] = lambda identifier: None
         """Called by `submit_result` between reading and writing, for tests of concurrency."""
+        self.show: Callable[[dict[str, Any]], dict[str, Any]] = lambda shape: shape
+        """Makes the answer of `resolve` from what it should be, for tests of odd answers."""
         self._clock = clock
         self._random = random.Random(seed)
         self._lock = threading.RLock()
@@ -281,7 +283,7 @@ class PaymentService:
                 or (address is not None and payment.source.address != address)
             ):
                 raise ServiceError(404, "Payment not found")
-            return shape_of(payment, history=with_history(body))
+            return self.show(shape_of(payment, history=with_history(body)))
 
     def submit_result(self, body: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`POST /payment/submit-result`: queue a hash. A repeat finds no payment: 404."""

@@ -34,6 +34,10 @@ class ServiceFailedError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class UnreadableError(ServiceFailedError):
+    """The service answered, and shows a payment that cannot be read."""
+
+
 class ServiceRefusedError(Exception):
     """The service refuses the call, and would refuse it again as things are."""
 
@@ -113,7 +117,7 @@ class PaymentService:
         body = {**self._about(blockchain_identifier), **self._source, "includeHistory": "true"}
         try:
             path = "/payment/resolve-blockchain-identifier"
-            return _checked(await self._call("POST", path, ToldPayment, body=body))
+            return _checked(await self._call("POST", path, msgspec.Raw, body=body))
         except ServiceRefusedError as refusal:
             if refusal.status == httpx.codes.NOT_FOUND:
                 return None
@@ -247,11 +251,11 @@ def _readable(told: msgspec.Raw) -> Payment | None:
         return None
 
 
-def _checked(told: ToldPayment) -> Payment:
+def _checked(told: msgspec.Raw) -> Payment:
     try:
-        return told.payment()
-    except ValueError as fault:
-        raise ServiceFailedError(f"payment {told.id}: {fault}") from None
+        return msgspec.json.decode(told, type=ToldPayment).payment()
+    except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
+        raise UnreadableError(f"the payment cannot be read ({fault}): {_line(told)}") from None
 
 
 def _iso(milliseconds: int) -> str:

@@ -13,10 +13,15 @@ from tollgate.domain.exceptions import ArgumentError, JobNotFoundError, LeaseLos
 from tollgate.domain.hashing import output_hash, output_hash_as_deployed
 from tollgate.domain.models import Job
 from tollgate.domain.settlement import SettlementState
-from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
+from tollgate.masumi.api import (
+    PaymentService,
+    ServiceFailedError,
+    ServiceRefusedError,
+    UnreadableError,
+)
 from tollgate.masumi.payment import Payment
 from tollgate.masumi.proof import Next, Step, decide, next_recovery
-from tollgate.masumi.rounds import Trouble
+from tollgate.masumi.rounds import BACKOFF_S_MAX
 
 log = logging.getLogger("tollgate.payments")
 
@@ -26,8 +31,12 @@ CLAIMED: Final = 8
 """Settlements of each state looked at at once: neither state makes the other one wait."""
 REASON_CHARACTERS: Final = 250
 """The broker takes 1,024 bytes, and a character has up to four."""
-UNKNOWN_MAX: Final = 5
-"""How often the service may not know the payment of a completed job before a person is asked."""
+LASTING: Final = 3
+"""Failures in a row after which a job is named in the log, once."""
+IN_VAIN_MAX: Final = 10
+"""Answers in a row that may be of no use before a person is asked."""
+COUNTED_MAX: Final = 100_000
+"""Jobs whose failures are counted, in memory."""
 CHANGED: Final = frozenset({httpx.codes.NOT_FOUND, httpx.codes.CONFLICT})
 """The payment is not as it was shown before: a repeat, or another caller at the same time."""
 HASHES: Final = {"escaped": output_hash_as_deployed, "raw": output_hash}
@@ -63,10 +72,10 @@ class Submissions:
         self._recoveries_max = recoveries_max
         self._poll_s = poll_s
         self._lease_ms = int(1_000 * (call_s + SPARE_S))
-        self._trouble = Trouble("results")
-        self._pause_of_round_s: float | None = None
-        self._unknown: dict[str, int] = {}
-        """How often the service did not know the payment of a job, by the job's id."""
+        self._failures = _Counts()
+        """How often in a row the service failed when a job was looked at."""
+        self._in_vain = _Counts()
+        """How often in a row an answer of the service was of no use for a job."""
 
     async def round(self) -> bool:
         """Take one step with each settlement that is due; return whether there were any.
@@ -75,13 +84,13 @@ class Submissions:
         ServiceRefusedError if the service refuses the token.
         """
         leases = await self._claim()
-        self._pause_of_round_s = None
-        ends = await asyncio.gather(*map(self._settle, leases), return_exceptions=True)
-        for end in ends:
+        told = []
+        for end in await asyncio.gather(*map(self._settle, leases), return_exceptions=True):
             if isinstance(end, BaseException):
                 raise end
-        if leases and self._pause_of_round_s is None:
-            self._trouble.over()
+            told += [end] if end else []
+        if told:  # one line for all of them: the service may be away
+            log.warning("%s (such jobs in this round: %d)", told[0], len(told))
         return bool(leases)
 
     async def _claim(self) -> list[Lease]:
@@ -93,34 +102,52 @@ class Submissions:
             )
         return leases
 
-    async def _settle(self, lease: Lease) -> None:
-        """Take one step with a job, and give its lease back."""
+    async def _settle(self, lease: Lease) -> str | None:
+        """Take one step with a job, and give its lease back; return what is to be logged."""
         job = lease.job
         try:
             result_hash = self._hash_of(job)
+        except ArgumentError as fault:
+            await self._end(lease, Next(Step.MANUAL, f"the result has no hash: {fault}"))
+            return None
+        try:
             payment, step = await self._step(lease, result_hash)
         except (LeaseLostError, JobNotFoundError) as lost:
             log.info("job %s is another watcher's: %s", job.job_id, lost)
-        except ArgumentError as fault:
-            await self._end(lease, Next(Step.MANUAL, f"the result has no hash: {fault}"))
+        except UnreadableError as fault:
+            await self._answered_in_vain(lease, fault)
         except ServiceFailedError as fault:
-            log.debug("job %s is looked at again later: %s", job.job_id, fault)
-            await self._later(lease, self._pause_after(fault))
+            return await self._failed(lease, fault)
         except ServiceRefusedError as refusal:
-            if refusal.status in CHANGED or refusal.is_ours:
+            if refusal.is_ours:
                 await self._later(lease, self._pause_s())
+                raise
+            if refusal.status in CHANGED:
+                await self._answered_in_vain(lease, refusal)
             else:
                 await self._end(lease, Next(Step.MANUAL, str(refusal)))
-            if refusal.is_ours:
-                raise
         else:
+            self._failures.clear(job)
+            self._in_vain.clear(job)
             await self._end(lease, step, payment, result_hash)
+        return None
 
-    def _pause_after(self, fault: ServiceFailedError) -> float:
-        """Return how long to wait after an error: the same for all jobs of a round."""
-        if self._pause_of_round_s is None:
-            self._pause_of_round_s = self._trouble.after(fault)
-        return max(self._pause_of_round_s, self._pause_s())
+    async def _failed(self, lease: Lease, fault: ServiceFailedError) -> str | None:
+        """Wait, longer each time; log a failure that lasts, once."""
+        job = lease.job
+        count = self._failures.more(job)
+        log.debug("job %s is looked at again later: %s", job.job_id, fault)
+        await self._later(lease, max(self._pause_s(count - 1), fault.retry_after_s or 0.0))
+        return f"job {job.job_id} waits for the service: {fault}" if count == LASTING else None
+
+    async def _answered_in_vain(self, lease: Lease, why: Exception) -> None:
+        """Look again, since what is shown may change; in the end ask a person."""
+        job = lease.job
+        if self._in_vain.more(job) < IN_VAIN_MAX:
+            await self._later(lease, self._pause_s())
+        else:
+            self._in_vain.clear(job)
+            await self._end(lease, Next(Step.MANUAL, str(why)))
 
     def _hash_of(self, job: Job) -> str:
         if job.identifier_from_purchaser is None:
@@ -129,12 +156,11 @@ class Submissions:
             raise ArgumentError("the job has no result")
         return self._hash(job.identifier_from_purchaser, job.result)
 
-    async def _step(self, lease: Lease, result_hash: str) -> tuple[Payment | None, Next]:
-        job = lease.job
-        payment = await self._service.resolve(job.blockchain_identifier)
+    async def _step(self, lease: Lease, result_hash: str) -> tuple[Payment, Next]:
+        payment = await self._service.resolve(lease.job.blockchain_identifier)
         if payment is None:
-            return None, self._unknown_payment(job)
-        self._unknown.pop(job.job_id, None)
+            message = "the payment service does not know this payment"
+            raise ServiceRefusedError(message, httpx.codes.NOT_FOUND)
         step = decide(payment, result_hash, self._service.now())
         if step.step is Step.SUBMIT:
             step = await self._submit(lease, result_hash)
@@ -167,14 +193,6 @@ class Submissions:
             log.warning("job %s: %s", job.job_id, reason)
         await self._service.recover(payment)
         return Next(Step.WAIT)
-
-    def _unknown_payment(self, job: Job) -> Next:
-        count = self._unknown.get(job.job_id, 0) + 1
-        if count < UNKNOWN_MAX:
-            self._unknown[job.job_id] = count
-            return Next(Step.WAIT)
-        self._unknown.pop(job.job_id, None)
-        return Next(Step.MANUAL, "the payment service does not know this payment")
 
     # --- the lease ------------------------------------------------------------------------------
 
@@ -223,9 +241,28 @@ class Submissions:
         except (LeaseLostError, JobNotFoundError) as lost:
             log.info("job %s is another watcher's: %s", lease.job.job_id, lost)
 
-    def _pause_s(self) -> float:
+    def _pause_s(self, failures: int = 0) -> float:
         """Return when to look again; jobs do not all come back at once."""
-        return self._poll_s * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+        grown_s = min(self._poll_s * 2.0 ** min(failures, 10), BACKOFF_S_MAX)
+        return max(grown_s, self._poll_s) * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+
+
+class _Counts:
+    """Counts something of jobs: of the `COUNTED_MAX` that it happened to last."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def more(self, job: Job) -> int:
+        """Return how often it has happened to a job, with this time."""
+        count = self._counts.pop(job.job_id, 0) + 1
+        self._counts[job.job_id] = count
+        if len(self._counts) > COUNTED_MAX:
+            del self._counts[next(iter(self._counts))]
+        return count
+
+    def clear(self, job: Job) -> None:
+        self._counts.pop(job.job_id, None)
 
 
 def _news(job: Job, payment: Payment | None) -> str | None:
