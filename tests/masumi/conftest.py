@@ -36,18 +36,18 @@ class Town:
     def service(self) -> StandIn:
         return self.server.service
 
-    def new_watcher(
-        self,
-        client: AsyncClient | None = None,
-        kind: type[PaymentService] = PaymentService,
-        **settings: Any,
-    ) -> Watcher:
-        """Return another watcher, as after a restart. `kind` makes its calls of the service."""
-        given = WatcherSettings(**{"poll_s": POLL_S, "call_s": CALL_S} | settings)
-        return Watcher(client or self.client, self.new_service(kind), given)
+    @property
+    def newest(self) -> PaymentService:
+        """The calls of the service that the newest watcher makes."""
+        return self._services[-1]
 
-    def new_service(self, kind: type[PaymentService] = PaymentService) -> PaymentService:
-        service = kind(self.server.url, self.server.token, "Preprod", timeout_s=CALL_S)
+    def new_watcher(self, client: AsyncClient | None = None, **settings: Any) -> Watcher:
+        """Return another watcher, as after a restart."""
+        given = WatcherSettings(**{"poll_s": POLL_S, "call_s": CALL_S} | settings)
+        return Watcher(client or self.client, self.new_service(), given)
+
+    def new_service(self) -> PaymentService:
+        service = PaymentService(self.server.url, self.server.token, "Preprod", timeout_s=CALL_S)
         self._services.append(service)
         return service
 

@@ -176,6 +176,17 @@ async def test_pauses_are_short_again_after_a_success(town: Town) -> None:
     assert (settlement.not_before - town.broker.now).total_seconds() < 2
 
 
+async def test_a_settlement_waits_as_long_as_the_service_asks(town: Town) -> None:
+    job = await town.completed()
+    town.service.faults.retry_after_s = 30
+    town.service.faults.plan("resolve", Fault.TOO_MANY)
+    await town.watcher.submit_results()
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert settlement.not_before is not None
+    assert (settlement.not_before - town.broker.now).total_seconds() > 25
+
+
 async def test_pauses_of_settlements_grow(town: Town) -> None:
     job = await town.completed()
     pauses = []

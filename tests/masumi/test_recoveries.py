@@ -83,7 +83,9 @@ async def test_a_call_that_came_to_nothing_is_no_recovery(town: Town) -> None:
         town.broker.advance(100)
         await town.step()
     assert await town.state(job) == "confirmed"
-    assert "recovery 1 of 3" in await reason(town)
+    history = await town.client.history(job.job_id)
+    assert sum("recovery 1 of 3" in str(entry.reason) for entry in history.entries) == 1
+    assert not any("recovery 2 of 3" in str(entry.reason) for entry in history.entries)
 
 
 async def test_a_payment_that_lost_its_transaction_is_for_a_person(town: Town) -> None:

@@ -11,7 +11,7 @@ from tests.payment_service.faults import Fault
 from tests.payment_service.states import Action, OnChainState
 from tollgate import JobNotFoundError
 from tollgate.domain.hashing import output_hash
-from tollgate.masumi.api import PaymentService, ServiceRefusedError
+from tollgate.masumi.api import ServiceRefusedError
 from tollgate.masumi.payment import Payment
 from tollgate.masumi.submissions import IN_VAIN_MAX
 
@@ -89,38 +89,50 @@ async def test_no_state_makes_the_other_wait(town: Town, monkeypatch: pytest.Mon
     assert sum(job.blockchain_identifier in submitted for job in late) == 2
 
 
-async def test_a_watcher_that_was_frozen_submits_nothing(town: Town) -> None:
+async def test_a_watcher_that_was_frozen_submits_nothing(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = await town.completed()
 
-    class Frozen(PaymentService):
-        async def resolve(self, blockchain_identifier: str) -> Payment | None:
-            """Look; meanwhile another watcher proves the result, and its buyer disputes it."""
-            seen = await super().resolve(blockchain_identifier)
-            town.broker.advance(60)
-            assert await town.settled(job) == "confirmed"
-            town.service.request_refund(blockchain_identifier)
-            return seen
+    watcher = town.new_watcher()
+    resolve = town.newest.resolve
 
-    await town.new_watcher(kind=Frozen).submit_results()
+    async def frozen(identifier: str) -> Payment | None:
+        """Look; meanwhile another watcher proves the result, and its buyer disputes it."""
+        seen = await resolve(identifier)
+        town.broker.advance(60)
+        assert await town.settled(job) == "confirmed"
+        town.service.request_refund(identifier)
+        return seen
+
+    monkeypatch.setattr(town.newest, "resolve", frozen)
+    await watcher.submit_results()
     assert len(town.service.accepted) == 1
     assert town.payment(job).next_action.action is Action.WAITING_FOR_EXTERNAL_ACTION
 
 
-async def test_a_watcher_that_was_frozen_recovers_nothing(town: Town) -> None:
+@pytest.mark.parametrize("frozen_after", ["look", "renewal"])
+async def test_a_watcher_that_was_frozen_recovers_nothing(
+    town: Town, monkeypatch: pytest.MonkeyPatch, frozen_after: str
+) -> None:
     job = await town.completed()
     await town.watcher.submit_results()
     town.service.fail_next(job.blockchain_identifier)
     town.service.tick()
     town.broker.advance(60)
 
-    class Frozen(PaymentService):
-        async def resolve(self, blockchain_identifier: str) -> Payment | None:
-            seen = await super().resolve(blockchain_identifier)
-            town.broker.advance(60)
-            await town.client.settle(job.job_id, to="manual", reason="a person looks")
-            return seen
+    watcher = town.new_watcher()
+    calls, name = (town.client, "touch") if frozen_after == "renewal" else (town.newest, "resolve")
+    call = getattr(calls, name)
 
-    await town.new_watcher(kind=Frozen).submit_results()
+    async def frozen(*given: Any, **others: Any) -> Any:
+        seen = await call(*given, **others)
+        town.broker.advance(60)
+        await town.client.settle(job.job_id, to="manual", reason="a person looks")
+        return seen
+
+    monkeypatch.setattr(calls, name, frozen)
+    await watcher.submit_results()
     settlement = (await town.client.get(job.job_id)).settlement
     assert settlement is not None
     assert settlement.reason == "a person looks"
