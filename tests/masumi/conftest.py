@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService as StandIn
 from tollgate import AsyncClient, Job
 from tollgate.domain.hashing import output_hash_as_deployed
-from tollgate.masumi.api import PaymentService
+from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
 from tollgate.masumi.watcher import Watcher, WatcherSettings
 from tollgate.testing import Broker
 
@@ -46,8 +47,10 @@ class Town:
         given = WatcherSettings(**{"poll_s": POLL_S, "call_s": CALL_S} | settings)
         return Watcher(client or self.client, self.new_service(), given)
 
-    def new_service(self) -> PaymentService:
-        service = PaymentService(self.server.url, self.server.token, "Preprod", timeout_s=CALL_S)
+    def new_service(self, **settings: Any) -> PaymentService:
+        service = PaymentService(
+            self.server.url, self.server.token, "Preprod", timeout_s=CALL_S, **settings
+        )
         self._services.append(service)
         return service
 
@@ -65,6 +68,33 @@ class Town:
             "settle": True,
         }
         return await self.client.create(INPUT_HASH, **given | fields)
+
+    async def hire_paid_before(self) -> Job:
+        """Create a job whose payment was locked, and passed by the feed, before it was stored."""
+        payment = self.service.create(inputHash=INPUT_HASH, identifierFromPurchaser=PURCHASER)
+        self.service.lock_funds(payment["blockchainIdentifier"])
+        await self.rounds(1)
+        return await self.hire(blockchain_identifier=payment["blockchainIdentifier"])
+
+    async def rounds(self, count: int) -> None:
+        """Open gates so often, whatever the service says."""
+        for _ in range(count):
+            with suppress(ServiceFailedError, ServiceRefusedError):
+                await self.watcher.open_gates()
+
+    def change(self, call: str, identifier: str | None = None, /, **fields: Any) -> None:
+        """Let each payment, or that one, have these fields in the answers of a call."""
+
+        def of_one(shown: dict[str, Any]) -> dict[str, Any]:
+            is_meant = identifier in {None, shown["blockchainIdentifier"]}
+            return shown | fields if is_meant else shown
+
+        def changed(data: dict[str, Any]) -> dict[str, Any]:
+            if "Payments" in data:
+                return {"Payments": [*map(of_one, data["Payments"])]}
+            return of_one(data)
+
+        self.server.proxy.changes[call] = changed
 
     async def completed(self, result: str = "The\nresult", source_type: str = V1) -> Job:
         """Return a job that was hired, paid and worked on."""

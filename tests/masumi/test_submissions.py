@@ -14,6 +14,7 @@ from tollgate.domain.hashing import output_hash
 from tollgate.masumi.api import ServiceRefusedError
 from tollgate.masumi.payment import Payment
 from tollgate.masumi.submissions import IN_VAIN_MAX
+from tollgate.masumi.watcher import Watcher, WatcherSettings
 
 OTHER = "ab" * 32
 FAULTS = [*Fault]
@@ -247,6 +248,13 @@ async def test_a_hash_that_the_service_never_sends_is_for_a_person(town: Town) -
     await town.watcher.submit_results()
     town.service.payments[job.blockchain_identifier].submit_by = town.service.now_ms - 3_600_000
     assert await town.settled(job) == "manual"
+
+
+async def test_a_watcher_of_one_contract_proves_for_all(town: Town) -> None:
+    job = await town.completed()
+    service = town.new_service(smart_contract_address="addr_test1other")
+    town.watcher = Watcher(town.client, service, WatcherSettings(poll_s=1.0))
+    assert await town.settled(job) == "confirmed"
 
 
 async def test_a_payment_that_the_service_does_not_know(town: Town) -> None:

@@ -116,6 +116,8 @@ class PaymentService:
         self.cooldown_ms = cooldown_ms
         self.late_ms = late_ms
         self.loses_transaction = loses_transaction
+        self.source_types: tuple[str, ...] = SOURCE_TYPES
+        """The types that it knows; older services know the first one alone."""
         self.payments: dict[str, Payment] = {}
         self.accepted: list[tuple[str, str]] = []
         """Identifier and hash of every accepted `submit-result`, in order."""
@@ -591,7 +593,7 @@ class PaymentService:
     def _selected(self, query: Mapping[str, Any], key: Key) -> Iterable[Payment]:
         """Return the payments of the sources asked for: of version 1, unless the query says."""
         network = self._network(query, key)
-        source_type = choice_of(query, "filterPaymentSourceType", SOURCE_TYPES)
+        source_type = choice_of(query, "filterPaymentSourceType", self.source_types)
         address = query.get("filterSmartContractAddress")
         if source_type is None and address is None:
             source_type = V1
