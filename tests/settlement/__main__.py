@@ -36,7 +36,7 @@ def main(kind: type[Run], description: str, kills: int) -> int:
         (
             f"seed {options.seed}: {outcome.confirmed} of {options.jobs} confirmed in"
             f" {outcome.seconds:.0f} s; killed: {killed}; {outcome.faults} faults of the service,"
-            f" {outcome.recoveries} failures on chain; wrong: {len(outcome.wrong)}"
+            f" {outcome.failures} failures on chain; wrong: {len(outcome.wrong)}"
         )
     ]
     lines += [f"  {line}" for line in (*outcome.details(), *outcome.wrong[:20])]

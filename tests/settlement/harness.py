@@ -12,8 +12,7 @@ from typing import Final
 from tests.payment_service.faults import Faults
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService
-from tests.payment_service.states import Action
-from tests.settlement.audit import PURCHASER, faults_of
+from tests.settlement.audit import PURCHASER, failures_of, faults_of
 from tests.settlement.fleet import BROKER, Fleet
 from tests.settlement.handler import SERVICE_TOKEN, SERVICE_URL
 from tollgate import Client, TollgateError
@@ -52,7 +51,8 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     kills: dict[str, int] = field(default_factory=dict)
     faults: int = 0
-    recoveries: int = 0
+    failures: int = 0
+    """How often a hash that was accepted did not get on chain."""
     seconds: float = 0.0
 
     def details(self) -> list[str]:
@@ -204,9 +204,7 @@ class Run:
             accepted.setdefault(identifier, []).append(hash_)
         for job, history in zip(jobs, histories, strict=True):
             payment = self._service.payments[job.blockchain_identifier]
-            self.outcome.recoveries += sum(
-                entry.action is Action.WAITING_FOR_MANUAL_ACTION for entry in payment.actions
-            )
+            self.outcome.failures += failures_of(payment)
             hashes = accepted.pop(job.blockchain_identifier, [])
             wrong += faults_of(job, history, payment, hashes)
         wrong += [f"a hash was accepted for a payment without a job: {each}" for each in accepted]

@@ -54,6 +54,20 @@ def test_a_correct_job_is_accepted() -> None:
     assert Case().kinds() == set()
 
 
+def failing(case: Case, *accepted: str) -> Case:
+    """Return the case with one failure at the service, and what was accepted in all."""
+    error = replace(case.payment.next_action, error_type="Unknown")
+    case.payment.actions.append(error)
+    case.accepted[:] = accepted
+    return case
+
+
+def test_a_hash_is_accepted_again_after_a_failure() -> None:
+    assert failing(Case(), HASH, HASH).kinds() == set()
+    assert failing(Case(), HASH, HASH, HASH).kinds() == {"twice"}
+    assert failing(Case(), FOREIGN, HASH).kinds() == {"foreign"}
+
+
 def lost(case: Case) -> None:
     case.accepted.clear()
 
