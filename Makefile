@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOCK_VENV := .venv-lock
 BENCH_VENV := .venv-bench
+JUDGES_VENV := .venv-judges
+SDK_VENV := .venv-sdk
 UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	--no-emit-find-links $(UPGRADE)
@@ -16,7 +18,7 @@ LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-masumi test test-full static check cover crash chaos fuzz soak torture million \
-	settlement hashes protocol bench bench-quick bench-peers lock clean
+	settlement hiring masumi-sdk hashes judges protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -42,7 +44,7 @@ $(INSTALLED): pyproject.toml requirements/dev.txt
 demo: setup ## run a broker, workers and a producer live, with real jobs
 	$(BIN)/tollgate demo
 
-demo-masumi: setup ## hire, pay, work and prove live, with a stand-in for the payment service
+demo-masumi: setup ## hire over HTTP, pay, work and prove live, with a stand-in for the payment service
 	$(BIN)/python -m tests.masumi_demo
 
 # Two workers a core: most tests wait for processes (tests/conftest.py). A worker that has finished
@@ -86,6 +88,22 @@ settlement: setup ## kill watchers, workers and brokers while results are proved
 	$(BIN)/python -m tests.settlement --jobs 200 --kills 60
 	$(BIN)/python -m tests.settlement.pages --pages 1000 --restarts 20
 
+# The SDK stays out of .venv: it pulls in packages that nothing else needs.
+$(SDK_VENV)/.installed: pyproject.toml requirements/sdk.txt
+	@test -x $(SDK_VENV)/bin/python || $(PYTHON) -m venv $(SDK_VENV)
+	$(SDK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --no-deps -r requirements/sdk.txt
+	$(SDK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation -e .
+	@touch $@
+
+masumi-sdk: $(SDK_VENV)/.installed ## run the real Masumi SDK over tollgate, and kill its web workers (minutes)
+	$(SDK_VENV)/bin/python -m pytest -q -p no:cacheprovider tests/masumi_sdk
+	$(SDK_VENV)/bin/python -m tests.masumi_sdk --jobs 40 --asking 12
+	$(SDK_VENV)/bin/python -m tests.masumi_sdk --jobs 40 --asking 12 --kills 12 --faults 0.1 --seconds 300
+hiring: setup ## kill gateways, watchers, workers and brokers while buyers hire over HTTP (minutes)
+	$(BIN)/python -m tests.hiring --jobs 200 --kills 30
+
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
 	FUZZ_EXAMPLES=20000 $(BIN)/pytest -q --timeout 900 tests/fuzz/test_shapes.py
@@ -105,6 +123,18 @@ protocol: setup ## regenerate the examples and pictures in docs/protocol.md
 hashes: setup ## hash random inputs and outputs anew with a canonicaliser of npm; needs Node.js
 	cd tests/hashing && npm ci
 	$(BIN)/python -m tests.hashing.cases
+
+# What schemathesis needs stays out of .venv.
+$(JUDGES_VENV)/.installed: requirements/judges.txt
+	@test -x $(JUDGES_VENV)/bin/python || $(PYTHON) -m venv $(JUDGES_VENV)
+	$(JUDGES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --no-deps -r requirements/judges.txt
+	@touch $@
+
+judges: setup $(JUDGES_VENV)/.installed ## let programs of others judge schemas, hashes and OpenAPI; needs Node.js
+	cd tests/judges && npm ci
+	cd tests/hashing && npm ci
+	$(BIN)/pytest tests/judges tests/hashing
 
 # The libraries of other job queues stay out of .venv.
 $(BENCH_VENV)/.installed: pyproject.toml requirements/bench.txt
@@ -131,11 +161,14 @@ bench-quick: bench-peers $(BENCH_VENV)/.installed ## print the ratios to Redis a
 # It runs inside requirements/, so that no path of this machine gets into the files.
 lock: $(LOCK_VENV)/.installed ## pin all dependencies with hashes in requirements/
 	cd requirements && $(UV_COMPILE) --group ../pyproject.toml:dev -o dev.txt ../pyproject.toml
-	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi -o runtime.txt ../pyproject.toml
+	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi --extra gateway -o runtime.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o build.txt --group ../pyproject.toml:build
+	cd requirements && $(UV_COMPILE) -c dev.txt -o judges.txt --group ../pyproject.toml:judges
 	cd requirements && $(UV_COMPILE) -c dev.txt -o bench.txt --group ../pyproject.toml:bench \
 		../pyproject.toml
-	for file in dev runtime build bench; do \
+	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi -o sdk.txt --group ../pyproject.toml:sdk \
+		../pyproject.toml
+	for file in dev runtime build judges bench sdk; do \
 		{ echo $(LOCK_HEADER); grep -v '^#' requirements/$$file.txt; } > requirements/$$file.new \
 		&& mv requirements/$$file.new requirements/$$file.txt || exit 1; \
 	done
@@ -147,6 +180,6 @@ $(LOCK_VENV)/.installed:
 	@touch $@
 
 clean: ## remove all generated files, .venv too
-	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) $(JUDGES_VENV) $(SDK_VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
 		.pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ from zipfile import ZipFile
 import pytest
 from ruamel.yaml import YAML
 
+from tollgate.gateway.server import GRACE_S as GATEWAY_GRACE_S
 from tollgate.masumi.command import GRACE_S, main
 from tollgate.worker.settings import WorkerSettings
 
@@ -106,7 +107,7 @@ def test_the_image_copies_all_that_the_wheel_is_built_from(tmp_path: Path) -> No
         }
 
 
-@pytest.mark.parametrize("name", ["broker", "worker", "payments"])
+@pytest.mark.parametrize("name", ["broker", "worker", "payments", "gateway"])
 def test_a_service_may_do_no_more_than_it_must(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -153,6 +154,16 @@ def test_the_watcher_has_all_that_it_needs() -> None:
     assert service["network_mode"] != "none"
     assert float(service["stop_grace_period"].removesuffix("s")) > GRACE_S
     assert "httpx==" in (ROOT / "requirements/runtime.txt").read_text()
+
+
+def test_the_gateway_can_be_reached_on_this_machine_alone() -> None:
+    service = SERVICES["gateway"]
+    assert service["profiles"] == ["gateway"]
+    assert service["ports"] == ["127.0.0.1:8000:8000"]
+    assert service["command"][-4:] == ["--host", "0.0.0.0", "--port", "8000"]  # noqa: S104
+    assert float(service["stop_grace_period"].removesuffix("s")) > GATEWAY_GRACE_S
+    for needed in ("uvicorn==", "uvloop==", "httptools==", "starlette=="):
+        assert needed in (ROOT / "requirements/runtime.txt").read_text()
 
 
 def test_the_image_copies_files_that_exist() -> None:

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 import tollgate
 from tollgate.cli.main import cli
+from tollgate.gateway.command import main as gateway
 from tollgate.worker.__main__ import main as worker
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,8 @@ def tracked(pattern: str) -> list[Path]:
 PAGES = tracked("*.md")
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
 NAMES = {path.name for suffix in SUFFIXES for path in tracked(f"*{suffix}")}
+PROGRAMS = {"worker": worker, "gateway": gateway}
+"""Commands that replace this process."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -183,11 +186,8 @@ def test_commands_and_options_exist(path: Path) -> None:
             continue  # commands of other pages, with commands of their own
         if command not in helps:
             runner = CliRunner()
-            asked = (
-                runner.invoke(worker, ["--help"])
-                if command == "worker"
-                else runner.invoke(cli, [command, "--help"])
-            )
+            program = PROGRAMS.get(command)
+            asked = runner.invoke(program or cli, ["--help"] if program else [command, "--help"])
             assert asked.exit_code == 0, command
             helps[command] = asked.output
         for option in options:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import tollgate
@@ -139,6 +140,46 @@ def test_an_input_that_no_try_could_use_fails_at_once(
     done = ended(client, paid(client, topic="rain"))
     assert (done.status, done.attempts) == ("failed", 0)
     assert done.error == 'the input must be like {"topics": ["rain"]}'
+
+
+# --- examples/hired_agent -------------------------------------------------------------------------
+
+
+def test_agent_is_hired_over_http(client: tollgate.Client, start: Start, short_dir: Path) -> None:
+    endpoint = client.endpoint
+    start(
+        "hired_agent", "-P", "-m", "tollgate.worker", "--endpoint", endpoint,
+        "--handler", "headlines:write", "--queue", "headlines",
+    )  # fmt: skip
+    start(
+        "hired_agent", "-P", "-m", "tollgate.gateway", "agent.toml", "--endpoint", endpoint,
+        "--port", "0", "--log-format", "json",
+    )  # fmt: skip
+    log = log_of(short_dir)
+    url = until(lambda: re.findall(r'"url":"(http://[^"]+)"', log.read_text()))[0]
+
+    def ask(path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        method = "GET" if body is None else "POST"
+        answer = httpx.request(method, url + path, json=body, timeout=PATIENCE_S)
+        answer.raise_for_status()
+        told: dict[str, Any] = answer.json()
+        return told
+
+    demo = ask("/demo")
+    job_id = ask("/start_job", {"input_data": demo["input"]})["id"]
+    done = until(lambda: ask(f"/status?job_id={job_id}").get("result"))
+    assert done == demo["output"]["result"]
+
+    text = {"text": "Tolls rise. Drivers pay."}
+    job_id = ask("/start_job", {"input_data": text})["id"]
+
+    def question() -> dict[str, Any] | None:
+        told = ask(f"/status?job_id={job_id}")
+        return told if told["status"] == "awaiting_input" else None
+
+    answer = {"job_id": job_id, "status_id": until(question)["id"]}
+    ask("/provide_input", {**answer, "input_data": {"style": "loud"}})
+    assert until(lambda: ask(f"/status?job_id={job_id}").get("result")) == "TOLLS RISE!"
 
 
 # --- examples/sync_agent --------------------------------------------------------------------------

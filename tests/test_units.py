@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tollgate.gateway.server import GRACE_S as GATEWAY_GRACE_S
 from tollgate.masumi.command import GRACE_S, main
 from tollgate.worker.settings import WorkerSettings
 
@@ -15,6 +16,7 @@ ANALYZE = shutil.which("systemd-analyze")
 UNIT = DEPLOY / "tollgate.service"
 WORKER = DEPLOY / "tollgate-worker@.service"
 PAYMENTS = DEPLOY / "tollgate-payments.service"
+GATEWAY = DEPLOY / "tollgate-gateway@.service"
 
 
 def values(path: Path, name: str) -> list[str]:
@@ -47,7 +49,13 @@ def test_the_broker_may_make_the_calls_that_it_makes(call: str) -> None:
 
 @pytest.mark.skipif(ANALYZE is None, reason="takes systemd")
 @pytest.mark.parametrize(
-    "name", ["tollgate.service", "tollgate-worker@.service", "tollgate-payments.service"]
+    "name",
+    [
+        "tollgate.service",
+        "tollgate-worker@.service",
+        "tollgate-payments.service",
+        "tollgate-gateway@.service",
+    ],
 )
 def test_systemd_knows_all_that_a_unit_says(name: str, tmp_path: Path) -> None:
     text = (DEPLOY / name).read_text()
@@ -102,3 +110,11 @@ def test_a_worker_has_its_grace_before_it_is_killed() -> None:
     assert stop_s >= WorkerSettings.stop_grace_s + 5  # to store results, and release the rest
     assert values(WORKER, "KillMode") == ["mixed"]  # handlers in processes have the grace as well
     assert values(WORKER, "OOMPolicy") == ["continue"]
+
+
+def test_gateways_share_a_port_and_come_back() -> None:
+    (command,) = values(GATEWAY, "ExecStart")
+    assert command.endswith("tollgate gateway /etc/tollgate/agent.toml --reuse-port")
+    assert values(GATEWAY, "Restart") == ["always"]
+    assert values(GATEWAY, "RestartPreventExitStatus") == ["2"]  # a wrong agent
+    assert int(values(GATEWAY, "TimeoutStopSec")[0]) > GATEWAY_GRACE_S

@@ -1,19 +1,16 @@
 """Loads the user's handler, and calls it: async ones in the loop, plain ones in threads."""
 
 import asyncio
-import importlib
 import inspect
 import logging
 import os
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import copy_context
-from functools import reduce
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from tollgate import user_code
 from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult
@@ -40,37 +37,14 @@ def load_handler(path: str) -> Handler:
         HandlerNotFoundError: it does not exist, cannot be imported, or cannot be called.
 
     """
-    module_name, colon, function_name = path.partition(":")
-    if not (module_name and colon and function_name):
-        raise HandlerNotFoundError(f"{path!r} is not of the form module:function")
-    # First while the handler is imported: its own files come before what is installed. Then last,
-    # for what the handler imports when it runs: no file there replaces an installed module.
     try:
-        here = os.getcwd()  # noqa: PTH109 - sys.path holds texts
-    except OSError:  # it was removed; the handler may be an installed one
-        here = ""
-    sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as fault:
-        if isinstance(fault, ModuleNotFoundError) and fault.name == module_name:
-            raise HandlerNotFoundError(
-                f"there is no module {module_name}, neither installed nor in this directory"
-            ) from None
-        message = " ".join(f"{type(fault).__name__}: {fault}".split())
-        raise HandlerNotFoundError(f"module {module_name} cannot be imported: {message}") from fault
-    finally:
-        with suppress(ValueError):  # the handler's module may have removed it
-            sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
-    try:
-        handler = reduce(getattr, function_name.split("."), module)
-    except AttributeError:
-        raise HandlerNotFoundError(f"module {module_name} has no {function_name}") from None
+        handler = user_code.load(path, "module:function")
+    except user_code.NotLoadedError as fault:
+        raise HandlerNotFoundError(str(fault)) from fault.__cause__
     if not callable(handler):
         raise HandlerNotFoundError(f"{path} is not a function")
-    return handler
+    loaded: Handler = handler
+    return loaded
 
 
 def is_async(handler: Handler) -> bool:

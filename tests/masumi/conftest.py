@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from tests.payment_service.payment import V1, V2, Payment
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService as StandIn
 from tollgate import AsyncClient, Job
 from tollgate.domain.hashing import output_hash_as_deployed
-from tollgate.masumi.api import PaymentService
+from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
 from tollgate.masumi.watcher import Watcher, WatcherSettings
 from tollgate.testing import Broker
 
@@ -35,19 +37,31 @@ class Town:
     def service(self) -> StandIn:
         return self.server.service
 
+    @property
+    def newest(self) -> PaymentService:
+        """The calls of the service that the newest watcher makes."""
+        return self._services[-1]
+
     def new_watcher(self, client: AsyncClient | None = None, **settings: Any) -> Watcher:
         """Return another watcher, as after a restart."""
         given = WatcherSettings(**{"poll_s": POLL_S, "call_s": CALL_S} | settings)
         return Watcher(client or self.client, self.new_service(), given)
 
-    def new_service(self) -> PaymentService:
-        service = PaymentService(self.server.url, self.server.token, "Preprod", timeout_s=CALL_S)
+    def new_service(self, **settings: Any) -> PaymentService:
+        service = PaymentService(
+            self.server.url, self.server.token, "Preprod", timeout_s=CALL_S, **settings
+        )
         self._services.append(service)
         return service
 
-    async def hire(self, **fields: Any) -> Job:
+    async def hire(self, source_type: str = V1, **fields: Any) -> Job:
         """Create a payment, and then its job."""
-        payment = self.service.create(inputHash=INPUT_HASH, identifierFromPurchaser=PURCHASER)
+        payment = self.service.create(
+            inputHash=INPUT_HASH,
+            identifierFromPurchaser=PURCHASER,
+            agentIdentifier=self.service.agent_of(source_type=source_type),
+            supportedPaymentSourceIndex=0 if source_type == V2 else None,
+        )
         given: dict[str, Any] = {
             "blockchain_identifier": payment["blockchainIdentifier"],
             "identifier_from_purchaser": PURCHASER,
@@ -55,9 +69,36 @@ class Town:
         }
         return await self.client.create(INPUT_HASH, **given | fields)
 
-    async def completed(self, result: str = "The\nresult") -> Job:
+    async def hire_paid_before(self) -> Job:
+        """Create a job whose payment was locked, and passed by the feed, before it was stored."""
+        payment = self.service.create(inputHash=INPUT_HASH, identifierFromPurchaser=PURCHASER)
+        self.service.lock_funds(payment["blockchainIdentifier"])
+        await self.rounds(1)
+        return await self.hire(blockchain_identifier=payment["blockchainIdentifier"])
+
+    async def rounds(self, count: int) -> None:
+        """Open gates so often, whatever the service says."""
+        for _ in range(count):
+            with suppress(ServiceFailedError, ServiceRefusedError):
+                await self.watcher.open_gates()
+
+    def change(self, call: str, identifier: str | None = None, /, **fields: Any) -> None:
+        """Let each payment, or that one, have these fields in the answers of a call."""
+
+        def of_one(shown: dict[str, Any]) -> dict[str, Any]:
+            is_meant = identifier in {None, shown["blockchainIdentifier"]}
+            return shown | fields if is_meant else shown
+
+        def changed(data: dict[str, Any]) -> dict[str, Any]:
+            if "Payments" in data:
+                return {"Payments": [*map(of_one, data["Payments"])]}
+            return of_one(data)
+
+        self.server.proxy.changes[call] = changed
+
+    async def completed(self, result: str = "The\nresult", source_type: str = V1) -> Job:
         """Return a job that was hired, paid and worked on."""
-        job = await self.hire()
+        job = await self.hire(source_type)
         self.service.lock_funds(job.blockchain_identifier)
         await self.watcher.open_gates()
         return await self.client.transition(job.job_id, "completed", result=result)
@@ -67,6 +108,23 @@ class Town:
         self.service.tick()
         self.broker.advance(2 * POLL_S)
         await (watcher or self.watcher).submit_results()
+
+    def payment(self, job: Job) -> Payment:
+        """Return the payment of a job, as the service keeps it."""
+        return self.service.payments[job.blockchain_identifier]
+
+    def submit(self, job: Job, result_hash: str) -> None:
+        """Submit a hash as another program does, which has the same key."""
+        body = self._body(job) | {"submitResultHash": result_hash}
+        self.service.submit_result(body, self.service.key)
+
+    def grant_refund(self, job: Job) -> None:
+        """Let a person have the money sent back to the buyer, as far as the service goes."""
+        self.service.authorize_refund(self._body(job), self.service.key)
+
+    @staticmethod
+    def _body(job: Job) -> dict[str, str]:
+        return {"blockchainIdentifier": job.blockchain_identifier, "network": "Preprod"}
 
     async def settled(self, job: Job, steps: int = 12) -> str:
         """Return the state in which the settlement of a job ends."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.payment_service.faults import Fault
+from tests.payment_service.proxy import Answer
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService as StandIn
 from tollgate.masumi import api
@@ -67,6 +68,52 @@ async def test_an_answer_has_a_limit(
         await service.resolve(identifier)
 
 
+async def test_a_page_has_no_more_than_was_asked_for(
+    service: PaymentService, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.proxy.changes["diff"] = lambda _: {"Payments": [0] * 101}
+    with pytest.raises(ServiceFailedError, match="101 payments"):
+        await service.changes("Web3CardanoV1", EPOCH)
+    assert not caplog.records
+
+
+async def test_a_page_ends_behind_what_cannot_be_read(
+    service: PaymentService, server: Server
+) -> None:
+    last = server.service.create()["id"]
+    server.proxy.changes["diff"] = lambda data: {
+        "Payments": [{**data["Payments"][0], "submitResultTime": "soon"}, {"id": 1}, None]
+    }
+    page = await service.changes("Web3CardanoV1", EPOCH)
+    assert page.last is not None
+    assert (page.payments, page.last[1]) == ([], last)
+
+
+async def test_the_middle_of_three_clocks_is_the_time(
+    service: PaymentService, server: Server
+) -> None:
+    for wrong in ("Fri, 01 Jan 2100 00:00:00 GMT", "Mon, 01 Jan 2001 00:00:00 GMT"):
+        for _ in range(3):
+            await service.resolve("nothing")
+        await dated(service, server, wrong)
+        assert abs(service.now() - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_a_time_out_of_all_calendars_is_not_read(
+    service: PaymentService, server: Server
+) -> None:
+    for _ in range(3):
+        await dated(service, server, "Fri, 31 Dec 9999 23:59:59 GMT")
+    assert abs(service.now() - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def dated(service: PaymentService, server: Server, date: str) -> None:
+    """Ask once, and get an answer of the service with this date."""
+    refusal = b'{"status": "error", "error": {"message": "Payment not found"}}'
+    server.proxy.plan("resolve", Answer(404, refusal, {"Date": date}))
+    assert await service.resolve("nothing") is None
+
+
 async def test_a_service_that_is_away_has_failed(server: Server) -> None:
     async with PaymentService("http://127.0.0.1:1/api/v1", "t", "Preprod") as service:
         with pytest.raises(ServiceFailedError, match="resolve"):
@@ -77,7 +124,8 @@ async def test_a_service_that_is_away_has_failed(server: Server) -> None:
 async def test_the_time_is_the_services(ahead_s: int) -> None:
     with Server(StandIn(clock=lambda: time.time() + ahead_s)) as server:
         async with PaymentService(server.url, server.token, "Preprod") as service:
-            await service.resolve("nothing")
+            for _ in range(2):
+                await service.resolve("nothing")
             off = service.now() - datetime.now(UTC)
             assert abs(off.total_seconds() - ahead_s) < 60
 
@@ -117,10 +165,12 @@ async def test_an_answer_that_drips_has_a_time_limit() -> None:
             await service.resolve("nothing")
 
 
-@pytest.mark.parametrize("status", [b"404 Not Found", b"400 Bad Request"])
-async def test_a_page_of_a_proxy_is_no_word_of_the_service(status: bytes) -> None:
-    page = b"HTTP/1.1 " + status + b"\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nno"
-    async with answering(page) as service:
+@pytest.mark.parametrize("status", ["302", "307", "400", "401", "403", "404", "405", "409", "413"])
+@pytest.mark.parametrize("page", ["", "<html>", '{"message": "no Route matched"}', '{"status": 1}'])
+async def test_an_answer_of_a_proxy_is_no_word_of_the_service(status: str, page: str) -> None:
+    head = f"HTTP/1.1 {status} No\r\nContent-Type: application/json\r\nLocation: /\r\n"
+    answer = f"{head}Content-Length: {len(page)}\r\n\r\n{page}"
+    async with answering(answer.encode()) as service:
         with pytest.raises(ServiceFailedError):
             await service.resolve("nothing")
 

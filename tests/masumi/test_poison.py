@@ -10,9 +10,12 @@ import pytest
 from tests.masumi.conftest import INPUT_HASH, PURCHASER, Town
 from tests.payment_service.faults import Fault
 from tests.payment_service.payment import shape_of
+from tests.payment_service.server import Server
+from tests.payment_service.values import ServiceError
 from tollgate import BrokerUnreachableError, Job
-from tollgate.masumi import rounds
+from tollgate.masumi import api, rounds
 from tollgate.masumi.watcher import Watcher
+from tollgate.testing import Broker
 
 EMOJI = "\U0001f600"
 
@@ -113,16 +116,45 @@ async def test_a_reason_longer_than_the_broker_takes_is_cut(town: Town) -> None:
     assert any("recovery 1 of 3" in str(each.reason) for each in history.entries)
 
 
-async def test_one_round_of_trouble_is_one_line(
+async def test_trouble_of_many_jobs_is_one_line(
     town: Town, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     jobs = [await town.completed(f"result {number}") for number in range(8)]
     caplog.clear()
-    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * len(jobs))
-    await town.watcher.submit_results()
+    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * len(jobs) * 6)
+    for _ in range(6):
+        town.broker.advance(100)
+        await town.watcher.submit_results()
     assert len(caplog.records) == 1
     assert "500" in caplog.text
+    assert "in this round: 8" in caplog.text
+
+
+async def test_one_job_in_trouble_floods_no_log(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [await town.completed(f"result {number}") for number in range(2)]
+
+    def odd(shape: dict[str, Any]) -> dict[str, Any]:
+        if shape["blockchainIdentifier"] == jobs[0].blockchain_identifier:
+            raise ServiceError(500, "Internal Server Error")
+        return shape
+
+    town.service.show = odd
+    caplog.set_level(logging.WARNING)
+    for _ in range(20):
+        town.broker.advance(100)
+        await town.watcher.submit_results()
+    assert await town.state(jobs[0]) == "wanted"
+    assert len(caplog.records) == 1
+    assert jobs[0].job_id in caplog.text
+
+
+async def test_trouble_of_many_jobs_makes_no_pause_longer(town: Town) -> None:
+    jobs = [await town.completed(f"result {number}") for number in range(8)]
+    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * len(jobs))
+    await town.watcher.submit_results()
     settlements = [(await town.client.get(job.job_id)).settlement for job in jobs]
     for each in settlements:  # the pause has grown once, not once for each job
         assert each is not None
@@ -144,6 +176,17 @@ async def test_pauses_are_short_again_after_a_success(town: Town) -> None:
     assert settlement is not None
     assert settlement.not_before is not None
     assert (settlement.not_before - town.broker.now).total_seconds() < 2
+
+
+async def test_a_settlement_waits_as_long_as_the_service_asks(town: Town) -> None:
+    job = await town.completed()
+    town.service.faults.retry_after_s = 30
+    town.service.faults.plan("resolve", Fault.TOO_MANY)
+    await town.watcher.submit_results()
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert settlement.not_before is not None
+    assert (settlement.not_before - town.broker.now).total_seconds() > 25
 
 
 async def test_pauses_of_settlements_grow(town: Town) -> None:
@@ -197,6 +240,7 @@ async def test_a_hint_is_one_round_and_not_too_soon(
 
 
 async def test_the_service_is_not_asked_about_made_up_identifiers(town: Town) -> None:
+    await town.watcher.open_gates()
     await town.client.create(INPUT_HASH)
     town.service.faults.plan("resolve", Fault.ERROR_BEFORE)
     await town.watcher.open_gates()  # would raise
@@ -220,3 +264,96 @@ async def test_a_state_longer_than_the_broker_takes_is_cut(
     settlement = (await town.client.get(job.job_id)).settlement
     assert settlement is not None
     assert settlement.on_chain_state == EMOJI * 100
+
+
+CHANGED_AT = "nextActionOrOnChainStateOrResultLastChangedAt"
+ODD: list[dict[str, Any]] = [
+    {"submitResultTime": "1" * 400},
+    {"submitResultTime": "-62135596800000"},
+    {"blockchainIdentifier": ""},
+    {"blockchainIdentifier": "a\0b"},
+    {"blockchainIdentifier": "x" * 2_000_000},
+    {"inputHash": "ab" * 1_000_000},
+    {"onChainState": "a\0b"},
+    {CHANGED_AT: "2100-01-01T00:00:99.000Z"},
+    {"id": None},
+]
+
+
+@pytest.mark.parametrize("fields", ODD, ids=[f"{each}"[:40] for each in ODD])
+@pytest.mark.parametrize("call", ["diff", "resolve"])
+async def test_an_odd_payment_stops_no_round(town: Town, call: str, fields: dict[str, Any]) -> None:
+    odd, job = await town.hire(), await town.hire()
+    for each in (odd, job):
+        town.service.lock_funds(each.blockchain_identifier)
+    town.change(call, odd.blockchain_identifier, **fields)
+    for _ in range(3):
+        await town.watcher.open_gates()
+    assert await town.status(job) == "running"
+
+
+async def test_a_deadline_at_the_end_of_time_stops_no_proof(town: Town) -> None:
+    odd, job = await town.completed("odd"), await town.completed("job")
+    town.change("resolve", odd.blockchain_identifier, submitResultTime="253402300799000")
+    assert await town.settled(job) == "confirmed"
+    town.server.proxy.changes.clear()
+    town.broker.advance(100)
+    assert await town.settled(odd) == "confirmed"
+
+
+async def test_a_text_that_the_broker_refuses_stops_no_other(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Broker(text_bytes=30) as broker:
+        async with broker.connect_async() as client:
+            town = Town(broker, server, client)
+            odd, job = await town.hire(), await town.hire()
+            town.service.lock_funds(odd.blockchain_identifier, valid=False)
+            town.service.lock_funds(job.blockchain_identifier)
+            await town.watcher.open_gates()
+            assert await town.status(job) == "running"
+            assert f"job {odd.job_id} is left as it is" in caplog.text
+            await town.close()
+
+
+async def test_pages_that_never_end_keep_no_job_waiting(town: Town) -> None:
+    job = await town.hire_paid_before()
+    sample = town.service.diff({"network": "Preprod"}, town.service.key)["Payments"][0]
+    count = 0
+
+    def endless(_: dict[str, Any]) -> dict[str, Any]:
+        nonlocal count
+        count += 100
+        ids = [f"c{count + number:09d}" for number in range(100)]
+        return {"Payments": [sample | {"id": each, "blockchainIdentifier": each} for each in ids]}
+
+    town.server.proxy.changes["diff"] = endless
+    async with asyncio.timeout(60):
+        assert await town.watcher.open_gates()
+        late = await town.hire()
+        town.service.lock_funds(late.blockchain_identifier)
+        assert await town.watcher.open_gates()
+    assert [await town.status(each) for each in (job, late)] == ["running", "running"]
+
+
+async def test_an_unreadable_payment_is_one_line(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        odd = town.service.create()["blockchainIdentifier"]
+        town.service.payments[odd].submit_by = 10**18
+    for _ in range(5):
+        await town.watcher.open_gates()
+    assert caplog.text.count("is left out") == 2
+
+
+async def test_pages_that_are_too_large_are_read_in_parts(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [await town.hire() for _ in range(40)]
+    await town.watcher.open_gates()
+    for job in jobs:
+        town.service.lock_funds(job.blockchain_identifier)
+    monkeypatch.setattr(api, "ANSWER_BYTES", 20_000)
+    await town.rounds(4)
+    assert (await town.client.count("running")).total == len(jobs)

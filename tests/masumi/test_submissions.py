@@ -1,15 +1,20 @@
 """The hash of every result comes on chain once, whatever the service answers and who looks."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.masumi.conftest import Town, hash_of
+from tests.masumi.conftest import POLL_S, Town, hash_of
 from tests.payment_service.faults import Fault
-from tests.payment_service.states import OnChainState
+from tests.payment_service.states import Action, OnChainState
+from tollgate import JobNotFoundError
 from tollgate.domain.hashing import output_hash
 from tollgate.masumi.api import ServiceRefusedError
+from tollgate.masumi.payment import Payment
+from tollgate.masumi.submissions import IN_VAIN_MAX
+from tollgate.masumi.watcher import Watcher, WatcherSettings
 
 OTHER = "ab" * 32
 FAULTS = [*Fault]
@@ -59,12 +64,7 @@ async def test_two_watchers_submit_a_hash_once(town: Town) -> None:
 async def test_a_watcher_that_died_after_submitting_is_continued(town: Town, ticks: int) -> None:
     job = await town.completed()
     (lease,) = await town.client.claim(settlement="wanted", lease_ms=1_000)
-    body = {
-        "blockchainIdentifier": job.blockchain_identifier,
-        "network": "Preprod",
-        "submitResultHash": hash_of(job),
-    }
-    town.service.submit_result(body, town.service.key)
+    town.submit(job, hash_of(job))
     for _ in range(ticks):
         town.service.tick()
     town.broker.advance(2)  # the lease lapses
@@ -74,15 +74,90 @@ async def test_a_watcher_that_died_after_submitting_is_continued(town: Town, tic
     assert lease.job.job_id == job.job_id
 
 
+async def test_no_state_makes_the_other_wait(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_their_way = [await town.completed(f"result {number}") for number in range(6)]
+    for _ in range(2):
+        await town.watcher.submit_results()
+        town.broker.advance(2 * POLL_S)
+    assert {await town.state(job) for job in on_their_way} == {"submitted"}
+    late = [await town.completed(f"late result {number}") for number in range(6)]
+    town.service.tick()
+    town.service.tick()
+    monkeypatch.setattr("tollgate.masumi.submissions.CLAIMED", 2)
+    await town.watcher.submit_results()
+    assert sum([await town.state(job) == "confirmed" for job in on_their_way]) == 2
+    submitted = {identifier for identifier, _ in town.service.accepted}
+    assert sum(job.blockchain_identifier in submitted for job in late) == 2
+
+
+async def test_a_watcher_that_was_frozen_submits_nothing(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await town.completed()
+
+    watcher = town.new_watcher()
+    resolve = town.newest.resolve
+
+    async def frozen(identifier: str) -> Payment | None:
+        """Look; meanwhile another watcher proves the result, and its buyer disputes it."""
+        seen = await resolve(identifier)
+        town.broker.advance(60)
+        assert await town.settled(job) == "confirmed"
+        town.service.request_refund(identifier)
+        return seen
+
+    monkeypatch.setattr(town.newest, "resolve", frozen)
+    await watcher.submit_results()
+    assert len(town.service.accepted) == 1
+    assert town.payment(job).next_action.action is Action.WAITING_FOR_EXTERNAL_ACTION
+
+
+@pytest.mark.parametrize("frozen_after", ["look", "renewal"])
+async def test_a_watcher_that_was_frozen_recovers_nothing(
+    town: Town, monkeypatch: pytest.MonkeyPatch, frozen_after: str
+) -> None:
+    job = await town.completed()
+    await town.watcher.submit_results()
+    town.service.fail_next(job.blockchain_identifier)
+    town.service.tick()
+    town.broker.advance(60)
+
+    watcher = town.new_watcher()
+    calls, name = (town.client, "touch") if frozen_after == "renewal" else (town.newest, "resolve")
+    call = getattr(calls, name)
+
+    async def frozen(*given: Any, **others: Any) -> Any:
+        seen = await call(*given, **others)
+        town.broker.advance(60)
+        await town.client.settle(job.job_id, to="manual", reason="a person looks")
+        return seen
+
+    monkeypatch.setattr(calls, name, frozen)
+    await watcher.submit_results()
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert settlement.reason == "a person looks"
+    assert town.payment(job).next_action.action is Action.WAITING_FOR_MANUAL_ACTION
+
+
+async def test_a_job_removed_meanwhile_ends_no_watcher(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await town.completed()
+
+    async def gone(job_id: str, *_: object, **__: object) -> None:
+        raise JobNotFoundError(job_id)
+
+    monkeypatch.setattr(town.client, "touch", gone)
+    monkeypatch.setattr(town.client, "settle", gone)
+    await town.watcher.submit_results()
+    assert not town.service.accepted
+
+
 @pytest.mark.parametrize("ticks", [0, 1, 2])
 async def test_a_foreign_hash_is_left_to_a_person(town: Town, ticks: int) -> None:
     job = await town.completed()
-    body = {
-        "blockchainIdentifier": job.blockchain_identifier,
-        "network": "Preprod",
-        "submitResultHash": OTHER,
-    }
-    town.service.submit_result(body, town.service.key)
+    town.submit(job, OTHER)
     for _ in range(ticks):
         town.service.tick()
     await town.watcher.submit_results()
@@ -148,6 +223,26 @@ async def test_too_late_is_refused(town: Town) -> None:
     assert not town.service.accepted
 
 
+async def test_a_hash_that_the_service_lost_is_for_a_person(town: Town) -> None:
+    job = await town.completed()
+    await town.watcher.submit_results()
+    town.service.request_refund(job.blockchain_identifier)  # before the hash was sent
+    assert town.payment(job).next_action.action is Action.SUBMIT_RESULT_REQUESTED
+    assert await town.settled(job, steps=1) == "manual"
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert "has lost the hash" in str(settlement.reason)
+
+
+@pytest.mark.parametrize("action", [Action.NONE, Action.IGNORE])
+async def test_a_deadline_ends_the_waiting(town: Town, action: Action) -> None:
+    job = await town.completed()
+    town.payment(job).next_action = replace(town.payment(job).next_action, action=action)
+    assert await town.settled(job, steps=3) == "wanted"
+    town.payment(job).submit_by = town.service.now_ms - 86_400_000
+    assert await town.settled(job, steps=1) == "manual"
+
+
 async def test_a_hash_that_the_service_never_sends_is_for_a_person(town: Town) -> None:
     job = await town.completed()
     await town.watcher.submit_results()
@@ -155,10 +250,65 @@ async def test_a_hash_that_the_service_never_sends_is_for_a_person(town: Town) -
     assert await town.settled(job) == "manual"
 
 
+async def test_a_watcher_of_one_contract_proves_for_all(town: Town) -> None:
+    job = await town.completed()
+    service = town.new_service(smart_contract_address="addr_test1other")
+    town.watcher = Watcher(town.client, service, WatcherSettings(poll_s=1.0))
+    assert await town.settled(job) == "confirmed"
+
+
 async def test_a_payment_that_the_service_does_not_know(town: Town) -> None:
     job = await town.completed()
     town.service.payments.pop(job.blockchain_identifier)
-    assert await town.settled(job) == "manual"
+    assert await town.settled(job, steps=IN_VAIN_MAX) == "manual"
+
+
+@pytest.mark.parametrize("odd", [{"submitResultTime": "soon"}, {"NextAction": None}])
+async def test_a_payment_that_cannot_be_read(town: Town, odd: dict[str, Any]) -> None:
+    job = await town.completed()
+    town.service.show = lambda shape: shape | odd
+    assert await town.settled(job, steps=IN_VAIN_MAX - 1) == "wanted"
+    town.service.show = lambda shape: shape
+    await town.step()
+    town.service.show = lambda shape: shape | odd
+    assert await town.settled(job, steps=IN_VAIN_MAX - 1) == "wanted"  # counted in a row
+    assert await town.settled(job, steps=1) == "manual"
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert "cannot be read" in str(settlement.reason)
+
+
+async def test_a_submission_that_is_always_refused_is_for_a_person(town: Town) -> None:
+    job = await town.completed()
+    town.payment(job).transaction = None
+    assert await town.settled(job, steps=IN_VAIN_MAX) == "manual"
+    settlement = (await town.client.get(job.job_id)).settlement
+    assert settlement is not None
+    assert "404" in str(settlement.reason)
+
+
+async def test_a_service_that_is_away_for_long_asks_no_person(town: Town) -> None:
+    job = await town.completed()
+    town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * 3 * IN_VAIN_MAX)
+    for _ in range(3 * IN_VAIN_MAX):
+        town.broker.advance(100)
+        await town.step()
+    town.service.payments.pop(job.blockchain_identifier)
+    town.broker.advance(100)
+    assert await town.settled(job, steps=IN_VAIN_MAX - 1) == "wanted"
+
+
+async def test_failures_of_so_many_jobs_are_counted(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tollgate.masumi.submissions.COUNTED_MAX", 1)
+    jobs = [await town.completed(f"result {number}") for number in range(2)]
+    identifiers = [job.blockchain_identifier for job in jobs]
+    for identifier in identifiers:
+        town.service.payments.pop(identifier)
+    for _ in range(2 * IN_VAIN_MAX):
+        await town.step()
+    assert {await town.state(job) for job in jobs} == {"wanted"}  # each forgets the other
 
 
 @pytest.mark.parametrize("fields", [{"identifier_from_purchaser": None}])

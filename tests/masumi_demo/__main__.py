@@ -1,26 +1,27 @@
-"""`make demo-masumi`: buyers, a broker, workers and a watcher of a payment service, live.
+"""`make demo-masumi`: buyers hire an agent over HTTP, pay, and verify what they get, live.
 
-The payment service is a stand-in, in this process, with faults. All the rest is as it is used.
+The agent is a broker, workers, gateways and a watcher of a payment service, as they are used. The
+payment service is a stand-in, in this process, with faults.
 """
 
 import argparse
 import asyncio
-import shutil
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
-from pathlib import Path
 from random import Random
 from threading import Event, Thread
 from typing import Any, Final, Self
 
+import httpx
 from rich.live import Live
 
+from tests.masumi_demo import seller
 from tests.masumi_demo.buyers import MIX, Buyer, Deal, Market
-from tests.masumi_demo.screen import EVENTS, counts, picture, summary
+from tests.masumi_demo.screen import EVENTS, counts, picture, summary, where
 from tests.payment_service.faults import Faults
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService
@@ -29,8 +30,6 @@ from tollgate.demo.processes import Processes, Signals
 from tollgate.terminal.output import say
 from tollgate.terminal.style import terminal
 
-HANDLER: Final = Path(__file__).parent / "handler.py"
-WORKERS: Final = 2
 TICK_S: Final = 0.4
 REFRESH_S: Final = 0.2
 HIRE_S: Final = 0.3
@@ -61,8 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     with Signals() as signals:
         try:
             with Server(service) as server, Processes(signals) as processes:
-                _start(processes, server)
-                _run(_show(processes, service, deals, options.seed))
+                say("starting a broker, two workers, a watcher and two gateways")
+                urls = seller.start(processes, server)
+                _run(_show(processes, service, deals, urls, options.seed))
         except KeyboardInterrupt:
             return 130
         except TollgateError as fault:
@@ -101,23 +101,6 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return first
 
 
-def _start(processes: Processes, server: Server) -> None:
-    processes.start_broker(("--in-memory", "--payment-grace-ms", "0"))
-    directory, endpoint = processes.directory, processes.endpoint
-    shutil.copy(HANDLER, directory / "writer.py")
-    token = directory / "token"
-    token.write_text(server.token)
-    for number in range(1, WORKERS + 1):
-        processes.start_program(
-            f"worker {number}", "tollgate.worker", "--endpoint", endpoint,
-            "--handler", "writer:answer", "--concurrency", "4",
-        )  # fmt: skip
-    processes.start_program(
-        "watcher", "tollgate.masumi", "--endpoint", endpoint, "--service-url", server.url,
-        "--service-token-file", str(token), "--network", "Preprod", "--poll-s", "0.5",
-    )  # fmt: skip
-
-
 def _run(show: Coroutine[Any, Any, None]) -> None:
     """Run until its end or a signal: it is cancelled, and then the signal has its effect.
 
@@ -149,9 +132,9 @@ def _run(show: Coroutine[Any, Any, None]) -> None:
 
 
 async def _show(
-    processes: Processes, service: PaymentService, deals: list[Deal], seed: int
+    processes: Processes, service: PaymentService, deals: list[Deal], urls: list[str], seed: int
 ) -> None:
-    """Let the buyers hire, and show it until all deals are over."""
+    """Let the buyers hire, and show it until all deals are over and settled."""
     over = Event()
     chain = Thread(target=_tick, args=(service, over), name="chain", daemon=True)
     chain.start()
@@ -160,12 +143,14 @@ async def _show(
     try:
         async with (
             AsyncClient(processes.endpoint, timeout_s=20) as client,
+            httpx.AsyncClient(timeout=20) as http,
             asyncio.TaskGroup() as group,
         ):
-            market = Market(client, service, Random(seed), events.append)
-            hiring = group.create_task(_hire(deals, begun, market))
-            with Screen(service, events) as screen:
-                while not (hiring.done() and all(deal.is_over for deal in deals)):
+            market = Market(urls[0], urls[1], http, service, Random(seed), events.append)
+            group.create_task(_hire(deals, begun, market))
+            settling = group.create_task(seller.look(client, deals))
+            with Screen(service, urls, events) as screen:
+                while not settling.done():
                     processes.check()
                     screen.show(begun)
                     await asyncio.sleep(REFRESH_S)
@@ -178,8 +163,9 @@ async def _show(
 class Screen:
     """Shows the deals on standard error: live on a terminal, elsewhere as a line now and then."""
 
-    def __init__(self, service: PaymentService, events: deque[str]) -> None:
+    def __init__(self, service: PaymentService, urls: list[str], events: deque[str]) -> None:
         self._service = service
+        self._where = where(urls)
         self._events = events
         self._console = terminal(stderr=True)
         self._live: Live | None = None
@@ -189,6 +175,8 @@ class Screen:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
             self._live.start()
+        else:
+            say(self._where)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -200,7 +188,8 @@ class Screen:
         """Show how it is now."""
         faults = sum(self._service.faults.counts.values())
         if self._live is not None:
-            shown = picture(deals, faults, tuple(self._events), self._console.height)
+            height = self._console.height
+            shown = picture(deals, self._where, faults, tuple(self._events), height)
             self._live.update(shown, refresh=True)
         elif is_last or time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + PLAIN_S

@@ -6,7 +6,18 @@ from typing import Any
 
 import tollgate
 
-QUESTION = '{"input_data": [{"id": "style", "type": "text", "name": "In which style?"}]}'
+QUESTION = {
+    "input_data": [
+        {
+            "id": "style",
+            "type": "option",
+            "name": "In which style?",
+            "data": {"values": ["short", "solemn", "cheerful"]},
+            "validations": [{"validation": "max", "value": "1"}],
+        }
+    ]
+}
+"""As MIP-003 has it: the gateway shows it, and checks the answer by it."""
 
 
 async def answer(job: tollgate.Job, ctx: Any) -> str:
@@ -17,5 +28,5 @@ async def answer(job: tollgate.Job, ctx: Any) -> str:
             raise tollgate.Fail("the buyer asked for a refund")
         ctx.progress("writing", step / wanted["steps"])
         await asyncio.sleep(0.3)
-    style = await ctx.ask(QUESTION) if wanted["asks"] else "plain"
+    style = json.loads(await ctx.ask(QUESTION))["style"][0] if wanted["asks"] else "plain"
     return f'A {style} text about "{wanted["topic"]}".\nWritten by {ctx.log.name}.'

@@ -1,4 +1,4 @@
-"""What the demonstration shows: a row for each deal, from the gate over the work to the proof."""
+"""What the demonstration shows: a row for each deal, from the hire over the work to the proof."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from rich.text import Text
 from tests.masumi_demo.buyers import Deal, Kind
 
 EVENTS: Final = 3
-FRAME: Final = 10
+FRAME: Final = 11
 """Lines of the picture that are no rows of deals, and one for the cursor."""
 ROWS_MIN: Final = 3
 WAITING: Final = "awaiting_payment"
@@ -29,11 +29,19 @@ COLUMNS: Final = (
     ("result", 9),
 )  # fmt: skip
 """With a space between them, a terminal of 80 columns."""
-FLOW: Final = "buyer ──▶ gate (payment) ──▶ work ──▶ proof (hash on chain) ──▶ buyer verifies"
+FLOW: Final = "buyer ─HTTP─▶ gateway ──▶ gate (payment) ──▶ work ──▶ proof (hash) ──▶ verified"
 
 
-def picture(deals: Sequence[Deal], faults: int, events: Sequence[str], height: int) -> Group:
-    """Return the screen as it is now, at most `height` lines high."""
+def where(urls: Sequence[str]) -> str:
+    """Return the line that says where buyers hire."""
+    url, hasty = urls
+    return f"hired over {url}, by late payers over {hasty}"
+
+
+def picture(
+    deals: Sequence[Deal], place: str, faults: int, events: Sequence[str], height: int
+) -> Group:
+    """Return the screen as it is now, at most `height` lines high. `place` says where to hire."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for name, width in COLUMNS:
         table.add_column(name, width=width, no_wrap=True)
@@ -43,7 +51,8 @@ def picture(deals: Sequence[Deal], faults: int, events: Sequence[str], height: i
     news += [Text()] * (EVENTS - len(news))
     foot = Text(counts(deals, faults), style="dim", no_wrap=True, overflow="ellipsis")
     flow = Text(FLOW, style="bold", no_wrap=True, overflow="ellipsis")
-    return Group(flow, Text(), table, Text(), *news[-EVENTS:], Text(), foot)
+    head = Text(place, style="dim", no_wrap=True, overflow="ellipsis")
+    return Group(flow, head, Text(), table, Text(), *news[-EVENTS:], Text(), foot)
 
 
 def _shown(deals: Sequence[Deal], rows: int) -> list[Deal]:

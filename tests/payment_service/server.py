@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.payment_service.faults import DONE, Fault
+from tests.payment_service.proxy import Proxy
 from tests.payment_service.service import (
     DIFF_BOTH,
     DIFF_NEXT_ACTION,
@@ -58,11 +59,12 @@ class Server:
 
     def __init__(self, service: PaymentService | None = None, port: int = 0) -> None:
         self.service = service or PaymentService()
+        self.proxy = Proxy()
         self.token = self.service.key.token
         self._port = port
 
     def __enter__(self) -> Self:
-        self._http = _HTTPServer(("127.0.0.1", self._port), self.service)
+        self._http = _HTTPServer(("127.0.0.1", self._port), self.service, self.proxy)
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.02,), name="payment-service", daemon=True
         )
@@ -89,8 +91,9 @@ class _HTTPServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], service: PaymentService) -> None:
+    def __init__(self, address: tuple[str, int], service: PaymentService, proxy: Proxy) -> None:
         self.service = service
+        self.proxy = proxy
         self.stopped = threading.Event()
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -164,15 +167,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(404, f"Can not {self.command} {parts.path}")
             return
         name, call = route
+        answer = self.server.proxy.answer(name)
+        if answer is not None:
+            self._send_bytes(answer.status, answer.body, headers=answer.headers)
+            return
         values = body if self.command == "POST" else dict(parse_qsl(parts.query))
         fault = self.server.service.faults.draw(name)
         status, data = HTTPStatus.OK.value, {}
         if fault is None or fault in DONE:
             try:
-                data = {
-                    "status": "success",
-                    "data": call(self.server.service, values, self._key(name)),
-                }
+                told = call(self.server.service, values, self._key(name))
+                data = {"status": "success", "data": self.server.proxy.changed(name, told)}
             except ServiceError as error:
                 status, data = error.status, _error(error.message)
         if fault is None:
@@ -230,10 +235,14 @@ class _Handler(BaseHTTPRequestHandler):
         size: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(text) if size is None else size))
-        for name, value in (headers or {}).items():
+        length = str(len(text) if size is None else size)
+        self.send_response_only(status)
+        for name, value in {
+            "Date": self.date_time_string(),
+            "Content-Type": kind,
+            "Content-Length": length,
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(text)

@@ -116,11 +116,15 @@ class PaymentService:
         self.cooldown_ms = cooldown_ms
         self.late_ms = late_ms
         self.loses_transaction = loses_transaction
+        self.source_types: tuple[str, ...] = SOURCE_TYPES
+        """The types that it knows; older services know the first one alone."""
         self.payments: dict[str, Payment] = {}
         self.accepted: list[tuple[str, str]] = []
         """Identifier and hash of every accepted `submit-result`, in order."""
         self.before_write: Callable[[str], None] = lambda identifier: None
         """Called by `submit_result` between reading and writing, for tests of concurrency."""
+        self.show: Callable[[dict[str, Any]], dict[str, Any]] = lambda shape: shape
+        """Makes the answer of `resolve` from what it should be, for tests of odd answers."""
         self._clock = clock
         self._random = random.Random(seed)
         self._lock = threading.RLock()
@@ -281,7 +285,7 @@ class PaymentService:
                 or (address is not None and payment.source.address != address)
             ):
                 raise ServiceError(404, "Payment not found")
-            return shape_of(payment, history=with_history(body))
+            return self.show(shape_of(payment, history=with_history(body)))
 
     def submit_result(self, body: Mapping[str, Any], key: Key) -> dict[str, Any]:
         """`POST /payment/submit-result`: queue a hash. A repeat finds no payment: 404."""
@@ -419,7 +423,9 @@ class PaymentService:
         entry = payment.next_action
         if not self._is_due(payment, self.now_ms):
             return False
-        if self._fails(payment) or payment.transaction is None:
+        current = payment.transaction
+        if self._fails(payment) or current is None or current.status != "Confirmed":
+            # Without a transaction that is on chain, it does not find what it has to spend.
             note = f"{_LABELS[entry.action]} failed: the node refused it"
             self._fail(payment, note, result_hash=entry.result_hash)
         else:
@@ -431,7 +437,7 @@ class PaymentService:
         """Show on the chain what was sent to it."""
         entry = payment.next_action
         if self._fails(payment):
-            self._fail(payment, f"{_LABELS[entry.action]} failed: the transaction timed out")
+            self._time_out(payment)
         elif entry.action is Action.SUBMIT_RESULT_INITIATED:
             assert payment.on_chain_state is not None, BUG
             state = AFTER_SUBMIT[payment.on_chain_state]
@@ -464,13 +470,20 @@ class PaymentService:
         return self._random.random() < self.chain_failures
 
     def _fail(self, payment: Payment, note: str, result_hash: str | None = None) -> None:
-        """Park the payment. A hash stays with the error only if it was not sent yet."""
-        if payment.transaction is not None and payment.transaction.status == "Pending":
-            payment.transaction.status = "FailedViaTimeout"
-            payment.transaction.updated = self.now_ms
+        """Park the payment. The hash that was not sent stays with the error."""
         self._set_action(
             payment, Action.WAITING_FOR_MANUAL_ACTION, result_hash=result_hash, error=note
         )
+
+    def _time_out(self, payment: Payment) -> None:
+        """Give up a transaction. The payment then waits for its seller, with an error and no hash.
+
+        The transaction stays the current one: what is submitted now fails, until it is recovered.
+        """
+        assert payment.transaction is not None, BUG
+        payment.transaction.status = "FailedViaTimeout"
+        payment.transaction.updated = self.now_ms
+        self._set_action(payment, Action.WAITING_FOR_EXTERNAL_ACTION, error="Timeout when waiting")
 
     def _observe(
         self,
@@ -580,7 +593,7 @@ class PaymentService:
     def _selected(self, query: Mapping[str, Any], key: Key) -> Iterable[Payment]:
         """Return the payments of the sources asked for: of version 1, unless the query says."""
         network = self._network(query, key)
-        source_type = choice_of(query, "filterPaymentSourceType", SOURCE_TYPES)
+        source_type = choice_of(query, "filterPaymentSourceType", self.source_types)
         address = query.get("filterSmartContractAddress")
         if source_type is None and address is None:
             source_type = V1

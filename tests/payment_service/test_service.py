@@ -347,25 +347,45 @@ def test_the_chain_refuses_impossible_moves(service: PaymentService) -> None:
 # --- failures and recovery -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [0, 1])
-def test_a_failed_step_can_be_tried_again(service: PaymentService, steps: int) -> None:
+def test_a_failed_step_can_be_tried_again(service: PaymentService) -> None:
     identifier = paid(service)
     submit(service, identifier)
-    for _ in range(steps):
-        service.tick()
     service.fail_next(identifier)
     service.tick()
     assert state(service, identifier) == ("FundsLocked", MANUAL)
     failed = resolve(service, identifier)["NextAction"]
     assert failed["errorType"] == "Unknown"
     assert failed["errorNote"].startswith("Submitting result failed: ")
-    assert failed["resultHash"] == (None if steps else HASH)
+    assert failed["resultHash"] == HASH
     again = recover(service, identifier, retry=True)["NextAction"]
     assert (again["requestedAction"], again["resultHash"]) == ("SubmitResultRequested", HASH)
     service.tick()
     service.tick()
     assert resolve(service, identifier)["resultHash"] == HASH
     assert service.accepted == [(identifier, HASH)]
+
+
+def test_after_a_timeout_a_hash_is_sent_once_recovered(service: PaymentService) -> None:
+    identifier = paid(service)
+    submit(service, identifier)
+    service.tick()
+    service.fail_next(identifier)
+    service.tick()
+    assert state(service, identifier) == ("FundsLocked", WAITING)
+    failed = resolve(service, identifier)
+    assert (failed["NextAction"]["errorType"], failed["NextAction"]["resultHash"]) == (
+        "Unknown",
+        None,
+    )
+    assert failed["CurrentTransaction"]["status"] == "FailedViaTimeout"
+    submit(service, identifier)
+    service.tick()
+    assert state(service, identifier) == ("FundsLocked", MANUAL)
+    recover(service, identifier, retry=False)
+    submit(service, identifier)
+    service.tick()
+    service.tick()
+    assert resolve(service, identifier)["resultHash"] == HASH
 
 
 def test_a_cleared_error_takes_a_new_hash(service: PaymentService) -> None:

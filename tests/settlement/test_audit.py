@@ -40,6 +40,7 @@ class Case:
     def kinds(self) -> set[str]:
         fields: dict[str, Any] = {
             "job_id": "id", "status": JobStatus.COMPLETED, "input_hash": "0" * 64, "version": 3,
+            "identifier_from_purchaser": PURCHASER,
             "blockchain_identifier": self.payment.identifier, "created_at": NOW,
             "updated_at": NOW, "result": "the result",
             "settlement": Settlement(SettlementState.CONFIRMED, NOW), **self.changes,
@@ -51,6 +52,20 @@ class Case:
 
 def test_a_correct_job_is_accepted() -> None:
     assert Case().kinds() == set()
+
+
+def failing(case: Case, *accepted: str) -> Case:
+    """Return the case with one failure at the service, and what was accepted in all."""
+    error = replace(case.payment.next_action, error_type="Unknown")
+    case.payment.actions.append(error)
+    case.accepted[:] = accepted
+    return case
+
+
+def test_a_hash_is_accepted_again_after_a_failure() -> None:
+    assert failing(Case(), HASH, HASH).kinds() == set()
+    assert failing(Case(), HASH, HASH, HASH).kinds() == {"twice"}
+    assert failing(Case(), FOREIGN, HASH).kinds() == {"foreign"}
 
 
 def lost(case: Case) -> None:

@@ -27,6 +27,7 @@ SECTIONS: Final = {
             "tollgate.cli.payments:payments",
             "Watch a payment service, or simulate one.",
         ),
+        "gateway": ("tollgate.gateway", "Let people hire an agent over HTTP (MIP-003)."),
     },
     "Jobs": {
         "create": (

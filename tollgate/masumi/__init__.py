@@ -1,1 +1,33 @@
-"""Connects a broker to the Masumi payment service (extra `masumi`)."""
+"""Connects a broker to the Masumi payment service, and to agents of the `masumi` SDK.
+
+The names here are loaded when they are first used: the storage needs neither `httpx` nor `masumi`,
+`resume` needs both (extra `masumi`, and the SDK that the agent has anyway).
+"""
+
+from importlib import import_module
+
+TYPE_CHECKING = False  # as in `tollgate` itself
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from tollgate.masumi.resumer import Resumer, resume
+    from tollgate.masumi.storage import TollgateJobStorage
+
+__all__ = ["Resumer", "TollgateJobStorage", "resume"]
+
+_HOME_OF: "Final" = {
+    "Resumer": "tollgate.masumi.resumer",
+    "TollgateJobStorage": "tollgate.masumi.storage",
+    "resume": "tollgate.masumi.resumer",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> "Any":  # noqa: ANN401 - the type differs by name
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'tollgate.masumi' has no attribute {name!r}")
+        globals()[name] = found = getattr(import_module(_HOME_OF[name]), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return __all__

@@ -21,8 +21,8 @@ LAST_MINUTES: Final = timedelta(minutes=5)
 """The service sends nothing to the chain in the last minutes before a deadline."""
 
 
-BEYOND: Final = OBJECTIONS | ENDED | {RESULT_SUBMITTED}
-"""Here a payment goes on without the work."""
+WITHOUT_US: Final = OBJECTIONS | ENDED
+"""The buyer wants the money back, or nothing is locked any more: the work is for nothing."""
 
 
 class Act(StrEnum):
@@ -62,7 +62,7 @@ def decide(job: Job, payment: Payment, now: datetime) -> Decision:
                 Act.REPORT, f"paid, but the job has failed ({job.error}): the buyer gets a refund"
             )
         return NOTHING
-    if state in OBJECTIONS and not job.stop_requested:
+    if state in WITHOUT_US and not job.stop_requested:
         return Decision(Act.ASK_TO_STOP, f"the payment is {state}")
     return NOTHING
 
@@ -70,7 +70,7 @@ def decide(job: Job, payment: Payment, now: datetime) -> Decision:
 def _for_unpaid(job: Job, payment: Payment, state: str, now: datetime) -> Decision:
     if state == FUNDS_INVALID:
         return Decision(Act.END, f"the payment is {state}")
-    if state in BEYOND:
+    if state in WITHOUT_US or state == RESULT_SUBMITTED:
         return Decision(Act.END, f"the payment was {state} before the work began")
     if state != FUNDS_LOCKED:
         return NOTHING

@@ -1,15 +1,18 @@
 """Brings what happens to payments to their jobs: opens the gate, ends jobs, asks holders to stop.
 
-A round reads the payments that have changed, and asks for the payment of each job that is new. The
-latter finds payments that were locked before their job was stored; the former all that comes later.
+A round asks for the payment of each job that is new, and reads the payments that have changed. The
+former finds payments that were locked before their job was stored; the latter all that comes later.
+Besides, all unpaid jobs are looked at again, slowly, so that nothing is missed for good.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
+from time import monotonic
 from typing import Final
 
 from tollgate.client.aio import AsyncClient
@@ -17,13 +20,14 @@ from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobNotFoundError,
     LeaseHeldError,
+    MalformedError,
+    TooLargeError,
     VersionConflictError,
 )
 from tollgate.domain.models import Job
 from tollgate.domain.results import MOCK_PREFIX
-from tollgate.domain.settlement import OPEN as OPEN_SETTLEMENTS
-from tollgate.domain.status import AWAITING_PAYMENT, FAILED, RUNNING
-from tollgate.masumi.api import PaymentService, ServiceRefusedError
+from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, FAILED, RUNNING
+from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
 from tollgate.masumi.feed import Feed
 from tollgate.masumi.gate import Act, Decision, decide
 from tollgate.masumi.payment import Payment
@@ -32,11 +36,17 @@ log = logging.getLogger("tollgate.payments")
 
 LOOK_BACK: Final = timedelta(hours=1)
 """How far before the oldest open job a watcher begins to read: a payment is older than its job."""
+OPEN_STATUSES: Final = (AWAITING_PAYMENT, AWAITING_INPUT, RUNNING)
+"""The statuses of jobs to which a payment matters."""
 LISTED: Final = 500
 """Jobs in one page of the broker's list."""
+PAGES_MAX: Final = 10
+"""The most pages of changes that one round reads of a source."""
 RESOLVED_AT_ONCE: Final = 8
 RESOLVED_MAX: Final = 200
-"""The most jobs that one round asks the service about."""
+"""The most jobs that one round asks the service about, of new ones and of those to ask again."""
+SWEEP_S: Final = 600.0
+"""How often all unpaid jobs are looked at again, a few in each round."""
 
 
 class PaymentSync:
@@ -52,45 +62,82 @@ class PaymentSync:
         self._service = service
         self._source_types = tuple(source_types)
         self._feeds: list[Feed] = []
+        self._refused: set[str] = set()
+        """The types of sources that the service refuses to read."""
         self._newest_at: datetime | None = None
         """When the newest job was created that a round has listed."""
         self._newest: set[str] = set()
         """The ids of the jobs created just then."""
-        self._to_look_at: deque[str] = deque()
-        """The ids of jobs whose payment is to be asked for: at most all that are unpaid."""
-        self._held: set[str] = set()
-        """The ids of jobs that another program held when they were to be moved."""
+        self._new: deque[str] = deque()
+        """The ids of jobs whose payment was not asked for yet: at most all that are unpaid."""
+        self._again: dict[str, str] = {}
+        """Jobs that could not be decided, by id, and why; those asked about last are at the end."""
+        self._swept_to: str | None = None
+        self._sweep_at = monotonic() + SWEEP_S
 
     async def round(self) -> bool:
-        """Handle all that is new; return whether more is left. Raises what the calls raise."""
+        """Handle what is new; return whether more of it is left. Raises what the calls raise.
+
+        A call that the service fails does not keep the other parts from their turn.
+        """
         if not self._feeds:
             since = await self._begin_at()
             self._feeds = [Feed(self._service, each, since) for each in self._source_types]
-        for feed in self._feeds:
-            async for payments in feed.pages():
-                await self._handle(payments)
-                feed.done(payments)
-        return await self._look_at_new_jobs()
+        has_more = False
+        faults: list[ServiceFailedError] = []
+        parts: list[Callable[[], Awaitable[bool]]] = [self._look_at_new_jobs]
+        parts += [partial(self._read, each) for each in self._feeds]
+        for part in parts:
+            try:
+                has_more |= await part()
+            except ServiceFailedError as fault:
+                faults.append(fault)
+        if faults:
+            raise max(faults, key=lambda fault: fault.retry_after_s or 0.0)
+        await self._look_again()
+        return has_more
 
     async def _begin_at(self) -> datetime:
         """Return the time from which payments can matter to a job."""
-        calls = [self._client.list_page(AWAITING_PAYMENT, limit=1)]
-        calls += [self._client.list_page(settlement=each, limit=1) for each in OPEN_SETTLEMENTS]
-        times = [job.created_at for page in await asyncio.gather(*calls) for job in page.jobs]
-        # Both clocks may be minutes off: an hour is more than that.
-        return min([*times, datetime.now(UTC)]) - LOOK_BACK
+        # An answer tells the service's time, also that there is no such payment.
+        await self._service.resolve("-")
+        pages = await asyncio.gather(
+            *[self._client.list_page(status, limit=1) for status in OPEN_STATUSES]
+        )
+        times = [job.created_at for page in pages for job in page.jobs]
+        # The broker's clock may be minutes off: an hour is more than that.
+        return min([*times, self._service.now()]) - LOOK_BACK
 
-    async def _handle(self, payments: list[Payment]) -> None:
-        """Act on the jobs of these payments; most payments may be those of other brokers."""
-        jobs = await asyncio.gather(*map(self._job_of, payments))
-        for job, payment in zip(jobs, payments, strict=True):
-            if job is not None:
-                await self._act(job, payment)
+    # --- changes --------------------------------------------------------------------------------
+
+    async def _read(self, feed: Feed) -> bool:
+        """Read what has changed at one source; return whether more is left."""
+        for _ in range(PAGES_MAX):
+            try:
+                page = await feed.page()
+            except ServiceRefusedError as refusal:
+                if refusal.is_ours:
+                    raise
+                # Such as an older service, which knows one type: the others go on.
+                if feed.source_type not in self._refused:
+                    log.warning("%s is not read: %s", feed.source_type, refusal)
+                self._refused.add(feed.source_type)
+                return False
+            self._refused.discard(feed.source_type)
+            if page is None:
+                return False
+            # Most payments may be those of other brokers.
+            jobs = await asyncio.gather(*map(self._job_of, page.payments))
+            for job, payment in zip(jobs, page.payments, strict=True):
+                if job is not None:
+                    await self._act(job, payment)
+            feed.done(page)
+        return True
 
     async def _job_of(self, payment: Payment) -> Job | None:
         try:
             return await self._client.get(blockchain_identifier=payment.blockchain_identifier)
-        except JobNotFoundError:
+        except (JobNotFoundError, MalformedError, TooLargeError):
             return None
 
     # --- new jobs -------------------------------------------------------------------------------
@@ -98,16 +145,14 @@ class PaymentSync:
     async def _look_at_new_jobs(self) -> bool:
         """Ask for the payments of unpaid jobs that are new; return whether some remain."""
         await self._list_new_jobs()
-        self._to_look_at.extend(self._held)
-        self._held.clear()
         for _ in range(0, RESOLVED_MAX, RESOLVED_AT_ONCE):
-            some = list(islice(self._to_look_at, RESOLVED_AT_ONCE))
-            if not some:
-                break
-            await asyncio.gather(*map(self._look_at, some))
-            for _ in some:  # not before: if a call fails, they are looked at again
-                self._to_look_at.popleft()
-        return bool(self._to_look_at)
+            some = list(islice(self._new, RESOLVED_AT_ONCE))
+            faults = await self._look_at_all(some)
+            for _ in some:  # not before: if the broker is away, they are looked at again
+                self._new.popleft()
+            if faults and len(faults) == len(some):
+                raise ServiceFailedError(f"job {some[0]}: {faults[0]}", faults[0].retry_after_s)
+        return bool(self._new)
 
     async def _list_new_jobs(self) -> None:
         """Queue the unpaid jobs that were stored since the last round, oldest first."""
@@ -128,41 +173,97 @@ class PaymentSync:
         if newest_at != self._newest_at:
             self._newest_at, self._newest = newest_at, set()
         self._newest |= {job_id for created_at, job_id in found if created_at == newest_at}
-        self._to_look_at.extend(job_id for _, job_id in reversed(found))
+        self._new.extend(job_id for _, job_id in reversed(found))
 
     def _is_new(self, job: Job) -> bool:
         if self._newest_at is None or job.created_at > self._newest_at:
             return True
         return job.created_at == self._newest_at and job.job_id not in self._newest
 
-    async def _look_at(self, job_id: str) -> None:
+    # --- jobs that are looked at again ----------------------------------------------------------
+
+    async def _look_again(self) -> None:
+        """Ask again about jobs that could not be decided, and about a few of all the others."""
+        waiting = [*self._again][:RESOLVED_MAX]
+        for first in range(0, len(waiting), RESOLVED_AT_ONCE):
+            some = waiting[first : first + RESOLVED_AT_ONCE]
+            if len(await self._look_at_all(some)) == len(some):
+                break  # the service may be away: the next round tells
+        if self._swept_to is None and monotonic() < self._sweep_at:
+            return
+        if self._swept_to is None:
+            self._sweep_at = monotonic() + SWEEP_S
+        page = await self._client.list_page(
+            AWAITING_PAYMENT, limit=RESOLVED_AT_ONCE, after=self._swept_to
+        )
+        self._swept_to = page.next
+        await self._look_at_all([job.job_id for job in page.jobs])
+
+    async def _look_at_all(self, job_ids: Sequence[str]) -> list[ServiceFailedError]:
+        """Look at some jobs at once; return the errors of the service."""
+        ends = await asyncio.gather(*map(self._look_at, job_ids))
+        faults = [fault for fault in ends if fault is not None]
+        # If all fail, it is the service: that is one line, and not one a job.
+        level = logging.DEBUG if len(faults) == len(job_ids) else logging.WARNING
+        for job_id, fault in zip(job_ids, ends, strict=True):
+            if fault is not None:
+                self._postpone(job_id, str(fault), level)
+        return faults
+
+    async def _look_at(self, job_id: str) -> ServiceFailedError | None:
+        """Act on an unpaid job; return the error if the service tells nothing about it."""
         try:
             job = await self._client.get(job_id)
         except JobNotFoundError:
-            return
-        if job.status != AWAITING_PAYMENT or job.blockchain_identifier.startswith(MOCK_PREFIX):
-            return
-        try:
-            payment = await self._service.resolve(job.blockchain_identifier)
-        except ServiceRefusedError as refusal:
-            if refusal.is_ours:
-                raise
-            log.warning("the payment of job %s: %s", job.job_id, refusal)
-        else:
-            if payment is not None:  # else it may come: then the feed has it
-                await self._act(job, payment)
+            job = None
+        payment = None
+        if (
+            job is not None
+            and job.status == AWAITING_PAYMENT
+            and not job.blockchain_identifier.startswith(MOCK_PREFIX)
+        ):
+            try:
+                payment = await self._service.resolve(job.blockchain_identifier)
+            except ServiceFailedError as fault:
+                return fault
+            except ServiceRefusedError as refusal:
+                if refusal.is_ours:
+                    raise
+                self._postpone(job_id, str(refusal))
+                return None
+        if job is None or payment is None or await self._act(job, payment):
+            self._again.pop(job_id, None)
+        return None
+
+    def _postpone(self, job_id: str, why: str, level: int = logging.WARNING) -> None:
+        if self._again.pop(job_id, None) != why:
+            log.log(level, "job %s is looked at again: %s", job_id, why)
+        self._again[job_id] = why
 
     # --- acts -----------------------------------------------------------------------------------
 
-    async def _act(self, job: Job, payment: Payment) -> None:
+    async def _act(self, job: Job, payment: Payment) -> bool:
+        """Do what a payment asks for; return whether that is decided.
+
+        A refusal of the broker that is due to this job keeps no other job from its turn.
+        """
         try:
-            await self._do(job, decide(job, payment, self._service.now()))
+            try:
+                await self._do(job, decide(job, payment, self._service.now()))
+            except (VersionConflictError, InvalidStateTransitionError) as moved:
+                # Another one moved it: the payment may mean something else now.
+                log.info("job %s has moved on: %s", job.job_id, moved)
+                job = await self._client.get(job.job_id)
+                await self._do(job, decide(job, payment, self._service.now()))
+            await self._note(job, payment)
+        except LeaseHeldError as held:
+            self._postpone(job.job_id, f"it is held by another program: {held}")
+            return False
         except (VersionConflictError, InvalidStateTransitionError, JobNotFoundError) as moved:
             log.info("job %s has moved on: %s", job.job_id, moved)
-        except LeaseHeldError as held:
-            log.warning("job %s is held by another program: %s", job.job_id, held)
-            self._held.add(job.job_id)
-        await self._note(job, payment)
+        except (MalformedError, TooLargeError) as refusal:
+            log.warning("job %s is left as it is: %s", job.job_id, refusal)
+        return True
 
     async def _do(self, job: Job, decision: Decision) -> None:
         client, version, reason = self._client, job.version, decision.reason
@@ -186,7 +287,4 @@ class PaymentSync:
         state, settlement = payment.on_chain_state, job.settlement
         if settlement is None or state is None or settlement.on_chain_state == state:
             return
-        try:
-            await self._client.settle(job.job_id, on_chain_state=state)
-        except JobNotFoundError:
-            log.debug("job %s is gone", job.job_id)
+        await self._client.settle(job.job_id, on_chain_state=state)

@@ -13,23 +13,30 @@ from tollgate.domain.exceptions import ArgumentError, JobNotFoundError, LeaseLos
 from tollgate.domain.hashing import output_hash, output_hash_as_deployed
 from tollgate.domain.models import Job
 from tollgate.domain.settlement import SettlementState
-from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
+from tollgate.masumi.api import (
+    PaymentService,
+    ServiceFailedError,
+    ServiceRefusedError,
+    UnreadableError,
+)
 from tollgate.masumi.payment import Payment
-from tollgate.masumi.proof import Next, Step, decide, recoveries, recovery_reason
-from tollgate.masumi.rounds import Trouble
+from tollgate.masumi.proof import Next, Step, decide, next_recovery
+from tollgate.masumi.rounds import BACKOFF_S_MAX
 
 log = logging.getLogger("tollgate.payments")
 
-CALLS: Final = 3
-"""Calls of the service between a claim and its settlement, at most: look, and recover twice."""
 SPARE_S: Final = 10.0
-"""What a lease is longer than these calls."""
-CLAIMED: Final = 16
-"""Settlements looked at at once."""
+"""What a lease is longer than a call of the service: it is renewed before each that changes."""
+CLAIMED: Final = 8
+"""Settlements of each state looked at at once: neither state makes the other one wait."""
 REASON_CHARACTERS: Final = 250
 """The broker takes 1,024 bytes, and a character has up to four."""
-UNKNOWN_MAX: Final = 5
-"""How often the service may not know the payment of a completed job before a person is asked."""
+LASTING: Final = 3
+"""Failures in a row after which a job is named in the log, once."""
+IN_VAIN_MAX: Final = 10
+"""Answers in a row that may be of no use before a person is asked."""
+COUNTED_MAX: Final = 100_000
+"""Jobs whose failures are counted, in memory."""
 CHANGED: Final = frozenset({httpx.codes.NOT_FOUND, httpx.codes.CONFLICT})
 """The payment is not as it was shown before: a repeat, or another caller at the same time."""
 HASHES: Final = {"escaped": output_hash_as_deployed, "raw": output_hash}
@@ -58,17 +65,20 @@ class Submissions:
         recoveries_max: int,
         poll_s: float,
         call_s: float,
+        queue: str | None = None,
     ) -> None:
+        """Take the settlements of one `queue`, or by default of all."""
         self._client = client
+        self._queue = queue
         self._service = service
         self._hash = HASHES[form]
         self._recoveries_max = recoveries_max
         self._poll_s = poll_s
-        self._lease_ms = int(1_000 * (CALLS * call_s + SPARE_S))
-        self._trouble = Trouble("results")
-        self._pause_of_round_s: float | None = None
-        self._unknown: dict[str, int] = {}
-        """How often the service did not know the payment of a job, by the job's id."""
+        self._lease_ms = int(1_000 * (call_s + SPARE_S))
+        self._failures = _Counts()
+        """How often in a row the service failed when a job was looked at."""
+        self._in_vain = _Counts()
+        """How often in a row an answer of the service was of no use for a job."""
 
     async def round(self) -> bool:
         """Take one step with each settlement that is due; return whether there were any.
@@ -77,51 +87,70 @@ class Submissions:
         ServiceRefusedError if the service refuses the token.
         """
         leases = await self._claim()
-        self._pause_of_round_s = None
-        ends = await asyncio.gather(*map(self._settle, leases), return_exceptions=True)
-        for end in ends:
+        told = []
+        for end in await asyncio.gather(*map(self._settle, leases), return_exceptions=True):
             if isinstance(end, BaseException):
                 raise end
-        if leases and self._pause_of_round_s is None:
-            self._trouble.over()
+            told += [end] if end else []
+        if told:  # one line for all of them: the service may be away
+            log.warning("%s (such jobs in this round: %d)", told[0], len(told))
         return bool(leases)
 
     async def _claim(self) -> list[Lease]:
-        """Return settlements with something to do, those with a hash under way first."""
+        """Return settlements with something to do."""
         leases: list[Lease] = []
-        for state in (SettlementState.SUBMITTED, SettlementState.WANTED):
-            if len(leases) < CLAIMED:
-                leases += await self._client.claim(
-                    settlement=state, lease_ms=self._lease_ms, limit=CLAIMED - len(leases)
-                )
+        for state in (SettlementState.WANTED, SettlementState.SUBMITTED):
+            leases += await self._client.claim(
+                settlement=state, queue=self._queue, lease_ms=self._lease_ms, limit=CLAIMED
+            )
         return leases
 
-    async def _settle(self, lease: Lease) -> None:
-        """Take one step with a job, and give its lease back."""
+    async def _settle(self, lease: Lease) -> str | None:
+        """Take one step with a job, and give its lease back; return what is to be logged."""
         job = lease.job
         try:
             result_hash = self._hash_of(job)
-            payment, step = await self._step(job, result_hash)
         except ArgumentError as fault:
             await self._end(lease, Next(Step.MANUAL, f"the result has no hash: {fault}"))
+            return None
+        try:
+            payment, step = await self._step(lease, result_hash)
+        except (LeaseLostError, JobNotFoundError) as lost:
+            log.info("job %s is another watcher's: %s", job.job_id, lost)
+        except UnreadableError as fault:
+            await self._answered_in_vain(lease, fault)
         except ServiceFailedError as fault:
-            log.debug("job %s is looked at again later: %s", job.job_id, fault)
-            await self._later(lease, self._pause_after(fault))
+            return await self._failed(lease, fault)
         except ServiceRefusedError as refusal:
-            if refusal.status in CHANGED or refusal.is_ours:
+            if refusal.is_ours:
                 await self._later(lease, self._pause_s())
+                raise
+            if refusal.status in CHANGED:
+                await self._answered_in_vain(lease, refusal)
             else:
                 await self._end(lease, Next(Step.MANUAL, str(refusal)))
-            if refusal.is_ours:
-                raise
         else:
+            self._failures.clear(job)
+            self._in_vain.clear(job)
             await self._end(lease, step, payment, result_hash)
+        return None
 
-    def _pause_after(self, fault: ServiceFailedError) -> float:
-        """Return how long to wait after an error: the same for all jobs of a round."""
-        if self._pause_of_round_s is None:
-            self._pause_of_round_s = self._trouble.after(fault)
-        return max(self._pause_of_round_s, self._pause_s())
+    async def _failed(self, lease: Lease, fault: ServiceFailedError) -> str | None:
+        """Wait, longer each time; log a failure that lasts, once."""
+        job = lease.job
+        count = self._failures.more(job)
+        log.debug("job %s is looked at again later: %s", job.job_id, fault)
+        await self._later(lease, max(self._pause_s(count - 1), fault.retry_after_s or 0.0))
+        return f"job {job.job_id} waits for the service: {fault}" if count == LASTING else None
+
+    async def _answered_in_vain(self, lease: Lease, why: Exception) -> None:
+        """Look again, since what is shown may change; in the end ask a person."""
+        job = lease.job
+        if self._in_vain.more(job) < IN_VAIN_MAX:
+            await self._later(lease, self._pause_s())
+        else:
+            self._in_vain.clear(job)
+            await self._end(lease, Next(Step.MANUAL, str(why)))
 
     def _hash_of(self, job: Job) -> str:
         if job.identifier_from_purchaser is None:
@@ -130,53 +159,52 @@ class Submissions:
             raise ArgumentError("the job has no result")
         return self._hash(job.identifier_from_purchaser, job.result)
 
-    async def _step(self, job: Job, result_hash: str) -> tuple[Payment | None, Next]:
-        payment = await self._service.resolve(job.blockchain_identifier)
+    async def _step(self, lease: Lease, result_hash: str) -> tuple[Payment, Next]:
+        payment = await self._service.resolve(lease.job.blockchain_identifier)
         if payment is None:
-            return None, self._unknown_payment(job)
-        self._unknown.pop(job.job_id, None)
+            message = "the payment service does not know this payment"
+            raise ServiceRefusedError(message, httpx.codes.NOT_FOUND)
         step = decide(payment, result_hash, self._service.now())
         if step.step is Step.SUBMIT:
-            step = await self._submit(job, payment, result_hash)
+            step = await self._submit(lease, result_hash)
         elif step.step is Step.RECOVER:
-            step = await self._recover(job, payment, step.reason or "")
+            step = await self._recover(lease, payment, step.reason or "")
         return payment, step
 
-    async def _submit(self, job: Job, payment: Payment, result_hash: str) -> Next:
+    async def _submit(self, lease: Lease, result_hash: str) -> Next:
         """Have the hash put on chain. What came of it is seen when the payment is looked at next.
 
         A refusal may mean that it was taken before, an error that it was taken now.
         """
-        await self._service.submit(payment.blockchain_identifier, result_hash)
+        job = lease.job
+        await self._hold(lease)
+        await self._service.submit(job.blockchain_identifier, result_hash)
         log.info("the hash of job %s is submitted: %s", job.job_id, result_hash)
         return Next(Step.WAIT)
 
-    async def _recover(self, job: Job, payment: Payment, why: str) -> Next:
-        number = recoveries(job.settlement.reason if job.settlement else None) + 1
-        if number > self._recoveries_max:
+    async def _recover(self, lease: Lease, payment: Payment, why: str) -> Next:
+        """Have an error cleared: the next look finds that the hash is to be submitted anew."""
+        job = lease.job
+        noted = job.settlement.reason if job.settlement else None
+        reason = next_recovery(payment, noted, self._recoveries_max, why)
+        if reason is None:
             return Next(Step.MANUAL, f"{self._recoveries_max} recoveries did not help: {why}")
-        # It is counted before it is done: a watcher that dies in between has used one up.
-        reason = recovery_reason(number, self._recoveries_max, why)[:REASON_CHARACTERS]
-        await self._client.settle(job.job_id, reason=reason)
-        log.warning("job %s: %s", job.job_id, reason)
-        try:
-            await self._service.recover(payment, retry=True)
-        except ServiceRefusedError as refusal:
-            if refusal.status != httpx.codes.BAD_REQUEST:
-                raise
-            # What failed cannot be tried again: without the error, the hash is submitted anew.
-            await self._service.recover(payment, retry=False)
+        reason = reason[:REASON_CHARACTERS]
+        await self._hold(lease)
+        if reason != noted:  # counted before it is done, so that it is counted whatever dies
+            await self._client.settle(job.job_id, lease=lease.token, reason=reason)
+            log.warning("job %s: %s", job.job_id, reason)
+        await self._service.recover(payment)
         return Next(Step.WAIT)
 
-    def _unknown_payment(self, job: Job) -> Next:
-        count = self._unknown.get(job.job_id, 0) + 1
-        if count < UNKNOWN_MAX:
-            self._unknown[job.job_id] = count
-            return Next(Step.WAIT)
-        self._unknown.pop(job.job_id, None)
-        return Next(Step.MANUAL, "the payment service does not know this payment")
-
     # --- the lease ------------------------------------------------------------------------------
+
+    async def _hold(self, lease: Lease) -> None:
+        """Renew a lease for one call. Raises LeaseLostError if another watcher may have acted.
+
+        A process that was frozen after its look must not act on what it has seen.
+        """
+        await self._client.touch(lease.job.job_id, lease.token, lease_ms=self._lease_ms)
 
     async def _end(
         self,
@@ -202,7 +230,8 @@ class Submissions:
             to=to,
             result_hash=None if step.step in {Step.REFUSED, Step.MANUAL} else result_hash,
             on_chain_state=_news(job, payment),
-            reason=step.reason[:REASON_CHARACTERS] if to and step.reason else None,
+            # Else the reason stays, which counts recoveries.
+            reason=step.reason[:REASON_CHARACTERS] if is_over and step.reason else None,
             retry_after_s=None if is_over else self._pause_s(),
         )
 
@@ -215,9 +244,28 @@ class Submissions:
         except (LeaseLostError, JobNotFoundError) as lost:
             log.info("job %s is another watcher's: %s", lease.job.job_id, lost)
 
-    def _pause_s(self) -> float:
+    def _pause_s(self, failures: int = 0) -> float:
         """Return when to look again; jobs do not all come back at once."""
-        return self._poll_s * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+        grown_s = min(self._poll_s * 2.0 ** min(failures, 10), BACKOFF_S_MAX)
+        return max(grown_s, self._poll_s) * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
+
+
+class _Counts:
+    """Counts something of jobs: of the `COUNTED_MAX` that it happened to last."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def more(self, job: Job) -> int:
+        """Return how often it has happened to a job, with this time."""
+        count = self._counts.pop(job.job_id, 0) + 1
+        self._counts[job.job_id] = count
+        if len(self._counts) > COUNTED_MAX:
+            del self._counts[next(iter(self._counts))]
+        return count
+
+    def clear(self, job: Job) -> None:
+        self._counts.pop(job.job_id, None)
 
 
 def _news(job: Job, payment: Payment | None) -> str | None:

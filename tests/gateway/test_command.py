@@ -1,0 +1,125 @@
+"""`tollgate gateway` as a program: its check, its exits, and how it stops."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.gateway.running import FREE, PAID, PATIENCE_S, GatewayProcess, running_gateway
+from tollgate.testing import Broker
+
+HIRE = {"input_data": {"text": "a"}, "identifier_from_purchaser": "command"}
+
+
+def run(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "tollgate", "gateway", *arguments],
+        cwd=directory, capture_output=True, text=True, timeout=PATIENCE_S,
+        env={**os.environ, "COLUMNS": "100"}, check=False,
+    )  # fmt: skip
+
+
+def test_help_has_an_example(tmp_path: Path) -> None:
+    shown = run(tmp_path, "--help")
+    assert shown.returncode == 0
+    assert "tollgate gateway agent.toml --check" in shown.stdout
+
+
+def test_check_says_what_the_agent_is(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(FREE)
+    shown = run(tmp_path, "agent.toml", "--check")
+    assert (shown.returncode, shown.stdout) == (
+        0,
+        "agent.toml: Echo: queue echo, price free, 1 field of input; nothing is wrong\n",
+    )
+
+
+def test_check_tells_every_error(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(FREE.replace("text", "textx").replace("echo", "e o"))
+    shown = run(tmp_path, "agent.toml", "--check")
+    assert shown.returncode == 2
+    lines = shown.stderr.splitlines()
+    assert [line.split(": ")[0] for line in lines[:-1]] == ["agent.toml:7", "agent.toml:3"]
+    assert lines[-1] == "2 errors"
+
+
+def test_check_looks_for_the_token(tmp_path: Path) -> None:
+    text = PAID.format(agent="a" * 60, url="http://127.0.0.1:1/api/v1")
+    (tmp_path / "agent.toml").write_text(text)
+    shown = run(tmp_path, "agent.toml", "--check")
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("agent.toml:23: payment_service.token_file: ")
+
+
+def test_agent_in_python(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(
+        "from tollgate.gateway import Agent\n"
+        "ECHO = Agent(name='Echo', price='free', queue='echo', input_data=[\n"
+        "    {'id': 'text', 'type': 'text', 'name': 'A'}])\n"
+    )
+    with Broker() as broker:
+        gateway = GatewayProcess(tmp_path, "agents:ECHO", broker.endpoint)
+        try:
+            gateway.wait_until_ready()
+            assert gateway.post("/start_job", HIRE).status_code == 200
+        finally:
+            assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_ends_it_with_zero(tmp_path: Path, sign: signal.Signals) -> None:
+    with running_gateway(tmp_path, FREE, f"ipc://{tmp_path}/b.sock") as gateway:
+        assert gateway.stop(sign) == 0
+        assert gateway.log()[-1]["event"] == "left"
+
+
+def test_open_request_is_answered_at_stop(tmp_path: Path) -> None:
+    """While the broker is away a request waits; the stop lets it end."""
+    codes = []
+    with running_gateway(tmp_path, FREE, f"ipc://{tmp_path}/b.sock") as gateway:
+
+        def ask() -> None:
+            codes.append(gateway.get("/availability").status_code)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.3)
+        gateway.process.send_signal(signal.SIGTERM)
+        asking.join(PATIENCE_S)
+        assert gateway.stop() == 0
+    assert codes == [503]
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(FREE)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        shown = run(tmp_path, "agent.toml", "--port", str(port))
+    assert shown.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in shown.stderr
+
+
+def test_port_is_shared(tmp_path: Path) -> None:
+    with Broker() as broker, running_gateway(tmp_path, FREE, broker.endpoint, "--reuse-port") as a:
+        port = int(a.url.rpartition(":")[2])
+        with running_gateway(tmp_path, FREE, broker.endpoint, "--reuse-port", port=port) as b:
+            assert a.url == b.url
+            for _ in range(20):
+                assert httpx.get(f"{a.url}/availability").status_code == 200
+            a.stop()
+            for _ in range(20):
+                assert httpx.get(f"{b.url}/availability").status_code == 200
+
+
+def test_other_folder_gives_no_modules(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise SystemExit('the wrong uvicorn')\n")
+    (tmp_path / "click.py").write_text("raise SystemExit('the wrong click')\n")
+    with running_gateway(tmp_path, FREE, f"ipc://{tmp_path}/b.sock") as gateway:
+        assert gateway.get("/input_schema").status_code == 200

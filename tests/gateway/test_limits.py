@@ -1,0 +1,101 @@
+"""How much one caller may ask for, with a clock of the test's."""
+
+import pytest
+
+from tollgate.gateway.agent import HttpSettings
+from tollgate.gateway.limits import ADDRESSES, Limits, network_of
+from tollgate.gateway.request import HttpError
+
+
+def limits(**settings: float) -> Limits:
+    return Limits(HttpSettings.model_validate(settings))
+
+
+def refused(limits: Limits, address: str, now: float, *, is_hire: bool = False) -> HttpError:
+    with pytest.raises(HttpError) as caught:
+        limits.enter(address, now, is_hire=is_hire)
+    return caught.value
+
+
+def enter_and_leave(limits: Limits, address: str, now: float, *, is_hire: bool = False) -> None:
+    limits.leave(limits.enter(address, now, is_hire=is_hire))
+
+
+def test_burst_then_rate() -> None:
+    few = limits(requests_per_s=2)
+    for _ in range(4):
+        enter_and_leave(few, "a", 0)
+    assert refused(few, "a", 0.4).retry_after_s == 1
+    enter_and_leave(few, "a", 0.6)
+    assert refused(few, "a", 0.7).status == 429
+    for _ in range(4):
+        enter_and_leave(few, "a", 1_000)
+    assert refused(few, "a", 1_000).status == 429
+
+
+def test_other_address_is_served() -> None:
+    few = limits(requests_per_s=1)
+    for _ in range(2):
+        enter_and_leave(few, "a", 0)
+    refused(few, "a", 0)
+    enter_and_leave(few, "b", 0)
+
+
+def test_hires_have_a_rate_of_their_own() -> None:
+    few = limits(hires_per_s=0.1)
+    enter_and_leave(few, "a", 0, is_hire=True)
+    assert refused(few, "a", 0, is_hire=True).retry_after_s == 10
+    enter_and_leave(few, "a", 0)
+    enter_and_leave(few, "a", 10, is_hire=True)
+
+
+def test_clock_that_goes_back_adds_nothing() -> None:
+    few = limits(requests_per_s=1)
+    for _ in range(2):
+        enter_and_leave(few, "a", 100)
+    assert refused(few, "a", 50).status == 429
+    enter_and_leave(few, "a", 51)
+
+
+def test_one_address_at_the_same_time() -> None:
+    few = limits(concurrency_per_address=2)
+    first = few.enter("a", 0)
+    few.enter("a", 0)
+    assert refused(few, "a", 0).status == 429
+    few.enter("b", 0)
+    few.leave(first)
+    few.enter("a", 0)
+
+
+def test_all_at_the_same_time() -> None:
+    few = limits(concurrency=2)
+    few.enter("a", 0)
+    few.enter("b", 0)
+    assert refused(few, "c", 0).status == 503
+    few.leave("a")
+    few.enter("c", 0)
+    assert few.open == 2
+
+
+def test_addresses_are_forgotten() -> None:
+    few = limits(requests_per_s=1)
+    few.enter("busy", 0)
+    for number in range(ADDRESSES + 100):
+        enter_and_leave(few, f"10.0.{number // 250}.{number % 250}", 0)
+    assert len(few._callers) == ADDRESSES
+    assert "busy" in few._callers
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("fe80::1%eth0", "fe80::2", True),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("", "unix:", False),
+    ],
+)
+def test_network_of_an_address(one: str, other: str, is_same: bool) -> None:
+    assert (network_of(one) == network_of(other)) is is_same

@@ -1,0 +1,731 @@
+"""Several web processes of an agent, over a real broker; each is an `Sdk` of the stand-in.
+
+`python -m tests.masumi_sdk` does the same with real processes and the real SDK.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.brokers import PATIENCE_S, BrokerProcess
+from tests.masumi_sdk.jobs import INPUT, PURCHASER, QUESTION, new_job
+from tests.masumi_sdk.stand_in import Funds, Handler, Sdk
+from tests.payment_service.server import Server
+from tests.payment_service.service import PaymentService
+from tollgate import AsyncClient, InternalError, Job
+from tollgate.domain.hashing import output_hash_as_deployed
+from tollgate.masumi import Resumer, TollgateJobStorage, resume
+
+LEASE_MS = 1_000
+Agent = Callable[[Sdk, dict[str, Any]], Awaitable[Any]]
+
+
+class Process:
+    """One web process."""
+
+    def __init__(self, sdk: Sdk, resumer: Resumer, storage: TollgateJobStorage) -> None:
+        self.sdk, self.resumer, self.storage = sdk, resumer, storage
+
+    async def die(self) -> None:
+        """End as after a kill -9: nothing is given back, nobody is told."""
+        resumer = self.resumer
+        if resumer._keeper is not None:
+            resumer._keeper.close()
+        payments = self.sdk.job_manager._payment_instances.values()
+        runs = list(resumer._runs.values())
+        tasks = [
+            *resumer._tasks,
+            *(run.task for run in runs),
+            *(run.waiter for run in runs),
+            *(payment._status_check_task for payment in payments),
+        ]
+        for task in [each for each in tasks if each is not None]:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        if resumer._service is not None:
+            await resumer._service.close()
+        await self.storage.close()
+        resumer._loop = None
+
+
+class Site:
+    """An agent with any number of web processes."""
+
+    def __init__(self, endpoint: str, queue: str) -> None:
+        self.endpoint, self.queue = endpoint, queue
+        self.funds = Funds()
+        self.client = AsyncClient(endpoint)
+        self.processes: list[Process] = []
+
+    async def process(
+        self, agent: Agent, answer: Handler | None = None, *, starts: bool = True, **options: Any
+    ) -> Process:
+        timeout_s = options.pop("timeout_s", 5)
+        storage = TollgateJobStorage(self.endpoint, queue=self.queue, timeout_s=timeout_s)
+        config = {name: options.pop(name) for name in list(options) if name.startswith("payment_s")}
+        config["payment_api_key"] = options.pop("payment_api_key", "")
+        sdk = Sdk(storage, agent, self.funds, answer, **config)
+        settings: dict[str, Any] = {"lease_ms": LEASE_MS, "poll_s": 0.1, "prove": False}
+        with sdk.imported():
+            resumer = resume(sdk, **settings | options)
+        made = Process(sdk, resumer, storage)
+        self.processes.append(made)
+        if starts:
+            await resumer.start()
+        return made
+
+    async def hire(self, process: Process, *, pays: bool = True, **changes: Any) -> str:
+        job = new_job(**changes)
+        await process.sdk.start_job(job)
+        if pays:
+            self.funds.lock(job["payment_id"])
+        return str(job["job_id"])
+
+    async def until(self, job_id: str, *statuses: str) -> Job:
+        return await self.client.wait(job_id, statuses=statuses or None, timeout_s=PATIENCE_S)
+
+    async def close(self) -> None:
+        for each in self.processes:
+            await each.resumer.stop()
+            await each.die()
+        await self.client.close()
+
+
+@pytest.fixture
+async def site(shared_broker: BrokerProcess, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    site = Site(shared_broker.endpoint, request.node.name.replace("[", ".").replace("]", "")[:64])
+    yield site
+    await site.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def agree(sdk: Sdk, input_data: dict[str, Any]) -> str:
+    return f"done: {input_data['prompt']}"
+
+
+async def ask(sdk: Sdk, input_data: dict[str, Any]) -> str:
+    answer = await sdk.hitl.request_input(QUESTION, "Shall I?")
+    return f"the answer is {answer}"
+
+
+async def hang(sdk: Sdk, input_data: dict[str, Any]) -> str:
+    await asyncio.sleep(2 * PATIENCE_S)
+    return "late"
+
+
+def has_asked(process: Process, job_id: str, count: int) -> bool:
+    """Return whether a job has asked more than `count` questions, or has ended."""
+    run = process.resumer._runs.get(job_id)
+    return run is None or run.questions > count
+
+
+# --- without faults -------------------------------------------------------------------------------
+
+
+async def test_a_job_is_paid_and_done(site: Site) -> None:
+    process = await site.process(agree)
+    job = await site.until(await site.hire(process))
+    assert job.result == "done: Cardano payments"
+    assert job.settlement is not None
+    assert job.settlement.state == "wanted"
+    assert process.sdk.job_manager._payment_instances == {}
+    await until(lambda: process.resumer._leases().all() == [])
+
+
+async def test_the_app_starts_and_stops_it(site: Site) -> None:
+    process = await site.process(agree, starts=False)
+    async with process.sdk.app.router.lifespan_context(process.sdk.app):
+        job = await site.until(await site.hire(process))
+    assert job.status == "completed"
+    assert process.resumer._loop is None
+
+
+async def test_it_starts_with_the_first_job_at_latest(site: Site) -> None:
+    process = await site.process(agree, starts=False)
+    with pytest.raises(RuntimeError, match="has not started"):
+        process.resumer._leases()
+    assert (await site.until(await site.hire(process))).status == "completed"
+
+
+async def test_no_work_begins_without_a_payment(site: Site) -> None:
+    process = await site.process(agree)
+    job_id = await site.hire(process, pays=False)
+    await asyncio.sleep(0.5)
+    assert process.sdk.calls == 0
+    assert (await site.client.get(job_id)).status == "awaiting_payment"
+
+
+async def test_a_handler_that_raises_fails_its_job(site: Site) -> None:
+    async def fail(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        raise ValueError("no such page")
+
+    process = await site.process(fail)
+    assert (await site.until(await site.hire(process))).error == "no such page"
+
+
+async def test_a_result_that_is_too_long_fails_the_job(site: Site) -> None:
+    async def write(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        return "x" * 70_000
+
+    process = await site.process(write)
+    job = await site.until(await site.hire(process))
+    assert job.error is not None
+    assert job.error.startswith("Job completion failed")
+
+
+async def test_only_so_many_handlers_run_in_a_process(site: Site) -> None:
+    now, most, done = 0, 0, asyncio.Event()
+
+    async def count(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        nonlocal now, most
+        now, most = now + 1, max(most, now + 1)
+        await done.wait()
+        now -= 1
+        return "done"
+
+    process = await site.process(count, concurrency=2)
+    jobs = [await site.hire(process) for _ in range(4)]
+    await until(lambda: now == 2)
+    await asyncio.sleep(0.3)
+    done.set()
+    for job_id in jobs:
+        await site.until(job_id)
+    assert most == 2
+
+
+# --- one process dies -----------------------------------------------------------------------------
+
+
+async def test_a_watched_payment_is_taken_over(site: Site) -> None:
+    first = await site.process(agree)
+    job_id = await site.hire(first, pays=False)
+    second = await site.process(agree)
+    await asyncio.sleep(2 * LEASE_MS / 1_000)
+    assert second.sdk.job_manager._payment_instances == {}
+    await first.die()
+    await until(lambda: job_id in second.sdk.job_manager._payment_instances)
+    site.funds.lock(f"payment-{job_id}")
+    assert (await site.until(job_id)).status == "completed"
+    assert second.sdk.calls == 1
+
+
+async def test_a_running_job_is_taken_over(site: Site) -> None:
+    first = await site.process(hang)
+    job_id = await site.hire(first)
+    await until(lambda: first.sdk.calls)
+    second = await site.process(agree)
+    await asyncio.sleep(2 * LEASE_MS / 1_000)
+    assert second.sdk.calls == 0  # the first one still runs
+    await first.die()
+    assert (await site.until(job_id)).result == "done: Cardano payments"
+
+
+async def test_a_question_outlives_its_process(site: Site) -> None:
+    first = await site.process(ask)
+    job_id = await site.hire(first)
+    await site.until(job_id, "awaiting_input")
+    await first.die()
+    second = await site.process(ask)
+    await second.sdk.provide_input(job_id, {"approve": True})
+    job = await site.until(job_id)
+    assert job.result == "the answer is {'approve': True}"
+    assert (first.sdk.calls, second.sdk.calls) == (1, 1)
+    assert len(job.inputs or ()) == 1  # the human was asked once
+    assert second.storage.dropped == {}
+
+
+async def test_answers_before_a_death_are_not_asked_again(site: Site) -> None:
+    async def ask_thrice(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        answers = [await sdk.hitl.request_input(QUESTION) for _ in range(3)]
+        return str([each["approve"] for each in answers])
+
+    first = await site.process(ask_thrice)
+    job_id = await site.hire(first)
+    for number in (1, 2):
+        job = await site.until(job_id, "awaiting_input")
+        await first.sdk.provide_input(job_id, {"approve": number})
+        await until(partial(has_asked, first, job_id, number))
+    await site.until(job_id, "awaiting_input")
+    await first.die()
+    second = await site.process(ask_thrice)
+    await second.sdk.provide_input(job_id, {"approve": 3})
+    job = await site.until(job_id)
+    assert job.result == "[1, 2, 3]"
+    assert len(job.inputs or ()) == 3
+
+
+async def test_another_question_than_before_is_asked(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = {"input_data": [{"id": "tone", "type": "string", "name": "Tone?"}]}
+
+    async def ask_other(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        return str(await sdk.hitl.request_input(other))
+
+    first = await site.process(ask)
+    job_id = await site.hire(first)
+    await site.until(job_id, "awaiting_input")
+    await first.die()
+    second = await site.process(ask_other)
+    await second.sdk.provide_input(job_id, {"approve": True})
+    await until(lambda: "asks something else" in caplog.text)
+    await site.until(job_id, "awaiting_input")
+    await second.sdk.provide_input(job_id, {"tone": "warm"})
+    assert (await site.until(job_id)).result == "{'tone': 'warm'}"
+
+
+async def test_a_stop_gives_back_what_no_handler_runs_for(site: Site) -> None:
+    first = await site.process(ask)
+    asking, unpaid = await site.hire(first), await site.hire(first, pays=False)
+    await site.until(asking, "awaiting_input")
+    await first.resumer.stop()
+    for job_id in (asking, unpaid):
+        assert (await site.client.get(job_id, lease=True)).lease is None
+    second = await site.process(ask)
+    await second.sdk.provide_input(asking, {"approve": True})
+    site.funds.lock(f"payment-{unpaid}")
+    assert (await site.until(asking)).status == "completed"
+    await site.until(unpaid, "awaiting_input")
+
+
+async def test_a_stop_keeps_running_jobs_until_the_end(site: Site) -> None:
+    """A handler may have left a thread behind."""
+    first = await site.process(hang)
+    job_id = await site.hire(first)
+    await until(lambda: first.sdk.calls)
+    await first.resumer.stop()
+    second = await site.process(agree)
+    await asyncio.sleep(2 * LEASE_MS / 1_000)
+    assert second.sdk.calls == 0
+    await first.die()
+    assert (await site.until(job_id)).status == "completed"
+
+
+# --- leases ---------------------------------------------------------------------------------------
+
+
+async def test_no_claim_is_under_way_while_a_handler_begins(site: Site) -> None:
+    """Else the job that it is granted waits until the handler lets the event loop go on."""
+    claims, seen = 0, []
+
+    async def look(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        seen.append(claims)
+        await asyncio.sleep(0.05)
+        return "done"
+
+    process = await site.process(look)
+    client = process.storage.client()
+    claim = client.claim
+
+    async def counted(status: Any, **options: Any) -> Any:
+        nonlocal claims
+        claims += status == "running"
+        try:
+            return await claim(status, **options)
+        finally:
+            claims -= status == "running"
+
+    client.claim = counted  # type: ignore[assignment, method-assign]
+    for job_id in [await site.hire(process) for _ in range(20)]:
+        await site.until(job_id)
+    assert seen == [0] * 20
+
+
+async def test_a_grant_that_comes_late_is_given_back(site: Site) -> None:
+    process = await site.process(agree)
+    client = process.storage.client()
+    claim, late = client.claim, [True]
+
+    async def delayed(status: Any, **options: Any) -> Any:
+        granted = await claim(status, **options)
+        if status == "running" and granted and late:
+            late.clear()
+            await asyncio.sleep(2 * LEASE_MS / 1_000)  # as a handler that blocks
+        return granted
+
+    client.claim = delayed  # type: ignore[assignment, method-assign]
+    job_id = await site.hire(process)
+    await until(lambda: not late)
+    (other,) = await site.client.claim(
+        "running", queue=site.queue, lease_ms=2 * LEASE_MS, wait_ms=int(PATIENCE_S * 1_000)
+    )
+    await asyncio.sleep(1.5 * LEASE_MS / 1_000)
+    assert process.sdk.calls == 0  # it is the other one's now
+    await site.client.release(job_id, other.token)
+    assert (await site.until(job_id)).status == "completed"
+    assert process.sdk.calls == 1
+
+
+async def test_a_lease_lost_before_the_handler_ends_the_run(site: Site) -> None:
+    process = await site.process(agree)
+    get_job = process.storage.get_job
+
+    async def get_and_lose(job_id: str) -> Any:
+        held = process.resumer._leases().holder(job_id)
+        if held is not None and held.works:
+            process.resumer._jobs.stop()
+            process.resumer._leases().drop(held)
+        return await get_job(job_id)
+
+    process.storage.get_job = get_and_lose  # type: ignore[method-assign]
+    job_id = await site.hire(process)
+    await site.until(job_id, "running")
+    await until(lambda: process.resumer._jobs._stopping.is_set() and not process.resumer._runs)
+    assert process.sdk.calls == 0
+
+
+async def test_a_lapse_at_the_end_loses_no_result(site: Site) -> None:
+    done = asyncio.Event()
+
+    async def wait(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        await done.wait()
+        return "done"
+
+    process = await site.process(wait, lease_ms=20_000)  # so that no touch finds the lapse before
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    process.resumer._jobs.stop()
+    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    done.set()
+    assert (await site.until(job_id)).result == "done"
+
+
+async def test_a_job_claimed_again_by_its_own_process_runs_once(site: Site) -> None:
+    done = asyncio.Event()
+
+    async def wait(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        await done.wait()
+        return "done"
+
+    process = await site.process(wait, lease_ms=20_000)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    token = process.resumer._leases().tokens[job_id]
+    await site.client.release(job_id, token)
+    await until(lambda: process.resumer._leases().tokens[job_id] != token)
+    done.set()
+    assert (await site.until(job_id)).result == "done"
+    await until(lambda: not process.resumer._runs)
+    assert process.sdk.calls == 1
+
+
+async def test_a_job_that_cannot_be_ended_is_given_back(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = await site.process(agree)
+    update_job = process.storage.update_job
+
+    async def refuse(job_id: str, updates: Any) -> None:
+        if updates["status"] in {"completed", "failed"}:
+            raise ValueError("refused")
+        await update_job(job_id, updates)
+
+    process.storage.update_job = refuse  # type: ignore[method-assign]
+    job_id = await site.hire(process)
+    await until(lambda: "could not be ended" in caplog.text)
+    await until(lambda: not process.resumer._runs)
+    job = await site.client.get(job_id, lease=True)
+    assert (job.status, job.lease, job.attempts) == ("running", None, 1)
+    assert job.not_before is not None
+
+
+async def test_work_goes_on_after_an_unexpected_error(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tollgate.masumi.resumer.FAULT_S", 0.05)
+    process = await site.process(agree, starts=False)
+    claim, faults = process.resumer._claim_running, [True]
+
+    async def fail_once() -> bool:
+        if faults:
+            faults.clear()
+            raise ZeroDivisionError
+        return await claim()
+
+    monkeypatch.setattr(process.resumer, "_claim_running", fail_once)
+    assert (await site.until(await site.hire(process))).status == "completed"
+    assert "trying again in 0.05 s" in caplog.text
+
+
+async def test_a_handler_may_go_on_without_an_answer(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def give_up(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await sdk.hitl.request_input(QUESTION)
+        return "without"
+
+    caplog.set_level("WARNING")
+
+    process = await site.process(give_up)
+    look = process.storage.job
+
+    async def look_slowly(job_id: str) -> Any:
+        await asyncio.sleep(0.2)  # so that the wait for the answer ends before the run
+        return await look(job_id)
+
+    process.storage.job = look_slowly  # type: ignore[method-assign]
+    job = await site.until(await site.hire(process))
+    assert job.result == "without"
+    await until(lambda: not process.resumer._runs)
+    assert "ended while it asked" not in caplog.text
+    assert process.resumer._leases().all() == []
+
+
+async def test_a_broker_that_refuses_to_tell_is_no_end(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = await site.process(agree)
+    get, faults = process.storage.job, [True]
+
+    async def fail_once(job_id: str) -> Any:
+        if faults:
+            faults.clear()
+            raise InternalError("a defect")
+        return await get(job_id)
+
+    process.storage.job = fail_once  # type: ignore[method-assign]
+    assert (await site.until(await site.hire(process))).status == "completed"
+    assert "its lease is left to lapse" in caplog.text
+
+
+# --- between processes ----------------------------------------------------------------------------
+
+
+async def test_an_answer_reaches_the_handler_elsewhere(site: Site) -> None:
+    first, second = await site.process(ask), await site.process(ask)
+    job_id = await site.hire(first)
+    await site.until(job_id, "awaiting_input")
+    answerer = second if first.sdk.calls else first
+    await answerer.sdk.provide_input(job_id, {"approve": INPUT["prompt"]})
+    job = await site.until(job_id)
+    assert job.result == f"the answer is {{'approve': '{INPUT['prompt']}'}}"
+    assert first.sdk.calls + second.sdk.calls == 1
+
+
+async def test_each_answer_is_for_its_question(site: Site) -> None:
+    async def ask_often(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        answers = [await sdk.hitl.request_input(QUESTION) for _ in range(6)]
+        await asyncio.sleep(0.2)  # a late answer would come now
+        stores.append(dict(sdk.hitl._input_data_store))
+        return str(answers)
+
+    stores: list[dict[str, Any]] = []
+    first, second = await site.process(ask_often), await site.process(hang)
+    second.resumer._jobs.stop()
+    job_id = await site.hire(first)
+    for number in range(6):
+        await site.until(job_id, "awaiting_input")
+        process = (second, first)[number % 2]  # in the handler's process, and in another
+        await process.sdk.provide_input(job_id, {"approve": number})
+        await until(partial(has_asked, first, job_id, number + 1))
+    job = await site.until(job_id)
+    assert job.result == str([{"approve": number} for number in range(6)])
+    assert stores == [{}]
+
+
+async def test_a_second_answer_is_refused(site: Site) -> None:
+    process = await site.process(ask)
+    job_id = await site.hire(process)
+    await site.until(job_id, "awaiting_input")
+    ends = await asyncio.gather(
+        *(process.sdk.provide_input(job_id, {"approve": each}) for each in (1, 2)),
+        return_exceptions=True,
+    )
+    assert sorted(type(each).__name__ for each in ends) == ["NoneType", "ValueError"]
+
+
+async def test_the_agents_own_handler_of_answers(site: Site) -> None:
+    seen = []
+
+    async def look(job_id: str, input_data: dict[str, Any]) -> None:
+        seen.append(input_data)
+
+    first, second = await site.process(ask, look), await site.process(hang, look)
+    second.resumer._jobs.stop()
+    job_id = await site.hire(first)
+    await site.until(job_id, "awaiting_input")
+    await second.sdk.provide_input(job_id, {"approve": 1})
+    assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
+    assert seen == [{"approve": 1}]
+
+
+async def test_a_job_that_another_claimed_is_watched_there(site: Site) -> None:
+    process = await site.process(agree)
+    process.resumer._rounds[1].stop()  # its own claims
+    create_job = process.storage.create_job
+
+    async def create_and_lose(job_id: str, job_data: Any) -> None:
+        await create_job(job_id, job_data)
+        assert await site.client.claim("awaiting_payment", job_ids=job_id, lease_ms=60_000)
+
+    process.storage.create_job = create_and_lose  # type: ignore[method-assign]
+    job = new_job()
+    await process.sdk.start_job(job)
+    assert process.sdk.config.monitored == []
+    assert process.sdk.job_manager._payment_instances == {}
+    await process.sdk._handle_payment_confirmed(job["job_id"], job["payment_id"])
+    assert (await site.client.get(job["job_id"])).status == "awaiting_payment"
+
+
+async def test_a_job_is_watched_once_if_a_claim_comes_first(site: Site) -> None:
+    process = await site.process(agree)
+    create_job = process.storage.create_job
+    begun = asyncio.Event()
+
+    async def create_and_wait(job_id: str, job_data: Any) -> None:
+        await create_job(job_id, job_data)
+        await until(lambda: process.resumer._leases().holder(job_id))
+        begun.set()
+
+    process.storage.create_job = create_and_wait  # type: ignore[method-assign]
+    job = new_job()
+    payment = await process.sdk.start_job(job)
+    assert begun.is_set()
+    await asyncio.sleep(0.2)
+    assert process.sdk.config.monitored == [payment]
+    assert process.sdk.job_manager._payment_instances == {job["job_id"]: payment}
+    site.funds.lock(job["payment_id"])
+    assert (await site.until(job["job_id"])).status == "completed"
+
+
+# --- the broker, and operators --------------------------------------------------------------------
+
+
+async def force_failed(site: Site, job_id: str) -> None:
+    job = await site.client.get(job_id)
+    await site.client.transition(
+        job_id, "failed", error="by hand", expected_version=job.version, force=True
+    )
+
+
+@pytest.mark.parametrize("agent", [hang, ask])
+async def test_a_job_ended_by_an_operator_ends_its_handler(site: Site, agent: Agent) -> None:
+    process = await site.process(agent)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    if agent is ask:
+        await site.until(job_id, "awaiting_input")
+    await force_failed(site, job_id)
+    await until(lambda: not process.resumer._runs)
+    job = await site.client.get(job_id)
+    assert (job.status, job.error) == ("failed", "by hand")
+
+
+async def test_an_unpaid_job_that_ended_is_not_watched(site: Site) -> None:
+    process = await site.process(agree)
+    job_id = await site.hire(process, pays=False)
+    await force_failed(site, job_id)
+    await until(lambda: process.sdk.job_manager._payment_instances == {})
+    site.funds.lock(f"payment-{job_id}")
+    assert process.resumer._leases().all() == []
+
+
+async def test_a_broker_that_is_killed_loses_nothing(short_dir: Any, tmp_path: Any) -> None:
+    broker = BrokerProcess(short_dir, data_dir=tmp_path / "data")
+    broker.wait_until_ready()
+    site = Site(broker.endpoint, "agent")
+    down = asyncio.Event()
+
+    async def work(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        if input_data["prompt"] == "waits":
+            await down.wait()
+            return "done"
+        return await ask(sdk, input_data)
+
+    try:
+        process = await site.process(work, timeout_s=0.5)
+        waits = await site.hire(process, input_data={"prompt": "waits"})
+        asks, unpaid = await site.hire(process), await site.hire(process, pays=False)
+        await site.until(asks, "awaiting_input")
+        broker.kill()
+        down.set()  # its result comes while the broker is away
+        site.funds.lock(f"payment-{unpaid}")
+        await asyncio.sleep(1.5 * LEASE_MS / 1_000)
+        await asyncio.to_thread(broker.restart)
+        assert (await site.until(waits)).result == "done"
+        await process.sdk.provide_input(asks, {"approve": 1})
+        assert (await site.until(asks)).result == "the answer is {'approve': 1}"
+        await site.until(unpaid, "awaiting_input")
+        assert process.sdk.calls == 3
+    finally:
+        await site.close()
+        broker.kill()
+
+
+# --- proofs ---------------------------------------------------------------------------------------
+
+
+async def test_a_result_is_proved_after_it_is_stored(site: Site) -> None:
+    service = PaymentService(cooldown_ms=0)
+    with Server(service) as server:
+        first = await site.process(hang)
+        made = service.create(identifierFromPurchaser=PURCHASER)
+        identifier = made["blockchainIdentifier"]
+        service.lock_funds(identifier)
+        job_id = await site.hire(first, payment_id=identifier)
+        await until(lambda: first.sdk.calls)
+        await first.die()
+        await site.process(
+            agree, prove=True, proof_poll_s=0.1,
+            payment_service_url=server.url, payment_api_key=server.token,
+        )  # fmt: skip
+        await site.until(job_id)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            service.tick()
+            settlement = (await site.client.get(job_id)).settlement
+            assert settlement is not None
+            if settlement.state == "confirmed":
+                break
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+    result_hash = output_hash_as_deployed(PURCHASER, "done: Cardano payments")
+    assert service.accepted == [(identifier, result_hash)]
+
+
+async def test_a_job_from_before_is_proved_as_the_sdk_does(site: Site) -> None:
+    process = await site.process(agree, starts=False)
+    process.storage.settles = False
+    job = new_job()
+    await process.storage.create_job(job["job_id"], job)
+    await process.storage.update_job(job["job_id"], {"status": "running"})
+    await process.resumer.start()
+    await site.until(job["job_id"])
+    payments = process.sdk.job_manager._payment_instances
+    await until(lambda: job["job_id"] in payments and payments[job["job_id"]].completed)
+    assert payments[job["job_id"]].completed == [(job["payment_id"], "done: Cardano payments")]
+
+
+async def test_a_job_ends_before_its_payment_does(site: Site) -> None:
+    process = await site.process(agree)
+    job_id = await site.hire(process, pays=False)
+    job, shown = await site.client.get(job_id), await process.storage.get_job(job_id)
+    assert job.submit_result_time is not None
+    assert shown is not None
+    milliseconds = shown["submit_result_time"] - job.submit_result_time.timestamp() * 1_000
+    assert milliseconds == pytest.approx(600_000)
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+async def test_another_storage_is_an_error() -> None:
+    sdk = Sdk(object(), agree, Funds())
+    with sdk.imported(), pytest.raises(TypeError, match="TollgateJobStorage"):
+        resume(sdk)
+    with pytest.raises(ValueError, match="lease_ms"):
+        resume(sdk, lease_ms=10)

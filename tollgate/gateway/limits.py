@@ -1,0 +1,111 @@
+"""What one caller may ask for: requests a second, and requests at the same time."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+from tollgate.gateway.agent import HttpSettings
+from tollgate.gateway.request import HttpError
+
+ADDRESSES: Final = 10_000
+"""Of so many callers something is remembered; of the others, that they have asked for little."""
+BURST: Final = 2.0
+HIRE_BURST: Final = 10.0
+"""How many seconds' worth of requests may come at once."""
+NETWORK_BITS: Final = 64
+"""One caller has a whole IPv6 network of this size."""
+
+
+@dataclass(slots=True)
+class _Caller:
+    tokens: float
+    hire_tokens: float
+    seen_at: float
+    open: int = 0
+
+
+class Limits:
+    """Counts what callers ask for, by address. Times are of a monotonic clock, in s."""
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self._settings = settings
+        self._callers: OrderedDict[str, _Caller] = OrderedDict()
+        self.open = 0
+        """How many requests are being answered."""
+
+    def enter(self, address: str, now: float, *, is_hire: bool = False) -> str:
+        """Count a request, and return what `leave` takes. Raises HttpError for one too many."""
+        settings = self._settings
+        key = network_of(address)
+        caller = self._callers.get(key)
+        if caller is None:
+            caller = self._callers[key] = _Caller(
+                BURST * settings.requests_per_s, HIRE_BURST * settings.hires_per_s, now
+            )
+            self._forget_old()
+        else:
+            self._callers.move_to_end(key)
+            self._refill(caller, now)
+        if caller.tokens < 1:
+            raise _too_many("requests", (1 - caller.tokens) / settings.requests_per_s)
+        caller.tokens -= 1
+        if caller.open >= settings.concurrency_per_address:
+            raise _too_many("requests at the same time", 1)
+        if is_hire:
+            if caller.hire_tokens < 1:
+                raise _too_many("hires", (1 - caller.hire_tokens) / settings.hires_per_s)
+            caller.hire_tokens -= 1
+        if self.open >= settings.concurrency:
+            raise HttpError(503, "busy", "the gateway is busy: try again", retry_after_s=1)
+        caller.open += 1
+        self.open += 1
+        return key
+
+    def leave(self, key: str) -> None:
+        """Say that a request is answered."""
+        self.open -= 1
+        if caller := self._callers.get(key):
+            caller.open -= 1
+
+    def _refill(self, caller: _Caller, now: float) -> None:
+        settings, passed_s = self._settings, max(now - caller.seen_at, 0.0)
+        per_s, hires_per_s = settings.requests_per_s, settings.hires_per_s
+        caller.tokens = min(caller.tokens + passed_s * per_s, BURST * per_s)
+        caller.hire_tokens = min(
+            caller.hire_tokens + passed_s * hires_per_s, HIRE_BURST * hires_per_s
+        )
+        caller.seen_at = now
+
+    def _forget_old(self) -> None:
+        """Forget the caller that has been quiet longest, if there are too many."""
+        if len(self._callers) <= ADDRESSES:
+            return
+        for key, caller in self._callers.items():
+            if not caller.open:
+                del self._callers[key]
+                return
+
+
+def network_of(address: str) -> str:
+    """Return what one caller is known by: an IPv4 address, or an IPv6 network."""
+    if ":" not in address:
+        return address
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return parsed.packed[: NETWORK_BITS // 8].hex()
+
+
+def _too_many(what: str, retry_s: float) -> HttpError:
+    return HttpError(
+        429,
+        "too_many_requests",
+        f"too many {what} from this address",
+        retry_after_s=max(1, round(retry_s + 0.5)),
+    )

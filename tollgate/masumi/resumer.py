@@ -1,0 +1,613 @@
+"""Lets the web processes of an SDK agent share its work: what one leaves, another one goes on with.
+
+from tollgate.masumi import TollgateJobStorage, resume
+
+server = MasumiAgentServer(..., job_storage=TollgateJobStorage(queue="my-agent"))
+resume(server)
+app = server.get_app()
+
+The SDK (`masumi` 1.2.0) keeps in the memory of a process: which payments it watches, which handlers
+run, and which of them wait for a human. With `resume`, each of these has a lease at the broker:
+
+    awaiting_payment  the process that created the job watches its payment. If it dies, another
+                      one claims the job, and watches with a new `Payment` of the SDK.
+    running           a process claims the job, and calls the handler. So do those that start fresh:
+                      there is one way into a handler, and it is a claim.
+    awaiting_input    the lease stands, and the handler goes on when any process got the answer.
+    completed         the result is stored first. Then its hash is submitted, and looked for until
+                      it is on chain: its settlement is claimed too.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from importlib import import_module
+from time import monotonic
+from typing import Any, Final
+
+import msgspec
+
+from tollgate.client.errors import ClientClosedError, may_pass
+from tollgate.client.results import Lease
+from tollgate.domain.exceptions import LeaseLostError, TollgateError
+from tollgate.domain.models import Job
+from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, COMPLETED, FAILED, RUNNING
+from tollgate.masumi.api import PaymentService
+from tollgate.masumi.fields import canonical, parsed, read
+from tollgate.masumi.leases import Held, LeaseKeeper
+from tollgate.masumi.rounds import Rounds
+from tollgate.masumi.storage import TollgateJobStorage
+from tollgate.masumi.submissions import Submissions
+
+log = logging.getLogger("tollgate.masumi")
+
+LEASE_MS_MIN: Final = 1_000
+WATCHED: Final = 50
+"""Jobs without a payment that are taken over at once."""
+AGAIN_S: Final = 0.5
+"""How long to wait before a broker that is away is asked again."""
+FAULT_S: Final = 30.0
+"""How long to wait after an error that another try would probably meet again."""
+REGAINS: Final = 20
+"""How often a change waits for a lease that lapsed to be granted again."""
+ENDED_S: Final = 5.0
+"""How long a job is left alone whose handler ended without an end of the job."""
+RECOVERIES_MAX: Final = 3
+CALL_S: Final = 10.0
+"""The longest time of one call of the payment service."""
+STALE: Final = 4
+"""A claim that took longer than this part of the lease is given back."""
+FINAL: Final = frozenset({COMPLETED.value, FAILED.value})
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How a web process shares the work; see `resume`."""
+
+    lease_ms: int
+    concurrency: int
+    poll_s: float
+    payment_poll_s: int
+    proof_poll_s: float
+    prove: bool
+    stop_grace_s: float
+
+
+class Run(msgspec.Struct, eq=False):
+    """A call of the handler."""
+
+    held: Held
+    begun: asyncio.Event
+    """Set when the handler is called."""
+    task: "asyncio.Task[None] | None" = None
+    questions: int = 0
+    """How many it has asked so far."""
+    waiter: "asyncio.Task[None] | None" = None
+    """Waits for the answer to its last question."""
+
+
+_current: ContextVar[Run | None] = ContextVar("tollgate_masumi_run", default=None)
+"""The run of the task."""
+
+
+def resume(  # noqa: PLR0913 - one argument a setting
+    server: Any,  # noqa: ANN401 - a `MasumiAgentServer`, which is not imported here
+    *,
+    lease_ms: int = 30_000,
+    concurrency: int = 100,
+    poll_s: float = 1.0,
+    payment_poll_s: int = 10,
+    proof_poll_s: float = 5.0,
+    prove: bool = True,
+    stop_grace_s: float = 5.0,
+) -> "Resumer":
+    """Make an SDK server share its jobs with its other web processes, and with those that follow.
+
+    Call it once a process, before the app starts; it works from the app's startup on. Before a fork
+    is fine too.
+
+    Args:
+        server: a `masumi.server.MasumiAgentServer` with a `TollgateJobStorage`.
+        lease_ms: how long a process may be silent before others take its jobs.
+        concurrency: how many handlers run in one process.
+        poll_s: how often a process looks for jobs that others left.
+        payment_poll_s: how often the SDK asks for a payment that was taken over.
+        proof_poll_s: how often the payment service is asked about a result.
+        prove: whether hashes are submitted here; not if `tollgate payments masumi` runs.
+        stop_grace_s: how long handlers may take to end when the app stops.
+
+    Returns:
+        What does it; `await resumer.start()` and `await resumer.stop()` are for apps whose startup
+        does not run.
+
+    Raises:
+        TypeError: the server has another storage.
+        ValueError: `lease_ms` is below 1,000.
+
+    """
+    if lease_ms < LEASE_MS_MIN:
+        raise ValueError(f"lease_ms must be at least {LEASE_MS_MIN}, not {lease_ms}")
+    settings = Settings(
+        lease_ms, concurrency, poll_s, payment_poll_s, proof_poll_s, prove, stop_grace_s
+    )
+    return Resumer(server, settings)
+
+
+class Resumer:
+    """Takes the place of those methods of an SDK server that keep jobs in memory."""
+
+    def __init__(self, server: Any, settings: Settings) -> None:  # noqa: ANN401 - as `resume`
+        """Change the server. Raises TypeError."""
+        manager = server.job_manager
+        storage = manager.storage
+        if not isinstance(storage, TollgateJobStorage):
+            raise TypeError(
+                "resume needs MasumiAgentServer(job_storage=TollgateJobStorage(...)), and this "
+                f"server has a {type(storage).__name__}"
+            )
+        self._server, self._manager, self._storage = server, manager, storage
+        self._settings = settings
+        self._hitl = import_module("masumi.hitl")
+        self._payment_class = import_module("masumi.payment").Payment
+        self._runs: dict[str, Run] = {}
+        self._creations: set[asyncio.Future[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._jobs = Rounds("jobs", self._claim_running, settings.poll_s)
+        self._proofs: Rounds | None = None
+        self._rounds: list[Rounds] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper: LeaseKeeper | None = None
+        self._service: PaymentService | None = None
+        self._create_job = manager.create_job
+        self._update_status = manager.update_job_status
+        self._set_completed = manager.set_job_completed
+        self._set_awaiting_input = manager.set_job_awaiting_input
+        self._start_handler = server.handler.get_start_job_handler
+        self._provide_input_handler = server.handler.get_provide_input_handler
+        manager.create_job = self._created
+        manager.update_job_status = self._moved
+        manager.set_job_completed = self._completed
+        manager.set_job_awaiting_input = self._asked
+        manager.resume_job_with_input = storage.answer
+        server.handler.get_start_job_handler = self._calling
+        server.handler.get_provide_input_handler = self._answering
+        server._handle_payment_confirmed = self._paid  # noqa: SLF001 - the SDK has no other way
+        storage.settles = True
+        router = server.app.router
+        self._lifespan = router.lifespan_context
+        router.lifespan_context = self._with_lifespan
+
+    # --- from start to stop -----------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _with_lifespan(self, app: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - starlette's
+        async with self._lifespan(app) as state:
+            await self.start()
+            try:
+                yield state
+            finally:
+                await self.stop()
+
+    async def start(self) -> None:
+        """Begin to take jobs, in the running event loop; a second call does nothing."""
+        if self._loop is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        settings, server = self._settings, self._server
+        self._keeper = LeaseKeeper(
+            self._storage.thread_client, settings.lease_ms, self._tell_of_loss
+        )
+        self._keeper.start()
+        self._storage.tokens = self._keeper.tokens
+        unpaid_s = max(settings.poll_s, settings.lease_ms / 3_000)
+        self._jobs = Rounds("jobs", self._claim_running, settings.poll_s)
+        self._rounds = [self._jobs, Rounds("unpaid jobs", self._claim_unpaid, unpaid_s)]
+        if settings.prove:
+            config = server.config
+            self._service = PaymentService(
+                config.payment_service_url,
+                config.payment_api_key,
+                server.network,
+                timeout_s=CALL_S,
+            )
+            proofs = Submissions(
+                self._storage.client(),
+                self._service,
+                form="escaped",
+                recoveries_max=RECOVERIES_MAX,
+                poll_s=settings.proof_poll_s,
+                call_s=CALL_S,
+                queue=self._storage.queue,
+            )
+            self._proofs = Rounds("proofs", proofs.round, settings.poll_s)
+            self._rounds.append(self._proofs)
+        self._tasks = [asyncio.create_task(self._work(each)) for each in self._rounds]
+
+    async def _work(self, rounds: Rounds) -> None:
+        while self._loop is not None:
+            try:
+                await rounds.run()
+            except Exception:  # a key without the role, for example, that somebody may replace
+                log.exception("trying again in %g s", FAULT_S)
+                await asyncio.sleep(FAULT_S)
+            else:
+                return
+
+    async def stop(self) -> None:
+        """End all handlers, and give back the jobs that no handler runs for.
+
+        A handler may have left a thread that goes on. So the leases of running jobs are kept until
+        this process is gone; then they lapse, and another process takes the jobs.
+        """
+        keeper = self._keeper
+        if self._loop is None or keeper is None:
+            return
+        for each in self._rounds:
+            each.stop()
+        runs = [run.task for run in self._runs.values() if run.task is not None]
+        waiters = [run.waiter for run in self._runs.values() if run.waiter is not None]
+        for task in (*self._tasks, *runs, *waiters):
+            task.cancel()
+        for payment in list(self._manager._payment_instances.values()):  # noqa: SLF001
+            payment.stop_status_monitoring()
+        if everything := [*self._tasks, *runs, *waiters]:
+            await asyncio.wait(everything, timeout=self._settings.stop_grace_s)
+        with suppress(TollgateError):
+            for held in keeper.all():
+                job = await self._storage.client().get(held.job_id)
+                if job.status is RUNNING and held.works:
+                    continue
+                keeper.drop(held)
+                await self._storage.client().release(held.job_id, held.token)
+        if not keeper.all():
+            keeper.close()
+        if self._service is not None:
+            await self._service.close()
+        await self._storage.close()
+        self._loop = None
+
+    def _leases(self) -> LeaseKeeper:
+        if self._keeper is None:
+            raise RuntimeError("the app has not started: call `await resumer.start()`")
+        return self._keeper
+
+    # --- payments ---------------------------------------------------------------------------------
+
+    async def _created(self, *args: Any, **fields: Any) -> str:  # noqa: ANN401 - the SDK's
+        """Create a job, and take the lease with which this process watches its payment."""
+        await self.start()
+        creation = asyncio.get_running_loop().create_future()
+        self._creations.add(creation)
+        try:
+            job_id: str = await self._create_job(*args, **fields)
+            granted: list[Lease] = []
+            with suppress(TollgateError):  # else a later claim finds the job
+                granted = await self._storage.client().claim(
+                    AWAITING_PAYMENT, job_ids=job_id, lease_ms=self._settings.lease_ms
+                )
+            for lease in granted:
+                self._leases().hold(lease, works=False)
+            if self._leases().holder(job_id) is None:  # another process watches, or will
+                payment = self._manager._payment_instances.pop(job_id, None)  # noqa: SLF001
+                if payment is not None:
+                    payment.start_status_monitoring = _do_nothing
+            return job_id
+        finally:
+            self._creations.discard(creation)
+            creation.set_result(None)
+
+    async def _claim_unpaid(self) -> bool:
+        """Watch the payments that a dead process watched; return whether there may be more."""
+        granted = await self._storage.client().claim(
+            AWAITING_PAYMENT,
+            queue=self._storage.queue,
+            lease_ms=self._settings.lease_ms,
+            limit=WATCHED,
+        )
+        for lease in granted:
+            self._leases().hold(lease, works=False)
+        if granted and self._creations:  # perhaps of these jobs: then the SDK watches
+            await asyncio.wait(set(self._creations))
+        for lease in granted:
+            if self._manager.get_payment_instance(lease.job.job_id) is None:
+                await self._watch(lease.job)
+        return len(granted) == WATCHED
+
+    async def _watch(self, job: Job) -> None:
+        payment = self._payment_of(job)
+        if payment is None:
+            log.warning("job %s has no payment: nothing opens its gate", job.job_id)
+            return
+        identifier = job.blockchain_identifier
+
+        async def confirmed(_: object) -> None:
+            await self._paid(job.job_id, identifier)
+
+        log.info("job %s: its payment is watched here from now on", job.job_id)
+        await payment.start_status_monitoring(
+            callback=confirmed, interval_seconds=self._settings.payment_poll_s
+        )
+
+    def _payment_of(self, job: Job) -> Any:  # noqa: ANN401 - a `Payment`
+        """Return the SDK's payment of a job, made anew if another process had it."""
+        found = self._manager.get_payment_instance(job.job_id)
+        fields = read(job)
+        if found is not None or not fields["payment_id"]:
+            return found
+        payment = self._payment_class(
+            agent_identifier=fields["agent_identifier"] or self._server.agent_identifier,
+            config=self._server.config,
+            network=self._server.network,
+            identifier_from_purchaser=fields["identifier_from_purchaser"] or "",
+        )
+        payment.input_hash = fields["input_hash"]
+        payment.payment_ids.add(fields["payment_id"])
+        self._manager._payment_instances[job.job_id] = payment  # noqa: SLF001
+        return payment
+
+    async def _paid(self, job_id: str, payment_id: str) -> None:
+        """Open the gate of a job whose funds are locked, if this process watches it."""
+        held = self._leases().holder(job_id)
+        if held is None or held.works:
+            return
+        self._stop_watching(job_id)
+        log.info("job %s is paid (%.8s...)", job_id, payment_id)
+        try:
+            await self._persist(held, {"status": RUNNING.value})
+        except (ValueError, TollgateError) as fault:
+            log.warning("job %s is paid, and does not run: %s", job_id, fault)
+        self._leases().drop(held)
+        self._jobs.hint()
+
+    def _stop_watching(self, job_id: str) -> None:
+        """End the SDK's monitor of a payment, but not its callback, which may be the caller."""
+        payment = self._manager._payment_instances.pop(job_id, None)  # noqa: SLF001
+        monitor = getattr(payment, "_status_check_task", None)
+        if monitor is not None:
+            monitor.cancel()
+            payment._status_check_task = None  # noqa: SLF001
+
+    # --- handlers ---------------------------------------------------------------------------------
+
+    async def _claim_running(self) -> bool:
+        """Take one job; return whether there may be more.
+
+        A claim never waits at the broker: while a handler blocks the event loop, no claim of this
+        process is granted a job that it cannot begin.
+        """
+        busy = sum(1 for run in self._runs.values() if run.waiter is None or run.waiter.done())
+        if busy >= self._settings.concurrency:
+            return False
+        begun_at = monotonic()
+        granted = await self._storage.client().claim(
+            RUNNING, queue=self._storage.queue, lease_ms=self._settings.lease_ms
+        )
+        is_stale = (monotonic() - begun_at) * 1_000 > self._settings.lease_ms / STALE
+        for lease in granted:
+            if is_stale:  # a handler has blocked the loop, and the lease may have lapsed meanwhile
+                with suppress(TollgateError):
+                    await self._storage.client().release(lease.job.job_id, lease.token)
+            else:
+                await self._begin(lease)
+        return bool(granted)
+
+    async def _begin(self, lease: Lease) -> None:
+        """Call the handler for a job, and return when it waits for something.
+
+        Else the next claim would be under way while the handler blocks the loop.
+        """
+        run = Run(self._leases().hold(lease, works=True), asyncio.Event())
+        before = self._runs.get(lease.job.job_id)
+        self._runs[lease.job.job_id] = run
+        run.task = asyncio.create_task(self._execute(run, before))
+        if before is not None:
+            return  # it begins when the earlier call has ended
+        begun = asyncio.create_task(run.begun.wait())
+        await asyncio.wait([begun, run.task], return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+
+    def _calling(self) -> Any:  # noqa: ANN401 - a handler or None
+        """Return the agent's handler; inside a run, one that says when it begins."""
+        handler, run = self._start_handler(), _current.get()
+        if handler is None or run is None:
+            return handler
+
+        async def handle(identifier: str, input_data: Any) -> Any:  # noqa: ANN401 - the SDK's
+            if self._leases().holder(run.held.job_id) is not run.held:
+                raise asyncio.CancelledError("the lease was lost")
+            run.begun.set()
+            return await handler(identifier, input_data)
+
+        return handle
+
+    async def _execute(self, run: Run, before: Run | None) -> None:
+        """Have the SDK call the handler, and see that the job has ended after that."""
+        held, job_id = run.held, run.held.job_id
+        _current.set(run)
+        try:
+            if before is not None and before.task is not None:  # its lease was lost
+                await asyncio.wait([before.task])
+            self._hitl._input_events.pop(job_id, None)  # noqa: SLF001 - of an earlier call
+            self._hitl._input_data_store.pop(job_id, None)  # noqa: SLF001
+            await self._patient(lambda: self._storage.job(job_id))
+            try:
+                await self._server._execute_agent_job(job_id)  # noqa: SLF001
+            except Exception:
+                log.exception("job %s: its handler could not be called", job_id)
+            await self._let_go(held)
+        except Exception:
+            log.exception("job %s: its lease is left to lapse", job_id)
+            self._leases().drop(held)
+        finally:
+            if run.waiter is not None:
+                run.waiter.cancel()
+            if self._runs.get(job_id) is run:
+                del self._runs[job_id]
+                self._hitl._input_events.pop(job_id, None)  # noqa: SLF001 - of a question
+            self._jobs.hint()
+
+    async def _let_go(self, held: Held) -> None:
+        """Drop the lease of a job that has ended; give back one that has not."""
+        job = await self._patient(lambda: self._storage.job(held.job_id))
+        if self._leases().holder(held.job_id) is not held:
+            return
+        self._leases().drop(held)
+        if job is not None and job.status is RUNNING:
+            log.error("job %s: its handler is over, and the job could not be ended", held.job_id)
+            with suppress(TollgateError):
+                await self._storage.client().release(
+                    held.job_id, held.token, delay_s=ENDED_S, reason="its end could not be stored"
+                )
+
+    def _tell_of_loss(self, held: Held) -> None:
+        """Pass on, from the lease thread, that a lease is lost."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._lose, held)
+
+    def _lose(self, held: Held) -> None:
+        if not held.works:
+            self._stop_watching(held.job_id)
+            return
+        run = self._runs.get(held.job_id)
+        if run is not None and not held.is_ending:
+            log.warning("job %s: its lease is lost, and its handler is ended here", held.job_id)
+            _cancel(run.task)
+
+    # --- changes ----------------------------------------------------------------------------------
+
+    async def _moved(self, job_id: str, status: str, **fields: Any) -> None:  # noqa: ANN401
+        """Store a status. That of a job whose handler runs here is stored however long it takes."""
+        held = self._keeper.holder(job_id) if self._keeper is not None else None
+        if held is None or not held.works:
+            await self._update_status(job_id, status, **fields)
+            return
+        held.is_ending = getattr(status, "value", status) in FINAL
+        try:
+            await self._persist(held, {"status": status, **fields})
+        except BaseException:
+            held.is_ending = False
+            raise
+        if held.is_ending:
+            self._leases().drop(held)
+
+    async def _persist(self, held: Held, updates: Mapping[str, Any]) -> None:
+        regains = 0
+        while True:
+            try:
+                await self._patient(lambda: self._storage.update_job(held.job_id, updates))
+            except LeaseLostError:
+                regains += 1
+                if regains > REGAINS or self._leases().holder(held.job_id) is not held:
+                    raise
+                self._leases().wake()  # it lapsed, and may be had again
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
+
+    async def _patient(self, call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401
+        """Make a call until the broker answers. Raises what another try would meet again."""
+        while True:
+            try:
+                return await call()
+            except TollgateError as fault:
+                if isinstance(fault, ClientClosedError) or not may_pass(fault):
+                    raise
+                log.debug("trying again: %s", fault)
+                await asyncio.sleep(AGAIN_S)
+
+    async def _completed(self, job_id: str, result: str) -> None:
+        """Store the result, and then have its hash submitted.
+
+        The SDK submits first. A kill in between then leaves a hash on chain whose result is lost,
+        and the next run of the handler may have another result.
+        """
+        await self._manager.update_job_status(job_id, COMPLETED.value, result=result)
+        job = await self._patient(lambda: self._storage.job(job_id))
+        if job is None or job.settlement is not None:
+            if self._proofs is not None:
+                self._proofs.hint()
+            return
+        self._payment_of(job)  # a job from before `resume` has no settlement: as the SDK does
+        await self._set_completed(job_id, result)
+
+    # --- questions --------------------------------------------------------------------------------
+
+    async def _asked(
+        self,
+        job_id: str,
+        input_schema: Mapping[str, Any] | None = None,
+        message: str | None = None,
+    ) -> None:
+        """Ask a human, or answer from what was asked and answered before a restart."""
+        held, run = self._leases().holder(job_id), self._runs.get(job_id)
+        # The SDK has made the event just now; its answer must not wake a later question.
+        event = self._hitl._input_events.get(job_id)  # noqa: SLF001
+        if held is None or run is None:
+            await self._set_awaiting_input(job_id, input_schema, message)
+            return
+        if run.waiter is not None:
+            run.waiter.cancel()
+        job = await self._patient(lambda: self._storage.job(job_id))
+        rounds = job.inputs or () if job is not None else ()
+        if run.questions < len(rounds):
+            before = rounds[run.questions]
+            schema = None if input_schema is None else canonical(input_schema)
+            if before.text is not None and before.schema == schema:
+                run.questions += 1
+                self._hitl.provide_input_to_job(job_id, _object(before.text))
+                return
+            log.warning("job %s asks something else than in its last run: it is asked anew", job_id)
+        run.questions = held.rounds = len(rounds) + 1
+        await self._set_awaiting_input(job_id, input_schema, message)
+        run.waiter = asyncio.create_task(self._wait_for_answer(job_id, run, event))
+
+    async def _wait_for_answer(self, job_id: str, run: Run, event: asyncio.Event | None) -> None:
+        """Wake the handler when the answer is there, whichever process got it."""
+        client = self._storage.client()
+        try:
+            await self._patient(lambda: client.wait(job_id, statuses=RUNNING))
+            job = await self._patient(lambda: self._storage.job(job_id))
+        except TollgateError as fault:
+            log.warning("job %s: its answer cannot be waited for: %s", job_id, fault)
+            job = None
+        if run.held.is_ending or self._leases().holder(job_id) is not run.held:
+            return  # the handler did not wait for the answer
+        if job is None or job.status is not RUNNING:
+            log.warning("job %s ended while it asked: its handler is ended", job_id)
+            _cancel(run.task)
+            return
+        is_waiting = event is not None and not event.is_set()
+        if is_waiting and self._hitl._input_events.get(job_id) is event:  # noqa: SLF001
+            rounds = job.inputs or ()
+            self._hitl.provide_input_to_job(job_id, _object(rounds[-1].text if rounds else None))
+
+    def _answering(self) -> Any:  # noqa: ANN401 - a handler or None
+        """Return the agent's own handler of answers, and after it store the answer."""
+        handler = self._provide_input_handler()
+        if handler is None:
+            return None
+
+        async def handle(job_id: str, input_data: Mapping[str, Any]) -> None:
+            await handler(job_id, input_data)
+            job = await self._storage.job(job_id)
+            if job is not None and job.status is AWAITING_INPUT:
+                await self._storage.answer(job_id, input_data)
+
+        return handle
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """Return an answer as the SDK hands it to a handler."""
+    found = parsed(text)
+    return found if isinstance(found, dict) else {}
+
+
+def _cancel(task: "asyncio.Task[None] | None") -> None:
+    if task is not None:
+        task.cancel()
+
+
+async def _do_nothing(*_: object, **__: object) -> None:
+    """Stand in for a monitor."""
