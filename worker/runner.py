@@ -101,6 +101,7 @@ class Runner:
 
         Raises:
             Refusal: the broker refuses this worker's claims for a reason that does not pass.
+            RealPaymentError: payments are simulated, and a job has one of its own.
 
         """
         self.keeper.start()
@@ -253,10 +254,14 @@ class Runner:
 
     def claim_refused(self, refusal: TollgateError) -> None:
         """See `claims.ClaimOwner`."""
-        self._refusal = refusal
-        self.stop()
+        self.give_up(refusal)
 
     # --- called by the stages ---------------------------------------------------------------------
+
+    def give_up(self, fault: TollgateError) -> None:
+        """See `stage.StageOwner`."""
+        self._refusal = fault
+        self.stop()
 
     def settle(self, held: HeldJob, outcome: Outcome) -> None:
         """See `stage.StageOwner`."""

@@ -43,6 +43,16 @@ def test_simulate_drains_and_warns(start: Start, endpoint: str) -> None:
     assert "payments are simulated: jobs run without a real payment" in err
 
 
+def test_simulate_leaves_real_payments_alone(start: Start, endpoint: str) -> None:
+    with Client(endpoint) as client:
+        job = client.create("ef" * 32, blockchain_identifier="a real payment")
+        for option in ("--drain", "--never-share=1"):
+            code, _, err = ended(start("payments", "simulate", option))
+            assert (code, client.get(job.job_id).status) == (1, "awaiting_payment")
+            assert "has a payment of its own" in err
+        client.transition(job.job_id, "failed", error="no lease is left on it")
+
+
 def test_masumi_says_what_is_missing(start: Start) -> None:
     code, out, err = ended(start("payments", "masumi"))
     assert (code, out) == (2, "")

@@ -14,7 +14,9 @@ from tollgate.domain.status import FAILED, RUNNING, JobStatus
 from tollgate.worker import runner as runner_module
 from tollgate.worker.payments import Kind, PaymentSimulator, Verdict
 
-UNPAID: dict[str, Any] = {"status": JobStatus.AWAITING_PAYMENT, "version": 1}
+UNPAID: dict[str, Any] = {
+    "status": JobStatus.AWAITING_PAYMENT, "version": 1, "blockchain_identifier": "mock_bc_1",
+}  # fmt: skip
 CREATED_AT = make_job().created_at.timestamp
 HOUR = PaymentSimulator(delay_ms_min=3_600_000, delay_ms_max=3_600_000)
 
@@ -188,7 +190,8 @@ async def test_a_payment_is_known_a_time_after_creation(
     worker = start(simulator=simulator, clock=lambda: created_at + late_s)
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "call_later", lambda pause_s, *_: paused.append(pause_s))
-    held: Any = type("Held", (), {"job": make_job(), "job_id": make_job().job_id})()
+    job = make_job(**UNPAID)
+    held: Any = type("Held", (), {"job": job, "job_id": job.job_id})()
     worker.payments.take(held)
     monkeypatch.undo()
     worker.payments._pending.clear()
