@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import click
 
 from tollgate.log import configure, protect_stdout
+from tollgate.masumi.payment import SOURCE_TYPES
 from tollgate.terminal.options import LOG, connection, with_all
 
 log = logging.getLogger("tollgate.payments")
 
 REFUSED: Final = 1
-SOURCE_TYPES: Final = ("Web3CardanoV1", "Web3CardanoV2")
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 GRACE_S: Final = 8.0
 """How long the steps that are going on may take after a stop signal."""
