@@ -28,7 +28,7 @@ _SPARE_BITS: Final = 8 * _HALF_BYTES - 53
 
 
 class RealPaymentError(TollgateError):
-    """A job has a payment of its own: it must not be simulated."""
+    """A job has a payment that has to be settled: it must not be simulated."""
 
 
 class Kind(StrEnum):
@@ -114,8 +114,8 @@ class PaymentStage:
 
     A payment is known `delay_ms` after its job was created, so a worker that takes over does not
     wait anew. The lease on a job that is never paid is left to lapse, which costs nothing in
-    `awaiting_payment`; the broker's deadline ends the job. At the first job that has a payment of
-    its own, the worker ends: such a job would come back at once, and its gate is another's.
+    `awaiting_payment`; the broker's deadline ends the job. At the first job that has a payment to
+    be settled, the worker ends: such a job would come back at once, and its gate is another's.
     """
 
     name = "payments"
@@ -161,7 +161,7 @@ class PaymentStage:
         self._pending.add(held)
         if not _is_made_up(held.job):
             self._end(held, GiveBack())
-            message = f"job {held.job_id} has a payment of its own: it must not be simulated"
+            message = f"job {held.job_id} has a payment that has to be settled: it must not be simulated"
             self._owner.give_up(RealPaymentError(message))
             return
         verdict = self._simulator.draw(held.job_id)
@@ -224,4 +224,5 @@ class PaymentStage:
 
 
 def _is_made_up(job: Job) -> bool:
-    return job.blockchain_identifier.startswith(MOCK_PREFIX)
+    """Return whether a job has no payment that something else has to prove on chain."""
+    return job.settlement is None or job.blockchain_identifier.startswith(MOCK_PREFIX)

@@ -101,7 +101,7 @@ class Runner:
 
         Raises:
             Refusal: the broker refuses this worker's claims for a reason that does not pass.
-            RealPaymentError: payments are simulated, and a job has one of its own.
+            RealPaymentError: payments are simulated, and a job has one to be settled.
 
         """
         self.keeper.start()

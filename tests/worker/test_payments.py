@@ -14,9 +14,7 @@ from tollgate.domain.status import FAILED, RUNNING, JobStatus
 from tollgate.worker import runner as runner_module
 from tollgate.worker.payments import Kind, PaymentSimulator, Verdict
 
-UNPAID: dict[str, Any] = {
-    "status": JobStatus.AWAITING_PAYMENT, "version": 1, "blockchain_identifier": "mock_bc_1",
-}  # fmt: skip
+UNPAID: dict[str, Any] = {"status": JobStatus.AWAITING_PAYMENT, "version": 1}
 CREATED_AT = make_job().created_at.timestamp
 HOUR = PaymentSimulator(delay_ms_min=3_600_000, delay_ms_max=3_600_000)
 
