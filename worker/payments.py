@@ -161,7 +161,7 @@ class PaymentStage:
         self._pending.add(held)
         if not _is_made_up(held.job):
             self._end(held, GiveBack())
-            message = f"job {held.job_id} has a payment that has to be settled: it must not be simulated"
+            message = f"job {held.job_id} has a payment that has to be settled: not simulated"
             self._owner.give_up(RealPaymentError(message))
             return
         verdict = self._simulator.draw(held.job_id)
