@@ -27,7 +27,12 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.results import MOCK_PREFIX
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, FAILED, RUNNING
-from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
+from tollgate.masumi.api import (
+    PaymentService,
+    ServiceFailedError,
+    ServiceRefusedError,
+    UnreadableError,
+)
 from tollgate.masumi.feed import Feed
 from tollgate.masumi.gate import Act, Decision, decide
 from tollgate.masumi.payment import Payment
@@ -228,6 +233,9 @@ class PaymentSync:
         ):
             try:
                 payment = await self._service.resolve(job.blockchain_identifier)
+            except UnreadableError as fault:
+                self._postpone(job_id, str(fault))
+                return None
             except ServiceFailedError as fault:
                 return fault
             except ServiceRefusedError as refusal:
