@@ -112,7 +112,7 @@ class Runner:
             await self._end(0.0 if self.is_stuck else self._settings.stop_grace_s)
         except asyncio.CancelledError:  # the program ends the worker, or its loop
             self.stop()
-            # In a task of its own: before Python 3.11.4, a time limit in a task that was cancelled
+            # In a task of its own: in Python 3.11.2, a time limit in a task that was cancelled
             # once ends it instead.
             await own_task(self._end(0.0))
             raise
