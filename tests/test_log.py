@@ -83,6 +83,21 @@ def test_any_value_gives_a_line(form: str, value: object) -> None:
         assert json.loads(line).keys() >= FIELDS
 
 
+class Drawing:
+    def __repr__(self) -> str:
+        return "\x1b[2J"
+
+
+@pytest.mark.parametrize("colors", [False, True])
+def test_no_text_from_outside_draws_on_a_terminal(colors: bool) -> None:
+    text = "x\n2026-11-29 all is well\t\x1b[2J\x9b2J\r\x07"
+    event = {"event": text, "note": text, "list": [text], "odd": Drawing(), "exception": text}
+    line = _Renderer("console", colors=colors)(_Sink(streams.Writer(-1), "tollgate"), "info", event)
+    assert not [each for each in ("\x1b[2J", "\x9b", "\r", "\x07") if each in line]
+    assert line.count("\\x1b[2J") == 5
+    assert line.count("\n") == 2  # before the exception, and in it
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     fds = os.pipe()

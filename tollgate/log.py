@@ -171,10 +171,28 @@ class _Renderer:
             structlog.processors.format_exc_info(logger, method, fields)
             if self._as_json:
                 return msgspec.json.encode(fields, enc_hook=repr).decode()
-            return str(self._console(logger, method, dict(fields)))  # it takes the fields out
+            shown = {name: _for_people(name, value) for name, value in fields.items()}
+            return str(self._console(logger, method, shown))
         except Exception as fault:  # noqa: BLE001 - a __repr__ that raises, a lone surrogate
             safe = {_text(name): _text(value) for name, value in fields.items()}
             return json.dumps(safe | {"unprintable": type(fault).__name__}, separators=(",", ":"))
+
+
+def _for_people(name: str, value: object) -> object:
+    """Return a field as a terminal may get it: a text from outside must not move its cursor."""
+    if isinstance(value, int | float | None):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    if text.isprintable():
+        return text
+    kept = "\n\t" if name in _OF_LINES else ""
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+_OF_LINES: Final = frozenset({"exception", "stack"})
 
 
 def _text(value: object) -> str:

@@ -9,6 +9,9 @@ from hashlib import blake2b
 from typing import Final
 
 from tollgate.client.results import Lease
+from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.models import Job
+from tollgate.domain.results import MOCK_PREFIX
 from tollgate.domain.status import JobStatus
 from tollgate.worker.call import CallResult
 from tollgate.worker.context import Key, Schema
@@ -22,6 +25,10 @@ _RANGE: Final = 2 ** (8 * _HALF_BYTES)
 _FLOATS: Final = 2**53
 """Evenly spaced floats from 0 to below 1; with one more bit, a draw could round up to 1."""
 _SPARE_BITS: Final = 8 * _HALF_BYTES - 53
+
+
+class RealPaymentError(TollgateError):
+    """A job has a payment that has to be settled: it must not be simulated."""
 
 
 class Kind(StrEnum):
@@ -107,7 +114,8 @@ class PaymentStage:
 
     A payment is known `delay_ms` after its job was created, so a worker that takes over does not
     wait anew. The lease on a job that is never paid is left to lapse, which costs nothing in
-    `awaiting_payment`; the broker's deadline ends the job.
+    `awaiting_payment`; the broker's deadline ends the job. At the first job that has a payment to
+    be settled, the worker ends: such a job would come back at once, and its gate is another's.
     """
 
     name = "payments"
@@ -146,11 +154,16 @@ class PaymentStage:
 
     def ignores(self, lease: Lease) -> bool:
         """Return whether the job is never paid."""
-        return self._simulator.draw(lease.job.job_id).kind is Kind.NEVER
+        return _is_made_up(lease.job) and self._simulator.draw(lease.job.job_id).kind is Kind.NEVER
 
     def take(self, held: HeldJob) -> None:
         """Wait until the payment is known, and tell the broker what happened to it."""
         self._pending.add(held)
+        if not _is_made_up(held.job):
+            self._end(held, GiveBack())
+            message = f"job {held.job_id} has a payment that has to be settled: not simulated"
+            self._owner.give_up(RealPaymentError(message))
+            return
         verdict = self._simulator.draw(held.job_id)
         delay_s = verdict.delay_ms / 1_000
         waited_s = self._clock() - held.job.created_at.timestamp()
@@ -208,3 +221,8 @@ class PaymentStage:
         held.is_over = True
         self._owner.settle(held, outcome)
         self._owner.check_again()
+
+
+def _is_made_up(job: Job) -> bool:
+    """Return whether a job has no payment that something else has to prove on chain."""
+    return job.settlement is None or job.blockchain_identifier.startswith(MOCK_PREFIX)

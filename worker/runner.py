@@ -101,6 +101,7 @@ class Runner:
 
         Raises:
             Refusal: the broker refuses this worker's claims for a reason that does not pass.
+            RealPaymentError: payments are simulated, and a job has one to be settled.
 
         """
         self.keeper.start()
@@ -111,7 +112,7 @@ class Runner:
             await self._end(0.0 if self.is_stuck else self._settings.stop_grace_s)
         except asyncio.CancelledError:  # the program ends the worker, or its loop
             self.stop()
-            # In a task of its own: before Python 3.11.4, a time limit in a task that was cancelled
+            # In a task of its own: in Python 3.11.2, a time limit in a task that was cancelled
             # once ends it instead.
             await own_task(self._end(0.0))
             raise
@@ -253,10 +254,14 @@ class Runner:
 
     def claim_refused(self, refusal: TollgateError) -> None:
         """See `claims.ClaimOwner`."""
-        self._refusal = refusal
-        self.stop()
+        self.give_up(refusal)
 
     # --- called by the stages ---------------------------------------------------------------------
+
+    def give_up(self, fault: TollgateError) -> None:
+        """See `stage.StageOwner`."""
+        self._refusal = fault
+        self.stop()
 
     def settle(self, held: HeldJob, outcome: Outcome) -> None:
         """See `stage.StageOwner`."""

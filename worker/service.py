@@ -26,7 +26,7 @@ from tollgate.worker.handlers import (
 from tollgate.worker.lease import answer_s
 from tollgate.worker.leaving import exit_now, say
 from tollgate.worker.link import Link
-from tollgate.worker.payments import PaymentStage, simulator_of
+from tollgate.worker.payments import PaymentStage, RealPaymentError, simulator_of
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.questions import Questions
 from tollgate.worker.runner import Runner
@@ -114,6 +114,9 @@ class Service:
                 return await self._run(link)
         except HandlerNotFoundError:
             raise
+        except RealPaymentError as fault:
+            log.error("the worker ends: %s", fault)  # noqa: TRY400 - one line
+            return REFUSED
         except TollgateError as refusal:
             log.error("the broker refuses this worker: %s", one_line(refusal))  # noqa: TRY400
             return REFUSED

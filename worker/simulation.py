@@ -33,7 +33,8 @@ Example:
 \b
 Exit codes:
   0 done                   2 wrong usage
-  1 refused by the broker  3 broker not reached in time
+  1 refused by the broker,  3 broker not reached in time
+    or a real payment is met
 """
 
 
@@ -52,7 +53,8 @@ def main(
     """Confirm payments without a real payment. For demonstrations and tests.
 
     It does what `tollgate worker --simulate-payments` does besides its work. It needs the role
-    payments. No money moves: never run it beside real jobs.
+    payments. No money moves: it ends, with exit code 1, at the first job whose creator gave a
+    blockchain identifier, and asked for a settlement.
     """
     settings = WorkerSettings(endpoint=endpoint, simulate_payments=True, only="payments", **options)
     configure(log_level, log_format)

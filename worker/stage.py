@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from tollgate.client.results import Lease
+from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.status import JobStatus
 from tollgate.worker.call import CallResult
 from tollgate.worker.context import Key, Schema
@@ -102,6 +103,10 @@ class StageOwner(Protocol):
 
     def wake_keeper(self) -> None:
         """Have the progress of jobs sent; called in any thread."""
+        ...
+
+    def give_up(self, fault: TollgateError) -> None:
+        """Stop, and have `run` raise this."""
         ...
 
     def leave_stuck(self) -> None:

@@ -43,6 +43,23 @@ def test_simulate_drains_and_warns(start: Start, endpoint: str) -> None:
     assert "payments are simulated: jobs run without a real payment" in err
 
 
+def test_simulate_leaves_real_payments_alone(start: Start, endpoint: str) -> None:
+    with Client(endpoint) as client:
+        job = client.create("ef" * 32, blockchain_identifier="a real payment", settle=True)
+        for option in ("--drain", "--never-share=1"):
+            code, _, err = ended(start("payments", "simulate", option))
+            assert (code, client.get(job.job_id).status) == (1, "awaiting_payment")
+            assert "has a payment that has to be settled" in err
+        client.transition(job.job_id, "failed", error="no lease is left on it")
+
+
+def test_simulate_takes_an_identifier_alone(start: Start, endpoint: str) -> None:
+    with Client(endpoint) as client:
+        job = client.create("ef" * 32, blockchain_identifier="only an identifier")
+        code, _, _ = ended(start("payments", "simulate", "--drain"))
+        assert (code, client.get(job.job_id).status) == (0, "running")
+
+
 def test_masumi_says_what_is_missing(start: Start) -> None:
     code, out, err = ended(start("payments", "masumi"))
     assert (code, out) == (2, "")

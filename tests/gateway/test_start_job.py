@@ -1,13 +1,15 @@
 """Hiring over HTTP: the payment, the job, repeats, and what is refused."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
 from tests.gateway.conftest import Town
-from tests.gateway.running import PURCHASER
+from tests.gateway.running import PAID, PURCHASER, running_gateway
 from tests.payment_service.faults import Fault
 from tollgate.domain.hashing import input_hash
 
@@ -106,6 +108,23 @@ def test_service_is_away(town: Town) -> None:
     assert answer.headers["retry-after"] == "5"
     assert jobs(town) == before
     assert town.paid.post("/start_job", body("service away")).status_code == 200
+
+
+def test_silent_service_is_told_before_the_caller_leaves(tmp_path: Path, town: Town) -> None:
+    """Two tries of 6 s would take longer than the 10 s of a request."""
+    agent = PAID.format(agent=town.service.agent, url=town.server.url)
+    agent = agent.replace("timeout_s = 2", "timeout_s = 6") + "\n[http]\ntimeout_s = 10\n"
+    (tmp_path / "token").write_text(town.server.token)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        running_gateway(
+            tmp_path,
+            agent.replace(str(town.server.port), str(silent.getsockname()[1])),
+            town.broker.endpoint,
+        ) as gateway,
+    ):
+        answer = gateway.post("/start_job", body("silent"))
+    assert (answer.status_code, answer.json()["error"]) == (503, "payment_service")
 
 
 def test_service_asks_to_wait(town: Town) -> None:

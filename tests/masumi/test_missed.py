@@ -41,18 +41,30 @@ async def test_a_service_that_is_away_is_one_line(
     town: Town, caplog: pytest.LogCaptureFixture
 ) -> None:
     await town.watcher.open_gates()
-    jobs = [await town.hire() for _ in range(20)]
+    for _ in range(40):
+        await town.hire()
     town.service.faults.plan("resolve", *[Fault.ERROR_BEFORE] * 100)
-    for count in (8, 8, 4):
+    asked = 0
+    for _ in range(5):
         with pytest.raises(ServiceFailedError, match="500"):
             await town.watcher.open_gates()
-        del jobs[:count]
-    assert not jobs
-    before = town.service.faults.counts["resolve", Fault.ERROR_BEFORE]
-    await town.watcher.open_gates()  # nothing is new: some are tried, and no more if all fail
-    asked = town.service.faults.counts["resolve", Fault.ERROR_BEFORE] - before
-    assert asked == payment_sync.RESOLVED_AT_ONCE
+        before, asked = asked, town.service.faults.counts["resolve", Fault.ERROR_BEFORE]
+        # Of the new ones, and of the others, some are tried, and no more if all of them fail.
+        assert asked - before == 2 * payment_sync.RESOLVED_AT_ONCE
+    await town.watcher.open_gates()  # none is new any more: what can wait fails no round
     assert not caplog.records
+
+
+async def test_what_can_wait_has_its_turn_while_a_feed_fails(town: Town) -> None:
+    job = await town.hire_paid_before()
+    payment = town.service.payments[job.blockchain_identifier]
+    submit_by, payment.submit_by = payment.submit_by, UNREADABLE
+    await town.rounds(1)
+    payment.submit_by = submit_by
+    town.service.faults.plan("diff", *[Fault.ERROR_BEFORE] * 2)
+    with pytest.raises(ServiceFailedError):
+        await town.watcher.open_gates()
+    assert await town.status(job) == "running"
 
 
 async def test_a_payment_becomes_readable(town: Town) -> None:

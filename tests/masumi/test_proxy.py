@@ -21,7 +21,7 @@ IN_2100 = {"Date": "Fri, 01 Jan 2100 00:00:00 GMT"}
 @PLANNED
 async def test_no_answer_of_a_proxy_loses_a_payment(town: Town, answer: Answer) -> None:
     job = await town.hire_paid_before()
-    town.server.proxy.plan("resolve", answer)
+    town.server.proxy.plan("resolve", answer, answer)  # it is asked for again at once
     await town.rounds(1)
     assert await town.status(job) == "awaiting_payment"
     await town.rounds(1)

@@ -21,7 +21,7 @@ from rich.live import Live
 
 from tests.masumi_demo import seller
 from tests.masumi_demo.buyers import MIX, Buyer, Deal, Market
-from tests.masumi_demo.screen import EVENTS, counts, picture, summary, where
+from tests.masumi_demo.screen import EVENTS, SIZE_MIN, counts, picture, summary, where
 from tests.payment_service.faults import Faults
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService
@@ -172,7 +172,9 @@ class Screen:
         self._next_s = 0.0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._console.is_dumb_terminal:
+        columns, lines = self._console.size
+        is_large = columns >= SIZE_MIN[0] and lines >= SIZE_MIN[1]
+        if self._console.is_terminal and is_large and not self._console.is_dumb_terminal:
             self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
             self._live.start()
         else:

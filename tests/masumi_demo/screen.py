@@ -29,6 +29,8 @@ COLUMNS: Final = (
     ("result", 9),
 )  # fmt: skip
 """With a space between them, a terminal of 80 columns."""
+SIZE_MIN: Final = (sum(width + 1 for _, width in COLUMNS), FRAME + ROWS_MIN)
+"""Columns and lines of the smallest terminal that shows the picture."""
 FLOW: Final = "buyer ─HTTP─▶ gateway ──▶ gate (payment) ──▶ work ──▶ proof (hash) ──▶ verified"
 
 

@@ -1,20 +1,23 @@
 """The demonstration runs, its buyers see what is wrong, and its pictures say what became of it."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import httpx
 import pytest
 from rich.console import Console
 
+from tests.masumi_demo import __main__ as demo
 from tests.masumi_demo import seller
-from tests.masumi_demo.__main__ import main
 from tests.masumi_demo.buyers import MIX, Buyer, Deal, Kind, Market
 from tests.masumi_demo.screen import COLUMNS, picture, summary, where
 from tests.payment_service.service import PaymentService
@@ -146,6 +149,28 @@ def test_the_picture_fits_and_open_deals_come_first(height: int) -> None:
     assert lines[3].split() == [name for name, _ in COLUMNS]
 
 
+@pytest.mark.parametrize(
+    ("size", "is_live"), [((80, 24), True), ((79, 24), False), ((80, 13), False)]
+)
+def test_a_small_terminal_gets_plain_lines(
+    size: tuple[int, int], is_live: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    shown = io.StringIO()
+    console = Console(
+        width=size[0],
+        height=size[1],
+        file=shown,
+        force_terminal=True,
+        _environ={"TERM": "xterm"},
+    )
+    monkeypatch.setattr(demo, "terminal", lambda **_: console)
+    urls = ["http://127.0.0.1:40000", "http://127.0.0.1:50000"]
+    with demo.Screen(PaymentService(), urls, deque()) as screen:
+        screen.show([])
+    assert (capsys.readouterr().err == "") == is_live
+    assert ("hired over" in shown.getvalue()) == is_live
+
+
 def processes_in(place: Path) -> list[bytes]:
     """Return the commands of processes of a demonstration: its folder is in their options."""
     found = []
@@ -189,4 +214,4 @@ def test_a_signal_ends_all_of_it(
 @pytest.mark.parametrize("option", ["--jobs=0", "--jobs=-3", "--faults=2", "--faults=nan"])
 def test_options_without_a_meaning_are_refused(option: str) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main([option])
+        demo.main([option])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.masumi_sdk.jobs import INPUT, PURCHASER, hash_of, new_job
 from tollgate import Job, JobStatus
 from tollgate.masumi import TollgateJobStorage
-from tollgate.masumi.fields import (
+from tollgate.masumi.sdk.fields import (
     META_BYTES,
     SPARE,
     answer_in,

@@ -9,7 +9,7 @@ import pytest
 from tests.brokers import PATIENCE_S, BrokerProcess
 from tollgate import Client, Lease, LeaseLostError
 from tollgate.domain.hashing import input_hash
-from tollgate.masumi.leases import Held, LeaseKeeper
+from tollgate.masumi.sdk.leases import Held, LeaseKeeper
 
 LEASE_MS = 1_000
 HASH = input_hash("", {})

@@ -444,7 +444,7 @@ async def test_a_job_that_cannot_be_ended_is_given_back(
 async def test_work_goes_on_after_an_unexpected_error(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tollgate.masumi.resumer.FAULT_S", 0.05)
+    monkeypatch.setattr("tollgate.masumi.sdk.resumer.FAULT_S", 0.05)
     process = await site.process(agree, starts=False)
     claim, faults = process.resumer._claim_running, [True]
 

@@ -22,7 +22,8 @@ from tests.brokers import ROOT
 from tests.masumi_sdk import stand_in
 from tests.masumi_sdk.jobs import PURCHASER, QUESTION, hash_of, new_job
 from tests.sizes import sample
-from tollgate.masumi import TollgateJobStorage, fields
+from tollgate.masumi import TollgateJobStorage
+from tollgate.masumi.sdk import fields
 
 pytestmark = pytest.mark.skipif(find_spec("masumi") is None, reason="the SDK is not installed")
 

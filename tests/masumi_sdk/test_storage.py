@@ -15,7 +15,7 @@ from tests.brokers import ROOT, BrokerProcess
 from tests.masumi_sdk.jobs import INPUT, QUESTION, new_job
 from tollgate import AsyncClient, BrokerUnreachableError, LeaseHeldError
 from tollgate.masumi import TollgateJobStorage
-from tollgate.masumi.storage import ERROR_CHARACTERS
+from tollgate.masumi.sdk.storage import ERROR_CHARACTERS
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 

@@ -8,7 +8,7 @@ from tests.payment_service.proxy import Answer
 DATE = "Fri, 01 Jan 2100 00:00:00 GMT"
 
 
-def test_a_planned_answer_replaces_the_service_once(call: Caller) -> None:
+def test_a_planned_answer_comes_once_instead_of_the_services(call: Caller) -> None:
     call.server.proxy.plan("diff", Answer(302, b"", {"Location": "/", "Date": DATE}))
     status, headers, _ = call.raw("GET", "/payment/diff", network="Preprod")
     assert (status, headers["Location"], headers["Date"]) == (302, "/", DATE)

@@ -29,6 +29,8 @@ FREE_PREFIX: Final = "FREE-"
 """How the blockchain identifier of a free job begins, as in the masumi SDK."""
 TRIES: Final = 3
 PAUSE_S: Final = 0.3
+PATIENCE_S: Final = 5.0
+"""No try begins later: the caller waits."""
 CONFLICT: Final = 409
 """The service asks to try again."""
 RETRY_S: Final = 5
@@ -172,6 +174,7 @@ class Hiring:
     async def _pay(self, payments: PaymentService, hire: Hire) -> NewPayment:
         """Make a payment. A try without an answer may have made one, which is never told."""
         agent = self._agent
+        until = time.monotonic() + PATIENCE_S
         for tries_left in reversed(range(TRIES)):
             times = _times(agent.deadlines, payments.now().timestamp())
             try:
@@ -184,9 +187,9 @@ class Hiring:
                     source_index=agent.source_index,
                 )
             except ServiceFailedError as fault:
-                log.warning("no payment was made: %s", fault)
+                log.warning("no payment was told: %s", fault)  # the service may have made one
                 retry_s = fault.retry_after_s
-                if not tries_left or retry_s is not None:
+                if not tries_left or retry_s is not None or time.monotonic() > until:
                     raise _no_payment(RETRY_S if retry_s is None else int(retry_s) + 1) from None
             except ServiceRefusedError as refusal:
                 if refusal.status != CONFLICT or not tries_left:
@@ -201,7 +204,7 @@ def _no_payment(retry_after_s: int) -> HttpError:
     return HttpError(
         503,
         "payment_service",
-        "the payment service made no payment; nothing was started",
+        "the payment service told no payment; nothing was started",
         retry_after_s=retry_after_s,
     )
 

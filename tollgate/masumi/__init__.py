@@ -10,15 +10,15 @@ TYPE_CHECKING = False  # as in `tollgate` itself
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from tollgate.masumi.resumer import Resumer, resume
-    from tollgate.masumi.storage import TollgateJobStorage
+    from tollgate.masumi.sdk.resumer import Resumer, resume
+    from tollgate.masumi.sdk.storage import TollgateJobStorage
 
 __all__ = ["Resumer", "TollgateJobStorage", "resume"]
 
 _HOME_OF: "Final" = {
-    "Resumer": "tollgate.masumi.resumer",
-    "TollgateJobStorage": "tollgate.masumi.storage",
-    "resume": "tollgate.masumi.resumer",
+    "Resumer": "tollgate.masumi.sdk.resumer",
+    "TollgateJobStorage": "tollgate.masumi.sdk.storage",
+    "resume": "tollgate.masumi.sdk.resumer",
 }
 
 if not TYPE_CHECKING:

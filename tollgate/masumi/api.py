@@ -29,7 +29,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # else each call is a line
 PAGE: Final = 100
 """The most payments that the service returns in a page."""
 ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""The largest answer. With nothing but tiny entries, it takes 35 times as much memory."""
+"""The largest answer. With nothing but tiny entries, it takes 38 times as much memory."""
 SHOWN_CHARACTERS: Final = 200
 RETRY_AFTER_S_MAX: Final = 600.0
 CLOCKS: Final = 3
@@ -49,12 +49,12 @@ class ServiceFailedError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class UnreadableError(ServiceFailedError):
-    """The service answered, and shows a payment that cannot be read."""
-
-
 class AnswerTooLargeError(ServiceFailedError):
     """The answer has more than `ANSWER_BYTES`: ask for less."""
+
+
+class UnreadableError(ServiceFailedError):
+    """The service answered, and shows a payment that cannot be read."""
 
 
 class ServiceRefusedError(Exception):

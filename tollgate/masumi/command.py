@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import click
 
 from tollgate.log import configure, protect_stdout
+from tollgate.masumi.payment import SOURCE_TYPES
 from tollgate.terminal.options import LOG, connection, with_all
 
 log = logging.getLogger("tollgate.payments")
 
 REFUSED: Final = 1
-SOURCE_TYPES: Final = ("Web3CardanoV1", "Web3CardanoV2")
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 GRACE_S: Final = 8.0
 """How long the steps that are going on may take after a stop signal."""
@@ -66,7 +66,7 @@ Exit codes:
     multiple=True,
     help="Kind of payment source to read; may be repeated.  [default: both]",
 )
-@click.option("--smart-contract-address", help="Read the payments of this contract only.")
+@click.option("--smart-contract-address", help="Read the changes of this contract only.")
 @click.option(
     "--hash-form",
     type=click.Choice(["escaped", "raw"]),
@@ -104,8 +104,9 @@ Exit codes:
 def main(log_format: str | None, log_level: str, **options: Any) -> None:  # noqa: ANN401
     """Watch a Masumi payment service: open the gate for paid jobs, and prove results on chain.
 
-    Run as many as you like, and stop them when you like: none of them keeps anything. The broker
-    must give its key, or its user, the role payments.
+    Run as many as you like, and stop them when you like: none of them keeps anything. A broker
+    belongs to one service and one network. It must give the watcher's key, or its user, the role
+    payments.
     """
     options["token"] = _token(options.pop("service_token_file"))
     _check_url(options["service_url"])
@@ -184,6 +185,8 @@ async def _watch(options: dict[str, Any]) -> int:
         timeout_s=options["call_s"],
         smart_contract_address=options["smart_contract_address"],
     )
+    parts = urlsplit(options["service_url"])
+    url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without a password
     client = AsyncClient(options["endpoint"], key=options["key"], name=options["name"])
     async with service, client:
         watcher = Watcher(client, service, settings)
@@ -196,7 +199,7 @@ async def _watch(options: dict[str, Any]) -> int:
             except OSError as fault:
                 log.error("no webhooks at %s:%d: %s", host, port, fault)  # noqa: TRY400
                 return REFUSED
-        log.info("payments: %s for the broker at %s", options["service_url"], options["endpoint"])
+        log.info("payments: %s for the broker at %s", url, options["endpoint"])
         try:
             await _until_signal(watcher)
         except* (TollgateError, ServiceRefusedError) as faults:

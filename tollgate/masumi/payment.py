@@ -47,6 +47,9 @@ TIME_CHARACTERS: Final = 40
 TIMES_MS: Final = (946_684_800_000, 7_258_118_400_000)
 """The years 2000 to 2200: a deadline before or after them cannot be reckoned with."""
 
+SOURCE_TYPES: Final = ("Web3CardanoV1", "Web3CardanoV2")
+"""The kinds of payment sources whose payments can be read."""
+
 Position = tuple[str, str]
 """A place in the order of changes: when a payment changed, as the service wrote it, and its id."""
 

@@ -27,7 +27,12 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.results import MOCK_PREFIX
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, FAILED, RUNNING
-from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
+from tollgate.masumi.api import (
+    PaymentService,
+    ServiceFailedError,
+    ServiceRefusedError,
+    UnreadableError,
+)
 from tollgate.masumi.feed import Feed
 from tollgate.masumi.gate import Act, Decision, decide
 from tollgate.masumi.payment import Payment
@@ -87,6 +92,7 @@ class PaymentSync:
         faults: list[ServiceFailedError] = []
         parts: list[Callable[[], Awaitable[bool]]] = [self._look_at_new_jobs]
         parts += [partial(self._read, each) for each in self._feeds]
+        parts += [self._look_again]
         for part in parts:
             try:
                 has_more |= await part()
@@ -94,7 +100,6 @@ class PaymentSync:
                 faults.append(fault)
         if faults:
             raise max(faults, key=lambda fault: fault.retry_after_s or 0.0)
-        await self._look_again()
         return has_more
 
     async def _begin_at(self) -> datetime:
@@ -182,15 +187,18 @@ class PaymentSync:
 
     # --- jobs that are looked at again ----------------------------------------------------------
 
-    async def _look_again(self) -> None:
-        """Ask again about jobs that could not be decided, and about a few of all the others."""
+    async def _look_again(self) -> bool:
+        """Ask again about jobs that could not be decided, and about a few of all the others.
+
+        These can wait, so it returns False: that some are left begins no round at once.
+        """
         waiting = [*self._again][:RESOLVED_MAX]
         for first in range(0, len(waiting), RESOLVED_AT_ONCE):
             some = waiting[first : first + RESOLVED_AT_ONCE]
             if len(await self._look_at_all(some)) == len(some):
-                break  # the service may be away: the next round tells
+                break  # the service may be away
         if self._swept_to is None and monotonic() < self._sweep_at:
-            return
+            return False
         if self._swept_to is None:
             self._sweep_at = monotonic() + SWEEP_S
         page = await self._client.list_page(
@@ -198,6 +206,7 @@ class PaymentSync:
         )
         self._swept_to = page.next
         await self._look_at_all([job.job_id for job in page.jobs])
+        return False
 
     async def _look_at_all(self, job_ids: Sequence[str]) -> list[ServiceFailedError]:
         """Look at some jobs at once; return the errors of the service."""
@@ -224,6 +233,9 @@ class PaymentSync:
         ):
             try:
                 payment = await self._service.resolve(job.blockchain_identifier)
+            except UnreadableError as fault:
+                self._postpone(job_id, str(fault))
+                return None
             except ServiceFailedError as fault:
                 return fault
             except ServiceRefusedError as refusal:

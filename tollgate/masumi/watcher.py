@@ -7,6 +7,7 @@ import msgspec
 
 from tollgate.client.aio import AsyncClient
 from tollgate.masumi.api import PaymentService
+from tollgate.masumi.payment import SOURCE_TYPES
 from tollgate.masumi.payment_sync import PaymentSync
 from tollgate.masumi.rounds import Rounds
 from tollgate.masumi.submissions import Submissions
@@ -18,7 +19,7 @@ SETTLEMENT_WAIT_S: Final = 1.0
 class WatcherSettings(msgspec.Struct, frozen=True):
     """How a watcher works, beside the two that it connects."""
 
-    source_types: tuple[str, ...] = ("Web3CardanoV1", "Web3CardanoV2")
+    source_types: tuple[str, ...] = SOURCE_TYPES
     """The kinds of payment sources whose payments are read."""
     poll_s: float = 5.0
     """How often the service is asked, when nothing goes wrong."""

@@ -35,10 +35,10 @@ from tollgate.domain.exceptions import LeaseLostError, TollgateError
 from tollgate.domain.models import Job
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, COMPLETED, FAILED, RUNNING
 from tollgate.masumi.api import PaymentService
-from tollgate.masumi.fields import canonical, parsed, read
-from tollgate.masumi.leases import Held, LeaseKeeper
 from tollgate.masumi.rounds import Rounds
-from tollgate.masumi.storage import TollgateJobStorage
+from tollgate.masumi.sdk.fields import canonical, parsed, read
+from tollgate.masumi.sdk.leases import Held, LeaseKeeper
+from tollgate.masumi.sdk.storage import TollgateJobStorage
 from tollgate.masumi.submissions import Submissions
 
 log = logging.getLogger("tollgate.masumi")

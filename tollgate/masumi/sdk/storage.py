@@ -40,7 +40,7 @@ from tollgate.domain.status import (
     RUNNING,
     JobStatus,
 )
-from tollgate.masumi.fields import (
+from tollgate.masumi.sdk.fields import (
     FIXED,
     JUDGED,
     SPARE,
