@@ -29,11 +29,12 @@ def replay(entries: Iterable[Entry], state: State) -> int:
             if entry.kind == SNAPSHOT_CHUNK:
                 restorer.restore(entry.payload)
                 state.records = sequence
+                state.feed.begin(sequence + 1)
                 continue
             if not records:
                 restorer.finish()
             record = decode_record(entry.payload)
-            state.apply(record, 0)
+            state.apply(record, 0, len(entry.payload))
             record.check()
             state.requests.remember(record)
             state.records = sequence

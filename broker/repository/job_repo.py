@@ -107,7 +107,7 @@ class InMemoryJobRepository:
         self.origins = Origins()
         self.are_dated = False
         """Whether a job has ever had a `submit_result_time`."""
-        self._are_settled = False
+        self.are_settled = False
         """Whether a job has ever had a settlement."""
         self._newest = datetime.min.replace(tzinfo=UTC)
         """No job was changed later."""
@@ -466,7 +466,7 @@ class InMemoryJobRepository:
             self.leased += slot.lease is not None
             self.queues.restore(slot)
             self.are_dated |= job.submit_result_time is not None
-            self._are_settled |= job.settlement is not None
+            self.are_settled |= job.settlement is not None
             self._newest = max(self._newest, job.updated_at)
             self.queues.are_barred = True  # some may be
             self.texts.restore(slot, is_named=is_named)
@@ -485,7 +485,7 @@ class InMemoryJobRepository:
         self.texts.set_meta(slot, new.meta)
         self.texts.add(new.traceparent or "")
         if new.settle:
-            self._are_settled = True
+            self.are_settled = True
             job.settlement = Settlement(SettlementState.PENDING, job.created_at)
             level.queue.settled[SettlementState.PENDING] += 1
             self.texts.changed_parts(slot, 0)
@@ -545,7 +545,7 @@ class InMemoryJobRepository:
         self.queues.move(moved, self.queues.level_of(moved[0].job), before, after, origin.at)
         if after not in TERMINAL:
             return
-        if not self._are_settled:
+        if not self.are_settled:
             self.finished.add(moved)
             return
         state = SettlementState.WANTED if after is COMPLETED else SettlementState.CLOSED
