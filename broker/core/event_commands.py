@@ -51,8 +51,11 @@ def events(context: Context, command: Events, request: RequestContext) -> Events
         if parked is not None:  # a repeat is answered here, and not there again
             context.waiters.remove(parked)
         return _result(context, read.rows, read.next)
-    context.waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
-    context.waiters.parked[request.ticket.key].place = read.next
+    waiters = context.waiters
+    if not waiters.readers:  # and so there is none that has not seen everything
+        waiters.served_to, waiters.unserved = read.next, {}
+    waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
+    waiters.parked[request.ticket.key].place = read.next
     return None
 
 
@@ -166,7 +169,8 @@ def serve_readers(context: Context, now_ms: int, scans_max: int) -> Iterator[Ans
     waiters.serve_at_ms = now_ms + SERVE_EVERY_MS
     if waiters.served_to != feed.newest:
         waiters.served_to = feed.newest
-        waiters.unserved = dict.fromkeys([*waiters.unserved, *waiters.readers])
+        first = [number for number in waiters.unserved if number in waiters.readers]
+        waiters.unserved = dict.fromkeys([*first, *waiters.readers])
     equal: dict[bytes, tuple[EventsResult | None, Place]] = {}
     for number in [*waiters.unserved]:
         if scans_max <= 0:
