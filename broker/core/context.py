@@ -62,6 +62,7 @@ class Context:
         self.new_id = new_id
         self.state = state
         self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched, state.mono)
+        state.mono.add_source(self.serve_at_ms)
         self.events: list[AnyEvent] = []
         """The events since they were last taken; always the same list."""
         self.answers: deque[Answer] = deque()
@@ -137,9 +138,18 @@ class Context:
         changes = self.record([event], now_ms)
         return changes.only() if changes.refused or changes.slots else None
 
+    def serve_at_ms(self) -> int | None:
+        """Return when parked readers of events are to be served; None if they have seen all."""
+        waiters = self.waiters
+        if not waiters.readers:
+            return None
+        if not waiters.unserved and waiters.served_to == self.state.feed.newest:
+            return None
+        return waiters.serve_at_ms
+
     def place(self) -> Place:
         """Return the place in the log: what is decided next is behind it."""
-        return self.state.records + 1, len(self.events)
+        return self.state.feed.next_number, len(self.events)
 
     def position(self, place: Place | None = None) -> str:
         """Return a place in the log as a text, by default the one of what is decided next."""

@@ -56,6 +56,7 @@ def events(context: Context, command: Events, request: RequestContext) -> Events
         waiters.served_to, waiters.unserved = read.next, {}
     waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
     waiters.parked[request.ticket.key].place = read.next
+    context.state.feed.watch(watched=True)
     return None
 
 
@@ -148,16 +149,17 @@ class _Wanted:
 # --- parked readers -------------------------------------------------------------------------------
 
 
-def look_at_readers(context: Context, now_ms: int) -> bool:
-    """Return whether parked readers are to be served now; if later, have the loop wake up then."""
-    waiters, feed = context.waiters, context.state.feed
-    if waiters.served_to == feed.newest and not waiters.unserved:
-        return False
-    if now_ms >= waiters.serve_at_ms:
-        return True
-    mono = context.state.mono
-    mono.next_at = min(mono.next_at, waiters.serve_at_ms)
-    return False
+def are_due(context: Context, now_ms: int) -> bool:
+    """Return whether parked readers are to be served now."""
+    at_ms = context.serve_at_ms()
+    return at_ms is not None and now_ms >= at_ms
+
+
+def wake_up_for_readers(context: Context) -> None:
+    """Have the loop wake up when there is something for parked readers."""
+    at_ms, mono = context.serve_at_ms(), context.state.mono
+    if at_ms is not None:
+        mono.next_at = min(mono.next_at, at_ms)
 
 
 def serve_readers(context: Context, now_ms: int, scans_max: int) -> Iterator[Answer]:

@@ -9,13 +9,15 @@ A place is the number of a record, and how many of its events come before it.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import accumulate, chain, starmap
 from operator import attrgetter
 from typing import Final, NamedTuple, cast
 
 import msgspec
 
 from tollgate.broker.core.events import AnyEvent, Origin
+from tollgate.broker.core.records import Record
 from tollgate.broker.repository.job import Slot
 from tollgate.domain.results import InputRound, Settlement
 from tollgate.domain.status import JobStatus
@@ -24,8 +26,11 @@ EVENTS_MAX: Final = 100_000
 """How many events are kept; the last record may be more."""
 BYTES_MAX: Final = 64 * 1_024 * 1_024
 """The bytes of the requests, or of the records in a replay, that the events came with."""
-CHUNK_EVENTS: Final = 1_024
-CHUNK_BYTES: Final = 1_024 * 1_024
+CHUNK_EVENTS: Final = 1_000
+CHUNK_BYTES: Final = 128 * 1_024
+"""So much is fresh at most; a chunk is about as large, or has so many events."""
+RECORD_BYTES: Final = 128
+"""What a record counts for that came with no request of its own."""
 
 Place = tuple[int, int]
 """The number of a record, and how many of its events come before."""
@@ -42,6 +47,8 @@ seen_of: Final = cast(
 )
 """Returns what a reader needs to know of a job as it is now."""
 _first_of: Final = attrgetter("first")
+_events_of: Final = attrgetter("events")
+_origin_of: Final = attrgetter("at", "by", "client")
 
 
 class Stretch(NamedTuple):
@@ -59,55 +66,69 @@ class _Chunk(msgspec.Struct):
     """Some records in a row: `first` is the number of the first one."""
 
     first: int
-    events: list[AnyEvent] = msgspec.field(default_factory=list)
-    known: list[Known] = msgspec.field(default_factory=list)
-    ends: "array[int]" = msgspec.field(default_factory=lambda: array("L"))
+    events: list[AnyEvent]
+    known: list[Known]
+    ends: "array[int]"
     """Where the events of each record end."""
-    origins: list[Origin] = msgspec.field(default_factory=list)
-    size: int = 0
+    origins: list[Origin]
+    size: int
 
 
 class Feed:
-    """The latest events of all records up to the newest one; the number of records is unbroken."""
+    """The latest events of all records up to the newest one; the numbers of records are unbroken.
+
+    What a record costs is little: it is put into `fresh`, and what is known of its jobs into
+    `known`. From time to time `settle` makes a chunk of them, at the speed of C.
+    """
 
     def __init__(self, events_max: int = EVENTS_MAX, bytes_max: int = BYTES_MAX) -> None:
         self._events_max = events_max
         self._bytes_max = bytes_max
         self._chunks: list[_Chunk] = []
-        self._kept = self._kept_bytes = 0  # in all chunks but the newest
-        self._size = 0  # of the newest
-        self.begin(1)
+        self._kept = self._kept_bytes = 0  # in all chunks
+        self._next = 1
+        """The number of the first fresh record."""
+        self.fresh: list[Record] = []
+        """The records that are in no chunk yet."""
+        self.known: list[Known] = []
+        """What is known of the job of each fresh event; an effect adds to it, before its record is
+        there. Always the same list."""
+        self._room = CHUNK_BYTES
+        self.room = CHUNK_BYTES
+        """How many bytes more may be fresh: below 0 the feed is to be tended. With `watch`, that is
+        so after every record."""
 
     def begin(self, number: int) -> None:
         """Forget everything; the next record has this number."""
         self._chunks.clear()
+        self.fresh.clear()
+        self.known.clear()
         self._kept = self._kept_bytes = 0
-        self._add_chunk(number)
+        self._next = number
+        self.room = self._room
 
-    def _add_chunk(self, number: int) -> None:
-        chunk = _Chunk(number)
-        self._chunks.append(chunk)
-        self._events, self._ends, self._origins = chunk.events, chunk.ends, chunk.origins
-        self.known = chunk.known
-        """What is known of the job of each event; an effect adds to it, before its record is."""
-        self._size = 0
+    def watch(self, *, watched: bool) -> None:
+        """Have the feed tended after every record, or only when much is fresh."""
+        room = 0 if watched else CHUNK_BYTES
+        self.room += room - self._room
+        self._room = room
 
-    def append(self, events: Sequence[AnyEvent], origin: Origin, size: int) -> None:
-        """Add the events of the next record, in order, which came with so many bytes."""
-        kept = self._events
-        kept += events
-        self._ends.append(len(kept))
-        self._origins.append(origin)
-        self._size += size
-        if len(self._ends) >= CHUNK_EVENTS or len(kept) >= CHUNK_EVENTS or self._size > CHUNK_BYTES:
-            self._close_chunk()
-
-    def _close_chunk(self) -> None:
-        chunk = self._chunks[-1]
-        chunk.size = self._size
-        self._kept += len(chunk.events)
-        self._kept_bytes += chunk.size
-        self._add_chunk(chunk.first + len(chunk.ends))
+    def settle(self) -> None:
+        """Make a chunk of what is fresh, and drop the oldest ones if there is too much."""
+        if not self.fresh:
+            return
+        records = self.fresh
+        events = [*chain.from_iterable(map(_events_of, records))]
+        ends = array("L", accumulate(map(len, map(_events_of, records))))
+        known = self.known[: len(events)]
+        del self.known[: len(events)]
+        chunk = _Chunk(
+            self._next, events, known, ends, [*starmap(Origin, map(_origin_of, records))],
+            self._room - self.room,
+        )  # fmt: skip
+        self._next += len(records)
+        self.fresh, self.room = [], self._room
+        self._add(chunk)
         while self._kept > self._events_max - CHUNK_EVENTS or (
             self._kept_bytes > self._bytes_max - CHUNK_BYTES
         ):
@@ -115,23 +136,48 @@ class Feed:
             self._kept -= len(oldest.events)
             self._kept_bytes -= oldest.size
 
+    def _add(self, chunk: _Chunk) -> None:
+        self._kept += len(chunk.events)
+        self._kept_bytes += chunk.size
+        last = self._chunks[-1] if self._chunks else None
+        if (
+            last is None
+            or len(last.events) + len(chunk.events) > CHUNK_EVENTS
+            or len(last.ends) + len(chunk.ends) > CHUNK_EVENTS
+            or last.size + chunk.size > CHUNK_BYTES
+        ):
+            self._chunks.append(chunk)
+            return
+        # A reader settles whatever is there: many small chunks would be slow to find things in.
+        before = len(last.events)
+        last.events += chunk.events
+        last.known += chunk.known
+        last.ends.extend(map(before.__add__, chunk.ends))
+        last.origins += chunk.origins
+        last.size += chunk.size
+
     def __len__(self) -> int:
-        """Return how many events are kept."""
-        return self._kept + len(self._events)
+        """Return how many events are kept in chunks."""
+        return self._kept
 
     @property
     def oldest(self) -> Place:
         """The place before the first event that is kept."""
-        return self._chunks[0].first, 0
+        return self._chunks[0].first if self._chunks else self._next, 0
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next record."""
+        return self._next + len(self.fresh)
 
     @property
     def newest(self) -> Place:
         """The place after the last event."""
-        newest = self._chunks[-1]
-        return newest.first + len(newest.ends), 0
+        return self._next + len(self.fresh), 0
 
     def has(self, place: Place) -> bool:
         """Return whether all events after a place are kept, and the place itself can be one."""
+        self.settle()
         if not self.oldest <= place <= self.newest:
             return False
         if place[1] == 0:
@@ -142,6 +188,7 @@ class Feed:
 
     def after(self, place: Place) -> Iterator[Stretch]:
         """Yield the events after a place, those of one record at a time."""
+        self.settle()
         if place >= self.newest:
             return
         number, skipped = place

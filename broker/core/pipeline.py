@@ -17,8 +17,13 @@ from typing import Final
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import Engine, Execution, execution_of
-from tollgate.broker.core.event_commands import look_at_readers, serve_readers
+from tollgate.broker.core.event_commands import (
+    are_due,
+    serve_readers,
+    wake_up_for_readers,
+)
 from tollgate.broker.core.events import LogBegan, SessionEvicted
+from tollgate.broker.core.feed import RECORD_BYTES
 from tollgate.broker.core.lease_commands import serve_claim
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.records import Record
@@ -84,6 +89,7 @@ class Pipeline:
             if left_over or deadlines.is_due(now, writable=writable):
                 must_wait = deadlines.decide_due(now, undelivered, writable=writable)
                 self._settle(lease_at, output)
+                self._tend_feed(now, output)
             for arrival in () if must_wait else batch:
                 if _is_full(output) or context.scans_left <= 0 or not queues.drops_left:
                     break
@@ -94,22 +100,27 @@ class Pipeline:
                 output.taken += 1
             if output.records:
                 deadlines.look_at_finished(now)
-            if context.waiters.readers and look_at_readers(context, now.mono_ms):
-                self._serve_readers(now, output)
+                if context.state.feed.room < 0:
+                    self._tend_feed(now, output)
             has_drops = queues.drops_left > 0
         if writable:
             is_spent = context.scans_left <= SCANS_KEPT or not has_drops
             self._was_full = _is_full(output) or is_spent
         return output
 
-    def _serve_readers(self, now: Instant, output: Output) -> None:
-        """Answer the parked readers of events, as far as the batch has room."""
-        if _is_full(output):
+    def _tend_feed(self, now: Instant, output: Output) -> None:
+        """Put the fresh events in order; answer parked readers, as far as the batch has room."""
+        context, has_readers = self._context, bool(self._context.waiters.readers)
+        context.state.feed.settle()
+        context.state.feed.watch(watched=has_readers)
+        if not has_readers:
             return
-        for answer in serve_readers(self._context, now.mono_ms, SCANS_KEPT):
-            self._answer(answer, output)
-            if _is_full(output):
-                break
+        if not _is_full(output) and are_due(context, now.mono_ms):
+            for answer in serve_readers(context, now.mono_ms, SCANS_KEPT):
+                self._answer(answer, output)
+                if _is_full(output):
+                    break
+        wake_up_for_readers(context)
 
     def is_behind(self, *, writable: bool = True) -> bool:
         """Return whether the last batch was too full for all answers to parked commands."""
@@ -153,15 +164,14 @@ class Pipeline:
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
         self._context.act_for(ticket)
-        frame_bytes = len(arrival.frames[0])
         request_context = RequestContext(
-            ticket, self._context.origin.at, now.mono_ms, frame_bytes,
+            ticket, self._context.origin.at, now.mono_ms, len(arrival.frames[0]),
             engine.limits.reply_bytes, writable,
         )  # fmt: skip
         if remembered is not None:
             execution = engine.repeat(request, remembered, request_context)
-            if not context.must_wait:
-                self._conclude(ticket, request.acked, execution, output, frame_bytes)
+            if not context.must_wait:  # and a repeat makes no events
+                self._conclude(ticket, request.acked, execution, output)
         elif len(request.commands) == 1 and request.commands[0].parks:
             answer = engine.execute_parking(request, request_context)
             if answer is not None and not context.must_wait:
@@ -171,7 +181,7 @@ class Pipeline:
             if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
                 return  # only room was made, which goes on in the next batch
             context.must_wait = False
-            self._conclude(ticket, request.acked, execution, output, frame_bytes)
+            self._conclude(ticket, request.acked, execution, output, request_context.frame_bytes)
             if self._context.answers and StopWaiting in map(type, request.commands):
                 self._answer_stopped(output)
 
@@ -216,10 +226,8 @@ class Pipeline:
             return None
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 
-    def _append(self, record: Record, output: Output, size: int = 0) -> None:
-        state = self._context.state
-        state.records += 1
-        state.feed.append(record.events, self._context.origin, size)
+    def _append(self, record: Record, output: Output) -> None:
+        self._context.state.feed.fresh.append(record)
         output.records.append(record)
 
     def _answer(self, answer: Answer, output: Output) -> None:
@@ -227,7 +235,12 @@ class Pipeline:
         self._conclude(answer.ticket, 0, execution, output)
 
     def _conclude(
-        self, ticket: Ticket, acked: int, execution: Execution, output: Output, frame_bytes: int = 0
+        self,
+        ticket: Ticket,
+        acked: int,
+        execution: Execution,
+        output: Output,
+        frame_bytes: int = RECORD_BYTES,
     ) -> None:
         """Make one record of everything that a request has done, and one reply."""
         events = self._context.take_events()
@@ -237,7 +250,8 @@ class Pipeline:
                 ticket.principal.name, self._context.origin.at, self._context.origin.client,
             )  # fmt: skip
             self._context.state.requests.remember(record)
-            self._append(record, output, frame_bytes)
+            self._context.state.feed.room -= frame_bytes
+            self._append(record, output)
         reply = ReplyFrame(ticket.peer, execution.frame, execution.grants)
         self._send(reply, execution.refused, output)
 

@@ -29,7 +29,7 @@ from tollgate.broker.core.events import (
     SessionOpened,
     StopRequested,
 )
-from tollgate.broker.core.feed import Feed, Known, seen_of
+from tollgate.broker.core.feed import RECORD_BYTES, Feed, Known, seen_of
 from tollgate.broker.core.leases import Leases
 from tollgate.broker.core.records import Record
 from tollgate.broker.core.request_log import RequestLog
@@ -80,10 +80,10 @@ class State:
         self.requests = RequestLog()
         self.at = datetime.min.replace(tzinfo=UTC)
         """The time of the last record."""
-        self.records = 0
-        """The number of the last record."""
         self.feed = Feed()
-        """The latest events, for readers; every effect tells it what is known of the jobs."""
+        """The latest events, for readers."""
+        self.known = self.feed.known
+        """What every effect tells of the jobs of its events, in order."""
         self.log_id = ""
         """Names the log: a position in another log means nothing in this one."""
         self.unpaid: Timers[datetime, Slot] = Timers(
@@ -129,11 +129,20 @@ class State:
         self.at = max(self.at, origin.at)
         for kind, group in groupby(record.events, type):
             run = [*group]
-            one_by_one = kind is JobTransitioned and len(run) > 1 and self._tells_parts()
+            one_by_one = kind is JobTransitioned and len(run) > 1 and self.jobs.have_parts
             for part in ([event] for event in run) if one_by_one else (run,):
                 if refused := self.effects[kind](part, origin, now_ms, None).refused:
                     raise next(iter(refused.values()))
-        self.feed.append(record.events, origin, size)
+        feed = self.feed
+        feed.fresh.append(msgspec.structs.replace(record, at=origin.at))
+        feed.room -= max(size, RECORD_BYTES)
+        if feed.room < 0:
+            feed.settle()
+
+    @property
+    def records(self) -> int:
+        """The number of the last record."""
+        return self.feed.next_number - 1
 
     def _each(self, effect: Callable[[Any, Origin, int], Slot | None]) -> Effect:
         """Return what applies events one by one; an effect may return the job that it changed."""
@@ -148,7 +157,7 @@ class State:
                     continue
                 if slot is not None:
                     changes.slots.append(slot)
-                self.feed.known.append(None if slot is None else seen_of(slot))
+                self.known.append(None if slot is None else seen_of(slot))
             return changes
 
         return apply
@@ -161,7 +170,7 @@ class State:
 
     def _create(self, events: Sequence[JobCreated], _: Origin, __: int, ___: Found) -> Changes:
         changes = self.jobs.create_all(events)
-        self.feed.known += changes.slots
+        self.known += changes.slots
         if changes.slots:
             times = [slot.job.pay_by_time for slot in changes.slots]
             self.unpaid.add_all(changes.slots, times)
@@ -177,10 +186,10 @@ class State:
         if self.leases.lapses:
             for slot in changes.slots:
                 self.leases.lapses.pop(slot.job.job_id, None)
-        if self._tells_parts():  # they may change later, and what they are now is in no event
-            self.feed.known += [_moved(slot) for slot in changes.slots]
+        if self.jobs.have_parts:  # they may change later, and what they are now is in no event
+            self.known += [_moved(slot) for slot in changes.slots]
         else:
-            self.feed.known += changes.slots
+            self.known += changes.slots
         if not self.jobs.are_dated:
             return changes
         moves = events
@@ -193,10 +202,6 @@ class State:
                 self.unfinished.add(slot)
         return changes
 
-    def _tells_parts(self) -> bool:
-        """Return whether a move can change the rounds of input or the settlement of a job."""
-        return self.jobs.are_settled or self.jobs.texts.longest_rounds > 0
-
     def _prune(self, events: Sequence[JobPruned], _: Origin, __: int, ___: Found) -> Changes:
         changes = Changes()
         for place, event in enumerate(events):
@@ -206,7 +211,7 @@ class State:
             except Refusal as refusal:
                 changes.refused[place] = refusal.with_traceback(None)
                 continue
-            self.feed.known.append(known)
+            self.known.append(known)
             self.leases.lapses.pop(event.job_id, None)
         return changes
 
@@ -305,7 +310,7 @@ class State:
                 changes.slots.append(slot)
                 granted.append(event)
         self.leases.grant(changes.slots, granted, origin, now_ms)
-        self.feed.known += map(seen_of, changes.slots)
+        self.known += map(seen_of, changes.slots)
         return changes
 
     def _release(self, event: LeaseReleased, origin: Origin, _: int) -> Slot:

@@ -247,31 +247,57 @@ def test_a_restart_through_a_snapshot_keeps_what_came_after_it() -> None:
 # --- limits ---------------------------------------------------------------------------------------
 
 
-def test_the_feed_keeps_so_many_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "CHUNK_EVENTS", 10)
+def with_feed(driver: Driver, **limits: int) -> Feed:
+    """Give a new broker a feed with other limits."""
+    state = driver.engine.context.state
+    state.feed = Feed(**limits)
+    state.known = state.feed.known
+    return state.feed
+
+
+def held(feed: Feed) -> int:
+    """Return how many events a feed holds, those in no chunk included."""
+    return len(feed) + sum(len(record.events) for record in feed.fresh)
+
+
+def test_the_feed_keeps_so_many_events() -> None:
     driver = Driver()
-    driver.engine.context.state.feed = Feed(events_max=50)
+    feed = with_feed(driver, events_max=5_000)
     start = listed(driver).as_of or ""
-    for number in range(200):
-        driver.ask(create(), create())
-        assert len(driver.engine.context.state.feed) == min(2 * number + 2, 50) or number > 20
-    assert 40 <= len(driver.engine.context.state.feed) <= 51
-    oldest = gone(look(driver, Events(after=start))).oldest
-    assert len(read_all(driver, oldest or "")[0]) == len(driver.engine.context.state.feed)
+    counts = []
+    for _ in range(200):
+        driver.ask(*[create() for _ in range(100)])
+        counts.append(held(feed))
+    assert 3_000 <= counts[-1] <= max(counts) <= 5_000 + feed_module.CHUNK_EVENTS
+    gone(look(driver, Events(after=start)))
+    oldest = driver.engine.context.position(feed.oldest)
+    assert len(read_all(driver, oldest)[0]) == held(feed) >= 3_000
 
 
-def test_the_feed_keeps_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "CHUNK_BYTES", 10_000)
+def test_the_feed_keeps_so_many_bytes() -> None:
     driver = Driver()
-    driver.engine.context.state.feed = feed = Feed(bytes_max=50_000)
-    for _ in range(100):
+    feed = with_feed(driver, bytes_max=500_000)
+    for _ in range(400):
         driver.ask(create(input="x" * 3_000))
-    assert 10 <= len(feed) <= 50_000 // 3_000
+        assert held(feed) <= 500_000 // 3_000 + 1
+    assert held(feed) >= 250_000 // 3_000
     replay = State()
-    replay.feed = Feed(bytes_max=50_000)
+    replay.feed = Feed(bytes_max=500_000)
+    replay.known = replay.feed.known
     for record in driver.records:
         replay.apply(record, 0, 3_000)
-    assert 10 <= len(replay.feed) <= 50_000 // 3_000
+    assert 250_000 // 3_000 <= held(replay.feed) <= 500_000 // 3_000
+
+
+def test_what_the_broker_does_by_itself_is_settled_too() -> None:
+    driver = Driver(lapses=10_000)
+    feed = driver.engine.context.state.feed
+    running(driver)
+    for _ in range(3_000):
+        driver.post(claim(lease_ms=1, wait_ms=10))
+        driver.pass_ms(1)
+        assert len(feed.fresh) <= feed_module.CHUNK_BYTES // feed_module.RECORD_BYTES + 2
+    assert len(feed) > 2_000
 
 
 def test_a_result_has_at_most_256_kib() -> None:
@@ -500,7 +526,7 @@ def test_a_repeat_that_is_answered_leaves_no_reader() -> None:
 def test_a_reader_whose_events_go_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "CHUNK_EVENTS", 10)
     driver = Driver()
-    driver.engine.context.state.feed = Feed(events_max=50)
+    with_feed(driver, events_max=50)
     seq = follow(driver, queues=["mail"])
     driver.ask(*[create() for _ in range(9)])
     for _ in range(30):  # within the 20 ms
