@@ -239,13 +239,13 @@ def job_ids(values: object, command: str = "wait") -> list[str]:
     raise wrong(command, "job_ids", values, _JOB_IDS)
 
 
-def queues(values: object) -> list[str]:
+def queues(values: object, command: str = "claim") -> list[str]:
     """Return the names of queues as plain texts; one alone is taken too. Raises ArgumentError."""
     if isinstance(values, str | Enum):
         values = [values]
     if isinstance(values, Iterable) and not isinstance(values, bytes):
-        return [text("claim", "queues", each, _A_QUEUE) for each in values]
-    raise wrong("claim", "queues", values, _QUEUES)
+        return [text(command, "queues", each, _A_QUEUE) for each in values]
+    raise wrong(command, "queues", values, _QUEUES)
 
 
 def converted(kind: type[_Command], fields: dict[str, Any]) -> _Command:

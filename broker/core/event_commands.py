@@ -64,8 +64,8 @@ def _start(context: Context, command: Events, parked: Parked | None) -> Place:
     """Return where to begin. Raises EventsGoneError."""
     if command.after is not None:
         return _place_of(context, command.after)
-    if parked is not None and parked.place is not None and parked.command == command:
-        return parked.place  # "from now on" began with the first try
+    if parked is not None and parked.place is not None:
+        return parked.place  # a repeat: "from now on" began with the first try
     return context.place()
 
 
