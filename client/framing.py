@@ -7,7 +7,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from tollgate.domain.commands import AnyCommand, Claim, Command, Events, Create, Hello, Wait
+from tollgate.domain.commands import AnyCommand, Claim, Command, Create, Events, Hello, Wait
 from tollgate.domain.exceptions import ArgumentError, TollgateError, TooLargeError
 from tollgate.domain.messages import REQUEST_ENVELOPE_BYTES_MAX, encode_command, encode_commands
 
