@@ -16,7 +16,7 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-masumi test test-full static check cover crash chaos fuzz soak torture million \
+.PHONY: help setup demo demo-masumi test test-full static check cover crash chaos feed fuzz soak torture million \
 	settlement hashes judges protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
@@ -86,6 +86,9 @@ chaos: setup ## kill workers, brokers and children while jobs go wrong in every 
 settlement: setup ## kill watchers, workers and brokers while results are proved on chain (minutes)
 	$(BIN)/python -m tests.settlement --jobs 200 --kills 60
 	$(BIN)/python -m tests.settlement.pages --pages 1000 --restarts 20
+
+feed: setup ## hold replicas made from the event feed against a broker that is killed (minutes)
+	$(BIN)/python -m tests.feed --events 1000000 --kills 20
 
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
