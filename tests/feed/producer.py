@@ -13,7 +13,7 @@ from tollgate.client import commands as build
 from tollgate.client.results import Lease
 from tollgate.client.sync import Client
 from tollgate.domain.commands import AnyCommand
-from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.exceptions import JobNotFoundError, TollgateError
 from tollgate.domain.models import Job
 from tollgate.domain.settlement import SettlementState
 
@@ -46,6 +46,8 @@ class Producer:
         for value in values:
             if isinstance(value, Job):
                 self.note(value)
+            elif isinstance(value, JobNotFoundError):  # it has ended, and was removed since
+                self.jobs.pop(value.job_id or "", None)
             elif isinstance(value, list):
                 for lease in value:
                     self.note_lease(lease)
