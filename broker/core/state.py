@@ -129,8 +129,7 @@ class State:
         self.at = max(self.at, origin.at)
         for kind, group in groupby(record.events, type):
             run = [*group]
-            one_by_one = kind is JobTransitioned and len(run) > 1 and self.jobs.have_parts
-            for part in ([event] for event in run) if one_by_one else (run,):
+            for part in ([event] for event in run) if self._changes_parts(run) else (run,):
                 if refused := self.effects[kind](part, origin, now_ms, None).refused:
                     raise next(iter(refused.values()))
         feed = self.feed
@@ -138,6 +137,16 @@ class State:
         feed.room -= max(size, RECORD_BYTES)
         if feed.room < 0:
             feed.settle()
+
+    def _changes_parts(self, run: list[Any]) -> bool:
+        """Return whether moves of a record must be applied one by one.
+
+        While it lived they were decided in turn if they are of one job; what is known of the job
+        after each must be as it was then.
+        """
+        if len(run) == 1 or type(run[0]) is not JobTransitioned:
+            return False
+        return self.jobs.have_parts or any(move.target is AWAITING_INPUT for move in run)
 
     @property
     def records(self) -> int:

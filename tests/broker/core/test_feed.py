@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.broker.core.pair import Pair, Script, Step
-from tests.broker.core.restarts import replayed, restart
+from tests.broker.core.restarts import entries, replayed, restart
 from tests.broker.core.scripts import written
 from tests.core import (
     ADMIN,
@@ -30,7 +30,10 @@ from tollgate.broker.core import feed as feed_module
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.event_rows import HIDDEN, row_of
 from tollgate.broker.core.feed import Feed
+from tollgate.broker.core.replay import replay
+from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
+from tollgate.broker.journal import SNAPSHOT_CHUNK, Entry
 from tollgate.domain.commands import (
     AnyCommand,
     Count,
@@ -281,12 +284,12 @@ def test_the_feed_keeps_so_many_bytes() -> None:
         driver.ask(create(input="x" * 3_000))
         assert held(feed) <= 500_000 // 3_000 + 1
     assert held(feed) >= 250_000 // 3_000
-    replay = State()
-    replay.feed = Feed(bytes_max=500_000)
-    replay.known = replay.feed.known
+    state = State()
+    state.feed = Feed(bytes_max=500_000)
+    state.known = state.feed.known
     for record in driver.records:
-        replay.apply(record, 0, 3_000)
-    assert 250_000 // 3_000 <= held(replay.feed) <= 500_000 // 3_000
+        state.apply(record, 0, 3_000)
+    assert 250_000 // 3_000 <= held(state.feed) <= 500_000 // 3_000
 
 
 def test_what_the_broker_does_by_itself_is_settled_too() -> None:
@@ -564,3 +567,78 @@ def test_readers_do_not_keep_claims_from_jobs() -> None:
     seq = driver.post(claim(wait_ms=60_000), peer=OTHER)
     job = running(driver)
     assert leases_of(driver.result_of(seq, OTHER))[0].job.job_id == job.job_id
+
+
+# --- what a replay and a busy loop must not lose --------------------------------------------------
+
+
+def test_a_replay_tells_moves_of_one_message_apart() -> None:
+    """Each shows the rounds of input that there were then, and not those of the last one."""
+    driver = Driver()
+    job = running(driver)
+    driver.ask(
+        move(job, AWAITING_INPUT, input_schema="first?"),
+        ProvideInput(job_id=job.job_id, input="yes", expected_version=3),
+        move(job, AWAITING_INPUT, input_schema="second?"),
+    )
+    live = rows(driver.engine.context.state, texts=True)
+    assert rows(replayed(driver.records), texts=True) == live
+
+
+def test_a_feed_goes_on_with_the_numbers_of_the_journal() -> None:
+    driver = Driver()
+    running(driver)
+    chunks = [Entry(40, SNAPSHOT_CHUNK, chunk) for chunk in snapshot_chunks(State())]
+    state = State()
+    replay(chunks, state)
+    assert state.records == 40
+    state = State()
+    replay(entries(driver.records, first=11), state)
+    assert (state.records, state.feed.oldest) == (12, (11, 0))
+
+
+def test_a_repeat_of_a_reader_that_begins_now_misses_nothing() -> None:
+    driver = Driver()
+    frame = encode_request(Request(1, 0, 7, 0, [Events(wait_ms=60_000)]))
+    driver.run(Arrival(OTHER, [frame], ADMIN))
+    follow(driver, b"\x00another")
+    driver.ask(create())
+    assert told(driver, 7) == ["created"]
+    driver.run(Arrival(OTHER, [frame], ADMIN))
+    answers = len(driver.inbox)
+    driver.ask(create())  # within the 20 ms: nobody has been told
+    assert len(driver.inbox) == answers + 1
+    driver.run(Arrival(OTHER, [frame], ADMIN))
+    assert told(driver, 7) == ["created"]
+    assert len(driver.inbox) == answers + 2
+
+
+def test_deadlines_do_not_let_readers_oversleep() -> None:
+    driver = Driver(lapses=1)
+    follow(driver)
+    running(driver)
+    driver.grants_of(claim(lease_ms=2))
+    after = driver.engine.context.position()
+    seq = follow(driver, after=after)
+    driver.pass_ms(2)  # the lease lapses, and the first job has ended: that is to be removed later
+    assert driver.answer_to(seq, OTHER) is None
+    assert driver.pipeline.deadlines.due_in_ms(driver.now) <= event_commands.SERVE_EVERY_MS
+    driver.pass_ms(event_commands.SERVE_EVERY_MS)
+    assert told(driver, seq) == ["lapsed", "moved"]
+
+
+def test_one_batch_looks_for_so_many_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollgate.broker.core.pipeline.SCANS_KEPT", 100)
+    looked: list[Events] = []
+    real = event_commands._key
+
+    def counted(command: Events, place: tuple[int, int]) -> bytes:
+        looked.append(command)
+        return real(command, place)
+
+    monkeypatch.setattr(event_commands, "_key", counted)
+    driver = Driver()
+    for number in range(100):
+        follow(driver, b"\x00reader%d" % number, queues=["none"])
+    driver.ask(create())
+    assert 1 <= len(looked) <= 100 // event_commands.READER_SCANS
