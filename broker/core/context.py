@@ -62,7 +62,6 @@ class Context:
         self.new_id = new_id
         self.state = state
         self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched, state.mono)
-        state.mono.add_source(self.serve_at_ms)
         self.events: list[AnyEvent] = []
         """The events since they were last taken; always the same list."""
         self.answers: deque[Answer] = deque()
