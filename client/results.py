@@ -110,6 +110,7 @@ _ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
     commands.PauseQueue: _OK,
     commands.ResumeQueue: _OK,
     commands.History: (results.HistoryResult, _history),
+    commands.Events: (results.EventsResult, lambda _, result: result),
     commands.StopWaiting: _OK,
 }
 """For each command, the result that answers it and what the caller gets of that."""

@@ -8,8 +8,12 @@ from tollgate.client.errors import UnsupportedByBrokerError
 from tollgate.domain import commands
 from tollgate.domain.results import HelloResult
 
-REVISION: Final = 2
+REVISION: Final = 3
 """The revision of this client. A broker that tells none has revision 1."""
+NAMES_SINCE: Final = 2
+"""Since this revision clients have names, and commands that wait can be stopped."""
+_SECOND: Final = 2
+_THIRD: Final = 3
 
 _COMMANDS: Final = frozenset(
     {
@@ -25,6 +29,8 @@ _COMMANDS: Final = frozenset(
     }
 )
 """The commands that came with revision 2."""
+_COMMANDS_OF_3: Final = frozenset({commands.Events})
+"""The commands that came with revision 3."""
 _FIELDS: Final[dict[type, tuple[str, ...]]] = {
     commands.Hello: ("client",),
     commands.Create: ("queue", "priority", "not_before", "meta", "traceparent", "settle"),
@@ -47,13 +53,17 @@ _DEFAULTS: Final[dict[type, list[tuple[str, Any]]]] = {
 
 
 def unsupported(command: object, greeting: HelloResult) -> UnsupportedByBrokerError | None:
-    """Return why a command cannot be sent to a broker of revision 1; None if it can."""
+    """Return why a command cannot be sent to a broker of an older revision; None if it can."""
     kind = type(command)
+    if kind in _COMMANDS_OF_3 and greeting.revision < _THIRD:
+        return _error(_tag(kind), "", greeting, _THIRD)
+    if greeting.revision >= _SECOND:
+        return None
     if kind in _COMMANDS:
-        return _error(_tag(kind), "", greeting)
+        return _error(_tag(kind), "", greeting, _SECOND)
     for name, default in _DEFAULTS.get(kind, ()):
         if getattr(command, name) != default:
-            return _error(name, f" of `{_tag(kind)}`", greeting)
+            return _error(name, f" of `{_tag(kind)}`", greeting, _SECOND)
     return None
 
 
@@ -61,8 +71,8 @@ def _tag(kind: Any) -> str:  # noqa: ANN401 - a command's class
     return str(kind.__struct_config__.tag)
 
 
-def _error(name: str, of: str, greeting: HelloResult) -> UnsupportedByBrokerError:
+def _error(name: str, of: str, greeting: HelloResult, needed: int) -> UnsupportedByBrokerError:
     return UnsupportedByBrokerError(
         f"this broker ({greeting.server}) does not know `{name}`{of}: it has revision "
-        f"{greeting.revision} of the protocol, `{name}` needs {REVISION}"
+        f"{greeting.revision} of the protocol, `{name}` needs {needed}"
     )

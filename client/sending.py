@@ -72,6 +72,7 @@ class Sender:
         self._name = name
         self._clock = clock_of(broker, warn)
         self._is_old = False  # whether the broker has revision 1, as far as it has told
+        self._is_older = False  # whether it has a revision before that of this client
         self._commands_max = COMMANDS_MAX
         self._bytes_max = REQUEST_BYTES_MAX
         self._seqs = count(1)
@@ -93,7 +94,7 @@ class Sender:
     ) -> Call:
         """Start a call of one command, to be answered by `deadline`; there is nothing to pull."""
         payload = payload_of(command, self._bytes_max)
-        if self._is_old and (fault := self._unsupported(command)) is not None:
+        if self._is_older and (fault := self._unsupported(command)) is not None:
             payload = fault
         if isinstance(payload, TollgateError):
             return Call([payload], deadline)

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from tollgate.domain.exceptions import REFUSALS, Refusal
 from tollgate.domain.settlement import SettlementState
@@ -154,7 +154,7 @@ class HelloResult(Result, tag="hello"):
     time: datetime | None = None
     """The broker's time; `valid_until` is judged by it."""
     revision: int = 1
-    """Which commands and fields the broker knows; 2 is the newest."""
+    """Which commands and fields the broker knows; 3 is the newest."""
 
 
 class JobResult(Result, tag="job"):
@@ -215,6 +215,86 @@ class HistoryResult(Result, tag="history"):
     as_of: str
 
 
+class ChangedFields(msgspec.Struct, gc=False):
+    """The fields of a job that an event has changed, with their new values; others are left out.
+
+    Those of texts are there only for a reader that asked for texts: `input`, `result`, `error`,
+    `input_schema` and `provided_input`.
+    """
+
+    input_hash: str | UnsetType = UNSET
+    blockchain_identifier: str | UnsetType = UNSET
+    created_at: datetime | UnsetType = UNSET
+    updated_at: datetime | UnsetType = UNSET
+    result: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    input: str | UnsetType = UNSET
+    identifier_from_purchaser: str | UnsetType = UNSET
+    pay_by_time: datetime | UnsetType = UNSET
+    submit_result_time: datetime | UnsetType = UNSET
+    input_schema: str | UnsetType | None = UNSET
+    provided_input: str | UnsetType | None = UNSET
+    priority: int | UnsetType = UNSET
+    not_before: datetime | UnsetType = UNSET
+    attempts: int | UnsetType = UNSET
+    inputs: tuple[InputRound, ...] | UnsetType = UNSET
+    """All rounds of input, without their texts."""
+    progress: Progress | UnsetType = UNSET
+    on_hold: bool | UnsetType = UNSET
+    stop_requested: bool | UnsetType = UNSET
+    meta: str | UnsetType | None = UNSET
+    traceparent: str | UnsetType = UNSET
+    settlement: Settlement | UnsetType = UNSET
+
+
+class JobEvent(msgspec.Struct, omit_defaults=True, rename={"from_": "from"}, gc=False):
+    """One thing that happened: to a job, or to a queue.
+
+    `queue`, `status` and `version` are those of the job after it. `by` is nil if the broker did it
+    by itself.
+    """
+
+    position: str
+    """The position in the log after this event."""
+    at: datetime
+    what: str
+    job_id: str | None = None
+    queue: str | None = None
+    status: JobStatus | None = None
+    version: int | None = None
+    from_: JobStatus | None = None
+    """The status before it, if the job has moved."""
+    by: str | None = None
+    client: str | None = None
+    attempt: int | None = None
+    """The number of the try that ended with it."""
+    reason: str | None = None
+    changed: ChangedFields | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the job that are new, as those of a `Job`; without `job_id`."""
+        changed: dict[str, Any] = {}
+        if self.status is not None:
+            changed = {"status": self.status, "version": self.version, "queue": self.queue}
+        if self.changed is not None:
+            for name, value in msgspec.structs.asdict(self.changed).items():
+                if value is not UNSET:
+                    changed[name] = value
+        return changed
+
+
+class EventsResult(Result, tag="events"):
+    """Events in order; `next` continues after them, and after those that the filter left out.
+
+    The reader has seen everything if `next` is `as_of`, the position of this answer.
+    """
+
+    events: list[JobEvent]
+    next: str
+    as_of: str
+
+
 class Grant(msgspec.Struct, gc=False):
     """A job and the token of the lease on it."""
 
@@ -254,6 +334,8 @@ class ErrorResult(Result, tag="error", omit_defaults=True):
     version: int | None = None
     allowed: list[str] | None = None
     limit: int | None = None
+    oldest: str | None = None
+    newest: str | None = None
 
 
 AnyResult = (
@@ -264,11 +346,12 @@ AnyResult = (
     | LeasesResult
     | LeaseResult
     | HistoryResult
+    | EventsResult
     | OkResult
     | ErrorResult
 )
 
-_DETAILS = ("job_id", "status", "target", "version", "allowed", "limit")
+_DETAILS = ("job_id", "status", "target", "version", "allowed", "limit", "oldest", "newest")
 
 
 def error_of(refusal: Refusal) -> ErrorResult:

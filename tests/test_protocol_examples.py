@@ -28,6 +28,7 @@ from tollgate.domain.results import (
     AnyResult,
     HistoryEntry,
     InputRound,
+    JobEvent,
     LeaseInfo,
     Progress,
     Settlement,
@@ -97,6 +98,7 @@ def test_a_commands_table_has_its_fields(tag: str) -> None:
         ("claim", "leases"),
         ("touch", "lease"),
         ("history", "history"),
+        ("events", "events"),
     ],
 )
 def test_a_results_table_has_its_fields(command: str, result: str) -> None:
@@ -111,6 +113,7 @@ def test_a_results_table_has_its_fields(command: str, result: str) -> None:
         ("A settlement in a job", Settlement),
         ("A lease in a job", LeaseInfo),
         ("An entry of the history", HistoryEntry),
+        ("An event", JobEvent),
     ],
 )
 def test_a_parts_table_has_its_fields(heading: str, part: type[msgspec.Struct]) -> None:
@@ -126,6 +129,9 @@ def test_tables_of_states_roles_and_entries_are_complete() -> None:
     assert list(tables_below(TEXT, "Roles")[0]) == list(Role)
     entries = tables_below(TEXT, "An entry of the history")[1]
     assert set(entries) == {"created", *history._WHAT[1:]}
+    assert set(tables_below(TEXT, "An event")[1]) == {
+        *entries, "progress", "removed", "queue_paused", "queue_resumed",
+    }  # fmt: skip
 
 
 def test_the_table_of_errors_is_complete() -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tollgate.domain.exceptions import (
         ArgumentError,
         DrainingError,
+        EventsGoneError,
         ExpiredError,
         InternalError,
         InvalidStateTransitionError,
@@ -60,9 +61,11 @@ if TYPE_CHECKING:
     from tollgate.domain.models import Job
     from tollgate.domain.results import (
         CountResult,
+        EventsResult,
         HelloResult,
         HistoryEntry,
         InputRound,
+        JobEvent,
         LeaseInfo,
         Progress,
         Settlement,
@@ -90,6 +93,8 @@ __all__ = [
     "CountResult",
     "Create",
     "DrainingError",
+    "EventsGoneError",
+    "EventsResult",
     "ExpiredError",
     "Fail",
     "ForkedClientError",
@@ -103,6 +108,7 @@ __all__ = [
     "InvalidStateTransitionError",
     "Job",
     "JobConflictError",
+    "JobEvent",
     "JobNotFoundError",
     "JobStatus",
     "KeyFileError",
@@ -164,9 +170,11 @@ _HOMES: "Final" = {
     "tollgate.domain.models": ("Job",),
     "tollgate.domain.results": (
         "CountResult",
+        "EventsResult",
         "HelloResult",
         "HistoryEntry",
         "InputRound",
+        "JobEvent",
         "LeaseInfo",
         "Progress",
         "Settlement",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tollgate.broker.core.events import AnyEvent, JobTransitioned, Origin
+from tollgate.broker.core.feed import Place
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.waiters import Ticket, Waiters
@@ -136,10 +137,23 @@ class Context:
         changes = self.record([event], now_ms)
         return changes.only() if changes.refused or changes.slots else None
 
-    def position(self) -> str:
-        """Return the position in the log: what is decided next is behind it."""
-        state = self.state
-        return f"{state.log_id}-{state.records + 1}-{len(self.events)}"
+    def serve_at_ms(self) -> int | None:
+        """Return when parked readers of events are to be served; None if they have seen all."""
+        waiters = self.waiters
+        if not waiters.readers:
+            return None
+        if not waiters.unserved and waiters.served_to == self.state.feed.newest:
+            return None
+        return waiters.serve_at_ms
+
+    def place(self) -> Place:
+        """Return the place in the log: what is decided next is behind it."""
+        return self.state.feed.next_number, len(self.events)
+
+    def position(self, place: Place | None = None) -> str:
+        """Return a place in the log as a text, by default the one of what is decided next."""
+        number, before = place or self.place()
+        return f"{self.state.log_id}-{number}-{before}"
 
     def _answer_waits(self, slot: Slot) -> None:
         """Answer the waits for a job to be where it is now."""

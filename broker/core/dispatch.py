@@ -27,6 +27,7 @@ from tollgate.domain.commands import (
     Claim,
     Command,
     Create,
+    Events,
     Get,
     History,
     Hold,
@@ -63,8 +64,8 @@ CHARGED: Final = frozenset[type[Command]](
      Release}
 )  # fmt: skip
 """The kinds that take long if a job has a long history or many rounds of input."""
-FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
-"""The kinds that show as many jobs as the reply has room for."""
+FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, Events, List})
+"""The kinds that show as many jobs or events as the reply has room for."""
 
 
 def runs(

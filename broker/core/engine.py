@@ -12,6 +12,7 @@ import msgspec
 from tollgate.broker.core.context import Answer, Context, Handlers, RequestContext, one_by_one
 from tollgate.broker.core.deadlines import Deadlines
 from tollgate.broker.core.dispatch import Dispatcher, runs
+from tollgate.broker.core.event_commands import EVENT_COMMANDS
 from tollgate.broker.core.events import SessionEvicted, SessionOpened
 from tollgate.broker.core.job_commands import JOB_COMMANDS
 from tollgate.broker.core.lease_commands import LEASE_COMMANDS
@@ -52,7 +53,7 @@ from tollgate.domain.messages import (
 )
 from tollgate.domain.results import ErrorResult, HelloResult, LeasesResult, Result, error_of
 
-REVISION: Final = 2
+REVISION: Final = 3
 """Which commands and fields of TG/1 this broker knows."""
 EVICTED_MAX: Final = 1_000
 """How many sessions one message evicts in a batch; fewer if many principals have sessions."""
@@ -97,7 +98,8 @@ class Engine:
         self._server = server
         self.boot_id = boot_id
         handlers: Handlers = {
-            **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, Hello: one_by_one(self._hello),
+            **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, **EVENT_COMMANDS,
+            Hello: one_by_one(self._hello),
         }  # fmt: skip
         self._dispatcher = Dispatcher(limits, handlers)
 

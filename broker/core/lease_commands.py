@@ -13,6 +13,7 @@ from tollgate.broker.core.context import (
     one_by_one,
     wait_timed_out,
 )
+from tollgate.broker.core.event_commands import end_reading
 from tollgate.broker.core.events import (
     JobProgressed,
     LeaseGranted,
@@ -28,6 +29,7 @@ from tollgate.broker.repository.job_repo import claimed_for
 from tollgate.domain.commands import (
     ALL_QUEUES,
     Claim,
+    Events,
     Hold,
     PauseQueue,
     Release,
@@ -213,10 +215,16 @@ def stop_waiting(context: Context, command: StopWaiting, request: RequestContext
 
 
 def end_wait(context: Context, parked: Parked) -> None:
-    """Answer a parked command whose time is over: a claim gets no lease, a wait an error."""
+    """Answer a parked command whose time is over.
+
+    A claim gets no lease, a reader no events, and a wait an error.
+    """
     context.waiters.remove(parked)
-    is_wait = isinstance(parked.command, Wait)
-    result: Result = error_of(wait_timed_out()) if is_wait else LeasesResult([])
+    result: Result = LeasesResult([])
+    if isinstance(parked.command, Wait):
+        result = error_of(wait_timed_out())
+    elif isinstance(parked.command, Events):
+        result = end_reading(context, parked)
     context.answers.append(Answer(parked.ticket, result))
 
 

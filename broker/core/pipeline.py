@@ -17,7 +17,13 @@ from typing import Final
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import Engine, Execution, execution_of
+from tollgate.broker.core.event_commands import (
+    are_due,
+    serve_readers,
+    wake_up_for_readers,
+)
 from tollgate.broker.core.events import LogBegan, SessionEvicted
+from tollgate.broker.core.feed import RECORD_BYTES
 from tollgate.broker.core.lease_commands import serve_claim
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.records import Record
@@ -83,6 +89,7 @@ class Pipeline:
             if left_over or deadlines.is_due(now, writable=writable):
                 must_wait = deadlines.decide_due(now, undelivered, writable=writable)
                 self._settle(lease_at, output)
+                self._tend_feed(now, output)
             for arrival in () if must_wait else batch:
                 if _is_full(output) or context.scans_left <= 0 or not queues.drops_left:
                     break
@@ -93,11 +100,27 @@ class Pipeline:
                 output.taken += 1
             if output.records:
                 deadlines.look_at_finished(now)
+                if context.state.feed.room < 0:
+                    self._tend_feed(now, output)
             has_drops = queues.drops_left > 0
         if writable:
             is_spent = context.scans_left <= SCANS_KEPT or not has_drops
             self._was_full = _is_full(output) or is_spent
         return output
+
+    def _tend_feed(self, now: Instant, output: Output) -> None:
+        """Put the fresh events in order; answer parked readers, as far as the batch has room."""
+        context, has_readers = self._context, bool(self._context.waiters.readers)
+        context.state.feed.settle()
+        context.state.feed.watch(watched=has_readers)
+        if not has_readers:
+            return
+        if not _is_full(output) and are_due(context, now.mono_ms):
+            for answer in serve_readers(context, now.mono_ms, SCANS_KEPT):
+                self._answer(answer, output)
+                if _is_full(output):
+                    break
+        wake_up_for_readers(context)
 
     def is_behind(self, *, writable: bool = True) -> bool:
         """Return whether the last batch was too full for all answers to parked commands."""
@@ -147,7 +170,7 @@ class Pipeline:
         )  # fmt: skip
         if remembered is not None:
             execution = engine.repeat(request, remembered, request_context)
-            if not context.must_wait:
+            if not context.must_wait:  # and a repeat makes no events
                 self._conclude(ticket, request.acked, execution, output)
         elif len(request.commands) == 1 and request.commands[0].parks:
             answer = engine.execute_parking(request, request_context)
@@ -158,7 +181,7 @@ class Pipeline:
             if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
                 return  # only room was made, which goes on in the next batch
             context.must_wait = False
-            self._conclude(ticket, request.acked, execution, output)
+            self._conclude(ticket, request.acked, execution, output, request_context.frame_bytes)
             if self._context.answers and StopWaiting in map(type, request.commands):
                 self._answer_stopped(output)
 
@@ -204,14 +227,21 @@ class Pipeline:
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 
     def _append(self, record: Record, output: Output) -> None:
-        self._context.state.records += 1
+        self._context.state.feed.fresh.append(record)
         output.records.append(record)
 
     def _answer(self, answer: Answer, output: Output) -> None:
         execution = execution_of(answer, happened=bool(self._context.events))
         self._conclude(answer.ticket, 0, execution, output)
 
-    def _conclude(self, ticket: Ticket, acked: int, execution: Execution, output: Output) -> None:
+    def _conclude(
+        self,
+        ticket: Ticket,
+        acked: int,
+        execution: Execution,
+        output: Output,
+        frame_bytes: int = RECORD_BYTES,
+    ) -> None:
         """Make one record of everything that a request has done, and one reply."""
         events = self._context.take_events()
         if events or execution.is_kept:
@@ -220,6 +250,7 @@ class Pipeline:
                 ticket.principal.name, self._context.origin.at, self._context.origin.client,
             )  # fmt: skip
             self._context.state.requests.remember(record)
+            self._context.state.feed.room -= frame_bytes
             self._append(record, output)
         reply = ReplyFrame(ticket.peer, execution.frame, execution.grants)
         self._send(reply, execution.refused, output)

@@ -18,6 +18,7 @@ from tollgate.domain.commands import (
     Command,
     Count,
     Create,
+    Events,
     Get,
     Hello,
     History,
@@ -78,7 +79,9 @@ def _settles(*sources: SettlementState) -> frozenset[SettlementMove]:
     return frozenset((source, target) for source in sources for target in SettlementState)
 
 
-_READS: Final = frozenset[type[Command]]({Hello, Get, Count, List, Wait, History, StopWaiting})
+_READS: Final = frozenset[type[Command]](
+    {Hello, Get, Count, List, Wait, History, Events, StopWaiting}
+)
 _WORKED_ON: Final = frozenset({RUNNING, AWAITING_INPUT})
 
 RIGHTS: Final[dict[Role, Rights]] = {

@@ -283,7 +283,7 @@ def test_a_batch_has_all_calls(client: Any, queue: str) -> None:
 
 def test_a_greeting_tells_roles_time_and_revision(client: Any) -> None:
     hello = client.ping()
-    assert hello.revision == 2
+    assert hello.revision == 3
     assert "admin" in hello.roles
     assert abs(hello.time.timestamp() - time.time()) < PATIENCE_S
     assert hello.limits["queues"] == 1_000

@@ -9,7 +9,7 @@ import pytest
 from tollgate.client import commands as build
 from tollgate.client import revision, sending
 from tollgate.client.errors import BatchError, BrokerUnreachableError, UnsupportedByBrokerError
-from tollgate.domain.commands import Command, Get, Hello, Touch
+from tollgate.domain.commands import Command, Count, Events, Get, Hello, Touch
 from tollgate.domain.exceptions import MalformedError
 from tollgate.domain.messages import Request
 from tollgate.domain.results import (
@@ -156,6 +156,7 @@ NEW: list[tuple[str, Callable[[Any], Any]]] = [
     ("`pause_queue`:", lambda client: client.pause_queue("a")),
     ("`resume_queue`:", lambda client: client.resume_queue("a")),
     ("`history`:", lambda client: client.history(ID)),
+    ("`events`:", lambda client: client.events_page()),
     ("`queue` of `create`:", lambda client: client.create(HASH, queue="a")),
     ("`priority` of `create`:", lambda client: client.create(HASH, priority=1)),
     ("`not_before` of `create`:", lambda client: client.create(HASH, not_before=2_000_000_000)),
@@ -229,6 +230,15 @@ def test_what_is_new_is_refused_and_not_sent(
         assert all(map(is_known, router.commands()[1:]))
 
 
+def test_what_came_with_revision_3_is_refused_by_its_number(talk: Talk) -> None:
+    talk.greet(greeting(revision=2))
+    (error,) = talk.ask(Events()).values
+    assert "it has revision 2 of the protocol, `events` needs 3" in str(error)
+    call = talk.ask(Count(queue="a"))
+    assert [type(each) for request in talk.requests() for each in request.commands] == [Count]
+    assert not call.done
+
+
 def test_a_batch_sends_what_an_older_broker_knows(
     make_client: Callable[..., Any], endpoint: str
 ) -> None:
@@ -273,6 +283,6 @@ def test_a_newer_broker_in_its_place_is_noticed(
 def test_every_new_field_is_in_the_table(of: type[Command]) -> None:
     tag = str(of.__struct_config__.tag)
     if tag not in KNOWN:
-        assert of in revision._COMMANDS
+        assert of in revision._COMMANDS | revision._COMMANDS_OF_3
     else:
         assert {*of.__struct_fields__} - KNOWN[tag] == {*revision._FIELDS.get(of, ())}

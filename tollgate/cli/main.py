@@ -36,6 +36,10 @@ SECTIONS: Final = {
         ),
         "get": ("tollgate.cli.query:get", "Show a job, and who holds it."),
         "history": ("tollgate.cli.query:history", "Show what happened to a job, and by whom."),
+        "events": (
+            "tollgate.cli.events:events",
+            "Show what happened, and with --follow what happens.",
+        ),
         "list": ("tollgate.cli.query:list_jobs", "List jobs by creation, the oldest first."),
         "count": ("tollgate.cli.query:count", "Count the jobs by status."),
         "wait": ("tollgate.cli.query:wait", "Wait until a job has ended, and show it."),

@@ -14,6 +14,7 @@ from tollgate.domain.commands import (
     Claim,
     Count,
     Create,
+    Events,
     Get,
     Hello,
     History,
@@ -167,6 +168,7 @@ OF_EACH_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
     Settle: settles,
     PauseQueue: st.builds(PauseQueue, queue=names),
     ResumeQueue: st.builds(ResumeQueue, queue=names),
+    Events: st.builds(Events, limit=st.integers(1, 4), texts=rarely),
     History: st.builds(History, job_id=ids),
     StopWaiting: st.builds(StopWaiting, seqs=st.lists(st.integers(1, 4), min_size=1, max_size=2)),
 }

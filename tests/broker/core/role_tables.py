@@ -15,6 +15,7 @@ from tollgate.domain.commands import (
     Claim,
     Count,
     Create,
+    Events,
     Get,
     Hello,
     History,
@@ -40,7 +41,7 @@ from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 PENDING, WANTED, SUBMITTED, CONFIRMED, REFUSED, MANUAL, CLOSED = SettlementState
 Roles = frozenset[Role]
 
-READS = {"hello", "get", "count", "list", "wait", "history", "stop_waiting"}
+READS = {"hello", "get", "count", "list", "wait", "history", "events", "stop_waiting"}
 PRODUCES = {"create", "provide_input", "cancel", "annotate", "request_stop"}
 CLAIMS = {"claim", "touch", "release", "transition"}
 ALLOWED: dict[Role, set[str]] = {
@@ -101,6 +102,7 @@ def command_named(name: str, job: str) -> AnyCommand:
         "pause_queue": PauseQueue(queue="q"),
         "resume_queue": ResumeQueue(queue="q"),
         "history": History(job_id=job),
+        "events": Events(job_ids=[job]),
         "stop_waiting": StopWaiting(seqs=[1]),
     }
     return commands[name]
