@@ -21,12 +21,14 @@ from tollgate.broker.core.limits import (
     whole_job_bytes_max,
 )
 from tollgate.broker.core.roles import roles_for
+from tollgate.broker.core.stats_commands import STATS_BYTES, explained_bytes_max
 from tollgate.domain.commands import (
     Annotate,
     Cancel,
     Claim,
     Command,
     Create,
+    Explain,
     Get,
     History,
     Hold,
@@ -36,6 +38,7 @@ from tollgate.domain.commands import (
     RequestStop,
     Resume,
     Settle,
+    Stats,
     Touch,
     Transition,
 )
@@ -219,8 +222,11 @@ def _check_room(context: Context, command: Any, request: RequestContext) -> None
             if command.blockchain_identifier is not None:
                 slot = jobs.find_by_payment(command.blockchain_identifier)
             bytes_max = whole_job_bytes_max(slot)
-        elif kind is History:
+        elif kind is Stats:
+            bytes_max = STATS_BYTES
+        elif kind in (History, Explain):
             bytes_max += HISTORY_BYTES_MAX + len((slot and slot.history) or b"")
+            bytes_max += explained_bytes_max(slot) if kind is Explain else 0
         else:
             bytes_max = whole_job_bytes_max(slot) + command_text_bytes(command)
     if bytes_max > request.room_bytes:

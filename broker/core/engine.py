@@ -30,6 +30,7 @@ from tollgate.broker.core.records import (
 )
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.state import State
+from tollgate.broker.core.stats_commands import STATS_COMMANDS
 from tollgate.domain.commands import Claim, Command, Hello, StopWaiting
 from tollgate.domain.exceptions import (
     NotAuthorizedError,
@@ -52,7 +53,7 @@ from tollgate.domain.messages import (
 )
 from tollgate.domain.results import ErrorResult, HelloResult, LeasesResult, Result, error_of
 
-REVISION: Final = 2
+REVISION: Final = 3
 """Which commands and fields of TG/1 this broker knows."""
 EVICTED_MAX: Final = 1_000
 """How many sessions one message evicts in a batch; fewer if many principals have sessions."""
@@ -69,8 +70,8 @@ class Execution(msgspec.Struct, frozen=True, gc=False):
     """What a repeat is told of the commands that change something."""
     is_kept: bool = False
     """Whether it is written down, although no event happened."""
-    refused: Sequence[str] = ()
-    """The codes of the refusals among the results."""
+    refused: Sequence[tuple[type[Command], str]] = ()
+    """The refusals among the results: the kind of the command, and the code."""
     grants: Sequence[tuple[str, int]] = ()
     """Job and token of each lease granted."""
 
@@ -96,8 +97,10 @@ class Engine:
         """What happens by itself in time."""
         self._server = server
         self.boot_id = boot_id
+        self.context.server, self.context.boot_id = server, boot_id
         handlers: Handlers = {
-            **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, Hello: one_by_one(self._hello),
+            **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, **STATS_COMMANDS,
+            Hello: one_by_one(self._hello),
         }  # fmt: skip
         self._dispatcher = Dispatcher(limits, handlers)
 
@@ -114,19 +117,22 @@ class Engine:
             return Execution(encode_reply(request.seq, []), is_kept=is_kept)
         parts: list[bytes] = []
         outcomes: list[int | AnyOutcome] = []
-        refused: list[str] = []
+        refused: list[tuple[type[Command], str]] = []
         grants: list[tuple[str, int]] = []
+        decided = self.context.figures.decided
         place, left = len(events), len(commands)  # where the run's events begin; commands to decide
         # Each command behind a run takes at least its refusal.
         request_context.room_bytes -= REPLY_BYTES_MAX + (left - 1) * REFUSAL_BYTES
         for run, results in self.decide(commands, request_context):
-            left -= len(run)
-            if len(run) == len(commands):  # the common case: the whole reply in one call
+            number, kind = len(run), type(run[0])
+            left -= number
+            decided[kind] += number
+            if number == len(commands):  # the common case: the whole reply in one call
                 part = encode_reply(request.seq, results)
             else:
                 parts += [] if parts else [begin_reply(request.seq, len(commands))]
                 part = encode_results(results)
-                request_context.room_bytes += len(run) * REFUSAL_BYTES - len(part)
+                request_context.room_bytes += number * REFUSAL_BYTES - len(part)
             parts.append(part)
             if is_remembered and run[0].changes:
                 outcomes += outcomes_of(results, events, place)
@@ -135,13 +141,14 @@ class Engine:
                 self.context.charge_texts(results)
             if JOBS_ALONE.issuperset(map(type, results)):  # the common case, at the speed of C
                 continue
-            refused += _refused(results)
+            refused += _refused(kind, results)
             grants += _granted(results)
             if _is_full(results[-1]):  # and so it is for all commands that are left
                 parts += [encode_result(results[-1])] * left
-                refused += refused[-1:] * left
+                rest = commands[len(commands) - left :]
+                decided.update(map(type, rest))
+                refused += [(type(each), ReplyFullError.code) for each in rest]
                 if is_remembered:
-                    rest = commands[len(commands) - left :]
                     outcomes += [outcome_of(results[-1]) for each in rest if each.changes]
                 break
         is_kept = is_remembered and not events and any(map(_must_be_told, outcomes))
@@ -157,13 +164,16 @@ class Engine:
             self.context.must_wait = True
             return None
         result = self.decide_one(command, request_context)
-        return None if result is None else Answer(request_context.ticket, result)
+        if not self.context.must_wait:
+            self.context.figures.decided[type(command)] += 1
+        return None if result is None else Answer(request_context.ticket, result, type(command))
 
     def repeat(
         self, request: Request, remembered: Sequence[AnyOutcome], request_context: RequestContext
     ) -> Execution:
         """Return the reply to a repeat: `remembered` again, and reads as they are now."""
         commands = request.commands
+        self.context.figures.repeats += 1
         head = begin_reply(request.seq, len(commands))
         # Each command takes at least its refusal.
         request_context.room_bytes -= len(head) + len(commands) * REFUSAL_BYTES
@@ -262,7 +272,8 @@ class Engine:
         for parked in waiters.all_parked():
             if of is None or parked.ticket.principal == of:
                 waiters.remove(parked)
-                self.context.answers.append(Answer(parked.ticket, error_of(refusal)))
+                kind = type(parked.command)
+                self.context.answers.append(Answer(parked.ticket, error_of(refusal), kind))
 
     def _hello(self, context: Context, command: Hello, request: RequestContext) -> HelloResult:
         session = None
@@ -306,7 +317,9 @@ def execution_of(answer: Answer, *, happened: bool) -> Execution:
     ticket, results = answer.ticket, [answer.result]
     frame = encode_reply(ticket.seq, results)
     outcomes = [outcome_of(answer.result)] if ticket.session and happened else []
-    return Execution(frame, [*outcomes], refused=_refused(results), grants=_granted(results))
+    return Execution(
+        frame, [*outcomes], refused=_refused(answer.kind, results), grants=_granted(results)
+    )
 
 
 def _encode_within(room_bytes: int, results: Sequence[Any]) -> list[bytes]:
@@ -317,8 +330,8 @@ def _encode_within(room_bytes: int, results: Sequence[Any]) -> list[bytes]:
     return [encode_result(without_texts(result)) for result in results]
 
 
-def _refused(results: Sequence[Result]) -> list[str]:
-    return [result.code for result in results if isinstance(result, ErrorResult)]
+def _refused(kind: type[Command], results: Sequence[Result]) -> list[tuple[type[Command], str]]:
+    return [(kind, result.code) for result in results if isinstance(result, ErrorResult)]
 
 
 def _granted(results: Sequence[Result]) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.core.waiters import Ticket
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
-from tollgate.domain.commands import StopWaiting
+from tollgate.domain.commands import Command, StopWaiting
 from tollgate.domain.exceptions import (
     REFUSALS,
     DrainingError,
@@ -51,6 +51,8 @@ class Pipeline:
         A batch ends with the reply that makes its replies `batch_reply_bytes` long.
         """
         self.deadlines = engine.deadlines
+        self.figures = engine.context.figures
+        """What is counted; the server adds what only it knows."""
         self._engine = engine
         self._context = engine.context
         self._refused = refused
@@ -156,7 +158,9 @@ class Pipeline:
         else:
             execution = engine.execute(request, request_context)
             if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
-                return  # only room was made, which goes on in the next batch
+                # Only room was made, which goes on in the next batch: there they are decided.
+                context.figures.decided.subtract(map(type, request.commands))
+                return
             context.must_wait = False
             self._conclude(ticket, request.acked, execution, output)
             if self._context.answers and StopWaiting in map(type, request.commands):
@@ -172,6 +176,7 @@ class Pipeline:
         """Answer a command that could have parked, and did not."""
         result = answer.result
         if isinstance(result, ErrorResult) and REFUSALS[result.code].refuses_message:
+            self._context.figures.refused[answer.kind][result.code] += 1
             self._refuse(arrival, refusal_of(result), output)
         else:
             self._answer(answer, output)
@@ -227,11 +232,15 @@ class Pipeline:
     def _refuse(self, arrival: Arrival, refusal: Refusal, output: Output) -> None:
         """Refuse a whole message. Nothing of it has happened, so there is no record."""
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
-        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), [refusal.code], output)
+        self._refused[f"refused_{refusal.code}"] += 1
+        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), (), output)
 
-    def _send(self, reply: ReplyFrame, refused: Sequence[str], output: Output) -> None:
-        for code in refused:
+    def _send(
+        self, reply: ReplyFrame, refused: Sequence[tuple[type[Command], str]], output: Output
+    ) -> None:
+        for kind, code in refused:
             self._refused[f"refused_{code}"] += 1
+            self._context.figures.refused[kind][code] += 1
         output.replies.append(reply)
         output.room_bytes -= len(reply.frame)
 

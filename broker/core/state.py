@@ -44,7 +44,8 @@ from tollgate.broker.repository.history import (
 )
 from tollgate.broker.repository.indexes import measured
 from tollgate.broker.repository.job import Changes, Slot
-from tollgate.broker.repository.job_repo import InMemoryJobRepository, claimed_for, is_finished
+from tollgate.broker.repository.job_repo import InMemoryJobRepository, is_finished
+from tollgate.broker.repository.queues import claimed_for
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -171,6 +172,7 @@ class State:
 
     def _put_on_hold(self, slot: Slot, reason: str | None, origin: Origin) -> None:
         slot.extend().on_hold = True
+        self.jobs.queues.held[slot.index] = slot
         self.jobs.bar(slot)
         self.jobs.note(slot, HELD, origin, reason=reason)
 
@@ -179,6 +181,7 @@ class State:
         if not slot.job.on_hold:
             raise JobConflictError(f"job {event.job_id} is not on hold", job_id=event.job_id)
         slot.extend().on_hold = False
+        self.jobs.queues.held.pop(slot.index, None)
         self.jobs.note(slot, RESUMED, origin)
         if slot.lease is None:
             self.jobs.free(slot, origin.at)
@@ -219,8 +222,7 @@ class State:
             told.setdefault("not_before", None)
         after = msgspec.structs.replace(before, **told)
         if event.ends_lease and slot.lease is not None:
-            slot.lease = None
-            self.jobs.leased -= 1
+            self.jobs.unlease(slot, before.state)
         self.jobs.set_settlement(slot, after, origin.at)
         if event.to or event.reason or after.on_chain_state != before.on_chain_state:
             to = after.state if event.to is not None else None

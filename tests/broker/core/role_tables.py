@@ -15,6 +15,7 @@ from tollgate.domain.commands import (
     Claim,
     Count,
     Create,
+    Explain,
     Get,
     Hello,
     History,
@@ -27,6 +28,7 @@ from tollgate.domain.commands import (
     Resume,
     ResumeQueue,
     Settle,
+    Stats,
     StopWaiting,
     Touch,
     Transition,
@@ -40,7 +42,7 @@ from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 PENDING, WANTED, SUBMITTED, CONFIRMED, REFUSED, MANUAL, CLOSED = SettlementState
 Roles = frozenset[Role]
 
-READS = {"hello", "get", "count", "list", "wait", "history", "stop_waiting"}
+READS = {"hello", "get", "count", "list", "wait", "history", "stop_waiting", "stats", "explain"}
 PRODUCES = {"create", "provide_input", "cancel", "annotate", "request_stop"}
 CLAIMS = {"claim", "touch", "release", "transition"}
 ALLOWED: dict[Role, set[str]] = {
@@ -102,6 +104,8 @@ def command_named(name: str, job: str) -> AnyCommand:
         "resume_queue": ResumeQueue(queue="q"),
         "history": History(job_id=job),
         "stop_waiting": StopWaiting(seqs=[1]),
+        "stats": Stats(),
+        "explain": Explain(job_id=job),
     }
     return commands[name]
 

@@ -178,7 +178,7 @@ class Twin(Commands):
             }  # fmt: skip
         return {
             "type": "hello", "protocol": 1, "session": number, "roles": roles,
-            "role": ",".join(roles), "revision": 2, "time": self.wall,
+            "role": ",".join(roles), "revision": 3, "time": self.wall,
         }  # fmt: skip
 
     # --- waiting ------------------------------------------------------------------------------
