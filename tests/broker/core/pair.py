@@ -206,10 +206,10 @@ class Pair:
             look = [{"type": "get", "job_id": job_id, "lease": True}]
             self.say(*look, {"type": "history", "job_id": job_id})
             self.say({"type": "explain", "job_id": job_id})
-        self.say({"type": "stats"})
+        self.say({"type": "stats"}, {"type": "explain", "job_id": "none"})
         for queue in (None, *self.twin.lines.alive):
             chosen = {} if queue is None else {"queue": queue}
-            self.say({"type": "count", **chosen})
+            self.say({"type": "count", **chosen}, {"type": "stats", **chosen})
             self.do_list({"command": {"type": "list", "limit": 2, "lease": True, **chosen}})
 
     def do_take_all(self, step: Step) -> None:

@@ -228,8 +228,6 @@ class Author:
         kinds = {
             "get": {"job_id": job, **self.maybe(0.5, lease=True)},
             "history": {"job_id": job},
-            "explain": {"job_id": job},
-            "stats": chosen,
             "count": {**chosen, **self.one(({}, {"status": self.one(STATUSES)},
                                             {"settlement": self.one(SETTLEMENTS)}))},
             "hello": self.maybe(0.5, client="x"),
