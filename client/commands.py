@@ -21,6 +21,7 @@ from tollgate.domain.commands import (
     Command,
     Count,
     Create,
+    Explain,
     Get,
     History,
     Hold,
@@ -32,6 +33,7 @@ from tollgate.domain.commands import (
     Resume,
     ResumeQueue,
     Settle,
+    Stats,
     Touch,
     Transition,
 )
@@ -441,6 +443,16 @@ def list_page(  # noqa: PLR0913 - one argument a field
         newest=newest,
         lease=lease,
     )
+
+
+def stats(queue: str | None = None) -> Stats:
+    """Return a `stats`. Raises ArgumentError."""
+    return make(Stats, queue=queue)
+
+
+def explain(job_id: JobId) -> Explain:
+    """Return an `explain`. Raises ArgumentError."""
+    return make(Explain, job_id=job_id)
 
 
 def history(job_id: JobId) -> History:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         ProtocolError,
         UnsupportedByBrokerError,
     )
-    from tollgate.client.results import History, Lease, Page, Touched
+    from tollgate.client.results import Explanation, History, Lease, Page, Touched
     from tollgate.client.sync import Client, connect
     from tollgate.domain.commands import Create
     from tollgate.domain.exceptions import (
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         LeaseInfo,
         Progress,
         Settlement,
+        StatsResult,
     )
     from tollgate.domain.settlement import SettlementState
     from tollgate.domain.status import JobStatus
@@ -91,6 +92,7 @@ __all__ = [
     "Create",
     "DrainingError",
     "ExpiredError",
+    "Explanation",
     "Fail",
     "ForkedClientError",
     "HandlerNotFoundError",
@@ -126,6 +128,7 @@ __all__ = [
     "Settlement",
     "SettlementState",
     "StaleRequestError",
+    "StatsResult",
     "StorageFullError",
     "TollgateError",
     "TooLargeError",
@@ -147,7 +150,7 @@ _HOMES: "Final" = {
     "tollgate.client.aio": ("AsyncBatch", "AsyncClient"),
     "tollgate.client.batch": ("Batch",),
     "tollgate.client.sync": ("Client", "connect"),
-    "tollgate.client.results": ("History", "Lease", "Page", "Touched"),
+    "tollgate.client.results": ("Explanation", "History", "Lease", "Page", "Touched"),
     "tollgate.client.errors": (
         "BatchError",
         "BrokerUnreachableError",
@@ -170,6 +173,7 @@ _HOMES: "Final" = {
         "LeaseInfo",
         "Progress",
         "Settlement",
+        "StatsResult",
     ),
     "tollgate.domain.settlement": ("SettlementState",),
     "tollgate.domain.status": ("JobStatus",),

@@ -6,6 +6,7 @@ knows where the next record goes and what is on the disk.
 
 import errno
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
@@ -44,6 +45,8 @@ from tollgate.broker.journal.segment import (
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 
+SYNC_TIMES_MAX: Final = 1_024
+"""More syncs than there are between two looks at how long they took."""
 UNLOCKED: Final = "the directory, or the lock in it, was removed, moved or replaced"
 REMOVED: Final = "the segment that it writes to was removed, moved, replaced or cut"
 
@@ -75,6 +78,8 @@ class FileJournal:
         self._clock = clock
         self._observer = observer
         self._synced_at = clock()
+        self.sync_times_s: deque[float] = deque(maxlen=SYNC_TIMES_MAX)
+        """How long the last syncs took, in seconds; the reader takes them out."""
         self._replay_began = False
         self._missing: str | None = None
         # The error that a call raises now, None while the journal may be used.
@@ -139,6 +144,7 @@ class FileJournal:
                 self._writer.sync()
             except OSError as error:
                 raise self._failed("sync", error) from error
+            self.sync_times_s.append(self._clock() - now)
             self._synced_at = now
         elif not self._writer.is_whole():  # what is answered now must be found by the next start
             raise self._failed("sync", OSError(errno.ENOENT, REMOVED))

@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.broker.core import twin_figures
 from tests.broker.core.twin_jobs import (
     DATED,
     LEGAL,
@@ -260,12 +259,6 @@ class Commands(Jobs):
 
     def do_history(self, command: Wire) -> Wire:
         return self.history(self.find(command["job_id"]))
-
-    def do_explain(self, command: Wire) -> Wire:
-        return twin_figures.explain(self, self.find(command["job_id"]))
-
-    def do_stats(self, command: Wire) -> Wire:
-        return twin_figures.stats(self, command)
 
     # --- queues, and all jobs -------------------------------------------------------------------
 

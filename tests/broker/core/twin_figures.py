@@ -14,7 +14,6 @@ class Jobs(Protocol):
     """What of a twin the figures are made of."""
 
     jobs: list[Wire]
-    parked: list[Wire]
     leases: list[Wire]
     lines: Lines
     is_full: bool
@@ -55,9 +54,9 @@ def states(twin: Jobs, jobs: list[Wire]) -> tuple[Wire, Wire]:
     return by_status, by_state
 
 
-def claims_of(twin: Jobs, queue: str, state: str | None = None) -> int:
+def claims_of(parked: list[Wire], queue: str, state: str | None = None) -> int:
     """Return how many parked claims would take a job of a queue (and state)."""
-    claims = [each["command"] for each in twin.parked if each["command"]["type"] == "claim"]
+    claims = [each["command"] for each in parked if each["command"]["type"] == "claim"]
     return sum(
         bool({queue, "*"} & {*names_of(each)})
         for each in claims
@@ -70,7 +69,7 @@ def names_of(claim: Wire) -> list[str]:
     return claim.get("queues") or (["default"] if claim.get("status") in work else ["*"])
 
 
-def stats(twin: Jobs, command: Wire) -> Wire:
+def stats(twin: Jobs, command: Wire, parked: list[Wire]) -> Wire:
     by_status, by_state = states(twin, twin.jobs)
     queues = {}
     for name in twin.lines.alive:
@@ -80,9 +79,9 @@ def stats(twin: Jobs, command: Wire) -> Wire:
                 "statuses": own[0],
                 "settlements": own[1],
                 "paused": name in twin.lines.paused,
-                "parked_claims": claims_of(twin, name),
+                "parked_claims": claims_of(parked, name),
             }
-    claims = sum(each["command"]["type"] == "claim" for each in twin.parked)
+    claims = sum(each["command"]["type"] == "claim" for each in parked)
     return {
         "type": "stats",
         "jobs": len(twin.jobs),
@@ -92,13 +91,13 @@ def stats(twin: Jobs, command: Wire) -> Wire:
         },
         "queues": queues,
         "parked_claims": claims,
-        "parked_waits": len(twin.parked) - claims,
+        "parked_waits": len(parked) - claims,
         "writable": not twin.is_full,
         "leases": len(twin.leases),
     }
 
 
-def explain(twin: Jobs, job: Wire) -> Wire:
+def explain(twin: Jobs, job: Wire, parked: list[Wire]) -> Wire:
     state = twin.state_to_claim(job)
     entries = twin.history(job)
     place = (job["priority"], job["job_id"])
@@ -119,7 +118,7 @@ def explain(twin: Jobs, job: Wire) -> Wire:
         "claimable": state is not None and kind_of(twin, job) == "ready",
         "paused": job["queue"] in twin.lines.paused,
         "before": before,
-        "parked_claims": claims_of(twin, job["queue"], state) if state else 0,
+        "parked_claims": claims_of(parked, job["queue"], state) if state else 0,
         "writable": not twin.is_full,
     }
 
