@@ -65,12 +65,12 @@ class LoopClock:
 
     def read(self, slept_max_ms: int = 0) -> Instant:
         """Return the instant now. Since the last reading there may have been a sleep that long."""
-        span_ms = -self.machine_ms
-        self.machine_ms = self._monotonic_ns() // 1_000_000
-        span_ms += self.machine_ms
+        machine_ms = self._monotonic_ns() // 1_000_000
+        span_ms = machine_ms - self.machine_ms
+        self.machine_ms = machine_ms
         if self.is_behind or span_ms > slept_max_ms:
             self._look_at(span_ms, slept_max_ms)
-        return Instant(self._wall(), self.machine_ms - self._paused_ms)
+        return Instant(self._wall(), machine_ms - self._paused_ms)
 
     def caught_up(self) -> None:
         """Let the clock go on: the messages that came during a pause are taken."""

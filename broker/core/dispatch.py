@@ -5,6 +5,7 @@ What has to be known of the request, the kind and the state is looked up once fo
 command is a run of one.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
@@ -160,8 +161,10 @@ def _has_queues(context: Context, run: Sequence[Create]) -> bool:
 class Dispatcher:
     """Checks each run of commands, and has its handler decide it."""
 
-    def __init__(self, limits: Limits, handlers: Handlers) -> None:
+    def __init__(self, limits: Limits, handlers: Handlers, decided: Counter[type[Command]]) -> None:
+        """Count in `decided` the commands of each kind."""
         self._handlers = handlers
+        self._decided = decided
         self._text_bytes = limits.text_bytes
         self._checks = text_checks(limits)
         self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
@@ -183,10 +186,12 @@ class Dispatcher:
                 raise
             if len(run) == 1:
                 return [error_of(_refusal_of(fault))]
+            self._decided[type(run[0])] -= len(run)  # each is decided again
         return [self.decide(context, [command], request)[0] for command in run]
 
     def _checked(self, context: Context, run: Sequence[Any], request: RequestContext) -> list[Any]:
         kind = type(run[0])
+        self._decided[kind] += len(run)
         if kind not in request.ticket.principal.rights.commands:
             return [error_of(_not_authorized(kind, request))] * len(run)
         is_short = request.frame_bytes <= self._text_bytes

@@ -102,7 +102,7 @@ class Engine:
             **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, **STATS_COMMANDS,
             Hello: one_by_one(self._hello),
         }  # fmt: skip
-        self._dispatcher = Dispatcher(limits, handlers)
+        self._dispatcher = Dispatcher(limits, handlers, self.context.figures.decided)
 
     def execute(self, request: Request, request_context: RequestContext) -> Execution:
         """Decide the commands of a new request in order, until the reply is full."""
@@ -119,20 +119,17 @@ class Engine:
         outcomes: list[int | AnyOutcome] = []
         refused: list[tuple[type[Command], str]] = []
         grants: list[tuple[str, int]] = []
-        decided = self.context.figures.decided
         place, left = len(events), len(commands)  # where the run's events begin; commands to decide
         # Each command behind a run takes at least its refusal.
         request_context.room_bytes -= REPLY_BYTES_MAX + (left - 1) * REFUSAL_BYTES
         for run, results in self.decide(commands, request_context):
-            number, kind = len(run), type(run[0])
-            left -= number
-            decided[kind] += number
-            if number == len(commands):  # the common case: the whole reply in one call
+            left -= len(run)
+            if len(run) == len(commands):  # the common case: the whole reply in one call
                 part = encode_reply(request.seq, results)
             else:
                 parts += [] if parts else [begin_reply(request.seq, len(commands))]
                 part = encode_results(results)
-                request_context.room_bytes += number * REFUSAL_BYTES - len(part)
+                request_context.room_bytes += len(run) * REFUSAL_BYTES - len(part)
             parts.append(part)
             if is_remembered and run[0].changes:
                 outcomes += outcomes_of(results, events, place)
@@ -141,12 +138,12 @@ class Engine:
                 self.context.charge_texts(results)
             if JOBS_ALONE.issuperset(map(type, results)):  # the common case, at the speed of C
                 continue
-            refused += _refused(kind, results)
+            refused += _refused(type(run[0]), results)
             grants += _granted(results)
             if _is_full(results[-1]):  # and so it is for all commands that are left
                 parts += [encode_result(results[-1])] * left
                 rest = commands[len(commands) - left :]
-                decided.update(map(type, rest))
+                self.context.figures.decided.update(map(type, rest))
                 refused += [(type(each), ReplyFullError.code) for each in rest]
                 if is_remembered:
                     outcomes += [outcome_of(results[-1]) for each in rest if each.changes]
@@ -164,8 +161,6 @@ class Engine:
             self.context.must_wait = True
             return None
         result = self.decide_one(command, request_context)
-        if not self.context.must_wait:
-            self.context.figures.decided[type(command)] += 1
         return None if result is None else Answer(request_context.ticket, result, type(command))
 
     def repeat(

@@ -16,8 +16,8 @@ from tollgate.broker.core.events import JobTransitioned, LeaseGranted, Origin
 from tollgate.broker.core.waiters import Ticket, names_of, state_of
 from tollgate.broker.repository.history import is_claimed_since_moved
 from tollgate.broker.repository.job import Slot
+from tollgate.broker.repository.job_repo import claimed_for
 from tollgate.broker.repository.lines import Claimed
-from tollgate.broker.repository.queues import claimed_for
 from tollgate.domain.commands import Claim, Command
 from tollgate.domain.figures import Histogram, LastClaim
 from tollgate.domain.settlement import SettlementState
@@ -84,9 +84,9 @@ class Figures:
         self.in_status: defaultdict[JobStatus, Times] = defaultdict(Times)
         self.to_claim: defaultdict[Claimed, Times] = defaultdict(Times)
         self.samples_left = SAMPLES_MAX
-        self.seen: dict[Who, tuple[Ticket, datetime]] = {}
+        self.seen: dict[Who, tuple[Ticket, Origin]] = {}
         """The last request of each client, and when it was decided."""
-        self.claims: dict[Who, tuple[Claim, datetime]] = {}
+        self.claims: dict[Who, tuple[Claim, Origin]] = {}
         """The last claim of each client that has claimed."""
         self.outside: Callable[[], Mapping[str, Any]] = _nothing
         """Returns what only the server knows: fields of `StatsResult`, by name."""
@@ -98,9 +98,15 @@ class Figures:
         no more than the messages that were taken.
         """
         self.samples_left = SAMPLES_MAX
-        for table in (self.seen, self.claims):
-            if len(table) > CLIENTS_MAX:
-                _forget_oldest(table)  # type: ignore[arg-type]  # both end with a time
+        if len(self.seen) > CLIENTS_MAX:
+            by_age = sorted(self.seen, key=lambda who: self.seen[who][1].at)
+            for who in by_age[: len(self.seen) - CLIENTS_MAX]:
+                del self.seen[who]
+                self.claims.pop(who, None)
+
+    def put_off(self, commands: Sequence[Command]) -> None:
+        """Take the commands of a message off again: it is decided in the next batch."""
+        self.decided.subtract(map(type, commands))
 
     def measure(self, events: Sequence[Any], found: Sequence[Slot | None], origin: Origin) -> None:
         """Measure the jobs of a run of moves or of grants, which is not applied yet."""
@@ -123,14 +129,8 @@ class Figures:
 
     def heard(self) -> dict[Who, Heard]:
         """Return the clients that have sent something, the last one first."""
-        heard = {who: Heard(*last) for who, last in self.seen.items()}
-        for who, (claim, at) in self.claims.items():
+        heard = {who: Heard(ticket, origin.at) for who, (ticket, origin) in self.seen.items()}
+        for who, (claim, origin) in self.claims.items():
             if who in heard:
-                heard[who].claim = LastClaim(state_of(claim).value, [*names_of(claim)], at)
+                heard[who].claim = LastClaim(state_of(claim).value, [*names_of(claim)], origin.at)
         return dict(sorted(heard.items(), key=lambda each: each[1].at, reverse=True))
-
-
-def _forget_oldest(table: dict[Who, tuple[object, datetime]]) -> None:
-    oldest = sorted(table, key=lambda who: table[who][1])
-    for who in oldest[: len(table) - CLIENTS_MAX]:
-        del table[who]

@@ -24,7 +24,7 @@ from tollgate.broker.core.job_commands import check_queues
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_bytes_with
 from tollgate.broker.core.waiters import Parked, names_of, state_of
 from tollgate.broker.repository.job import Slot, grant, job_result
-from tollgate.broker.repository.queues import claimed_for
+from tollgate.broker.repository.job_repo import claimed_for
 from tollgate.domain.commands import (
     ALL_QUEUES,
     Claim,
@@ -72,7 +72,7 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
         message = f"no role of this peer may claim jobs that are {state}"
         raise NotAuthorizedError(message)
     origin = context.origin
-    context.figures.claims[origin.by, origin.client] = command, origin.at
+    context.figures.claims[origin.by, origin.client] = command, origin
     if command.job_ids is not None:
         return _grant_named(context, command, request)
     if context.scans_left <= 0 and _is_wide(names_of(command)):

@@ -142,9 +142,9 @@ class Pipeline:
             self._refuse(arrival, refusal, output)
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
-        self._context.act_for(ticket)
+        context.act_for(ticket)
         request_context = RequestContext(
-            ticket, self._context.origin.at, now.mono_ms, len(arrival.frames[0]),
+            ticket, context.origin.at, now.mono_ms, len(arrival.frames[0]),
             engine.limits.reply_bytes, writable,
         )  # fmt: skip
         if remembered is not None:
@@ -153,13 +153,15 @@ class Pipeline:
                 self._conclude(ticket, request.acked, execution, output)
         elif len(request.commands) == 1 and request.commands[0].parks:
             answer = engine.execute_parking(request, request_context)
-            if answer is not None and not context.must_wait:
+            if context.must_wait:
+                context.figures.put_off(request.commands)
+            elif answer is not None:
                 self._answer_at_once(arrival, answer, output)
         else:
             execution = engine.execute(request, request_context)
             if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
                 # Only room was made, which goes on in the next batch: there they are decided.
-                context.figures.decided.subtract(map(type, request.commands))
+                context.figures.put_off(request.commands)
                 return
             context.must_wait = False
             self._conclude(ticket, request.acked, execution, output)
@@ -218,13 +220,14 @@ class Pipeline:
 
     def _conclude(self, ticket: Ticket, acked: int, execution: Execution, output: Output) -> None:
         """Make one record of everything that a request has done, and one reply."""
-        events = self._context.take_events()
-        if events or execution.is_kept:
+        context = self._context
+        if context.events or execution.is_kept:
+            events, origin = context.take_events(), context.origin
             record = Record(
                 events, ticket.session, ticket.seq, acked, ticket.digest, execution.outcomes,
-                ticket.principal.name, self._context.origin.at, self._context.origin.client,
+                ticket.principal.name, origin.at, origin.client,
             )  # fmt: skip
-            self._context.state.requests.remember(record)
+            context.state.requests.remember(record)
             self._append(record, output)
         reply = ReplyFrame(ticket.peer, execution.frame, execution.grants)
         self._send(reply, execution.refused, output)

@@ -365,7 +365,7 @@ class Restorer:
         for job_id, token, lease_ms in chunk.standing:  # of format 1
             slot = state.jobs.require(job_id)
             slot.lease = StandingLease(slot, token, lease_ms, lease_ms)
-            state.jobs.restore_lease(slot)
+            state.jobs.leased += 1
         if self._format == 1:
             for job_id, lapses in chunk.lapses:
                 slot = state.jobs.require(job_id)

@@ -44,8 +44,7 @@ from tollgate.broker.repository.history import (
 )
 from tollgate.broker.repository.indexes import measured
 from tollgate.broker.repository.job import Changes, Slot
-from tollgate.broker.repository.job_repo import InMemoryJobRepository, is_finished
-from tollgate.broker.repository.queues import claimed_for
+from tollgate.broker.repository.job_repo import InMemoryJobRepository, claimed_for, is_finished
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,
@@ -222,7 +221,8 @@ class State:
             told.setdefault("not_before", None)
         after = msgspec.structs.replace(before, **told)
         if event.ends_lease and slot.lease is not None:
-            self.jobs.unlease(slot, before.state)
+            slot.lease = None
+            self.jobs.leased -= 1
         self.jobs.set_settlement(slot, after, origin.at)
         if event.to or event.reason or after.on_chain_state != before.on_chain_state:
             to = after.state if event.to is not None else None

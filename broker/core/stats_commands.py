@@ -15,10 +15,10 @@ from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max
 from tollgate.broker.core.roles import RIGHTS, Role
 from tollgate.broker.core.waiters import Ticket, names_of, state_of
 from tollgate.broker.repository.indexes import ended_at
-from tollgate.broker.repository.job import Slot
-from tollgate.broker.repository.job_repo import is_finished
+from tollgate.broker.repository.job import Slot, StandingLease
+from tollgate.broker.repository.job_repo import claimed_for, is_finished
 from tollgate.broker.repository.lines import Claimed
-from tollgate.broker.repository.queues import CLAIMED, JobQueue, claimed_for
+from tollgate.broker.repository.queues import CLAIMED, JobQueue
 from tollgate.domain.commands import (
     ALL_QUEUES,
     Annotate,
@@ -56,7 +56,7 @@ STATS_SCANS: Final = 2_000
 """Gathering the figures takes about as long as looking at so many jobs, ..."""
 QUEUE_SCANS: Final = 4
 """... and at so many for each queue."""
-LOOKED_MAX: Final = 4_000
+LOOKED_MAX: Final = 5_000
 """How many leases, and how many jobs on hold or delayed, one `stats` looks at."""
 QUEUES_SHOWN: Final = 200
 CLIENTS_SHOWN: Final = 1_000
@@ -144,17 +144,24 @@ def _knows_oldest(context: Context, queue: JobQueue) -> bool:
 
 
 class _Barred:
-    """How many jobs that nobody holds are on hold or delayed, by queue and state."""
+    """How many jobs are leased; and of the others, on hold or delayed: by queue and state."""
 
     def __init__(self) -> None:
+        self.leased: Counter[tuple[str, Claimed]] = Counter()
         self.on_hold: Counter[tuple[str, Claimed]] = Counter()
         self.delayed: Counter[tuple[str, Claimed]] = Counter()
         self.is_estimate = False
 
 
 def _barred(context: Context) -> _Barred:
-    """Count the jobs on hold and the delayed ones, as far as there are not too many of them."""
-    queues, at, barred = context.state.jobs.queues, context.origin.at, _Barred()
+    """Count the jobs that no claim gets; estimate their number if there are too many of them."""
+    queues, barred = context.state.jobs.queues, _Barred()
+    standing, is_all = _standing(context)
+    barred.leased.update((each.slot.job.queue, claimed_for(each.slot.job)) for each in standing)
+    if not is_all and standing:
+        barred.is_estimate = True
+        for key, count in barred.leased.items():
+            barred.leased[key] = count * context.state.jobs.leased // len(standing)
     held = queues.held
     looked = min(len(held), LOOKED_MAX)
     for slot in islice(held.values(), looked):
@@ -164,8 +171,15 @@ def _barred(context: Context) -> _Barred:
         barred.is_estimate = True
         for key, count in barred.on_hold.items():
             barred.on_hold[key] = count * len(held) // looked
-    left = LOOKED_MAX
-    for queue in queues.by_name.values() if queues.are_barred else ():
+    context.scans_left -= looked
+    if queues.are_barred:
+        _count_delayed(context, barred)
+    return barred
+
+
+def _count_delayed(context: Context, barred: _Barred) -> None:
+    at, left = context.origin.at, LOOKED_MAX
+    for queue in context.state.jobs.queues.by_name.values():
         for state, lines in queue.lines.items():
             for line in lines:
                 if line.delays is not None:
@@ -173,8 +187,7 @@ def _barred(context: Context) -> _Barred:
                     barred.delayed[queue.name, state] += count
                     barred.is_estimate |= entries > left
                     left = max(0, left - entries)
-    context.scans_left -= looked + LOOKED_MAX - left
-    return barred
+    context.scans_left -= LOOKED_MAX - left
 
 
 def _state(queues: Iterable[JobQueue], state: Claimed, barred: _Barred) -> StateFigures:
@@ -191,7 +204,7 @@ def _state(queues: Iterable[JobQueue], state: Claimed, barred: _Barred) -> State
             shown.oldest = oldest
         if is_claimed:
             key = (queue.name, state)
-            leased = queue.leased.get(state, 0)
+            leased = min(barred.leased[key], count)
             on_hold = min(barred.on_hold[key], count - leased)
             delayed = min(barred.delayed[key], count - leased - on_hold)
             shown.leased += leased
@@ -220,13 +233,19 @@ def _queue(context: Context, queue: JobQueue, barred: _Barred) -> QueueFigures:
     )
 
 
+def _standing(context: Context) -> tuple[list[StandingLease], bool]:
+    """Return the leases that stand, and whether these are all: it looks at so many."""
+    timers = context.state.leases.timers
+    standing = [each for each in islice(timers, LOOKED_MAX) if stands(each)]
+    context.scans_left -= min(LOOKED_MAX, len(timers)) // 2
+    return standing, len(timers) <= LOOKED_MAX
+
+
 def _clients(context: Context) -> tuple[list[ClientFigures], int]:
     """Return all clients, those heard last first, and how many leases were not looked at."""
     heard = context.figures.heard()
-    leases = context.state.leases.timers
-    standing = [each for each in islice(leases, LOOKED_MAX) if stands(each)]
+    standing, _ = _standing(context)
     held = Counter((lease.by, lease.client) for lease in standing)
-    context.scans_left -= min(LOOKED_MAX, len(leases))
     claims: Counter[Who] = Counter()
     waits: Counter[Who] = Counter()
     client_of = context.state.requests.client_of

@@ -37,7 +37,7 @@ from tollgate.broker.repository.job import (
 )
 from tollgate.broker.repository.lines import FIRST, READY, Claimed
 from tollgate.broker.repository.listing import Page, Wanted, page
-from tollgate.broker.repository.queues import Level, Queues, claimed_for
+from tollgate.broker.repository.queues import Level, Queues
 from tollgate.broker.repository.table import ShardedTable
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
@@ -101,9 +101,6 @@ class InMemoryJobRepository:
         """How many jobs there are."""
         self.leased = 0
         """How many jobs are under a lease."""
-        self._leased_counted = 0
-        """How many of them the queues know: the leases that one run of moves ends are taken off
-        their queue at once, for all jobs of the run."""
         self.queues = Queues(timeline)
         self.finished = FinishedJobs()
         self.texts = TextTotals()
@@ -366,28 +363,18 @@ class InMemoryJobRepository:
                 else:
                     self.texts.set_history(slot, grown(history, entry))
             self.leased += len(slots)
-            self._leased_counted += len(slots)
             # One by one, in order: a replay may apply the grants of several claims in one run.
-            for (state, name), some in groupby(
-                (claimed_for(slot.job), slot.job.queue) for slot in slots
-            ):
-                self.queues.served(state, name, len([*some]))
+            served = groupby((claimed_for(slot.job), slot.job.queue) for slot in slots)
+            self.queues.served(key for key, _ in served)
 
     def free(self, slot: Slot, at: datetime) -> None:
         """End the lease on a job, if there is one; it may be claimed again as soon as it is due."""
         with self._lock:
             self.queues.are_barred |= slot.job.not_before is not None
             if slot.lease is not None:
-                self.unlease(slot, claimed_for(slot.job))
+                slot.lease = None
+                self.leased -= 1
             self.queues.free(slot, at)
-
-    def unlease(self, slot: Slot, state: Claimed) -> None:
-        """End the lease on a job that was claimed in this status or settlement state."""
-        with self._lock:
-            slot.lease = None
-            self.leased -= 1
-            self._leased_counted -= 1
-            self.queues.by_name[slot.job.queue].leased[state] -= 1
 
     def bar(self, slot: Slot) -> None:
         """Take a job out of its line, until it is freed: it is on hold, or has to wait."""
@@ -476,21 +463,13 @@ class InMemoryJobRepository:
                     raise _paid_for(holder)
             self._store[job.job_id] = slot
             self.stored += 1
+            self.leased += slot.lease is not None
             self.queues.restore(slot)
-            if slot.lease is not None:
-                self.restore_lease(slot)
             self.are_dated |= job.submit_result_time is not None
             self._are_settled |= job.settlement is not None
             self._newest = max(self._newest, job.updated_at)
             self.queues.are_barred = True  # some may be
             self.texts.restore(slot, is_named=is_named)
-
-    def restore_lease(self, slot: Slot) -> None:
-        """Count the lease on a job of a snapshot."""
-        with self._lock:
-            self.leased += 1
-            self._leased_counted += 1
-            self.queues.restore_lease(slot)
 
     # --- parts of a change ----------------------------------------------------------------------
 
@@ -537,10 +516,6 @@ class InMemoryJobRepository:
         if move.keep_lease and slot.lease is not None:
             slot.lease.is_kept = move.target is AWAITING_INPUT
             self.queues.are_barred = True
-            before = RUNNING if move.target is AWAITING_INPUT else AWAITING_INPUT
-            leased = self.queues.by_name[slot.job.queue].leased
-            leased[before] -= 1
-            leased[move.target] = leased.get(move.target, 0) + 1
         else:
             slot.lease = None
             self.leased -= 1
@@ -557,10 +532,6 @@ class InMemoryJobRepository:
             return
         is_answer = before is AWAITING_INPUT and moved[0].job.provided_input is not None
         code = INPUT_PROVIDED if is_answer else MOVED
-        if self.leased != self._leased_counted:
-            leased = self.queues.by_name[moved[0].job.queue].leased
-            leased[before] += self.leased - self._leased_counted
-            self._leased_counted = self.leased
         entry = self.origins.entry(code, origin, before, after)
         short = TRIM_BYTES - len(entry)
         for slot in moved:
@@ -586,6 +557,13 @@ class InMemoryJobRepository:
                     slot.job.settlement, state=state, updated_at=origin.at
                 )
                 self.set_settlement(slot, settlement, origin.at)
+
+
+def claimed_for(job: StoredJob) -> Claimed:
+    """Return what a job is claimed for: its status, or the state of its settlement at its end."""
+    if job.status in TERMINAL and job.settlement is not None:
+        return job.settlement.state
+    return job.status
 
 
 def is_finished(job: StoredJob) -> bool:

@@ -60,8 +60,8 @@ class JobQueue:
     """A queue: its jobs in order of creation and of entry into a status, and its ready lines."""
 
     __slots__ = (
-        "_entered", "changes", "counts", "created", "is_paused", "jobs", "leased", "levels",
-        "lines", "name", "settled",
+        "_entered", "changes", "counts", "created", "is_paused", "jobs", "levels", "lines",
+        "name", "settled",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -73,8 +73,6 @@ class JobQueue:
         """How many jobs have come, moved or gone since its lines were checked."""
         self.counts: dict[JobStatus, int] = dict.fromkeys(JobStatus, 0)
         self.settled: dict[SettlementState, int] = dict.fromkeys(SettlementState, 0)
-        self.leased: dict[Claimed, int] = {}
-        """How many jobs in each status or settlement state are leased; most have no entry."""
         self.created = CreationIndex()
         self.levels: dict[int, Level] = {}
         """By priority."""
@@ -428,12 +426,11 @@ class Queues:
         for slot in reversed(slots):
             self.level_of(slot.job).line(state).put_back(slot)
 
-    def served(self, state: Claimed, name: str, count: int) -> None:
-        """Take note that a claim got so many jobs in a status or state, of a queue."""
-        leased = self.by_name[name].leased
-        leased[state] = leased.get(state, 0) + count
-        if (order := self._orders.get(state)) is not None:
-            order.serve(name)
+    def served(self, served: Iterable[tuple[Claimed, str]]) -> None:
+        """Take note that claims got jobs in these statuses or states, of these queues."""
+        for state, queue in served:
+            if (order := self._orders.get(state)) is not None:
+                order.serve(queue)
 
     def wake(self, at: datetime) -> None:
         """Note in `changed` where delayed jobs are due."""
@@ -483,11 +480,6 @@ class Queues:
         if job.on_hold:
             self.held[slot.index] = slot
 
-    def restore_lease(self, slot: Slot) -> None:
-        """Count the lease on a job of a snapshot."""
-        leased, state = self.level_of(slot.job).queue.leased, claimed_for(slot.job)
-        leased[state] = leased.get(state, 0) + 1
-
     def restore_delayed(self, slot: Slot, at: datetime) -> None:
         """Add a job that is in no line to the delayed ones, if it is delayed."""
         job, level = slot.job, self.level_of(slot.job)
@@ -501,13 +493,6 @@ class Queues:
         if slot.lease is None and not job.on_hold and not_before is not None:
             line.delay(slot, not_before)
             self._wake(line, level.queue.name, max(at, not_before))
-
-
-def claimed_for(job: StoredJob) -> Claimed:
-    """Return what a job is claimed for: its status, or the state of its settlement at its end."""
-    if job.status in TERMINAL and job.settlement is not None:
-        return job.settlement.state
-    return job.status
 
 
 def _slot_in(entry: Slot | tuple[int, Slot]) -> Slot:
