@@ -27,7 +27,7 @@ SLOW_SHARE: Final = 0.99
 SYNCS_MIN: Final = 5
 FREE_BYTES_MIN: Final = 1 << 30
 UNREAD_BYTES_MAX: Final = 64 << 20
-WAITED_FOR: Final = ("running", "awaiting_input")
+WAITED_FOR: Final = ("running",)
 TO_SETTLE: Final = ("wanted", "submitted")
 
 
@@ -100,13 +100,11 @@ def _unserved(queue: QueueFigures, name: str, figures: StateFigures, now: dateti
     since = ""
     if figures.oldest is not None:
         since = f", the oldest for {duration((now - figures.oldest).total_seconds())}"
-    ready = counted(figures.ready, "job")
-    if name == "awaiting_input":  # most handlers are resumed by an answer, not by a claim
-        return Finding("needs_input", f"{ready} of queue {queue.name} wait for input{since}")
-    what = "are ready" if name == "running" else f"have a settlement that is {name}"
-    code = "no_worker" if name == "running" else "no_watcher"
-    text = f"{ready} of queue {queue.name} {what}, and no client claims them{since}"
-    return Finding(code, text)
+    if name == "running":
+        ready = counted(figures.ready, "ready job")
+        return Finding("no_worker", f"no client claims the {ready} of queue {queue.name}{since}")
+    ready = counted(figures.ready, f"{name} settlement")
+    return Finding("no_watcher", f"no client claims the {ready} of queue {queue.name}{since}")
 
 
 def _is_served(stats: StatsResult, queue: QueueFigures, name: str) -> bool:
@@ -143,19 +141,19 @@ def _of_jobs(stats: StatsResult) -> Iterator[Finding]:
     if unpaid is not None and unpaid.oldest is not None:
         waited = stats.time - unpaid.oldest
         if waited > UNPAID_FOR:
-            count = counted(unpaid.count, "job")
-            text = f"{count} wait for payment, the oldest for {duration(waited.total_seconds())}"
+            count = counted(unpaid.count, "unpaid job")
+            text = f"{count}, the oldest for {duration(waited.total_seconds())}"
             yield Finding("unpaid", text)
     on_hold = sum(each.on_hold for each in stats.statuses.values())
     if on_hold:
-        yield Finding("on_hold", f"{counted(on_hold, 'job')} are on hold")
+        yield Finding("on_hold", f"{counted(on_hold, 'job')} on hold")
     if stats.lapses:
         text = f"{counted(stats.lapses, 'lease')} lapsed since the broker started"
         yield Finding("lapses", text)
     for state in ("manual", "refused"):
         figures = stats.settlements.get(state)
         if figures is not None and figures.count:
-            text = f"{counted(figures.count, 'settlement')} are {state}"
+            text = counted(figures.count, f"{state} settlement")
             yield Finding(f"settlement_{state}", text)
 
 

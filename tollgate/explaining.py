@@ -65,7 +65,7 @@ class Words(msgspec.Struct, frozen=True):
 def in_words(explanation: "Explanation") -> Words:
     """Return an explanation in words."""
     job, facts = explanation.job, explanation.facts
-    where = f"{job.status.value} since {_since(job.updated_at, facts.time)}, queue {job.queue}"
+    where = f"{job.status.value} for {_span(job.updated_at, facts.time)}, queue {job.queue}"
     if job.priority:
         where += f", priority {job.priority}"
     return Words(
@@ -105,7 +105,7 @@ def _of_status(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
     elif job.status is AWAITING_PAYMENT:
         text = "its payment is not confirmed"
         if job.pay_by_time is not None and job.pay_by_time < now:
-            text += f", and was due {_since(job.pay_by_time, now)}"
+            text += f", and was due {_span(job.pay_by_time, now)} ago"
         yield Reason("unpaid", text)
     elif job.status is AWAITING_INPUT:
         yield Reason("needs_input", "it asks for input, and has not been answered")
@@ -115,7 +115,7 @@ def _of_orders(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
     """Yield what somebody has ordered for the job, or for its queue."""
     now = facts.time
     if job.on_hold:
-        yield Reason("on_hold", _with_entry("it is on hold", _last(facts, "held"), now))
+        yield Reason("on_hold", _with_entry("it was put on hold", _last(facts, "held"), now))
     if job.stop_requested:
         entry = _last(facts, "stop_requested")
         yield Reason("stop_requested", _with_entry("its holder was asked to stop", entry, now))
@@ -151,8 +151,8 @@ def _of_holder(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
     if lease is None:
         return
     holder, left = _name(lease.by, lease.client), duration(lease.left_ms / 1_000)
-    since = f" since {_since(claimed.at, now)}" if claimed is not None else ""
-    text = f"{holder} holds it{since}; the lease lapses in {left} unless it is touched"
+    span = f" for {_span(claimed.at, now)}" if claimed is not None else ""
+    text = f"{holder} has held it{span}; the lease lapses in {left} unless it is touched"
     yield Reason("held", text)
     if facts.lease_ms and lease.left_ms < (1 - TOUCHED_SHARE) * facts.lease_ms:
         silent = duration((facts.lease_ms - lease.left_ms) / 1_000)
@@ -216,8 +216,8 @@ def _settlement(job: "Job", facts: ExplainedResult) -> Iterator[str]:
     settlement = job.settlement
     if settlement is None:
         return
-    since = _since(settlement.updated_at, facts.time)
-    yield f"{settlement.state.value} since {since}: {SETTLING[settlement.state]}"
+    span = _span(settlement.updated_at, facts.time)
+    yield f"{settlement.state.value} for {span}: {SETTLING[settlement.state]}"
     if settlement.reason:
         yield f"reason: {one_line(settlement.reason)}"
     if settlement.on_chain_state:
@@ -237,7 +237,7 @@ def _with_entry(text: str, entry: HistoryEntry | None, now: datetime) -> str:
     """Return a sentence with what the history says of it: since when, by whom, why."""
     if entry is None:
         return text
-    text += f" since {_since(entry.at, now)}"
+    text += f" {_span(entry.at, now)} ago"
     if entry.by is not None:
         text += f", by {_name(entry.by, entry.client)}"
     return text + (f": {one_line(entry.reason)}" if entry.reason else "")
@@ -256,11 +256,11 @@ def _seen(client: ClientFigures, now: datetime) -> str:
     name = _name(client.by, client.client)
     if client.leases:
         return f"{name}, holds {counted(client.leases, 'job')}"
-    return f"{name}, seen {_since(client.seen, now)}" if client.seen else name
+    return f"{name}, seen {_span(client.seen, now)} ago" if client.seen else name
 
 
-def _since(moment: datetime, now: datetime) -> str:
-    return f"{duration(max(0.0, (now - moment).total_seconds()))} ago"
+def _span(moment: datetime, now: datetime) -> str:
+    return duration(max(0.0, (now - moment).total_seconds()))
 
 
 def _until(moment: datetime, now: datetime) -> str:
