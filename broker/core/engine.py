@@ -109,6 +109,7 @@ class Engine:
         commands, events = request.commands, self.context.events
         is_remembered = request.session > 0 and request_context.writable
         if is_remembered and not self.make_room(request, request_context.now_ms):
+            self.context.figures.decided.update(map(type, commands))  # it is put off: see there
             self.context.must_wait = True
             return Execution(b"")
         if not commands:  # it only acknowledges
@@ -158,6 +159,7 @@ class Engine:
             request.session and request_context.writable and command.changes
             and not self.make_room(request, request_context.now_ms)
         ):  # fmt: skip
+            self.context.figures.decided[type(command)] += 1  # it is put off: see there
             self.context.must_wait = True
             return None
         result = self.decide_one(command, request_context)

@@ -105,7 +105,10 @@ class Figures:
                 self.claims.pop(who, None)
 
     def put_off(self, commands: Sequence[Command]) -> None:
-        """Take the commands of a message off again: it is decided in the next batch."""
+        """Take the commands of a message off again: it is decided in the next batch.
+
+        All of them must have been counted, decided or not.
+        """
         self.decided.subtract(map(type, commands))
 
     def measure(self, events: Sequence[Any], found: Sequence[Slot | None], origin: Origin) -> None:
