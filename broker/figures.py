@@ -26,8 +26,8 @@ SYNC_BOUNDS_S: Final = (
 )  # fmt: skip
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STARTS_MAX: Final = 16
-START_APART: Final = 1_000 * SESSIONS_PER_MS
-"""Session numbers that are farther apart, by a second, were given by two runs of the broker."""
+START_APART: Final = 200 * SESSIONS_PER_MS
+"""Session numbers that are farther apart were given by two runs of the broker."""
 NAMED_BY_TIME: Final = datetime(2020, 1, 1, tzinfo=UTC)
 """Session numbers below this time are not made of a time."""
 MILLISECOND: Final = timedelta(milliseconds=1)

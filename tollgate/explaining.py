@@ -245,7 +245,7 @@ def _with_entry(text: str, entry: HistoryEntry | None, now: datetime) -> str:
 
 def _legal(legal: Legal) -> str:
     to = f" to {legal.to}" if legal.to else ""
-    return f"{legal.command}{to}: {', '.join(legal.roles) or 'nobody'}"
+    return f"{legal.command}{to}: {', '.join(legal.roles) or 'no role'}"
 
 
 def _name(by: str, client: str | None) -> str:
