@@ -112,7 +112,7 @@ def _of_status(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
 
 
 def _of_orders(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
-    """Yield what somebody has ordered for the job, or for its queue."""
+    """Yield what was ordered for the job, or for its queue."""
     now = facts.time
     if job.on_hold:
         yield Reason("on_hold", _with_entry("it was put on hold", _last(facts, "held"), now))

@@ -8,8 +8,8 @@ a sample of them under load.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from tollgate.broker.core.events import JobTransitioned, LeaseGranted, Origin
@@ -33,6 +33,7 @@ TIMES_S: Final = (
 )  # fmt: skip
 """The bounds of the histograms of times of jobs, in seconds: from a millisecond to a week."""
 
+NEVER_SEEN: Final = datetime.min.replace(tzinfo=UTC)
 Who = tuple[str, str]
 """The name of a principal, and that of its program."""
 
@@ -130,10 +131,23 @@ class Figures:
                     began = job.settlement.updated_at
                 self.to_claim[state].add((origin.at - began).total_seconds())
 
-    def heard(self) -> dict[Who, Heard]:
-        """Return the clients that have sent something, the last one first."""
-        heard = {who: Heard(ticket, origin.at) for who, (ticket, origin) in self.seen.items()}
-        for who, (claim, origin) in self.claims.items():
-            if who in heard:
-                heard[who].claim = LastClaim(state_of(claim).value, [*names_of(claim)], origin.at)
-        return dict(sorted(heard.items(), key=lambda each: each[1].at, reverse=True))
+    def heard(self, who: Who) -> Heard | None:
+        """Return what a client has sent last, None if it has sent nothing."""
+        seen, last = self.seen.get(who), self.claims.get(who)
+        if seen is None:
+            return None
+        claim = None
+        if last is not None:
+            command, origin = last
+            claim = LastClaim(state_of(command).value, [*names_of(command)], origin.at)
+        return Heard(seen[0], seen[1].at, claim)
+
+    def by_time(self, some: Iterable[Who]) -> list[Who]:
+        """Return clients in the order in which they were seen, the last one first."""
+        seen = self.seen
+
+        def seen_at(who: Who) -> datetime:
+            last = seen.get(who)
+            return NEVER_SEEN if last is None else last[1].at
+
+        return sorted(some, key=seen_at, reverse=True)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -52,14 +52,16 @@ from tollgate.domain.status import (
     JobStatus,
 )
 
-STATS_SCANS: Final = 2_000
+STATS_SCANS: Final = 1_000
 """Gathering the figures takes about as long as looking at so many jobs, ..."""
 QUEUE_SCANS: Final = 4
 """... and at so many for each queue."""
+CLIENT_SCANS: Final = 4
+"""A client takes about as long as looking at so many jobs."""
 LOOKED_MAX: Final = 5_000
 """How many leases, and how many jobs on hold or delayed, one `stats` looks at."""
 QUEUES_SHOWN: Final = 200
-CLIENTS_SHOWN: Final = 1_000
+CLIENTS_SHOWN: Final = 500
 STATS_BYTES: Final = 32 * RESULT_BYTES
 """More than the figures take in a reply without queues and clients."""
 QUEUE_BYTES: Final = 1_024
@@ -87,14 +89,16 @@ def stats(context: Context, command: Stats, request: RequestContext) -> StatsRes
     if not all(_knows_oldest(context, queue) for queue in everything):
         raise context.put_off()
     context.scans_left -= STATS_SCANS + QUEUE_SCANS * len(everything)
-    barred = _barred(context)
+    standing = _standing(context)
+    barred = _barred(context, standing)
+    totals, of_queues = _figures(everything, barred)
     shown = [queue for queue in everything if command.queue in (None, queue.name)]
     shown.sort(key=lambda queue: queue.jobs, reverse=True)
-    clients, leases_left_out = _clients(context)
     room = max(0, request.room_bytes - STATS_BYTES)
     queues_shown = min(QUEUES_SHOWN, room // 2 // QUEUE_BYTES)
     room -= min(queues_shown, len(shown)) * QUEUE_BYTES
     clients_shown = min(CLIENTS_SHOWN, room // (CLIENT_BYTES + CLAIMED_QUEUES_SHOWN * 64))
+    clients, more_clients = _clients(context, standing, clients_shown)
     kinds = Counter(type(parked.command) is Claim for parked in context.waiters.parked.values())
     return StatsResult(
         as_of=context.position(),
@@ -104,22 +108,18 @@ def stats(context: Context, command: Stats, request: RequestContext) -> StatsRes
         writable=request.writable,
         jobs=state.jobs.stored,
         stored_bytes=state.jobs.texts.total_bytes,
-        statuses={each.value: _state(everything, each, barred) for each in JobStatus},
-        settlements={
-            each.value: found
-            for each in SettlementState
-            if (found := _state(everything, each, barred)).count
-        },
-        queues=[_queue(context, each, barred) for each in shown[:queues_shown]],
+        statuses={each.value: totals.get(each) or StateFigures() for each in JobStatus},
+        settlements={each.value: totals[each] for each in SettlementState if each in totals},
+        queues=[_queue(context, each, of_queues[each.name]) for each in shown[:queues_shown]],
         queues_left_out=max(0, len(shown) - queues_shown),
         estimated=barred.is_estimate,
         sessions=len(state.requests),
         outcomes=state.requests.outcomes,
         parked_claims=kinds[True],
         parked_waits=kinds[False],
-        clients=clients[:clients_shown],
-        clients_left_out=max(0, len(clients) - clients_shown),
-        leases_left_out=leases_left_out,
+        clients=clients,
+        clients_left_out=more_clients,
+        leases_left_out=state.jobs.leased - len(standing),
         commands={
             _tag(kind): CommandFigures(decided, dict(figures.refused.get(kind, {})))
             for kind, decided in figures.decided.items()
@@ -139,8 +139,13 @@ def _tag(kind: type[Command]) -> str:
 
 def _knows_oldest(context: Context, queue: JobQueue) -> bool:
     queues = context.state.jobs.queues
-    states: Iterable[Claimed] = (*JobStatus, *SettlementState)
-    return all(queues.knows_oldest(queue, each) for each in states)
+    return all(queues.knows_oldest(queue, each) for each in _states_of(queue))
+
+
+def _states_of(queue: JobQueue) -> list[Claimed]:
+    """Return the statuses and settlement states in which a queue has jobs."""
+    counts: list[dict[Any, int]] = [queue.counts, queue.settled]
+    return [state for some in counts for state, count in some.items() if count]
 
 
 class _Barred:
@@ -153,15 +158,14 @@ class _Barred:
         self.is_estimate = False
 
 
-def _barred(context: Context) -> _Barred:
+def _barred(context: Context, standing: list[StandingLease]) -> _Barred:
     """Count the jobs that no claim gets; estimate their number if there are too many of them."""
     queues, barred = context.state.jobs.queues, _Barred()
-    standing, is_all = _standing(context)
     barred.leased.update((each.slot.job.queue, claimed_for(each.slot.job)) for each in standing)
-    if not is_all and standing:
+    if len(standing) < context.state.jobs.leased:
         barred.is_estimate = True
         for key, count in barred.leased.items():
-            barred.leased[key] = count * context.state.jobs.leased // len(standing)
+            barred.leased[key] = count * context.state.jobs.leased // len(standing)  # of those seen
     held = queues.held
     looked = min(len(held), LOOKED_MAX)
     for slot in islice(held.values(), looked):
@@ -190,61 +194,68 @@ def _count_delayed(context: Context, barred: _Barred) -> None:
     context.scans_left -= LOOKED_MAX - left
 
 
-def _state(queues: Iterable[JobQueue], state: Claimed, barred: _Barred) -> StateFigures:
-    """Return the figures of a status or settlement state, of some queues together."""
-    shown = StateFigures()
-    is_claimed = state in CLAIMED
+def _figures(
+    queues: Iterable[JobQueue], barred: _Barred
+) -> tuple[dict[Claimed, StateFigures], dict[str, dict[Claimed, StateFigures]]]:
+    """Return the figures of all queues together, and of each queue, by status and state."""
+    totals: dict[Claimed, StateFigures] = {}
+    of_queues: dict[str, dict[Claimed, StateFigures]] = {}
     for queue in queues:
-        count = queue.count(state)
-        if not count:
-            continue
-        shown.count += count
-        oldest = queue.oldest(state)
-        if oldest is not None and (shown.oldest is None or oldest < shown.oldest):
-            shown.oldest = oldest
-        if is_claimed:
-            key = (queue.name, state)
-            leased = min(barred.leased[key], count)
-            on_hold = min(barred.on_hold[key], count - leased)
-            delayed = min(barred.delayed[key], count - leased - on_hold)
-            shown.leased += leased
-            shown.on_hold += on_hold
-            shown.delayed += delayed
-            if queue.is_paused:
-                shown.paused += count - leased - on_hold - delayed
-            else:
-                shown.ready += count - leased - on_hold - delayed
+        own = of_queues[queue.name] = {
+            state: _state(queue, state, barred) for state in _states_of(queue)
+        }
+        for state, figures in own.items():
+            total = totals.setdefault(state, StateFigures())
+            if figures.oldest is not None and (not total.oldest or figures.oldest < total.oldest):
+                total.oldest = figures.oldest
+            total.count += figures.count
+            total.ready += figures.ready
+            total.leased += figures.leased
+            total.on_hold += figures.on_hold
+            total.delayed += figures.delayed
+            total.paused += figures.paused
+    return totals, of_queues
+
+
+def _state(queue: JobQueue, state: Claimed, barred: _Barred) -> StateFigures:
+    """Return the figures of a queue in a status or settlement state."""
+    count = queue.count(state)
+    shown = StateFigures(count, queue.oldest(state))
+    if state in CLAIMED:
+        key = (queue.name, state)
+        shown.leased = min(barred.leased[key], count)
+        shown.on_hold = min(barred.on_hold[key], count - shown.leased)
+        shown.delayed = min(barred.delayed[key], count - shown.leased - shown.on_hold)
+        free = count - shown.leased - shown.on_hold - shown.delayed
+        shown.ready, shown.paused = (0, free) if queue.is_paused else (free, 0)
     return shown
 
 
-def _queue(context: Context, queue: JobQueue, barred: _Barred) -> QueueFigures:
+def _queue(context: Context, queue: JobQueue, figures: dict[Claimed, StateFigures]) -> QueueFigures:
     claims = context.waiters.claims
     names = (queue.name, ALL_QUEUES)
     return QueueFigures(
         queue.name,
-        {each.value: _state([queue], each, barred) for each in JobStatus if queue.counts[each]},
-        {
-            each.value: _state([queue], each, barred)
-            for each in SettlementState
-            if queue.settled[each]
-        },
+        {each.value: found for each, found in figures.items() if isinstance(each, JobStatus)},
+        {each.value: found for each, found in figures.items() if isinstance(each, SettlementState)},
         queue.is_paused,
         sum(len(claims.get((state, name), ())) for state in CLAIMED for name in names),
     )
 
 
-def _standing(context: Context) -> tuple[list[StandingLease], bool]:
-    """Return the leases that stand, and whether these are all: it looks at so many."""
+def _standing(context: Context) -> list[StandingLease]:
+    """Return the leases that stand, as far as there are not too many of them."""
     timers = context.state.leases.timers
-    standing = [each for each in islice(timers, LOOKED_MAX) if stands(each)]
-    context.scans_left -= min(LOOKED_MAX, len(timers)) // 2
-    return standing, len(timers) <= LOOKED_MAX
+    context.scans_left -= min(LOOKED_MAX, len(timers))
+    return [each for each in islice(timers, LOOKED_MAX) if stands(each)]
 
 
-def _clients(context: Context) -> tuple[list[ClientFigures], int]:
-    """Return all clients, those heard last first, and how many leases were not looked at."""
-    heard = context.figures.heard()
-    standing, _ = _standing(context)
+def _clients(
+    context: Context, standing: list[StandingLease], most: int
+) -> tuple[list[ClientFigures], int]:
+    """Return clients, those heard last first, and how many more there are."""
+    figures = context.figures
+    context.scans_left -= CLIENT_SCANS * len(figures.seen)
     held = Counter((lease.by, lease.client) for lease in standing)
     claims: Counter[Who] = Counter()
     waits: Counter[Who] = Counter()
@@ -253,11 +264,12 @@ def _clients(context: Context) -> tuple[list[ClientFigures], int]:
         ticket = parked.ticket
         who = (ticket.principal.name, client_of(ticket.session) if ticket.session else "")
         (claims if isinstance(parked.command, Claim) else waits)[who] += 1
-    clients = [
-        _client(who, heard.get(who), held[who], claims[who], waits[who])
-        for who in dict.fromkeys([*heard, *held, *claims, *waits])
+    context.scans_left -= min(LOOKED_MAX, len(context.waiters.parked))
+    order = figures.by_time({*figures.seen, *held, *claims, *waits})
+    shown = [
+        _client(who, figures.heard(who), held[who], claims[who], waits[who]) for who in order[:most]
     ]
-    return clients, context.state.jobs.leased - len(standing)
+    return shown, len(order) - len(shown)
 
 
 def _client(
@@ -289,7 +301,7 @@ def explain(context: Context, command: Explain, request: RequestContext) -> Expl
     state = claimed_for(job)
     entries, left_out = jobs.origins.read(job.created_at, slot.history)
     before, is_all = _before(context, slot, state)
-    claimants = _claimants(context, slot, state)
+    claimants, more = _claimants(context, slot, state)
     queue = jobs.queues.by_name[job.queue]
     return ExplainedResult(
         job=job.shown(info(slot, request.now_ms)),
@@ -306,8 +318,8 @@ def explain(context: Context, command: Explain, request: RequestContext) -> Expl
         parked_claims=sum(
             len(context.waiters.claims.get((state, name), ())) for name in (job.queue, ALL_QUEUES)
         ),
-        claimants=claimants[:CLAIMANTS_SHOWN],
-        claimants_left_out=max(0, len(claimants) - CLAIMANTS_SHOWN),
+        claimants=claimants,
+        claimants_left_out=more,
         lapses=context.state.leases.lapses.get(job.job_id, 0),
         lapses_max=context.limits.lapses,
         lease_ms=None if lease is None else lease.lease_ms,
@@ -360,10 +372,9 @@ def _before(context: Context, slot: Slot, state: Claimed) -> tuple[int, bool]:
     return before, True
 
 
-def _claimants(context: Context, slot: Slot, state: Claimed) -> list[ClientFigures]:
-    """Return the clients that claim jobs as this one, and the one that holds it."""
-    heard, held = context.figures.heard(), slot.lease
-    holder = None if held is None else (held.by, held.client)
+def _claimants(context: Context, slot: Slot, state: Claimed) -> tuple[list[ClientFigures], int]:
+    """Return the client that holds a job, and those that claim jobs as this one; how many more."""
+    figures, lease = context.figures, slot.lease
     parked = Counter[Who]()
     client_of = context.state.requests.client_of
     for name in (slot.job.queue, ALL_QUEUES):
@@ -371,24 +382,29 @@ def _claimants(context: Context, slot: Slot, state: Claimed) -> list[ClientFigur
             ticket = each.ticket
             who = (ticket.principal.name, client_of(ticket.session) if ticket.session else "")
             parked[who] += 1
-    found = [
-        _client(who, each, int(who == holder), parked[who])
-        for who, each in heard.items()
-        if who == holder or who in parked or _claims(context, who, slot, state)
+    context.scans_left -= len(figures.claims) + min(AHEAD_MAX, sum(parked.values()))
+    found = {*parked}
+    found.update(
+        who for who, (claim, _) in figures.claims.items() if _would_take(claim, slot, state)
+    )
+    holder = None if lease is None else (lease.by, lease.client)
+    held = Counter((each.by, each.client) for each in _standing(context))
+    order = [who for who in figures.by_time(found) if who != holder]
+    if holder is not None:
+        order.insert(0, holder)
+    shown = [
+        _client(who, figures.heard(who), held[who], parked[who]) for who in order[:CLAIMANTS_SHOWN]
     ]
-    if holder is not None and holder not in heard:
-        found.append(_client(holder, None, 1))
-    return sorted(found, key=lambda each: each.leases, reverse=True)
+    return shown, len(order) - len(shown)
 
 
-def _claims(context: Context, who: Who, slot: Slot, state: Claimed) -> bool:
-    last = context.figures.claims.get(who)
-    if last is None or state_of(last[0]) is not state:
+def _would_take(claim: Claim, slot: Slot, state: Claimed) -> bool:
+    """Return whether a claim is for jobs as this one."""
+    if state_of(claim) is not state:
         return False
-    command = last[0]
-    if command.job_ids is not None:
-        return slot.job.job_id in command.job_ids
-    names = names_of(command)
+    if claim.job_ids is not None:
+        return slot.job.job_id in claim.job_ids
+    names = names_of(claim)
     return ALL_QUEUES in names or slot.job.queue in names
 
 

@@ -66,7 +66,7 @@ def stats(caller: Caller, *, queue: str | None, watch: bool, interval: float) ->
         else:
             from tollgate.terminal.figures import stats_lines  # noqa: PLC0415 - JSON needs none
 
-            _write(stats_lines(figures, found))
+            _write(stats_lines(figures, {each.text: each.code for each in found}))
 
     _again(caller, show, interval if watch else None)
 
@@ -131,7 +131,13 @@ def explain(caller: Caller, job_id: str) -> None:
     else:
         from tollgate.terminal.figures import explanation_lines  # noqa: PLC0415 - JSON needs none
 
-        _write(explanation_lines(explanation.job.job_id, words))
+        sections = {
+            "why": [each.text for each in words.reasons],
+            "settlement": words.settlement,
+            "by itself": words.next,
+            "legal now": words.legal,
+        }
+        _write(explanation_lines(explanation.job.job_id, words.where, sections))
 
 
 def _again(caller: Caller, show: Callable[[Client], None], interval_s: float | None) -> None:

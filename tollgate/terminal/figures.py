@@ -1,17 +1,13 @@
 """Shows figures of a broker, its workers, and an explanation of a job as plain text."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tollgate.domain.figures import ClientFigures, Histogram, StateFigures
 from tollgate.domain.results import StatsResult
 from tollgate.terminal.text import ago, counted, duration, milliseconds, printable
-
-if TYPE_CHECKING:
-    from tollgate.diagnosis import Finding
-    from tollgate.explaining import Words
 
 QUEUES_MAX: Final = 20
 """How many queues are shown as text; JSON has all."""
@@ -19,12 +15,12 @@ _KINDS: Final = ("ready", "leased", "delayed", "on_hold", "paused")
 _MIB: Final = 1 << 20
 
 
-def stats_lines(stats: StatsResult, found: Sequence["Finding"]) -> Iterator[str]:
-    """Yield the figures of a broker, what is wrong first."""
+def stats_lines(stats: StatsResult, found: Mapping[str, str]) -> Iterator[str]:
+    """Yield the figures of a broker, what is wrong first: `found` are sentences and their codes."""
     up = "" if stats.since is None else f", up {_span(stats.since, stats.time)}"
     yield f"{stats.server}{up}, {counted(stats.jobs, 'job')}"
-    for finding in found:
-        yield f"! {printable(finding.text)} [{finding.code}]"
+    for sentence, code in found.items():
+        yield f"! {printable(sentence)} [{code}]"
     if not found:
         yield "nothing found that is wrong"
     yield ""
@@ -61,18 +57,14 @@ def worker_lines(clients: Sequence[ClientFigures], now: datetime) -> Iterator[st
     yield from _table(("client", "principal", "roles", "holds", "waits", "seen", "claims"), rows)
 
 
-def explanation_lines(job_id: str, words: "Words") -> Iterator[str]:
-    """Yield an explanation of a job, by paragraphs."""
-    yield f"{job_id}: {printable(words.where)}"
-    yield from _section("why", (each.text for each in words.reasons))
-    yield from _section("settlement", words.settlement)
-    yield from _section("by itself", words.next)
-    yield from _section("legal now", words.legal)
-
-
-def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
-    for number, line in enumerate(lines):
-        yield f"  {'' if number else title:<11} {printable(line)}"
+def explanation_lines(
+    job_id: str, where: str, sections: Mapping[str, Iterable[str]]
+) -> Iterator[str]:
+    """Yield an explanation of a job: where it is, and sections by their titles."""
+    yield f"{job_id}: {printable(where)}"
+    for title, lines in sections.items():
+        for number, line in enumerate(lines):
+            yield f"  {'' if number else title:<11} {printable(line)}"
 
 
 def _of_process(stats: StatsResult) -> Iterator[tuple[str, ...]]:

@@ -222,6 +222,29 @@ def test_clients_are_known_by_principal_and_name() -> None:
     assert shown.job.lease.client == "worker@gpu"
 
 
+def test_claimants_show_what_they_hold() -> None:
+    driver = Driver()
+    for _ in range(2):
+        running(driver)
+    driver.grants_of(claim(RUNNING, limit=2, lease_ms=9_000))
+    (ready, held) = (running(driver).job_id, driver.engine.context.state.jobs.slots()[0].job)
+    for job_id in (ready, held.job_id):
+        (claimant,) = explain(driver, job_id).claimants
+        assert (claimant.by, claimant.leases) == ("uid:1000", 2)
+
+
+def test_at_most_sixteen_claimants_are_shown() -> None:
+    driver = Driver()
+    for number in range(20):
+        driver.principal = Principal(f"key:{number}", frozenset({Role.ADMIN}))
+        driver.ask(claim(RUNNING))
+        driver.pass_ms(10)
+    job_id = running(driver).job_id
+    shown = explain(driver, job_id)
+    assert [each.by for each in shown.claimants] == [f"key:{19 - each}" for each in range(16)]
+    assert shown.claimants_left_out == 4
+
+
 def test_the_clients_seen_longest_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "CLIENTS_MAX", 3)
     driver = Driver()
