@@ -11,6 +11,7 @@ import pytest
 
 from tests.brokers import PATIENCE_S, running_broker
 from tollgate.client.sync import Client
+from tollgate.terminal.figures import explanation_lines
 
 from .conftest import Invoke, Start
 
@@ -81,6 +82,11 @@ def test_texts_of_users_cannot_move_the_cursor(invoke: Invoke, client: Client) -
     shown = invoke("explain", job.job_id).stdout
     assert "\x1b" not in shown
     assert "it has failed: a\N{REPLACEMENT CHARACTER}[2Jb c" in shown
+
+
+def test_lines_control_no_terminal() -> None:
+    lines = explanation_lines("id", "where\x1b[2J", {"why": ["\x1b[31mred"]})
+    assert not any("\x1b" in line for line in lines)
 
 
 def test_an_unknown_job_is_named(invoke: Invoke) -> None:

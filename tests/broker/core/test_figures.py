@@ -302,6 +302,28 @@ def test_delayed_jobs_beyond_what_is_looked_at_are_estimated(
     assert (shown.estimated, shown.statuses["running"].delayed) == (True, 20)
 
 
+def test_a_delayed_job_that_has_ended_is_not_counted() -> None:
+    driver = Driver()
+    later = EPOCH + timedelta(hours=1)
+    delayed = [running(driver, not_before=later) for _ in range(2)]
+    for _ in range(3):
+        running(driver)
+    driver.job(move(delayed[0], FAILED))
+    state = stats_of(driver).statuses["running"]
+    assert (state.count, state.delayed, state.ready) == (4, 1, 3)
+
+
+def test_a_held_job_that_is_forgotten_is_kept_nowhere() -> None:
+    driver = Driver(keep_finished_ms=1_000)
+    job = running(driver)
+    driver.ask(Hold(job_id=job.job_id))
+    driver.job(move(job, FAILED))
+    held = driver.engine.context.state.jobs.queues.held
+    assert len(held) == 1
+    driver.pass_ms(2_000)
+    assert not held
+
+
 def test_a_message_asks_for_figures_a_few_times_only() -> None:
     driver = Driver()
     results = driver.ask(*[Stats()] * 20)
