@@ -66,7 +66,10 @@ SECTIONS: Final = {
     "Operate": {
         "ping": ("tollgate.cli.ping:ping", "Check that the broker answers."),
         "stats": ("tollgate.cli.operate:stats", "Show how the broker is, and what is wrong."),
-        "workers": ("tollgate.cli.operate:workers", "Show who claims jobs, and what they hold."),
+        "workers": (
+            "tollgate.cli.operate:workers",
+            "Show who claims jobs, and what they hold.",
+        ),
         "pause-queue": (
             "tollgate.cli.change:pause_queue",
             "Give workers no job of a queue until `resume-queue`.",

@@ -85,9 +85,10 @@ Examples:
 @_interval
 @with_caller
 def workers(caller: Caller, *, every: bool, watch: bool, interval: float) -> None:
-    """Show who claims jobs, what they hold, and when they were last seen.
+    """Show who claims jobs, and what they hold.
 
-    A worker that has claimed nothing since the broker started is shown if it holds jobs.
+    And when each was last seen. A worker that has claimed nothing since the broker started is shown
+    if it holds jobs.
     """
 
     def show(client: Client) -> None:
