@@ -248,6 +248,14 @@ class CommandList:
             )
         )
 
+    def explain(self, job_id: JobId) -> int:
+        """Append an `explain`; its value is the `Explanation`."""
+        return self._append(build.explain(job_id))
+
+    def stats(self, *, queue: str | None = None) -> int:
+        """Append a `stats`; its value is the `StatsResult`."""
+        return self._append(build.stats(queue))
+
     def claim(  # noqa: PLR0913 - one argument a field
         self,
         status: AnyStatus | None = None,

@@ -10,11 +10,11 @@ from tollgate.client import commands as build
 from tollgate.client.arguments import seconds
 from tollgate.client.commands import AnySettlement, AnyStatus, Delay, JobId, Time
 from tollgate.client.following import Following
-from tollgate.client.results import History, Lease, Page, Touched
+from tollgate.client.results import Explanation, History, Lease, Page, Touched
 from tollgate.client.waits import SlicedWait
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import WaitTimeoutError
-from tollgate.domain.results import CountResult, EventsResult, JobEvent
+from tollgate.domain.results import CountResult, EventsResult, JobEvent, StatsResult
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
@@ -472,6 +472,30 @@ class Calls:
         while not following.is_done:
             command, deadline = following.request(monotonic())
             yield from following.take(self._ask_until(command, deadline))
+
+    def explain(self, job_id: JobId, *, timeout_s: float | None = None) -> Explanation:
+        """Return why a job is where it is, and what comes next, all of one moment.
+
+        `tollgate.explaining` puts it into words.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+
+        """
+        explanation: Explanation = self._ask(build.explain(job_id), timeout_s)
+        return explanation
+
+    def stats(self, *, queue: str | None = None, timeout_s: float | None = None) -> StatsResult:
+        """Return the figures of the broker: jobs, clients, loop, journal and connections.
+
+        With `queue`, only that queue is shown among the queues.
+
+        Raises:
+            ReplyFullError: the broker was asked for too much at once: ask again.
+
+        """
+        stats: StatsResult = self._ask(build.stats(queue), timeout_s)
+        return stats
 
     def pause_queue(self, queue: str, *, timeout_s: float | None = None) -> None:
         """Keep the jobs of a queue from claims until `resume_queue`; for the role `admin`."""

@@ -22,6 +22,7 @@ from tollgate.domain.commands import (
     Count,
     Create,
     Events,
+    Explain,
     Get,
     History,
     Hold,
@@ -33,6 +34,7 @@ from tollgate.domain.commands import (
     Resume,
     ResumeQueue,
     Settle,
+    Stats,
     Touch,
     Transition,
 )
@@ -452,6 +454,16 @@ def list_page(  # noqa: PLR0913 - one argument a field
         newest=newest,
         lease=lease,
     )
+
+
+def stats(queue: str | None = None) -> Stats:
+    """Return a `stats`. Raises ArgumentError."""
+    return make(Stats, queue=queue)
+
+
+def explain(job_id: JobId) -> Explain:
+    """Return an `explain`. Raises ArgumentError."""
+    return make(Explain, job_id=job_id)
 
 
 def history(job_id: JobId) -> History:

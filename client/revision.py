@@ -10,27 +10,24 @@ from tollgate.domain.results import HelloResult
 
 REVISION: Final = 3
 """The revision of this client. A broker that tells none has revision 1."""
-NAMES_SINCE: Final = 2
-"""Since this revision clients have names, and commands that wait can be stopped."""
-_SECOND: Final = 2
-_THIRD: Final = 3
 
-_COMMANDS: Final = frozenset(
-    {
-        commands.Hold,
-        commands.Resume,
-        commands.RequestStop,
-        commands.Annotate,
-        commands.Settle,
-        commands.PauseQueue,
-        commands.ResumeQueue,
-        commands.History,
-        commands.StopWaiting,
-    }
-)
-"""The commands that came with revision 2."""
-_COMMANDS_OF_3: Final = frozenset({commands.Events})
-"""The commands that came with revision 3."""
+_COMMANDS: Final[dict[type, int]] = {
+    commands.Hold: 2,
+    commands.Resume: 2,
+    commands.RequestStop: 2,
+    commands.Annotate: 2,
+    commands.Settle: 2,
+    commands.PauseQueue: 2,
+    commands.ResumeQueue: 2,
+    commands.History: 2,
+    commands.StopWaiting: 2,
+    commands.Events: 3,
+    commands.Stats: 3,
+    commands.Explain: 3,
+}
+"""The commands that came after revision 1, each with the revision that brought it."""
+FIELDS_SINCE: Final = 2
+"""The revision that brought the fields below, names of clients, and `stop_waiting`."""
 _FIELDS: Final[dict[type, tuple[str, ...]]] = {
     commands.Hello: ("client",),
     commands.Create: ("queue", "priority", "not_before", "meta", "traceparent", "settle"),
@@ -53,17 +50,15 @@ _DEFAULTS: Final[dict[type, list[tuple[str, Any]]]] = {
 
 
 def unsupported(command: object, greeting: HelloResult) -> UnsupportedByBrokerError | None:
-    """Return why a command cannot be sent to a broker of an older revision; None if it can."""
+    """Return why a command cannot be sent to a broker of its revision; None if it can."""
     kind = type(command)
-    if kind in _COMMANDS_OF_3 and greeting.revision < _THIRD:
-        return _error(_tag(kind), "", greeting, _THIRD)
-    if greeting.revision >= _SECOND:
-        return None
-    if kind in _COMMANDS:
-        return _error(_tag(kind), "", greeting, _SECOND)
-    for name, default in _DEFAULTS.get(kind, ()):
-        if getattr(command, name) != default:
-            return _error(name, f" of `{_tag(kind)}`", greeting, _SECOND)
+    needed = _COMMANDS.get(kind, 1)
+    if greeting.revision < needed:
+        return _error(_tag(kind), "", greeting, needed)
+    if greeting.revision < FIELDS_SINCE:
+        for name, default in _DEFAULTS.get(kind, ()):
+            if getattr(command, name) != default:
+                return _error(name, f" of `{_tag(kind)}`", greeting, FIELDS_SINCE)
     return None
 
 

@@ -29,7 +29,7 @@ from tollgate.client.errors import (
 from tollgate.client.framing import Framer
 from tollgate.client.inflight import MAYBE, Call, PendingRequest, SessionState
 from tollgate.client.results import jobs_of, values_of
-from tollgate.client.revision import NAMES_SINCE, REVISION
+from tollgate.client.revision import FIELDS_SINCE, REVISION
 from tollgate.client.sending import COMMANDS_MAX, RELEASE_S, REQUEST_BYTES_MAX, Sender
 from tollgate.domain.commands import AnyCommand, Events, Hello, StopWaiting, Wait
 from tollgate.domain.exceptions import (
@@ -75,7 +75,7 @@ class Session(Sender):
         """
         commands_max = min(message_commands or self._commands_max, self._commands_max)
         framer = Framer(commands, commands_max, self._bytes_max)
-        if self._is_older:
+        if self._is_old:
             framer.check(self._supported)
         return Call(framer.values, deadline, notify, each_s, framer)
 
@@ -253,7 +253,7 @@ class Session(Sender):
         command = request.payload.commands[0]
         if not isinstance(command, Hello) or command.client is None:
             return False
-        self._is_old = self._is_older = True
+        self._is_old = self._is_first = True
         request.payload = request.payload.replaced(self.hello(open_session=command.open_session))
         self._retry(request, now)
         self._timers.set(request, now)
@@ -261,8 +261,8 @@ class Session(Sender):
 
     def _handle_greeting(self, request: PendingRequest, greeting: HelloResult, now: float) -> None:
         self.greeting, self._greeted_at = greeting, now
-        self._is_old = greeting.revision < NAMES_SINCE
-        self._is_older = greeting.revision < REVISION
+        self._is_old = greeting.revision < REVISION
+        self._is_first = greeting.revision < FIELDS_SINCE
         self._commands_max = greeting.limits.get("commands", COMMANDS_MAX)
         self._bytes_max = greeting.limits.get("request_bytes", REQUEST_BYTES_MAX)
         if greeting.time is not None and request.asked_at is not None:

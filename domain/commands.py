@@ -349,6 +349,18 @@ class Events(Command, tag="events"):
         return self.wait_ms > 0
 
 
+class Stats(Command, tag="stats"):
+    """Read figures of the broker; with `queue` only that queue is shown among the queues."""
+
+    queue: Queue | None = None
+
+
+class Explain(Command, tag="explain"):
+    """Read why a job is where it is, and what comes next, all of one moment."""
+
+    job_id: JobId
+
+
 class Wait(Command, tag="wait"):
     """Wait until one of `job_ids` is in one of `statuses`, or in a terminal status."""
 
@@ -459,4 +471,6 @@ AnyCommand = (
     | History
     | Events
     | StopWaiting
+    | Stats
+    | Explain
 )

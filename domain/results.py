@@ -7,6 +7,17 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from tollgate.domain.exceptions import REFUSALS, Refusal
+from tollgate.domain.figures import (
+    ClientFigures,
+    Coming,
+    CommandFigures,
+    Histogram,
+    JournalFigures,
+    Legal,
+    LoopFigures,
+    QueueFigures,
+    StateFigures,
+)
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
@@ -295,6 +306,104 @@ class EventsResult(Result, tag="events"):
     as_of: str
 
 
+class StatsResult(Result, tag="stats", omit_defaults=True, kw_only=True):
+    """Figures of the broker. What is counted is counted since its start."""
+
+    as_of: str
+    """The position in the log that the figures of jobs are from."""
+    time: datetime
+    """When the broker decided the command, by its clock."""
+    server: str
+    boot_id: str
+    writable: bool
+    """Whether changes are accepted; if not, the disk is full or a file of the journal missing."""
+    jobs: int
+    stored_bytes: int
+    """Bytes of the texts of all jobs."""
+    statuses: dict[str, StateFigures]
+    """By status, all statuses."""
+    settlements: dict[str, StateFigures] = {}
+    """By settlement state, those with jobs."""
+    queues: list[QueueFigures]
+    """The queues with the most jobs first."""
+    queues_left_out: int = 0
+    estimated: bool = False
+    """Whether ready, on_hold and delayed are estimates: there are too many jobs to look at."""
+    sessions: int
+    outcomes: int
+    """Outcomes of requests that are remembered."""
+    parked_claims: int
+    parked_waits: int
+    clients: list[ClientFigures]
+    """Those seen last first."""
+    clients_left_out: int = 0
+    leases_left_out: int = 0
+    """How many leases are not counted at their clients: there are too many to look at."""
+    commands: dict[str, CommandFigures] = {}
+    """By the name of the command."""
+    attempts: int = 0
+    """Tries that ended without an outcome: lapses in `running`, and releases with a reason."""
+    lapses: int = 0
+    repeats: int = 0
+    """Requests that came again and were answered from memory."""
+    in_status_s: dict[str, Histogram] = {}
+    """By the status that a job left: how long it was there."""
+    to_claim_s: dict[str, Histogram] = {}
+    """By what was claimed: the time from its beginning to the first claim of a job."""
+    since: datetime | None = None
+    """When this broker started."""
+    starts: list[datetime] = []
+    """Earlier starts that its sessions tell of, oldest first."""
+    loop: LoopFigures | None = None
+    journal: JournalFigures | None = None
+    """Nil for a broker that keeps jobs in memory only."""
+    connections: int | None = None
+    unread_bytes: int | None = None
+    """Bytes of replies that wait for peers to read them."""
+    dropped: dict[str, int] = {}
+    """What was refused, dropped or cut off, by cause."""
+
+
+class ExplainedResult(Result, tag="explained", omit_defaults=True, kw_only=True):
+    """What is known of why a job is where it is, and of what comes next: one moment's answer."""
+
+    job: JobFields
+    """With its lease, and without the texts of rounds of input, as `list` shows it."""
+    as_of: str
+    time: datetime
+    """When the broker decided the command, by its clock."""
+    writable: bool
+    """Whether changes are accepted; if not, the disk is full or a file of the journal missing."""
+    entries: list[HistoryEntry]
+    left_out: int = 0
+    """As `history` shows them."""
+    claimed_for: str
+    """What a claim of this job names: its status, or the state of its settlement at its end."""
+    claimable: bool = False
+    """Whether a claim could have it now."""
+    paused: bool = False
+    """Whether its queue is paused."""
+    before: int = 0
+    """How many ready jobs of its queue come before it: of a better priority, or in its line."""
+    before_at_least: bool = False
+    """Whether there may be more than `before`: the line is too long to look at all of it."""
+    parked_claims: int = 0
+    """How many claims wait for jobs as this one."""
+    claimants: list[ClientFigures] = []
+    """Clients whose last claim was for jobs as this one, or that hold this one; seen last first."""
+    claimants_left_out: int = 0
+    lapses: int = 0
+    """How often a lease of it has lapsed since it entered its status."""
+    lapses_max: int
+    """At so many lapses in `running` it fails."""
+    lease_ms: int | None = None
+    """For how long its lease was granted."""
+    coming: list[Coming] = []
+    """What happens by itself, earliest first."""
+    legal: list[Legal] = []
+    """Which commands are legal next, and for which roles."""
+
+
 class Grant(msgspec.Struct, gc=False):
     """A job and the token of the lease on it."""
 
@@ -347,6 +456,8 @@ AnyResult = (
     | LeaseResult
     | HistoryResult
     | EventsResult
+    | StatsResult
+    | ExplainedResult
     | OkResult
     | ErrorResult
 )

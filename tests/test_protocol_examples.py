@@ -22,6 +22,14 @@ from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.roles import Role
 from tollgate.broker.repository import history
 from tollgate.domain.exceptions import REFUSALS
+from tollgate.domain.figures import (
+    ClientFigures,
+    Histogram,
+    JournalFigures,
+    LoopFigures,
+    QueueFigures,
+    StateFigures,
+)
 from tollgate.domain.messages import PROTOCOL_VERSION, WINDOW
 from tollgate.domain.models import Job
 from tollgate.domain.results import (
@@ -99,6 +107,8 @@ def test_a_commands_table_has_its_fields(tag: str) -> None:
         ("touch", "lease"),
         ("history", "history"),
         ("events", "events"),
+        ("explain", "explained"),
+        ("stats", "stats"),
     ],
 )
 def test_a_results_table_has_its_fields(command: str, result: str) -> None:
@@ -114,6 +124,12 @@ def test_a_results_table_has_its_fields(command: str, result: str) -> None:
         ("A lease in a job", LeaseInfo),
         ("An entry of the history", HistoryEntry),
         ("An event", JobEvent),
+        ("Figures of a state", StateFigures),
+        ("Figures of a queue", QueueFigures),
+        ("A client", ClientFigures),
+        ("A histogram", Histogram),
+        ("The loop", LoopFigures),
+        ("The journal in figures", JournalFigures),
     ],
 )
 def test_a_parts_table_has_its_fields(heading: str, part: type[msgspec.Struct]) -> None:

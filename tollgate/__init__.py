@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         ProtocolError,
         UnsupportedByBrokerError,
     )
-    from tollgate.client.results import History, Lease, Page, Touched
+    from tollgate.client.results import Explanation, History, Lease, Page, Touched
     from tollgate.client.sync import Client, connect
     from tollgate.domain.commands import Create
     from tollgate.domain.exceptions import (
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         LeaseInfo,
         Progress,
         Settlement,
+        StatsResult,
     )
     from tollgate.domain.settlement import SettlementState
     from tollgate.domain.status import JobStatus
@@ -96,6 +97,7 @@ __all__ = [
     "EventsGoneError",
     "EventsResult",
     "ExpiredError",
+    "Explanation",
     "Fail",
     "ForkedClientError",
     "HandlerNotFoundError",
@@ -132,6 +134,7 @@ __all__ = [
     "Settlement",
     "SettlementState",
     "StaleRequestError",
+    "StatsResult",
     "StorageFullError",
     "TollgateError",
     "TooLargeError",
@@ -153,7 +156,7 @@ _HOMES: "Final" = {
     "tollgate.client.aio": ("AsyncBatch", "AsyncClient"),
     "tollgate.client.batch": ("Batch",),
     "tollgate.client.sync": ("Client", "connect"),
-    "tollgate.client.results": ("History", "Lease", "Page", "Touched"),
+    "tollgate.client.results": ("Explanation", "History", "Lease", "Page", "Touched"),
     "tollgate.client.errors": (
         "BatchError",
         "BrokerUnreachableError",
@@ -178,6 +181,7 @@ _HOMES: "Final" = {
         "LeaseInfo",
         "Progress",
         "Settlement",
+        "StatsResult",
     ),
     "tollgate.domain.settlement": ("SettlementState",),
     "tollgate.domain.status": ("JobStatus",),

@@ -4,19 +4,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tollgate.broker.core.events import AnyEvent, JobTransitioned, Origin
+from tollgate.broker.core.events import AnyEvent, JobTransitioned, LeaseGranted, Origin
 from tollgate.broker.core.feed import Place
+from tollgate.broker.core.figures import Figures
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.waiters import Ticket, Waiters
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.broker.repository.queues import DROPS_MAX
-from tollgate.domain.commands import Command
+from tollgate.domain.commands import Command, Wait
 from tollgate.domain.exceptions import Refusal, ReplyFullError, WaitTimeoutError
 from tollgate.domain.results import CountResult, JobResult, Result, error_of
 from tollgate.domain.settlement import SettlementState
@@ -47,11 +48,16 @@ An exception, also a Refusal, means that nothing of the run has happened.
 Handlers = dict[type[Command], Handler]
 
 
+MEASURED: Final = frozenset[type[AnyEvent]]({JobTransitioned, LeaseGranted})
+"""The events that end a time that is measured."""
+
+
 class Answer(NamedTuple):
-    """The result of a command that was parked."""
+    """The result of a command that was parked, or could have been; its kind is `kind`."""
 
     ticket: Ticket
     result: Result
+    kind: type[Command]
 
 
 class Context:
@@ -80,6 +86,10 @@ class Context:
         self.counted: dict[
             tuple[JobStatus | None, SettlementState | None, str | None], CountResult
         ] = {}
+        self.figures = Figures()
+        self._seen = self.figures.seen
+        self.server = self.boot_id = ""
+        """What `hello` tells, for other commands too."""
         self.is_torn = False
         """Whether an event failed in the middle of its effect: the process must stop."""
         self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
@@ -88,7 +98,8 @@ class Context:
     def act_for(self, ticket: Ticket) -> None:
         """Let the next events be those of a request."""
         client = self.state.requests.client_of(ticket.session) if ticket.session else ""
-        self.origin = Origin(self.origin.at, ticket.principal.name, client)
+        self.origin = origin = Origin(self.origin.at, ticket.principal.name, client)
+        self._seen[origin.by, client] = ticket, origin
 
     def act_alone(self, at: datetime) -> None:
         """Let the next events happen by themselves, now, and not before the last record."""
@@ -113,6 +124,10 @@ class Context:
         if not events:
             return Changes()
         kind = type(events[0])
+        if self.figures.samples_left and kind in MEASURED:
+            if found is None:
+                found = self.state.jobs.get_all([event.job_id for event in events])
+            self.figures.measure(events, found, self.origin)
         try:
             changes = self.state.effects[kind](events, self.origin, now_ms, found)
         except BaseException:
@@ -163,7 +178,7 @@ class Context:
             result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
             for parked in waiting:
                 self.waiters.remove(parked)
-                self.answers.append(Answer(parked.ticket, result))
+                self.answers.append(Answer(parked.ticket, result, Wait))
 
     def begin_batch(self, at: datetime) -> None:
         """Set the budgets of a batch; let the next events happen by themselves, at that time."""

@@ -187,7 +187,7 @@ def serve_readers(context: Context, now_ms: int, scans_max: int) -> Iterator[Ans
             del waiters.unserved[number]
             waiters.remove(parked)
             refusal = gone(context, context.position(parked.place))
-            yield Answer(parked.ticket, error_of(refusal))
+            yield Answer(parked.ticket, error_of(refusal), Events)
             continue
         key = _key(command, parked.place)
         if key not in equal:  # many readers follow the same: they get the same answer
@@ -201,7 +201,7 @@ def serve_readers(context: Context, now_ms: int, scans_max: int) -> Iterator[Ans
             del waiters.unserved[number]
         if result is not None:
             waiters.remove(parked)
-            yield Answer(parked.ticket, result)
+            yield Answer(parked.ticket, result, Events)
 
 
 def _key(command: Events, place: Place) -> bytes:

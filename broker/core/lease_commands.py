@@ -73,6 +73,8 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
     if state not in request.ticket.principal.rights.claims:
         message = f"no role of this peer may claim jobs that are {state}"
         raise NotAuthorizedError(message)
+    origin = context.origin
+    context.figures.claims[origin.by, origin.client] = command, origin
     if command.job_ids is not None:
         return _grant_named(context, command, request)
     if context.scans_left <= 0 and _is_wide(names_of(command)):
@@ -189,6 +191,7 @@ def release(context: Context, command: Release, request: RequestContext) -> OkRe
         context.record_one(event, request.now_ms)
     except Refusal as refusal:
         raise about(job, refusal) from None
+    context.figures.attempts += event.is_attempt and job.status is RUNNING
     return OkResult()
 
 
@@ -225,7 +228,7 @@ def end_wait(context: Context, parked: Parked) -> None:
         result = error_of(wait_timed_out())
     elif isinstance(parked.command, Events):
         result = end_reading(context, parked)
-    context.answers.append(Answer(parked.ticket, result))
+    context.answers.append(Answer(parked.ticket, result, type(parked.command)))
 
 
 def pause_queue(context: Context, command: PauseQueue, request: RequestContext) -> OkResult:
@@ -255,17 +258,17 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
     if session and not context.state.requests.knows(session):  # evicted meanwhile
         context.waiters.remove(parked)
         refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
-        return Answer(parked.ticket, error_of(refusal))
+        return Answer(parked.ticket, error_of(refusal), Claim)
     context.act_for(parked.ticket)
     try:
         result = _grant(context, parked.command, now_ms, room_bytes)  # type: ignore[arg-type]  # a claim
     except ReplyFullError as refusal:  # a job from before the limits were lowered
         context.waiters.remove(parked)
-        return Answer(parked.ticket, error_of(refusal))
+        return Answer(parked.ticket, error_of(refusal), Claim)
     if not result.leases and not context.state.jobs.queues.drops_left:
         return None  # it is served in the next batch
     context.waiters.remove(parked)
-    return Answer(parked.ticket, result)
+    return Answer(parked.ticket, result, Claim)
 
 
 def _first_to_serve(context: Context) -> Parked | None:

@@ -31,7 +31,7 @@ from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.core.waiters import Ticket
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
-from tollgate.domain.commands import StopWaiting
+from tollgate.domain.commands import Command, StopWaiting
 from tollgate.domain.exceptions import (
     REFUSALS,
     DrainingError,
@@ -57,6 +57,8 @@ class Pipeline:
         A batch ends with the reply that makes its replies `batch_reply_bytes` long.
         """
         self.deadlines = engine.deadlines
+        self.figures = engine.context.figures
+        """What is counted; the server adds what only it knows."""
         self._engine = engine
         self._context = engine.context
         self._refused = refused
@@ -163,9 +165,9 @@ class Pipeline:
             self._refuse(arrival, refusal, output)
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
-        self._context.act_for(ticket)
+        context.act_for(ticket)
         request_context = RequestContext(
-            ticket, self._context.origin.at, now.mono_ms, len(arrival.frames[0]),
+            ticket, context.origin.at, now.mono_ms, len(arrival.frames[0]),
             engine.limits.reply_bytes, writable,
         )  # fmt: skip
         if remembered is not None:
@@ -174,12 +176,16 @@ class Pipeline:
                 self._conclude(ticket, request.acked, execution, output)
         elif len(request.commands) == 1 and request.commands[0].parks:
             answer = engine.execute_parking(request, request_context)
-            if answer is not None and not context.must_wait:
+            if context.must_wait:
+                context.figures.put_off(request.commands)
+            elif answer is not None:
                 self._answer_at_once(arrival, answer, output)
         else:
             execution = engine.execute(request, request_context)
             if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
-                return  # only room was made, which goes on in the next batch
+                # Only room was made, which goes on in the next batch: there they are decided.
+                context.figures.put_off(request.commands)
+                return
             context.must_wait = False
             self._conclude(ticket, request.acked, execution, output, request_context.frame_bytes)
             if self._context.answers and StopWaiting in map(type, request.commands):
@@ -195,6 +201,7 @@ class Pipeline:
         """Answer a command that could have parked, and did not."""
         result = answer.result
         if isinstance(result, ErrorResult) and REFUSALS[result.code].refuses_message:
+            self._context.figures.refused[answer.kind][result.code] += 1
             self._refuse(arrival, refusal_of(result), output)
         else:
             self._answer(answer, output)
@@ -243,14 +250,15 @@ class Pipeline:
         frame_bytes: int = RECORD_BYTES,
     ) -> None:
         """Make one record of everything that a request has done, and one reply."""
-        events = self._context.take_events()
-        if events or execution.is_kept:
+        context = self._context
+        if context.events or execution.is_kept:
+            events, origin = context.take_events(), context.origin
             record = Record(
                 events, ticket.session, ticket.seq, acked, ticket.digest, execution.outcomes,
-                ticket.principal.name, self._context.origin.at, self._context.origin.client,
+                ticket.principal.name, origin.at, origin.client,
             )  # fmt: skip
-            self._context.state.requests.remember(record)
-            self._context.state.feed.room -= frame_bytes
+            context.state.requests.remember(record)
+            context.state.feed.room -= frame_bytes
             self._append(record, output)
         reply = ReplyFrame(ticket.peer, execution.frame, execution.grants)
         self._send(reply, execution.refused, output)
@@ -258,11 +266,15 @@ class Pipeline:
     def _refuse(self, arrival: Arrival, refusal: Refusal, output: Output) -> None:
         """Refuse a whole message. Nothing of it has happened, so there is no record."""
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
-        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), [refusal.code], output)
+        self._refused[f"refused_{refusal.code}"] += 1
+        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), (), output)
 
-    def _send(self, reply: ReplyFrame, refused: Sequence[str], output: Output) -> None:
-        for code in refused:
+    def _send(
+        self, reply: ReplyFrame, refused: Sequence[tuple[type[Command], str]], output: Output
+    ) -> None:
+        for kind, code in refused:
             self._refused[f"refused_{code}"] += 1
+            self._context.figures.refused[kind][code] += 1
         output.replies.append(reply)
         output.room_bytes -= len(reply.frame)
 

@@ -19,6 +19,7 @@ from tollgate.domain.commands import (
     Count,
     Create,
     Events,
+    Explain,
     Get,
     Hello,
     History,
@@ -29,6 +30,7 @@ from tollgate.domain.commands import (
     RequestStop,
     Resume,
     Settle,
+    Stats,
     StopWaiting,
     Touch,
     Transition,
@@ -80,7 +82,7 @@ def _settles(*sources: SettlementState) -> frozenset[SettlementMove]:
 
 
 _READS: Final = frozenset[type[Command]](
-    {Hello, Get, Count, List, Wait, History, Events, StopWaiting}
+    {Hello, Get, Count, List, Wait, History, Events, StopWaiting, Stats, Explain}
 )
 _WORKED_ON: Final = frozenset({RUNNING, AWAITING_INPUT})
 

@@ -9,7 +9,7 @@ import pytest
 from tollgate.client import commands as build
 from tollgate.client import revision, sending
 from tollgate.client.errors import BatchError, BrokerUnreachableError, UnsupportedByBrokerError
-from tollgate.domain.commands import Command, Count, Events, Get, Hello, Touch
+from tollgate.domain.commands import Command, Count, Create, Events, Get, Hello, Hold, Touch
 from tollgate.domain.exceptions import MalformedError
 from tollgate.domain.messages import Request
 from tollgate.domain.results import (
@@ -157,6 +157,8 @@ NEW: list[tuple[str, Callable[[Any], Any]]] = [
     ("`resume_queue`:", lambda client: client.resume_queue("a")),
     ("`history`:", lambda client: client.history(ID)),
     ("`events`:", lambda client: client.events_page()),
+    ("`stats`:", lambda client: client.stats()),
+    ("`explain`:", lambda client: client.explain(ID)),
     ("`queue` of `create`:", lambda client: client.create(HASH, queue="a")),
     ("`priority` of `create`:", lambda client: client.create(HASH, priority=1)),
     ("`not_before` of `create`:", lambda client: client.create(HASH, not_before=2_000_000_000)),
@@ -239,6 +241,31 @@ def test_what_came_with_revision_3_is_refused_by_its_number(talk: Talk) -> None:
     assert not call.done
 
 
+def test_a_broker_of_revision_2_lacks_only_what_came_after(
+    make_client: Callable[..., Any], endpoint: str
+) -> None:
+    def second(request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, greeting(revision=2))]
+        return [reply(request.seq, *(job_result(1) for _ in request.commands))]
+
+    with ScriptedRouter(endpoint, second) as router:
+        client = make_client(timeout_s=PATIENCE_S)
+        client.ping()
+        assert client.hold(ID, reason="x").job_id == ID
+        assert client.create(HASH, queue="a", priority=1).job_id == ID
+        for name, call in (("stats", client.stats), ("explain", lambda: client.explain(ID))):
+            with pytest.raises(UnsupportedByBrokerError) as caught:
+                call()
+            assert str(caught.value).endswith(
+                f"`{name}`: it has revision 2 of the protocol, `{name}` needs 3"
+            )
+        client.ping()
+        hellos = [each for each in router.commands() if isinstance(each, Hello)]
+        assert all(hello.client for hello in hellos)
+        assert {type(each) for each in router.commands()} == {Hello, Hold, Create}
+
+
 def test_a_batch_sends_what_an_older_broker_knows(
     make_client: Callable[..., Any], endpoint: str
 ) -> None:
@@ -283,6 +310,6 @@ def test_a_newer_broker_in_its_place_is_noticed(
 def test_every_new_field_is_in_the_table(of: type[Command]) -> None:
     tag = str(of.__struct_config__.tag)
     if tag not in KNOWN:
-        assert of in revision._COMMANDS | revision._COMMANDS_OF_3
+        assert of in revision._COMMANDS
     else:
         assert {*of.__struct_fields__} - KNOWN[tag] == {*revision._FIELDS.get(of, ())}

@@ -42,6 +42,10 @@ SECTIONS: Final = {
         ),
         "list": ("tollgate.cli.query:list_jobs", "List jobs by creation, the oldest first."),
         "count": ("tollgate.cli.query:count", "Count the jobs by status."),
+        "explain": (
+            "tollgate.cli.operate:explain",
+            "Say why a job is where it is, and what comes next.",
+        ),
         "wait": ("tollgate.cli.query:wait", "Wait until a job has ended, and show it."),
     },
     "Change jobs": {
@@ -65,6 +69,11 @@ SECTIONS: Final = {
     },
     "Operate": {
         "ping": ("tollgate.cli.ping:ping", "Check that the broker answers."),
+        "stats": ("tollgate.cli.operate:stats", "Show how the broker is, and what is wrong."),
+        "workers": (
+            "tollgate.cli.operate:workers",
+            "Show who claims jobs, and what they hold.",
+        ),
         "pause-queue": (
             "tollgate.cli.change:pause_queue",
             "Give workers no job of a queue until `resume-queue`.",

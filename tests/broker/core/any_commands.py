@@ -15,6 +15,7 @@ from tollgate.domain.commands import (
     Count,
     Create,
     Events,
+    Explain,
     Get,
     Hello,
     History,
@@ -27,6 +28,7 @@ from tollgate.domain.commands import (
     Resume,
     ResumeQueue,
     Settle,
+    Stats,
     StopWaiting,
     Touch,
     Transition,
@@ -170,6 +172,8 @@ OF_EACH_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
     ResumeQueue: st.builds(ResumeQueue, queue=names),
     Events: st.builds(Events, limit=st.integers(1, 4), texts=rarely),
     History: st.builds(History, job_id=ids),
+    Stats: st.builds(Stats, queue=st.none() | st.sampled_from(["default", "a", "nowhere"])),
+    Explain: st.builds(Explain, job_id=ids),
     StopWaiting: st.builds(StopWaiting, seqs=st.lists(st.integers(1, 4), min_size=1, max_size=2)),
 }
 assert set(OF_EACH_KIND) == set(get_args(AnyCommand))

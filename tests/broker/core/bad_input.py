@@ -145,6 +145,9 @@ BAD: dict[str, Row] = {
     "list-limit": Row("nothing", {"type": "list", "limit": 1_001}, M),
     "list-after-form": Row("nothing", {"type": "list", "limit": 1, "after": "x"}, M),
     "history-unknown": Row("nothing", about("history"), "job_not_found"),
+    "explain-unknown": Row("nothing", about("explain"), "job_not_found"),
+    "explain-no-id": Row("nothing", {"type": "explain"}, M),
+    "stats-queue-form": Row("nothing", {"type": "stats", "queue": "a b"}, M),
     "history-no-id": Row("nothing", {"type": "history"}, M),
     # events
     "events-limit": Row("nothing", {"type": "events", "limit": 1_001}, M),

@@ -25,6 +25,7 @@ OUTCOMES = {
         "job, job_conflict, not_authorized, repository_full 10, repository_full 3, "
         "storage_full, too_large 10, too_large 6, too_large 8"
     ),
+    "explain": "explained, job_not_found",
     "get": "job, job_not_found",
     "hello": "hello",
     "history": "history, job_not_found",
@@ -58,6 +59,7 @@ OUTCOMES = {
         "illegal_transition, job, job_not_found, lease_held, lease_lost, not_authorized, "
         "storage_full, too_large 8"
     ),
+    "stats": "stats",
     "stop_waiting": "not_authorized, ok",
     "touch": "job_not_found, lease, lease_lost, not_authorized, too_large 8",
     "transition": (
