@@ -437,7 +437,8 @@ class InMemoryJobRepository:
             job.version = 0  # marks its entries in the indexes as stale
             self.queues.remove(slot)
             self.finished.remove()
-            # Stale entries can hold the slot for long: let them hold no texts.
+            # Stale entries and the event feed can hold the slot for long: let them hold no texts.
+            job.blockchain_identifier, job.identifier_from_purchaser = "", None
             job.input = job.result = job.error = job.input_schema = job.provided_input = None
             if isinstance(job, ExtendedJob):
                 job.meta = job.inputs = job.progress = None
