@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.brokers import ROOT
 from tollgate.client.results import Explanation
 from tollgate.domain.figures import ClientFigures, Coming, LastClaim, Legal
 from tollgate.domain.models import Job
@@ -222,6 +223,9 @@ def test_every_code_has_a_row() -> None:
         "stop_requested", "queue_paused", "delayed", "held", "holder_silent", "no_progress",
         "behind", "next", "no_claims", "claimants_gone", "claimants_busy", "lapsed", "tried",
     }  # fmt: skip
+    guide = (ROOT / "docs" / "guides" / "operations.md").read_text()
+    stuck = guide.partition("## A stuck job")[2].partition("\n## ")[0]
+    assert all(f"`{code}`" in stuck for code in named)
 
 
 @pytest.mark.parametrize("state", SettlementState)

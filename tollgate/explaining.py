@@ -42,7 +42,7 @@ class Reason(msgspec.Struct, frozen=True):
     """Why a job does not move on, or what keeps it busy."""
 
     code: str
-    """One of the codes in docs/command-line.md."""
+    """One of the codes in docs/guides/operations.md."""
     text: str
     """A sentence without a full stop; it may have texts of users in it, on one line."""
 

@@ -87,7 +87,6 @@ class Context:
             tuple[JobStatus | None, SettlementState | None, str | None], CountResult
         ] = {}
         self.figures = Figures()
-        self._seen = self.figures.seen
         self.server = self.boot_id = ""
         """What `hello` tells, for other commands too."""
         self.is_torn = False
@@ -98,8 +97,7 @@ class Context:
     def act_for(self, ticket: Ticket) -> None:
         """Let the next events be those of a request."""
         client = self.state.requests.client_of(ticket.session) if ticket.session else ""
-        self.origin = origin = Origin(self.origin.at, ticket.principal.name, client)
-        self._seen[origin.by, client] = ticket, origin
+        self.origin = Origin(self.origin.at, ticket.principal.name, client)
 
     def act_alone(self, at: datetime) -> None:
         """Let the next events happen by themselves, now, and not before the last record."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, cast
 
 from tollgate.broker.core.context import (
     Answer,
@@ -26,6 +26,7 @@ from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_byte
 from tollgate.broker.core.waiters import Parked, names_of, state_of
 from tollgate.broker.repository.job import Slot, grant, job_result
 from tollgate.broker.repository.job_repo import claimed_for
+from tollgate.broker.repository.lines import Claimed
 from tollgate.domain.commands import (
     ALL_QUEUES,
     Claim,
@@ -79,7 +80,7 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
         return _grant_named(context, command, request)
     if context.scans_left <= 0 and _is_wide(names_of(command)):
         context.check_scans()
-    granted = _grant(context, command, request.now_ms, request.room_bytes)
+    granted = _grant(context, command, state, request.now_ms, request.room_bytes)
     if not granted.leases and not context.state.jobs.queues.drops_left:
         raise context.put_off()
     if granted.leases or not command.wait_ms:
@@ -92,9 +93,11 @@ def _is_wide(names: Sequence[str]) -> bool:
     return ALL_QUEUES in names or len(names) > FEW_LINES
 
 
-def _grant(context: Context, command: Claim, now_ms: int, room_bytes: int) -> LeasesResult:
-    """Grant a claim the jobs that are ready now, as far as they fit in `room_bytes`."""
-    jobs, state = context.state.jobs, state_of(command)
+def _grant(
+    context: Context, command: Claim, state: Claimed, now_ms: int, room_bytes: int
+) -> LeasesResult:
+    """Grant a claim of a state the jobs that are ready now, as far as they fit in `room_bytes`."""
+    jobs = context.state.jobs
     jobs.queues.looked = 0
     taken = jobs.queues.take(state, names_of(command), command.limit, context.origin.at)
     if jobs.queues.looked > FEW_LINES:
@@ -260,8 +263,9 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
         refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
         return Answer(parked.ticket, error_of(refusal), Claim)
     context.act_for(parked.ticket)
+    command = cast("Claim", parked.command)
     try:
-        result = _grant(context, parked.command, now_ms, room_bytes)  # type: ignore[arg-type]  # a claim
+        result = _grant(context, command, state_of(command), now_ms, room_bytes)
     except ReplyFullError as refusal:  # a job from before the limits were lowered
         context.waiters.remove(parked)
         return Answer(parked.ticket, error_of(refusal), Claim)

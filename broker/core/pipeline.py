@@ -59,6 +59,7 @@ class Pipeline:
         self.deadlines = engine.deadlines
         self.figures = engine.context.figures
         """What is counted; the server adds what only it knows."""
+        self._seen = self.figures.seen
         self._engine = engine
         self._context = engine.context
         self._refused = refused
@@ -166,8 +167,10 @@ class Pipeline:
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
         context.act_for(ticket)
+        origin = context.origin
+        self._seen[origin.by, origin.client] = ticket, origin
         request_context = RequestContext(
-            ticket, context.origin.at, now.mono_ms, len(arrival.frames[0]),
+            ticket, origin.at, now.mono_ms, len(arrival.frames[0]),
             engine.limits.reply_bytes, writable,
         )  # fmt: skip
         if remembered is not None:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.brokers import PATIENCE_S, running_broker
 from tollgate.client.sync import Client
 from tollgate.terminal.figures import explanation_lines
 
-from .conftest import Invoke, Start
+from .conftest import Invoke, Shown, Start
 
 HASH = "0123456789abcdef" * 4
 
@@ -112,6 +113,17 @@ def test_a_watch_goes_on_while_the_broker_is_away(
         while not json.loads(watch.stdout.readline()):
             assert time.monotonic() - first < PATIENCE_S
         end(watch)
+
+
+def test_a_watch_in_a_terminal_begins_anew_each_time(
+    in_terminal: Callable[..., Shown],
+) -> None:
+    shown = in_terminal(
+        "stats", "--watch", "--interval", "0.1s", press=("loop ", signal.SIGINT), size=(120, 50)
+    )
+    assert shown.code == 130
+    assert "\x1b[2J" in shown.raw
+    assert "commands" in shown.text
 
 
 def end(watch: "subprocess.Popen[bytes]") -> None:

@@ -222,6 +222,17 @@ def test_clients_are_known_by_principal_and_name() -> None:
     assert shown.job.lease.client == "worker@gpu"
 
 
+def test_a_grant_to_a_parked_claim_is_no_sign_of_life() -> None:
+    driver = Driver()
+    driver.principal = Principal("key:gpu", frozenset({Role.WORKER}))
+    driver.post(claim(RUNNING, wait_ms=60_000), peer=OTHER)
+    driver.principal = ADMIN
+    driver.pass_ms(5_000)
+    running(driver)
+    (worker,) = [each for each in stats_of(driver).clients if each.by == "key:gpu"]
+    assert (worker.leases, worker.seen) == (1, EPOCH)
+
+
 def test_claimants_show_what_they_hold() -> None:
     driver = Driver()
     for _ in range(2):
