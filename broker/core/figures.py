@@ -150,4 +150,4 @@ class Figures:
             last = seen.get(who)
             return NEVER_SEEN if last is None else last[1].at
 
-        return sorted(some, key=seen_at, reverse=True)
+        return sorted(sorted(some), key=seen_at, reverse=True)  # the same at each run
