@@ -222,7 +222,7 @@ def test_clients_are_known_by_principal_and_name() -> None:
     assert shown.job.lease.client == "worker@gpu"
 
 
-def test_clients_seen_at_one_time_are_in_the_order_of_their_names() -> None:
+def test_clients_seen_at_one_time_are_ordered_by_name() -> None:
     driver = Driver()
     for number in (3, 1, 2):
         driver.principal = Principal(f"key:{number}", frozenset({Role.ADMIN}))
