@@ -143,11 +143,11 @@ class Figures:
         return Heard(seen[0], seen[1].at, claim)
 
     def by_time(self, some: Iterable[Who]) -> list[Who]:
-        """Return clients in the order in which they were seen, the last one first."""
+        """Return clients in the order in which they were seen, the last one first; then by name."""
         seen = self.seen
 
         def seen_at(who: Who) -> datetime:
             last = seen.get(who)
             return NEVER_SEEN if last is None else last[1].at
 
-        return sorted(sorted(some), key=seen_at, reverse=True)  # the same at each run
+        return sorted(sorted(some), key=seen_at, reverse=True)

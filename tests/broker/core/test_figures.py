@@ -222,6 +222,17 @@ def test_clients_are_known_by_principal_and_name() -> None:
     assert shown.job.lease.client == "worker@gpu"
 
 
+def test_clients_seen_at_one_time_are_ordered_by_name() -> None:
+    driver = Driver()
+    for number in (3, 1, 2):
+        driver.principal = Principal(f"key:{number}", frozenset({Role.ADMIN}))
+        driver.ask(claim(RUNNING))
+    names = ["key:1", "key:2", "key:3"]
+    assert [each.by for each in stats_of(driver).clients] == names
+    job_id = running(driver).job_id
+    assert [each.by for each in explain(driver, job_id).claimants] == names
+
+
 def test_a_grant_to_a_parked_claim_is_no_sign_of_life() -> None:
     driver = Driver()
     driver.principal = Principal("key:gpu", frozenset({Role.WORKER}))
