@@ -24,6 +24,8 @@ ROW_SCANS: Final = 3
 """To show an event takes about as long as looking at so many more."""
 READER_SCANS: Final = 4
 """To look for a parked reader takes about as long as looking at so many events."""
+JOB_IDS_A_SCAN: Final = 8
+"""So many ids of a parked reader take about as long."""
 SERVE_EVERY_MS: Final = 20
 _NO_PLACE: Final = -1
 
@@ -106,7 +108,10 @@ def _read(context: Context, command: Events, after: Place, room_bytes: int, scan
     rows: list[bytes] = []
     scans, place = 0, after
     for stretch in context.state.feed.after(after):
-        number, skipped = stretch.place
+        number, skipped = place = stretch.place
+        if scans >= scans_max:
+            return Read(rows, place, scans, is_cut=False)
+        scans += 1
         events, known, origin = stretch.events, stretch.known, stretch.origin
         for index in range(stretch.begin, stretch.end):
             if scans >= scans_max:
@@ -183,6 +188,7 @@ def serve_readers(context: Context, now_ms: int, scans_max: int) -> Iterator[Ans
             del waiters.unserved[number]
             continue
         command: Any = parked.command
+        scans_max -= len(command.job_ids or ()) // JOB_IDS_A_SCAN
         if not feed.has(parked.place):
             del waiters.unserved[number]
             waiters.remove(parked)

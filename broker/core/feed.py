@@ -187,7 +187,7 @@ class Feed:
         return begin <= chunk.ends[place[0] - chunk.first]
 
     def after(self, place: Place) -> Iterator[Stretch]:
-        """Yield the events after a place, those of one record at a time."""
+        """Yield the events after a place, those of one record at a time; some have none."""
         self.settle()
         if place >= self.newest:
             return
@@ -196,10 +196,8 @@ class Feed:
         for each in self._chunks[at:]:
             ends, origins = each.ends, each.origins
             for row in range(number - each.first, len(ends)):
-                end = ends[row]
-                if begin < end:
-                    first = (each.first + row, skipped)
-                    yield Stretch(first, each.events, each.known, begin, end, origins[row])
+                first, end = (each.first + row, skipped), ends[row]
+                yield Stretch(first, each.events, each.known, begin, end, origins[row])
                 begin, skipped = end, 0
             number, begin = each.first + len(ends), 0
 

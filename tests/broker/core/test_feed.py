@@ -627,6 +627,20 @@ def test_deadlines_do_not_let_readers_oversleep() -> None:
     assert told(driver, seq) == ["lapsed", "moved"]
 
 
+def test_records_without_events_take_from_the_budget_too() -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    start = listed(driver).as_of or ""
+    for number in range(1, 15_001):  # each is refused, which is remembered
+        command = move("not there", RUNNING)
+        frame = encode_request(Request(1, hello.session or 0, number, number - 1, [command]))
+        driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
+    result = read(driver, after=start)
+    assert (result.events, result.next != result.as_of) == ([], True)
+    assert read_all(driver, result.next)[0] == []
+
+
 def test_one_batch_looks_for_so_many_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tollgate.broker.core.pipeline.SCANS_KEPT", 100)
     looked: list[Events] = []
@@ -642,3 +656,13 @@ def test_one_batch_looks_for_so_many_readers(monkeypatch: pytest.MonkeyPatch) ->
         follow(driver, b"\x00reader%d" % number, queues=["none"])
     driver.ask(create())
     assert 1 <= len(looked) <= 100 // event_commands.READER_SCANS
+
+
+def test_readers_that_name_many_jobs_take_more_of_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tollgate.broker.core.pipeline.SCANS_KEPT", 200)
+    driver = Driver()
+    named = [f"{number}" for number in range(999)]
+    for number in range(3):
+        follow(driver, b"\x00reader%d" % number, job_ids=[*named, f"own {number}"])
+    driver.ask(create())
+    assert len(driver.engine.context.waiters.unserved) == 2
