@@ -104,13 +104,14 @@ def hire(body: Mapping[str, Any], agent: Agent, new_identifier: str) -> Hire:
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise _no_object(data)
-    text = canonical(data)
     wrong = agent.input_schema.check(data)
     if why := _wrong_purchaser(identifier, is_free=agent.is_free):
         wrong[PURCHASER_NAME] = why
         raise bad(f"{PURCHASER_NAME} {why}", wrong)
     if wrong:
         raise bad("input_data does not fit the input schema", wrong)
+    # Only what fits: 1 MiB of numbers takes seconds, in which no other request is answered.
+    text = canonical(data)
     hash_ = _hashed(identifier, data)
     return Hire(identifier, text, hash_, str(uuid5(agent.namespace, f"{identifier};{hash_}")))
 
