@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 
 from tests.gateway.conftest import Town
-from tests.gateway.running import PAID, PURCHASER, running_gateway
+from tests.gateway.running import FREE, PAID, PURCHASER, running_gateway
 from tests.payment_service.faults import Fault
 from tollgate.domain.hashing import input_hash
 
@@ -216,10 +216,31 @@ def test_every_wrong_field_is_named(town: Town) -> None:
     assert set(told) == {"identifier_from_purchaser", "topic", "words"}
 
 
-@pytest.mark.parametrize("identifier", ["", "a;b", "a\nb", "x" * 251, 5])
+@pytest.mark.parametrize("identifier", ["", "a;b", "a\nb", "x" * 251, "é" * 130, 5])
 def test_free_agent_refuses_identifier(town: Town, identifier: Any) -> None:
     hire = {"input_data": {"text": "x"}, "identifier_from_purchaser": identifier}
-    assert town.free.post("/start_job", hire).status_code == 400
+    answer = town.free.post("/start_job", hire)
+    assert answer.status_code == 400
+    assert set(answer.json()["field_errors"]) == {"identifier_from_purchaser"}
+
+
+def test_input_that_is_too_large_makes_no_payment(town: Town) -> None:
+    before = len(town.service.payments)
+    answer = town.paid.post("/start_job", body("x" * 70_000))
+    assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
+    assert "more than 65,536" in answer.json()["field_errors"]["input_data"]
+    assert len(town.service.payments) == before
+    assert town.paid.post("/start_job", body("x" * 60_000)).status_code == 200
+
+
+def test_job_of_another_agent_of_the_name(tmp_path: Path, town: Town) -> None:
+    """Its id is told by neither: `/status` finds no job of another queue."""
+    hire = {"input_data": {"text": "a"}, "identifier_from_purchaser": "two agents"}
+    assert town.free.post("/start_job", hire).status_code == 200
+    agent = FREE.replace('queue = "echo"', 'queue = "other"')
+    with running_gateway(tmp_path, agent, town.broker.endpoint) as other:
+        answer = other.post("/start_job", hire)
+    assert (answer.status_code, answer.json()["error"]) == (409, "job_conflict")
 
 
 def test_trace_reaches_job(town: Town) -> None:

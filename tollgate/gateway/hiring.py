@@ -33,6 +33,8 @@ PATIENCE_S: Final = 5.0
 """No try begins later: the caller waits."""
 CONFLICT: Final = 409
 """The service asks to try again."""
+SMALL_BYTES: Final = 4_096
+"""Input of up to so many bytes is not measured by the broker's limit: a broker takes more."""
 RETRY_S: Final = 5
 """When a caller should try again after the payment service gave no answer."""
 
@@ -84,7 +86,8 @@ class Hiring:
         job, and both tell its payment.
 
         Raises:
-            HttpError: the payment service makes no payment, or the job has no terms.
+            HttpError: the payment service makes no payment, the input is too large, or the job has
+                no terms, or is another agent's.
             TollgateError: the broker refuses, or is away.
 
         """
@@ -93,6 +96,10 @@ class Hiring:
                 job = await self._client.get(hire.job_id)
             except JobNotFoundError:
                 job = await self._make(hire, traceparent)
+            if job.queue != self._agent.queue:  # `/status` would not find it
+                raise HttpError(
+                    409, "job_conflict", "another agent of this name has the job of this hire"
+                )
             if self._payments is None and job.status is JobStatus.AWAITING_PAYMENT:
                 job = await self._run(job)  # its first message came in half
         return _started(job, hire)
@@ -118,6 +125,7 @@ class Hiring:
 
     async def _make(self, hire: Hire, traceparent: str | None) -> Job:
         agent = self._agent
+        await self._check_size(hire)
         if self._payments is None:
             times = _times(agent.deadlines, time.time())
             identifier, seller = FREE_PREFIX + hire.job_id, agent.seller_vkey
@@ -155,6 +163,17 @@ class Hiring:
             return await self._client.create(hire.input_hash, **fields)
         except JobConflictError:  # another process was faster, with a payment of its own
             return await self._client.get(hire.job_id)
+
+    async def _check_size(self, hire: Hire) -> None:
+        """Refuse input that the broker would refuse: once there is a payment, it is too late."""
+        size = len(hire.input_text.encode())
+        if size > SMALL_BYTES:
+            most = (await self._client.ping()).limits["text_bytes"]
+            if size > most:
+                why = f"has {size:,} bytes as canonical JSON, more than {most:,}"
+                raise HttpError(
+                    413, "too_large", f"input_data {why}", field_errors={"input_data": why}
+                )
 
     async def _run_at_once(self, hire: Hire, fields: dict[str, Any]) -> Job:
         """Create a job and let it run, in one message: it never waits for a payment."""
