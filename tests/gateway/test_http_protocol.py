@@ -193,6 +193,27 @@ async def test_half_closed_connection(is_complete: bool) -> None:
     assert answer.endswith(b"ok") if is_complete else answer == b""
 
 
+async def test_silent_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{WHERE}CONNECTIONS_MAX", 5)
+    app = Serving()
+    app.answering.clear()
+    async with served(app) as port:
+        busy = await asyncio.open_connection("127.0.0.1", port)
+        busy[1].write(GET)
+        async with asyncio.timeout(30):
+            await app.asked.wait()
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        app.answering.set()
+        writer.write(GET)
+        async with asyncio.timeout(30):
+            assert (await reader.read(1_000)).startswith(b"HTTP/1.1 200")
+            assert (await busy[0].read(1_000)).startswith(b"HTTP/1.1 200")
+        assert len(app.state.connections) == 5
+        for _, each in (busy, (reader, writer), *silent):
+            each.close()
+
+
 async def test_offer_of_another_protocol_is_passed_over() -> None:
     """So ask Java's client and `curl --http2`, also with a body."""
     app = Serving()

@@ -1,6 +1,7 @@
 """HTTP/1.1 of uvicorn, with limits on what comes beside a body: uvicorn has none there."""
 
 import re
+import resource
 from asyncio import BaseTransport, TimerHandle
 from typing import Final
 
@@ -17,6 +18,9 @@ UNREAD_S: Final = 30.0
 """How long a caller may leave an answer unread."""
 PIPELINED_MAX: Final = 100
 """How many requests of one connection may wait. One takes about 4 KiB, whatever it sends."""
+_DESCRIPTORS: Final = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+CONNECTIONS_MAX: Final = 10_000 if _DESCRIPTORS < 0 else min(10_000, _DESCRIPTORS * 3 // 4)
+"""Of one process. Without a descriptor left, it could reach neither callers nor its broker."""
 _UPGRADE: Final = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _NO_UPGRADE: Final = b"\r\nX-Upgrd:"
 """Of the same length, so that the sizes in the packet hold."""
@@ -39,6 +43,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Wait for the first request."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._wait()
+        if len(self.connections) > CONNECTIONS_MAX:
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
@@ -58,12 +64,12 @@ class BoundedProtocol(HttpToolsProtocol):
             # drops the body, and takes no request after that.
             data = _UPGRADE.sub(_NO_UPGRADE, head) + end + rest
         super().data_received(data)
-        if self._timer is None and self._is_idle():  # uvicorn's own timer ends with any byte
+        if self._timer is None and self.is_idle():  # uvicorn's own timer ends with any byte
             self._wait()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # the base says None
         """Answer a request that is complete: its caller sends no more, but may read."""
-        if self._is_idle() or self.cycle.more_body:
+        if self.is_idle() or self.cycle.more_body:
             return False
         self.cycle.keep_alive = False
         return True
@@ -122,7 +128,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Say as JSON that this is no request, and close the connection."""
         del msg  # it says no more
         self._stop_waiting()
-        if self._is_idle():  # else it would be read as the answer to an earlier request
+        if self.is_idle():  # else it would be read as the answer to an earlier request
             self.transport.write(
                 b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
                 b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
@@ -130,7 +136,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
         self._wait_for_reader()
 
-    def _is_idle(self) -> bool:
+    def _make_room(self) -> None:
+        """Close a connection that waits for a request: a caller that sends one does not wait."""
+        waiting = (
+            each
+            for each in self.connections
+            if isinstance(each, BoundedProtocol) and each is not self and each.is_idle()
+        )
+        chosen = next(waiting, self)
+        self.connections.discard(chosen)
+        chosen.transport.abort()
+
+    def is_idle(self) -> bool:
         """Return whether no request is being answered."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete
