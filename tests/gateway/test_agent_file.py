@@ -85,7 +85,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ('pay_by = "30m"', 'pay_by = "half an hour"', 28, "deadlines.pay_by"),
     ('pay_by = "30m"', 'pay_by = "119m"', 27, "submit_result must be 15m after pay_by"),
     ("timeout_s = 2", "timeout_s = 0", 25, "payment_service.timeout_s"),
-    ("validations = [{", "validationz = [{", 10, "no such key; did you mean 'validations'?"),
+    ("validations = [{", "validation = [{", 10, "no such key; did you mean 'validations'?"),
     ('name = "Topic"', 'name = "Topic"\nprice = "fixed"', 10, "above the first [[input_data]]"),
     ("[deadlines]", '[http]\ncors_origins = ["https://a.com/"]\n[deadlines]', 28, "no origin"),
     ("[deadlines]", '[http]\ncors_origins = ["a.com"]\n[deadlines]', 28, "no origin"),
@@ -128,11 +128,12 @@ def test_other_errors(tmp_path: Path, text: str, place: str, why: str) -> None:
 
 
 def test_unknown_key_in_a_group(tmp_path: Path) -> None:
-    text = FREE.replace("[[input_data]]", '[[input_groups]]\nid = "g"\ntitle = "G"\ntitlex = "G"\n')
+    group = '[[input_groups]]\nid = "g"\ntitle = "G"\ncaption = "G"\n'
+    text = FREE.replace("[[input_data]]", group)
     text = text.replace('id = "text"', '[[input_groups.input_data]]\nid = "text"\nlabel = "L"')
     found = problems(written(tmp_path, text))
     assert [each.partition("agent.toml:")[2].partition(";")[0] for each in found[:2]] == [
-        "8: input_groups[0].titlex: there is no such key",
+        "8: input_groups[0].caption: there is no such key",
         "12: input_groups[0].input_data[0].label: there is no such key",
     ]
 

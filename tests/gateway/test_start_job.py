@@ -2,16 +2,18 @@
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
-from tests.gateway.conftest import Town
+from tests.gateway.conftest import Town, running_paid
 from tests.gateway.running import FREE, PAID, PURCHASER, running_gateway
 from tests.payment_service.faults import Fault
 from tollgate.domain.hashing import input_hash
+from tollgate.testing import Broker
 
 BODY: dict[str, Any] = {"identifier_from_purchaser": PURCHASER, "input_data": {"topic": "tolls"}}
 TIMES = ("payByTime", "submitResultTime", "unlockTime", "externalDisputeUnlockTime")
@@ -241,6 +243,24 @@ def test_job_of_another_agent_of_the_name(tmp_path: Path, town: Town) -> None:
     with running_gateway(tmp_path, agent, town.broker.endpoint) as other:
         answer = other.post("/start_job", hire)
     assert (answer.status_code, answer.json()["error"]) == (409, "job_conflict")
+
+
+def test_broker_with_a_later_clock(tmp_path: Path, town: Town) -> None:
+    """It would fail the job at once, and the buyer would be told a payment."""
+    before = len(town.service.payments)
+    later = datetime.now(UTC) + timedelta(hours=48)
+    folders = [tmp_path / name for name in ("paid", "free")]
+    for each in folders:
+        each.mkdir()
+    with Broker(start=later) as broker:
+        with running_paid(folders[0], town.server, broker.endpoint) as paid:
+            answer = paid.post("/start_job", body("later"))
+            assert "clock" in paid.logged(level="error")["event"]
+        with running_gateway(folders[1], FREE, broker.endpoint) as free:
+            job_id = free.post("/start_job", {"input_data": {"text": "later"}}).json()["id"]
+            assert free.get("/status", job_id=job_id).json()["status"] == "running"
+    assert (answer.status_code, answer.json()["error"]) == (503, "payment_service")
+    assert len(town.service.payments) == before
 
 
 def test_trace_reaches_job(town: Town) -> None:

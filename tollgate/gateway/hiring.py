@@ -18,6 +18,7 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.models import Job, JobStatus
+from tollgate.domain.results import HelloResult
 from tollgate.gateway.agent import FOR_SERVICE, Agent, Deadlines
 from tollgate.gateway.request import Hire, HttpError
 from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
@@ -33,8 +34,6 @@ PATIENCE_S: Final = 5.0
 """No try begins later: the caller waits."""
 CONFLICT: Final = 409
 """The service asks to try again."""
-SMALL_BYTES: Final = 4_096
-"""Input of up to so many bytes is not measured by the broker's limit: a broker takes more."""
 RETRY_S: Final = 5
 """When a caller should try again after the payment service gave no answer."""
 
@@ -125,9 +124,11 @@ class Hiring:
 
     async def _make(self, hire: Hire, traceparent: str | None) -> Job:
         agent = self._agent
-        await self._check_size(hire)
+        broker = await self._client.ping()
+        self._check(hire, broker)
         if self._payments is None:
-            times = _times(agent.deadlines, time.time())
+            now = time.time() if broker.time is None else broker.time.timestamp()
+            times = _times(agent.deadlines, now)
             identifier, seller = FREE_PREFIX + hire.job_id, agent.seller_vkey
         else:
             payment = await self._pay(self._payments, hire)
@@ -164,16 +165,17 @@ class Hiring:
         except JobConflictError:  # another process was faster, with a payment of its own
             return await self._client.get(hire.job_id)
 
-    async def _check_size(self, hire: Hire) -> None:
-        """Refuse input that the broker would refuse: once there is a payment, it is too late."""
-        size = len(hire.input_text.encode())
-        if size > SMALL_BYTES:
-            most = (await self._client.ping()).limits["text_bytes"]
-            if size > most:
-                why = f"has {size:,} bytes as canonical JSON, more than {most:,}"
-                raise HttpError(
-                    413, "too_large", f"input_data {why}", field_errors={"input_data": why}
-                )
+    def _check(self, hire: Hire, broker: HelloResult) -> None:
+        """Refuse what the broker would refuse or fail: once there is a payment, it is too late."""
+        size, most = len(hire.input_text.encode()), broker.limits["text_bytes"]
+        if size > most:
+            why = f"has {size:,} bytes as canonical JSON, more than {most:,}"
+            raise HttpError(413, "too_large", f"input_data {why}", field_errors={"input_data": why})
+        if self._payments is not None and broker.time is not None:
+            ahead = broker.time - self._payments.now()
+            if ahead >= self._agent.deadlines.pay_by:
+                log.error("the broker's clock is %s ahead of the payment service's", ahead)
+                raise _no_payment(10 * RETRY_S)
 
     async def _run_at_once(self, hire: Hire, fields: dict[str, Any]) -> Job:
         """Create a job and let it run, in one message: it never waits for a payment."""
