@@ -175,6 +175,18 @@ async def test_a_handler_that_raises_fails_its_job(site: Site) -> None:
     assert (await site.until(await site.hire(process))).error == "no such page"
 
 
+async def test_a_handler_that_is_cancelled_from_within_fails(site: Site) -> None:
+    async def lose_a_part(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        part = asyncio.ensure_future(hang(sdk, input_data))
+        part.cancel()
+        return await part
+
+    process = await site.process(lose_a_part)
+    job = await site.until(await site.hire(process))
+    assert job.error == "the handler awaited something that was cancelled"
+    await until(lambda: process.resumer._leases().all() == [])
+
+
 async def test_a_result_that_is_too_long_fails_the_job(site: Site) -> None:
     async def write(sdk: Sdk, input_data: dict[str, Any]) -> str:
         return "x" * 70_000

@@ -417,7 +417,14 @@ class Resumer:
             if self._leases().holder(run.held.job_id) is not run.held:
                 raise asyncio.CancelledError("the lease was lost")
             run.begun.set()
-            return await handler(identifier, input_data)
+            try:
+                return await handler(identifier, input_data)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # A task that it awaited was cancelled. The SDK would leave the job as it is.
+                raise RuntimeError("the handler awaited something that was cancelled") from None
 
         return handle
 
