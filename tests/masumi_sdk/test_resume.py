@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from tests.payment_service.service import PaymentService
 from tollgate import AsyncClient, InternalError, Job
 from tollgate.domain.hashing import output_hash_as_deployed
 from tollgate.masumi import Resumer, TollgateJobStorage, resume
+from tollgate.masumi.sdk.fields import canonical
 
 LEASE_MS = 1_000
 Agent = Callable[[Sdk, dict[str, Any]], Awaitable[Any]]
@@ -430,6 +432,111 @@ async def test_a_job_claimed_again_by_its_own_process_runs_once(site: Site) -> N
     done.set()
     assert (await site.until(job_id)).result == "done"
     await until(lambda: not process.resumer._runs)
+    assert process.sdk.calls == 1
+
+
+async def test_a_question_whose_job_is_claimed_again_goes_on(site: Site) -> None:
+    process = await site.process(ask, lease_ms=20_000)
+    job_id = await site.hire(process)
+    job = await site.until(job_id, "awaiting_input")
+    look, begins = process.storage.job, process.resumer._begin
+    begun = asyncio.Event()
+
+    async def look_after_the_claim(job_id: str) -> Any:
+        await begun.wait()
+        return await look(job_id)
+
+    async def begin(lease: Any) -> None:
+        await begins(lease)
+        begun.set()
+
+    process.storage.job = look_after_the_claim  # type: ignore[method-assign]
+    process.resumer._begin = begin  # type: ignore[method-assign]
+    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
+    assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
+    assert process.sdk.calls == 1
+
+
+async def test_a_job_claimed_again_gets_no_old_answer(site: Site) -> None:
+    go_on = asyncio.Event()
+
+    async def ask_and_pause(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        first = await sdk.hitl.request_input(QUESTION)
+        await go_on.wait()
+        return str([first, await sdk.hitl.request_input(QUESTION)])
+
+    process = await site.process(ask_and_pause, lease_ms=20_000)
+    job_id = await site.hire(process)
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 1})
+    token = process.resumer._leases().tokens[job_id]
+    await site.client.release(job_id, token)
+    await until(lambda: process.resumer._leases().tokens[job_id] != token)
+    go_on.set()
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 2})
+    assert (await site.until(job_id)).result == "[{'approve': 1}, {'approve': 2}]"
+
+
+async def test_a_job_that_another_moved_on_begins_anew(site: Site) -> None:
+    async def hang_first(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        return await (hang if sdk.calls == 1 else ask)(sdk, input_data)
+
+    process = await site.process(hang_first, lease_ms=20_000)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    client = process.storage.client()
+    claim, others = client.claim, asyncio.Event()
+
+    async def claim_after_the_other(status: Any, **options: Any) -> Any:
+        await others.wait()
+        return await claim(status, **options)
+
+    client.claim = claim_after_the_other  # type: ignore[assignment, method-assign]
+    await asyncio.sleep(0.3)
+    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    (lease,) = await site.client.claim("running", job_ids=job_id)
+    fields = {"expected_version": lease.job.version, "lease": lease.token, "keep_lease": True}
+    job = await site.client.transition(
+        job_id, "awaiting_input", input_schema=canonical(QUESTION), **fields
+    )
+    await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
+    await site.client.release(job_id, lease.token)
+    others.set()
+    assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
+    assert process.sdk.calls == 2
+
+
+async def test_a_lease_that_lapsed_is_not_claimed_beside(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a freeze, the lease thread claims it again: its handler goes on."""
+    thaws, done = threading.Event(), asyncio.Event()
+
+    async def wait(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        await done.wait()
+        return "done"
+
+    process = await site.process(wait)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    keeper = process.resumer._leases()
+    touch, token = keeper._touch, keeper.tokens[job_id]
+
+    def touch_when_thawed(client: Any) -> None:
+        thaws.wait(PATIENCE_S)
+        touch(client)
+
+    keeper._touch = touch_when_thawed  # type: ignore[method-assign]
+    while (await site.client.get(job_id, lease=True)).lease is not None:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    assert keeper.tokens[job_id] == token
+    thaws.set()
+    await until(lambda: "was granted again" in caplog.text)
+    done.set()
+    assert (await site.until(job_id)).result == "done"
     assert process.sdk.calls == 1
 
 

@@ -69,6 +69,8 @@ class LeaseKeeper:
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._touched_at = monotonic()
+        """When the last touch began whose answers have all been seen to."""
         self.tokens: dict[str, int] = {}
         """The token of each held lease, by job id."""
 
@@ -84,6 +86,21 @@ class LeaseKeeper:
         self._held[job.job_id] = held
         self.tokens[job.job_id] = lease.token
         return held
+
+    def adopt(self, lease: Lease) -> bool:
+        """Go on with a handler whose lease lapsed, under the new one; return whether that is right.
+
+        It is if this process still has the handler, and no other one has moved its job on.
+        """
+        held = self._held.get(lease.job.job_id)
+        if held is None or not held.works or not _is_as_left(lease.job, held):
+            return False
+        held.token = self.tokens[held.job_id] = lease.token
+        return True
+
+    def may_have_lapsed(self) -> bool:
+        """Return whether leases may have lapsed unseen, because the machine stood still."""
+        return (monotonic() - self._touched_at) * 1_000 > self._lease_ms
 
     def drop(self, held: Held) -> None:
         """Stop touching a lease."""
@@ -133,8 +150,10 @@ class LeaseKeeper:
 
     def _touch(self, client: Client) -> None:
         """Touch all leases in one message; each has its own answer."""
+        begun_at = monotonic()
         due = [(held, held.token) for held in self.all()]
         if not due:
+            self._touched_at = begun_at
             return
         batch = client.batch()
         for held, token in due:
@@ -151,6 +170,7 @@ class LeaseKeeper:
                 is_held = self._held.get(held.job_id) is held and held.token == token
                 if is_held and not self._regain(client, held):
                     self._lose(held)
+        self._touched_at = begun_at
 
     def _lose(self, held: Held) -> None:
         if self._held.get(held.job_id) is held:

@@ -377,8 +377,8 @@ class Resumer:
         process is granted a job that it cannot begin.
         """
         busy = sum(1 for run in self._runs.values() if run.waiter is None or run.waiter.done())
-        if busy >= self._settings.concurrency:
-            return False
+        if busy >= self._settings.concurrency or self._leases().may_have_lapsed():
+            return False  # a lapsed lease is for the lease thread to claim, and its handler goes on
         begun_at = monotonic()
         granted = await self._storage.client().claim(
             RUNNING, queue=self._storage.queue, lease_ms=self._settings.lease_ms
@@ -397,11 +397,14 @@ class Resumer:
 
         Else the next claim would be under way while the handler blocks the loop.
         """
-        run = Run(self._leases().hold(lease, works=True), asyncio.Event())
         before = self._runs.get(lease.job.job_id)
+        if before is not None and self._leases().adopt(lease):
+            return
+        run = Run(self._leases().hold(lease, works=True), asyncio.Event())
         self._runs[lease.job.job_id] = run
         run.task = asyncio.create_task(self._execute(run, before))
         if before is not None:
+            _cancel(before.task)
             return  # it begins when the earlier call has ended
         begun = asyncio.create_task(run.begun.wait())
         await asyncio.wait([begun, run.task], return_when=asyncio.FIRST_COMPLETED)
