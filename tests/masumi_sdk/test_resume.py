@@ -43,7 +43,6 @@ class Process:
         tasks = [
             *resumer._tasks,
             *(run.task for run in runs),
-            *(run.waiter for run in runs),
             *(payment._status_check_task for payment in payments),
         ]
         for task in [each for each in tasks if each is not None]:
@@ -497,10 +496,10 @@ async def test_a_job_that_another_moved_on_begins_anew(site: Site) -> None:
     await asyncio.sleep(0.3)
     await site.client.release(job_id, process.resumer._leases().tokens[job_id])
     (lease,) = await site.client.claim("running", job_ids=job_id)
-    fields = {"expected_version": lease.job.version, "lease": lease.token, "keep_lease": True}
     job = await site.client.transition(
-        job_id, "awaiting_input", input_schema=canonical(QUESTION), **fields
-    )
+        job_id, "awaiting_input", input_schema=canonical(QUESTION), lease=lease.token,
+        keep_lease=True, expected_version=lease.job.version,
+    )  # fmt: skip
     await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
     await site.client.release(job_id, lease.token)
     others.set()
@@ -529,9 +528,8 @@ async def test_a_lease_that_lapsed_is_not_claimed_beside(
         touch(client)
 
     keeper._touch = touch_when_thawed  # type: ignore[method-assign]
-    while (await site.client.get(job_id, lease=True)).lease is not None:
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.5 * LEASE_MS / 1_000)
+    assert (await site.client.get(job_id, lease=True)).lease is None
     assert keeper.tokens[job_id] == token
     thaws.set()
     await until(lambda: "was granted again" in caplog.text)
@@ -637,12 +635,8 @@ async def test_an_answer_reaches_the_handler_elsewhere(site: Site) -> None:
 
 async def test_each_answer_is_for_its_question(site: Site) -> None:
     async def ask_often(sdk: Sdk, input_data: dict[str, Any]) -> str:
-        answers = [await sdk.hitl.request_input(QUESTION) for _ in range(6)]
-        await asyncio.sleep(0.2)  # a late answer would come now
-        stores.append(dict(sdk.hitl._input_data_store))
-        return str(answers)
+        return str([await sdk.hitl.request_input(QUESTION) for _ in range(6)])
 
-    stores: list[dict[str, Any]] = []
     first, second = await site.process(ask_often), await site.process(hang)
     second.resumer._jobs.stop()
     job_id = await site.hire(first)
@@ -653,7 +647,8 @@ async def test_each_answer_is_for_its_question(site: Site) -> None:
         await until(partial(has_asked, first, job_id, number + 1))
     job = await site.until(job_id)
     assert job.result == str([{"approve": number} for number in range(6)])
-    assert stores == [{}]
+    for process in (first, second):
+        assert process.sdk.hitl._input_data_store == {}
 
 
 async def test_a_second_answer_is_refused(site: Site) -> None:
@@ -680,6 +675,26 @@ async def test_the_agents_own_handler_of_answers(site: Site) -> None:
     await second.sdk.provide_input(job_id, {"approve": 1})
     assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
     assert seen == [{"approve": 1}]
+
+
+async def ask_twice(sdk: Sdk, input_data: dict[str, Any]) -> str:
+    return str([(await sdk.hitl.request_input(QUESTION))["approve"] for _ in range(2)])
+
+
+async def test_an_own_handler_may_resume_the_job_itself(site: Site) -> None:
+    async def resume_and_linger(job_id: str, input_data: dict[str, Any]) -> None:
+        await process.sdk.job_manager.resume_job_with_input(job_id, input_data)
+        await until(partial(has_asked, process, job_id, 1))
+        await site.until(job_id, "awaiting_input", "completed")
+
+    process = await site.process(ask_twice, resume_and_linger)
+    job_id = await site.hire(process)
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 1})
+    assert (await site.client.get(job_id)).status == "awaiting_input"
+    job = await site.client.get(job_id)
+    await site.client.provide_input(job_id, '{"approve":2}', expected_version=job.version)
+    assert (await site.until(job_id)).result == "[1, 2]"
 
 
 async def test_a_job_that_another_claimed_is_watched_there(site: Site) -> None:

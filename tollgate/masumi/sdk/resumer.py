@@ -20,7 +20,7 @@ run, and which of them wait for a human. With `resume`, each of these has a leas
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from importlib import import_module
@@ -33,6 +33,7 @@ from tollgate.client.errors import ClientClosedError, may_pass
 from tollgate.client.results import Lease
 from tollgate.domain.exceptions import LeaseLostError, TollgateError
 from tollgate.domain.models import Job
+from tollgate.domain.results import InputRound
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, COMPLETED, FAILED, RUNNING
 from tollgate.masumi.api import PaymentService
 from tollgate.masumi.rounds import Rounds
@@ -83,8 +84,8 @@ class Run(msgspec.Struct, eq=False):
     task: "asyncio.Task[None] | None" = None
     questions: int = 0
     """How many it has asked so far."""
-    waiter: "asyncio.Task[None] | None" = None
-    """Waits for the answer to its last question."""
+    asks: bool = False
+    """Whether it waits for an answer."""
 
 
 _current: ContextVar[Run | None] = ContextVar("tollgate_masumi_run", default=None)
@@ -169,7 +170,7 @@ class Resumer:
         manager.update_job_status = self._moved
         manager.set_job_completed = self._completed
         manager.set_job_awaiting_input = self._asked
-        manager.resume_job_with_input = storage.answer
+        manager.resume_job_with_input = self._answered
         server.handler.get_start_job_handler = self._calling
         server.handler.get_provide_input_handler = self._answering
         server._handle_payment_confirmed = self._paid  # noqa: SLF001 - the SDK has no other way
@@ -246,12 +247,11 @@ class Resumer:
         for each in self._rounds:
             each.stop()
         runs = [run.task for run in self._runs.values() if run.task is not None]
-        waiters = [run.waiter for run in self._runs.values() if run.waiter is not None]
-        for task in (*self._tasks, *runs, *waiters):
+        for task in (*self._tasks, *runs):
             task.cancel()
         for payment in list(self._manager._payment_instances.values()):  # noqa: SLF001
             payment.stop_status_monitoring()
-        if everything := [*self._tasks, *runs, *waiters]:
+        if everything := [*self._tasks, *runs]:
             await asyncio.wait(everything, timeout=self._settings.stop_grace_s)
         with suppress(TollgateError):
             for held in keeper.all():
@@ -376,7 +376,7 @@ class Resumer:
         A claim never waits at the broker: while a handler blocks the event loop, no claim of this
         process is granted a job that it cannot begin.
         """
-        busy = sum(1 for run in self._runs.values() if run.waiter is None or run.waiter.done())
+        busy = sum(1 for run in self._runs.values() if not run.asks)
         if busy >= self._settings.concurrency or self._leases().may_have_lapsed():
             return False  # a lapsed lease is for the lease thread to claim, and its handler goes on
         begun_at = monotonic()
@@ -438,8 +438,6 @@ class Resumer:
         try:
             if before is not None and before.task is not None:  # its lease was lost
                 await asyncio.wait([before.task])
-            self._hitl._input_events.pop(job_id, None)  # noqa: SLF001 - of an earlier call
-            self._hitl._input_data_store.pop(job_id, None)  # noqa: SLF001
             await self._patient(lambda: self._storage.job(job_id))
             try:
                 await self._server._execute_agent_job(job_id)  # noqa: SLF001
@@ -450,8 +448,6 @@ class Resumer:
             log.exception("job %s: its lease is left to lapse", job_id)
             self._leases().drop(held)
         finally:
-            if run.waiter is not None:
-                run.waiter.cancel()
             if self._runs.get(job_id) is run:
                 del self._runs[job_id]
                 self._hitl._input_events.pop(job_id, None)  # noqa: SLF001 - of a question
@@ -550,48 +546,59 @@ class Resumer:
         input_schema: Mapping[str, Any] | None = None,
         message: str | None = None,
     ) -> None:
-        """Ask a human, or answer from what was asked and answered before a restart."""
-        held, run = self._leases().holder(job_id), self._runs.get(job_id)
-        # The SDK has made the event just now; its answer must not wake a later question.
-        event = self._hitl._input_events.get(job_id)  # noqa: SLF001
-        if held is None or run is None:
+        """Ask a human, and wait; or take what was asked and answered before a restart.
+
+        After this, the SDK waits for an event of its own process, and goes on with the answer that
+        is kept beside it. Both are set here, from the broker: `/provide_input` may be called in
+        another process, and sets them so late that a later question may find them.
+        """
+        run = _current.get()
+        if run is None:
             await self._set_awaiting_input(job_id, input_schema, message)
             return
-        if run.waiter is not None:
-            run.waiter.cancel()
-        job = await self._patient(lambda: self._storage.job(job_id))
-        rounds = job.inputs or () if job is not None else ()
-        if run.questions < len(rounds):
-            before = rounds[run.questions]
+        if self._leases().holder(job_id) is not run.held:
+            raise asyncio.CancelledError("the lease was lost")
+        rounds = await self._questions(job_id)
+        number, run.questions = run.questions, run.questions + 1
+        if number < len(rounds):
+            before = rounds[number]
             schema = None if input_schema is None else canonical(input_schema)
             if before.text is not None and before.schema == schema:
-                run.questions += 1
                 self._hitl.provide_input_to_job(job_id, _object(before.text))
                 return
             log.warning("job %s asks something else than in its last run: it is asked anew", job_id)
-        run.questions = held.rounds = len(rounds) + 1
+        run.questions = run.held.rounds = len(rounds) + 1
         await self._set_awaiting_input(job_id, input_schema, message)
-        run.waiter = asyncio.create_task(self._wait_for_answer(job_id, run, event))
+        answer = await self._wait_for_answer(job_id, run)
+        self._hitl.provide_input_to_job(job_id, _object(answer))
 
-    async def _wait_for_answer(self, job_id: str, run: Run, event: asyncio.Event | None) -> None:
-        """Wake the handler when the answer is there, whichever process got it."""
+    async def _questions(self, job_id: str) -> Sequence[InputRound]:
+        job = await self._patient(lambda: self._storage.job(job_id))
+        return job.inputs or () if job is not None else ()
+
+    async def _wait_for_answer(self, job_id: str, run: Run) -> str | None:
+        """Return the answer to the last question, whichever process got it."""
         client = self._storage.client()
+        run.asks = True
         try:
             await self._patient(lambda: client.wait(job_id, statuses=RUNNING))
             job = await self._patient(lambda: self._storage.job(job_id))
-        except TollgateError as fault:
-            log.warning("job %s: its answer cannot be waited for: %s", job_id, fault)
-            job = None
-        if run.held.is_ending or self._leases().holder(job_id) is not run.held:
-            return  # the handler did not wait for the answer
+        finally:
+            run.asks = False
         if job is None or job.status is not RUNNING:
             log.warning("job %s ended while it asked: its handler is ended", job_id)
             _cancel(run.task)
-            return
-        is_waiting = event is not None and not event.is_set()
-        if is_waiting and self._hitl._input_events.get(job_id) is event:  # noqa: SLF001
-            rounds = job.inputs or ()
-            self._hitl.provide_input_to_job(job_id, _object(rounds[-1].text if rounds else None))
+            raise asyncio.CancelledError("the job has ended")
+        return job.inputs[-1].text if job.inputs else None
+
+    async def _answered(self, job_id: str, input_data: Mapping[str, Any]) -> None:
+        await self._storage.answer(job_id, input_data)
+        self._forget_answer(job_id)
+
+    def _forget_answer(self, job_id: str) -> None:
+        """Drop the answer that the SDK is about to keep: the handler gets it from the broker."""
+        answers = self._hitl._input_data_store  # noqa: SLF001
+        asyncio.get_running_loop().call_soon(answers.pop, job_id, None)
 
     def _answering(self) -> Any:  # noqa: ANN401 - a handler or None
         """Return the agent's own handler of answers, and after it store the answer."""
@@ -600,10 +607,13 @@ class Resumer:
             return None
 
         async def handle(job_id: str, input_data: Mapping[str, Any]) -> None:
+            asked = len(await self._questions(job_id))
             await handler(job_id, input_data)
             job = await self._storage.job(job_id)
-            if job is not None and job.status is AWAITING_INPUT:
+            rounds = job.inputs or () if job is not None and job.status is AWAITING_INPUT else ()
+            if rounds and len(rounds) == asked:  # else it may ask the next question now
                 await self._storage.answer(job_id, input_data)
+            self._forget_answer(job_id)
 
         return handle
 
