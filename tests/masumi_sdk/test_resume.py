@@ -18,7 +18,7 @@ from tests.masumi_sdk.jobs import INPUT, PURCHASER, QUESTION, new_job
 from tests.masumi_sdk.stand_in import Funds, Handler, Sdk
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService
-from tollgate import AsyncClient, InternalError, Job
+from tollgate import AsyncClient, BrokerUnreachableError, InternalError, Job
 from tollgate.domain.hashing import output_hash_as_deployed
 from tollgate.masumi import Resumer, TollgateJobStorage, resume
 from tollgate.masumi.sdk.fields import canonical
@@ -694,6 +694,30 @@ async def test_an_own_handler_may_resume_the_job_itself(site: Site) -> None:
     assert (await site.client.get(job_id)).status == "awaiting_input"
     job = await site.client.get(job_id)
     await site.client.provide_input(job_id, '{"approve":2}', expected_version=job.version)
+    assert (await site.until(job_id)).result == "[1, 2]"
+
+
+async def test_an_answer_whose_reply_is_lost_is_given_once(site: Site) -> None:
+    first, second = await site.process(ask_twice), await site.process(hang)
+    second.resumer._jobs.stop()
+    client = second.storage.client()
+    provide, lost = client.provide_input, [True]
+
+    async def lose_the_reply(job_id: str, *args: Any, **fields: Any) -> Job:
+        job = await provide(job_id, *args, **fields)
+        if lost:
+            lost.clear()
+            await until(partial(has_asked, first, job_id, 1))
+            await site.until(job_id, "awaiting_input")
+            raise BrokerUnreachableError("the reply is lost")
+        return job
+
+    client.provide_input = lose_the_reply  # type: ignore[assignment, method-assign]
+    job_id = await site.hire(first)
+    await site.until(job_id, "awaiting_input")
+    await second.sdk.provide_input(job_id, {"approve": 1})
+    assert (await site.client.get(job_id)).status == "awaiting_input"
+    await second.sdk.provide_input(job_id, {"approve": 2})
     assert (await site.until(job_id)).result == "[1, 2]"
 
 

@@ -225,14 +225,19 @@ class TollgateJobStorage:
         somebody else was faster.
         """
         text = canonical(input_data)
+        # The number of the question: an earlier try, whose reply was lost, may have answered it,
+        # and the job may ask the next one now.
+        asked = 0
 
         async def provide(client: AsyncClient) -> None:
+            nonlocal asked
             job = await client.get(job_id)
             rounds = job.inputs or ()
-            if job.status is not AWAITING_INPUT:
-                if rounds and rounds[-1].text == text:
-                    return  # an earlier try of this call
-                raise ValueError(f"job {job_id} is {job.status}: it does not ask for input")
+            asked = asked or len(rounds)
+            if job.status is not AWAITING_INPUT or len(rounds) > asked:
+                if asked and rounds[asked - 1].text == text:
+                    return
+                raise ValueError(f"job {job_id} is {job.status}: it does not ask for this input")
             await client.provide_input(job_id, text, expected_version=job.version)
 
         try:
