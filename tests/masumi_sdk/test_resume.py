@@ -279,6 +279,29 @@ async def test_answers_before_a_death_are_not_asked_again(site: Site) -> None:
     assert len(job.inputs or ()) == 3
 
 
+async def test_a_call_after_a_death_has_the_input_of_the_first(site: Site) -> None:
+    question = {"input_data": [{"id": "prompt", "type": "string", "name": "What else?"}]}
+    seen = []
+
+    async def refine(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        seen.append(input_data)
+        return str([await sdk.hitl.request_input(question) for _ in range(2)])
+
+    first = await site.process(refine)
+    job_id = await site.hire(first)
+    await site.until(job_id, "awaiting_input")
+    await first.sdk.provide_input(job_id, {"prompt": "shorter"})
+    await until(partial(has_asked, first, job_id, 1))
+    await site.until(job_id, "awaiting_input")
+    await first.die()
+    second = await site.process(refine)
+    await second.sdk.provide_input(job_id, {"prompt": "in German"})
+    assert (await site.until(job_id)).result == str(
+        [{"prompt": "shorter"}, {"prompt": "in German"}]
+    )
+    assert seen == [INPUT, INPUT]
+
+
 async def test_another_question_than_before_is_asked(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -383,7 +406,7 @@ async def test_a_grant_that_comes_late_is_given_back(site: Site) -> None:
 
 async def test_a_lease_lost_before_the_handler_ends_the_run(site: Site) -> None:
     process = await site.process(agree)
-    get_job = process.storage.get_job
+    get_job = process.storage.job
 
     async def get_and_lose(job_id: str) -> Any:
         held = process.resumer._leases().holder(job_id)
@@ -392,7 +415,7 @@ async def test_a_lease_lost_before_the_handler_ends_the_run(site: Site) -> None:
             process.resumer._leases().drop(held)
         return await get_job(job_id)
 
-    process.storage.get_job = get_and_lose  # type: ignore[method-assign]
+    process.storage.job = get_and_lose  # type: ignore[method-assign]
     job_id = await site.hire(process)
     await site.until(job_id, "running")
     await until(lambda: process.resumer._jobs._stopping.is_set() and not process.resumer._runs)
@@ -600,6 +623,21 @@ async def test_a_handler_may_go_on_without_an_answer(
     await until(lambda: not process.resumer._runs)
     assert "ended while it asked" not in caplog.text
     assert process.resumer._leases().all() == []
+
+
+async def test_no_job_fails_since_the_broker_is_away_at_its_begin(site: Site) -> None:
+    """The SDK would fail a job that it cannot read."""
+    process = await site.process(agree)
+    get_job = process.storage.get_job
+
+    async def be_away(job_id: str) -> Any:
+        held = process.resumer._leases().holder(job_id)
+        if held is not None and held.works:
+            raise BrokerUnreachableError("no answer of the broker within 30 s")
+        return await get_job(job_id)
+
+    process.storage.get_job = be_away  # type: ignore[method-assign]
+    assert (await site.until(await site.hire(process))).status == "completed"
 
 
 async def test_a_broker_that_refuses_to_tell_is_no_end(

@@ -37,7 +37,7 @@ from tollgate.domain.results import InputRound
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, COMPLETED, FAILED, RUNNING
 from tollgate.masumi.api import PaymentService
 from tollgate.masumi.rounds import Rounds
-from tollgate.masumi.sdk.fields import canonical, parsed, read
+from tollgate.masumi.sdk.fields import SdkJob, canonical, parsed, read
 from tollgate.masumi.sdk.leases import Held, LeaseKeeper
 from tollgate.masumi.sdk.storage import TollgateJobStorage
 from tollgate.masumi.submissions import Submissions
@@ -81,6 +81,8 @@ class Run(msgspec.Struct, eq=False):
     held: Held
     begun: asyncio.Event
     """Set when the handler is called."""
+    job: Job | None = None
+    """The job when its lease was granted."""
     task: "asyncio.Task[None] | None" = None
     questions: int = 0
     """How many it has asked so far."""
@@ -161,12 +163,14 @@ class Resumer:
         self._keeper: LeaseKeeper | None = None
         self._service: PaymentService | None = None
         self._create_job = manager.create_job
+        self._get_job = manager.get_job
         self._update_status = manager.update_job_status
         self._set_completed = manager.set_job_completed
         self._set_awaiting_input = manager.set_job_awaiting_input
         self._start_handler = server.handler.get_start_job_handler
         self._provide_input_handler = server.handler.get_provide_input_handler
         manager.create_job = self._created
+        manager.get_job = self._read
         manager.update_job_status = self._moved
         manager.set_job_completed = self._completed
         manager.set_job_awaiting_input = self._asked
@@ -410,6 +414,17 @@ class Resumer:
         await asyncio.wait([begun, run.task], return_when=asyncio.FIRST_COMPLETED)
         begun.cancel()
 
+    async def _read(self, job_id: str) -> SdkJob | None:
+        """Return a job; to a call of the handler that begins, with the input of the buyer alone.
+
+        An answer to a question of an earlier call may have the name of a field of the input.
+        """
+        run = _current.get()
+        if run is None or run.job is None or run.begun.is_set():
+            found: SdkJob | None = await self._get_job(job_id)
+            return found
+        return read(run.job.model_copy(update={"inputs": None, "provided_input": None}))
+
     def _calling(self) -> Any:  # noqa: ANN401 - a handler or None
         """Return the agent's handler; inside a run, one that says when it begins."""
         handler, run = self._start_handler(), _current.get()
@@ -438,7 +453,7 @@ class Resumer:
         try:
             if before is not None and before.task is not None:  # its lease was lost
                 await asyncio.wait([before.task])
-            await self._patient(lambda: self._storage.job(job_id))
+            run.job = await self._patient(lambda: self._storage.job(job_id))
             try:
                 await self._server._execute_agent_job(job_id)  # noqa: SLF001
             except Exception:
