@@ -336,6 +336,15 @@ async def test_a_stop_gives_back_what_no_handler_runs_for(site: Site) -> None:
     await site.until(unpaid, "awaiting_input")
 
 
+async def test_a_stop_gives_back_what_follows_a_lost_lease(site: Site) -> None:
+    process = await site.process(agree, lease_ms=20_000)
+    lost, kept = [await site.hire(process, pays=False) for _ in range(2)]
+    await site.client.release(lost, process.resumer._leases().tokens[lost])
+    await site.client.claim("awaiting_payment", job_ids=lost)
+    await process.resumer.stop()
+    assert (await site.client.get(kept, lease=True)).lease is None
+
+
 async def test_a_stop_keeps_running_jobs_until_the_end(site: Site) -> None:
     """A handler may have left a thread behind."""
     first = await site.process(hang)
@@ -567,10 +576,10 @@ async def test_a_job_that_cannot_be_ended_is_given_back(
     process = await site.process(agree)
     update_job = process.storage.update_job
 
-    async def refuse(job_id: str, updates: Any) -> None:
+    async def refuse(job_id: str, updates: Any, **options: Any) -> None:
         if updates["status"] in {"completed", "failed"}:
             raise ValueError("refused")
-        await update_job(job_id, updates)
+        await update_job(job_id, updates, **options)
 
     process.storage.update_job = refuse  # type: ignore[method-assign]
     job_id = await site.hire(process)
@@ -757,6 +766,30 @@ async def test_an_answer_whose_reply_is_lost_is_given_once(site: Site) -> None:
     assert (await site.client.get(job_id)).status == "awaiting_input"
     await second.sdk.provide_input(job_id, {"approve": 2})
     assert (await site.until(job_id)).result == "[1, 2]"
+
+
+async def test_a_question_whose_reply_is_lost_is_asked_once(site: Site) -> None:
+    process = await site.process(ask_twice)
+    client = process.storage.client()
+    transition, lost = client.transition, [True]
+
+    async def lose_the_reply(job_id: str, to: Any, **fields: Any) -> Job:
+        job = await transition(job_id, to, **fields)
+        if to == "awaiting_input" and lost:
+            lost.clear()
+            await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
+            raise BrokerUnreachableError("the reply is lost")
+        return job
+
+    client.transition = lose_the_reply  # type: ignore[assignment, method-assign]
+    job_id = await site.hire(process)
+    await until(lambda: not lost)
+    await until(partial(has_asked, process, job_id, 1))
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 2})
+    job = await site.until(job_id)
+    assert job.result == "[1, 2]"
+    assert len(job.inputs or ()) == 2
 
 
 async def test_a_job_that_another_claimed_is_watched_there(site: Site) -> None:

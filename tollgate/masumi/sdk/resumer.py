@@ -257,19 +257,25 @@ class Resumer:
             payment.stop_status_monitoring()
         if everything := [*self._tasks, *runs]:
             await asyncio.wait(everything, timeout=self._settings.stop_grace_s)
-        with suppress(TollgateError):
-            for held in keeper.all():
-                job = await self._storage.client().get(held.job_id)
-                if job.status is RUNNING and held.works:
-                    continue
-                keeper.drop(held)
-                await self._storage.client().release(held.job_id, held.token)
+        await self._give_back(keeper)
         if not keeper.all():
             keeper.close()
         if self._service is not None:
             await self._service.close()
         await self._storage.close()
         self._loop = None
+
+    async def _give_back(self, keeper: LeaseKeeper) -> None:
+        client = self._storage.client()
+        for held in keeper.all():
+            try:
+                job = await client.get(held.job_id)
+                if job.status is not RUNNING or not held.works:
+                    keeper.drop(held)
+                    await client.release(held.job_id, held.token)
+            except TollgateError as fault:
+                if may_pass(fault):
+                    return  # the broker is away; else the job has ended
 
     def _leases(self) -> LeaseKeeper:
         if self._keeper is None:
@@ -517,7 +523,9 @@ class Resumer:
         regains = 0
         while True:
             try:
-                await self._patient(lambda: self._storage.update_job(held.job_id, updates))
+                await self._patient(
+                    lambda: self._storage.update_job(held.job_id, updates, asked=held.rounds)
+                )
             except LeaseLostError:
                 regains += 1
                 if regains > REGAINS or self._leases().holder(held.job_id) is not held:
@@ -604,7 +612,9 @@ class Resumer:
             log.warning("job %s ended while it asked: its handler is ended", job_id)
             _cancel(run.task)
             raise asyncio.CancelledError("the job has ended")
-        return job.inputs[-1].text if job.inputs else None
+        rounds = job.inputs or ()
+        run.questions = run.held.rounds = len(rounds)
+        return rounds[-1].text if rounds else None
 
     async def _answered(self, job_id: str, input_data: Mapping[str, Any]) -> None:
         await self._storage.answer(job_id, input_data)
