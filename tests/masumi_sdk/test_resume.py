@@ -489,11 +489,58 @@ async def test_a_question_whose_job_is_claimed_again_goes_on(site: Site) -> None
     assert process.sdk.calls == 1
 
 
+async def test_a_lapse_while_a_job_asks_starts_no_second_call(site: Site) -> None:
+    """The lease that is granted anew ends with the answer, as the broker has it."""
+    now, most = 0, 0
+
+    async def ask_and_work(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        nonlocal now, most
+        await sdk.hitl.request_input(QUESTION)
+        now, most = now + 1, max(most, now + 1)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            now -= 1
+        return "done"
+
+    first = await site.process(ask_and_work, lease_ms=3_000, poll_s=60)
+    job_id = await site.hire(first)
+    job = await site.until(job_id, "awaiting_input")
+    second = await site.process(ask_and_work, lease_ms=3_000, poll_s=0.05)
+    token = first.resumer._leases().tokens[job_id]
+    await site.client.release(job_id, token)
+    await until(lambda: first.resumer._leases().tokens[job_id] != token)
+    await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
+    assert (await site.until(job_id)).result == "done"
+    assert most == 1
+    assert second.sdk.calls <= 1
+
+
+async def test_a_lapse_while_a_question_is_on_its_way(site: Site) -> None:
+    process = await site.process(ask, lease_ms=20_000)
+    update_job, lapses = process.storage.update_job, [True]
+
+    async def lapse_and_update(job_id: str, updates: Any, **options: Any) -> None:
+        if updates["status"] == "awaiting_input" and lapses:
+            lapses.clear()
+            process.resumer._jobs.stop()
+            await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+        await update_job(job_id, updates, **options)
+
+    process.storage.update_job = lapse_and_update  # type: ignore[method-assign]
+    job_id = await site.hire(process)
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 1})
+    assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
+    assert process.sdk.calls == 1
+
+
 async def test_a_job_claimed_again_gets_no_old_answer(site: Site) -> None:
-    go_on = asyncio.Event()
+    pauses, go_on = asyncio.Event(), asyncio.Event()
 
     async def ask_and_pause(sdk: Sdk, input_data: dict[str, Any]) -> str:
         first = await sdk.hitl.request_input(QUESTION)
+        pauses.set()
         await go_on.wait()
         return str([first, await sdk.hitl.request_input(QUESTION)])
 
@@ -501,6 +548,7 @@ async def test_a_job_claimed_again_gets_no_old_answer(site: Site) -> None:
     job_id = await site.hire(process)
     await site.until(job_id, "awaiting_input")
     await process.sdk.provide_input(job_id, {"approve": 1})
+    await pauses.wait()
     token = process.resumer._leases().tokens[job_id]
     await site.client.release(job_id, token)
     await until(lambda: process.resumer._leases().tokens[job_id] != token)

@@ -38,6 +38,8 @@ class Held(msgspec.Struct, eq=False):
     """Whether its handler runs here; else its payment is watched."""
     rounds: int
     """How many questions it has asked, as far as this process knows."""
+    asks: bool = False
+    """Whether one more question is on its way to the broker."""
     is_ending: bool = False
     """Its last status is on its way to the broker."""
 
@@ -168,7 +170,7 @@ class LeaseKeeper:
         for (held, token), answer in zip(due, answers, strict=True):
             if isinstance(answer, LeaseLostError | JobNotFoundError):
                 is_held = self._held.get(held.job_id) is held and held.token == token
-                if is_held and not self._regain(client, held):
+                if is_held and not self._regain(client, held) and held.token == token:
                     self._lose(held)
         self._touched_at = begun_at
 
@@ -203,4 +205,4 @@ def _is_as_left(job: Job, held: Held) -> bool:
     if not held.works:
         return job.status is AWAITING_PAYMENT
     is_open = job.status in {RUNNING, AWAITING_INPUT}
-    return is_open and len(job.inputs or ()) == held.rounds
+    return is_open and len(job.inputs or ()) - held.rounds in {0, int(held.asks)}

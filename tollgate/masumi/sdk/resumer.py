@@ -524,7 +524,7 @@ class Resumer:
         while True:
             try:
                 await self._patient(
-                    lambda: self._storage.update_job(held.job_id, updates, asked=held.rounds)
+                    lambda: self._storage.update_job(held.job_id, updates, asked=held.rounds + 1)
                 )
             except LeaseLostError:
                 regains += 1
@@ -590,8 +590,13 @@ class Resumer:
                 self._hitl.provide_input_to_job(job_id, _object(before.text))
                 return
             log.warning("job %s asks something else than in its last run: it is asked anew", job_id)
-        run.questions = run.held.rounds = len(rounds) + 1
-        await self._set_awaiting_input(job_id, input_schema, message)
+        run.questions = len(rounds) + 1
+        run.held.asks = True
+        try:
+            await self._set_awaiting_input(job_id, input_schema, message)
+            run.held.rounds = run.questions
+        finally:
+            run.held.asks = False
         answer = await self._wait_for_answer(job_id, run)
         self._hitl.provide_input_to_job(job_id, _object(answer))
 
@@ -608,6 +613,7 @@ class Resumer:
             job = await self._patient(lambda: self._storage.job(job_id))
         finally:
             run.asks = False
+        await self._make_sure(run.held)
         if job is None or job.status is not RUNNING:
             log.warning("job %s ended while it asked: its handler is ended", job_id)
             _cancel(run.task)
@@ -615,6 +621,24 @@ class Resumer:
         rounds = job.inputs or ()
         run.questions = run.held.rounds = len(rounds)
         return rounds[-1].text if rounds else None
+
+    async def _make_sure(self, held: Held) -> None:
+        """Return if the lease stands: one granted while the job asked has ended with the answer.
+
+        Then another process may have the job now.
+        """
+        client, lease_ms = self._storage.client(), self._settings.lease_ms
+        while self._leases().holder(held.job_id) is held:
+            try:
+                await self._patient(
+                    lambda: client.touch(held.job_id, held.token, lease_ms=lease_ms)
+                )
+            except LeaseLostError:
+                self._leases().wake()
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
+        raise asyncio.CancelledError("the lease was lost")
 
     async def _answered(self, job_id: str, input_data: Mapping[str, Any]) -> None:
         await self._storage.answer(job_id, input_data)
