@@ -87,12 +87,14 @@ def _start(host: str, port: int, token_file: Path | None, options: dict[str, Any
     # Imported late: --help and wrong usage do not need these modules.
     from tollgate.client.connection import check_key  # noqa: PLC0415
     from tollgate.client.errors import KeyFileError  # noqa: PLC0415
+    from tollgate.client.sync import Client  # noqa: PLC0415
     from tollgate.metrics.server import TokenError, read_token, serve  # noqa: PLC0415
 
     try:
         check_key(options["endpoint"], options["key"])
         token = None if token_file is None else read_token(token_file)
-        serve(host, port, token, options["endpoint"], key=options["key"], name=options["name"])
+        client = Client(options["endpoint"], key=options["key"], name=options["name"])
+        serve((host, port), client, token)
     except (KeyFileError, TokenError) as fault:
         log.error("%s", fault)  # noqa: TRY400 - one line
         return 1

@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = READ_S
     server: "Server"
 
-    def do_GET(self) -> None:  # noqa: N802 - as the standard library calls it
+    def do_GET(self) -> None:
         """Answer a GET."""
         status, content_type, body = self._answer()
         self.send_response(status)
@@ -125,22 +125,26 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_allowed():
             return _text(HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN")
         path = urlsplit(self.path).path
+        if path == "/healthz":
+            return _text(HTTPStatus.OK, "running")
+        if path not in {"/metrics", "/readyz"}:
+            return _text(HTTPStatus.NOT_FOUND, "there are /metrics, /healthz and /readyz")
+        return self._asked(path)
+
+    def _asked(self, path: str) -> Answer:
+        """Return an answer that needs the broker."""
         figures = self.server.figures
         try:
-            if path == "/metrics":
-                content_type, body = figures.metrics(self.headers.get("Accept", ""))
-                return HTTPStatus.OK, content_type, body
             if path == "/readyz":
                 figures.ping()
                 return _text(HTTPStatus.OK, "the broker answers")
+            content_type, body = figures.metrics(self.headers.get("Accept", ""))
         except BrokerUnreachableError as fault:
             return _text(HTTPStatus.SERVICE_UNAVAILABLE, f"the broker does not answer: {fault}")
         except TollgateError as fault:
             told = f"the broker gives no figures: {fault}"
             return _text(HTTPStatus.SERVICE_UNAVAILABLE, told)
-        if path == "/healthz":
-            return _text(HTTPStatus.OK, "running")
-        return _text(HTTPStatus.NOT_FOUND, "there are /metrics, /healthz and /readyz")
+        return HTTPStatus.OK, content_type, body
 
     def _is_allowed(self) -> bool:
         if self.server.token is None:
@@ -165,14 +169,14 @@ class Server(ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = CONNECTIONS_MAX
 
-    def __init__(self, host: str, port: int, figures: Figures, token: bytes | None) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    def __init__(self, address: tuple[str, int], figures: Figures, token: bytes | None) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.figures = figures
         self.token = token
         self._lock = Lock()
         self._open: dict[socket.socket, float] = {}
         """The connections that are open, each with the time at which it is cut off."""
-        super().__init__((host, port), Handler)
+        super().__init__(address, Handler)
 
     @property
     def url(self) -> str:
@@ -224,23 +228,23 @@ class Server(ThreadingTCPServer):
                 request.shutdown(how)
 
 
-def serve(
-    host: str, port: int, token: bytes | None, endpoint: str, *, key: str | None, name: str | None
-) -> None:
-    """Answer requests until SIGTERM, SIGINT or SIGHUP. Raises OSError if it cannot listen."""
-    with Client(endpoint, key=key, name=name, timeout_s=BROKER_S) as client:
-        with Server(host, port, Figures(client), token) as server:
+def serve(address: tuple[str, int], client: Client, token: bytes | None) -> None:
+    """Answer requests until SIGTERM, SIGINT or SIGHUP, and close the client.
 
-            def stop(*_: object) -> None:
-                # In a thread: `shutdown` waits for the loop, which waits for this handler.
-                Thread(target=server.shutdown, daemon=True).start()
+    Raises OSError if it cannot listen on the address. With a token each request must bring it.
+    """
+    with client, Server(address, Figures(client), token) as server:
 
-            for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(sign, stop)
-            log.info("listening", extra={"url": server.url, "broker": client.endpoint})
-            server.serve_forever()
-            log.info("stopping")
-        log.info("left")
+        def stop(*_: object) -> None:
+            # In a thread: `shutdown` waits for the loop, which waits for this handler.
+            Thread(target=server.shutdown, daemon=True).start()
+
+        for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(sign, stop)
+        log.info("listening", extra={"url": server.url, "broker": client.endpoint})
+        server.serve_forever()
+        log.info("stopping")
+    log.info("left")
 
 
 def _text(status: HTTPStatus, told: str) -> Answer:
