@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,12 @@ def test_openmetrics_if_asked_for(exporter: MetricsProcess) -> None:
     answer = exporter.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert "tollgate_jobs" in {family.name for family in openmetrics(answer.text)}  # type: ignore[no-untyped-call]
+
+
+def test_scrapes_at_the_same_time(exporter: MetricsProcess) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(exporter.get, ["/metrics", "/readyz"] * 20)
+        assert {answer.status_code for answer in answers} == {200}
 
 
 def test_other_paths(exporter: MetricsProcess) -> None:
