@@ -44,15 +44,6 @@ def test_signal_ends_it_with_zero(short_dir: Path, sign: signal.Signals) -> None
         assert exporter.log()[-1]["event"] == "left"
 
 
-def test_a_silent_connection_does_not_keep_it(short_dir: Path) -> None:
-    with running_metrics(short_dir, f"ipc://{short_dir}/b.sock") as exporter:
-        port = int(exporter.url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as silent:
-            silent.sendall(b"GET /healthz HTTP/1.1\r\n")
-            assert exporter.get("/healthz").status_code == 200  # so the first one is accepted
-            assert exporter.stop() == 0
-
-
 def test_too_many_connections_are_closed(short_dir: Path) -> None:
     with running_metrics(short_dir, f"ipc://{short_dir}/b.sock") as exporter:
         address = ("127.0.0.1", int(exporter.url.rpartition(":")[2]))
@@ -187,6 +178,17 @@ def test_the_role_observer_is_enough(tmp_path: Path) -> None:
         ):
             assert exporter.get("/readyz").status_code == 200
             assert value(exporter.scrape()["tollgate_writable"]) == 1
+
+
+def test_a_key_that_is_lost_later(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="tg-") as name:
+        key = new_key(Path(name), "prometheus", "observer")
+        options = ("--key", str(key))
+        with running_metrics(tmp_path, "tcp://127.0.0.1:1", *options) as exporter:
+            key.unlink()
+            answer = exporter.get("/metrics")
+    assert answer.status_code == 503
+    assert answer.text.startswith("the broker gives no figures: ")
 
 
 def test_a_key_that_cannot_be_read(tmp_path: Path) -> None:
