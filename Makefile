@@ -165,7 +165,7 @@ bench-quick: bench-peers $(BENCH_VENV)/.installed ## print the ratios to Redis a
 # It runs inside requirements/, so that no path of this machine gets into the files.
 lock: $(LOCK_VENV)/.installed ## pin all dependencies with hashes in requirements/
 	cd requirements && $(UV_COMPILE) --group ../pyproject.toml:dev -o dev.txt ../pyproject.toml
-	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi --extra gateway -o runtime.txt ../pyproject.toml
+	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi --extra gateway --extra metrics -o runtime.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o build.txt --group ../pyproject.toml:build
 	cd requirements && $(UV_COMPILE) -c dev.txt -o judges.txt --group ../pyproject.toml:judges
 	cd requirements && $(UV_COMPILE) -c dev.txt -o bench.txt --group ../pyproject.toml:bench \

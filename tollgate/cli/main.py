@@ -70,6 +70,7 @@ SECTIONS: Final = {
     "Operate": {
         "ping": ("tollgate.cli.ping:ping", "Check that the broker answers."),
         "stats": ("tollgate.cli.operate:stats", "Show how the broker is, and what is wrong."),
+        "metrics": ("tollgate.metrics", "Show the broker's figures to Prometheus over HTTP."),
         "workers": (
             "tollgate.cli.operate:workers",
             "Show who claims jobs, and what they hold.",
