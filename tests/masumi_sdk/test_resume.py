@@ -518,16 +518,16 @@ async def test_a_lapse_while_a_job_asks_starts_no_second_call(site: Site) -> Non
 
 async def test_a_lapse_while_a_question_is_on_its_way(site: Site) -> None:
     process = await site.process(ask, lease_ms=20_000)
-    update_job, lapses = process.storage.update_job, [True]
+    change, lapses = process.storage.change, [True]
 
-    async def lapse_and_update(job_id: str, updates: Any, **options: Any) -> None:
+    async def lapse_and_change(job_id: str, updates: Any, **options: Any) -> None:
         if updates["status"] == "awaiting_input" and lapses:
             lapses.clear()
             process.resumer._jobs.stop()
             await site.client.release(job_id, process.resumer._leases().tokens[job_id])
-        await update_job(job_id, updates, **options)
+        await change(job_id, updates, **options)
 
-    process.storage.update_job = lapse_and_update  # type: ignore[method-assign]
+    process.storage.change = lapse_and_change  # type: ignore[method-assign]
     job_id = await site.hire(process)
     await site.until(job_id, "awaiting_input")
     await process.sdk.provide_input(job_id, {"approve": 1})
@@ -622,14 +622,14 @@ async def test_a_job_that_cannot_be_ended_is_given_back(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = await site.process(agree)
-    update_job = process.storage.update_job
+    change = process.storage.change
 
     async def refuse(job_id: str, updates: Any, **options: Any) -> None:
         if updates["status"] in {"completed", "failed"}:
             raise ValueError("refused")
-        await update_job(job_id, updates, **options)
+        await change(job_id, updates, **options)
 
-    process.storage.update_job = refuse  # type: ignore[method-assign]
+    process.storage.change = refuse  # type: ignore[method-assign]
     job_id = await site.hire(process)
     await until(lambda: "could not be ended" in caplog.text)
     await until(lambda: not process.resumer._runs)

@@ -524,7 +524,7 @@ class Resumer:
         while True:
             try:
                 await self._patient(
-                    lambda: self._storage.update_job(held.job_id, updates, asked=held.rounds + 1)
+                    lambda: self._storage.change(held.job_id, updates, asked=held.rounds + 1)
                 )
             except LeaseLostError:
                 regains += 1

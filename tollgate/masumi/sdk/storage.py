@@ -153,39 +153,19 @@ class TollgateJobStorage:
         job = await self.job(job_id)
         return None if job is None else read(job)
 
-    async def update_job(
-        self, job_id: str, updates: Mapping[str, Any], *, asked: int | None = None
-    ) -> None:
+    async def update_job(self, job_id: str, updates: Mapping[str, Any]) -> None:
         """Change fields of a job, and its status by the state machine of the broker.
 
         What was done before may be done again. Of a change that the broker does not make, the SDK
         is told by a ValueError if it would go on as if it had been made: a move to `running`,
         `awaiting_input` or `completed`. Others are warned about and counted.
 
-        `asked` is how many questions the job has asked after a move to `awaiting_input`: a repeat
-        finds by it that the question is asked, and perhaps answered.
-
         Raises:
             ValueError: there is no such job, or it cannot be moved so.
             LeaseHeldError: another process works on the job.
 
         """
-        races = 0
-
-        async def decide(client: AsyncClient) -> None:
-            nonlocal races
-            while True:
-                try:
-                    while await self._step(client, job_id, updates, asked):
-                        pass
-                except (VersionConflictError, InvalidStateTransitionError):
-                    races += 1
-                    if races >= RACES_MAX:
-                        raise
-                else:
-                    return
-
-        await self._ask(decide)
+        await self.change(job_id, updates)
 
     async def delete_job(self, job_id: str) -> None:
         """Warn, and count: the broker deletes finished jobs by itself (`keep_finished_ms`)."""
@@ -222,6 +202,31 @@ class TollgateJobStorage:
             return await self._ask(lambda client: client.get(job_id))
         except (JobNotFoundError, ArgumentError):
             return None
+
+    async def change(
+        self, job_id: str, updates: Mapping[str, Any], *, asked: int | None = None
+    ) -> None:
+        """Do what `update_job` does.
+
+        `asked` is how many questions the job has asked after a move to `awaiting_input`: a repeat
+        finds by it that the question is asked, and perhaps answered.
+        """
+        races = 0
+
+        async def decide(client: AsyncClient) -> None:
+            nonlocal races
+            while True:
+                try:
+                    while await self._step(client, job_id, updates, asked):
+                        pass
+                except (VersionConflictError, InvalidStateTransitionError):
+                    races += 1
+                    if races >= RACES_MAX:
+                        raise
+                else:
+                    return
+
+        await self._ask(decide)
 
     async def answer(self, job_id: str, input_data: Mapping[str, Any]) -> None:
         """Give a job that asks a human what the human answered, not merged with anything.
