@@ -17,7 +17,7 @@ UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal
 LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. Do not edit.'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-masumi test test-full static check cover crash chaos fuzz soak torture million \
+.PHONY: help setup demo demo-masumi test test-full static check cover crash chaos feed fuzz soak torture million \
 	settlement hiring masumi-sdk hashes judges protocol bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
@@ -101,8 +101,12 @@ masumi-sdk: $(SDK_VENV)/.installed ## run the real Masumi SDK over tollgate, and
 	$(SDK_VENV)/bin/python -m pytest -q -p no:cacheprovider tests/masumi_sdk
 	$(SDK_VENV)/bin/python -m tests.masumi_sdk --jobs 40 --asking 12
 	$(SDK_VENV)/bin/python -m tests.masumi_sdk --jobs 40 --asking 12 --kills 12 --faults 0.1 --seconds 300
+
 hiring: setup ## kill gateways, watchers, workers and brokers while buyers hire over HTTP (minutes)
 	$(BIN)/python -m tests.hiring --jobs 200 --kills 30
+
+feed: setup ## hold replicas made from the event feed against a broker that is killed (minutes)
+	$(BIN)/python -m tests.feed --events 1000000 --kills 20
 
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
@@ -161,7 +165,7 @@ bench-quick: bench-peers $(BENCH_VENV)/.installed ## print the ratios to Redis a
 # It runs inside requirements/, so that no path of this machine gets into the files.
 lock: $(LOCK_VENV)/.installed ## pin all dependencies with hashes in requirements/
 	cd requirements && $(UV_COMPILE) --group ../pyproject.toml:dev -o dev.txt ../pyproject.toml
-	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi --extra gateway -o runtime.txt ../pyproject.toml
+	cd requirements && $(UV_COMPILE) -c dev.txt --extra masumi --extra gateway --extra metrics -o runtime.txt ../pyproject.toml
 	cd requirements && $(UV_COMPILE) -c dev.txt -o build.txt --group ../pyproject.toml:build
 	cd requirements && $(UV_COMPILE) -c dev.txt -o judges.txt --group ../pyproject.toml:judges
 	cd requirements && $(UV_COMPILE) -c dev.txt -o bench.txt --group ../pyproject.toml:bench \

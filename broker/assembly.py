@@ -21,6 +21,7 @@ from tollgate.broker.core.limits import BATCH_REPLY_BYTES
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.replay import replay
 from tollgate.broker.core.state import State
+from tollgate.broker.figures import SESSIONS_PER_MS, ServerFigures, starts_of
 from tollgate.broker.journal import Journal, JournalError, NoJournal
 from tollgate.broker.journal.file import FileJournal
 from tollgate.broker.server import Server
@@ -30,8 +31,6 @@ from tollgate.broker.transport.binding import Binding, check_process_threads
 from tollgate.broker.transport.router import Router
 from tollgate.log import get_logger
 
-SESSIONS_PER_MS: Final = 1_024
-"""Session numbers reserved for each millisecond: more than can be opened in it."""
 FIRST_SESSION_MAX: Final = 2**53 - 2**40
 """A clock that is centuries ahead must not use up the numbers that a message can hold."""
 
@@ -71,6 +70,7 @@ def assemble(  # noqa: PLR0913 - what differs between a process and a test
     clock = new_clock(state)  # not before the replay: it would take that for a pause
     # The journal may be a copy from the past, or new. So go on with numbers that no earlier run can
     # have given: two clients in one session would get the answers of each other.
+    starts = starts_of(number for number, _ in state.requests.sessions())
     unused = min(time.time_ns() // 1_000_000 * SESSIONS_PER_MS, FIRST_SESSION_MAX)
     state.requests.last_session = max(state.requests.last_session, unused)
     state.leases.restart(clock.read().mono_ms)
@@ -81,7 +81,8 @@ def assemble(  # noqa: PLR0913 - what differs between a process and a test
         boot_id=str(uuid4()),
         state=state,
     )
-    compactor = Compactor(journal if isinstance(journal, FileJournal) else None, settings.data_dir)
+    kept = journal if isinstance(journal, FileJournal) else None
+    compactor = Compactor(kept, settings.data_dir)
     stack.callback(compactor.close)
     check_process_threads()
     context = zmq.Context()
@@ -91,6 +92,9 @@ def assemble(  # noqa: PLR0913 - what differs between a process and a test
     server = Server(
         pipeline, journal, compactor, routers, settings, stop_fd(),
         counters=counters, notifier=notifier, keys=binding.keys, clock=clock,
+        figures=ServerFigures(
+            clock, journal=kept, directory=settings.data_dir, fsync=settings.fsync, starts=starts
+        ),
     )  # fmt: skip
     stack.callback(server.close)
     return Assembled(server, pipeline, routers, state)

@@ -21,6 +21,9 @@ CATCH_UP_MS: Final = 5_000
 """The longest time that the clock stands while the loop reads what came during a pause."""
 
 
+STEP_MS_MAX: Final = 10_000
+"""Steps of the loop that are longer than that are counted together."""
+
 _wall = partial(datetime.now, UTC)
 
 
@@ -51,6 +54,9 @@ class LoopClock:
         """The machine's monotonic clock at the last reading, pauses included."""
         self.is_behind = False
         """Whether the clock stands, because messages of the last pause are not taken yet."""
+        self.long_steps: dict[int, int] = {}
+        """How often the loop ran for so many milliseconds between two sleeps, from 1 up to
+        STEP_MS_MAX; the shorter steps are not counted."""
         self.pauses = 0
         """How many pauses there were."""
         self._paused_ms = 0
@@ -59,16 +65,25 @@ class LoopClock:
 
     def read(self, slept_max_ms: int = 0) -> Instant:
         """Return the instant now. Since the last reading there may have been a sleep that long."""
-        span_ms = -self.machine_ms
-        self.machine_ms = self._monotonic_ns() // 1_000_000
-        span_ms += self.machine_ms
-        if self.is_behind or span_ms - slept_max_ms > PAUSE_MS:
-            self._take_off(span_ms, is_pause=span_ms - slept_max_ms > PAUSE_MS)
-        return Instant(self._wall(), self.machine_ms - self._paused_ms)
+        machine_ms = self._monotonic_ns() // 1_000_000
+        span_ms = machine_ms - self.machine_ms
+        self.machine_ms = machine_ms
+        if self.is_behind or span_ms > slept_max_ms:
+            self._look_at(span_ms, slept_max_ms)
+        return Instant(self._wall(), machine_ms - self._paused_ms)
 
     def caught_up(self) -> None:
         """Let the clock go on: the messages that came during a pause are taken."""
         self.is_behind = False
+
+    def _look_at(self, span_ms: int, slept_max_ms: int) -> None:
+        """Take note of a turn or a sleep that was longer than the clock can hide."""
+        if not slept_max_ms and span_ms:
+            step_ms = min(span_ms, STEP_MS_MAX)
+            self.long_steps[step_ms] = self.long_steps.get(step_ms, 0) + 1
+        is_pause = span_ms - slept_max_ms > PAUSE_MS
+        if self.is_behind or is_pause:
+            self._take_off(span_ms, is_pause=is_pause)
 
     def _take_off(self, span_ms: int, *, is_pause: bool) -> None:
         if is_pause:

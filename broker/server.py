@@ -1,6 +1,6 @@
 """The broker's loop: takes messages, has them decided, made durable, and answered."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Container, Sequence
 from typing import Final, Protocol
 
@@ -14,6 +14,7 @@ from tollgate.broker.core.limits import DUE_MAX, batch_records_max
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
+from tollgate.broker.figures import ServerFigures
 from tollgate.broker.journal import Journal, parse_fsync
 from tollgate.broker.settings import Settings
 from tollgate.broker.telemetry import Counters, Notifier
@@ -64,6 +65,7 @@ class Server:
         notifier: Notifier,
         keys: Keys | None = None,
         clock: LoopClock | None = None,
+        figures: ServerFigures | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._deadlines = pipeline.deadlines
@@ -74,6 +76,10 @@ class Server:
         self._routers = {router.mark[0]: router for router in routers}
         self._in_turn = deque(routers)
         self._clock = clock or LoopClock()
+        self._figures = figures or ServerFigures(self._clock)
+        self._figures.serve(routers, counters)
+        pipeline.figures.outside = self._figures
+        self._batches = self._figures.batches = defaultdict(int)
         self._settings = settings
         self._stop_fd = stop_fd
         self._counters = counters
@@ -155,6 +161,8 @@ class Server:
         if now_ms < self._housekeeping_at_ms:
             return
         self._housekeeping_at_ms = now_ms + HOUSEKEEPING_MS
+        self._pipeline.figures.refill()
+        self._figures.fold()
         self._compactor.step(now_ms)
         for router in self._routers.values():
             router.housekeeping()
@@ -197,9 +205,10 @@ class Server:
             event = "changes are accepted again" if writable else full
             log.warning(event, refused=None if writable else "all that changes something")
         undelivered: list[tuple[str, int]] = []
-        if writable:
+        if writable and self._undelivered:
             undelivered = self._undelivered[:DUE_MAX]
             del self._undelivered[:DUE_MAX]
+        self._batches[len(batch)] += 1
         output = self._pipeline.run(batch, now, undelivered, writable=writable)
         self._left = batch[output.taken :]
         self._commit.put(output, more=self._has_more)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from tollgate.client import commands as build
 from tollgate.client.arguments import seconds
 from tollgate.client.commands import AnySettlement, AnyStatus, Delay, JobId, Time
-from tollgate.client.results import History, Lease, Page, Touched
+from tollgate.client.following import Following
+from tollgate.client.results import Explanation, History, Lease, Page, Touched
 from tollgate.client.waits import SlicedWait
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import WaitTimeoutError
-from tollgate.domain.results import CountResult
+from tollgate.domain.results import CountResult, EventsResult, JobEvent, StatsResult
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
@@ -396,6 +397,109 @@ class AsyncCalls:
         """
         history: History = await self._ask(build.history(job_id), timeout_s)
         return history
+
+    async def events_page(  # noqa: PLR0913 - one argument a field
+        self,
+        after: str | None = None,
+        *,
+        limit: int = 1_000,
+        wait_ms: int = 0,
+        queues: str | Sequence[str] | None = None,
+        statuses: AnyStatus | Sequence[AnyStatus] | None = None,
+        job_ids: JobId | Sequence[JobId] | None = None,
+        texts: bool = False,
+        timeout_s: float | None = None,
+    ) -> EventsResult:
+        """Return up to `limit` events (at most 1,000) after a position, and where to go on.
+
+        `after` is the `as_of` of a page of jobs, of a count or a history, the `position` of an
+        event, or the `next` of the page before; None is now. The events are those of jobs in these
+        `queues`, of jobs in one of these `statuses` or that have just left it, and of these
+        `job_ids`. `texts` adds inputs, results, errors, questions and answers.
+
+        If there are none, wait for up to `wait_ms` (at most an hour); `timeout_s` is added to it.
+
+        Raises:
+            EventsGoneError: the events after this position are not kept: list the jobs anew.
+
+        """
+        command = build.events_page(
+            after,
+            limit=limit,
+            wait_ms=wait_ms,
+            queues=queues,
+            statuses=statuses,
+            job_ids=job_ids,
+            texts=texts,
+        )
+        timeout_s = self._seconds(timeout_s) + wait_ms / 1_000
+        result: EventsResult = await self._ask(command, timeout_s)
+        return result
+
+    async def events(  # noqa: PLR0913 - one argument a field
+        self,
+        after: str | None = None,
+        *,
+        queues: str | Sequence[str] | None = None,
+        statuses: AnyStatus | Sequence[AnyStatus] | None = None,
+        job_ids: JobId | Sequence[JobId] | None = None,
+        texts: bool = False,
+        follow: bool = True,
+        page: int = 1_000,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[JobEvent]:
+        """Yield the events after a position, without a gap; with `follow`, wait for more.
+
+        The broker may restart in between; to go on after an error or in another process, pass the
+        `position` of the last event as `after`. `page` is how many to ask for at a time, and
+        `timeout_s` is how long an answer may take. The other arguments are those of `events_page`.
+
+        Raises:
+            EventsGoneError: the reader is too slow, or the broker has another log or has started
+                from a snapshot: list the jobs anew, and go on after the `as_of` of the first page.
+            BrokerUnreachableError: a request was not answered in time.
+
+        """
+        following = Following(
+            after,
+            queues=queues,
+            statuses=statuses,
+            job_ids=job_ids,
+            texts=texts,
+            follow=follow,
+            page=page,
+            patience_s=self._seconds(timeout_s),
+        )
+        while not following.is_done:
+            command, deadline = following.request(monotonic())
+            for event in following.take(await self._ask_until(command, deadline)):
+                yield event
+
+    async def explain(self, job_id: JobId, *, timeout_s: float | None = None) -> Explanation:
+        """Return why a job is where it is, and what comes next, all of one moment.
+
+        `tollgate.explaining` puts it into words.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+
+        """
+        explanation: Explanation = await self._ask(build.explain(job_id), timeout_s)
+        return explanation
+
+    async def stats(
+        self, *, queue: str | None = None, timeout_s: float | None = None
+    ) -> StatsResult:
+        """Return the figures of the broker: jobs, clients, loop, journal and connections.
+
+        With `queue`, only that queue is shown among the queues.
+
+        Raises:
+            ReplyFullError: the broker was asked for too much at once: ask again.
+
+        """
+        stats: StatsResult = await self._ask(build.stats(queue), timeout_s)
+        return stats
 
     async def pause_queue(self, queue: str, *, timeout_s: float | None = None) -> None:
         """Keep the jobs of a queue from claims until `resume_queue`; for the role `admin`."""

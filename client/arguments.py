@@ -181,6 +181,7 @@ _A_TIME: Final = (
 _JOB_IDS: Final = "a job's id, or 1 to 1,000 of them in a list"
 _JOB_IDS_MAX: Final = 1_000
 _QUEUES: Final = "the name of a queue, 1 to 64 of them in a list, or '*' for all"
+_SOME_QUEUES: Final = "the name of a queue, or 1 to 64 of them in a list"
 _A_FLAG: Final = (flag, "True or False")
 _A_HASH: Final = (text, "64 lowercase hexadecimal digits")
 _A_QUEUE: Final = "the name of a queue: 1 to 64 of the characters A-Z a-z 0-9 . _ -"
@@ -201,6 +202,7 @@ _FIELDS: Final[dict[str, tuple[Convert, str]]] = {
     "get.lease": _A_FLAG,
     "list.lease": _A_FLAG,
     "newest": _A_FLAG,
+    "texts": _A_FLAG,
     "keep_lease": _A_FLAG,
     "force": _A_FLAG,
     "hold": _A_FLAG,
@@ -216,6 +218,8 @@ _FIELDS: Final[dict[str, tuple[Convert, str]]] = {
     "wait_ms": (whole, "a whole number of milliseconds from 0 to 3,600,000, an hour"),
     "limit": (whole, "a whole number from 1 to 1,000"),
     "after": (text, "the `next` of a page"),
+    "events.after": (text, "a position: an `as_of`, or the `next` or `position` of events"),
+    "events.queues": (_as_it_is, _SOME_QUEUES),
     "job_ids": (_as_it_is, _JOB_IDS),
     "queues": (_as_it_is, _QUEUES),
 }
@@ -239,13 +243,14 @@ def job_ids(values: object, command: str = "wait") -> list[str]:
     raise wrong(command, "job_ids", values, _JOB_IDS)
 
 
-def queues(values: object) -> list[str]:
+def queues(values: object, command: str = "claim") -> list[str]:
     """Return the names of queues as plain texts; one alone is taken too. Raises ArgumentError."""
+    expected = _QUEUES if command == "claim" else _SOME_QUEUES
     if isinstance(values, str | Enum):
         values = [values]
     if isinstance(values, Iterable) and not isinstance(values, bytes):
-        return [text("claim", "queues", each, _A_QUEUE) for each in values]
-    raise wrong("claim", "queues", values, _QUEUES)
+        return [text(command, "queues", each, _A_QUEUE) for each in values]
+    raise wrong(command, "queues", values, expected)
 
 
 def converted(kind: type[_Command], fields: dict[str, Any]) -> _Command:

@@ -18,10 +18,10 @@ from tollgate.client.errors import (
 )
 from tollgate.client.framing import PENDING
 from tollgate.client.session import Session
-from tollgate.domain.commands import AnyCommand, Claim, Hello, List, Wait
+from tollgate.domain.commands import AnyCommand, Claim, Events, Hello, List, Wait
 from tollgate.domain.exceptions import TollgateError
 
-_ALONE: Final = frozenset[type]({Hello, List, Wait, Claim})
+_ALONE: Final = frozenset[type]({Events, Hello, List, Wait, Claim})
 """Sent alone: these come first, fill a reply, are answered late, or must be given back."""
 _SILENT: Final = BrokerUnreachableError(NOT_SENT)
 _CANCELLED: Final = BrokerUnreachableError("the caller was cancelled")

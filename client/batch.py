@@ -226,6 +226,36 @@ class CommandList:
         """Append a `history`; its value is the `History`."""
         return self._append(build.history(job_id))
 
+    def events_page(  # noqa: PLR0913 - one argument a field
+        self,
+        after: str | None = None,
+        *,
+        limit: int = 1_000,
+        queues: str | Sequence[str] | None = None,
+        statuses: AnyStatus | Sequence[AnyStatus] | None = None,
+        job_ids: JobId | Sequence[JobId] | None = None,
+        texts: bool = False,
+    ) -> int:
+        """Append an `events` that does not wait; its value is the `EventsResult`."""
+        return self._append(
+            build.events_page(
+                after,
+                limit=limit,
+                queues=queues,
+                statuses=statuses,
+                job_ids=job_ids,
+                texts=texts,
+            )
+        )
+
+    def explain(self, job_id: JobId) -> int:
+        """Append an `explain`; its value is the `Explanation`."""
+        return self._append(build.explain(job_id))
+
+    def stats(self, *, queue: str | None = None) -> int:
+        """Append a `stats`; its value is the `StatsResult`."""
+        return self._append(build.stats(queue))
+
     def claim(  # noqa: PLR0913 - one argument a field
         self,
         status: AnyStatus | None = None,

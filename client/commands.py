@@ -1,6 +1,6 @@
 """Makes commands from what users pass, and refuses what a broker could not decode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from itertools import chain, repeat
@@ -21,6 +21,8 @@ from tollgate.domain.commands import (
     Command,
     Count,
     Create,
+    Events,
+    Explain,
     Get,
     History,
     Hold,
@@ -32,6 +34,7 @@ from tollgate.domain.commands import (
     Resume,
     ResumeQueue,
     Settle,
+    Stats,
     Touch,
     Transition,
 )
@@ -46,6 +49,7 @@ __all__ = [  # the public ones: `tollgate.commands`
     "claim",
     "count",
     "create",
+    "events_page",
     "get",
     "history",
     "hold",
@@ -131,6 +135,15 @@ def status_of(status: Any) -> JobStatus:  # noqa: ANN401 - to be checked
 def optional_status(status: AnyStatus | None) -> JobStatus | None:
     """Return the status of that name, or None for None. Raises ArgumentError."""
     return None if status is None else status_of(status)
+
+
+def statuses_of(statuses: object, command: str) -> list[JobStatus]:
+    """Return the statuses of one name or of several. Raises ArgumentError."""
+    if isinstance(statuses, str | Enum):
+        return [status_of(statuses)]
+    if not isinstance(statuses, Iterable):
+        raise arguments.wrong(command, "statuses", statuses, "a status, or a list of them")
+    return [*map(status_of, statuses)]
 
 
 def optional_settlement(state: Any) -> SettlementState | None:  # noqa: ANN401 - to be checked
@@ -443,9 +456,42 @@ def list_page(  # noqa: PLR0913 - one argument a field
     )
 
 
+def stats(queue: str | None = None) -> Stats:
+    """Return a `stats`. Raises ArgumentError."""
+    return make(Stats, queue=queue)
+
+
+def explain(job_id: JobId) -> Explain:
+    """Return an `explain`. Raises ArgumentError."""
+    return make(Explain, job_id=job_id)
+
+
 def history(job_id: JobId) -> History:
     """Return a `history`. Raises ArgumentError."""
     return make(History, job_id=job_id)
+
+
+def events_page(  # noqa: PLR0913 - one argument a field
+    after: str | None = None,
+    *,
+    limit: int = 1_000,
+    wait_ms: int = 0,
+    queues: str | Sequence[str] | None = None,
+    statuses: AnyStatus | Sequence[AnyStatus] | None = None,
+    job_ids: JobId | Sequence[JobId] | None = None,
+    texts: bool = False,
+) -> Events:
+    """Return an `events`. Raises ArgumentError."""
+    return make(
+        Events,
+        after=after,
+        limit=limit,
+        wait_ms=wait_ms,
+        queues=None if queues is None else arguments.queues(queues, "events"),
+        statuses=None if statuses is None else statuses_of(statuses, "events"),
+        job_ids=None if job_ids is None else arguments.job_ids(job_ids, "events"),
+        texts=texts,
+    )
 
 
 def claim(  # noqa: PLR0913 - one argument a field

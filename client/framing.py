@@ -7,7 +7,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from tollgate.domain.commands import AnyCommand, Claim, Command, Create, Hello, Wait
+from tollgate.domain.commands import AnyCommand, Claim, Command, Create, Events, Hello, Wait
 from tollgate.domain.exceptions import ArgumentError, TollgateError, TooLargeError
 from tollgate.domain.messages import REQUEST_ENVELOPE_BYTES_MAX, encode_command, encode_commands
 
@@ -22,7 +22,7 @@ UNFIT: Final = (
 """What making or encoding a command with invalid fields may raise."""
 
 _CHANGING: Final = frozenset(kind for kind in get_args(AnyCommand) if kind.changes)
-_NEVER_ALONE: Final = frozenset(get_args(AnyCommand)) - {Wait, Claim}
+_NEVER_ALONE: Final = frozenset(get_args(AnyCommand)) - {Wait, Claim, Events}
 """The kinds of commands that never need a request of their own."""
 _COMMANDS_AT_ONCE: Final = 100
 """How many commands to take from a call's iterator at once: it may be slow, or they are large."""

@@ -10,7 +10,7 @@ import msgspec
 
 from tollgate.client.errors import NOT_SENT, BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.framing import PENDING, Framer, Payload
-from tollgate.domain.commands import Claim, Hello, Release, StopWaiting, Wait
+from tollgate.domain.commands import Claim, Events, Hello, Release, StopWaiting, Wait
 from tollgate.domain.exceptions import Refusal, SessionEvictedError, TollgateError
 from tollgate.domain.messages import WINDOW, Refused, Reply, encode_command, encode_frame
 from tollgate.domain.results import LeasesResult
@@ -24,7 +24,7 @@ JITTER: Final = 0.5
 ABANDONED_MAX: Final = 1_000
 """How many abandoned claims to remember; beyond that, the oldest one's leases lapse."""
 MAYBE: Final = "; the command may have been executed or not"
-_FRAMED_AT_SENDING: Final = frozenset({Wait, Hello, StopWaiting})
+_FRAMED_AT_SENDING: Final = frozenset({Wait, Events, Hello, StopWaiting})
 """Commands that are alone in their request, and whose frame depends on when it is sent."""
 
 
@@ -153,6 +153,11 @@ class PendingRequest(msgspec.Struct, eq=False):
                 self._wait_until = now + command.timeout_ms / 1_000
             left_ms = max(0, round((self._wait_until - now) * 1_000))
             command = msgspec.structs.replace(command, timeout_ms=left_ms)
+        elif isinstance(command, Events):  # and so does a reader
+            if self._wait_until is None:
+                self._wait_until = now + command.wait_ms / 1_000
+            left_ms = max(0, round((self._wait_until - now) * 1_000))
+            command = msgspec.structs.replace(command, wait_ms=left_ms)
         elif isinstance(command, Hello):  # it asks for the broker's time, so it is valid at any
             valid_until = None
             if not self.sends:

@@ -62,6 +62,18 @@ class History(msgspec.Struct, frozen=True):
     """The position in the broker's log that this is from, as an opaque text."""
 
 
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a job is where it is, and what comes next: facts of one moment.
+
+    `tollgate.explaining` puts them into words.
+    """
+
+    job: "Job"
+    """With its lease, without the texts of `inputs`."""
+    facts: results.ExplainedResult
+    """What else is known; see its fields."""
+
+
 @cache
 def _job_class() -> "type[Job]":
     """Return `Job`; this loads pydantic, so it is called when a job is first needed."""
@@ -76,6 +88,10 @@ def _page(_: AnyCommand, result: results.JobsResult) -> Page:
 
 def _history(_: AnyCommand, result: results.HistoryResult) -> History:
     return History(result.job_id, result.entries, result.left_out, result.lease, result.as_of)
+
+
+def _explanation(_: AnyCommand, result: results.ExplainedResult) -> Explanation:
+    return Explanation(_job_class().from_checked(result.job), result)
 
 
 def _leases(command: commands.Claim, result: results.LeasesResult) -> list[Lease]:
@@ -110,7 +126,10 @@ _ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
     commands.PauseQueue: _OK,
     commands.ResumeQueue: _OK,
     commands.History: (results.HistoryResult, _history),
+    commands.Events: (results.EventsResult, lambda _, result: result),
     commands.StopWaiting: _OK,
+    commands.Stats: (results.StatsResult, lambda _, result: result),
+    commands.Explain: (results.ExplainedResult, _explanation),
 }
 """For each command, the result that answers it and what the caller gets of that."""
 _GIVES_JOB: Final = frozenset(kind for kind, answer in _ANSWERS.items() if answer is _JOB)

@@ -71,7 +71,8 @@ class Sender:
         self._jitter = jitter
         self._name = name
         self._clock = clock_of(broker, warn)
-        self._is_old = False  # whether the broker has revision 1, as far as it has told
+        self._is_old = False  # whether the broker lacks something, as far as it has told
+        self._is_first = False  # whether it has revision 1
         self._commands_max = COMMANDS_MAX
         self._bytes_max = REQUEST_BYTES_MAX
         self._seqs = count(1)
@@ -113,7 +114,7 @@ class Sender:
 
         A client whose first command is a change opens a session with it: one round trip less.
         """
-        return Hello(open_session=open_session, client=None if self._is_old else self._name())
+        return Hello(open_session=open_session, client=None if self._is_first else self._name())
 
     # --- called for the socket --------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ class Sender:
 
     @property
     def _knows_stop_waiting(self) -> bool:
-        return self.greeting is not None and not self._is_old
+        return self.greeting is not None and not self._is_first
 
     def _unsupported(self, command: object) -> TollgateError | None:
         return None if self.greeting is None else unsupported(command, self.greeting)

@@ -29,9 +29,9 @@ from tollgate.client.errors import (
 from tollgate.client.framing import Framer
 from tollgate.client.inflight import MAYBE, Call, PendingRequest, SessionState
 from tollgate.client.results import jobs_of, values_of
-from tollgate.client.revision import REVISION
+from tollgate.client.revision import FIELDS_SINCE, REVISION
 from tollgate.client.sending import COMMANDS_MAX, RELEASE_S, REQUEST_BYTES_MAX, Sender
-from tollgate.domain.commands import AnyCommand, Hello, StopWaiting, Wait
+from tollgate.domain.commands import AnyCommand, Events, Hello, StopWaiting, Wait
 from tollgate.domain.exceptions import (
     DrainingError,
     ExpiredError,
@@ -187,9 +187,9 @@ class Session(Sender):
     def _handle_partial_results(
         self, request: PendingRequest, values: list[Any], now: float
     ) -> None:
-        """Ask again for results that did not fit, or for a wait that a draining broker ended."""
+        """Ask again for results that did not fit, or for what a draining broker no longer holds."""
         payload = request.payload
-        if isinstance(values[0], DrainingError) and isinstance(payload.commands[0], Wait):
+        if isinstance(values[0], DrainingError) and isinstance(payload.commands[0], Wait | Events):
             self._retry(request, now, values[0])
             return
         if isinstance(values[0], SessionEvictedError) and payload.parks:
@@ -253,7 +253,7 @@ class Session(Sender):
         command = request.payload.commands[0]
         if not isinstance(command, Hello) or command.client is None:
             return False
-        self._is_old = True
+        self._is_old = self._is_first = True
         request.payload = request.payload.replaced(self.hello(open_session=command.open_session))
         self._retry(request, now)
         self._timers.set(request, now)
@@ -262,6 +262,7 @@ class Session(Sender):
     def _handle_greeting(self, request: PendingRequest, greeting: HelloResult, now: float) -> None:
         self.greeting, self._greeted_at = greeting, now
         self._is_old = greeting.revision < REVISION
+        self._is_first = greeting.revision < FIELDS_SINCE
         self._commands_max = greeting.limits.get("commands", COMMANDS_MAX)
         self._bytes_max = greeting.limits.get("request_bytes", REQUEST_BYTES_MAX)
         if greeting.time is not None and request.asked_at is not None:

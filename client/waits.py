@@ -1,26 +1,16 @@
 """Divides a wait of any length into short ones, so that the broker may restart in between."""
 
-from collections.abc import Iterable, Sequence
-from enum import Enum
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from tollgate.client import arguments
-from tollgate.client.commands import AnyStatus, JobId, make, status_of
+from tollgate.client.commands import AnyStatus, JobId, make, statuses_of
 from tollgate.domain.commands import Wait
-from tollgate.domain.status import JobStatus
 
 SLICE_MS: Final = 15_000
 """A longer wait is divided into waits of this length."""
-
-
-def _statuses(statuses: object) -> list[JobStatus]:
-    if isinstance(statuses, str | Enum):
-        return [status_of(statuses)]
-    if not isinstance(statuses, Iterable):
-        raise arguments.wrong("wait", "statuses", statuses, "a status, or a list of them")
-    return [*map(status_of, statuses)]
 
 
 class SlicedWait:
@@ -42,7 +32,7 @@ class SlicedWait:
         self._whole = make(
             Wait,
             job_ids=[job_ids] if type(job_ids) is str else arguments.job_ids(job_ids),
-            statuses=None if statuses is None else _statuses(statuses),
+            statuses=None if statuses is None else statuses_of(statuses, "wait"),
             timeout_ms=SLICE_MS,
         )
 

@@ -36,6 +36,10 @@ Queues = Annotated[
 ]
 """Names of queues, or `["*"]`, which is all of them."""
 ALL_QUEUES: Final = "*"
+QueueNames = Annotated[list[Queue], Meta(min_length=1, max_length=64)]
+Statuses = Annotated[list[JobStatus], Meta(min_length=1, max_length=5)]
+Position = Annotated[str, Meta(min_length=1, max_length=128)]
+"""A place in the log, as results tell it. It is opaque: one that the broker never gave is gone."""
 Priority = Annotated[int, Meta(ge=0, le=9)]
 """0 comes first."""
 ClientName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@-]+\Z")]
@@ -324,6 +328,39 @@ class History(Command, tag="history"):
     job_id: JobId
 
 
+class Events(Command, tag="events"):
+    """Read what happened after a position in the log, from now on if there is none.
+
+    Show the events of jobs in `queues`, of jobs that are in one of `statuses` or have just left it,
+    and of `job_ids`; all of these must fit. With `wait_ms`, wait for an event if there is none.
+    """
+
+    after: Position | None = None
+    limit: PageLimit = 1_000
+    wait_ms: WaitMs = 0
+    queues: QueueNames | None = None
+    statuses: Statuses | None = None
+    job_ids: JobIds | None = None
+    texts: bool = False
+
+    @property
+    def parks(self) -> bool:
+        """Whether it may wait for an event."""
+        return self.wait_ms > 0
+
+
+class Stats(Command, tag="stats"):
+    """Read figures of the broker; with `queue` only that queue is shown among the queues."""
+
+    queue: Queue | None = None
+
+
+class Explain(Command, tag="explain"):
+    """Read why a job is where it is, and what comes next, all of one moment."""
+
+    job_id: JobId
+
+
 class Wait(Command, tag="wait"):
     """Wait until one of `job_ids` is in one of `statuses`, or in a terminal status."""
 
@@ -432,5 +469,8 @@ AnyCommand = (
     | PauseQueue
     | ResumeQueue
     | History
+    | Events
     | StopWaiting
+    | Stats
+    | Explain
 )

@@ -13,7 +13,8 @@ class Refusal(TollgateError):  # noqa: N818 - a refusal is an answer
 
     `code` is the wire code; `retryable` says whether the same command may succeed later. The other
     attributes are None where they do not apply: `job_id`; `status` and `version` of the job as it
-    is now; `target`, the requested status; `allowed`, the legal ones; `limit`, what was exceeded.
+    is now; `target`, the requested status; `allowed`, the legal ones; `limit`, what was exceeded;
+    `oldest` and `newest`, the positions between which there are events.
     """
 
     code: str = "internal"
@@ -31,6 +32,8 @@ class Refusal(TollgateError):  # noqa: N818 - a refusal is an answer
         version: int | None = None,
         allowed: Sequence[str] | None = None,
         limit: int | None = None,
+        oldest: str | None = None,
+        newest: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -40,6 +43,8 @@ class Refusal(TollgateError):  # noqa: N818 - a refusal is an answer
         self.version = version
         self.allowed = allowed
         self.limit = limit
+        self.oldest = oldest
+        self.newest = newest
 
     @classmethod
     def rebuilt(cls, message: str, attributes: dict[str, object]) -> Self:
@@ -216,6 +221,12 @@ class WaitTimeoutError(Refusal):
 
     code = "wait_timeout"
     retryable = True
+
+
+class EventsGoneError(Refusal):
+    """The events after this position are not kept: list the jobs anew, and go on from there."""
+
+    code = "events_gone"
 
 
 class InternalError(Refusal):

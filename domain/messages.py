@@ -7,7 +7,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from tollgate.domain.commands import UINT_LIMIT, AnyCommand, Claim, Time, Uint, Wait, in_utc
+from tollgate.domain.commands import UINT_LIMIT, AnyCommand, Claim, Events, Time, Uint, Wait, in_utc
 from tollgate.domain.exceptions import MalformedError, Refusal, UnsupportedVersionError
 from tollgate.domain.results import AnyResult, ErrorResult, PlainJobResult, Result, error_of
 
@@ -80,7 +80,7 @@ _plain_decoder = msgspec.msgpack.Decoder(_PlainReply)
 _A_JOB: Final = b"\xa4type\xa3job"
 _A_JOB_WITHIN: Final = 64
 """A reply whose first result is a job has its type within so many bytes."""
-_MAY_PARK = frozenset({Wait, Claim})
+_MAY_PARK = frozenset({Wait, Claim, Events})
 _DIGESTED = frozenset(kind for kind in get_args(AnyCommand) if kind.changes) | _MAY_PARK
 """The kinds of commands for which a repeat must be distinguished from another request."""
 # ValueError: text that is not UTF-8, and a timestamp that rounds up to the year 10000.
@@ -146,7 +146,7 @@ def read_request(frame: bytes) -> tuple[Request, bytes]:
     if read.v != PROTOCOL_VERSION:
         raise _unsupported(read.v)
     if len(commands) > 1 and _parks(commands):
-        raise MalformedError("a wait, or a claim with wait_ms, must be alone in its message")
+        raise MalformedError("a wait, or a claim or events with wait_ms, is alone in its message")
     if read.session and not _DIGESTED.isdisjoint(map(type, commands)):
         return request, _sha256()(read.commands).digest()[:DIGEST_BYTES]
     return request, b""

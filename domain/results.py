@@ -4,9 +4,20 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from tollgate.domain.exceptions import REFUSALS, Refusal
+from tollgate.domain.figures import (
+    ClientFigures,
+    Coming,
+    CommandFigures,
+    Histogram,
+    JournalFigures,
+    Legal,
+    LoopFigures,
+    QueueFigures,
+    StateFigures,
+)
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
@@ -154,7 +165,7 @@ class HelloResult(Result, tag="hello"):
     time: datetime | None = None
     """The broker's time; `valid_until` is judged by it."""
     revision: int = 1
-    """Which commands and fields the broker knows; 2 is the newest."""
+    """Which commands and fields the broker knows; 3 is the newest."""
 
 
 class JobResult(Result, tag="job"):
@@ -215,6 +226,184 @@ class HistoryResult(Result, tag="history"):
     as_of: str
 
 
+class ChangedFields(msgspec.Struct, gc=False):
+    """The fields of a job that an event has changed, with their new values; others are left out.
+
+    Those of texts are there only for a reader that asked for texts: `input`, `result`, `error`,
+    `input_schema` and `provided_input`.
+    """
+
+    input_hash: str | UnsetType = UNSET
+    blockchain_identifier: str | UnsetType = UNSET
+    created_at: datetime | UnsetType = UNSET
+    updated_at: datetime | UnsetType = UNSET
+    result: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    input: str | UnsetType = UNSET
+    identifier_from_purchaser: str | UnsetType = UNSET
+    pay_by_time: datetime | UnsetType = UNSET
+    submit_result_time: datetime | UnsetType = UNSET
+    input_schema: str | UnsetType | None = UNSET
+    provided_input: str | UnsetType | None = UNSET
+    priority: int | UnsetType = UNSET
+    not_before: datetime | UnsetType = UNSET
+    attempts: int | UnsetType = UNSET
+    inputs: tuple[InputRound, ...] | UnsetType = UNSET
+    """All rounds of input, without their texts."""
+    progress: Progress | UnsetType = UNSET
+    on_hold: bool | UnsetType = UNSET
+    stop_requested: bool | UnsetType = UNSET
+    meta: str | UnsetType | None = UNSET
+    traceparent: str | UnsetType = UNSET
+    settlement: Settlement | UnsetType = UNSET
+
+
+class JobEvent(msgspec.Struct, omit_defaults=True, rename={"from_": "from"}, gc=False):
+    """One thing that happened: to a job, or to a queue.
+
+    `queue`, `status` and `version` are those of the job after it. `by` is nil if the broker did it
+    by itself.
+    """
+
+    position: str
+    """The position in the log after this event."""
+    at: datetime
+    what: str
+    job_id: str | None = None
+    queue: str | None = None
+    status: JobStatus | None = None
+    version: int | None = None
+    from_: JobStatus | None = None
+    """The status before it, if the job has moved."""
+    by: str | None = None
+    client: str | None = None
+    attempt: int | None = None
+    """The number of the try that ended with it."""
+    reason: str | None = None
+    changed: ChangedFields | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the job that are new, as those of a `Job`; without `job_id`."""
+        changed: dict[str, Any] = {}
+        if self.status is not None:
+            changed = {"status": self.status, "version": self.version, "queue": self.queue}
+        if self.changed is not None:
+            for name, value in msgspec.structs.asdict(self.changed).items():
+                if value is not UNSET:
+                    changed[name] = value
+        return changed
+
+
+class EventsResult(Result, tag="events"):
+    """Events in order; `next` continues after them, and after those that the filter left out.
+
+    The reader has seen everything if `next` is `as_of`, the position of this answer.
+    """
+
+    events: list[JobEvent]
+    next: str
+    as_of: str
+
+
+class StatsResult(Result, tag="stats", omit_defaults=True, kw_only=True):
+    """Figures of the broker. What is counted is counted since its start."""
+
+    as_of: str
+    """The position in the log that the figures of jobs are from."""
+    time: datetime
+    """When the broker decided the command, by its clock."""
+    server: str
+    boot_id: str
+    writable: bool
+    """Whether changes are accepted; if not, the disk is full or a file of the journal missing."""
+    jobs: int
+    stored_bytes: int
+    """Bytes of the texts of all jobs."""
+    statuses: dict[str, StateFigures]
+    """By status, all statuses."""
+    settlements: dict[str, StateFigures] = {}
+    """By settlement state, those with jobs."""
+    queues: list[QueueFigures]
+    """The queues with the most jobs first."""
+    queues_left_out: int = 0
+    estimated: bool = False
+    """Whether ready, on_hold and delayed are estimates: there are too many jobs to look at."""
+    sessions: int
+    outcomes: int
+    """Outcomes of requests that are remembered."""
+    parked_claims: int
+    parked_waits: int
+    clients: list[ClientFigures]
+    """Those seen last first."""
+    clients_left_out: int = 0
+    leases_left_out: int = 0
+    """How many leases are not counted at their clients: there are too many to look at."""
+    commands: dict[str, CommandFigures] = {}
+    """By the name of the command."""
+    attempts: int = 0
+    """Tries that ended without an outcome: lapses in `running`, and releases with a reason."""
+    lapses: int = 0
+    repeats: int = 0
+    """Requests that came again and were answered from memory."""
+    in_status_s: dict[str, Histogram] = {}
+    """By the status that a job left: how long it was there."""
+    to_claim_s: dict[str, Histogram] = {}
+    """By what was claimed: the time from its beginning to the first claim of a job."""
+    since: datetime | None = None
+    """When this broker started."""
+    starts: list[datetime] = []
+    """Earlier starts that its sessions tell of, oldest first."""
+    loop: LoopFigures | None = None
+    journal: JournalFigures | None = None
+    """Nil for a broker that keeps jobs in memory only."""
+    connections: int | None = None
+    unread_bytes: int | None = None
+    """Bytes of replies that wait for peers to read them."""
+    dropped: dict[str, int] = {}
+    """What was refused, dropped or cut off, by cause."""
+
+
+class ExplainedResult(Result, tag="explained", omit_defaults=True, kw_only=True):
+    """What is known of why a job is where it is, and of what comes next: one moment's answer."""
+
+    job: JobFields
+    """With its lease, and without the texts of rounds of input, as `list` shows it."""
+    as_of: str
+    time: datetime
+    """When the broker decided the command, by its clock."""
+    writable: bool
+    """Whether changes are accepted; if not, the disk is full or a file of the journal missing."""
+    entries: list[HistoryEntry]
+    left_out: int = 0
+    """As `history` shows them."""
+    claimed_for: str
+    """What a claim of this job names: its status, or the state of its settlement at its end."""
+    claimable: bool = False
+    """Whether a claim could have it now."""
+    paused: bool = False
+    """Whether its queue is paused."""
+    before: int = 0
+    """How many ready jobs of its queue come before it: of a better priority, or in its line."""
+    before_at_least: bool = False
+    """Whether there may be more than `before`: the line is too long to look at all of it."""
+    parked_claims: int = 0
+    """How many claims wait for jobs as this one."""
+    claimants: list[ClientFigures] = []
+    """Clients whose last claim was for jobs as this one, or that hold this one; seen last first."""
+    claimants_left_out: int = 0
+    lapses: int = 0
+    """How often a lease of it has lapsed since it entered its status."""
+    lapses_max: int
+    """At so many lapses in `running` it fails."""
+    lease_ms: int | None = None
+    """For how long its lease was granted."""
+    coming: list[Coming] = []
+    """What happens by itself, earliest first."""
+    legal: list[Legal] = []
+    """Which commands are legal next, and for which roles."""
+
+
 class Grant(msgspec.Struct, gc=False):
     """A job and the token of the lease on it."""
 
@@ -254,6 +443,8 @@ class ErrorResult(Result, tag="error", omit_defaults=True):
     version: int | None = None
     allowed: list[str] | None = None
     limit: int | None = None
+    oldest: str | None = None
+    newest: str | None = None
 
 
 AnyResult = (
@@ -264,11 +455,14 @@ AnyResult = (
     | LeasesResult
     | LeaseResult
     | HistoryResult
+    | EventsResult
+    | StatsResult
+    | ExplainedResult
     | OkResult
     | ErrorResult
 )
 
-_DETAILS = ("job_id", "status", "target", "version", "allowed", "limit")
+_DETAILS = ("job_id", "status", "target", "version", "allowed", "limit", "oldest", "newest")
 
 
 def error_of(refusal: Refusal) -> ErrorResult:

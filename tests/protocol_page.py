@@ -213,6 +213,7 @@ def computed_parts() -> dict[str, str]:
         table.format("move"): rights_to_moves(),
         table.format("claim of"): rights_to_claims(),
         r"^\| 2 \|[^\n]*$": revision_2(),
+        r"^\| 3 \|[^\n]*$": revision_3(),
     }
 
 
@@ -354,9 +355,18 @@ REVISION_1: Final = {
 """The commands and fields of revision 1. They never change: that is what a revision is."""
 
 
+REVISION_3: Final = ("events", "stats", "explain")
+"""The commands of revision 3."""
+
+
+def revision_3() -> str:
+    """Return the row of what revision 3 adds."""
+    return f"| 3 | the commands {_quoted(*REVISION_3)} |"
+
+
 def revision_2() -> str:
     """Return the row of what revision 2 adds."""
-    commands = [tag for tag in COMMANDS if tag not in REVISION_1]
+    commands = [tag for tag in COMMANDS if tag not in {*REVISION_1, *REVISION_3}]
     fields = []
     for tag, old in REVISION_1.items():
         new = [name for name in COMMANDS[tag].__struct_fields__ if name not in old.split()]

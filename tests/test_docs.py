@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import tollgate
 from tollgate.cli.main import cli
 from tollgate.gateway.command import main as gateway
+from tollgate.metrics.command import main as metrics
 from tollgate.worker.__main__ import main as worker
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +48,7 @@ def tracked(pattern: str) -> list[Path]:
 PAGES = tracked("*.md")
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."}
 NAMES = {path.name for suffix in SUFFIXES for path in tracked(f"*{suffix}")}
-PROGRAMS = {"worker": worker, "gateway": gateway}
+PROGRAMS = {"worker": worker, "gateway": gateway, "metrics": metrics}
 """Commands that replace this process."""
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

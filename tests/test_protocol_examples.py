@@ -22,12 +22,21 @@ from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.roles import Role
 from tollgate.broker.repository import history
 from tollgate.domain.exceptions import REFUSALS
+from tollgate.domain.figures import (
+    ClientFigures,
+    Histogram,
+    JournalFigures,
+    LoopFigures,
+    QueueFigures,
+    StateFigures,
+)
 from tollgate.domain.messages import PROTOCOL_VERSION, WINDOW
 from tollgate.domain.models import Job
 from tollgate.domain.results import (
     AnyResult,
     HistoryEntry,
     InputRound,
+    JobEvent,
     LeaseInfo,
     Progress,
     Settlement,
@@ -97,6 +106,9 @@ def test_a_commands_table_has_its_fields(tag: str) -> None:
         ("claim", "leases"),
         ("touch", "lease"),
         ("history", "history"),
+        ("events", "events"),
+        ("explain", "explained"),
+        ("stats", "stats"),
     ],
 )
 def test_a_results_table_has_its_fields(command: str, result: str) -> None:
@@ -111,6 +123,13 @@ def test_a_results_table_has_its_fields(command: str, result: str) -> None:
         ("A settlement in a job", Settlement),
         ("A lease in a job", LeaseInfo),
         ("An entry of the history", HistoryEntry),
+        ("An event", JobEvent),
+        ("Figures of a state", StateFigures),
+        ("Figures of a queue", QueueFigures),
+        ("A client", ClientFigures),
+        ("A histogram", Histogram),
+        ("The loop", LoopFigures),
+        ("The journal in figures", JournalFigures),
     ],
 )
 def test_a_parts_table_has_its_fields(heading: str, part: type[msgspec.Struct]) -> None:
@@ -126,6 +145,9 @@ def test_tables_of_states_roles_and_entries_are_complete() -> None:
     assert list(tables_below(TEXT, "Roles")[0]) == list(Role)
     entries = tables_below(TEXT, "An entry of the history")[1]
     assert set(entries) == {"created", *history._WHAT[1:]}
+    assert set(tables_below(TEXT, "An event")[1]) == {
+        *entries, "progress", "removed", "queue_paused", "queue_resumed",
+    }  # fmt: skip
 
 
 def test_the_table_of_errors_is_complete() -> None:

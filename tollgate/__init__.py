@@ -27,12 +27,13 @@ if TYPE_CHECKING:
         ProtocolError,
         UnsupportedByBrokerError,
     )
-    from tollgate.client.results import History, Lease, Page, Touched
+    from tollgate.client.results import Explanation, History, Lease, Page, Touched
     from tollgate.client.sync import Client, connect
     from tollgate.domain.commands import Create
     from tollgate.domain.exceptions import (
         ArgumentError,
         DrainingError,
+        EventsGoneError,
         ExpiredError,
         InternalError,
         InvalidStateTransitionError,
@@ -60,12 +61,15 @@ if TYPE_CHECKING:
     from tollgate.domain.models import Job
     from tollgate.domain.results import (
         CountResult,
+        EventsResult,
         HelloResult,
         HistoryEntry,
         InputRound,
+        JobEvent,
         LeaseInfo,
         Progress,
         Settlement,
+        StatsResult,
     )
     from tollgate.domain.settlement import SettlementState
     from tollgate.domain.status import JobStatus
@@ -90,7 +94,10 @@ __all__ = [
     "CountResult",
     "Create",
     "DrainingError",
+    "EventsGoneError",
+    "EventsResult",
     "ExpiredError",
+    "Explanation",
     "Fail",
     "ForkedClientError",
     "HandlerNotFoundError",
@@ -103,6 +110,7 @@ __all__ = [
     "InvalidStateTransitionError",
     "Job",
     "JobConflictError",
+    "JobEvent",
     "JobNotFoundError",
     "JobStatus",
     "KeyFileError",
@@ -126,6 +134,7 @@ __all__ = [
     "Settlement",
     "SettlementState",
     "StaleRequestError",
+    "StatsResult",
     "StorageFullError",
     "TollgateError",
     "TooLargeError",
@@ -147,7 +156,7 @@ _HOMES: "Final" = {
     "tollgate.client.aio": ("AsyncBatch", "AsyncClient"),
     "tollgate.client.batch": ("Batch",),
     "tollgate.client.sync": ("Client", "connect"),
-    "tollgate.client.results": ("History", "Lease", "Page", "Touched"),
+    "tollgate.client.results": ("Explanation", "History", "Lease", "Page", "Touched"),
     "tollgate.client.errors": (
         "BatchError",
         "BrokerUnreachableError",
@@ -164,12 +173,15 @@ _HOMES: "Final" = {
     "tollgate.domain.models": ("Job",),
     "tollgate.domain.results": (
         "CountResult",
+        "EventsResult",
         "HelloResult",
         "HistoryEntry",
         "InputRound",
+        "JobEvent",
         "LeaseInfo",
         "Progress",
         "Settlement",
+        "StatsResult",
     ),
     "tollgate.domain.settlement": ("SettlementState",),
     "tollgate.domain.status": ("JobStatus",),

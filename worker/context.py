@@ -41,7 +41,7 @@ class BaseContext:
 
     @property
     def log(self) -> "JobLog":
-        """A logger whose lines carry the id of the job and the number of the try."""
+        """A logger whose lines carry the job's id, the number of the try, and its trace."""
         if self._log is None:
             self._log = JobLog(self._call.job, self._call.attempt)
         return self._log
@@ -55,6 +55,11 @@ class BaseContext:
     def attempt(self) -> int:
         """The number of this try, from 1."""
         return self._call.attempt
+
+    @property
+    def traceparent(self) -> str | None:
+        """The `traceparent` of W3C Trace Context that the creator sent, None if it sent none."""
+        return self._call.job.traceparent
 
     @property
     def stop_requested(self) -> bool:
@@ -116,7 +121,7 @@ class Context(BaseContext):
 
 
 class JobLog(logging.LoggerAdapter[logging.Logger]):
-    """Adds the id of the job and the number of the try to each line."""
+    """Adds the id of the job, the number of the try, and the trace, if any, to each line."""
 
     def __init__(self, job: Job, attempt: int) -> None:
         fields: dict[str, object] = {"job_id": job.job_id, "attempt": attempt}

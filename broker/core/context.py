@@ -4,18 +4,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tollgate.broker.core.events import AnyEvent, JobTransitioned, Origin
+from tollgate.broker.core.events import AnyEvent, JobTransitioned, LeaseGranted, Origin
+from tollgate.broker.core.feed import Place
+from tollgate.broker.core.figures import Figures
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.waiters import Ticket, Waiters
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.broker.repository.queues import DROPS_MAX
-from tollgate.domain.commands import Command
+from tollgate.domain.commands import Command, Wait
 from tollgate.domain.exceptions import Refusal, ReplyFullError, WaitTimeoutError
 from tollgate.domain.results import CountResult, JobResult, Result, error_of
 from tollgate.domain.settlement import SettlementState
@@ -46,11 +48,16 @@ An exception, also a Refusal, means that nothing of the run has happened.
 Handlers = dict[type[Command], Handler]
 
 
+MEASURED: Final = frozenset[type[AnyEvent]]({JobTransitioned, LeaseGranted})
+"""The events that end a time that is measured."""
+
+
 class Answer(NamedTuple):
-    """The result of a command that was parked."""
+    """The result of a command that was parked, or could have been; its kind is `kind`."""
 
     ticket: Ticket
     result: Result
+    kind: type[Command]
 
 
 class Context:
@@ -79,6 +86,9 @@ class Context:
         self.counted: dict[
             tuple[JobStatus | None, SettlementState | None, str | None], CountResult
         ] = {}
+        self.figures = Figures()
+        self.server = self.boot_id = ""
+        """What `hello` tells, for other commands too."""
         self.is_torn = False
         """Whether an event failed in the middle of its effect: the process must stop."""
         self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
@@ -112,6 +122,10 @@ class Context:
         if not events:
             return Changes()
         kind = type(events[0])
+        if self.figures.samples_left and kind in MEASURED:
+            if found is None:
+                found = self.state.jobs.get_all([event.job_id for event in events])
+            self.figures.measure(events, found, self.origin)
         try:
             changes = self.state.effects[kind](events, self.origin, now_ms, found)
         except BaseException:
@@ -136,10 +150,23 @@ class Context:
         changes = self.record([event], now_ms)
         return changes.only() if changes.refused or changes.slots else None
 
-    def position(self) -> str:
-        """Return the position in the log: what is decided next is behind it."""
-        state = self.state
-        return f"{state.log_id}-{state.records + 1}-{len(self.events)}"
+    def serve_at_ms(self) -> int | None:
+        """Return when parked readers of events are to be served; None if they have seen all."""
+        waiters = self.waiters
+        if not waiters.readers:
+            return None
+        if not waiters.unserved and waiters.served_to == self.state.feed.newest:
+            return None
+        return waiters.serve_at_ms
+
+    def place(self) -> Place:
+        """Return the place in the log: what is decided next is behind it."""
+        return self.state.feed.next_number, len(self.events)
+
+    def position(self, place: Place | None = None) -> str:
+        """Return a place in the log as a text, by default the one of what is decided next."""
+        number, before = place or self.place()
+        return f"{self.state.log_id}-{number}-{before}"
 
     def _answer_waits(self, slot: Slot) -> None:
         """Answer the waits for a job to be where it is now."""
@@ -149,7 +176,7 @@ class Context:
             result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
             for parked in waiting:
                 self.waiters.remove(parked)
-                self.answers.append(Answer(parked.ticket, result))
+                self.answers.append(Answer(parked.ticket, result, Wait))
 
     def begin_batch(self, at: datetime) -> None:
         """Set the budgets of a batch; let the next events happen by themselves, at that time."""

@@ -127,6 +127,8 @@ class Deadlines:
     def _lapse(self, lease: StandingLease, now: Instant) -> None:
         job = lease.slot.job
         self._context.record_one(LeaseLapsed(job.job_id, lease.token), now.mono_ms)
+        self._context.figures.lapses += 1
+        self._context.figures.attempts += job.status is RUNNING
         if job.status is RUNNING and self._state.leases.lapses[job.job_id] >= self._lapses:
             self._fail(lease.slot, f"the lease lapsed {self._lapses} times", now)
 

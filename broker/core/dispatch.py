@@ -5,6 +5,7 @@ What has to be known of the request, the kind and the state is looked up once fo
 command is a run of one.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
@@ -21,12 +22,15 @@ from tollgate.broker.core.limits import (
     whole_job_bytes_max,
 )
 from tollgate.broker.core.roles import roles_for
+from tollgate.broker.core.stats_commands import STATS_BYTES, explained_bytes_max
 from tollgate.domain.commands import (
     Annotate,
     Cancel,
     Claim,
     Command,
     Create,
+    Events,
+    Explain,
     Get,
     History,
     Hold,
@@ -36,6 +40,7 @@ from tollgate.domain.commands import (
     RequestStop,
     Resume,
     Settle,
+    Stats,
     Touch,
     Transition,
 )
@@ -63,8 +68,8 @@ CHARGED: Final = frozenset[type[Command]](
      Release}
 )  # fmt: skip
 """The kinds that take long if a job has a long history or many rounds of input."""
-FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, List})
-"""The kinds that show as many jobs as the reply has room for."""
+FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, Events, List})
+"""The kinds that show as many jobs or events as the reply has room for."""
 
 
 def runs(
@@ -157,8 +162,10 @@ def _has_queues(context: Context, run: Sequence[Create]) -> bool:
 class Dispatcher:
     """Checks each run of commands, and has its handler decide it."""
 
-    def __init__(self, limits: Limits, handlers: Handlers) -> None:
+    def __init__(self, limits: Limits, handlers: Handlers, decided: Counter[type[Command]]) -> None:
+        """Count in `decided` the commands of each kind."""
         self._handlers = handlers
+        self._decided = decided
         self._text_bytes = limits.text_bytes
         self._checks = text_checks(limits)
         self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
@@ -180,10 +187,12 @@ class Dispatcher:
                 raise
             if len(run) == 1:
                 return [error_of(_refusal_of(fault))]
+            self._decided[type(run[0])] -= len(run)  # each is decided again
         return [self.decide(context, [command], request)[0] for command in run]
 
     def _checked(self, context: Context, run: Sequence[Any], request: RequestContext) -> list[Any]:
         kind = type(run[0])
+        self._decided[kind] += len(run)
         if kind not in request.ticket.principal.rights.commands:
             return [error_of(_not_authorized(kind, request))] * len(run)
         is_short = request.frame_bytes <= self._text_bytes
@@ -219,8 +228,11 @@ def _check_room(context: Context, command: Any, request: RequestContext) -> None
             if command.blockchain_identifier is not None:
                 slot = jobs.find_by_payment(command.blockchain_identifier)
             bytes_max = whole_job_bytes_max(slot)
-        elif kind is History:
+        elif kind is Stats:
+            bytes_max = STATS_BYTES
+        elif kind in (History, Explain):
             bytes_max += HISTORY_BYTES_MAX + len((slot and slot.history) or b"")
+            bytes_max += explained_bytes_max(slot) if kind is Explain else 0
         else:
             bytes_max = whole_job_bytes_max(slot) + command_text_bytes(command)
     if bytes_max > request.room_bytes:

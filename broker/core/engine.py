@@ -12,6 +12,7 @@ import msgspec
 from tollgate.broker.core.context import Answer, Context, Handlers, RequestContext, one_by_one
 from tollgate.broker.core.deadlines import Deadlines
 from tollgate.broker.core.dispatch import Dispatcher, runs
+from tollgate.broker.core.event_commands import EVENT_COMMANDS
 from tollgate.broker.core.events import SessionEvicted, SessionOpened
 from tollgate.broker.core.job_commands import JOB_COMMANDS
 from tollgate.broker.core.lease_commands import LEASE_COMMANDS
@@ -30,6 +31,7 @@ from tollgate.broker.core.records import (
 )
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.state import State
+from tollgate.broker.core.stats_commands import STATS_COMMANDS
 from tollgate.domain.commands import Claim, Command, Hello, StopWaiting
 from tollgate.domain.exceptions import (
     NotAuthorizedError,
@@ -52,7 +54,7 @@ from tollgate.domain.messages import (
 )
 from tollgate.domain.results import ErrorResult, HelloResult, LeasesResult, Result, error_of
 
-REVISION: Final = 2
+REVISION: Final = 3
 """Which commands and fields of TG/1 this broker knows."""
 EVICTED_MAX: Final = 1_000
 """How many sessions one message evicts in a batch; fewer if many principals have sessions."""
@@ -69,8 +71,8 @@ class Execution(msgspec.Struct, frozen=True, gc=False):
     """What a repeat is told of the commands that change something."""
     is_kept: bool = False
     """Whether it is written down, although no event happened."""
-    refused: Sequence[str] = ()
-    """The codes of the refusals among the results."""
+    refused: Sequence[tuple[type[Command], str]] = ()
+    """The refusals among the results: the kind of the command, and the code."""
     grants: Sequence[tuple[str, int]] = ()
     """Job and token of each lease granted."""
 
@@ -96,16 +98,19 @@ class Engine:
         """What happens by itself in time."""
         self._server = server
         self.boot_id = boot_id
+        self.context.server, self.context.boot_id = server, boot_id
         handlers: Handlers = {
-            **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, Hello: one_by_one(self._hello),
+            **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, **EVENT_COMMANDS, **STATS_COMMANDS,
+            Hello: one_by_one(self._hello),
         }  # fmt: skip
-        self._dispatcher = Dispatcher(limits, handlers)
+        self._dispatcher = Dispatcher(limits, handlers, self.context.figures.decided)
 
     def execute(self, request: Request, request_context: RequestContext) -> Execution:
         """Decide the commands of a new request in order, until the reply is full."""
         commands, events = request.commands, self.context.events
         is_remembered = request.session > 0 and request_context.writable
         if is_remembered and not self.make_room(request, request_context.now_ms):
+            self.context.figures.decided.update(map(type, commands))  # it is put off: see there
             self.context.must_wait = True
             return Execution(b"")
         if not commands:  # it only acknowledges
@@ -114,7 +119,7 @@ class Engine:
             return Execution(encode_reply(request.seq, []), is_kept=is_kept)
         parts: list[bytes] = []
         outcomes: list[int | AnyOutcome] = []
-        refused: list[str] = []
+        refused: list[tuple[type[Command], str]] = []
         grants: list[tuple[str, int]] = []
         place, left = len(events), len(commands)  # where the run's events begin; commands to decide
         # Each command behind a run takes at least its refusal.
@@ -135,13 +140,14 @@ class Engine:
                 self.context.charge_texts(results)
             if JOBS_ALONE.issuperset(map(type, results)):  # the common case, at the speed of C
                 continue
-            refused += _refused(results)
+            refused += _refused(type(run[0]), results)
             grants += _granted(results)
             if _is_full(results[-1]):  # and so it is for all commands that are left
                 parts += [encode_result(results[-1])] * left
-                refused += refused[-1:] * left
+                rest = commands[len(commands) - left :]
+                self.context.figures.decided.update(map(type, rest))
+                refused += [(type(each), ReplyFullError.code) for each in rest]
                 if is_remembered:
-                    rest = commands[len(commands) - left :]
                     outcomes += [outcome_of(results[-1]) for each in rest if each.changes]
                 break
         is_kept = is_remembered and not events and any(map(_must_be_told, outcomes))
@@ -154,16 +160,18 @@ class Engine:
             request.session and request_context.writable and command.changes
             and not self.make_room(request, request_context.now_ms)
         ):  # fmt: skip
+            self.context.figures.decided[type(command)] += 1  # it is put off: see there
             self.context.must_wait = True
             return None
         result = self.decide_one(command, request_context)
-        return None if result is None else Answer(request_context.ticket, result)
+        return None if result is None else Answer(request_context.ticket, result, type(command))
 
     def repeat(
         self, request: Request, remembered: Sequence[AnyOutcome], request_context: RequestContext
     ) -> Execution:
         """Return the reply to a repeat: `remembered` again, and reads as they are now."""
         commands = request.commands
+        self.context.figures.repeats += 1
         head = begin_reply(request.seq, len(commands))
         # Each command takes at least its refusal.
         request_context.room_bytes -= len(head) + len(commands) * REFUSAL_BYTES
@@ -262,7 +270,8 @@ class Engine:
         for parked in waiters.all_parked():
             if of is None or parked.ticket.principal == of:
                 waiters.remove(parked)
-                self.context.answers.append(Answer(parked.ticket, error_of(refusal)))
+                kind = type(parked.command)
+                self.context.answers.append(Answer(parked.ticket, error_of(refusal), kind))
 
     def _hello(self, context: Context, command: Hello, request: RequestContext) -> HelloResult:
         session = None
@@ -306,7 +315,9 @@ def execution_of(answer: Answer, *, happened: bool) -> Execution:
     ticket, results = answer.ticket, [answer.result]
     frame = encode_reply(ticket.seq, results)
     outcomes = [outcome_of(answer.result)] if ticket.session and happened else []
-    return Execution(frame, [*outcomes], refused=_refused(results), grants=_granted(results))
+    return Execution(
+        frame, [*outcomes], refused=_refused(answer.kind, results), grants=_granted(results)
+    )
 
 
 def _encode_within(room_bytes: int, results: Sequence[Any]) -> list[bytes]:
@@ -317,8 +328,8 @@ def _encode_within(room_bytes: int, results: Sequence[Any]) -> list[bytes]:
     return [encode_result(without_texts(result)) for result in results]
 
 
-def _refused(results: Sequence[Result]) -> list[str]:
-    return [result.code for result in results if isinstance(result, ErrorResult)]
+def _refused(kind: type[Command], results: Sequence[Result]) -> list[tuple[type[Command], str]]:
+    return [(kind, result.code) for result in results if isinstance(result, ErrorResult)]
 
 
 def _granted(results: Sequence[Result]) -> list[tuple[str, int]]:

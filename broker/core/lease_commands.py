@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, cast
 
 from tollgate.broker.core.context import (
     Answer,
@@ -13,6 +13,7 @@ from tollgate.broker.core.context import (
     one_by_one,
     wait_timed_out,
 )
+from tollgate.broker.core.event_commands import end_reading
 from tollgate.broker.core.events import (
     JobProgressed,
     LeaseGranted,
@@ -25,9 +26,11 @@ from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_byte
 from tollgate.broker.core.waiters import Parked, names_of, state_of
 from tollgate.broker.repository.job import Slot, grant, job_result
 from tollgate.broker.repository.job_repo import claimed_for
+from tollgate.broker.repository.lines import Claimed
 from tollgate.domain.commands import (
     ALL_QUEUES,
     Claim,
+    Events,
     Hold,
     PauseQueue,
     Release,
@@ -71,11 +74,13 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
     if state not in request.ticket.principal.rights.claims:
         message = f"no role of this peer may claim jobs that are {state}"
         raise NotAuthorizedError(message)
+    origin = context.origin
+    context.figures.claims[origin.by, origin.client] = command, origin
     if command.job_ids is not None:
         return _grant_named(context, command, request)
     if context.scans_left <= 0 and _is_wide(names_of(command)):
         context.check_scans()
-    granted = _grant(context, command, request.now_ms, request.room_bytes)
+    granted = _grant(context, command, state, request.now_ms, request.room_bytes)
     if not granted.leases and not context.state.jobs.queues.drops_left:
         raise context.put_off()
     if granted.leases or not command.wait_ms:
@@ -88,9 +93,11 @@ def _is_wide(names: Sequence[str]) -> bool:
     return ALL_QUEUES in names or len(names) > FEW_LINES
 
 
-def _grant(context: Context, command: Claim, now_ms: int, room_bytes: int) -> LeasesResult:
-    """Grant a claim the jobs that are ready now, as far as they fit in `room_bytes`."""
-    jobs, state = context.state.jobs, state_of(command)
+def _grant(
+    context: Context, command: Claim, state: Claimed, now_ms: int, room_bytes: int
+) -> LeasesResult:
+    """Grant a claim of a state the jobs that are ready now, as far as they fit in `room_bytes`."""
+    jobs = context.state.jobs
     jobs.queues.looked = 0
     taken = jobs.queues.take(state, names_of(command), command.limit, context.origin.at)
     if jobs.queues.looked > FEW_LINES:
@@ -187,6 +194,7 @@ def release(context: Context, command: Release, request: RequestContext) -> OkRe
         context.record_one(event, request.now_ms)
     except Refusal as refusal:
         raise about(job, refusal) from None
+    context.figures.attempts += event.is_attempt and job.status is RUNNING
     return OkResult()
 
 
@@ -213,11 +221,17 @@ def stop_waiting(context: Context, command: StopWaiting, request: RequestContext
 
 
 def end_wait(context: Context, parked: Parked) -> None:
-    """Answer a parked command whose time is over: a claim gets no lease, a wait an error."""
+    """Answer a parked command whose time is over.
+
+    A claim gets no lease, a reader no events, and a wait an error.
+    """
     context.waiters.remove(parked)
-    is_wait = isinstance(parked.command, Wait)
-    result: Result = error_of(wait_timed_out()) if is_wait else LeasesResult([])
-    context.answers.append(Answer(parked.ticket, result))
+    result: Result = LeasesResult([])
+    if isinstance(parked.command, Wait):
+        result = error_of(wait_timed_out())
+    elif isinstance(parked.command, Events):
+        result = end_reading(context, parked)
+    context.answers.append(Answer(parked.ticket, result, type(parked.command)))
 
 
 def pause_queue(context: Context, command: PauseQueue, request: RequestContext) -> OkResult:
@@ -247,17 +261,18 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
     if session and not context.state.requests.knows(session):  # evicted meanwhile
         context.waiters.remove(parked)
         refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
-        return Answer(parked.ticket, error_of(refusal))
+        return Answer(parked.ticket, error_of(refusal), Claim)
     context.act_for(parked.ticket)
+    command = cast("Claim", parked.command)
     try:
-        result = _grant(context, parked.command, now_ms, room_bytes)  # type: ignore[arg-type]  # a claim
+        result = _grant(context, command, state_of(command), now_ms, room_bytes)
     except ReplyFullError as refusal:  # a job from before the limits were lowered
         context.waiters.remove(parked)
-        return Answer(parked.ticket, error_of(refusal))
+        return Answer(parked.ticket, error_of(refusal), Claim)
     if not result.leases and not context.state.jobs.queues.drops_left:
         return None  # it is served in the next batch
     context.waiters.remove(parked)
-    return Answer(parked.ticket, result)
+    return Answer(parked.ticket, result, Claim)
 
 
 def _first_to_serve(context: Context) -> Parked | None:

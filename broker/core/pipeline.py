@@ -17,7 +17,13 @@ from typing import Final
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import Engine, Execution, execution_of
+from tollgate.broker.core.event_commands import (
+    are_due,
+    serve_readers,
+    wake_up_for_readers,
+)
 from tollgate.broker.core.events import LogBegan, SessionEvicted
+from tollgate.broker.core.feed import RECORD_BYTES
 from tollgate.broker.core.lease_commands import serve_claim
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.records import Record
@@ -25,7 +31,7 @@ from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.core.waiters import Ticket
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
-from tollgate.domain.commands import StopWaiting
+from tollgate.domain.commands import Command, StopWaiting
 from tollgate.domain.exceptions import (
     REFUSALS,
     DrainingError,
@@ -51,6 +57,9 @@ class Pipeline:
         A batch ends with the reply that makes its replies `batch_reply_bytes` long.
         """
         self.deadlines = engine.deadlines
+        self.figures = engine.context.figures
+        """What is counted; the server adds what only it knows."""
+        self._seen = self.figures.seen
         self._engine = engine
         self._context = engine.context
         self._refused = refused
@@ -83,6 +92,7 @@ class Pipeline:
             if left_over or deadlines.is_due(now, writable=writable):
                 must_wait = deadlines.decide_due(now, undelivered, writable=writable)
                 self._settle(lease_at, output)
+                self._tend_feed(now, output)
             for arrival in () if must_wait else batch:
                 if _is_full(output) or context.scans_left <= 0 or not queues.drops_left:
                     break
@@ -93,11 +103,27 @@ class Pipeline:
                 output.taken += 1
             if output.records:
                 deadlines.look_at_finished(now)
+                if context.state.feed.room < 0:
+                    self._tend_feed(now, output)
             has_drops = queues.drops_left > 0
         if writable:
             is_spent = context.scans_left <= SCANS_KEPT or not has_drops
             self._was_full = _is_full(output) or is_spent
         return output
+
+    def _tend_feed(self, now: Instant, output: Output) -> None:
+        """Put the fresh events in order; answer parked readers, as far as the batch has room."""
+        context, has_readers = self._context, bool(self._context.waiters.readers)
+        context.state.feed.settle()
+        context.state.feed.watch(watched=has_readers)
+        if not has_readers:
+            return
+        if not _is_full(output) and are_due(context, now.mono_ms):
+            for answer in serve_readers(context, now.mono_ms, SCANS_KEPT):
+                self._answer(answer, output)
+                if _is_full(output):
+                    break
+        wake_up_for_readers(context)
 
     def is_behind(self, *, writable: bool = True) -> bool:
         """Return whether the last batch was too full for all answers to parked commands."""
@@ -140,25 +166,31 @@ class Pipeline:
             self._refuse(arrival, refusal, output)
             return
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
-        self._context.act_for(ticket)
+        context.act_for(ticket)
+        origin = context.origin
+        self._seen[origin.by, origin.client] = ticket, origin
         request_context = RequestContext(
-            ticket, self._context.origin.at, now.mono_ms, len(arrival.frames[0]),
+            ticket, origin.at, now.mono_ms, len(arrival.frames[0]),
             engine.limits.reply_bytes, writable,
         )  # fmt: skip
         if remembered is not None:
             execution = engine.repeat(request, remembered, request_context)
-            if not context.must_wait:
+            if not context.must_wait:  # and a repeat makes no events
                 self._conclude(ticket, request.acked, execution, output)
         elif len(request.commands) == 1 and request.commands[0].parks:
             answer = engine.execute_parking(request, request_context)
-            if answer is not None and not context.must_wait:
+            if context.must_wait:
+                context.figures.put_off(request.commands)
+            elif answer is not None:
                 self._answer_at_once(arrival, answer, output)
         else:
             execution = engine.execute(request, request_context)
             if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
-                return  # only room was made, which goes on in the next batch
+                # Only room was made, which goes on in the next batch: there they are decided.
+                context.figures.put_off(request.commands)
+                return
             context.must_wait = False
-            self._conclude(ticket, request.acked, execution, output)
+            self._conclude(ticket, request.acked, execution, output, request_context.frame_bytes)
             if self._context.answers and StopWaiting in map(type, request.commands):
                 self._answer_stopped(output)
 
@@ -172,6 +204,7 @@ class Pipeline:
         """Answer a command that could have parked, and did not."""
         result = answer.result
         if isinstance(result, ErrorResult) and REFUSALS[result.code].refuses_message:
+            self._context.figures.refused[answer.kind][result.code] += 1
             self._refuse(arrival, refusal_of(result), output)
         else:
             self._answer(answer, output)
@@ -204,22 +237,31 @@ class Pipeline:
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 
     def _append(self, record: Record, output: Output) -> None:
-        self._context.state.records += 1
+        self._context.state.feed.fresh.append(record)
         output.records.append(record)
 
     def _answer(self, answer: Answer, output: Output) -> None:
         execution = execution_of(answer, happened=bool(self._context.events))
         self._conclude(answer.ticket, 0, execution, output)
 
-    def _conclude(self, ticket: Ticket, acked: int, execution: Execution, output: Output) -> None:
+    def _conclude(
+        self,
+        ticket: Ticket,
+        acked: int,
+        execution: Execution,
+        output: Output,
+        frame_bytes: int = RECORD_BYTES,
+    ) -> None:
         """Make one record of everything that a request has done, and one reply."""
-        events = self._context.take_events()
-        if events or execution.is_kept:
+        context = self._context
+        if context.events or execution.is_kept:
+            events, origin = context.take_events(), context.origin
             record = Record(
                 events, ticket.session, ticket.seq, acked, ticket.digest, execution.outcomes,
-                ticket.principal.name, self._context.origin.at, self._context.origin.client,
+                ticket.principal.name, origin.at, origin.client,
             )  # fmt: skip
-            self._context.state.requests.remember(record)
+            context.state.requests.remember(record)
+            context.state.feed.room -= frame_bytes
             self._append(record, output)
         reply = ReplyFrame(ticket.peer, execution.frame, execution.grants)
         self._send(reply, execution.refused, output)
@@ -227,11 +269,15 @@ class Pipeline:
     def _refuse(self, arrival: Arrival, refusal: Refusal, output: Output) -> None:
         """Refuse a whole message. Nothing of it has happened, so there is no record."""
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
-        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), [refusal.code], output)
+        self._refused[f"refused_{refusal.code}"] += 1
+        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), (), output)
 
-    def _send(self, reply: ReplyFrame, refused: Sequence[str], output: Output) -> None:
-        for code in refused:
+    def _send(
+        self, reply: ReplyFrame, refused: Sequence[tuple[type[Command], str]], output: Output
+    ) -> None:
+        for kind, code in refused:
             self._refused[f"refused_{code}"] += 1
+            self._context.figures.refused[kind][code] += 1
         output.replies.append(reply)
         output.room_bytes -= len(reply.frame)
 

@@ -28,15 +28,16 @@ def replay(entries: Iterable[Entry], state: State) -> int:
             sequence = entry.sequence
             if entry.kind == SNAPSHOT_CHUNK:
                 restorer.restore(entry.payload)
-                state.records = sequence
+                state.feed.begin(sequence + 1)
                 continue
             if not records:
                 restorer.finish()
             record = decode_record(entry.payload)
-            state.apply(record, 0)
+            if sequence != state.records + 1:
+                state.feed.begin(sequence)
+            state.apply(record, 0, len(entry.payload))
             record.check()
             state.requests.remember(record)
-            state.records = sequence
             records += 1
         if not records:
             restorer.finish()

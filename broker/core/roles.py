@@ -18,6 +18,8 @@ from tollgate.domain.commands import (
     Command,
     Count,
     Create,
+    Events,
+    Explain,
     Get,
     Hello,
     History,
@@ -28,6 +30,7 @@ from tollgate.domain.commands import (
     RequestStop,
     Resume,
     Settle,
+    Stats,
     StopWaiting,
     Touch,
     Transition,
@@ -78,7 +81,9 @@ def _settles(*sources: SettlementState) -> frozenset[SettlementMove]:
     return frozenset((source, target) for source in sources for target in SettlementState)
 
 
-_READS: Final = frozenset[type[Command]]({Hello, Get, Count, List, Wait, History, StopWaiting})
+_READS: Final = frozenset[type[Command]](
+    {Hello, Get, Count, List, Wait, History, Events, StopWaiting, Stats, Explain}
+)
 _WORKED_ON: Final = frozenset({RUNNING, AWAITING_INPUT})
 
 RIGHTS: Final[dict[Role, Rights]] = {

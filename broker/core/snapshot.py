@@ -304,7 +304,8 @@ class Restorer:
         state.jobs.next_index = chunk.next_index
         state.leases.last_token = chunk.last_token
         state.requests.last_session = chunk.last_session
-        state.records, state.log_id = chunk.records, chunk.log_id
+        state.feed.begin(chunk.records + 1)
+        state.log_id = chunk.log_id
         if chunk.at is not None:
             state.at = chunk.at
         self._format = chunk.format

@@ -29,6 +29,7 @@ from tollgate.broker.core.events import (
     SessionOpened,
     StopRequested,
 )
+from tollgate.broker.core.feed import RECORD_BYTES, Feed, Known, seen_of
 from tollgate.broker.core.leases import Leases
 from tollgate.broker.core.records import Record
 from tollgate.broker.core.request_log import RequestLog
@@ -79,8 +80,10 @@ class State:
         self.requests = RequestLog()
         self.at = datetime.min.replace(tzinfo=UTC)
         """The time of the last record."""
-        self.records = 0
-        """The number of the last record."""
+        self.feed = Feed()
+        """The latest events, for readers."""
+        self.known = self.feed.known
+        """What every effect tells of the jobs of its events, in order."""
         self.log_id = ""
         """Names the log: a position in another log means nothing in this one."""
         self.unpaid: Timers[datetime, Slot] = Timers(
@@ -94,21 +97,21 @@ class State:
         self.effects: dict[type[AnyEvent], Effect] = {
             JobCreated: self._create,
             JobTransitioned: self._transition,
-            JobPruned: _each(self._prune),
+            JobPruned: self._prune,
             LeaseGranted: self._grant,
-            LeaseReleased: _each(self._release),
-            LeaseLapsed: _each(self._lapse),
-            SessionOpened: _each(self._open_session),
-            SessionEvicted: _each(self._evict_session),
-            JobHeld: _each(self._hold),
-            JobResumed: _each(self._resume),
-            StopRequested: _each(self._request_stop),
-            JobAnnotated: _each(self._annotate),
-            JobProgressed: _each(self._progress),
-            JobSettled: _each(self._settle),
-            QueuePaused: _each(self._pause_queue),
-            QueueResumed: _each(self._resume_queue),
-            LogBegan: _each(self._begin_log),
+            LeaseReleased: self._each(self._release),
+            LeaseLapsed: self._each(self._lapse),
+            SessionOpened: self._each(self._open_session),
+            SessionEvicted: self._each(self._evict_session),
+            JobHeld: self._each(self._hold),
+            JobResumed: self._each(self._resume),
+            StopRequested: self._each(self._request_stop),
+            JobAnnotated: self._each(self._annotate),
+            JobProgressed: self._each(self._progress),
+            JobSettled: self._each(self._settle),
+            QueuePaused: self._each(self._pause_queue),
+            QueueResumed: self._each(self._resume_queue),
+            LogBegan: self._each(self._begin_log),
         }
         """What a run of events of one kind does, live and in replay alike.
 
@@ -117,13 +120,56 @@ class State:
         that contradict the state: those have changed nothing.
         """
 
-    def apply(self, record: Record, now_ms: int) -> None:
-        """Replay the events of a record. Raises the Refusal of one that contradicts the state."""
+    def apply(self, record: Record, now_ms: int, size: int = 0) -> None:
+        """Replay the events of a record, which has so many bytes.
+
+        Raises the Refusal of one that contradicts the state.
+        """
         origin = Origin(record.at or self._time_of(record.events), record.by, record.client)
         self.at = max(self.at, origin.at)
-        for kind, run in groupby(record.events, type):
-            if refused := self.effects[kind]([*run], origin, now_ms, None).refused:
-                raise next(iter(refused.values()))
+        for kind, group in groupby(record.events, type):
+            run = [*group]
+            for part in ([event] for event in run) if self._changes_parts(run) else (run,):
+                if refused := self.effects[kind](part, origin, now_ms, None).refused:
+                    raise next(iter(refused.values()))
+        feed = self.feed
+        feed.fresh.append(msgspec.structs.replace(record, at=origin.at))
+        feed.room -= max(size, RECORD_BYTES)
+        if feed.room < 0:
+            feed.settle()
+
+    def _changes_parts(self, run: list[Any]) -> bool:
+        """Return whether moves of a record must be applied one by one.
+
+        While it lived they were decided in turn if they are of one job; what is known of the job
+        after each must be as it was then.
+        """
+        if len(run) == 1 or type(run[0]) is not JobTransitioned:
+            return False
+        return self.jobs.have_parts or any(move.target is AWAITING_INPUT for move in run)
+
+    @property
+    def records(self) -> int:
+        """The number of the last record."""
+        return self.feed.next_number - 1
+
+    def _each(self, effect: Callable[[Any, Origin, int], Slot | None]) -> Effect:
+        """Return what applies events one by one; an effect may return the job that it changed."""
+
+        def apply(events: Sequence[Any], origin: Origin, now_ms: int, _: Found) -> Changes:
+            changes = Changes()
+            for place, event in enumerate(events):
+                try:
+                    slot = effect(event, origin, now_ms)
+                except Refusal as refusal:
+                    changes.refused[place] = refusal.with_traceback(None)
+                    continue
+                if slot is not None:
+                    changes.slots.append(slot)
+                self.known.append(None if slot is None else seen_of(slot))
+            return changes
+
+        return apply
 
     def _time_of(self, events: Iterable[AnyEvent]) -> datetime:
         """Return the time of a record of format 1, whose events of jobs have times."""
@@ -133,6 +179,7 @@ class State:
 
     def _create(self, events: Sequence[JobCreated], _: Origin, __: int, ___: Found) -> Changes:
         changes = self.jobs.create_all(events)
+        self.known += changes.slots
         if changes.slots:
             times = [slot.job.pay_by_time for slot in changes.slots]
             self.unpaid.add_all(changes.slots, times)
@@ -148,6 +195,10 @@ class State:
         if self.leases.lapses:
             for slot in changes.slots:
                 self.leases.lapses.pop(slot.job.job_id, None)
+        if self.jobs.have_parts:  # they may change later, and what they are now is in no event
+            self.known += [_moved(slot) for slot in changes.slots]
+        else:
+            self.known += changes.slots
         if not self.jobs.are_dated:
             return changes
         moves = events
@@ -160,9 +211,18 @@ class State:
                 self.unfinished.add(slot)
         return changes
 
-    def _prune(self, event: JobPruned, _: Origin, __: int) -> None:
-        self.jobs.remove(event.job_id)
-        self.leases.lapses.pop(event.job_id, None)
+    def _prune(self, events: Sequence[JobPruned], _: Origin, __: int, ___: Found) -> Changes:
+        changes = Changes()
+        for place, event in enumerate(events):
+            try:
+                known = seen_of(self.jobs.require(event.job_id))
+                self.jobs.remove(event.job_id)
+            except Refusal as refusal:
+                changes.refused[place] = refusal.with_traceback(None)
+                continue
+            self.known.append(known)
+            self.leases.lapses.pop(event.job_id, None)
+        return changes
 
     def _hold(self, event: JobHeld, origin: Origin, _: int) -> Slot:
         slot = self._unfinished_job(event.job_id)
@@ -171,6 +231,7 @@ class State:
 
     def _put_on_hold(self, slot: Slot, reason: str | None, origin: Origin) -> None:
         slot.extend().on_hold = True
+        self.jobs.queues.held[slot.index] = slot
         self.jobs.bar(slot)
         self.jobs.note(slot, HELD, origin, reason=reason)
 
@@ -179,6 +240,7 @@ class State:
         if not slot.job.on_hold:
             raise JobConflictError(f"job {event.job_id} is not on hold", job_id=event.job_id)
         slot.extend().on_hold = False
+        self.jobs.queues.held.pop(slot.index, None)
         self.jobs.note(slot, RESUMED, origin)
         if slot.lease is None:
             self.jobs.free(slot, origin.at)
@@ -259,6 +321,7 @@ class State:
                 changes.slots.append(slot)
                 granted.append(event)
         self.leases.grant(changes.slots, granted, origin, now_ms)
+        self.known += map(seen_of, changes.slots)
         return changes
 
     def _release(self, event: LeaseReleased, origin: Origin, _: int) -> Slot:
@@ -353,22 +416,10 @@ def _check_grant(slot: Slot, event: LeaseGranted, last_token: int) -> None:
         raise LeaseHeldError(message, job_id=job.job_id)
 
 
-def _each(effect: Callable[[Any, Origin, int], Slot | None]) -> Effect:
-    """Return what applies events one by one; an effect may return the job that it changed."""
-
-    def apply(events: Sequence[Any], origin: Origin, now_ms: int, _: Found) -> Changes:
-        changes = Changes()
-        for place, event in enumerate(events):
-            try:
-                slot = effect(event, origin, now_ms)
-            except Refusal as refusal:
-                changes.refused[place] = refusal.with_traceback(None)
-            else:
-                if slot is not None:
-                    changes.slots.append(slot)
-        return changes
-
-    return apply
+def _moved(slot: Slot) -> Known:
+    """Return what a reader needs to know of a job that has moved, beside the event."""
+    job = slot.job
+    return slot if job.settlement is None and job.inputs is None else seen_of(slot)
 
 
 def _is_unpaid(slot: Slot) -> bool:

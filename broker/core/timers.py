@@ -96,6 +96,15 @@ class Timers(Generic[When, Item]):
         queued = len(self._queue) + len(self._checked)
         return queued + len(self._heap) + len(self._checked_heap)
 
+    def __iter__(self) -> Iterator[Item]:
+        """Yield all items in no order, settled ones included."""
+        yield from self._queue
+        yield from self._checked
+        for _, _, item in self._heap:
+            yield item
+        for _, _, item in self._checked_heap:
+            yield item
+
     def add_all(self, items: Sequence[Item], whens: Sequence[When | None] | None = None) -> None:
         """Add items; those without a time never come up. `whens` are their times, if known."""
         if whens is None:

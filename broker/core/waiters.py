@@ -8,10 +8,11 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from tollgate.broker.core.feed import Place
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
 from tollgate.broker.repository.lines import Claimed
-from tollgate.domain.commands import ALL_QUEUES, Claim, Wait
+from tollgate.domain.commands import ALL_QUEUES, Claim, Events, Wait
 from tollgate.domain.exceptions import OverloadedError
 from tollgate.domain.results import DEFAULT_QUEUE
 from tollgate.domain.status import AWAITING_INPUT, RUNNING, JobStatus
@@ -57,12 +58,14 @@ class Parked(msgspec.Struct, eq=False):
     """A command that waits, until `due_ms` (monotonic) at the latest."""
 
     ticket: Ticket
-    command: Wait | Claim
+    command: Wait | Claim | Events
     due_ms: int
     job_ids: frozenset[str]
-    """The jobs of a wait; empty for a claim."""
+    """The jobs of a wait; empty for others."""
     number: int = 0
     """A command that was parked later has a greater one."""
+    place: Place | None = None
+    """Up to where a reader of events has seen everything."""
 
 
 Due = tuple[int, Key]
@@ -98,12 +101,20 @@ class Waiters:
         self._waits: dict[str, dict[int, Parked]] = {}
         self.claims: dict[tuple[Claimed, str], OrderedDict[int, Parked]] = {}
         """By status or settlement state, and by queue; in order of parking."""
+        self.readers: dict[int, Parked] = {}
+        """The readers of events, in order of parking."""
+        self.unserved: dict[int, None] = {}
+        """Those for which there may be events, the first to be served first."""
+        self.served_to: Place = (0, 0)
+        """The end of the feed when the readers were last looked at."""
+        self.serve_at_ms = 0
+        """When they are served again, at the earliest."""
         self._numbers = count(1)
         self.timers: Timers[int, Due] = Timers(
             timeline or Timeline(NEVER_MS), itemgetter(0), self._is_parked, self.parked.__len__
         )
 
-    def park(self, ticket: Ticket, command: Wait | Claim, due_ms: int) -> None:
+    def park(self, ticket: Ticket, command: Wait | Claim | Events, due_ms: int) -> None:
         """Park a command; a repeat takes the place of the command that it repeats.
 
         Raises OverloadedError when there is no room.
@@ -139,6 +150,9 @@ class Waiters:
                 del claims[parked.number]
                 if not claims:
                     del self.claims[key]
+            return
+        if isinstance(parked.command, Events):
+            del self.readers[parked.number]
             return
         for job_id in parked.job_ids:
             waits = self._waits[job_id]
@@ -187,6 +201,8 @@ class Waiters:
         if isinstance(command, Claim):
             for key in _keys_of(command):
                 self.claims.setdefault(key, OrderedDict())[parked.number] = parked
+        elif isinstance(command, Events):
+            self.readers[parked.number] = parked
         for job_id in parked.job_ids:
             self._waits.setdefault(job_id, {})[id(parked)] = parked
         self.parked[parked.ticket.key] = parked

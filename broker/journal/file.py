@@ -6,6 +6,7 @@ knows where the next record goes and what is on the disk.
 
 import errno
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
@@ -44,6 +45,8 @@ from tollgate.broker.journal.segment import (
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 
+SYNC_TIMES_MAX: Final = 1_024
+"""More syncs than there are between two looks at how long they took."""
 UNLOCKED: Final = "the directory, or the lock in it, was removed, moved or replaced"
 REMOVED: Final = "the segment that it writes to was removed, moved, replaced or cut"
 
@@ -75,6 +78,8 @@ class FileJournal:
         self._clock = clock
         self._observer = observer
         self._synced_at = clock()
+        self.sync_times_s: deque[float] = deque(maxlen=SYNC_TIMES_MAX)
+        """How long the last syncs took, in seconds; the reader takes them out."""
         self._replay_began = False
         self._missing: str | None = None
         # The error that a call raises now, None while the journal may be used.
@@ -107,7 +112,8 @@ class FileJournal:
 
     def room(self, worst_bytes: int, records: int = 1) -> bool:
         """Reserve room for the largest size on disk that such a batch can have."""
-        self._check()
+        if self._refusal is not None:
+            self._check()
         if self._missing is not None:
             return False
         try:
@@ -120,7 +126,8 @@ class FileJournal:
 
     def append(self, payloads: Sequence[bytes]) -> None:
         """Write the batch, all of it in one segment."""
-        self._check()
+        if self._refusal is not None:
+            self._check()
         if payloads:
             try:
                 self._writer.append(payloads)
@@ -129,16 +136,18 @@ class FileJournal:
 
     def sync(self) -> None:
         """Sync if the policy says that it is time; with interval:MS, call it when idle too."""
-        self._check()
+        if self._refusal is not None:
+            self._check()
         if self._interval_ms == 0 and self._writer.durable == self._writer.sequence:
             return  # the most common case, without reading the clock
         now = self._clock()
-        elapsed_ms = (now - self._synced_at) * 1000
-        if self._interval_ms is not None and elapsed_ms >= self._interval_ms:
+        interval_ms = self._interval_ms
+        if interval_ms is not None and (now - self._synced_at) * 1000 >= interval_ms:
             try:
                 self._writer.sync()
             except OSError as error:
                 raise self._failed("sync", error) from error
+            self.sync_times_s.append(self._clock() - now)
             self._synced_at = now
         elif not self._writer.is_whole():  # what is answered now must be found by the next start
             raise self._failed("sync", OSError(errno.ENOENT, REMOVED))

@@ -39,6 +39,7 @@ STOP_REQUESTED: Final = 7
 ANNOTATED: Final = 8
 INPUT_PROVIDED: Final = 9
 SETTLED: Final = 10
+_MOVES: Final = (MOVED, INPUT_PROVIDED, SETTLED)
 _WHAT: Final = (
     "", "moved", "claimed", "released", "lapsed", "held", "resumed", "stop_requested",
     "annotated", "input_provided", "settled",
@@ -144,6 +145,15 @@ class Origins:
                 )
             )
         return entries, left_out
+
+
+def is_claimed_since_moved(history: bytes | None) -> bool:
+    """Return whether a history tells of a claim after the last move of the job or settlement."""
+    is_claimed = False
+    for _, body, _ in _spans(history or b""):
+        code = (history or b"")[body + 1]  # behind the head of a short array: a small integer
+        is_claimed = code == CLAIMED or (is_claimed and code not in _MOVES)
+    return is_claimed
 
 
 def grown(history: bytes | None, entry: bytes) -> bytes:

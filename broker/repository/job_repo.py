@@ -109,6 +109,8 @@ class InMemoryJobRepository:
         """Whether a job has ever had a `submit_result_time`."""
         self._are_settled = False
         """Whether a job has ever had a settlement."""
+        self.have_parts = False
+        """Whether a job has ever had rounds of input or a settlement."""
         self._newest = datetime.min.replace(tzinfo=UTC)
         """No job was changed later."""
 
@@ -435,7 +437,8 @@ class InMemoryJobRepository:
             job.version = 0  # marks its entries in the indexes as stale
             self.queues.remove(slot)
             self.finished.remove()
-            # Stale entries can hold the slot for long: let them hold no texts.
+            # Stale entries and the event feed can hold the slot for long: let them hold no texts.
+            job.blockchain_identifier, job.identifier_from_purchaser = "", None
             job.input = job.result = job.error = job.input_schema = job.provided_input = None
             if isinstance(job, ExtendedJob):
                 job.meta = job.inputs = job.progress = None
@@ -467,6 +470,7 @@ class InMemoryJobRepository:
             self.queues.restore(slot)
             self.are_dated |= job.submit_result_time is not None
             self._are_settled |= job.settlement is not None
+            self.have_parts |= job.settlement is not None or job.inputs is not None
             self._newest = max(self._newest, job.updated_at)
             self.queues.are_barred = True  # some may be
             self.texts.restore(slot, is_named=is_named)
@@ -485,7 +489,7 @@ class InMemoryJobRepository:
         self.texts.set_meta(slot, new.meta)
         self.texts.add(new.traceparent or "")
         if new.settle:
-            self._are_settled = True
+            self._are_settled = self.have_parts = True
             job.settlement = Settlement(SettlementState.PENDING, job.created_at)
             level.queue.settled[SettlementState.PENDING] += 1
             self.texts.changed_parts(slot, 0)
@@ -506,6 +510,7 @@ class InMemoryJobRepository:
             rounds = (*rounds[:-1], last)
             shown = (*shown[:-1], InputRound(last.version, hash=last.hash))
         slot.rounds, job.inputs = rounds, shown
+        self.have_parts = True
         self.texts.changed_parts(slot, counted)
         return job
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from heapq import heappop, heappush
+from itertools import chain, islice
 from typing import Any, Final, Generic, TypeVar
 
 from tollgate.broker.repository.job import Slot
@@ -194,6 +195,30 @@ class Delays:
         }
         return sorted(entries.values())
 
+    def later(self, at: datetime, scan_max: int) -> tuple[int, int]:
+        """Return how many jobs are delayed until after `at`, and how many entries there are.
+
+        Only `scan_max` entries are looked at. If there are more, the number is an estimate.
+        """
+        entries = len(self)
+        looked = min(entries, scan_max)
+        later = {
+            (index, not_before)
+            for not_before, index, slot in islice(chain(self._heap, self._checked), looked)
+            if not_before > at and self.is_true(not_before, slot)
+        }
+        return (len(later) if looked == entries else len(later) * entries // looked), entries
+
+    def due(self, at: datetime) -> list[tuple[datetime, int]]:
+        """Return the times and places of the jobs that are due at `at`, in order."""
+        return sorted(
+            {
+                (not_before, index)
+                for not_before, index, slot in [*self._heap, *self._checked]
+                if not_before <= at and self.is_true(not_before, slot)
+            }
+        )
+
     def _first_heap(self) -> list[tuple[datetime, int, Slot]] | None:
         """Return the heap with the first job at its head."""
         for heap in (self._heap, self._checked):
@@ -334,6 +359,38 @@ class ReadyLine(StaleLine[Any]):
             ):
                 order.append(entry.index)
         return order
+
+    def ahead_of(self, slot: Slot | None, at: datetime, scan_max: int) -> tuple[int, int]:
+        """Return how many jobs may be claimed before one of this line; before None are all.
+
+        Returns also how many entries were looked at. It looks at `scan_max` at most: if it has
+        looked at more, there may be more jobs. Nothing is dropped: any job may be asked for.
+        """
+        delays = self.delays
+        looked = 0 if delays is None else len(delays)
+        due = [] if delays is None or looked > scan_max else delays.due(at)
+        ahead, seen = 0, dict[int, int]()
+        for entry in self:
+            looked += 1
+            if looked > scan_max:
+                return ahead, looked
+            if type(entry) is not Slot:
+                while due and due[0][0] <= entry:
+                    if slot is not None and due[0][1] == slot.index:
+                        return ahead, looked
+                    del due[0]
+                    ahead += 1
+                continue
+            seen[entry.index] = times = seen.get(entry.index, 0) + 1
+            if self._is_here(entry) and entry.entries & self._field == times * self._unit:
+                if entry is slot:
+                    return ahead, looked
+                ahead += 1
+        for _, index in due:
+            if slot is not None and index == slot.index:
+                break
+            ahead += 1
+        return ahead, looked
 
     def restore(self, order: Iterable[Slot | datetime]) -> None:
         """Add what `order` has returned, with slots for places."""

@@ -166,6 +166,8 @@ class Queues:
         """How many jobs of all queues are in each status."""
         self.changed: dict[tuple[Claimed, str], None] = {}
         """Where jobs may have become ready since parked claims were looked at last."""
+        self.held: dict[int, Slot] = {}
+        """The jobs that were put on hold and not resumed, by their place; ended ones too."""
         self._check_every = CHECK_EVERY
         self.are_many = False
         """Whether there has ever been more than one level."""
@@ -318,6 +320,8 @@ class Queues:
         if job.settlement is not None:
             queue.settled[job.settlement.state] -= 1
         queue.created.remove(slot)
+        if self.held:
+            self.held.pop(slot.index, None)
         queue.changes += 1
         if queue.changes >= self._check_every:
             self._check(queue)
@@ -473,6 +477,8 @@ class Queues:
         if job.settlement is not None:
             queue.settled[job.settlement.state] += 1
         queue.created.add([slot])
+        if job.on_hold:
+            self.held[slot.index] = slot
 
     def restore_delayed(self, slot: Slot, at: datetime) -> None:
         """Add a job that is in no line to the delayed ones, if it is delayed."""

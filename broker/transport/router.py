@@ -124,6 +124,16 @@ class Router:
             if event is not None:
                 log.warning(event, endpoint=endpoint.url)
 
+    @property
+    def connections(self) -> int:
+        """How many peers are connected, or about to be."""
+        return self._monitor.connections
+
+    @property
+    def unread_bytes(self) -> int:
+        """How many bytes of replies wait for peers to read them."""
+        return self._budget.queued_bytes
+
     def close(self) -> None:
         """Stop the connection monitor; the socket is closed with its context."""
         self._monitor.close()

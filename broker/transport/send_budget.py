@@ -94,6 +94,13 @@ class SendBudget:
         self._queued_bytes += size
         return True
 
+    @property
+    def queued_bytes(self) -> int:
+        """What is queued for peers that have not read all up to their last mark."""
+        for queued in self._peers.values():
+            self._settle(queued)
+        return sum(queued.bytes for queued in self._peers.values() if queued.marks)
+
     def is_full(self, peer: bytes) -> bool:
         """Return whether a reply to a peer was refused, and it has not read half since."""
         queued = self._peers.get(peer)

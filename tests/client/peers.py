@@ -89,7 +89,7 @@ def greeting(
     session: int | None = None,
     *,
     time: datetime | None = WALL,
-    revision: int = 2,
+    revision: int = 3,
     remembers: bool = False,
 ) -> HelloResult:
     """Return the greeting of a broker that knows this revision, at this time."""

@@ -348,6 +348,8 @@ WRONG: list[tuple[str, str, Callable[[], object]]] = [
     ("annotate: meta", "dict", lambda: calls.annotate("a", {})),
     ("pause_queue: queue", "None", lambda: calls.pause_queue(None)),
     ("history: job_id", "int", lambda: calls.history(7)),
+    ("explain: job_id", "int", lambda: calls.explain(7)),
+    ("stats: queue", "int", lambda: calls.stats(7)),
     ("hold: reason", "int", lambda: calls.hold("a", reason=7)),
     ("wait: job_ids", "int", lambda: SlicedWait(7, None, None, 1)),
     ("wait: job_ids", "bytes", lambda: SlicedWait(b"a", None, None, 1)),

@@ -186,6 +186,8 @@ def test_a_bad_row_is_refused_alone(row: Any) -> None:
         lambda: calls.release("a", 1, delay_s=float("nan")),
         lambda: calls.annotate("a", "\ud800"),
         lambda: calls.history("a" * 65),
+        lambda: calls.explain(""),
+        lambda: calls.stats("a b"),
         lambda: calls.claim("running", lease_ms=0, wait_ms=0, limit=1),
         lambda: calls.claim("running", lease_ms=1, wait_ms=3_600_001, limit=1),
         lambda: calls.touch("a", 1, 0),

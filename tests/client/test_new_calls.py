@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tollgate.client.results import History, Touched
+from tollgate.client.results import Explanation, History, Touched
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobNotFoundError,
@@ -17,7 +17,7 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.models import Job, JobStatus
-from tollgate.domain.results import InputRound, LeaseInfo, Progress
+from tollgate.domain.results import InputRound, LeaseInfo, Progress, StatsResult
 from tollgate.domain.settlement import SettlementState
 
 from .peers import HASH, PATIENCE_S, BrokerProcess
@@ -202,6 +202,41 @@ def test_history_tells_who_did_what(client: Any, queue: str) -> None:
         client.history("nowhere")
 
 
+def test_an_explanation_has_facts_of_one_moment(client: Any, queue: str) -> None:
+    lease = leased(client, queue)
+    explanation = client.explain(lease.job.job_id)
+    job, facts = explanation.job, explanation.facts
+    assert isinstance(explanation, Explanation)
+    assert (job.job_id, job.lease.client) == (lease.job.job_id, "shop@host:7")
+    assert [each.what for each in facts.entries] == ["created", "moved", "claimed"]
+    assert (facts.claimed_for, facts.claimable, facts.lease_ms) == ("running", False, 60_000)
+    assert {each.to: each.roles for each in facts.legal if each.command == "transition"} == {
+        target: ["worker", "admin"] for target in ("awaiting_input", "completed", "failed")
+    }
+    assert [each.client for each in facts.claimants] == ["shop@host:7"]
+    with pytest.raises(JobNotFoundError):
+        client.explain("nowhere")
+
+
+def test_stats_are_of_jobs_clients_loop_and_connections(client: Any, queue: str) -> None:
+    leased(client, queue)
+    client.create(HASH, queue=queue)
+    stats = client.stats(queue=queue)
+    assert isinstance(stats, StatsResult)
+    (figures,) = stats.queues
+    assert (figures.name, figures.statuses["running"].leased) == (queue, 1)
+    assert figures.statuses["awaiting_payment"].ready == 1
+    assert stats.jobs >= sum(each.count for each in figures.statuses.values())
+    assert next(each for each in stats.clients if each.leases).client == "shop@host:7"
+    assert stats.commands["claim"].decided >= 1
+    assert stats.connections
+    assert stats.loop is not None
+    assert stats.loop.batch_messages.count > 0
+    assert stats.since is not None
+    assert stats.since <= stats.time
+    assert stats.journal is None  # this broker keeps all in memory
+
+
 def test_a_settlement_goes_its_way(client: Any, queue: str) -> None:
     job = client.create(HASH, queue=queue, settle=True)
     client.transition(job.job_id, "running")
@@ -265,6 +300,8 @@ def test_a_batch_has_all_calls(client: Any, queue: str) -> None:
     batch.list_page(queue=queue, newest=True, lease=True, limit=1)
     batch.history(job_id)
     batch.settle(job_id, on_chain_state="x")
+    batch.explain(job_id)
+    batch.stats(queue=queue)
     values = batch.send()
     created, got, touched, stopping, noted, held, resumed, released, claimed = values[:9]
     assert created.not_before > datetime.now(UTC) + timedelta(minutes=50)
@@ -279,11 +316,13 @@ def test_a_batch_has_all_calls(client: Any, queue: str) -> None:
     assert values[12].jobs[0].job_id == created.job_id
     assert isinstance(values[13], History)
     assert isinstance(values[14], InvalidStateTransitionError)  # it has no settlement
+    assert values[15].facts.claimed_for == "running"
+    assert [each.name for each in values[16].queues] == [queue]
 
 
 def test_a_greeting_tells_roles_time_and_revision(client: Any) -> None:
     hello = client.ping()
-    assert hello.revision == 2
+    assert hello.revision == 3
     assert "admin" in hello.roles
     assert abs(hello.time.timestamp() - time.time()) < PATIENCE_S
     assert hello.limits["queues"] == 1_000

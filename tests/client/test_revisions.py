@@ -9,7 +9,7 @@ import pytest
 from tollgate.client import commands as build
 from tollgate.client import revision, sending
 from tollgate.client.errors import BatchError, BrokerUnreachableError, UnsupportedByBrokerError
-from tollgate.domain.commands import Command, Get, Hello, Touch
+from tollgate.domain.commands import Command, Count, Create, Events, Get, Hello, Hold, Touch
 from tollgate.domain.exceptions import MalformedError
 from tollgate.domain.messages import Request
 from tollgate.domain.results import (
@@ -156,6 +156,9 @@ NEW: list[tuple[str, Callable[[Any], Any]]] = [
     ("`pause_queue`:", lambda client: client.pause_queue("a")),
     ("`resume_queue`:", lambda client: client.resume_queue("a")),
     ("`history`:", lambda client: client.history(ID)),
+    ("`events`:", lambda client: client.events_page()),
+    ("`stats`:", lambda client: client.stats()),
+    ("`explain`:", lambda client: client.explain(ID)),
     ("`queue` of `create`:", lambda client: client.create(HASH, queue="a")),
     ("`priority` of `create`:", lambda client: client.create(HASH, priority=1)),
     ("`not_before` of `create`:", lambda client: client.create(HASH, not_before=2_000_000_000)),
@@ -227,6 +230,40 @@ def test_what_is_new_is_refused_and_not_sent(
         for old in OLD:
             old(client)
         assert all(map(is_known, router.commands()[1:]))
+
+
+def test_what_came_with_revision_3_is_refused_by_its_number(talk: Talk) -> None:
+    talk.greet(greeting(revision=2))
+    (error,) = talk.ask(Events()).values
+    assert "it has revision 2 of the protocol, `events` needs 3" in str(error)
+    call = talk.ask(Count(queue="a"))
+    assert [type(each) for request in talk.requests() for each in request.commands] == [Count]
+    assert not call.done
+
+
+def test_a_broker_of_revision_2_lacks_only_what_came_after(
+    make_client: Callable[..., Any], endpoint: str
+) -> None:
+    def second(request: Request) -> list[bytes]:
+        if isinstance(request.commands[0], Hello):
+            return [reply(request.seq, greeting(revision=2))]
+        return [reply(request.seq, *(job_result(1) for _ in request.commands))]
+
+    with ScriptedRouter(endpoint, second) as router:
+        client = make_client(timeout_s=PATIENCE_S)
+        client.ping()
+        assert client.hold(ID, reason="x").job_id == ID
+        assert client.create(HASH, queue="a", priority=1).job_id == ID
+        for name, call in (("stats", client.stats), ("explain", lambda: client.explain(ID))):
+            with pytest.raises(UnsupportedByBrokerError) as caught:
+                call()
+            assert str(caught.value).endswith(
+                f"`{name}`: it has revision 2 of the protocol, `{name}` needs 3"
+            )
+        client.ping()
+        hellos = [each for each in router.commands() if isinstance(each, Hello)]
+        assert all(hello.client for hello in hellos)
+        assert {type(each) for each in router.commands()} == {Hello, Hold, Create}
 
 
 def test_a_batch_sends_what_an_older_broker_knows(

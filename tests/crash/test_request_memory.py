@@ -24,6 +24,7 @@ from tests.crash.test_replay import replayed
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.deadlines import REMOVED_MAX
 from tollgate.broker.core.events import SessionEvicted
+from tollgate.broker.core.feed import CHUNK_BYTES, Feed
 from tollgate.broker.core.records import Record, encode_records
 from tollgate.broker.core.request_log import RECENT_MAX
 from tollgate.broker.core.state import State
@@ -418,6 +419,9 @@ def test_finished_jobs_over_the_limit_go_a_few_at_a_time() -> None:
 
 def test_a_removed_job_leaves_no_text_in_memory() -> None:
     driver = Driver(max_finished=0)
+    state = driver.engine.context.state
+    state.feed = Feed(bytes_max=CHUNK_BYTES)  # it holds the texts of so many
+    state.known = state.feed.known
     driver.ask(create(9_999))  # so that its queue lives on
     tracemalloc.start()
     try:

@@ -23,6 +23,8 @@ DETAILS: dict[str, object] = {
     "version": 7,
     "allowed": ["completed", "failed"],
     "limit": 1_000,
+    "oldest": "log-1-0",
+    "newest": "log-9-0",
 }
 # From the design: the codes, and which of them may be tried again.
 RETRYABLE = {
@@ -48,6 +50,7 @@ FINAL = {
     "lease_lost",
     "lease_held",
     "illegal_transition",
+    "events_gone",
     "internal",
 }
 

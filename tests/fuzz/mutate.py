@@ -76,6 +76,13 @@ COMMANDS: Final[tuple[dict[str, Any], ...]] = (
     {"type": "list", "limit": 3, "queue": "a.b-c_D9", "settlement": "pending", "newest": True},
     {"type": "list", "limit": 3, "status": "running", "lease": True},
     {"type": "history", "job_id": job_id(1)},
+    {"type": "explain", "job_id": job_id(1)},
+    {"type": "stats", "queue": "a.b-c_D9"},
+    {"type": "events", "after": "-1-0", "limit": 9, "wait_ms": 0, "texts": True},
+    {
+        "type": "events", "queues": ["default"], "statuses": ["running", "failed"],
+        "job_ids": [job_id(1), job_id(2)],
+    },
     {
         "type": "claim", "settlement": "wanted", "lease_ms": 5, "wait_ms": 0, "limit": 2,
         "queues": ["*"],

@@ -85,6 +85,12 @@ WRONG: list[tuple[str, str, int, str]] = [
     ('pay_by = "30m"', 'pay_by = "half an hour"', 28, "deadlines.pay_by"),
     ('pay_by = "30m"', 'pay_by = "119m"', 27, "submit_result must be 15m after pay_by"),
     ("timeout_s = 2", "timeout_s = 0", 25, "payment_service.timeout_s"),
+    ("validations = [{", "validation = [{", 10, "no such key; did you mean 'validations'?"),
+    ('name = "Topic"', 'name = "Topic"\nprice = "fixed"', 10, "above the first [[input_data]]"),
+    ("[deadlines]", '[http]\ncors_origins = ["https://a.com/"]\n[deadlines]', 28, "no origin"),
+    ("[deadlines]", '[http]\ncors_origins = ["a.com"]\n[deadlines]', 28, "no origin"),
+    ("[deadlines]", '[http]\ntrusted_proxies = ["nginx"]\n[deadlines]', 28, "no address"),
+    ("[deadlines]", '[http]\ntrusted_proxies = ["10.0.0.1/8"]\n[deadlines]', 28, "host bits"),
 ]
 
 
@@ -119,6 +125,31 @@ def test_all_errors_are_told(tmp_path: Path) -> None:
 def test_other_errors(tmp_path: Path, text: str, place: str, why: str) -> None:
     found = problems(written(tmp_path, text))
     assert any(place in each and why in each for each in found), found
+
+
+def test_unknown_key_in_a_group(tmp_path: Path) -> None:
+    group = '[[input_groups]]\nid = "g"\ntitle = "G"\ncaption = "G"\n'
+    text = FREE.replace("[[input_data]]", group)
+    text = text.replace('id = "text"', '[[input_groups.input_data]]\nid = "text"\nlabel = "L"')
+    found = problems(written(tmp_path, text))
+    assert [each.partition("agent.toml:")[2].partition(";")[0] for each in found[:2]] == [
+        "8: input_groups[0].caption: there is no such key",
+        "12: input_groups[0].input_data[0].label: there is no such key",
+    ]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'cors_origins = ["*"]',
+        'cors_origins = ["https://a-b.example.com:8443", "http://localhost:3000", "http://[::1]"]',
+        'trusted_proxies = ["*"]',
+        'trusted_proxies = ["172.16.0.0/12", "fd00::/8", "::1"]',
+        "trusted_proxies = []",
+    ],
+)
+def test_callers_settings_are_taken(tmp_path: Path, setting: str) -> None:
+    load(written(tmp_path, f"{FREE}\n[http]\n{setting}\n"))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

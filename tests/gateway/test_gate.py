@@ -176,14 +176,15 @@ def test_pages_of_other_sites(tmp_path: Path, town: Town) -> None:
     assert "access-control-allow-origin" not in other.headers
 
 
-async def test_flood_is_held_off(tmp_path: Path, town: Town) -> None:
-    agent = FREE + "[http]\nrequests_per_s = 10\nhires_per_s = 1\n"
+@pytest.mark.parametrize("path", ["/start_job", "/start_job%0A", "/%73tart_job"])
+async def test_flood_is_held_off(tmp_path: Path, town: Town, path: str) -> None:
+    agent = FREE + "[http]\nrequests_per_s = 100\nhires_per_s = 1\n"
     with running_gateway(tmp_path, agent, town.broker.endpoint) as gateway:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as flood:
 
             async def ask(number: int) -> int:
                 body = {"input_data": {"text": str(number)}}
-                return (await flood.post("/start_job", json=body)).status_code
+                return (await flood.post(path, json=body)).status_code
 
             codes = Counter(await asyncio.gather(*map(ask, range(100))))
             other = await flood.get("/availability", headers={"X-Forwarded-For": "203.0.113.7"})

@@ -49,6 +49,23 @@ def test_hires_have_a_rate_of_their_own() -> None:
     enter_and_leave(few, "a", 10, is_hire=True)
 
 
+@pytest.mark.parametrize("is_hire", [False, True])
+def test_low_rate_lets_one_in(is_hire: bool) -> None:
+    """Fewer than one in the seconds of a burst would be none at all, for ever."""
+    few = limits(requests_per_s=1 / 64, hires_per_s=1 / 64)
+    for now in (0, 64, 128):
+        enter_and_leave(few, "a", now, is_hire=is_hire)
+        assert refused(few, "a", now + 1, is_hire=is_hire).retry_after_s == 63
+
+
+def test_busy_gateway_counts_no_hire() -> None:
+    few = limits(concurrency=1, hires_per_s=0.1)
+    other = few.enter("b", 0)
+    assert refused(few, "a", 0, is_hire=True).status == 503
+    few.leave(other)
+    enter_and_leave(few, "a", 0, is_hire=True)
+
+
 def test_clock_that_goes_back_adds_nothing() -> None:
     few = limits(requests_per_s=1)
     for _ in range(2):

@@ -2,16 +2,18 @@
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
-from tests.gateway.conftest import Town
-from tests.gateway.running import PAID, PURCHASER, running_gateway
+from tests.gateway.conftest import Town, running_paid
+from tests.gateway.running import FREE, PAID, PURCHASER, running_gateway
 from tests.payment_service.faults import Fault
 from tollgate.domain.hashing import input_hash
+from tollgate.testing import Broker
 
 BODY: dict[str, Any] = {"identifier_from_purchaser": PURCHASER, "input_data": {"topic": "tolls"}}
 TIMES = ("payByTime", "submitResultTime", "unlockTime", "externalDisputeUnlockTime")
@@ -194,7 +196,7 @@ WRONG_BODIES: list[tuple[Any, str]] = [
     (BODY | {"input_data": {}}, "does not fit"),
     (BODY | {"input_data": {"topic": "ab"}}, "does not fit"),
     (BODY | {"input_data": {"topic": "abc", "words": 1.5}}, "does not fit"),
-    (BODY | {"input_data": {"topic": "abc", "words": 2**53}}, "RFC 8785"),
+    (BODY | {"input_data": {"topic": "abc", "words": 2**53}}, "does not fit"),
     (BODY | {"input_data": {"topic": "abc", "other": 1}}, "does not fit"),
     (b'{"input_data": {"topic": "\\ud800abc"}}', "JSON"),
 ]
@@ -216,10 +218,49 @@ def test_every_wrong_field_is_named(town: Town) -> None:
     assert set(told) == {"identifier_from_purchaser", "topic", "words"}
 
 
-@pytest.mark.parametrize("identifier", ["", "a;b", "a\nb", "x" * 251, 5])
+@pytest.mark.parametrize("identifier", ["", "a;b", "a\nb", "x" * 251, "é" * 130, 5])
 def test_free_agent_refuses_identifier(town: Town, identifier: Any) -> None:
     hire = {"input_data": {"text": "x"}, "identifier_from_purchaser": identifier}
-    assert town.free.post("/start_job", hire).status_code == 400
+    answer = town.free.post("/start_job", hire)
+    assert answer.status_code == 400
+    assert set(answer.json()["field_errors"]) == {"identifier_from_purchaser"}
+
+
+def test_input_that_is_too_large_makes_no_payment(town: Town) -> None:
+    before = len(town.service.payments)
+    answer = town.paid.post("/start_job", body("x" * 70_000))
+    assert (answer.status_code, answer.json()["error"]) == (413, "too_large")
+    assert "more than 65,536" in answer.json()["field_errors"]["input_data"]
+    assert len(town.service.payments) == before
+    assert town.paid.post("/start_job", body("x" * 60_000)).status_code == 200
+
+
+def test_job_of_another_agent_of_the_name(tmp_path: Path, town: Town) -> None:
+    """Its id is told by neither: `/status` finds no job of another queue."""
+    hire = {"input_data": {"text": "a"}, "identifier_from_purchaser": "two agents"}
+    assert town.free.post("/start_job", hire).status_code == 200
+    agent = FREE.replace('queue = "echo"', 'queue = "other"')
+    with running_gateway(tmp_path, agent, town.broker.endpoint) as other:
+        answer = other.post("/start_job", hire)
+    assert (answer.status_code, answer.json()["error"]) == (409, "job_conflict")
+
+
+def test_broker_with_a_later_clock(tmp_path: Path, town: Town) -> None:
+    """It would fail the job at once, and the buyer would be told a payment."""
+    before = len(town.service.payments)
+    later = datetime.now(UTC) + timedelta(hours=48)
+    folders = [tmp_path / name for name in ("paid", "free")]
+    for each in folders:
+        each.mkdir()
+    with Broker(start=later) as broker:
+        with running_paid(folders[0], town.server, broker.endpoint) as paid:
+            answer = paid.post("/start_job", body("later"))
+            assert "clock" in paid.logged(level="error")["event"]
+        with running_gateway(folders[1], FREE, broker.endpoint) as free:
+            job_id = free.post("/start_job", {"input_data": {"text": "later"}}).json()["id"]
+            assert free.get("/status", job_id=job_id).json()["status"] == "running"
+    assert (answer.status_code, answer.json()["error"]) == (503, "payment_service")
+    assert len(town.service.payments) == before
 
 
 def test_trace_reaches_job(town: Town) -> None:

@@ -81,6 +81,10 @@ class JobManager:
         self._payment_instances[job["job_id"]] = payment
         return str(job["job_id"])
 
+    async def get_job(self, job_id: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = await self.storage.get_job(job_id)
+        return found
+
     async def update_job_status(self, job_id: str, status: str, **kwargs: Any) -> None:
         await self.storage.update_job(job_id, {"status": status, **kwargs})
 
@@ -180,7 +184,8 @@ class Sdk:
 
     async def _execute_agent_job(self, job_id: str) -> None:
         try:
-            job = await self.job_manager.storage.get_job(job_id)
+            job = await self.job_manager.get_job(job_id)
+            assert job is not None
             handler = self.handler.get_start_job_handler()
             assert handler is not None
             self.hitl.context.set((job_id, self.job_manager))

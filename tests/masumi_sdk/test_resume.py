@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -17,9 +18,10 @@ from tests.masumi_sdk.jobs import INPUT, PURCHASER, QUESTION, new_job
 from tests.masumi_sdk.stand_in import Funds, Handler, Sdk
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService
-from tollgate import AsyncClient, InternalError, Job
+from tollgate import AsyncClient, BrokerUnreachableError, InternalError, Job
 from tollgate.domain.hashing import output_hash_as_deployed
 from tollgate.masumi import Resumer, TollgateJobStorage, resume
+from tollgate.masumi.sdk.fields import canonical
 
 LEASE_MS = 1_000
 Agent = Callable[[Sdk, dict[str, Any]], Awaitable[Any]]
@@ -41,7 +43,6 @@ class Process:
         tasks = [
             *resumer._tasks,
             *(run.task for run in runs),
-            *(run.waiter for run in runs),
             *(payment._status_check_task for payment in payments),
         ]
         for task in [each for each in tasks if each is not None]:
@@ -175,6 +176,18 @@ async def test_a_handler_that_raises_fails_its_job(site: Site) -> None:
     assert (await site.until(await site.hire(process))).error == "no such page"
 
 
+async def test_a_handler_that_is_cancelled_from_within_fails(site: Site) -> None:
+    async def lose_a_part(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        part = asyncio.ensure_future(hang(sdk, input_data))
+        part.cancel()
+        return await part
+
+    process = await site.process(lose_a_part)
+    job = await site.until(await site.hire(process))
+    assert job.error == "the handler awaited something that was cancelled"
+    await until(lambda: process.resumer._leases().all() == [])
+
+
 async def test_a_result_that_is_too_long_fails_the_job(site: Site) -> None:
     async def write(sdk: Sdk, input_data: dict[str, Any]) -> str:
         return "x" * 70_000
@@ -266,6 +279,29 @@ async def test_answers_before_a_death_are_not_asked_again(site: Site) -> None:
     assert len(job.inputs or ()) == 3
 
 
+async def test_a_call_after_a_death_has_the_input_of_the_first(site: Site) -> None:
+    question = {"input_data": [{"id": "prompt", "type": "string", "name": "What else?"}]}
+    seen = []
+
+    async def refine(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        seen.append(input_data)
+        return str([await sdk.hitl.request_input(question) for _ in range(2)])
+
+    first = await site.process(refine)
+    job_id = await site.hire(first)
+    await site.until(job_id, "awaiting_input")
+    await first.sdk.provide_input(job_id, {"prompt": "shorter"})
+    await until(partial(has_asked, first, job_id, 1))
+    await site.until(job_id, "awaiting_input")
+    await first.die()
+    second = await site.process(refine)
+    await second.sdk.provide_input(job_id, {"prompt": "in German"})
+    assert (await site.until(job_id)).result == str(
+        [{"prompt": "shorter"}, {"prompt": "in German"}]
+    )
+    assert seen == [INPUT, INPUT]
+
+
 async def test_another_question_than_before_is_asked(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,6 +334,15 @@ async def test_a_stop_gives_back_what_no_handler_runs_for(site: Site) -> None:
     site.funds.lock(f"payment-{unpaid}")
     assert (await site.until(asking)).status == "completed"
     await site.until(unpaid, "awaiting_input")
+
+
+async def test_a_stop_gives_back_what_follows_a_lost_lease(site: Site) -> None:
+    process = await site.process(agree, lease_ms=20_000)
+    lost, kept = [await site.hire(process, pays=False) for _ in range(2)]
+    await site.client.release(lost, process.resumer._leases().tokens[lost])
+    await site.client.claim("awaiting_payment", job_ids=lost)
+    await process.resumer.stop()
+    assert (await site.client.get(kept, lease=True)).lease is None
 
 
 async def test_a_stop_keeps_running_jobs_until_the_end(site: Site) -> None:
@@ -370,7 +415,7 @@ async def test_a_grant_that_comes_late_is_given_back(site: Site) -> None:
 
 async def test_a_lease_lost_before_the_handler_ends_the_run(site: Site) -> None:
     process = await site.process(agree)
-    get_job = process.storage.get_job
+    get_job = process.storage.job
 
     async def get_and_lose(job_id: str) -> Any:
         held = process.resumer._leases().holder(job_id)
@@ -379,7 +424,7 @@ async def test_a_lease_lost_before_the_handler_ends_the_run(site: Site) -> None:
             process.resumer._leases().drop(held)
         return await get_job(job_id)
 
-    process.storage.get_job = get_and_lose  # type: ignore[method-assign]
+    process.storage.job = get_and_lose  # type: ignore[method-assign]
     job_id = await site.hire(process)
     await site.until(job_id, "running")
     await until(lambda: process.resumer._jobs._stopping.is_set() and not process.resumer._runs)
@@ -421,18 +466,170 @@ async def test_a_job_claimed_again_by_its_own_process_runs_once(site: Site) -> N
     assert process.sdk.calls == 1
 
 
+async def test_a_question_whose_job_is_claimed_again_goes_on(site: Site) -> None:
+    process = await site.process(ask, lease_ms=20_000)
+    job_id = await site.hire(process)
+    job = await site.until(job_id, "awaiting_input")
+    look, begins = process.storage.job, process.resumer._begin
+    begun = asyncio.Event()
+
+    async def look_after_the_claim(job_id: str) -> Any:
+        await begun.wait()
+        return await look(job_id)
+
+    async def begin(lease: Any) -> None:
+        await begins(lease)
+        begun.set()
+
+    process.storage.job = look_after_the_claim  # type: ignore[method-assign]
+    process.resumer._begin = begin  # type: ignore[method-assign]
+    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
+    assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
+    assert process.sdk.calls == 1
+
+
+async def test_a_lapse_while_a_job_asks_starts_no_second_call(site: Site) -> None:
+    """The lease that is granted anew ends with the answer, as the broker has it."""
+    now, most = 0, 0
+
+    async def ask_and_work(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        nonlocal now, most
+        await sdk.hitl.request_input(QUESTION)
+        now, most = now + 1, max(most, now + 1)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            now -= 1
+        return "done"
+
+    first = await site.process(ask_and_work, lease_ms=3_000, poll_s=60)
+    job_id = await site.hire(first)
+    job = await site.until(job_id, "awaiting_input")
+    second = await site.process(ask_and_work, lease_ms=3_000, poll_s=0.05)
+    token = first.resumer._leases().tokens[job_id]
+    await site.client.release(job_id, token)
+    await until(lambda: first.resumer._leases().tokens[job_id] != token)
+    await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
+    assert (await site.until(job_id)).result == "done"
+    assert most == 1
+    assert second.sdk.calls <= 1
+
+
+async def test_a_lapse_while_a_question_is_on_its_way(site: Site) -> None:
+    process = await site.process(ask, lease_ms=20_000)
+    change, lapses = process.storage.change, [True]
+
+    async def lapse_and_change(job_id: str, updates: Any, **options: Any) -> None:
+        if updates["status"] == "awaiting_input" and lapses:
+            lapses.clear()
+            process.resumer._jobs.stop()
+            await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+        await change(job_id, updates, **options)
+
+    process.storage.change = lapse_and_change  # type: ignore[method-assign]
+    job_id = await site.hire(process)
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 1})
+    assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
+    assert process.sdk.calls == 1
+
+
+async def test_a_job_claimed_again_gets_no_old_answer(site: Site) -> None:
+    pauses, go_on = asyncio.Event(), asyncio.Event()
+
+    async def ask_and_pause(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        first = await sdk.hitl.request_input(QUESTION)
+        pauses.set()
+        await go_on.wait()
+        return str([first, await sdk.hitl.request_input(QUESTION)])
+
+    process = await site.process(ask_and_pause, lease_ms=20_000)
+    job_id = await site.hire(process)
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 1})
+    await pauses.wait()
+    token = process.resumer._leases().tokens[job_id]
+    await site.client.release(job_id, token)
+    await until(lambda: process.resumer._leases().tokens[job_id] != token)
+    go_on.set()
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 2})
+    assert (await site.until(job_id)).result == "[{'approve': 1}, {'approve': 2}]"
+
+
+async def test_a_job_that_another_moved_on_begins_anew(site: Site) -> None:
+    async def hang_first(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        return await (hang if sdk.calls == 1 else ask)(sdk, input_data)
+
+    process = await site.process(hang_first, lease_ms=20_000)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    client = process.storage.client()
+    claim, others = client.claim, asyncio.Event()
+
+    async def claim_after_the_other(status: Any, **options: Any) -> Any:
+        await others.wait()
+        return await claim(status, **options)
+
+    client.claim = claim_after_the_other  # type: ignore[assignment, method-assign]
+    await asyncio.sleep(0.3)
+    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    (lease,) = await site.client.claim("running", job_ids=job_id)
+    job = await site.client.transition(
+        job_id, "awaiting_input", input_schema=canonical(QUESTION), lease=lease.token,
+        keep_lease=True, expected_version=lease.job.version,
+    )  # fmt: skip
+    await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
+    await site.client.release(job_id, lease.token)
+    others.set()
+    assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
+    assert process.sdk.calls == 2
+
+
+async def test_a_lease_that_lapsed_is_not_claimed_beside(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a freeze, the lease thread claims it again: its handler goes on."""
+    thaws, done = threading.Event(), asyncio.Event()
+
+    async def wait(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        await done.wait()
+        return "done"
+
+    process = await site.process(wait)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    keeper = process.resumer._leases()
+    touch, token = keeper._touch, keeper.tokens[job_id]
+
+    def touch_when_thawed(client: Any) -> None:
+        thaws.wait(PATIENCE_S)
+        touch(client)
+
+    keeper._touch = touch_when_thawed  # type: ignore[method-assign]
+    await asyncio.sleep(1.5 * LEASE_MS / 1_000)
+    assert (await site.client.get(job_id, lease=True)).lease is None
+    assert keeper.tokens[job_id] == token
+    thaws.set()
+    await until(lambda: "was granted again" in caplog.text)
+    done.set()
+    assert (await site.until(job_id)).result == "done"
+    assert process.sdk.calls == 1
+
+
 async def test_a_job_that_cannot_be_ended_is_given_back(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = await site.process(agree)
-    update_job = process.storage.update_job
+    change = process.storage.change
 
-    async def refuse(job_id: str, updates: Any) -> None:
+    async def refuse(job_id: str, updates: Any, **options: Any) -> None:
         if updates["status"] in {"completed", "failed"}:
             raise ValueError("refused")
-        await update_job(job_id, updates)
+        await change(job_id, updates, **options)
 
-    process.storage.update_job = refuse  # type: ignore[method-assign]
+    process.storage.change = refuse  # type: ignore[method-assign]
     job_id = await site.hire(process)
     await until(lambda: "could not be ended" in caplog.text)
     await until(lambda: not process.resumer._runs)
@@ -485,6 +682,21 @@ async def test_a_handler_may_go_on_without_an_answer(
     assert process.resumer._leases().all() == []
 
 
+async def test_no_job_fails_since_the_broker_is_away_at_its_begin(site: Site) -> None:
+    """The SDK would fail a job that it cannot read."""
+    process = await site.process(agree)
+    get_job = process.storage.get_job
+
+    async def be_away(job_id: str) -> Any:
+        held = process.resumer._leases().holder(job_id)
+        if held is not None and held.works:
+            raise BrokerUnreachableError("no answer of the broker within 30 s")
+        return await get_job(job_id)
+
+    process.storage.get_job = be_away  # type: ignore[method-assign]
+    assert (await site.until(await site.hire(process))).status == "completed"
+
+
 async def test_a_broker_that_refuses_to_tell_is_no_end(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -518,12 +730,8 @@ async def test_an_answer_reaches_the_handler_elsewhere(site: Site) -> None:
 
 async def test_each_answer_is_for_its_question(site: Site) -> None:
     async def ask_often(sdk: Sdk, input_data: dict[str, Any]) -> str:
-        answers = [await sdk.hitl.request_input(QUESTION) for _ in range(6)]
-        await asyncio.sleep(0.2)  # a late answer would come now
-        stores.append(dict(sdk.hitl._input_data_store))
-        return str(answers)
+        return str([await sdk.hitl.request_input(QUESTION) for _ in range(6)])
 
-    stores: list[dict[str, Any]] = []
     first, second = await site.process(ask_often), await site.process(hang)
     second.resumer._jobs.stop()
     job_id = await site.hire(first)
@@ -534,7 +742,8 @@ async def test_each_answer_is_for_its_question(site: Site) -> None:
         await until(partial(has_asked, first, job_id, number + 1))
     job = await site.until(job_id)
     assert job.result == str([{"approve": number} for number in range(6)])
-    assert stores == [{}]
+    for process in (first, second):
+        assert process.sdk.hitl._input_data_store == {}
 
 
 async def test_a_second_answer_is_refused(site: Site) -> None:
@@ -561,6 +770,74 @@ async def test_the_agents_own_handler_of_answers(site: Site) -> None:
     await second.sdk.provide_input(job_id, {"approve": 1})
     assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
     assert seen == [{"approve": 1}]
+
+
+async def ask_twice(sdk: Sdk, input_data: dict[str, Any]) -> str:
+    return str([(await sdk.hitl.request_input(QUESTION))["approve"] for _ in range(2)])
+
+
+async def test_an_own_handler_may_resume_the_job_itself(site: Site) -> None:
+    async def resume_and_linger(job_id: str, input_data: dict[str, Any]) -> None:
+        await process.sdk.job_manager.resume_job_with_input(job_id, input_data)
+        await until(partial(has_asked, process, job_id, 1))
+        await site.until(job_id, "awaiting_input", "completed")
+
+    process = await site.process(ask_twice, resume_and_linger)
+    job_id = await site.hire(process)
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 1})
+    assert (await site.client.get(job_id)).status == "awaiting_input"
+    job = await site.client.get(job_id)
+    await site.client.provide_input(job_id, '{"approve":2}', expected_version=job.version)
+    assert (await site.until(job_id)).result == "[1, 2]"
+
+
+async def test_an_answer_whose_reply_is_lost_is_given_once(site: Site) -> None:
+    first, second = await site.process(ask_twice), await site.process(hang)
+    second.resumer._jobs.stop()
+    client = second.storage.client()
+    provide, lost = client.provide_input, [True]
+
+    async def lose_the_reply(job_id: str, *args: Any, **fields: Any) -> Job:
+        job = await provide(job_id, *args, **fields)
+        if lost:
+            lost.clear()
+            await until(partial(has_asked, first, job_id, 1))
+            await site.until(job_id, "awaiting_input")
+            raise BrokerUnreachableError("the reply is lost")
+        return job
+
+    client.provide_input = lose_the_reply  # type: ignore[assignment, method-assign]
+    job_id = await site.hire(first)
+    await site.until(job_id, "awaiting_input")
+    await second.sdk.provide_input(job_id, {"approve": 1})
+    assert (await site.client.get(job_id)).status == "awaiting_input"
+    await second.sdk.provide_input(job_id, {"approve": 2})
+    assert (await site.until(job_id)).result == "[1, 2]"
+
+
+async def test_a_question_whose_reply_is_lost_is_asked_once(site: Site) -> None:
+    process = await site.process(ask_twice)
+    client = process.storage.client()
+    transition, lost = client.transition, [True]
+
+    async def lose_the_reply(job_id: str, to: Any, **fields: Any) -> Job:
+        job = await transition(job_id, to, **fields)
+        if to == "awaiting_input" and lost:
+            lost.clear()
+            await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
+            raise BrokerUnreachableError("the reply is lost")
+        return job
+
+    client.transition = lose_the_reply  # type: ignore[assignment, method-assign]
+    job_id = await site.hire(process)
+    await until(lambda: not lost)
+    await until(partial(has_asked, process, job_id, 1))
+    await site.until(job_id, "awaiting_input")
+    await process.sdk.provide_input(job_id, {"approve": 2})
+    job = await site.until(job_id)
+    assert job.result == "[1, 2]"
+    assert len(job.inputs or ()) == 2
 
 
 async def test_a_job_that_another_claimed_is_watched_there(site: Site) -> None:

@@ -38,6 +38,7 @@ def test_a_context_shows_the_call(call: Any) -> None:
     ctx = Context(call)
     assert ctx.job is call.job
     assert ctx.attempt == 2
+    assert ctx.traceparent is None
     assert (ctx.stop_requested, ctx.worker_stopping) == (False, False)
     call.stop_requested = True
     assert (ctx.stop_requested, ctx.worker_stopping) == (True, False)

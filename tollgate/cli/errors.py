@@ -17,6 +17,7 @@ INTERRUPTED: Final = 130
 """128 + SIGINT, as in shells."""
 
 _ADVICE: Final = {
+    "events_gone": "see `tollgate list`, and go on with `--since oldest`",
     "job_not_found": "see `tollgate list`",
     "lease_held": "`tollgate get` shows the holder; pass its token with --lease, or wait",
     "lease_lost": "check the token; another worker may hold the job now",

@@ -36,8 +36,16 @@ SECTIONS: Final = {
         ),
         "get": ("tollgate.cli.query:get", "Show a job, and who holds it."),
         "history": ("tollgate.cli.query:history", "Show what happened to a job, and by whom."),
+        "events": (
+            "tollgate.cli.events:events",
+            "Show what happened, and with --follow what happens.",
+        ),
         "list": ("tollgate.cli.query:list_jobs", "List jobs by creation, the oldest first."),
         "count": ("tollgate.cli.query:count", "Count the jobs by status."),
+        "explain": (
+            "tollgate.cli.operate:explain",
+            "Say why a job is where it is, and what comes next.",
+        ),
         "wait": ("tollgate.cli.query:wait", "Wait until a job has ended, and show it."),
     },
     "Change jobs": {
@@ -61,6 +69,12 @@ SECTIONS: Final = {
     },
     "Operate": {
         "ping": ("tollgate.cli.ping:ping", "Check that the broker answers."),
+        "stats": ("tollgate.cli.operate:stats", "Show how the broker is, and what is wrong."),
+        "metrics": ("tollgate.metrics", "Show the broker's figures to Prometheus over HTTP."),
+        "workers": (
+            "tollgate.cli.operate:workers",
+            "Show who claims jobs, and what they hold.",
+        ),
         "pause-queue": (
             "tollgate.cli.change:pause_queue",
             "Give workers no job of a queue until `resume-queue`.",

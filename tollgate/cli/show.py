@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tollgate.domain.results import CountResult, HistoryResult
+from tollgate.domain.results import CountResult, HistoryResult, JobEvent
 from tollgate.terminal.output import stdout_is_terminal, write_document, write_line
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ def show_history(history: "History", *, as_json: bool) -> None:
 
         for line in plain.history_lines(found):
             write_line(line)
+
+
+def show_event(event: JobEvent, *, as_json: bool) -> None:
+    """Show one event in a line."""
+    if as_json:
+        write_document(msgspec.to_builtins(event))
+    else:
+        from tollgate.terminal import plain  # noqa: PLC0415 - `ping` needs none of it
+
+        write_line(plain.event_line(event))
 
 
 def show_count(count: CountResult, *, as_json: bool) -> None:

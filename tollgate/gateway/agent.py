@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ The service sends nothing to the chain in the last five minutes, and its watcher
 """
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION: Final = re.compile(r"(?:[0-9]{1,6}[smhd])+", re.ASCII)
+_ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 _YEAR: Final = timedelta(days=365)
 
 
@@ -114,7 +116,7 @@ class HttpSettings(_Part):
     cors_origins: tuple[str, ...] = ()
     """Web pages that may call, such as `https://example.com`; `*` is all."""
     trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
-    """Addresses of proxies whose `X-Forwarded-For` names the caller."""
+    """Addresses or networks of proxies whose `X-Forwarded-For` names the caller; `*` is all."""
     body_bytes: Annotated[int, Field(ge=1_000, le=64 * 2**20)] = 2**20
     """The largest body of a request."""
     requests_per_s: Annotated[float, Field(gt=0)] = 1_000.0
@@ -128,6 +130,26 @@ class HttpSettings(_Part):
     """For reading and answering one request."""
     show_errors: bool = False
     """Whether `/status` of a failed job shows its error, which may tell what is inside."""
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for each in origins:
+            # As browsers send it, letter by letter.
+            if each != "*" and not _ORIGIN.fullmatch(each):
+                raise ValueError(f"{each!r} is no origin such as https://example.com, without a /")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for each in proxies:
+            try:
+                ip_network(each)
+            except ValueError as fault:
+                if proxies != ("*",):
+                    raise ValueError(f"{each!r} is no address or network: {fault}") from None
+        return proxies
 
 
 class Demo(_Part):

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,11 +11,14 @@ from pydantic import ValidationError
 from tollgate import user_code
 from tollgate.domain.exceptions import TollgateError
 from tollgate.gateway.agent import Agent
+from tollgate.gateway.input_schema.fields import suggest
 from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
 
 SCHEMA_FILE: Final = "input_schema"
 """The key that names a JSON file with the input schema, in place of the schema itself."""
 SCHEMA_KEYS: Final = ("input_data", "input_groups")
+FIELD_KEYS: Final = ("id", "type", "name", "data", "validations")
+GROUP_KEYS: Final = ("id", "title", "input_data")
 FILE_BYTES: Final = 1_000_000
 
 Place = tuple[str | int, ...]
@@ -83,7 +86,7 @@ def _of_file(path: Path) -> Agent:
         told |= _schema_in(source)
     _find_token(told, path.parent)
     found: list[str] = []
-    for place, why in _problems(told):
+    for place, why in [*(_unknown_keys(told) if source is None else ()), *_problems(told)]:
         if source and place and place[0] in SCHEMA_KEYS:
             found.append(f"{source}: {_named(place)}{why}")
         else:
@@ -91,6 +94,27 @@ def _of_file(path: Path) -> Agent:
     if found:
         raise AgentFileError(list(dict.fromkeys(found)))
     return Agent.model_validate(told)
+
+
+def _unknown_keys(told: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Yield the keys of fields and groups that would be passed over.
+
+    In TOML a setting that stands below `[[input_data]]` belongs to that field.
+    """
+    for name, known in (("input_data", FIELD_KEYS), ("input_groups", GROUP_KEYS)):
+        entries = told.get(name)
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if not isinstance(entry, dict):
+                continue
+            for key in [key for key in entry if key not in known]:
+                if key in Agent.model_fields or key == SCHEMA_FILE:
+                    why = f"it is a setting of the agent: put it above the first [[{name}]]"
+                else:
+                    why = f"there is no such key{suggest(key, known)}"
+                yield (name, index, key), why
+            if name == "input_groups":
+                for place, why in _unknown_keys({"input_data": entry.get("input_data")}):
+                    yield (name, index, *place), why
 
 
 def _problems(told: Mapping[str, Any]) -> list[tuple[Place, str]]:

@@ -21,6 +21,7 @@ log = logging.getLogger("tollgate.gateway")
 FIELDS: Final = "tollgate.fields"
 """The key of a scope at which endpoints put what the log should show."""
 HIRES: Final = "/start_job"
+"""How the paths of hires begin: the router takes a line break behind it, too."""
 DRAINED: Final = 16
 """How many times the limit of a body is read before its caller gets an answer.
 
@@ -53,7 +54,9 @@ class Gate:
         passage = _Passage(scope, receive, send, self._settings.body_bytes)
         address, key = passage.address, None
         try:
-            key = self._limits.enter(address, passage.began_at, is_hire=scope["path"] == HIRES)
+            key = self._limits.enter(
+                address, passage.began_at, is_hire=scope["path"].startswith(HIRES)
+            )
             async with asyncio.timeout(self._settings.timeout_s):
                 await self._app(scope, passage.receive, passage.send)
         except Exception as fault:  # noqa: BLE001 - each gets its answer

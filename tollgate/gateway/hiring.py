@@ -18,6 +18,7 @@ from tollgate.domain.exceptions import (
     VersionConflictError,
 )
 from tollgate.domain.models import Job, JobStatus
+from tollgate.domain.results import HelloResult
 from tollgate.gateway.agent import FOR_SERVICE, Agent, Deadlines
 from tollgate.gateway.request import Hire, HttpError
 from tollgate.masumi.api import PaymentService, ServiceFailedError, ServiceRefusedError
@@ -84,7 +85,8 @@ class Hiring:
         job, and both tell its payment.
 
         Raises:
-            HttpError: the payment service makes no payment, or the job has no terms.
+            HttpError: the payment service makes no payment, the input is too large, or the job has
+                no terms, or is another agent's.
             TollgateError: the broker refuses, or is away.
 
         """
@@ -93,6 +95,10 @@ class Hiring:
                 job = await self._client.get(hire.job_id)
             except JobNotFoundError:
                 job = await self._make(hire, traceparent)
+            if job.queue != self._agent.queue:  # `/status` would not find it
+                raise HttpError(
+                    409, "job_conflict", "another agent of this name has the job of this hire"
+                )
             if self._payments is None and job.status is JobStatus.AWAITING_PAYMENT:
                 job = await self._run(job)  # its first message came in half
         return _started(job, hire)
@@ -118,8 +124,11 @@ class Hiring:
 
     async def _make(self, hire: Hire, traceparent: str | None) -> Job:
         agent = self._agent
+        broker = await self._client.ping()
+        self._check(hire, broker)
         if self._payments is None:
-            times = _times(agent.deadlines, time.time())
+            now = time.time() if broker.time is None else broker.time.timestamp()
+            times = _times(agent.deadlines, now)
             identifier, seller = FREE_PREFIX + hire.job_id, agent.seller_vkey
         else:
             payment = await self._pay(self._payments, hire)
@@ -155,6 +164,18 @@ class Hiring:
             return await self._client.create(hire.input_hash, **fields)
         except JobConflictError:  # another process was faster, with a payment of its own
             return await self._client.get(hire.job_id)
+
+    def _check(self, hire: Hire, broker: HelloResult) -> None:
+        """Refuse what the broker would refuse or fail: once there is a payment, it is too late."""
+        size, most = len(hire.input_text.encode()), broker.limits["text_bytes"]
+        if size > most:
+            why = f"has {size:,} bytes as canonical JSON, more than {most:,}"
+            raise HttpError(413, "too_large", f"input_data {why}", field_errors={"input_data": why})
+        if self._payments is not None and broker.time is not None:
+            ahead = broker.time - self._payments.now()
+            if ahead >= self._agent.deadlines.pay_by:
+                log.error("the broker's clock is %s ahead of the payment service's", ahead)
+                raise _no_payment(10 * RETRY_S)
 
     async def _run_at_once(self, hire: Hire, fields: dict[str, Any]) -> Job:
         """Create a job and let it run, in one message: it never waits for a payment."""

@@ -1,5 +1,6 @@
 """What one caller may ask for: requests a second, and requests at the same time."""
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -12,7 +13,7 @@ ADDRESSES: Final = 10_000
 """Of so many callers something is remembered; of the others, that they have asked for little."""
 BURST: Final = 2.0
 HIRE_BURST: Final = 10.0
-"""How many seconds' worth of requests may come at once."""
+"""How many seconds' worth of requests may come at once; one may, however low the rate is."""
 NETWORK_BITS: Final = 64
 """One caller has a whole IPv6 network of this size."""
 
@@ -30,6 +31,8 @@ class Limits:
 
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
+        self._burst = max(BURST * settings.requests_per_s, 1.0)
+        self._hire_burst = max(HIRE_BURST * settings.hires_per_s, 1.0)
         self._callers: OrderedDict[str, _Caller] = OrderedDict()
         self.open = 0
         """How many requests are being answered."""
@@ -40,9 +43,7 @@ class Limits:
         key = network_of(address)
         caller = self._callers.get(key)
         if caller is None:
-            caller = self._callers[key] = _Caller(
-                BURST * settings.requests_per_s, HIRE_BURST * settings.hires_per_s, now
-            )
+            caller = self._callers[key] = _Caller(self._burst, self._hire_burst, now)
             self._forget_old()
         else:
             self._callers.move_to_end(key)
@@ -52,12 +53,12 @@ class Limits:
         caller.tokens -= 1
         if caller.open >= settings.concurrency_per_address:
             raise _too_many("requests at the same time", 1)
+        if self.open >= settings.concurrency:
+            raise HttpError(503, "busy", "the gateway is busy: try again", retry_after_s=1)
         if is_hire:
             if caller.hire_tokens < 1:
                 raise _too_many("hires", (1 - caller.hire_tokens) / settings.hires_per_s)
             caller.hire_tokens -= 1
-        if self.open >= settings.concurrency:
-            raise HttpError(503, "busy", "the gateway is busy: try again", retry_after_s=1)
         caller.open += 1
         self.open += 1
         return key
@@ -70,10 +71,9 @@ class Limits:
 
     def _refill(self, caller: _Caller, now: float) -> None:
         settings, passed_s = self._settings, max(now - caller.seen_at, 0.0)
-        per_s, hires_per_s = settings.requests_per_s, settings.hires_per_s
-        caller.tokens = min(caller.tokens + passed_s * per_s, BURST * per_s)
+        caller.tokens = min(caller.tokens + passed_s * settings.requests_per_s, self._burst)
         caller.hire_tokens = min(
-            caller.hire_tokens + passed_s * hires_per_s, HIRE_BURST * hires_per_s
+            caller.hire_tokens + passed_s * settings.hires_per_s, self._hire_burst
         )
         caller.seen_at = now
 
@@ -107,5 +107,5 @@ def _too_many(what: str, retry_s: float) -> HttpError:
         429,
         "too_many_requests",
         f"too many {what} from this address",
-        retry_after_s=max(1, round(retry_s + 0.5)),
+        retry_after_s=max(1, math.ceil(retry_s)),
     )

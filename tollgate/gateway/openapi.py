@@ -9,7 +9,7 @@ from tollgate.gateway.agent import Agent
 from tollgate.gateway.errors import Problem
 from tollgate.gateway.hiring import Started
 from tollgate.gateway.input_schema.json_schema import json_schema
-from tollgate.gateway.request import PURCHASER_CHARACTERS
+from tollgate.gateway.request import PURCHASER_BYTES
 from tollgate.gateway.status import Answered, Status
 
 STATUSES: Final = ("awaiting_payment", "awaiting_input", "running", "completed", "failed")
@@ -86,7 +86,7 @@ def _start_job(agent: Agent) -> dict[str, Any]:
     input_data = json_schema(agent.input_schema)
     if agent.is_free:
         purchaser = {
-            "type": ["string", "null"], "minLength": 1, "maxLength": PURCHASER_CHARACTERS,
+            "type": ["string", "null"], "minLength": 1, "maxLength": PURCHASER_BYTES,
             "pattern": "^[!-:<-~]*$",
         }  # fmt: skip
     else:

@@ -15,7 +15,7 @@ from tollgate.gateway.agent import Agent
 PURCHASER_NAME: Final = "identifier_from_purchaser"
 PURCHASER: Final = re.compile(r"[0-9a-fA-F]{14,26}", re.ASCII)
 """What the payment service takes as the purchaser's identifier."""
-PURCHASER_CHARACTERS: Final = 250
+PURCHASER_BYTES: Final = 250
 """For free agents, whose purchasers the payment service never sees."""
 
 
@@ -104,13 +104,14 @@ def hire(body: Mapping[str, Any], agent: Agent, new_identifier: str) -> Hire:
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise _no_object(data)
-    text = canonical(data)
     wrong = agent.input_schema.check(data)
     if why := _wrong_purchaser(identifier, is_free=agent.is_free):
         wrong[PURCHASER_NAME] = why
         raise bad(f"{PURCHASER_NAME} {why}", wrong)
     if wrong:
         raise bad("input_data does not fit the input schema", wrong)
+    # Only what fits: 1 MiB of numbers takes seconds, in which no other request is answered.
+    text = canonical(data)
     hash_ = _hashed(identifier, data)
     return Hire(identifier, text, hash_, str(uuid5(agent.namespace, f"{identifier};{hash_}")))
 
@@ -177,8 +178,8 @@ def _wrong_purchaser(identifier: Any, *, is_free: bool) -> str:  # noqa: ANN401 
         return "is missing" if identifier is None else f"must be a text, not {_kind(identifier)}"
     if not is_free and not PURCHASER.fullmatch(identifier):
         return "must have 14 to 26 hexadecimal digits"
-    if not 1 <= len(identifier) <= PURCHASER_CHARACTERS:
-        return f"must have 1 to {PURCHASER_CHARACTERS} characters"
+    if not 1 <= len(identifier.encode()) <= PURCHASER_BYTES:
+        return f"must have 1 to {PURCHASER_BYTES} bytes"
     if ";" in identifier:  # MIP-004 hashes it with a semicolon behind it
         return "must have no semicolon"
     return "" if identifier.isprintable() else "has characters that cannot be printed"

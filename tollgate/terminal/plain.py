@@ -9,6 +9,7 @@ from tollgate.domain.results import (
     CountResult,
     HistoryEntry,
     HistoryResult,
+    JobEvent,
     LeaseInfo,
     Progress,
     Settlement,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 12
 STATUS_WIDTH = 16
+EVENT_WIDTH = 27
+"""As wide as the longest move."""
 HISTORY_LAST = 48
 """How many of the newest entries of a history a broker keeps; what is left out is before them."""
 
@@ -184,6 +187,25 @@ def what(entry: HistoryEntry) -> str:
     else:
         text = _WHAT.get(entry.what, entry.what.replace("_", " "))
     return text if entry.attempt is None else f"{text}, attempt {entry.attempt}"
+
+
+def event_line(event: JobEvent) -> str:
+    """Return an event as a line: its time, what happened, to which job, who did it, and why."""
+    changed, reason = event.changed, event.reason
+    to: str | None = event.status
+    if changed is not None and isinstance(changed.settlement, Settlement):
+        to = changed.settlement.state if event.what == "settled" else to
+    if changed is not None and isinstance(changed.progress, Progress):
+        reason = changed.progress.text
+    entry = HistoryEntry(
+        event.at, event.what, event.from_, to, event.by, event.client, event.attempt, reason
+    )
+    of = event.job_id or f"queue {event.queue}"
+    if event.job_id and event.queue != DEFAULT_QUEUE:
+        of += f" [{event.queue}]"
+    does = who(entry) if event.by or event.client else "broker"
+    line = f"{local_iso(event.at)}  {what(entry):{EVENT_WIDTH}}  {printable(of)}  {does}"
+    return f"{line}  {one_line(why(entry))}".rstrip()
 
 
 def why(entry: HistoryEntry) -> str:

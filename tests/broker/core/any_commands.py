@@ -14,6 +14,8 @@ from tollgate.domain.commands import (
     Claim,
     Count,
     Create,
+    Events,
+    Explain,
     Get,
     Hello,
     History,
@@ -26,6 +28,7 @@ from tollgate.domain.commands import (
     Resume,
     ResumeQueue,
     Settle,
+    Stats,
     StopWaiting,
     Touch,
     Transition,
@@ -167,7 +170,10 @@ OF_EACH_KIND: dict[type[Any], st.SearchStrategy[Any]] = {
     Settle: settles,
     PauseQueue: st.builds(PauseQueue, queue=names),
     ResumeQueue: st.builds(ResumeQueue, queue=names),
+    Events: st.builds(Events, limit=st.integers(1, 4), texts=rarely),
     History: st.builds(History, job_id=ids),
+    Stats: st.builds(Stats, queue=st.none() | st.sampled_from(["default", "a", "nowhere"])),
+    Explain: st.builds(Explain, job_id=ids),
     StopWaiting: st.builds(StopWaiting, seqs=st.lists(st.integers(1, 4), min_size=1, max_size=2)),
 }
 assert set(OF_EACH_KIND) == set(get_args(AnyCommand))

@@ -145,7 +145,20 @@ BAD: dict[str, Row] = {
     "list-limit": Row("nothing", {"type": "list", "limit": 1_001}, M),
     "list-after-form": Row("nothing", {"type": "list", "limit": 1, "after": "x"}, M),
     "history-unknown": Row("nothing", about("history"), "job_not_found"),
+    "explain-unknown": Row("nothing", about("explain"), "job_not_found"),
+    "explain-no-id": Row("nothing", {"type": "explain"}, M),
+    "stats-queue-form": Row("nothing", {"type": "stats", "queue": "a b"}, M),
     "history-no-id": Row("nothing", {"type": "history"}, M),
+    # events
+    "events-limit": Row("nothing", {"type": "events", "limit": 1_001}, M),
+    "events-queue-form": Row("nothing", {"type": "events", "queues": ["*"]}, M),
+    "events-no-queue": Row("nothing", {"type": "events", "queues": []}, M),
+    "events-status-unknown": Row("nothing", {"type": "events", "statuses": ["paid"]}, M),
+    "events-after-empty": Row("nothing", {"type": "events", "after": ""}, M),
+    "events-after-elsewhere": Row(
+        "nothing", {"type": "events", "after": "elsewhere-1-0"}, "events_gone"
+    ),
+    "events-after-form": Row("nothing", {"type": "events", "after": "x"}, "events_gone"),
     # transition
     "transition-keep-lease-target": Row("leased", move("completed", lease=1, keep_lease=True), M),
     "transition-keep-lease-no-lease": Row("running", move("awaiting_input", keep_lease=True), M),

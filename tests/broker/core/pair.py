@@ -15,6 +15,7 @@ import msgspec
 from tests.broker.core.restarts import live_chunks, replayed_chunks, restart
 from tests.broker.core.twin import Out, Twin
 from tests.broker.core.twin_commands import plain
+from tests.broker.core.twin_figures import comparable
 from tests.broker.core.twin_jobs import Wire
 from tests.core import ADMIN, EPOCH, OTHER, PEER, Driver
 from tollgate.broker.core.batch import Arrival, Output
@@ -204,9 +205,11 @@ class Pair:
             job_id = job["job_id"]
             look = [{"type": "get", "job_id": job_id, "lease": True}]
             self.say(*look, {"type": "history", "job_id": job_id})
+            self.say({"type": "explain", "job_id": job_id})
+        self.say({"type": "stats"}, {"type": "explain", "job_id": "none"})
         for queue in (None, *self.twin.lines.alive):
             chosen = {} if queue is None else {"queue": queue}
-            self.say({"type": "count", **chosen})
+            self.say({"type": "count", **chosen}, {"type": "stats", **chosen})
             self.do_list({"command": {"type": "list", "limit": 2, "lease": True, **chosen}})
 
     def do_take_all(self, step: Step) -> None:
@@ -344,6 +347,9 @@ def same(shown: Wire, wanted: Wire) -> None:
     if shown["type"] in ("error", "hello"):
         assert {name: shown.get(name) for name in wanted} == wanted, (shown, wanted)
         return
+    if shown["type"] in ("stats", "explained"):
+        assert shown["as_of"], shown
+        shown = comparable(shown)
     shown, wanted = dict(shown), dict(wanted)
     if wanted.pop("_again", False):
         shown, wanted = ({**each, "job": without_texts(each["job"])} for each in (shown, wanted))

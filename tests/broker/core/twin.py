@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from tests.broker.core import twin_figures
 from tests.broker.core.twin_commands import CHANGES, Commands, parks
 from tests.broker.core.twin_jobs import FINAL, No, Wire, shown
 from tollgate.broker.core.roles import Principal, Role
@@ -178,7 +179,7 @@ class Twin(Commands):
             }  # fmt: skip
         return {
             "type": "hello", "protocol": 1, "session": number, "roles": roles,
-            "role": ",".join(roles), "revision": 2, "time": self.wall,
+            "role": ",".join(roles), "revision": 3, "time": self.wall,
         }  # fmt: skip
 
     # --- waiting ------------------------------------------------------------------------------
@@ -231,6 +232,12 @@ class Twin(Commands):
             if job["status"] in FINAL or job["status"] in command.get("statuses", ()):
                 return {"type": "job", "job": shown(job)}
         raise No("wait_timeout")
+
+    def do_explain(self, command: Wire) -> Wire:
+        return twin_figures.explain(self, self.find(command["job_id"]), self.parked)
+
+    def do_stats(self, command: Wire) -> Wire:
+        return twin_figures.stats(self, command, self.parked)
 
     def do_stop_waiting(self, command: Wire) -> Wire:
         peer = b"" if self.session else self.peer

@@ -204,7 +204,7 @@ def test_an_unknown_policy_names_the_accepted_forms(text: str) -> None:
 
 
 def test_with_an_interval_a_sync_waits_until_it_is_due(tmp_path: Path) -> None:
-    clock = iter([1000.0, 1000.1, 1000.19, 1000.2, 1000.3, 1000.31])
+    clock = iter([1000.0, 1000.1, 1000.19, 1000.2, 1000.25, 1000.3, 1000.31])
     files = FaultyFiles()
     journal = opened(tmp_path, fsync="interval:200", files=files, clock=lambda: next(clock))
     journal.append([b"a"])
@@ -215,6 +215,7 @@ def test_with_an_interval_a_sync_waits_until_it_is_due(tmp_path: Path) -> None:
     journal.append([b"b"])
     journal.sync()
     assert (journal.durable, files.calls["sync_data"]) == (1, 1)
+    assert [*journal.sync_times_s] == [pytest.approx(0.05)]  # the others were not due
     journal.close()
     assert files.calls["sync_data"] == 2
 

@@ -38,6 +38,8 @@ class Held(msgspec.Struct, eq=False):
     """Whether its handler runs here; else its payment is watched."""
     rounds: int
     """How many questions it has asked, as far as this process knows."""
+    asks: bool = False
+    """Whether one more question is on its way to the broker."""
     is_ending: bool = False
     """Its last status is on its way to the broker."""
 
@@ -69,6 +71,8 @@ class LeaseKeeper:
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._touched_at = monotonic()
+        """When the last touch began whose answers have all been seen to."""
         self.tokens: dict[str, int] = {}
         """The token of each held lease, by job id."""
 
@@ -84,6 +88,21 @@ class LeaseKeeper:
         self._held[job.job_id] = held
         self.tokens[job.job_id] = lease.token
         return held
+
+    def adopt(self, lease: Lease) -> bool:
+        """Go on with a handler whose lease lapsed, under the new one; return whether that is right.
+
+        It is if this process still has the handler, and no other one has moved its job on.
+        """
+        held = self._held.get(lease.job.job_id)
+        if held is None or not held.works or not _is_as_left(lease.job, held):
+            return False
+        held.token = self.tokens[held.job_id] = lease.token
+        return True
+
+    def may_have_lapsed(self) -> bool:
+        """Return whether leases may have lapsed unseen, because the machine stood still."""
+        return (monotonic() - self._touched_at) * 1_000 > self._lease_ms
 
     def drop(self, held: Held) -> None:
         """Stop touching a lease."""
@@ -133,8 +152,10 @@ class LeaseKeeper:
 
     def _touch(self, client: Client) -> None:
         """Touch all leases in one message; each has its own answer."""
+        begun_at = monotonic()
         due = [(held, held.token) for held in self.all()]
         if not due:
+            self._touched_at = begun_at
             return
         batch = client.batch()
         for held, token in due:
@@ -149,8 +170,9 @@ class LeaseKeeper:
         for (held, token), answer in zip(due, answers, strict=True):
             if isinstance(answer, LeaseLostError | JobNotFoundError):
                 is_held = self._held.get(held.job_id) is held and held.token == token
-                if is_held and not self._regain(client, held):
+                if is_held and not self._regain(client, held) and held.token == token:
                     self._lose(held)
+        self._touched_at = begun_at
 
     def _lose(self, held: Held) -> None:
         if self._held.get(held.job_id) is held:
@@ -183,4 +205,4 @@ def _is_as_left(job: Job, held: Held) -> bool:
     if not held.works:
         return job.status is AWAITING_PAYMENT
     is_open = job.status in {RUNNING, AWAITING_INPUT}
-    return is_open and len(job.inputs or ()) == held.rounds
+    return is_open and len(job.inputs or ()) - held.rounds in {0, int(held.asks)}

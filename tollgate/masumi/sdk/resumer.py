@@ -20,7 +20,7 @@ run, and which of them wait for a human. With `resume`, each of these has a leas
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from importlib import import_module
@@ -33,10 +33,11 @@ from tollgate.client.errors import ClientClosedError, may_pass
 from tollgate.client.results import Lease
 from tollgate.domain.exceptions import LeaseLostError, TollgateError
 from tollgate.domain.models import Job
+from tollgate.domain.results import InputRound
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, COMPLETED, FAILED, RUNNING
 from tollgate.masumi.api import PaymentService
 from tollgate.masumi.rounds import Rounds
-from tollgate.masumi.sdk.fields import canonical, parsed, read
+from tollgate.masumi.sdk.fields import SdkJob, canonical, parsed, read
 from tollgate.masumi.sdk.leases import Held, LeaseKeeper
 from tollgate.masumi.sdk.storage import TollgateJobStorage
 from tollgate.masumi.submissions import Submissions
@@ -80,11 +81,13 @@ class Run(msgspec.Struct, eq=False):
     held: Held
     begun: asyncio.Event
     """Set when the handler is called."""
+    job: Job | None = None
+    """The job when its lease was granted."""
     task: "asyncio.Task[None] | None" = None
     questions: int = 0
     """How many it has asked so far."""
-    waiter: "asyncio.Task[None] | None" = None
-    """Waits for the answer to its last question."""
+    asks: bool = False
+    """Whether it waits for an answer."""
 
 
 _current: ContextVar[Run | None] = ContextVar("tollgate_masumi_run", default=None)
@@ -160,16 +163,18 @@ class Resumer:
         self._keeper: LeaseKeeper | None = None
         self._service: PaymentService | None = None
         self._create_job = manager.create_job
+        self._get_job = manager.get_job
         self._update_status = manager.update_job_status
         self._set_completed = manager.set_job_completed
         self._set_awaiting_input = manager.set_job_awaiting_input
         self._start_handler = server.handler.get_start_job_handler
         self._provide_input_handler = server.handler.get_provide_input_handler
         manager.create_job = self._created
+        manager.get_job = self._read
         manager.update_job_status = self._moved
         manager.set_job_completed = self._completed
         manager.set_job_awaiting_input = self._asked
-        manager.resume_job_with_input = storage.answer
+        manager.resume_job_with_input = self._answered
         server.handler.get_start_job_handler = self._calling
         server.handler.get_provide_input_handler = self._answering
         server._handle_payment_confirmed = self._paid  # noqa: SLF001 - the SDK has no other way
@@ -246,26 +251,31 @@ class Resumer:
         for each in self._rounds:
             each.stop()
         runs = [run.task for run in self._runs.values() if run.task is not None]
-        waiters = [run.waiter for run in self._runs.values() if run.waiter is not None]
-        for task in (*self._tasks, *runs, *waiters):
+        for task in (*self._tasks, *runs):
             task.cancel()
         for payment in list(self._manager._payment_instances.values()):  # noqa: SLF001
             payment.stop_status_monitoring()
-        if everything := [*self._tasks, *runs, *waiters]:
+        if everything := [*self._tasks, *runs]:
             await asyncio.wait(everything, timeout=self._settings.stop_grace_s)
-        with suppress(TollgateError):
-            for held in keeper.all():
-                job = await self._storage.client().get(held.job_id)
-                if job.status is RUNNING and held.works:
-                    continue
-                keeper.drop(held)
-                await self._storage.client().release(held.job_id, held.token)
+        await self._give_back(keeper)
         if not keeper.all():
             keeper.close()
         if self._service is not None:
             await self._service.close()
         await self._storage.close()
         self._loop = None
+
+    async def _give_back(self, keeper: LeaseKeeper) -> None:
+        client = self._storage.client()
+        for held in keeper.all():
+            try:
+                job = await client.get(held.job_id)
+                if job.status is not RUNNING or not held.works:
+                    keeper.drop(held)
+                    await client.release(held.job_id, held.token)
+            except TollgateError as fault:
+                if may_pass(fault):
+                    return  # the broker is away; else the job has ended
 
     def _leases(self) -> LeaseKeeper:
         if self._keeper is None:
@@ -376,9 +386,9 @@ class Resumer:
         A claim never waits at the broker: while a handler blocks the event loop, no claim of this
         process is granted a job that it cannot begin.
         """
-        busy = sum(1 for run in self._runs.values() if run.waiter is None or run.waiter.done())
-        if busy >= self._settings.concurrency:
-            return False
+        busy = sum(1 for run in self._runs.values() if not run.asks)
+        if busy >= self._settings.concurrency or self._leases().may_have_lapsed():
+            return False  # a lapsed lease is for the lease thread to claim, and its handler goes on
         begun_at = monotonic()
         granted = await self._storage.client().claim(
             RUNNING, queue=self._storage.queue, lease_ms=self._settings.lease_ms
@@ -397,15 +407,29 @@ class Resumer:
 
         Else the next claim would be under way while the handler blocks the loop.
         """
-        run = Run(self._leases().hold(lease, works=True), asyncio.Event())
         before = self._runs.get(lease.job.job_id)
+        if before is not None and self._leases().adopt(lease):
+            return
+        run = Run(self._leases().hold(lease, works=True), asyncio.Event())
         self._runs[lease.job.job_id] = run
         run.task = asyncio.create_task(self._execute(run, before))
         if before is not None:
+            _cancel(before.task)
             return  # it begins when the earlier call has ended
         begun = asyncio.create_task(run.begun.wait())
         await asyncio.wait([begun, run.task], return_when=asyncio.FIRST_COMPLETED)
         begun.cancel()
+
+    async def _read(self, job_id: str) -> SdkJob | None:
+        """Return a job; to a call of the handler that begins, with the input of the buyer alone.
+
+        An answer to a question of an earlier call may have the name of a field of the input.
+        """
+        run = _current.get()
+        if run is None or run.job is None or run.begun.is_set():
+            found: SdkJob | None = await self._get_job(job_id)
+            return found
+        return read(run.job.model_copy(update={"inputs": None, "provided_input": None}))
 
     def _calling(self) -> Any:  # noqa: ANN401 - a handler or None
         """Return the agent's handler; inside a run, one that says when it begins."""
@@ -417,7 +441,14 @@ class Resumer:
             if self._leases().holder(run.held.job_id) is not run.held:
                 raise asyncio.CancelledError("the lease was lost")
             run.begun.set()
-            return await handler(identifier, input_data)
+            try:
+                return await handler(identifier, input_data)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # A task that it awaited was cancelled. The SDK would leave the job as it is.
+                raise RuntimeError("the handler awaited something that was cancelled") from None
 
         return handle
 
@@ -428,9 +459,7 @@ class Resumer:
         try:
             if before is not None and before.task is not None:  # its lease was lost
                 await asyncio.wait([before.task])
-            self._hitl._input_events.pop(job_id, None)  # noqa: SLF001 - of an earlier call
-            self._hitl._input_data_store.pop(job_id, None)  # noqa: SLF001
-            await self._patient(lambda: self._storage.job(job_id))
+            run.job = await self._patient(lambda: self._storage.job(job_id))
             try:
                 await self._server._execute_agent_job(job_id)  # noqa: SLF001
             except Exception:
@@ -440,8 +469,6 @@ class Resumer:
             log.exception("job %s: its lease is left to lapse", job_id)
             self._leases().drop(held)
         finally:
-            if run.waiter is not None:
-                run.waiter.cancel()
             if self._runs.get(job_id) is run:
                 del self._runs[job_id]
                 self._hitl._input_events.pop(job_id, None)  # noqa: SLF001 - of a question
@@ -496,7 +523,9 @@ class Resumer:
         regains = 0
         while True:
             try:
-                await self._patient(lambda: self._storage.update_job(held.job_id, updates))
+                await self._patient(
+                    lambda: self._storage.change(held.job_id, updates, asked=held.rounds + 1)
+                )
             except LeaseLostError:
                 regains += 1
                 if regains > REGAINS or self._leases().holder(held.job_id) is not held:
@@ -540,48 +569,85 @@ class Resumer:
         input_schema: Mapping[str, Any] | None = None,
         message: str | None = None,
     ) -> None:
-        """Ask a human, or answer from what was asked and answered before a restart."""
-        held, run = self._leases().holder(job_id), self._runs.get(job_id)
-        # The SDK has made the event just now; its answer must not wake a later question.
-        event = self._hitl._input_events.get(job_id)  # noqa: SLF001
-        if held is None or run is None:
+        """Ask a human, and wait; or take what was asked and answered before a restart.
+
+        After this, the SDK waits for an event of its own process, and goes on with the answer that
+        is kept beside it. Both are set here, from the broker: `/provide_input` may be called in
+        another process, and sets them so late that a later question may find them.
+        """
+        run = _current.get()
+        if run is None:
             await self._set_awaiting_input(job_id, input_schema, message)
             return
-        if run.waiter is not None:
-            run.waiter.cancel()
-        job = await self._patient(lambda: self._storage.job(job_id))
-        rounds = job.inputs or () if job is not None else ()
-        if run.questions < len(rounds):
-            before = rounds[run.questions]
+        if self._leases().holder(job_id) is not run.held:
+            raise asyncio.CancelledError("the lease was lost")
+        rounds = await self._questions(job_id)
+        number, run.questions = run.questions, run.questions + 1
+        if number < len(rounds):
+            before = rounds[number]
             schema = None if input_schema is None else canonical(input_schema)
             if before.text is not None and before.schema == schema:
-                run.questions += 1
                 self._hitl.provide_input_to_job(job_id, _object(before.text))
                 return
             log.warning("job %s asks something else than in its last run: it is asked anew", job_id)
-        run.questions = held.rounds = len(rounds) + 1
-        await self._set_awaiting_input(job_id, input_schema, message)
-        run.waiter = asyncio.create_task(self._wait_for_answer(job_id, run, event))
+        run.questions = len(rounds) + 1
+        run.held.asks = True
+        try:
+            await self._set_awaiting_input(job_id, input_schema, message)
+            run.held.rounds = run.questions
+        finally:
+            run.held.asks = False
+        answer = await self._wait_for_answer(job_id, run)
+        self._hitl.provide_input_to_job(job_id, _object(answer))
 
-    async def _wait_for_answer(self, job_id: str, run: Run, event: asyncio.Event | None) -> None:
-        """Wake the handler when the answer is there, whichever process got it."""
+    async def _questions(self, job_id: str) -> Sequence[InputRound]:
+        job = await self._patient(lambda: self._storage.job(job_id))
+        return job.inputs or () if job is not None else ()
+
+    async def _wait_for_answer(self, job_id: str, run: Run) -> str | None:
+        """Return the answer to the last question, whichever process got it."""
         client = self._storage.client()
+        run.asks = True
         try:
             await self._patient(lambda: client.wait(job_id, statuses=RUNNING))
             job = await self._patient(lambda: self._storage.job(job_id))
-        except TollgateError as fault:
-            log.warning("job %s: its answer cannot be waited for: %s", job_id, fault)
-            job = None
-        if run.held.is_ending or self._leases().holder(job_id) is not run.held:
-            return  # the handler did not wait for the answer
+        finally:
+            run.asks = False
+        await self._make_sure(run.held)
         if job is None or job.status is not RUNNING:
             log.warning("job %s ended while it asked: its handler is ended", job_id)
             _cancel(run.task)
-            return
-        is_waiting = event is not None and not event.is_set()
-        if is_waiting and self._hitl._input_events.get(job_id) is event:  # noqa: SLF001
-            rounds = job.inputs or ()
-            self._hitl.provide_input_to_job(job_id, _object(rounds[-1].text if rounds else None))
+            raise asyncio.CancelledError("the job has ended")
+        rounds = job.inputs or ()
+        run.questions = run.held.rounds = len(rounds)
+        return rounds[-1].text if rounds else None
+
+    async def _make_sure(self, held: Held) -> None:
+        """Return if the lease stands: one granted while the job asked has ended with the answer.
+
+        Then another process may have the job now.
+        """
+        client, lease_ms = self._storage.client(), self._settings.lease_ms
+        while self._leases().holder(held.job_id) is held:
+            try:
+                await self._patient(
+                    lambda: client.touch(held.job_id, held.token, lease_ms=lease_ms)
+                )
+            except LeaseLostError:
+                self._leases().wake()
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
+        raise asyncio.CancelledError("the lease was lost")
+
+    async def _answered(self, job_id: str, input_data: Mapping[str, Any]) -> None:
+        await self._storage.answer(job_id, input_data)
+        self._forget_answer(job_id)
+
+    def _forget_answer(self, job_id: str) -> None:
+        """Drop the answer that the SDK is about to keep: the handler gets it from the broker."""
+        answers = self._hitl._input_data_store  # noqa: SLF001
+        asyncio.get_running_loop().call_soon(answers.pop, job_id, None)
 
     def _answering(self) -> Any:  # noqa: ANN401 - a handler or None
         """Return the agent's own handler of answers, and after it store the answer."""
@@ -590,10 +656,13 @@ class Resumer:
             return None
 
         async def handle(job_id: str, input_data: Mapping[str, Any]) -> None:
+            asked = len(await self._questions(job_id))
             await handler(job_id, input_data)
             job = await self._storage.job(job_id)
-            if job is not None and job.status is AWAITING_INPUT:
+            rounds = job.inputs or () if job is not None and job.status is AWAITING_INPUT else ()
+            if rounds and len(rounds) == asked:  # else it may ask the next question now
                 await self._storage.answer(job_id, input_data)
+            self._forget_answer(job_id)
 
         return handle
 

@@ -165,22 +165,7 @@ class TollgateJobStorage:
             LeaseHeldError: another process works on the job.
 
         """
-        races = 0
-
-        async def decide(client: AsyncClient) -> None:
-            nonlocal races
-            while True:
-                try:
-                    while await self._step(client, job_id, updates):
-                        pass
-                except (VersionConflictError, InvalidStateTransitionError):
-                    races += 1
-                    if races >= RACES_MAX:
-                        raise
-                else:
-                    return
-
-        await self._ask(decide)
+        await self.change(job_id, updates)
 
     async def delete_job(self, job_id: str) -> None:
         """Warn, and count: the broker deletes finished jobs by itself (`keep_finished_ms`)."""
@@ -218,6 +203,31 @@ class TollgateJobStorage:
         except (JobNotFoundError, ArgumentError):
             return None
 
+    async def change(
+        self, job_id: str, updates: Mapping[str, Any], *, asked: int | None = None
+    ) -> None:
+        """Do what `update_job` does.
+
+        `asked` is how many questions the job has asked after a move to `awaiting_input`: a repeat
+        finds by it that the question is asked, and perhaps answered.
+        """
+        races = 0
+
+        async def decide(client: AsyncClient) -> None:
+            nonlocal races
+            while True:
+                try:
+                    while await self._step(client, job_id, updates, asked):
+                        pass
+                except (VersionConflictError, InvalidStateTransitionError):
+                    races += 1
+                    if races >= RACES_MAX:
+                        raise
+                else:
+                    return
+
+        await self._ask(decide)
+
     async def answer(self, job_id: str, input_data: Mapping[str, Any]) -> None:
         """Give a job that asks a human what the human answered, not merged with anything.
 
@@ -225,14 +235,19 @@ class TollgateJobStorage:
         somebody else was faster.
         """
         text = canonical(input_data)
+        # The number of the question: an earlier try, whose reply was lost, may have answered it,
+        # and the job may ask the next one now.
+        asked = 0
 
         async def provide(client: AsyncClient) -> None:
+            nonlocal asked
             job = await client.get(job_id)
             rounds = job.inputs or ()
-            if job.status is not AWAITING_INPUT:
-                if rounds and rounds[-1].text == text:
-                    return  # an earlier try of this call
-                raise ValueError(f"job {job_id} is {job.status}: it does not ask for input")
+            asked = asked or len(rounds)
+            if job.status is not AWAITING_INPUT or len(rounds) > asked:
+                if asked and rounds[asked - 1].text == text:
+                    return
+                raise ValueError(f"job {job_id} is {job.status}: it does not ask for this input")
             await client.provide_input(job_id, text, expected_version=job.version)
 
         try:
@@ -264,13 +279,17 @@ class TollgateJobStorage:
 
     # --- changes ----------------------------------------------------------------------------------
 
-    async def _step(self, client: AsyncClient, job_id: str, updates: Mapping[str, Any]) -> bool:
+    async def _step(
+        self, client: AsyncClient, job_id: str, updates: Mapping[str, Any], asked: int | None
+    ) -> bool:
         """Take one step towards what is asked for; return whether there may be another one."""
         try:
             job = await client.get(job_id)
         except (JobNotFoundError, ArgumentError) as fault:
             raise ValueError(f"job {job_id} not found in the broker") from fault
         target = self._target(job, updates)
+        if target is AWAITING_INPUT and asked is not None and len(job.inputs or ()) >= asked:
+            return False  # by an earlier try, whose reply was lost
         if target is None or target is job.status:
             await self._keep(client, job, updates, stays=True)
             return False

@@ -1,0 +1,492 @@
+"""The commands that say how the broker is, and why a job is where it is: stats, explain."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
+from tollgate.broker.core.figures import Heard, Who
+from tollgate.broker.core.leases import info, stands
+from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max
+from tollgate.broker.core.roles import RIGHTS, Role
+from tollgate.broker.core.waiters import Ticket, names_of, state_of
+from tollgate.broker.repository.indexes import ended_at
+from tollgate.broker.repository.job import Slot, StandingLease
+from tollgate.broker.repository.job_repo import claimed_for, is_finished
+from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.queues import CLAIMED, JobQueue
+from tollgate.domain.commands import (
+    ALL_QUEUES,
+    Annotate,
+    Cancel,
+    Claim,
+    Command,
+    Explain,
+    Hold,
+    ProvideInput,
+    RequestStop,
+    Resume,
+    Settle,
+    Stats,
+)
+from tollgate.domain.figures import (
+    ClientFigures,
+    Coming,
+    CommandFigures,
+    Legal,
+    QueueFigures,
+    StateFigures,
+)
+from tollgate.domain.results import ExplainedResult, StatsResult
+from tollgate.domain.settlement import LEGAL_SETTLEMENTS, SettlementState
+from tollgate.domain.status import (
+    AWAITING_INPUT,
+    AWAITING_PAYMENT,
+    LEGAL_TRANSITIONS,
+    RUNNING,
+    TERMINAL,
+    JobStatus,
+)
+
+STATS_SCANS: Final = 1_000
+"""Gathering the figures takes about as long as looking at so many jobs, ..."""
+QUEUE_SCANS: Final = 4
+"""... and at so many for each queue."""
+CLIENT_SCANS: Final = 4
+"""A client takes about as long as looking at so many jobs."""
+LOOKED_MAX: Final = 5_000
+"""How many leases, and how many jobs on hold or delayed, one `stats` looks at."""
+QUEUES_SHOWN: Final = 200
+CLIENTS_SHOWN: Final = 500
+STATS_BYTES: Final = 32 * RESULT_BYTES
+"""More than the figures take in a reply without queues and clients."""
+QUEUE_BYTES: Final = 1_024
+"""More than the figures of a queue take in a reply."""
+CLIENT_BYTES: Final = 512
+"""More than those of a client take, without the queues of its last claim."""
+CLAIMED_QUEUES_SHOWN: Final = 8
+EXPLAIN_SCANS: Final = 256
+"""Explaining a job takes about as long as looking at so many jobs, and at its line."""
+AHEAD_MAX: Final = 5_000
+"""How many entries of lines are looked at to tell how many jobs come before one."""
+CLAIMANTS_SHOWN: Final = 16
+MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+# --- stats ----------------------------------------------------------------------------------------
+
+
+def stats(context: Context, command: Stats, request: RequestContext) -> StatsResult:
+    """Show the figures of the broker. Raises ReplyFullError if this batch has read too much."""
+    context.check_scans()
+    state, figures = context.state, context.figures
+    queues = state.jobs.queues
+    everything = [*queues.by_name.values()]
+    if not all(_knows_oldest(context, queue) for queue in everything):
+        raise context.put_off()
+    context.scans_left -= STATS_SCANS + QUEUE_SCANS * len(everything)
+    standing = _standing(context)
+    barred = _barred(context, standing)
+    totals, of_queues = _figures(everything, barred)
+    shown = [queue for queue in everything if command.queue in (None, queue.name)]
+    shown.sort(key=lambda queue: queue.jobs, reverse=True)
+    room = max(0, request.room_bytes - STATS_BYTES)
+    queues_shown = min(QUEUES_SHOWN, room // 2 // QUEUE_BYTES)
+    room -= min(queues_shown, len(shown)) * QUEUE_BYTES
+    clients_shown = min(CLIENTS_SHOWN, room // (CLIENT_BYTES + CLAIMED_QUEUES_SHOWN * 64))
+    clients, more_clients = _clients(context, standing, clients_shown)
+    kinds = Counter(type(parked.command) is Claim for parked in context.waiters.parked.values())
+    return StatsResult(
+        as_of=context.position(),
+        time=context.wall,
+        server=context.server,
+        boot_id=context.boot_id,
+        writable=request.writable,
+        jobs=state.jobs.stored,
+        stored_bytes=state.jobs.texts.total_bytes,
+        statuses={each.value: totals.get(each) or StateFigures() for each in JobStatus},
+        settlements={each.value: totals[each] for each in SettlementState if each in totals},
+        queues=[_queue(context, each, of_queues[each.name]) for each in shown[:queues_shown]],
+        queues_left_out=max(0, len(shown) - queues_shown),
+        estimated=barred.is_estimate,
+        sessions=len(state.requests),
+        outcomes=state.requests.outcomes,
+        parked_claims=kinds[True],
+        parked_waits=kinds[False],
+        clients=clients,
+        clients_left_out=more_clients,
+        leases_left_out=state.jobs.leased - len(standing),
+        commands={
+            _tag(kind): CommandFigures(decided, dict(figures.refused.get(kind, {})))
+            for kind, decided in figures.decided.items()
+        },
+        attempts=figures.attempts,
+        lapses=figures.lapses,
+        repeats=figures.repeats,
+        in_status_s={each.value: times.histogram() for each, times in figures.in_status.items()},
+        to_claim_s={each.value: times.histogram() for each, times in figures.to_claim.items()},
+        **figures.outside(),
+    )
+
+
+def _tag(kind: type[Command]) -> str:
+    return str(kind.__struct_config__.tag)
+
+
+def _knows_oldest(context: Context, queue: JobQueue) -> bool:
+    queues = context.state.jobs.queues
+    return all(queues.knows_oldest(queue, each) for each in _states_of(queue))
+
+
+def _states_of(queue: JobQueue) -> list[Claimed]:
+    """Return the statuses and settlement states in which a queue has jobs."""
+    counts: list[dict[Any, int]] = [queue.counts, queue.settled]
+    return [state for some in counts for state, count in some.items() if count]
+
+
+class _Barred:
+    """How many jobs are leased; and of the others, on hold or delayed: by queue and state."""
+
+    def __init__(self) -> None:
+        self.leased: Counter[tuple[str, Claimed]] = Counter()
+        self.on_hold: Counter[tuple[str, Claimed]] = Counter()
+        self.delayed: Counter[tuple[str, Claimed]] = Counter()
+        self.is_estimate = False
+
+
+def _barred(context: Context, standing: list[StandingLease]) -> _Barred:
+    """Count the jobs that no claim gets; estimate their number if there are too many of them."""
+    queues, barred = context.state.jobs.queues, _Barred()
+    barred.leased.update((each.slot.job.queue, claimed_for(each.slot.job)) for each in standing)
+    if len(standing) < context.state.jobs.leased:
+        barred.is_estimate = True
+        for key, count in barred.leased.items():
+            barred.leased[key] = count * context.state.jobs.leased // len(standing)  # of those seen
+    held = queues.held
+    looked = min(len(held), LOOKED_MAX)
+    for slot in islice(held.values(), looked):
+        if slot.lease is None and not is_finished(slot.job):
+            barred.on_hold[slot.job.queue, claimed_for(slot.job)] += 1
+    if looked < len(held):
+        barred.is_estimate = True
+        for key, count in barred.on_hold.items():
+            barred.on_hold[key] = count * len(held) // looked
+    context.scans_left -= looked
+    if queues.are_barred:
+        _count_delayed(context, barred)
+    return barred
+
+
+def _count_delayed(context: Context, barred: _Barred) -> None:
+    at, left = context.origin.at, LOOKED_MAX
+    for queue in context.state.jobs.queues.by_name.values():
+        for state, lines in queue.lines.items():
+            for line in lines:
+                if line.delays is not None:
+                    count, entries = line.delays.later(at, max(1, left))
+                    barred.delayed[queue.name, state] += count
+                    barred.is_estimate |= entries > left
+                    left = max(0, left - entries)
+    context.scans_left -= LOOKED_MAX - left
+
+
+def _figures(
+    queues: Iterable[JobQueue], barred: _Barred
+) -> tuple[dict[Claimed, StateFigures], dict[str, dict[Claimed, StateFigures]]]:
+    """Return the figures of all queues together, and of each queue, by status and state."""
+    totals: dict[Claimed, StateFigures] = {}
+    of_queues: dict[str, dict[Claimed, StateFigures]] = {}
+    for queue in queues:
+        own = of_queues[queue.name] = {
+            state: _state(queue, state, barred) for state in _states_of(queue)
+        }
+        for state, figures in own.items():
+            total = totals.setdefault(state, StateFigures())
+            if figures.oldest is not None and (not total.oldest or figures.oldest < total.oldest):
+                total.oldest = figures.oldest
+            total.count += figures.count
+            total.ready += figures.ready
+            total.leased += figures.leased
+            total.on_hold += figures.on_hold
+            total.delayed += figures.delayed
+            total.paused += figures.paused
+    return totals, of_queues
+
+
+def _state(queue: JobQueue, state: Claimed, barred: _Barred) -> StateFigures:
+    """Return the figures of a queue in a status or settlement state."""
+    count = queue.count(state)
+    shown = StateFigures(count, queue.oldest(state))
+    if state in CLAIMED:
+        key = (queue.name, state)
+        shown.leased = min(barred.leased[key], count)
+        shown.on_hold = min(barred.on_hold[key], count - shown.leased)
+        shown.delayed = min(barred.delayed[key], count - shown.leased - shown.on_hold)
+        free = count - shown.leased - shown.on_hold - shown.delayed
+        shown.ready, shown.paused = (0, free) if queue.is_paused else (free, 0)
+    return shown
+
+
+def _queue(context: Context, queue: JobQueue, figures: dict[Claimed, StateFigures]) -> QueueFigures:
+    claims = context.waiters.claims
+    names = (queue.name, ALL_QUEUES)
+    return QueueFigures(
+        queue.name,
+        {each.value: found for each, found in figures.items() if isinstance(each, JobStatus)},
+        {each.value: found for each, found in figures.items() if isinstance(each, SettlementState)},
+        queue.is_paused,
+        sum(len(claims.get((state, name), ())) for state in CLAIMED for name in names),
+    )
+
+
+def _standing(context: Context) -> list[StandingLease]:
+    """Return the leases that stand, as far as there are not too many of them."""
+    timers = context.state.leases.timers
+    context.scans_left -= min(LOOKED_MAX, len(timers))
+    return [each for each in islice(timers, LOOKED_MAX) if stands(each)]
+
+
+def _clients(
+    context: Context, standing: list[StandingLease], most: int
+) -> tuple[list[ClientFigures], int]:
+    """Return clients, those heard last first, and how many more there are."""
+    figures = context.figures
+    context.scans_left -= CLIENT_SCANS * len(figures.seen)
+    held = Counter((lease.by, lease.client) for lease in standing)
+    claims: Counter[Who] = Counter()
+    waits: Counter[Who] = Counter()
+    client_of = context.state.requests.client_of
+    for parked in islice(context.waiters.parked.values(), LOOKED_MAX):
+        ticket = parked.ticket
+        who = (ticket.principal.name, client_of(ticket.session) if ticket.session else "")
+        (claims if isinstance(parked.command, Claim) else waits)[who] += 1
+    context.scans_left -= min(LOOKED_MAX, len(context.waiters.parked))
+    order = figures.by_time({*figures.seen, *held, *claims, *waits})
+    shown = [
+        _client(who, figures.heard(who), held[who], claims[who], waits[who]) for who in order[:most]
+    ]
+    return shown, len(order) - len(shown)
+
+
+def _client(
+    who: Who, heard: Heard | None, leases: int = 0, claims: int = 0, waits: int = 0
+) -> ClientFigures:
+    if heard is None:  # it holds leases from before the broker's start
+        return ClientFigures(*who, leases=leases, parked_claims=claims, parked_waits=waits)
+    last = heard.claim
+    if last is not None and len(last.queues) > CLAIMED_QUEUES_SHOWN:
+        last = msgspec.structs.replace(last, queues=last.queues[:CLAIMED_QUEUES_SHOWN])
+    return ClientFigures(
+        *who, _roles_of(heard.ticket), heard.at, leases, claims, waits, last,
+    )  # fmt: skip
+
+
+def _roles_of(ticket: Ticket) -> list[str]:
+    return [role.value for role in Role if role in ticket.principal.roles]
+
+
+# --- explain --------------------------------------------------------------------------------------
+
+
+def explain(context: Context, command: Explain, request: RequestContext) -> ExplainedResult:
+    """Show what is known of why a job is where it is, and what comes next."""
+    jobs = context.state.jobs
+    slot = jobs.require(command.job_id)
+    job, lease = slot.job, slot.lease
+    context.check_scans()
+    state = claimed_for(job)
+    entries, left_out = jobs.origins.read(job.created_at, slot.history)
+    before, is_all = _before(context, slot, state)
+    claimants, more = _claimants(context, slot, state)
+    queue = jobs.queues.by_name[job.queue]
+    return ExplainedResult(
+        job=job.shown(info(slot, request.now_ms)),
+        as_of=context.position(),
+        time=context.wall,
+        writable=request.writable,
+        entries=entries,
+        left_out=left_out,
+        claimed_for=state.value,
+        claimable=_is_claimable(context, slot, state),
+        paused=queue.is_paused,
+        before=before,
+        before_at_least=not is_all,
+        parked_claims=sum(
+            len(context.waiters.claims.get((state, name), ())) for name in (job.queue, ALL_QUEUES)
+        ),
+        claimants=claimants,
+        claimants_left_out=more,
+        lapses=context.state.leases.lapses.get(job.job_id, 0),
+        lapses_max=context.limits.lapses,
+        lease_ms=None if lease is None else lease.lease_ms,
+        coming=_coming(context, slot, request),
+        legal=_legal(slot),
+    )
+
+
+def explained_bytes_max(slot: Slot | None) -> int:
+    """Return a bound on what an explanation takes, without the history of the job."""
+    return job_bytes_max(slot) + (CLAIMANTS_SHOWN + 8) * RESULT_BYTES
+
+
+def _is_claimable(context: Context, slot: Slot, state: Claimed) -> bool:
+    """Return whether a claim of its queue could have a job now, were it the first in its line."""
+    job = slot.job
+    if state not in CLAIMED or slot.lease is not None or job.on_hold:
+        return False
+    not_before = _not_before(slot, state)
+    is_due = not_before is None or not_before <= context.origin.at
+    return is_due and not context.state.jobs.queues.is_paused(job.queue)
+
+
+def _not_before(slot: Slot, state: Claimed) -> datetime | None:
+    """Return from when on a job may be claimed; None is at once."""
+    if state is RUNNING:
+        return slot.job.not_before
+    settlement = slot.job.settlement
+    if settlement is not None and isinstance(state, SettlementState):
+        return settlement.not_before
+    return None
+
+
+def _before(context: Context, slot: Slot, state: Claimed) -> tuple[int, bool]:
+    """Return how many ready jobs come before one, and whether all lines were looked at."""
+    queue, at = context.state.jobs.queues.by_name[slot.job.queue], context.origin.at
+    before, left = 0, AHEAD_MAX
+    context.scans_left -= EXPLAIN_SCANS
+    for priority in sorted(queue.levels):
+        line = queue.levels[priority].lines.get(state)
+        if line is None or priority > slot.job.priority:
+            continue
+        own = slot if priority == slot.job.priority and slot.lease is None else None
+        count, looked = line.ahead_of(own, at, left)
+        before += count
+        context.scans_left -= looked
+        if looked > left:
+            return before, False
+        left -= looked
+    return before, True
+
+
+def _claimants(context: Context, slot: Slot, state: Claimed) -> tuple[list[ClientFigures], int]:
+    """Return the client that holds a job, and those that claim jobs as this one; how many more."""
+    figures, lease = context.figures, slot.lease
+    parked = Counter[Who]()
+    client_of = context.state.requests.client_of
+    for name in (slot.job.queue, ALL_QUEUES):
+        for each in islice(context.waiters.claims.get((state, name), {}).values(), AHEAD_MAX):
+            ticket = each.ticket
+            who = (ticket.principal.name, client_of(ticket.session) if ticket.session else "")
+            parked[who] += 1
+    context.scans_left -= len(figures.claims) + min(AHEAD_MAX, sum(parked.values()))
+    found = {*parked}
+    found.update(
+        who for who, (claim, _) in figures.claims.items() if _would_take(claim, slot, state)
+    )
+    holder = None if lease is None else (lease.by, lease.client)
+    held = Counter((each.by, each.client) for each in _standing(context))
+    order = [who for who in figures.by_time(found) if who != holder]
+    if holder is not None:
+        order.insert(0, holder)
+    shown = [
+        _client(who, figures.heard(who), held[who], parked[who]) for who in order[:CLAIMANTS_SHOWN]
+    ]
+    return shown, len(order) - len(shown)
+
+
+def _would_take(claim: Claim, slot: Slot, state: Claimed) -> bool:
+    """Return whether a claim is for jobs as this one."""
+    if state_of(claim) is not state:
+        return False
+    if claim.job_ids is not None:
+        return slot.job.job_id in claim.job_ids
+    names = names_of(claim)
+    return ALL_QUEUES in names or slot.job.queue in names
+
+
+def _coming(context: Context, slot: Slot, request: RequestContext) -> list[Coming]:
+    """Return what happens to a job by itself, earliest first."""
+    job, limits, lease, coming = slot.job, context.limits, slot.lease, list[Coming]()
+    now = context.wall
+    if lease is not None:
+        lapses = context.state.leases.lapses.get(job.job_id, 0) + 1
+        then = "unless it is touched, the lease lapses and the job can be claimed again"
+        if job.status is RUNNING and lapses >= limits.lapses:
+            then = f"unless it is touched, the lease lapses for the {lapses}th time: the job fails"
+        coming.append(Coming("lease", now + (lease.ends_ms - request.now_ms) * MILLISECOND, then))
+    if job.status is AWAITING_PAYMENT and job.pay_by_time is not None:
+        grace = timedelta(milliseconds=limits.payment_grace_ms)
+        at = _sum(job.pay_by_time, grace)
+        if at is not None:
+            coming.append(Coming("pay_by_time", at, "the job fails unless it is paid by then"))
+    if job.status in (RUNNING, AWAITING_INPUT) and job.submit_result_time is not None:
+        then = "the job fails unless it has ended by then"
+        coming.append(Coming("submit_result_time", job.submit_result_time, then))
+    if job.not_before is not None and job.not_before > now and job.status not in TERMINAL:
+        coming.append(Coming("not_before", job.not_before, "its delay ends: it can be claimed"))
+    settlement = job.settlement
+    if settlement is not None and settlement.not_before and settlement.not_before > now:
+        then = "the settlement can be claimed again"
+        coming.append(Coming("settlement.not_before", settlement.not_before, then))
+    if is_finished(job):
+        at = _sum(ended_at(job), timedelta(milliseconds=limits.keep_finished_ms))
+        if at is not None:
+            then = "the broker forgets the job, or earlier if there are too many finished ones"
+            coming.append(Coming("keep_finished_ms", at, then))
+    return sorted(coming, key=lambda each: each.at)
+
+
+def _sum(at: datetime, span: timedelta) -> datetime | None:
+    """Return a time and a span added, or None: there may be no such date."""
+    try:
+        return at + span
+    except OverflowError:
+        return None
+
+
+def _legal(slot: Slot) -> list[Legal]:
+    """Return the commands that are legal for a job, each with the roles that may send it."""
+    job, settlement = slot.job, slot.job.settlement
+    is_free = slot.lease is None
+    legal = [
+        Legal("transition", _having("moves", (job.status, target)), target.value)
+        for target in sorted(LEGAL_TRANSITIONS[job.status])
+    ]
+    if job.status is AWAITING_PAYMENT:
+        legal.append(Legal("cancel", _sending(Cancel), JobStatus.FAILED.value))
+    if job.status is AWAITING_INPUT:
+        legal.append(Legal("provide_input", _sending(ProvideInput), RUNNING.value))
+    state = claimed_for(job)
+    if state in CLAIMED and is_free and not job.on_hold:
+        legal.append(Legal("claim", _having("claims", state)))
+    if not is_finished(job):
+        legal.append(Legal("request_stop", _sending(RequestStop)))
+        change = Resume if job.on_hold else Hold
+        legal.append(Legal(_tag(change), _sending(change)))
+    if settlement is not None:
+        if settlement.state is not SettlementState.PENDING:
+            legal += [
+                Legal("settle", _having("settles", (settlement.state, to)), to.value)
+                for to in sorted(LEGAL_SETTLEMENTS[settlement.state])
+            ]
+        legal.append(Legal("settle", _sending(Settle)))
+    legal.append(Legal("annotate", _sending(Annotate)))
+    return legal
+
+
+def _sending(command: type[Command]) -> list[str]:
+    return _having("commands", command)
+
+
+def _having(right: str, what: object) -> list[str]:
+    return [role.value for role in Role if what in getattr(RIGHTS[role], right)]
+
+
+STATS_COMMANDS: Final[Handlers] = {
+    Stats: one_by_one(stats),
+    Explain: one_by_one(explain),
+}

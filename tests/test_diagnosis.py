@@ -1,0 +1,141 @@
+"""What is wrong with a broker: each finding is made by its figures, and a sound broker has none."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.brokers import ROOT
+from tollgate.diagnosis import findings
+from tollgate.domain.figures import (
+    ClientFigures,
+    Histogram,
+    JournalFigures,
+    LastClaim,
+    LoopFigures,
+    QueueFigures,
+    StateFigures,
+)
+from tollgate.domain.results import StatsResult
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+FAST = Histogram([0.01, 0.1, 1.0], [100, 0, 0, 0])
+SLOW = Histogram([0.01, 0.1, 1.0], [95, 0, 5, 0])
+BATCHES = Histogram([1], [9, 0])
+READY = StateFigures(2, NOW - MINUTE, ready=2)
+
+
+def worker(ago: timedelta = timedelta(), **fields: Any) -> ClientFigures:
+    claim = LastClaim("running", ["mail"], NOW - ago)
+    return ClientFigures("key:gpu", "gpu@1", ["worker"], NOW - ago, last_claim=claim, **fields)
+
+
+def stats(**fields: Any) -> StatsResult:
+    sound: dict[str, Any] = {
+        "as_of": "p", "time": NOW, "server": "s", "boot_id": "b", "writable": True, "jobs": 0,
+        "stored_bytes": 0, "statuses": {}, "queues": [], "sessions": 0, "outcomes": 0,
+        "parked_claims": 0, "parked_waits": 0, "clients": [], "since": NOW - 60 * MINUTE,
+    }  # fmt: skip
+    return StatsResult(**{**sound, **fields})
+
+
+def journal(free_bytes: int | None) -> JournalFigures:
+    return JournalFigures(1, 1, 0, None, free_bytes)
+
+
+def mail(figures: StateFigures = READY, status: str = "running", **fields: Any) -> Any:
+    where = "statuses" if status in ("running", "awaiting_input") else "settlements"
+    named: dict[str, Any] = {where: {status: figures}, **fields}
+    return [QueueFigures("mail", **named)]
+
+
+SOUND: dict[str, StatsResult] = {
+    "nothing": stats(),
+    "a worker that waits": stats(queues=mail(), clients=[worker(60 * MINUTE, parked_claims=1)]),
+    "a worker just seen": stats(queues=mail(), clients=[worker()]),
+    "jobs that ask": stats(queues=mail(status="awaiting_input")),
+    "leased jobs": stats(queues=mail(StateFigures(1, NOW, leased=1))),
+    "room on the disk": stats(journal=journal(1 << 40)),
+    "a disk nobody knows": stats(journal=journal(None)),
+    "a fast loop": stats(loop=LoopFigures(FAST, BATCHES, FAST)),
+    "few syncs": stats(loop=LoopFigures(FAST, BATCHES, Histogram([0.1, 1.0], [0, 4, 0]))),
+    "jobs paid soon": stats(statuses={"awaiting_payment": StateFigures(3, NOW - 59 * MINUTE)}),
+    "old starts": stats(starts=[NOW - 90 * MINUTE, NOW - 80 * MINUTE]),
+    "a busy worker": stats(clients=[worker(MINUTE, leases=3)]),
+}
+WRONG: dict[str, tuple[StatsResult, str, str]] = {
+    "disk full": (stats(writable=False), "not_writable", "the disk is full"),
+    "disk low": (stats(journal=journal(1 << 29)), "disk_low", "512 MiB left"),
+    "restarts": (
+        stats(since=NOW - MINUTE, starts=[NOW - 9 * MINUTE, NOW - 5 * MINUTE]),
+        "restarts",
+        "has started 3 times in 9 min",
+    ),
+    "slow sync": (
+        stats(loop=LoopFigures(SLOW, BATCHES, SLOW)), "slow_sync", "takes up to 1 s",
+    ),
+    "slow loop": (stats(loop=LoopFigures(SLOW, BATCHES, FAST)), "slow_steps", "up to 1 s"),
+    "paused": (stats(queues=mail(StateFigures(1), paused=True)), "queue_paused", "mail is paused"),
+    "no worker": (stats(queues=mail()), "no_worker", "the 2 ready jobs of queue mail"),
+    "a worker of another queue": (
+        stats(queues=mail(), clients=[msgspec.structs.replace(
+            worker(), last_claim=LastClaim("running", ["other"], NOW))]),
+        "no_worker", "no client claims",
+    ),
+    "a worker that left": (
+        stats(queues=mail(), clients=[worker(2 * MINUTE)]), "no_worker", "the oldest for 1 min",
+    ),
+    "no watcher": (
+        stats(queues=mail(status="submitted")), "no_watcher", "2 submitted settlements",
+    ),
+    "silent": (
+        stats(clients=[worker(3 * MINUTE, leases=2)]), "silent_worker", "nothing for 3 min",
+    ),
+    "silent since the start": (
+        stats(clients=[ClientFigures("key:gpu", leases=1)]), "silent_worker", "since the broker",
+    ),
+    "unpaid": (
+        stats(statuses={"awaiting_payment": StateFigures(3, NOW - 61 * MINUTE)}),
+        "unpaid", "3 unpaid jobs, the oldest for 1 h",
+    ),
+    "on hold": (
+        stats(statuses={"running": StateFigures(3, on_hold=2)}), "on_hold", "2 jobs on hold",
+    ),
+    "lapses": (stats(lapses=1), "lapses", "1 lease lapsed"),
+    "manual": (
+        stats(settlements={"manual": StateFigures(2)}), "settlement_manual", "2 manual settlements",
+    ),
+    "refused": (
+        stats(settlements={"refused": StateFigures(1)}), "settlement_refused", "1 refused",
+    ),
+    "unknown key": (stats(dropped={"handshake_key_refused": 2}), "key_refused", "2 connections"),
+    "no role": (stats(dropped={"refused_not_authorized": 1}), "not_authorized", "1 command"),
+    "unread": (stats(unread_bytes=65 << 20), "unread", "65 MiB of replies"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_broker_has_no_finding(name: str) -> None:
+    assert findings(SOUND[name]) == []
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_found(name: str) -> None:
+    wrong, code, text = WRONG[name]
+    assert [(each.code, text in each.text) for each in findings(wrong)] == [(code, True)]
+
+
+@pytest.mark.parametrize(("off_s", "text"), [(7.0, "7 s ahead of"), (-61.0, "61 s behind")])
+def test_a_clock_that_is_off_is_found(off_s: float, text: str) -> None:
+    (finding,) = findings(stats(), clock_off_s=off_s)
+    assert (finding.code, text in finding.text) == ("clock_off", True)
+    assert findings(stats(), clock_off_s=5.0 if off_s > 0 else -5.0) == []
+
+
+def test_every_code_is_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "guides" / "operations.md").read_text()
+    watched = guide.partition("## What to watch")[2].partition("\n## ")[0]
+    told = {line.split("`")[1] for line in watched.splitlines() if line.startswith("| `")}
+    assert told == {code for _, code, _ in WRONG.values()} | {"clock_off"}

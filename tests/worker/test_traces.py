@@ -1,0 +1,46 @@
+"""The trace of a job's creator reaches its handler, and the lines that the handler logs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tollgate.testing import Broker
+
+ROOT = Path(__file__).parents[2]
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+HANDLERS = """
+def plain(job, ctx):
+    ctx.log.info("plain is here")
+    return str(ctx.traceparent)
+
+async def in_loop(job, ctx):
+    ctx.log.info("in_loop is here")
+    return str(ctx.traceparent)
+"""
+
+
+@pytest.mark.parametrize("handler", ["plain", "in_loop"])
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_handlers_see_the_trace(tmp_path: Path, handler: str, isolation: str) -> None:
+    (tmp_path / "traced.py").write_text(HANDLERS)
+    with Broker() as broker, broker.connect() as client:
+        with_trace = broker.pay(client.create("0" * 64, traceparent=PARENT)).job_id
+        without = broker.pay(client.create("0" * 64)).job_id
+        done = subprocess.run(
+            [sys.executable, "-m", "tollgate.worker", "--handler", f"traced:{handler}",
+             "--isolation", isolation, "--drain", "--endpoint", broker.endpoint,
+             "--log-format", "json"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert client.get(with_trace).result == PARENT
+        assert client.get(without).result == "None"
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    logged = {line["job_id"]: line for line in lines if line["event"] == f"{handler} is here"}
+    assert logged[with_trace]["traceparent"] == PARENT
+    assert "traceparent" not in logged[without]

@@ -1,0 +1,1 @@
+"""The figures of a broker for Prometheus, over HTTP (extra `metrics`)."""
