@@ -1,9 +1,6 @@
 """Gateways as processes, in front of a broker and a stand-in for the payment service."""
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +9,9 @@ from typing import Any, Final
 
 import httpx
 
+from tests.serving import PATIENCE_S, ServingProcess
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_S: Final = 30.0
 FREE: Final = """\
 name = "Echo"
 price = "free"
@@ -65,38 +63,16 @@ external_dispute_unlock = "4h"
 PURCHASER: Final = "aabbccddeeff0011"
 
 
-class GatewayProcess:
+class GatewayProcess(ServingProcess):
     """A gateway that listens on a free port of 127.0.0.1."""
 
     def __init__(
         self, directory: Path, agent: str, endpoint: str, *options: str, port: int = 0
     ) -> None:
-        self.directory = directory
-        self._stderr = directory / f"gateway.{time.monotonic_ns()}.err"
-        command = [
-            sys.executable, "-P", "-m", "tollgate.gateway", agent, "--endpoint", endpoint,
-            "--port", str(port), "--log-format", "json", *options,
-        ]  # fmt: skip
-        with self._stderr.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command, cwd=directory, stdin=subprocess.DEVNULL, stderr=stderr
-            )
-
-    def wait_until_ready(self) -> None:
-        """Return when it listens. Raises AssertionError with its log if it ends or hangs."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            for event in self.log():
-                if event["event"] == "listening":
-                    self.url = str(event["url"])
-                    return
-            time.sleep(0.01)
-        raise AssertionError(f"the gateway is not ready: {self._stderr.read_text()}")
-
-    def log(self) -> list[dict[str, Any]]:
-        """Return its log so far."""
-        lines = self._stderr.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        super().__init__(
+            directory, "tollgate.gateway", agent, "--endpoint", endpoint, "--port", str(port),
+            *options,
+        )  # fmt: skip
 
     def logged(self, **fields: Any) -> dict[str, Any]:
         """Return the line of the log that has these fields, when it is there."""
@@ -118,12 +94,6 @@ class GatewayProcess:
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
         return httpx.post(self.url + path, content=text, headers=headers, timeout=PATIENCE_S)
 
-    def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it with a signal, and return its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(by)
-        return self.process.wait(PATIENCE_S)
-
 
 @contextmanager
 def running_gateway(
@@ -137,6 +107,4 @@ def running_gateway(
         yield gateway
         assert gateway.stop() == 0, gateway.log()
     finally:
-        if gateway.process.poll() is None:
-            gateway.process.kill()
-            gateway.process.wait(PATIENCE_S)
+        gateway.kill()

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.gateway.running import FREE, PAID, PATIENCE_S, GatewayProcess, running_gateway
+from tests.gateway.running import FREE, PAID, GatewayProcess, running_gateway
+from tests.serving import PATIENCE_S
 from tollgate.testing import Broker
 
 HIRE = {"input_data": {"text": "a"}, "identifier_from_purchaser": "command"}

@@ -1,52 +1,25 @@
 """`tollgate metrics` as a process, in front of a real broker, and what it shows, parsed."""
 
-import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
 
 import httpx
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-PATIENCE_S: Final = 30.0
+from tests.serving import PATIENCE_S, ServingProcess
+
 Labels = dict[str, str]
 
 
-class MetricsProcess:
+class MetricsProcess(ServingProcess):
     """An exporter that listens on a free port of 127.0.0.1, unless options say otherwise."""
 
     def __init__(self, directory: Path, endpoint: str, *options: str) -> None:
-        self._stderr = directory / f"metrics.{time.monotonic_ns()}.err"
-        command = [
-            sys.executable, "-P", "-m", "tollgate.metrics", "--endpoint", endpoint,
-            "--port", "0", "--log-format", "json", *options,
-        ]  # fmt: skip
-        with self._stderr.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command, cwd=directory, stdin=subprocess.DEVNULL, stderr=stderr
-            )
-
-    def wait_until_ready(self) -> None:
-        """Return when it listens. Raises AssertionError with its log if it ends or hangs."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            for event in self.log():
-                if event["event"] == "listening":
-                    self.url = str(event["url"]).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-                    return
-            time.sleep(0.01)
-        raise AssertionError(f"the exporter is not ready: {self._stderr.read_text()}")
-
-    def log(self) -> list[dict[str, Any]]:
-        """Return its log so far."""
-        lines = self._stderr.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        super().__init__(
+            directory, "tollgate.metrics", "--endpoint", endpoint, "--port", "0", *options
+        )
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return httpx.get(self.url + path, headers=headers, timeout=PATIENCE_S)
@@ -56,12 +29,6 @@ class MetricsProcess:
         answer = self.get("/metrics")
         assert answer.status_code == 200, answer.text
         return {family.name: family for family in text_string_to_metric_families(answer.text)}
-
-    def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it with a signal, and return its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(by)
-        return self.process.wait(PATIENCE_S)
 
 
 @contextmanager
@@ -74,9 +41,7 @@ def running_metrics(directory: Path, endpoint: str, *options: str) -> Iterator[M
         assert exporter.stop() == 0, exporter.log()
         assert not [event for event in exporter.log() if event["level"] != "info"]
     finally:
-        if exporter.process.poll() is None:
-            exporter.process.kill()
-            exporter.process.wait(PATIENCE_S)
+        exporter.kill()
 
 
 def values(family: Metric, **labels: str) -> list[float]:

@@ -14,7 +14,8 @@ import pytest
 
 from tests.broker.access.key_commands import new_key
 from tests.brokers import running_broker
-from tests.metrics.running import PATIENCE_S, MetricsProcess, running_metrics, value
+from tests.metrics.running import MetricsProcess, running_metrics, value
+from tests.serving import PATIENCE_S
 from tollgate.client.sync import Client
 from tollgate.metrics.command import is_loopback
 from tollgate.metrics.server import CONNECTIONS_MAX

@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from tests.metrics.running import PATIENCE_S
+from tests.serving import PATIENCE_S
 from tollgate.client.sync import Client
 from tollgate.metrics import server as module
 from tollgate.metrics.server import Figures, Handler, Server

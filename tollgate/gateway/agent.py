@@ -6,13 +6,13 @@ from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tollgate.domain.results import DEFAULT_QUEUE
 from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
+from tollgate.masumi.service_url import check_service_url
 
 MINUTE: Final = timedelta(minutes=1)
 FOR_SERVICE: Final = 10 * MINUTE
@@ -72,13 +72,7 @@ class ServiceSettings(_Part):
     @field_validator("url")
     @classmethod
     def _is_url(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            is_url = False
-        if not is_url:
-            raise ValueError(f"{url!r} is no address such as https://payments.example.com/api/v1")
+        check_service_url(url)
         return url
 
 

@@ -11,6 +11,7 @@ from tollgate.gateway.agent import Agent
 from tollgate.gateway.agent_file import AgentFileError, load, located
 from tollgate.log import configure, protect_stdout
 from tollgate.terminal.options import LOG, connection, with_all
+from tollgate.token_file import TokenError, read_token
 
 log = logging.getLogger("tollgate.gateway")
 
@@ -73,12 +74,10 @@ def described(agent: Agent) -> str:
 
 def _check_token(source: str, agent: Agent) -> None:
     """Exit if there is no API key for the payment service: it is read at the start alone."""
-    from tollgate.gateway.server import TokenError, token_in  # noqa: PLC0415 - --help does without
-
     settings = agent.payment_service
     try:
         if settings is not None and not agent.is_free:
-            token_in(settings.token_file)
+            read_token(settings.token_file)
     except TokenError as fault:
         _tell([located(source, ("payment_service", "token_file"), str(fault))])
         sys.exit(WRONG)
@@ -95,7 +94,7 @@ def _start(agent: Agent, options: dict[str, Any]) -> int:
     # Imported late: --help and --check do not need these modules.
     from tollgate.client.connection import check_key  # noqa: PLC0415
     from tollgate.client.errors import KeyFileError  # noqa: PLC0415
-    from tollgate.gateway.server import TokenError, bind, serve  # noqa: PLC0415
+    from tollgate.gateway.server import bind, serve  # noqa: PLC0415
 
     host = options["host"] or agent.http.host
     port = agent.http.port if options["port"] is None else options["port"]

@@ -6,17 +6,16 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import uvicorn
 
 from tollgate.client.aio import AsyncClient
-from tollgate.domain.exceptions import TollgateError
 from tollgate.gateway.agent import Agent
 from tollgate.gateway.app import build
 from tollgate.gateway.http_protocol import BoundedProtocol
 from tollgate.masumi.api import PaymentService
+from tollgate.token_file import read_token
 
 log = logging.getLogger("tollgate.gateway")
 
@@ -26,10 +25,6 @@ BROKER_S: Final = 5.0
 """How long an answer of the broker may take."""
 BACKLOG: Final = 1_024
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-class TokenError(TollgateError):
-    """The file with the API key of the payment service cannot be used."""
 
 
 def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
@@ -50,19 +45,6 @@ def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     return bound
 
 
-def token_in(file: Path) -> str:
-    """Return the API key in a file. Raises TokenError."""
-    try:
-        token = file.read_text(encoding="ascii").strip()
-    except OSError as fault:
-        raise TokenError(f"{file} cannot be read: {fault.strerror}") from None
-    except UnicodeDecodeError:
-        raise TokenError(f"{file} cannot be read: it is no text") from None
-    if not token or not token.isprintable() or " " in token:
-        raise TokenError(f"{file} has no API key: one word is expected")
-    return token
-
-
 def serve(
     agent: Agent, bound: socket.socket, endpoint: str, *, key: str | None, name: str | None
 ) -> None:
@@ -76,7 +58,7 @@ def serve(
     payments, settings = None, agent.payment_service
     if settings is not None and not agent.is_free:
         payments = PaymentService(
-            settings.url, token_in(settings.token_file), settings.network,
+            settings.url, read_token(settings.token_file), settings.network,
             timeout_s=settings.timeout_s,
         )  # fmt: skip
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

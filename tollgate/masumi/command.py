@@ -12,7 +12,9 @@ import click
 
 from tollgate.log import configure, protect_stdout
 from tollgate.masumi.payment import SOURCE_TYPES
+from tollgate.masumi.service_url import check_service_url
 from tollgate.terminal.options import LOG, connection, with_all
+from tollgate.token_file import TokenError, read_token
 
 log = logging.getLogger("tollgate.payments")
 
@@ -118,25 +120,16 @@ def main(log_format: str | None, log_level: str, **options: Any) -> None:  # noq
 
 def _token(file: str) -> str:
     try:
-        token = Path(file).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as fault:
-        message = f"{file} cannot be read: {getattr(fault, 'strerror', None) or 'it is no text'}"
-        raise click.BadParameter(message, param_hint="--service-token-file") from None
-    if not token or not token.isprintable() or " " in token:
-        message = f"{file} has no API key: one word is expected"
-        raise click.BadParameter(message, param_hint="--service-token-file")
-    return token
+        return read_token(Path(file))
+    except TokenError as fault:
+        raise click.BadParameter(str(fault), param_hint="--service-token-file") from None
 
 
 def _check_url(url: str) -> None:
     try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url:
-        message = f"{url!r} is no address such as https://payments.example.com/api/v1"
-        raise click.BadParameter(message, param_hint="--service-url")
+        check_service_url(url)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault), param_hint="--service-url") from None
 
 
 def _address(text: str | None) -> tuple[str, int] | None:

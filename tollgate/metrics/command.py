@@ -10,6 +10,7 @@ import click
 
 from tollgate.log import configure, protect_stdout
 from tollgate.terminal.options import LOG, connection, with_all
+from tollgate.token_file import TokenError, read_token
 
 log = logging.getLogger("tollgate.metrics")
 
@@ -88,11 +89,11 @@ def _start(host: str, port: int, token_file: Path | None, options: dict[str, Any
     from tollgate.client.connection import check_key  # noqa: PLC0415
     from tollgate.client.errors import KeyFileError  # noqa: PLC0415
     from tollgate.client.sync import Client  # noqa: PLC0415
-    from tollgate.metrics.server import TokenError, read_token, serve  # noqa: PLC0415
+    from tollgate.metrics.server import serve  # noqa: PLC0415
 
     try:
         check_key(options["endpoint"], options["key"])
-        token = None if token_file is None else read_token(token_file)
+        token = None if token_file is None else read_token(token_file).encode()
         client = Client(options["endpoint"], key=options["key"], name=options["name"])
         serve((host, port), client, token)
     except (KeyFileError, TokenError) as fault:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from socketserver import ThreadingTCPServer
 from threading import Lock, Thread
 from time import monotonic
@@ -43,23 +42,6 @@ READ_S: Final = 5.0
 TEXT: Final = "text/plain; charset=utf-8"
 Answer = tuple[HTTPStatus, str, bytes]
 """Status, content type and body."""
-
-
-class TokenError(TollgateError):
-    """The file with the token cannot be used."""
-
-
-def read_token(file: Path) -> bytes:
-    """Return the token in a file. Raises TokenError."""
-    try:
-        token = file.read_text(encoding="ascii").strip()
-    except OSError as fault:
-        raise TokenError(f"{file} cannot be read: {fault.strerror}") from None
-    except UnicodeDecodeError:
-        raise TokenError(f"{file} cannot be read: it is no text") from None
-    if not token or not token.isprintable() or " " in token:
-        raise TokenError(f"{file} has no token: one word is expected")
-    return token.encode()
 
 
 class Figures:
