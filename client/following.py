@@ -14,8 +14,9 @@ SLICE_MS: Final = 15_000
 
 
 class Following:
-    """Reads the events after a position, page by page; `is_done` if there are no more to wait for.
+    """Reads the events after a position, page by page.
 
+    `is_done` becomes true after the newest one, unless more are waited for (`follow`).
     `patience_s` is how long the broker may take to answer after the end of a wait.
     """
 

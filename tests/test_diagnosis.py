@@ -58,7 +58,7 @@ SOUND: dict[str, StatsResult] = {
     "jobs that ask": stats(queues=mail(status="awaiting_input")),
     "leased jobs": stats(queues=mail(StateFigures(1, NOW, leased=1))),
     "room on the disk": stats(journal=journal(1 << 40)),
-    "a disk nobody knows": stats(journal=journal(None)),
+    "an unknown disk": stats(journal=journal(None)),
     "a fast loop": stats(loop=LoopFigures(FAST, BATCHES, FAST)),
     "few syncs": stats(loop=LoopFigures(FAST, BATCHES, Histogram([0.1, 1.0], [0, 4, 0]))),
     "jobs paid soon": stats(statuses={"awaiting_payment": StateFigures(3, NOW - 59 * MINUTE)}),

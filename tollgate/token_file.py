@@ -9,8 +9,8 @@ class TokenError(TollgateError):
     """The file with the word cannot be used; the message says why."""
 
 
-def read_token(file: Path) -> str:
-    """Return the word in a file. Raises TokenError."""
+def read_token(file: Path, what: str = "token") -> str:
+    """Return the word in a file; errors call it `what`. Raises TokenError."""
     try:
         token = file.read_text(encoding="ascii").strip()
     except OSError as fault:
@@ -18,5 +18,5 @@ def read_token(file: Path) -> str:
     except UnicodeDecodeError:
         raise TokenError(f"{file} cannot be read: it is no text") from None
     if not token or not token.isprintable() or " " in token:
-        raise TokenError(f"{file} has no token: one word is expected")
+        raise TokenError(f"{file} has no {what}: one word is expected")
     return token

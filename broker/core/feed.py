@@ -1,7 +1,7 @@
 """The event feed: the latest events by their place in the log, for readers that follow it.
 
 The feed keeps the events themselves, as they were applied, and with each what else a reader needs
-to know of its job. Nothing is made of them before somebody reads. They lie in chunks: a record adds
+to know of its job. Only a read makes something of them. They lie in chunks: a record adds
 to the newest one, and the oldest one goes when there are too many.
 
 A place is the number of a record, and how many of its events come before it.

@@ -95,8 +95,8 @@ class Figures:
     def refill(self) -> None:
         """Let more times be measured, and forget the clients that were seen longest ago.
 
-        The server calls this at most every few milliseconds. Between two calls the clients grow by
-        no more than the messages that were taken.
+        The server calls this at most every few milliseconds. Between two calls a
+        message adds one client at most.
         """
         self.samples_left = SAMPLES_MAX
         if len(self.seen) > CLIENTS_MAX:

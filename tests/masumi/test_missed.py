@@ -49,7 +49,7 @@ async def test_a_service_that_is_away_is_one_line(
         with pytest.raises(ServiceFailedError, match="500"):
             await town.watcher.open_gates()
         before, asked = asked, town.service.faults.counts["resolve", Fault.ERROR_BEFORE]
-        # Of the new ones, and of the others, some are tried, and no more if all of them fail.
+        # Of the new ones, and of the others, some are tried. If all of them fail, the rest is left.
         assert asked - before == 2 * payment_sync.RESOLVED_AT_ONCE
     await town.watcher.open_gates()  # none is new any more: what can wait fails no round
     assert not caplog.records

@@ -34,7 +34,7 @@ class Process:
         self.sdk, self.resumer, self.storage = sdk, resumer, storage
 
     async def die(self) -> None:
-        """End as after a kill -9: nothing is given back, nobody is told."""
+        """End as after a kill -9: nothing is given back, no message is sent."""
         resumer = self.resumer
         if resumer._keeper is not None:
             resumer._keeper.close()

@@ -29,7 +29,7 @@ log = logging.getLogger("tollgate.gateway")
 
 PING_S: Final = 2.0
 IDENTIFIER_BYTES: Final = 13
-"""Of the identifier that a purchaser gets who has none."""
+"""Of the identifier for a purchaser without one."""
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
 

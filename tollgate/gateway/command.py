@@ -77,7 +77,7 @@ def _check_token(source: str, agent: Agent) -> None:
     settings = agent.payment_service
     try:
         if settings is not None and not agent.is_free:
-            read_token(settings.token_file)
+            read_token(settings.token_file, "API key")
     except TokenError as fault:
         _tell([located(source, ("payment_service", "token_file"), str(fault))])
         sys.exit(WRONG)

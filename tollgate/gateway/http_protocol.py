@@ -68,7 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._wait()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # the base says None
-        """Answer a request that is complete: its caller sends no more, but may read."""
+        """Answer a request that is complete: its caller has stopped sending, but may read."""
         if self.is_idle() or self.cycle.more_body:
             return False
         self.cycle.keep_alive = False
@@ -126,7 +126,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Say as JSON that this is no request, and close the connection."""
-        del msg  # it says no more
+        del msg  # the answer is the same for all
         self._stop_waiting()
         if self.is_idle():  # else it would be read as the answer to an earlier request
             self.transport.write(

@@ -58,7 +58,7 @@ def serve(
     payments, settings = None, agent.payment_service
     if settings is not None and not agent.is_free:
         payments = PaymentService(
-            settings.url, read_token(settings.token_file), settings.network,
+            settings.url, read_token(settings.token_file, "API key"), settings.network,
             timeout_s=settings.timeout_s,
         )  # fmt: skip
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -120,7 +120,7 @@ def main(log_format: str | None, log_level: str, **options: Any) -> None:  # noq
 
 def _token(file: str) -> str:
     try:
-        return read_token(Path(file))
+        return read_token(Path(file), "API key")
     except TokenError as fault:
         raise click.BadParameter(str(fault), param_hint="--service-token-file") from None
 

@@ -606,7 +606,7 @@ def test_a_repeat_of_a_reader_that_begins_now_misses_nothing() -> None:
     assert told(driver, 7) == ["created"]
     driver.run(Arrival(OTHER, [frame], ADMIN))
     answers = len(driver.inbox)
-    driver.ask(create())  # within the 20 ms: nobody has been told
+    driver.ask(create())  # within the 20 ms: no reader has been told
     assert len(driver.inbox) == answers + 1
     driver.run(Arrival(OTHER, [frame], ADMIN))
     assert told(driver, 7) == ["created"]

@@ -182,7 +182,7 @@ def meta_with(meta: str | None, kept: Mapping[str, Any]) -> tuple[str | None, li
     """
     found = parsed(meta)
     if meta is not None and not isinstance(found, dict):
-        return meta, list(kept)  # somebody else's text
+        return meta, list(kept)  # the text of another program
     others = {} if found is None else found
     before = kept_in(meta)
     new, left_out = {}, []

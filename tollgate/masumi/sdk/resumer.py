@@ -233,7 +233,7 @@ class Resumer:
         while self._loop is not None:
             try:
                 await rounds.run()
-            except Exception:  # a key without the role, for example, that somebody may replace
+            except Exception:  # a key without the role, for example, which an operator may replace
                 log.exception("trying again in %g s", FAULT_S)
                 await asyncio.sleep(FAULT_S)
             else:

@@ -232,7 +232,7 @@ class TollgateJobStorage:
         """Give a job that asks a human what the human answered, not merged with anything.
 
         Raises ValueError if there is no such job, or if it does not ask, for example because
-        somebody else was faster.
+        another answer was faster.
         """
         text = canonical(input_data)
         # The number of the question: an earlier try, whose reply was lost, may have answered it,
