@@ -74,15 +74,15 @@ class GatewayProcess(ServingProcess):
             *options,
         )  # fmt: skip
 
-    def logged(self, **fields: Any) -> dict[str, Any]:
-        """Return the line of the log that has these fields, when it is there."""
+    def logged(self, text: str = "", **fields: Any) -> dict[str, Any]:
+        """Return the line of the log with this text in its event and these fields."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             for event in self.log():
-                if fields.items() <= event.items():
+                if text in event["event"] and fields.items() <= event.items():
                     return event
             time.sleep(0.01)
-        raise AssertionError(f"no line has {fields}: {self.log()}")
+        raise AssertionError(f"no line has {text!r} and {fields}: {self.log()}")
 
     def get(self, path: str, **query: str) -> httpx.Response:
         return httpx.get(self.url + path, params=query, timeout=PATIENCE_S)

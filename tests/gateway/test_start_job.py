@@ -136,12 +136,24 @@ def test_service_asks_to_wait(town: Town) -> None:
     assert answer.headers["retry-after"] == "2"
 
 
+def test_payment_without_a_seller_starts_no_job(town: Town) -> None:
+    before = jobs(town)
+    town.server.proxy.changes["create"] = lambda told: {**told, "SmartContractWallet": None}
+    try:
+        answer = town.paid.post("/start_job", body("no seller"))
+    finally:
+        del town.server.proxy.changes["create"]
+    assert (answer.status_code, answer.json()["error"]) == (503, "payment_service")
+    assert jobs(town) == before
+    town.paid.logged("names no seller", level="error")
+
+
 def test_service_refuses_our_key(town: Town) -> None:
     key = town.service.keys.pop(town.server.token)
     answer = town.paid.post("/start_job", body("no key"))
     town.service.keys[town.server.token] = key
     assert answer.status_code == 503
-    assert "invalid authentication token" in town.paid.logged(level="error")["event"]
+    town.paid.logged("invalid authentication token", level="error")
 
 
 def test_free_hire_runs_at_once(town: Town) -> None:
