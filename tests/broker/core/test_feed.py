@@ -201,6 +201,17 @@ def test_a_position_in_the_middle_of_a_message_counts() -> None:
     assert read(driver, after=events[0].position).next == after
 
 
+def test_an_answer_has_at_most_so_many_events() -> None:
+    driver = Driver()
+    start = listed(driver).as_of or ""
+    driver.ask(*[create() for _ in range(5)])
+    first = read(driver, after=start, limit=2)
+    assert len(first.events) == 2
+    assert first.next == first.events[-1].position
+    rest, _ = read_all(driver, first.next, limit=2)
+    assert len({event.job_id for event in [*first.events, *rest]}) == 5
+
+
 def test_events_in_a_message_are_those_of_earlier_ones() -> None:
     driver = Driver()
     first = driver.job(create())
