@@ -987,6 +987,32 @@ async def test_a_job_from_before_is_proved_as_the_sdk_does(site: Site) -> None:
     assert payments[job["job_id"]].completed == [(job["payment_id"], "done: Cardano payments")]
 
 
+async def test_a_touch_after_the_end_stops_no_proof(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a job ends its lease: the lease thread may hear of that before the handler."""
+    process = await site.process(agree, starts=False)
+    process.storage.settles = False
+    job = new_job()
+    job_id = job["job_id"]
+    await process.storage.create_job(job_id, job)
+    await process.storage.update_job(job_id, {"status": "running"})
+    change = process.storage.change
+
+    async def changed(changed_id: str, updates: Any, **fields: Any) -> None:
+        held = process.resumer._leases().holder(changed_id)
+        await change(changed_id, updates, **fields)
+        if held is not None and updates["status"] == "completed":
+            process.resumer._lose(held)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(process.storage, "change", changed)
+    await process.resumer.start()
+    await site.until(job_id)
+    payments = process.sdk.job_manager._payment_instances
+    await until(lambda: job_id in payments and payments[job_id].completed)
+
+
 async def test_a_job_ends_before_its_payment_does(site: Site) -> None:
     process = await site.process(agree)
     job_id = await site.hire(process, pays=False)
