@@ -137,7 +137,7 @@ def _alone(shape: Shape, jobs: int) -> Alone:
     engine = Engine(Limits(), new_id=new_job_id, server="benchmark", boot_id="benchmark")
     pipeline = Pipeline(engine, Counter(), REPLY_BYTES)
     session = Session("benchmark", lambda: 0.5)
-    owner = Principal("uid:0", Role.ADMIN)
+    owner = Principal("uid:0", frozenset({Role.ADMIN}))
     requests: list[bytes] = []
     replies: list[bytes] = []
     core_s = 0.0
