@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import tollgate
+from tests.blocking_calls import BLOCKING, blocking_calls
 from tollgate.client.aio import AsyncBatch, AsyncClient
 from tollgate.client.batch import Batch
 from tollgate.client.sync import Client
@@ -107,6 +108,10 @@ def test_twins_have_the_same_docstrings(plain: type, awaited: type) -> None:
         documented = inspect.getdoc(getattr(plain, name))
         assert documented, name
         assert documented == inspect.getdoc(getattr(awaited, name)), name
+
+
+def test_the_blocking_calls_are_made_of_the_others() -> None:
+    assert BLOCKING.read_text() == blocking_calls(), "run `make twin`"
 
 
 def test_a_batch_takes_the_arguments_of_the_client() -> None:
