@@ -438,10 +438,6 @@ class Queues:
             wake.line.wake_at = None
             self.changed[wake.state, wake.queue] = None
 
-    def has_due(self, at: datetime) -> bool:
-        """Return whether `wake` has more to note."""
-        return self._wakes.is_due(at)
-
     def _ready(self, line: ReadyLine, name: str, at: datetime) -> Slot | None:
         """Return the first job of a line; if there is none, be woken for the next delayed one."""
         slot = line.ready(at)
