@@ -18,7 +18,7 @@ LOCK_HEADER := '\# Made by "make lock" from the dependencies in pyproject.toml. 
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-masumi test test-full static check cover crash chaos feed fuzz soak torture million \
-	settlement hiring masumi-sdk hashes judges protocol bench bench-quick bench-peers lock clean
+	settlement hiring masumi-sdk hashes judges protocol twin bench bench-quick bench-peers lock clean
 
 # The tests start hundreds of processes. Without compiled modules each would compile ours again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -120,6 +120,9 @@ torture: setup ## torture broker, workers and producers with random faults (11 m
 
 million: setup ## run a million commands with a fixed clock and seed, and print their digest
 	$(BIN)/python -m tests.million
+
+twin: setup ## make the calls of the blocking client from those of the asyncio client
+	$(BIN)/python -m tests.blocking_calls
 
 protocol: setup ## regenerate the examples and pictures in docs/protocol.md
 	$(BIN)/python -m tests.protocol_page

@@ -198,7 +198,7 @@ def _carry(
     for _ in range(shape.in_flight):
         socket.send(next(them))
     while time.perf_counter() < until or messages % STEPS:  # the echo stays in step
-        if not socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
+        if not socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[arg-type, operator]
             zmq.zmq_poll([(socket, zmq.POLLIN)], 10_000)
         socket.recv(zmq.DONTWAIT)
         socket.send(next(them))

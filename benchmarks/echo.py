@@ -141,7 +141,7 @@ class EchoClient:
 
     def _spin(self) -> bool:
         until = time.perf_counter() + self._spin_s
-        while not self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
+        while not self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[arg-type, operator]
             if time.perf_counter() > until:
                 return False
             os.sched_yield()

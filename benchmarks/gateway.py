@@ -88,7 +88,7 @@ def sdk_server(directory: Path, python: Path, port: int) -> Iterator[str]:
     """Run the SDK's server in two processes; yield its address."""
     (directory / "sdk_app.py").write_text(SDK_APP)
     command = [
-        python, "-m", "uvicorn", "sdk_app:app", "--workers", "2", "--port", str(port),
+        str(python), "-m", "uvicorn", "sdk_app:app", "--workers", "2", "--port", str(port),
         "--no-access-log", "--log-level", "warning",
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=directory, env={**os.environ, "PYTHONPATH": "."})
@@ -112,7 +112,7 @@ def sdk_server(directory: Path, python: Path, port: int) -> Iterator[str]:
 
 def load(url: str, script: Path, seconds: int) -> tuple[float, float]:
     """Return requests a second, and p99 in ms. Raises ValueError if an answer is no 200."""
-    command = ["wrk", "-t1", f"-c{CALLERS}", f"-d{seconds}", "--latency", "-s", script, url]
+    command = ["wrk", "-t1", f"-c{CALLERS}", f"-d{seconds}", "--latency", "-s", str(script), url]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in told:
         raise ValueError(told)

@@ -123,7 +123,8 @@ def _fill_redis(path: str, size: int) -> None:
 def _memory_usage(path: str) -> float:
     redis = redis_side.client(path)
     keys = [key for _, key in zip(range(SAMPLE), redis.scan_iter(match="job:*"), strict=False)]
-    return sum(redis.memory_usage(key, samples=0) for key in keys) / len(keys)
+    sizes: list[int] = [redis.memory_usage(key, samples=0) for key in keys]
+    return sum(sizes) / len(sizes)
 
 
 def _run(

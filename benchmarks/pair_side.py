@@ -13,8 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tollgate
+
+if TYPE_CHECKING:
+    from tollgate.domain.commands import AnyCommand
 
 BIN = Path(sys.executable).parent
 HASH = "0123456789abcdef" * 4
@@ -45,7 +49,7 @@ def lifecycle(client: "tollgate.Client", jobs: int, per_message: int) -> float:
     """Return commands a second: create, run, read and complete so many jobs."""
     make = tollgate.commands
     ids = [f"{os.urandom(4).hex()}-0000-4000-8000-{number:012x}" for number in range(jobs)]
-    commands = [
+    commands: list[AnyCommand] = [
         *(make.create(HASH, job_id=job_id, input=TEXT) for job_id in ids),
         *(make.transition(job_id, "running") for job_id in ids),
         *(make.get(job_id) for job_id in ids),

@@ -1,4 +1,7 @@
-"""The calls of the asyncio client that are one command each: those of `calls` with `await`."""
+"""The calls of the asyncio client that are one command each.
+
+`make twin` makes calls.py, those of the blocking client, from this file.
+"""
 
 import builtins
 from collections.abc import AsyncIterator, Sequence
@@ -21,10 +24,7 @@ if TYPE_CHECKING:
 
 
 class AsyncCalls:
-    """What `AsyncClient` inherits: each call makes a command, asks, and returns the value.
-
-    `Calls` is its twin: a test compares signatures and docstrings.
-    """
+    """What `AsyncClient` inherits. Each makes a command, asks the broker, and returns the value."""
 
     _timeout_s: float
 

@@ -1,4 +1,7 @@
-"""The calls of the blocking client that are one command each."""
+"""The calls of the blocking client that are one command each.
+
+This file is made from aio_calls.py by `make twin`: change that file instead.
+"""
 
 import builtins
 from collections.abc import Iterator, Sequence
@@ -21,10 +24,7 @@ if TYPE_CHECKING:
 
 
 class Calls:
-    """What `Client` inherits: each call makes a command, asks the broker, and returns the value.
-
-    `AsyncCalls` is its twin: a test compares signatures and docstrings.
-    """
+    """What `Client` inherits. Each makes a command, asks the broker, and returns the value."""
 
     _timeout_s: float
 

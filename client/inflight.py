@@ -1,5 +1,6 @@
-"""What is in flight: a call, its requests, and the session in which the broker remembers them."""
+"""What is in flight: a call, its requests and their timers, and the session they are sent in."""
 
+import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ JITTER: Final = 0.5
 """Repeats are spread over this part of the backoff, half of it to either side."""
 ABANDONED_MAX: Final = 1_000
 """How many abandoned claims to remember; beyond that, the oldest one's leases lapse."""
+TIMERS_SLACK: Final = 64
+"""How many outdated entries the heap of timers may hold before they are removed."""
 MAYBE: Final = "; the command may have been executed or not"
 _FRAMED_AT_SENDING: Final = frozenset({Wait, Events, Hello, StopWaiting})
 """Commands that are alone in their request, and whose frame depends on when it is sent."""
@@ -204,6 +207,58 @@ class PendingRequest(msgspec.Struct, eq=False):
         if complaint:
             late += f" (what did come was: {complaint})"
         return OutcomeUnknown(late + MAYBE) if self.uncertain else BrokerUnreachableError(late)
+
+
+class Timers:
+    """The next wake-up time of each pending request, its `wake_at`.
+
+    The heap holds numbers only, so a finished request and its commands are freed at once.
+    """
+
+    def __init__(self, requests: dict[int, PendingRequest]) -> None:
+        """Start empty; `requests` are those in flight, by their numbers."""
+        self._requests = requests
+        self._heap: list[tuple[float, int]] = []
+
+    def __len__(self) -> int:
+        """Return the number of entries, outdated ones included."""
+        return len(self._heap)
+
+    def set(self, request: PendingRequest, at: float) -> None:
+        """Wake `request` at `at` or its deadline; this replaces an earlier wake-up time."""
+        at = min(at, request.deadline)
+        request.wake_at = at
+        if len(self._requests) == 1:  # the usual case: all other entries are outdated
+            self._heap = [(at, request.seq)]
+            return
+        heapq.heappush(self._heap, (at, request.seq))
+        if len(self._heap) > 2 * len(self._requests) + TIMERS_SLACK:
+            self._heap = [entry for entry in self._heap if self._current(entry) is not None]
+            heapq.heapify(self._heap)
+
+    def next(self) -> float | None:
+        """Return the earliest time, or None."""
+        heap = self._heap
+        while heap:
+            if self._current(heap[0]) is not None:
+                return heap[0][0]
+            heapq.heappop(heap)
+        return None
+
+    def pop_due(self, now: float) -> PendingRequest | None:
+        """Remove and return a request whose time has come; None if there is none."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            request = self._current(heapq.heappop(heap))
+            if request is not None:
+                request.wake_at = None
+                return request
+        return None
+
+    def _current(self, entry: tuple[float, int]) -> PendingRequest | None:
+        """Return the request of an entry, or None if the entry is outdated."""
+        request = self._requests.get(entry[1])
+        return request if request is not None and request.wake_at == entry[0] else None
 
 
 class SessionState(Enum):

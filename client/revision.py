@@ -1,4 +1,4 @@
-"""What brokers of older revisions of the protocol do not know, and a client must not send them."""
+"""What brokers of older revisions of the protocol do not know: a client must not send it."""
 
 from typing import Any, Final
 

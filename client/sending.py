@@ -23,9 +23,9 @@ from tollgate.client.inflight import (
     PendingRequest,
     RequestSession,
     SessionState,
+    Timers,
 )
 from tollgate.client.revision import unsupported
-from tollgate.client.timers import Timers
 from tollgate.domain.commands import AnyCommand, Hello, StopWaiting
 from tollgate.domain.exceptions import Refusal, TollgateError
 from tollgate.domain.results import HelloResult

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from tollgate.domain.models import Job
 
 Schema = str | dict[str, Any] | list[Any]
-"""An input schema as MIP-003 has it: JSON text, or what becomes it."""
+"""An input schema as MIP-003 defines it: JSON text, or what becomes it."""
 Key = int | str | None
 
 
@@ -97,7 +97,7 @@ class AsyncContext(BaseContext):
         and gives up its slot. If the worker ends, another one calls the handler from its start, and
         `ask` returns at once what was answered before: so ask the same questions in the same order.
 
-        `schema` is the question: the `input_schema` of the job, as MIP-003 has it. `key` says which
+        `schema` is the question: the job's `input_schema`, as MIP-003 defines it. `key` says which
         question it is: by default its number in the job, from 0. With a text as key the order does
         not matter; it is kept in the schema as `x-tollgate-key`.
 

@@ -120,7 +120,6 @@ class PaymentStage:
 
     name = "payments"
     status = JobStatus.AWAITING_PAYMENT
-    finishes_at_stop = False
 
     def __init__(
         self,

@@ -38,7 +38,6 @@ class WorkStage:
 
     name = "work"
     status = RUNNING
-    finishes_at_stop = True
 
     def __init__(
         self, settings: "WorkerSettings", executor: Executor, policy: RetryPolicy, owner: StageOwner

@@ -9,7 +9,7 @@ from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import Principal
 
 RECORDS_MAX: Final = 4_096
-"""A batch ends with so many records: those of its messages, and of parked claims that it serves."""
+"""A batch ends at this number of records, those of the parked claims that it serves included."""
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -29,11 +29,11 @@ class ReplyFrame(msgspec.Struct, frozen=True, gc=False):
 
 
 class Output(msgspec.Struct, gc=False):
-    """What a batch came to: write and sync the records, then send the replies."""
+    """The result of a batch: write and sync the records, then send the replies."""
 
     records: list[Record]
     replies: list[ReplyFrame]
     taken: int = 0
-    """How many messages of the batch were decided; the others must come again."""
+    """How many messages of the batch were decided; pass the others again with the next batch."""
     room_bytes: int = 0
     """How much room for replies is left."""

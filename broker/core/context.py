@@ -49,7 +49,7 @@ Handlers = dict[type[Command], Handler]
 
 
 MEASURED: Final = frozenset[type[AnyEvent]]({JobTransitioned, LeaseGranted})
-"""The events that end a time that is measured."""
+"""The events that end a measured time."""
 
 
 class Answer(NamedTuple):
@@ -73,16 +73,17 @@ class Context:
         self.answers: deque[Answer] = deque()
         """The answers to parked commands. The caller removes the answer that it sends."""
         self.scans_left = SCAN_JOBS_MAX
-        """How many jobs the reads of this batch may still look at, and lines its claims."""
+        """The scan budget: how many jobs the reads of this batch may still look at, and how many
+        lines its claims."""
         self.must_wait = False
-        """Whether the message at hand can only be decided in the next batch: more has to be dropped
-        first than one may."""
+        """Whether this message must be decided in the next batch, because more has to be dropped
+        before it than one batch may drop."""
         self.origin = Origin(state.at)
         """Who causes the next events, and when."""
         self.wall = state.at
         """What the wall clock says; it may have been set back."""
         self.counted_at = ""
-        """The position in the log at which `counted` is true."""
+        """The position in the log at which `counted` was counted."""
         self.counted: dict[
             tuple[JobStatus | None, SettlementState | None, str | None], CountResult
         ] = {}
@@ -95,7 +96,7 @@ class Context:
         self._pay_from = self._pay_by = datetime.min.replace(tzinfo=UTC)
 
     def act_for(self, ticket: Ticket) -> None:
-        """Let the next events be those of a request."""
+        """Attribute the next events to a request."""
         client = self.state.requests.client_of(ticket.session) if ticket.session else ""
         self.origin = Origin(self.origin.at, ticket.principal.name, client)
 
@@ -140,7 +141,7 @@ class Context:
         return changes
 
     def has_room_for(self, queues: set[str]) -> bool:
-        """Return whether these queues may all come to life."""
+        """Return whether all of these queues may exist at the same time."""
         by_name = self.state.jobs.queues.by_name
         new = len(queues - by_name.keys())
         return not new or len(by_name) + new <= self.limits.queues

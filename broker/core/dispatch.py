@@ -56,11 +56,11 @@ from tollgate.domain.results import DEFAULT_QUEUE, error_of
 IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition, Touch, Release})
 """The kinds whose handlers take more than one command."""
 CHANGING_JOBS: Final = frozenset[type[Command]]({Create, Transition})
-"""Those kinds of which one command can change the job that another one of the run is about."""
+"""Of those, the kinds in which a command can change the job of another command of the run."""
 SHOWING_NO_JOB: Final = frozenset[type[Command]]({Touch, Release})
-"""Those kinds whose results show no job: they are decided in order, and none is large."""
+"""Of those, the kinds whose results show no job: they are decided in order, and none is large."""
 HISTORY_BYTES_MAX: Final = 65 * 384
-"""More than the entries of a history take in a reply beside what is stored of them."""
+"""An upper bound of what a history takes in a reply, beyond the bytes that are stored."""
 LONG_RUN: Final = 100
 """A run has no more commands if a job has a long history or rounds of input."""
 CHARGED: Final = frozenset[type[Command]](
@@ -93,7 +93,7 @@ def runs(
 def _pieces(
     context: Context, kind: type[Command], run: list[Any], request: RequestContext
 ) -> Iterator[list[Any]]:
-    """Yield a run in pieces: between two of them it is seen what the first one has cost."""
+    """Yield a run in pieces, so that the cost of a piece is known before the next is decided."""
     for start in range(0, len(run), LONG_RUN):
         piece = run[start : start + LONG_RUN]
         if kind in IN_RUNS and _fits(context, kind, piece, request):
@@ -104,7 +104,7 @@ def _pieces(
 
 
 def _independent(kind: type[Command], commands: list[Any]) -> Iterator[list[Any]]:
-    """Yield the commands in parts in which no two are about one job that they may change."""
+    """Yield the commands in parts; no two commands of a part may change the same job."""
     ids = [command.job_id for command in commands] if kind in CHANGING_JOBS else []
     if len({*ids}) == len(ids):
         yield commands
@@ -136,7 +136,7 @@ def _fits(
         or not _has_queues(context, run)
     ):
         return False
-    room_bytes = request.room_bytes - request.frame_bytes  # the texts that come in take no more
+    room_bytes = request.room_bytes - request.frame_bytes  # new texts take at most this
     if kind is Transition:  # but questions are also shown as rounds of input
         room_bytes -= request.frame_bytes
     if kind in SHOWING_NO_JOB:
@@ -169,15 +169,15 @@ class Dispatcher:
         self._text_bytes = limits.text_bytes
         self._checks = text_checks(limits)
         self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
-        """The checks left for a request that is no longer than most of its texts may be."""
+        """The checks that a request needs if the whole request is no longer than `text_bytes`."""
         self._result_bytes_max = result_bytes_max(limits)
 
     def decide(self, context: Context, run: Sequence[Any], request: RequestContext) -> list[Any]:
         """Return the Result of each command of a run, or None for one that was parked.
 
-        A refusal changes nothing. If another error is raised, it is a fault of ours: the result is
-        InternalError if nothing of the run has happened; otherwise it is raised, and the process
-        must stop.
+        A refusal changes nothing. Any other error is a fault of the broker: the result is
+        InternalError if nothing of the run has happened; otherwise the error is raised, and the
+        process must stop.
         """
         before = len(context.events)
         try:

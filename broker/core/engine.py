@@ -1,7 +1,7 @@
 """The engine: requests in, encoded replies and outcomes to remember out, over one state.
 
-A repeat is not decided again: its commands that change something are told their outcome. Its
-commands that only read are decided as they are now.
+A repeat is not decided again. For each of its commands that changes something, the remembered
+outcome is encoded again; its commands that only read are decided anew.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -64,13 +64,13 @@ NOTHING_GRANTED: Final = LeasesOutcome([])
 
 
 class Execution(msgspec.Struct, frozen=True, gc=False):
-    """What the commands of a request came to: the frame of the reply, and what is remembered."""
+    """The result of a request: the frame of the reply, and what the request log remembers."""
 
     frame: bytes
     outcomes: list[int | AnyOutcome] = []
-    """What a repeat is told of the commands that change something."""
+    """One for each command that changes something: what a repeat of the request is answered."""
     is_kept: bool = False
-    """Whether it is written down, although no event happened."""
+    """Whether the journal gets a record of it, although no event happened."""
     refused: Sequence[tuple[type[Command], str]] = ()
     """The refusals among the results: the kind of the command, and the code."""
     grants: Sequence[tuple[str, int]] = ()
@@ -110,7 +110,8 @@ class Engine:
         commands, events = request.commands, self.context.events
         is_remembered = request.session > 0 and request_context.writable
         if is_remembered and not self.make_room(request, request_context.now_ms):
-            self.context.figures.decided.update(map(type, commands))  # it is put off: see there
+            # `Figures.put_off` counts them off again.
+            self.context.figures.decided.update(map(type, commands))
             self.context.must_wait = True
             return Execution(b"")
         if not commands:  # it only acknowledges
@@ -160,7 +161,7 @@ class Engine:
             request.session and request_context.writable and command.changes
             and not self.make_room(request, request_context.now_ms)
         ):  # fmt: skip
-            self.context.figures.decided[type(command)] += 1  # it is put off: see there
+            self.context.figures.decided[type(command)] += 1  # `Figures.put_off` counts it off
             self.context.must_wait = True
             return None
         result = self.decide_one(command, request_context)
@@ -180,7 +181,7 @@ class Engine:
             self.decide_again(command, outcome, request_context)
             for command, outcome in zip(changing, remembered, strict=True)
         ]
-        # They have the room first: a refusal for lack of room would say that nothing was executed.
+        # They come first: a refusal for lack of room would wrongly say that nothing was executed.
         told = _encode_within(request_context.room_bytes, again)
         request_context.room_bytes += sum(REFUSAL_BYTES - len(part) for part in told)
         parts, told_parts = [head], iter(told)
@@ -243,7 +244,7 @@ class Engine:
     def make_room(self, request: Request, now_ms: int) -> bool:
         """Evict the sessions least recently used, if this request's outcomes need their room.
 
-        Return whether there is room then: one batch evicts only so many sessions.
+        Return whether there is room then: one batch evicts a limited number of sessions.
         """
         requests, limit = self.context.state.requests, self.limits.outcomes
         # A parked claim will need room as well.
@@ -256,7 +257,7 @@ class Engine:
                 return True
             oldest = requests.most_outcomes(but=request.session)
             if oldest is None:
-                return True  # its own outcomes have the rest
+                return True  # all other outcomes are its own
             self.context.record_one(SessionEvicted(oldest), now_ms)
         return False
 
@@ -308,9 +309,9 @@ class Engine:
 
 
 def execution_of(answer: Answer, *, happened: bool) -> Execution:
-    """Return what the command of an answer came to; it stands alone in its request.
+    """Return the execution of a request whose only command has this answer.
 
-    A repeat is told the same only if an event has `happened` by it.
+    Its outcome is remembered for a repeat only if an event has `happened`.
     """
     ticket, results = answer.ticket, [answer.result]
     frame = encode_reply(ticket.seq, results)

@@ -21,11 +21,11 @@ from tollgate.domain.results import EventsResult, error_of
 EVENTS_BYTES_MAX: Final = 256 * 1_024
 """The most that a result has, unless its first event alone has more."""
 ROW_SCANS: Final = 3
-"""To show an event takes about as long as looking at so many more."""
+"""Cost of showing an event, in scans: looks at one event."""
 READER_SCANS: Final = 4
-"""To look for a parked reader takes about as long as looking at so many events."""
+"""Cost of looking for a parked reader, in scans."""
 JOB_IDS_A_SCAN: Final = 8
-"""So many ids of a parked reader take about as long."""
+"""How many `job_ids` of a parked reader cost one more."""
 SERVE_EVERY_MS: Final = 20
 _NO_PLACE: Final = -1
 
@@ -50,11 +50,11 @@ def events(context: Context, command: Events, request: RequestContext) -> Events
     if read.is_cut:
         raise ReplyFullError("the next event would not fit in this reply")
     if read.rows or not command.wait_ms or read.next < context.state.feed.newest:
-        if parked is not None:  # a repeat is answered here, and not there again
+        if parked is not None:  # this repeats a parked reader: answer it once
             context.waiters.remove(parked)
         return _result(context, read.rows, read.next)
     waiters = context.waiters
-    if not waiters.readers:  # and so there is none that has not seen everything
+    if not waiters.readers:  # so there is no reader that has something unread
         waiters.served_to, waiters.unserved = read.next, {}
     waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
     waiters.parked[request.ticket.key].place = read.next

@@ -155,7 +155,7 @@ def _results_of(
         refusal = refused.get(place) or changes.refused.get(next(places))
         if refusal is None:
             results.append(job_result(next(slots).whole()))
-        elif slot is None or isinstance(refusal, NotAuthorizedError):  # that tells nothing of a job
+        elif slot is None or isinstance(refusal, NotAuthorizedError):  # it must not show the job
             results.append(error_of(refusal))
         else:
             results.append(error_of(about(slot.job, refusal)))
@@ -377,7 +377,7 @@ def _wanted(context: Context, command: Cancel | Hold | Resume | RequestStop | An
 def _changed(
     context: Context, request: RequestContext, slot: Slot, event: AnyEvent, *, is_so: bool
 ) -> JobResult:
-    """Record an event, unless it `is_so` already; show the job."""
+    """Record an event, unless it would change nothing (`is_so`); show the job."""
     if not is_so:
         context.record_one(event, request.now_ms)
     return job_result(slot.whole())

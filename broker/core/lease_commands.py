@@ -61,11 +61,10 @@ PROGRESS_EVERY: Final = timedelta(seconds=1)
 """Progress that comes sooner after the last one is not kept."""
 MILLISECOND: Final = timedelta(milliseconds=1)
 COMPARED_MAX: Final = 16
-"""Of more queues with new jobs than that, the first is served first."""
-
-
+"""If more queues than this have new jobs, the first matching claim is served, not the one that has
+been parked longest of all."""
 FEW_LINES: Final = 16
-"""A claim that looks at so many lines costs little more than one that looks at one."""
+"""A claim that looks at up to this number of lines costs little more than one that looks at one."""
 
 
 def claim(context: Context, command: Claim, request: RequestContext) -> LeasesResult | None:
@@ -266,7 +265,7 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
     command = cast("Claim", parked.command)
     try:
         result = _grant(context, command, state_of(command), now_ms, room_bytes)
-    except ReplyFullError as refusal:  # a job from before the limits were lowered
+    except ReplyFullError as refusal:  # stored before the limits were lowered
         context.waiters.remove(parked)
         return Answer(parked.ticket, error_of(refusal), Claim)
     if not result.leases and not context.state.jobs.queues.drops_left:

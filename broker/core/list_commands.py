@@ -16,13 +16,13 @@ from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
 LIST_QUEUE_SCANS: Final = 3
-"""To begin a page takes about as long as looking at so many jobs for each queue."""
+"""Cost of beginning a page, for each queue, in scans: looks at one job."""
 COUNT_SCANS: Final = 16
-"""Counting takes about as long as looking at so many jobs, ..."""
+"""Cost of counting, in scans."""
 COUNT_QUEUE_SCANS: Final = 2
-"""... and at so many for each queue."""
+"""What each queue adds to it."""
 HISTORY_SCANS: Final = 64
-"""Reading a history takes about as long as looking at so many jobs."""
+"""Cost of reading a history, in scans."""
 
 
 def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResult:

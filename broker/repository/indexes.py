@@ -5,7 +5,7 @@ Large lists are kept in blocks, so that no change takes longer because there are
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from operator import attrgetter
@@ -246,8 +246,3 @@ class TextTotals:
 def measured(slot: Slot) -> int:
     """Return what `TextTotals` counts for the parts, rounds and history of a job."""
     return parts_bytes(slot.job) + rounds_bytes(slot.rounds) + history_bytes(slot.history)
-
-
-def by_index(slots: Iterable[Slot]) -> dict[int, Slot]:
-    """Return slots by their places."""
-    return {slot.index: slot for slot in slots}

@@ -1,4 +1,4 @@
-"""A job as the repository stores it, how large its texts are, and what a change came to."""
+"""A job as the repository stores it, how large its texts are, and what a change did."""
 
 from collections.abc import Callable
 from copy import copy

@@ -211,7 +211,7 @@ class InMemoryJobRepository:
             texts, index, store = self.texts, self.next_index, self._store
             home = store.first  # where most jobs are
             is_large = store.is_large(len(news))
-            level: Level | None = None  # no queue comes to life by a job that is refused
+            level: Level | None = None  # a refused job must not make a queue
             for new in news:
                 job_id, at, payment, text = new.job_id, new.at, new.blockchain_identifier, new.input
                 if is_large:
@@ -277,7 +277,7 @@ class InMemoryJobRepository:
         before = after = None  # the last legal move; its slots begin at `begin`
         begin, queue, priority = 0, DEFAULT_QUEUE, 0
         at: datetime | None = None
-        is_newest = False  # and so no job was changed later: to compare times takes long
+        is_newest = False  # whether no job was changed after `at`: then no times are compared
         with self._lock:
             texts, are_many = self.texts, self.queues.are_many
             if found is None:
@@ -379,7 +379,7 @@ class InMemoryJobRepository:
             self.queues.free(slot, at)
 
     def bar(self, slot: Slot) -> None:
-        """Take a job out of its line, until it is freed: it is on hold, or has to wait."""
+        """Take a job out of its line until `free`: it is on hold, or delayed."""
         with self._lock:
             slot.entries &= ~READY
             self.queues.are_barred = True

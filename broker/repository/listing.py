@@ -20,11 +20,11 @@ from tollgate.domain.status import JobStatus
 SCAN_JOBS_MAX: Final = 10_000
 """How many jobs one page of a list looks at. A page may be short; a call may not be long."""
 GATHER_COST: Final = 4
-"""So many entries of a status are looked at in the time of one job in order of creation."""
+"""Looking at this number of entries of a status takes as long as looking at one job by creation."""
 FEW_QUEUES: Final = 16
-"""A page of so many queues costs little more than a page of one."""
+"""A page of up to this number of queues costs little more than a page of one."""
 MERGE_COST: Final = 3
-"""A job in order of creation takes so much longer to look at where there are more queues."""
+"""With more queues, looking at a job by creation takes this number of times as long."""
 _index_of = attrgetter("index")
 
 
@@ -43,7 +43,7 @@ class Page(msgspec.Struct):
     slots: list[Slot]
     more: int | None
     scanned: int
-    """How many jobs were looked at, or could have been in the time."""
+    """What the page cost, in looks at one job by creation."""
 
 
 def page(queues: Queues, wanted: Wanted, after: int | None, limit: int, scan_max: int) -> Page:

@@ -27,13 +27,13 @@ CLAIMED: Final[tuple[Claimed, ...]] = (
     AWAITING_PAYMENT, RUNNING, AWAITING_INPUT, *sorted(CLAIMABLE),
 )  # fmt: skip
 CHECK_EVERY: Final = 256
-"""The lines of a queue are checked after so many changes; after fewer if there are many queues."""
+"""The lines of a queue are checked after this number of changes, or fewer with many queues."""
 CHECK_EVERY_MIN: Final = 16
 FEW_QUEUES: Final = 4
 QUEUE_LOOK: Final = 0.25
-"""A queue is looked at in this part of the time that a line takes."""
+"""Looking at a queue takes this part of the time of looking at a line."""
 DROPS_MAX: Final = 4_096
-"""How many stale entries at the heads of lines one step drops: it may not be long."""
+"""How many stale entries at the heads of lines one step drops: a step must be short."""
 DATED: Final = frozenset(
     {SettlementState.WANTED, SettlementState.SUBMITTED, SettlementState.MANUAL}
 )
@@ -97,7 +97,7 @@ class JobQueue:
         return line
 
     def entered_if_any(self, state: Claimed) -> StaleLine[Any] | None:
-        """Return the same, or None if there was no job: of many queues few have a line for each."""
+        """Return the same, or None if no job ever entered it: most queues use few statuses."""
         return self._entered.get(state)
 
     def new_line(self, level: Level, state: Claimed) -> ReadyLine:
@@ -110,7 +110,7 @@ class JobQueue:
         return line
 
     def oldest(self, state: Claimed) -> datetime | None:
-        """Return since when the job that is in a status or settlement state longest is in it."""
+        """Return when the oldest job of a status or settlement state entered it."""
         line = self.entered_if_any(state)
         entry = None if line is None else line.first()
         if entry is None:
@@ -185,7 +185,7 @@ class Queues:
     # --- queues and levels ----------------------------------------------------------------------
 
     def level(self, name: str | None, priority: int) -> Level:
-        """Return the level of a queue and priority; they come to life if need be."""
+        """Return the level of a queue and priority; make both if they do not exist."""
         queue = self.add(name or DEFAULT_QUEUE)
         level = queue.levels.get(priority)
         if level is None:
@@ -220,7 +220,7 @@ class Queues:
         return queue is not None and queue.is_paused
 
     def add(self, name: str) -> JobQueue:
-        """Return a queue; it comes to life if need be."""
+        """Return a queue; make it if it does not exist."""
         queue = self.by_name.get(name)
         if queue is not None:
             return queue
@@ -237,7 +237,7 @@ class Queues:
         del self.by_name[queue.name]
         self._share_checks()
         for line in chain.from_iterable(queue.lines.values()):
-            line.wake_at = None  # what was to wake it is settled
+            line.wake_at = None  # its timer is outdated
         for order in self._orders.values():
             order.remove(queue.name)
 
@@ -257,7 +257,7 @@ class Queues:
     def move(
         self, slots: list[Slot], level: Level, before: JobStatus, after: JobStatus, at: datetime
     ) -> None:
-        """Take note of jobs of one level whose status has just changed from `before` to `after`."""
+        """Record that jobs of one level have just changed from `before` to `after`."""
         queue, moved = level.queue, len(slots)
         counts = queue.counts
         counts[before] -= moved
@@ -281,7 +281,7 @@ class Queues:
             self._offer(slots, level, after, at, is_first=is_first)
 
     def free(self, slot: Slot, at: datetime) -> None:
-        """Let a job be claimed that was leased, on hold or delayed: now, or when it is due."""
+        """Put a job that was leased, on hold or delayed back in its line, now or when it is due."""
         job, level = slot.job, self.level_of(slot.job)
         if slot.entries & READY:
             return
@@ -294,7 +294,7 @@ class Queues:
     def settle(
         self, slot: Slot, before: SettlementState | None, after: SettlementState, at: datetime
     ) -> None:
-        """Take note of a job whose settlement has just changed from `before` to `after`."""
+        """Record that the settlement of a job has just changed from `before` to `after`."""
         level = self.level_of(slot.job)
         queue = level.queue
         queue.changes += 1
@@ -312,7 +312,7 @@ class Queues:
             self._offer([slot], level, after, at, is_first=is_first)
 
     def remove(self, slot: Slot) -> None:
-        """Take note of a finished job that was removed: its version is 0 now."""
+        """Record that a finished job was removed: its version is 0 now."""
         queue, job = self.level_of(slot.job).queue, slot.job
         queue.jobs -= 1
         queue.counts[job.status] -= 1
@@ -328,7 +328,7 @@ class Queues:
         self._drop_if_empty(queue)
 
     def _share_checks(self) -> None:
-        """Let many queues have about as many unchecked changes in all as a few queues."""
+        """Set after how many changes a queue is checked: many queues share the work of a few."""
         shared = FEW_QUEUES * CHECK_EVERY // max(1, len(self.by_name))
         self._check_every = min(CHECK_EVERY, max(CHECK_EVERY_MIN, shared))
 
@@ -351,7 +351,7 @@ class Queues:
         *,
         is_first: bool = False,
     ) -> None:
-        """Let jobs that are in a status or state be claimed, each as soon as it may be."""
+        """Put jobs of a status or state in their line, each as soon as it may be claimed."""
         line = level.line(state)
         if not self.are_barred:
             line.join(slots, at, is_first=is_first)
@@ -427,23 +427,19 @@ class Queues:
             self.level_of(slot.job).line(state).put_back(slot)
 
     def served(self, served: Iterable[tuple[Claimed, str]]) -> None:
-        """Take note that claims got jobs in these statuses or states, of these queues."""
+        """Record that claims got jobs in these statuses or states, of these queues."""
         for state, queue in served:
             if (order := self._orders.get(state)) is not None:
                 order.serve(queue)
 
     def wake(self, at: datetime) -> None:
-        """Note in `changed` where delayed jobs are due."""
+        """Add to `changed` the queues in which delayed jobs are due."""
         for wake in self._wakes.due(at):
             wake.line.wake_at = None
             self.changed[wake.state, wake.queue] = None
 
-    def has_due(self, at: datetime) -> bool:
-        """Return whether `wake` has more to note."""
-        return self._wakes.is_due(at)
-
     def _ready(self, line: ReadyLine, name: str, at: datetime) -> Slot | None:
-        """Return the first job of a line; if there is none, be woken for the next delayed one."""
+        """Return the first job of a line; else set a timer for the next delayed job."""
         slot = line.ready(at)
         if slot is None and line.delays is not None and (first := line.delays.first()) is not None:
             self._wake(line, name, first[0])

@@ -198,3 +198,22 @@ class BrokerProcess:
         code = self._process.wait(PATIENCE_S)
         self._process = None
         return code
+
+
+def printed(program: str, *arguments: object) -> list[str]:
+    """Run a program in an interpreter of its own; return the lines that it prints.
+
+    It must end well and print no error. Some programs fork with threads, which Python 3.12 warns
+    of: users do the same.
+    """
+    quiet = "ignore::DeprecationWarning"
+    done = subprocess.run(
+        [sys.executable, "-W", quiet, "-c", program, *map(str, arguments)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()

@@ -1,8 +1,6 @@
 """A client belongs to one process, and to one thread at a time."""
 
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,15 @@ from tollgate.domain.commands import Hello
 from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.messages import Request
 
-from .peers import HASH, PATIENCE_S, ROOT, BrokerProcess, ScriptedRouter, hello_result, reply
+from .peers import (
+    HASH,
+    PATIENCE_S,
+    BrokerProcess,
+    ScriptedRouter,
+    hello_result,
+    printed,
+    reply,
+)
 
 FORK = """
 import asyncio, gc, os, sys, traceback
@@ -75,16 +81,7 @@ client.close()
 
 
 def test_a_forked_child_cannot_break_its_parents_client(broker: BrokerProcess) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, broker.endpoint],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.stderr == ""
-    said, total = done.stdout.splitlines()
+    said, total = printed(FORK, broker.endpoint)
     assert "opened this client" in said
     assert total == "6"
 
@@ -111,14 +108,7 @@ def test_an_unclosed_client_is_cleaned_up(broker: BrokerProcess) -> None:
     program = (
         "import sys; from tollgate.client.sync import connect; connect(sys.argv[1], timeout_s=30)"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, broker.endpoint],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.stderr == b""
+    assert printed(program, broker.endpoint) == []
 
 
 PRELOAD = """
@@ -200,36 +190,23 @@ print("the end")
 """
 
 
-def run(program: str, endpoint: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, endpoint],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
-
-
 def test_a_client_made_before_a_fork_serves_children(empty_broker: BrokerProcess) -> None:
-    assert run(PRELOAD, empty_broker.endpoint) == ["30", "30"]
+    assert printed(PRELOAD, empty_broker.endpoint) == ["30", "30"]
 
 
 def test_a_fork_during_a_call_is_told_as_such(empty_broker: BrokerProcess) -> None:
-    error, in_child, code, in_parent = run(FORK_IN_A_CALL, empty_broker.endpoint)
+    error, in_child, code, in_parent = printed(FORK_IN_A_CALL, empty_broker.endpoint)
     assert "does not survive a fork" in error
     assert "has to make its own client" in error
     assert (in_child, code, in_parent) == ("1", "0", "2")
 
 
 def test_a_child_may_close_the_client_of_a_loop(broker: BrokerProcess) -> None:
-    assert run(FORK_IN_A_LOOP, broker.endpoint) == ["0", "1"]
+    assert printed(FORK_IN_A_LOOP, broker.endpoint) == ["0", "1"]
 
 
 def test_threads_in_calls_do_not_stop_the_exit(broker: BrokerProcess) -> None:
-    assert run(AT_EXIT, broker.endpoint) == ["the end"]
+    assert printed(AT_EXIT, broker.endpoint) == ["the end"]
 
 
 class Closing:

@@ -1,17 +1,16 @@
 """The public names exist, load lazily, and agree between the twins."""
 
 import inspect
-import subprocess
-import sys
 
 import pytest
 
 import tollgate
+from tests.blocking_calls import BLOCKING, blocking_calls
 from tollgate.client.aio import AsyncBatch, AsyncClient
 from tollgate.client.batch import Batch
 from tollgate.client.sync import Client
 
-from .peers import ROOT, BrokerProcess
+from .peers import BrokerProcess, printed
 
 PING = """
 import sys
@@ -50,23 +49,11 @@ def test_an_unknown_name_raises_attribute_error() -> None:
 
 
 def test_importing_tollgate_loads_nothing() -> None:
-    assert _python(NAMES) == "[]"
+    assert printed(NAMES) == ["[]"]
 
 
-def test_a_ping_loads_no_slow_module(
-    broker: BrokerProcess,
-) -> None:
-    assert _python(PING, broker.endpoint) == "[]"
-
-
-def _python(program: str, *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+def test_a_ping_loads_no_slow_module(broker: BrokerProcess) -> None:
+    assert printed(PING, broker.endpoint) == ["[]"]
 
 
 TWINS = [(Client, AsyncClient), (Batch, AsyncBatch)]
@@ -107,6 +94,10 @@ def test_twins_have_the_same_docstrings(plain: type, awaited: type) -> None:
         documented = inspect.getdoc(getattr(plain, name))
         assert documented, name
         assert documented == inspect.getdoc(getattr(awaited, name)), name
+
+
+def test_the_blocking_calls_are_made_of_the_others() -> None:
+    assert BLOCKING.read_text() == blocking_calls(), "run `make twin`"
 
 
 def test_a_batch_takes_the_arguments_of_the_client() -> None:

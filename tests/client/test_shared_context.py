@@ -1,8 +1,6 @@
 """All clients of a process share one ZeroMQ context, which has its limits and its end."""
 
 import gc
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from tollgate.client.aio import AsyncClient
 from tollgate.client.errors import ClientClosedError
 from tollgate.client.sync import Client
 
-from .peers import PATIENCE_S, ROOT, BrokerProcess
+from .peers import PATIENCE_S, BrokerProcess, printed
 
 THREADS = """
 import os, sys
@@ -47,30 +45,17 @@ for client in clients[:-1]:
 """
 
 
-def said(program: str, *arguments: object) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
-
-
 def test_all_clients_share_two_threads(broker: BrokerProcess) -> None:
-    assert said(THREADS, broker.endpoint) == ["3", "1"]
+    assert printed(THREADS, broker.endpoint) == ["3", "1"]
 
 
 def test_a_process_may_have_over_1023_clients(endpoint: str) -> None:
-    assert said(MANY, endpoint) == ["1100"]
+    assert printed(MANY, endpoint) == ["1100"]
 
 
 @pytest.mark.parametrize("files", [14, 22, 23, 24, 30, 31, 32, 64])
 def test_too_few_files_are_an_error(broker: BrokerProcess, files: int) -> None:
-    (error,) = said(FILES, broker.endpoint, files)
+    (error,) = printed(FILES, broker.endpoint, files)
     assert "Too many open files" in error
     assert f"may have {files} files open (ulimit -n)" in error
 

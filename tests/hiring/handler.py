@@ -35,7 +35,7 @@ async def of_another(job: Job, ctx: Any) -> str:
 
 
 def question(place: int) -> dict[str, Any]:
-    """Return a schema as MIP-003 has it. No two questions of a job have the same hash."""
+    """Return a schema as MIP-003 defines it. No two questions of a job have the same hash."""
     field = {
         "id": "colour",
         "type": "option",

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tests.worker.at_work import AtWork, Handler, Start
-from tests.worker.house import ROOT, House
+from tests.worker.house import PATIENCE_S, ROOT, House
 from tests.worker.isolation import make_call, opened  # noqa: F401 - fixtures
 from tests.worker.script import ScriptedLink
+from tollgate.client.sync import Client
 
 
 @pytest.fixture
@@ -33,6 +34,13 @@ def house(
     house = House(tmp_path_factory.mktemp("w"))
     yield house
     house.close()
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[Client]:
+    """A client of the broker in `house`."""
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.worker.answers import CASES
-from tests.worker.house import ONE_TRY, PATIENCE_S, House, all_paid, left
+from tests.worker.house import ONE_TRY, House, all_paid, left
 from tollgate.client.sync import Client
 
 
@@ -13,12 +13,6 @@ from tollgate.client.sync import Client
 def house(shared_house: House) -> Iterator[House]:
     yield shared_house
     shared_house.kill_workers()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[Client]:
-    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        yield client
 
 
 @pytest.mark.parametrize("handler", ["plain", "in_loop"])

@@ -30,12 +30,6 @@ def house(shared_house: House) -> Iterator[House]:
     shared_house.kill_workers()
 
 
-@pytest.fixture
-def client(house: House) -> Iterator[Client]:
-    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        yield client
-
-
 def test_all_jobs_of_a_folder_end_as_their_payments_were_drawn(
     house: House, client: Client
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.house import PATIENCE_S, House, Program, ended, left, paid, until_logged
+from tests.worker.house import House, Program, ended, left, paid, until_logged
 from tests.worker.parents import PARENTS
 from tollgate.client.sync import Client
 
@@ -17,12 +17,6 @@ MODULE = "tests.worker.parents"
 def house(shared_house: House) -> Iterator[House]:
     yield shared_house
     shared_house.kill_workers()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[Client]:
-    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        yield client
 
 
 def group(program: Program) -> list[int]:

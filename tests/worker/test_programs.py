@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.worker.house import PATIENCE_S, House, ended, left, paid, until_logged
+from tests.worker.house import House, ended, left, paid, until_logged
 from tollgate.client.sync import Client
 
 HEAD = """
@@ -38,12 +38,6 @@ def house(shared_house: House) -> Iterator[House]:
     (shared_house.folder / "said").unlink(missing_ok=True)
     yield shared_house
     shared_house.kill_workers()
-
-
-@pytest.fixture
-def client(house: House) -> Iterator[Client]:
-    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        yield client
 
 
 @pytest.mark.parametrize("handler", ["answer", "answer_later"])

@@ -65,12 +65,6 @@ def house(shared_house: House) -> Iterator[House]:
     shared_house.kill_workers()
 
 
-@pytest.fixture
-def client(house: House) -> Iterator[Client]:
-    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        yield client
-
-
 def test_a_handler_that_blocks_the_loop_runs_once(house: House, client: Client) -> None:
     """A synchronous library in an async handler: the lease is kept, and the log says who blocks."""
     job = paid(client, "x")

@@ -103,12 +103,6 @@ def house(shared_house: House) -> Iterator[House]:
     shared_house.kill_workers()
 
 
-@pytest.fixture
-def client(house: House) -> Iterator[Client]:
-    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
-        yield client
-
-
 def stopped(worker: Program) -> tuple[int, str]:
     """Stop a worker; return its exit code and its log. It must leave in time."""
     asked_at = time.monotonic()

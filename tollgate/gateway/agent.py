@@ -156,7 +156,7 @@ class Demo(_Part):
 class Agent(_Part):
     """An agent that can be hired. Raises pydantic's ValidationError for what is wrong.
 
-    Exactly one of `input_data` and `input_groups` is its input schema, as MIP-003 has it.
+    Exactly one of `input_data` and `input_groups` is its input schema, as MIP-003 defines it.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=250)]

@@ -61,7 +61,7 @@ def build(agent: Agent, client: AsyncClient, payments: PaymentService | None = N
             Route("/openapi.json", endpoints.openapi, methods=["GET"]),
         ],
         lifespan=lifespan,
-        redirect_slashes=False,  # who checks agents follows no redirect
+        redirect_slashes=False,  # the registry of agents follows no redirect
     )
     gate = Gate(router, agent.http)
     if not agent.http.cors_origins:

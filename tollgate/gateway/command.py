@@ -44,7 +44,7 @@ Exit codes:
 @with_all(connection("Key file with the role producer, for a broker on tcp."))
 @with_all(LOG)
 def main(agent: str, log_format: str | None, log_level: str, **options: Any) -> None:  # noqa: ANN401
-    """Let people hire an agent over HTTP, as MIP-003 has it.
+    """Let people hire an agent over HTTP, as MIP-003 defines it.
 
     AGENT is a file such as agent.toml, or module:name for an Agent in Python. Run as many gateways
     as you like: none of them keeps anything. The broker must give its key, or its user, the role

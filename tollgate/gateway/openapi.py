@@ -38,7 +38,7 @@ def document(agent: Agent) -> dict[str, Any]:
         "info": {
             "title": agent.name,
             "version": metadata.version("tollgate"),
-            "description": "An agent that can be hired, as MIP-003 has it.",
+            "description": "An agent that can be hired, as MIP-003 defines it.",
         },
         "paths": {
             "/start_job": {"post": _start_job(agent)},

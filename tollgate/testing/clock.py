@@ -1,4 +1,4 @@
-"""Time as a test has it: it stands still until it is advanced, for a broker and its clients."""
+"""The time of a test, for a broker and its clients: it stands still until it is advanced."""
 
 import time
 from datetime import UTC, datetime, timedelta

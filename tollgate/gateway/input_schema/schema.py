@@ -1,4 +1,4 @@
-"""The schema of an agent's input, as MIP-003 has it: read, served, hashed, and checked against."""
+"""An agent's input schema, as MIP-003 defines it: read, served, hashed, and checked against."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
