@@ -108,6 +108,7 @@ hiring: setup ## kill gateways, watchers, workers and brokers while buyers hire 
 
 feed: setup ## hold replicas made from the event feed against a broker that is killed (minutes)
 	$(BIN)/python -m tests.feed --events 1000000 --kills 20
+	$(BIN)/python -m tests.feed.crowd
 
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
