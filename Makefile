@@ -10,6 +10,7 @@ INSTALLED := $(VENV)/.installed
 LOCK_VENV := .venv-lock
 BENCH_VENV := .venv-bench
 JUDGES_VENV := .venv-judges
+PROMETHEUS := .prometheus
 SDK_VENV := .venv-sdk
 UV_COMPILE := ../$(LOCK_VENV)/bin/uv pip compile --quiet --no-config --universal \
 	--python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
@@ -107,6 +108,7 @@ hiring: setup ## kill gateways, watchers, workers and brokers while buyers hire 
 
 feed: setup ## hold replicas made from the event feed against a broker that is killed (minutes)
 	$(BIN)/python -m tests.feed --events 1000000 --kills 20
+	$(BIN)/python -m tests.feed.crowd
 
 fuzz: setup ## send a million damaged frames to the core, and 100,000 to a broker (minutes)
 	$(BIN)/python -m tests.fuzz
@@ -138,7 +140,15 @@ $(JUDGES_VENV)/.installed: requirements/judges.txt
 		--require-hashes --no-deps -r requirements/judges.txt
 	@touch $@
 
-judges: setup $(JUDGES_VENV)/.installed ## let programs of others judge schemas, hashes and OpenAPI; needs Node.js
+# Debian's package, unpacked: nothing is installed, and no service starts.
+$(PROMETHEUS)/.installed:
+	@mkdir -p $(PROMETHEUS)
+	cd $(PROMETHEUS) && apt-get -qq download prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
+	@touch $@
+
+judges: setup $(JUDGES_VENV)/.installed ## let programs of others judge schemas, hashes, OpenAPI and metrics; needs Node.js
+	command -v promtool >/dev/null || $(MAKE) $(PROMETHEUS)/.installed \
+		|| echo "prometheus cannot be had with apt-get: its tests are skipped" >&2
 	cd tests/judges && npm ci
 	cd tests/hashing && npm ci
 	$(BIN)/pytest tests/judges tests/hashing
@@ -187,6 +197,6 @@ $(LOCK_VENV)/.installed:
 	@touch $@
 
 clean: ## remove all generated files, .venv too
-	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) $(JUDGES_VENV) $(SDK_VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) $(JUDGES_VENV) $(SDK_VENV) $(PROMETHEUS) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache \
 		.pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

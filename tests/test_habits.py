@@ -50,3 +50,34 @@ def test_the_workflow_tests_every_supported_python() -> None:
     workflow = (ROOT / ".github/workflows/ci.yml").read_text()
     assert f"python: {supported}".replace("'", '"') in workflow
     assert "- run: .ci/run" in workflow
+
+
+LOGS = {"debug", "info", "warning", "error", "exception", "log"}
+"""Methods of a logger."""
+
+
+def lines_without_fields(source: str) -> Iterator[int]:
+    """Yield the lines that log something about one job without the fields of the job."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+        names_job = any("job %s" in text for text in texts if isinstance(text, str))
+        has_fields = any(keyword.arg == "extra" for keyword in node.keywords)
+        if node.func.attr in LOGS and names_job and not has_fields:
+            yield node.lineno
+
+
+def test_log_lines_about_a_job_carry_its_trace() -> None:
+    paths = [*(ROOT / "worker").rglob("*.py"), *(ROOT / "tollgate").rglob("*.py")]
+    found = {
+        str(path.relative_to(ROOT)): lines
+        for path in paths
+        if (lines := list(lines_without_fields(path.read_text())))
+    }
+    assert not found
+
+
+def test_a_log_line_without_the_trace_is_found() -> None:
+    bare, full = 'log.info("job %s: x", 1)', 'log.info("job %s: x", 1, extra=log_fields(job))'
+    assert list(lines_without_fields(f"{full}\n{bare}\nlog.info('left')\n")) == [2]

@@ -5,6 +5,7 @@ from collections.abc import MutableMapping
 from typing import Any, Protocol
 
 from tollgate.domain.models import Job
+from tollgate.job_log import log_fields
 
 Schema = str | dict[str, Any] | list[Any]
 """An input schema as MIP-003 defines it: JSON text, or what becomes it."""
@@ -124,9 +125,7 @@ class JobLog(logging.LoggerAdapter[logging.Logger]):
     """Adds the id of the job, the number of the try, and the trace, if any, to each line."""
 
     def __init__(self, job: Job, attempt: int) -> None:
-        fields: dict[str, object] = {"job_id": job.job_id, "attempt": attempt}
-        if job.traceparent is not None:
-            fields["traceparent"] = job.traceparent
+        fields = {**log_fields(job), "attempt": attempt}
         super().__init__(logging.getLogger("tollgate.handler"), fields)
 
     def process(

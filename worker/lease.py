@@ -20,6 +20,7 @@ from tollgate.domain.exceptions import (
     LeaseLostError,
     TollgateError,
 )
+from tollgate.job_log import log_fields
 from tollgate.worker.broker_status import one_line
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import GiveBack, Outcome
@@ -196,7 +197,10 @@ class LeaseKeeper:
                 self._claim_again(client, held, token, answer)
         elif isinstance(answer, TollgateError):
             level = logging.DEBUG if may_pass(answer) else logging.WARNING
-            log.log(level, "job %s: touch failed (%s)", held.job_id, one_line(answer))
+            log.log(
+                level, "job %s: touch failed (%s)", held.job_id, one_line(answer),
+                extra=log_fields(held.job),
+            )  # fmt: skip
         elif isinstance(answer, Touched) and answer.stop_requested and not held.stop_requested:
             self._listener.stop_was_requested(held)
 
@@ -214,7 +218,10 @@ class LeaseKeeper:
             if may_pass(fault):
                 return  # the next touch asks again
         if lease is not None:
-            log.warning("job %s: the lease had lapsed, and was granted again", held.job_id)
+            log.warning(
+                "job %s: the lease had lapsed, and was granted again",
+                held.job_id, extra=log_fields(held.job),
+            )  # fmt: skip
         elif not held.is_over:
             self._listener.lease_lost(held, token, reason)
 

@@ -16,6 +16,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.results import InputRound
 from tollgate.domain.status import RUNNING, TERMINAL
+from tollgate.job_log import log_fields
 from tollgate.worker.broker_status import Backoff, one_line
 from tollgate.worker.call import Fail, Suspended
 from tollgate.worker.context import Key, Schema
@@ -160,16 +161,21 @@ class Questions:
             if job.status is not RUNNING:
                 log.warning(
                     "job %s: ended while it waited for an answer: %s",
-                    job.job_id, one_line(job.error or job.status),
+                    job.job_id, one_line(job.error or job.status), extra=log_fields(job),
                 )  # fmt: skip
                 held.is_lost = True
                 raise Suspended
             held.version = job.version
             if not await self._settler.has_lease(held):
-                log.warning("job %s: another worker goes on with it", job.job_id)
+                log.warning(
+                    "job %s: another worker goes on with it", job.job_id, extra=log_fields(job)
+                )
                 held.is_lost = True
                 raise Suspended
             await self._slots.enter_slot(held)
+        except JobNotFoundError:
+            log.warning("job %s: was removed", held.job_id, extra=log_fields(held.job))
+            raise Suspended from None
         finally:
             self._asked.pop(held.job_id, None)
             self._changed.set()
@@ -211,8 +217,7 @@ class Questions:
     def _gone(self, fault: JobNotFoundError) -> None:
         asked = self._asked.get(fault.job_id or "")
         if asked is not None and not asked.done():
-            log.warning("job %s: was removed", fault.job_id)
-            asked.set_exception(Suspended())
+            asked.set_exception(fault)
 
 
 def schema_text(schema: object, key: object) -> str:

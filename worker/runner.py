@@ -21,6 +21,7 @@ from tollgate.client.sync import Client
 from tollgate.domain.commands import AnyCommand, Release, Touch
 from tollgate.domain.exceptions import JobNotFoundError, LeaseLostError, TollgateError
 from tollgate.domain.status import RUNNING, TERMINAL, JobStatus
+from tollgate.job_log import log_fields
 from tollgate.worker.broker_status import BrokerStatus, one_line
 from tollgate.worker.claims import Claims
 from tollgate.worker.held import HeldJob
@@ -214,8 +215,10 @@ class Runner:
             standing = []
             for lease, answer in zip(leases, answers, strict=True):
                 if isinstance(answer, LeaseLostError | JobNotFoundError):
-                    job_id, why = lease.job.job_id, one_line(answer)
-                    log.warning("job %s: its lease ended before it was begun (%s)", job_id, why)
+                    log.warning(
+                        "job %s: its lease ended before it was begun (%s)",
+                        lease.job.job_id, one_line(answer), extra=log_fields(lease.job),
+                    )  # fmt: skip
                 else:
                     standing.append(lease)
             self._take(stage, standing)
@@ -235,11 +238,17 @@ class Runner:
                 unwanted.append((lease.job.job_id, lease.token))
             elif known is not None and not self.settler.gives_back(known):
                 # Its lease had lapsed, and the job came back to this worker.
-                log.warning("job %s: the lease had lapsed, and was granted again", lease.job.job_id)
+                log.warning(
+                    "job %s: the lease had lapsed, and was granted again",
+                    known.job_id, extra=log_fields(known.job),
+                )  # fmt: skip
                 known.regain(lease)
             elif (lost := stage.lost_call(lease.job.job_id)) is not None:
                 # The same, and it was taken for lost already: its call goes on.
-                log.warning("job %s: the lease was lost, and was granted again", lease.job.job_id)
+                log.warning(
+                    "job %s: the lease was lost, and was granted again",
+                    lost.job_id, extra=log_fields(lost.job),
+                )  # fmt: skip
                 lost.regain(lease)
                 self.keeper.hold(lost)
                 stage.take_back(lost)
@@ -286,7 +295,7 @@ class Runner:
         self.keeper.drop(held)
         if outcome is not None:
             if self._logs_each:
-                log.debug("job %s: %s", held.job_id, outcome)
+                log.debug("job %s: %s", held.job_id, outcome, extra=log_fields(held.job))
             is_end = isinstance(outcome, Move) and outcome.target in TERMINAL
             if is_end or (isinstance(outcome, Move) and self._settings.only == "payments"):
                 self.finished += 1
@@ -305,7 +314,10 @@ class Runner:
         def lose() -> None:
             # With another token, a claim of this worker has got the job back meanwhile.
             if held.token == token and not held.is_over and not held.is_lost:
-                log.warning("job %s: the lease is lost (%s)", held.job_id, one_line(reason))
+                log.warning(
+                    "job %s: the lease is lost (%s)",
+                    held.job_id, one_line(reason), extra=log_fields(held.job),
+                )  # fmt: skip
                 self.keeper.drop(held)
                 held.stage.lost(held)
 
@@ -336,7 +348,10 @@ class Runner:
         await self._until_idle(LAST_S)
         last: list[AnyCommand] = []
         for held, outcome in self.settler.give_up().items():
-            log.warning("job %s: the broker does not answer: its lease is given back", held.job_id)
+            log.warning(
+                "job %s: the broker does not answer: its lease is given back",
+                held.job_id, extra=log_fields(held.job),
+            )  # fmt: skip
             # A result is stored if it can be; only if not, the lease is given back.
             last.append(outcome.command(held.job_id, held.version, held.token))
             last.append(Release(job_id=held.job_id, lease=held.token))

@@ -19,6 +19,7 @@ from tollgate.domain.exceptions import (
 )
 from tollgate.domain.models import Job
 from tollgate.domain.status import COMPLETED
+from tollgate.job_log import log_fields
 from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
 from tollgate.worker.held import HeldJob
 from tollgate.worker.link import Link
@@ -140,7 +141,10 @@ class Settler:
                 _, took = await self.deliver(held, outcome, (answer, asked_at))
             except Exception:
                 # The lease is not released: the job would come back at once. It lapses instead.
-                log.exception("job %s: left alone after a fault of the worker", held.job_id)
+                log.exception(
+                    "job %s: left alone after a fault of the worker",
+                    held.job_id, extra=log_fields(held.job),
+                )  # fmt: skip
             self._end(held, took)
 
         task = own_task(settle())
@@ -227,7 +231,7 @@ class Settler:
             delivery.is_told = True
             log.warning(
                 "job %s: another worker has the lease; this one keeps its result (%s)",
-                held.job_id, one_line(fault),
+                held.job_id, one_line(fault), extra=log_fields(held.job),
             )  # fmt: skip
         return None
 
@@ -266,7 +270,10 @@ class Settler:
         for lease in leases:
             if lease.job.version == held.version:
                 held.regain(lease)
-                log.warning("job %s: the lease had lapsed, and was granted again", lease.job.job_id)
+                log.warning(
+                    "job %s: the lease had lapsed, and was granted again",
+                    held.job_id, extra=log_fields(held.job),
+                )  # fmt: skip
                 return True
             await self._link.release(lease.job.job_id, lease.token)
         return False
@@ -282,7 +289,10 @@ class Settler:
         if outcome.error is not None:
             return shortened(outcome, limit)
         if outcome.result is None:
-            log.error("job %s: its question is not taken: %s", held.job_id, one_line(refusal))
+            log.error(
+                "job %s: its question is not taken: %s",
+                held.job_id, one_line(refusal), extra=log_fields(held.job),
+            )  # fmt: skip
             return Move.failed(str(refusal))
         size = len(outcome.result.encode())
         setting, text_limit = "--request-bytes", self._link.limit("text_bytes", limit)
@@ -292,7 +302,7 @@ class Settler:
             f"the handler's result has {size} bytes, and the broker takes {limit}:"
             f" raise its setting {setting}"
         )
-        log.error("job %s: %s", held.job_id, error)
+        log.error("job %s: %s", held.job_id, error, extra=log_fields(held.job))
         return self._policy.exhausted(error)
 
 
@@ -314,5 +324,8 @@ def _dropped(held: HeldJob, outcome: Outcome, why: str) -> Delivered:
     """Log that the job does not take an outcome any more."""
     target = outcome.target if isinstance(outcome, Move) else "released"
     level = logging.ERROR if target is COMPLETED else logging.WARNING
-    log.log(level, "job %s: cannot be %s any more: %s", held.job_id, target, why)
+    log.log(
+        level, "job %s: cannot be %s any more: %s", held.job_id, target, why,
+        extra=log_fields(held.job),
+    )  # fmt: skip
     return None, None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tollgate.client.results import Lease
 from tollgate.domain.status import RUNNING
+from tollgate.job_log import log_fields
 from tollgate.worker.broker_status import one_line
 from tollgate.worker.call import CallResult, Suspended
 from tollgate.worker.context import Key, Schema
@@ -124,13 +125,19 @@ class WorkStage:
         else:
             self._asking.discard(held)
             if self._stuck.pop(held, False):
-                log.info("job %s: its handler has returned after all", held.job_id)
+                log.info(
+                    "job %s: its handler has returned after all",
+                    held.job_id, extra=log_fields(held.job),
+                )  # fmt: skip
         if not held.is_over:
             try:
                 self._decide(held, result)
             except Exception:
                 # The lease is not released: the job would come back at once. It lapses instead.
-                log.exception("job %s: left alone after a fault of the worker", held.job_id)
+                log.exception(
+                    "job %s: left alone after a fault of the worker",
+                    held.job_id, extra=log_fields(held.job),
+                )  # fmt: skip
                 held.is_over = True
                 self._owner.forget(held)
         if self._waiting or self._resuming:
@@ -311,7 +318,7 @@ class WorkStage:
         free = self.slots - len(self._stuck)
         log.error(
             "job %s: its handler does not end, and keeps its slot: %d of %d slots are left",
-            held.job_id, free, self.slots,
+            held.job_id, free, self.slots, extra=log_fields(held.job),
         )  # fmt: skip
         if free <= 0 and self._leave is None:
             loop = asyncio.get_running_loop()
@@ -349,7 +356,7 @@ class WorkStage:
     def _log(self, held: HeldJob, result: CallResult, outcome: Outcome) -> None:
         """Log why a try did not complete its job, at the default level, with the traceback."""
         if result.is_suspended:
-            log.info("job %s: released unfinished", held.job_id)
+            log.info("job %s: released unfinished", held.job_id, extra=log_fields(held.job))
             return
         error = result.error or (outcome.error if isinstance(outcome, Move) else outcome.reason)
         if isinstance(outcome, Move):
@@ -367,7 +374,7 @@ class WorkStage:
         fields = {"exception": result.trace.rstrip()} if result.trace else {}
         log.log(
             level, "job %s: %s: %s; %s", held.job_id, tries, one_line(error), then,
-            extra={"job_id": held.job_id, **fields},
+            extra=log_fields(held.job) | fields,
         )  # fmt: skip
 
 

@@ -278,9 +278,17 @@ def test_broker_with_a_later_clock(tmp_path: Path, town: Town) -> None:
 def test_trace_reaches_job(town: Town) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     for told, kept in ((trace, trace), ("nonsense", None), (trace.upper(), None)):
-        hire = {"input_data": {"text": told}}
+        hire = {"input_data": {"text": told}, "identifier_from_purchaser": "ab" * 10}
         answer = town.free.post("/start_job", hire, headers={"traceparent": told})
-        assert town.client.get(answer.json()["id"]).traceparent == kept
+        job_id = answer.json()["id"]
+        assert town.client.get(job_id).traceparent == kept
+        assert town.free.logged("request", job_id=job_id).get("traceparent") == kept
+        # Sent again without a trace it is the same job, whose trace the line tells.
+        request_id = f"again-{told[-7:]}"
+        town.free.post("/start_job", hire, headers={"x-request-id": request_id})
+        line = town.free.logged("request", request_id=request_id)
+        assert line["job_id"] == job_id
+        assert line.get("traceparent") == kept
 
 
 def test_replaced_note_is_a_conflict(town: Town) -> None:

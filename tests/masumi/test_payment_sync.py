@@ -1,6 +1,7 @@
 """What happens to payments reaches their jobs once, with any number of watchers, at any time."""
 
 import asyncio
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,20 @@ async def test_locked_funds_let_a_job_run(town: Town) -> None:
     await town.watcher.open_gates()
     assert await town.status(job) == "running"
     assert await town.status(other) == "awaiting_payment"
+
+
+async def test_lines_about_a_job_carry_its_trace(
+    town: Town, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tollgate.payments")
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    jobs = [await town.hire(traceparent=each) for each in (trace, None)]
+    for job in jobs:
+        town.service.lock_funds(job.blockchain_identifier)
+    await town.watcher.open_gates()
+    lines = {vars(each)["job_id"]: each for each in caplog.records if "is paid" in each.msg}
+    assert vars(lines[jobs[0].job_id])["traceparent"] == trace
+    assert not hasattr(lines[jobs[1].job_id], "traceparent")
 
 
 async def test_funds_that_were_locked_before_the_job_was_stored(town: Town) -> None:

@@ -1,5 +1,6 @@
 """What a scrape of a real broker shows: each status, each kind, names and types."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from tests.brokers import BrokerProcess, running_broker
 from tests.metrics.running import MetricsProcess, running_metrics, value, values
 from tollgate.client.sync import Client
-from tollgate.domain.exceptions import JobNotFoundError
+from tollgate.domain.exceptions import JobNotFoundError, RepositoryFullError
 from tollgate.domain.status import JobStatus
 
 HASH = "0123456789abcdef" * 4
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "operations.md"
 PATHS: dict[str, tuple[str, ...]] = {
     "awaiting_payment": (),
     "awaiting_input": ("running", "awaiting_input"),
@@ -141,6 +143,15 @@ def test_names_types_and_help(client: Client, exporter: MetricsProcess) -> None:
         assert len(told) == len(set(told)) == len(families)
 
 
+def test_the_metrics_of_the_guide_exist(client: Client, exporter: MetricsProcess) -> None:
+    create(client, "told", "completed")
+    rows = [line for line in GUIDE.read_text().splitlines() if line.startswith("| `tollgate_")]
+    told = {name for row in rows for name in re.findall(r"tollgate_\w+", row)}
+    assert len(told) > 20
+    families = exporter.scrape()
+    assert told - {*families} - {f"{name}_total" for name in families} == set()
+
+
 def test_no_sample_is_there_twice(client: Client, exporter: MetricsProcess) -> None:
     create(client, "other", "running")  # the name of the row for the rest
     create(client, "one", "running")
@@ -216,3 +227,20 @@ def test_a_broker_in_memory_has_no_journal(short_dir: Path, tmp_path: Path) -> N
         families = exporter.scrape()
     assert not [name for name in families if name.startswith("tollgate_journal_b")]
     assert values(families["tollgate_jobs"], queue="other") == [0] * len(JobStatus)
+
+
+def test_alerted_counters_are_there_before_they_count(short_dir: Path, tmp_path: Path) -> None:
+    with (
+        running_broker(short_dir, jobs=1) as broker,
+        running_metrics(tmp_path, broker.endpoint) as exporter,
+        Client(broker.endpoint) as client,
+    ):
+        client.create(HASH)
+        for refused in range(2):
+            families = exporter.scrape()
+            codes = families["tollgate_commands_refused"]
+            assert value(codes, command="create", code="repository_full") == refused
+            for cause in ("handshake_key_refused", "refused_not_authorized"):
+                assert value(families["tollgate_dropped"], cause=cause) == 0
+            with pytest.raises(RepositoryFullError):
+                client.create(HASH)

@@ -19,10 +19,11 @@ from tollgate.domain.models import Job
 from tollgate.gateway import request as read
 from tollgate.gateway.agent import Agent
 from tollgate.gateway.gate import FIELDS, Gate
-from tollgate.gateway.hiring import Hiring
+from tollgate.gateway.hiring import Hiring, started
 from tollgate.gateway.openapi import document
 from tollgate.gateway.request import HttpError
 from tollgate.gateway.status import provide, status_of
+from tollgate.job_log import log_fields
 from tollgate.masumi.api import PaymentService
 
 log = logging.getLogger("tollgate.gateway")
@@ -110,9 +111,9 @@ class _Endpoints:
         """Start a job, or find the one that the same hire has started before."""
         body = read.read_json(await request.body())
         hire = read.hire(body, self._agent, secrets.token_hex(IDENTIFIER_BYTES))
-        started = await self._hiring.start(hire, _traceparent(request))
-        request.scope[FIELDS]["job_id"] = started.job_id
-        return _json(msgspec.json.encode(started))
+        job = await self._hiring.start(hire, _traceparent(request))
+        request.scope[FIELDS].update(log_fields(job))
+        return _json(msgspec.json.encode(started(job, hire)))
 
     async def status(self, request: Request) -> Response:
         """Show what became of a job."""
@@ -123,7 +124,9 @@ class _Endpoints:
         """Give a job the answer to its question."""
         answer = read.answer(read.read_json(await request.body()))
         request.scope[FIELDS]["job_id"] = answer.job_id[:40]
-        answered = await provide(self._client, await self._job(answer.job_id), answer)
+        job = await self._job(answer.job_id)
+        request.scope[FIELDS].update(log_fields(job))
+        answered = await provide(self._client, job, answer)
         return _json(msgspec.json.encode(answered))
 
     async def availability(self, _: Request) -> Response:

@@ -77,7 +77,7 @@ class Hiring:
         self._payments = payments
         self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
 
-    async def start(self, hire: Hire, traceparent: str | None = None) -> Started:
+    async def start(self, hire: Hire, traceparent: str | None = None) -> Job:
         """Start a job, or return the one that this hire has started before.
 
         The job is looked for first, and made last: a payment without a job is never told to a
@@ -85,8 +85,8 @@ class Hiring:
         job, and both tell its payment.
 
         Raises:
-            HttpError: the payment service makes no payment, the input is too large, or the job has
-                no terms, or is another agent's.
+            HttpError: the payment service makes no payment, the input is too large, or the job is
+                another agent's.
             TollgateError: the broker refuses, or is away.
 
         """
@@ -101,7 +101,7 @@ class Hiring:
                 )
             if self._payments is None and job.status is JobStatus.AWAITING_PAYMENT:
                 job = await self._run(job)  # its first message came in half
-        return _started(job, hire)
+        return job
 
     async def _run(self, job: Job) -> Job:
         try:
@@ -241,7 +241,8 @@ def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1_000, UTC)
 
 
-def _started(job: Job, hire: Hire) -> Started:
+def started(job: Job, hire: Hire) -> Started:
+    """Return the answer to `/start_job`. Raises HttpError if the terms of the job are gone."""
     try:
         terms = msgspec.json.decode(job.meta or "", type=Terms)
     except msgspec.MsgspecError:

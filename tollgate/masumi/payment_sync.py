@@ -27,6 +27,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.results import MOCK_PREFIX
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, FAILED, RUNNING
+from tollgate.job_log import log_fields
 from tollgate.masumi.api import (
     PaymentService,
     ServiceFailedError,
@@ -211,16 +212,15 @@ class PaymentSync:
     async def _look_at_all(self, job_ids: Sequence[str]) -> list[ServiceFailedError]:
         """Look at some jobs at once; return the errors of the service."""
         ends = await asyncio.gather(*map(self._look_at, job_ids))
-        faults = [fault for fault in ends if fault is not None]
+        failed = [end for end in ends if end is not None]
         # If all fail, it is the service: that is one line, and not one a job.
-        level = logging.DEBUG if len(faults) == len(job_ids) else logging.WARNING
-        for job_id, fault in zip(job_ids, ends, strict=True):
-            if fault is not None:
-                self._postpone(job_id, str(fault), level)
-        return faults
+        level = logging.DEBUG if len(failed) == len(job_ids) else logging.WARNING
+        for job, fault in failed:
+            self._postpone(job, str(fault), level)
+        return [fault for _, fault in failed]
 
-    async def _look_at(self, job_id: str) -> ServiceFailedError | None:
-        """Act on an unpaid job; return the error if the service tells nothing about it."""
+    async def _look_at(self, job_id: str) -> tuple[Job, ServiceFailedError] | None:
+        """Act on an unpaid job; return it with the error if the service tells nothing about it."""
         try:
             job = await self._client.get(job_id)
         except JobNotFoundError:
@@ -234,23 +234,24 @@ class PaymentSync:
             try:
                 payment = await self._service.resolve(job.blockchain_identifier)
             except UnreadableError as fault:
-                self._postpone(job_id, str(fault))
+                self._postpone(job, str(fault))
                 return None
             except ServiceFailedError as fault:
-                return fault
+                return job, fault
             except ServiceRefusedError as refusal:
                 if refusal.is_ours:
                     raise
-                self._postpone(job_id, str(refusal))
+                self._postpone(job, str(refusal))
                 return None
         if job is None or payment is None or await self._act(job, payment):
             self._again.pop(job_id, None)
         return None
 
-    def _postpone(self, job_id: str, why: str, level: int = logging.WARNING) -> None:
-        if self._again.pop(job_id, None) != why:
-            log.log(level, "job %s is looked at again: %s", job_id, why)
-        self._again[job_id] = why
+    def _postpone(self, job: Job, why: str, level: int = logging.WARNING) -> None:
+        if self._again.pop(job.job_id, None) != why:
+            told = "job %s is looked at again: %s"
+            log.log(level, told, job.job_id, why, extra=log_fields(job))
+        self._again[job.job_id] = why
 
     # --- acts -----------------------------------------------------------------------------------
 
@@ -264,35 +265,38 @@ class PaymentSync:
                 await self._do(job, decide(job, payment, self._service.now()))
             except (VersionConflictError, InvalidStateTransitionError) as moved:
                 # Another one moved it: the payment may mean something else now.
-                log.info("job %s has moved on: %s", job.job_id, moved)
+                log.info("job %s has moved on: %s", job.job_id, moved, extra=log_fields(job))
                 job = await self._client.get(job.job_id)
                 await self._do(job, decide(job, payment, self._service.now()))
             await self._note(job, payment)
         except LeaseHeldError as held:
-            self._postpone(job.job_id, f"it is held by another program: {held}")
+            self._postpone(job, f"it is held by another program: {held}")
             return False
         except (VersionConflictError, InvalidStateTransitionError, JobNotFoundError) as moved:
-            log.info("job %s has moved on: %s", job.job_id, moved)
+            log.info("job %s has moved on: %s", job.job_id, moved, extra=log_fields(job))
         except (MalformedError, TooLargeError) as refusal:
-            log.warning("job %s is left as it is: %s", job.job_id, refusal)
+            log.warning("job %s is left as it is: %s", job.job_id, refusal, extra=log_fields(job))
         return True
 
     async def _do(self, job: Job, decision: Decision) -> None:
         client, version, reason = self._client, job.version, decision.reason
+        fields = log_fields(job)
         match decision.act:
             case Act.NOTHING:
                 return
             case Act.OPEN:
                 await client.transition(job.job_id, RUNNING, expected_version=version)
-                log.info("job %s is paid", job.job_id)
+                log.info("job %s is paid", job.job_id, extra=fields)
             case Act.END:
                 await client.transition(job.job_id, FAILED, error=reason, expected_version=version)
-                log.warning("job %s has failed: %s", job.job_id, reason)
+                log.warning("job %s has failed: %s", job.job_id, reason, extra=fields)
             case Act.ASK_TO_STOP:
                 await client.request_stop(job.job_id, reason=reason)
-                log.warning("the holder of job %s is asked to stop: %s", job.job_id, reason)
+                log.warning(
+                    "the holder of job %s is asked to stop: %s", job.job_id, reason, extra=fields
+                )
             case Act.REPORT:
-                log.warning("job %s: %s", job.job_id, reason)
+                log.warning("job %s: %s", job.job_id, reason, extra=fields)
 
     async def _note(self, job: Job, payment: Payment) -> None:
         """Show the state of the payment on a job that has a settlement."""

@@ -13,6 +13,7 @@ from tollgate.domain.exceptions import ArgumentError, JobNotFoundError, LeaseLos
 from tollgate.domain.hashing import output_hash, output_hash_as_deployed
 from tollgate.domain.models import Job
 from tollgate.domain.settlement import SettlementState
+from tollgate.job_log import log_fields
 from tollgate.masumi.api import (
     PaymentService,
     ServiceFailedError,
@@ -93,7 +94,11 @@ class Submissions:
                 raise end
             told += [end] if end else []
         if told:  # one line for all of them: the service may be away
-            log.warning("%s (such jobs in this round: %d)", told[0], len(told))
+            job, fault = told[0]
+            log.warning(
+                "job %s waits for the service: %s (such jobs in this round: %d)",
+                job.job_id, fault, len(told), extra=log_fields(job),
+            )  # fmt: skip
         return bool(leases)
 
     async def _claim(self) -> list[Lease]:
@@ -105,8 +110,8 @@ class Submissions:
             )
         return leases
 
-    async def _settle(self, lease: Lease) -> str | None:
-        """Take one step with a job, and give its lease back; return what is to be logged."""
+    async def _settle(self, lease: Lease) -> tuple[Job, ServiceFailedError] | None:
+        """Take one step with a job, and give its lease back; return a failure to be logged."""
         job = lease.job
         try:
             result_hash = self._hash_of(job)
@@ -116,7 +121,7 @@ class Submissions:
         try:
             payment, step = await self._step(lease, result_hash)
         except (LeaseLostError, JobNotFoundError) as lost:
-            log.info("job %s is another watcher's: %s", job.job_id, lost)
+            log.info("job %s is another watcher's: %s", job.job_id, lost, extra=log_fields(job))
         except UnreadableError as fault:
             await self._answered_in_vain(lease, fault)
         except ServiceFailedError as fault:
@@ -135,13 +140,15 @@ class Submissions:
             await self._end(lease, step, payment, result_hash)
         return None
 
-    async def _failed(self, lease: Lease, fault: ServiceFailedError) -> str | None:
-        """Wait, longer each time; log a failure that lasts, once."""
+    async def _failed(
+        self, lease: Lease, fault: ServiceFailedError
+    ) -> tuple[Job, ServiceFailedError] | None:
+        """Wait, longer each time; return a failure that lasts, once."""
         job = lease.job
         count = self._failures.more(job)
-        log.debug("job %s is looked at again later: %s", job.job_id, fault)
+        log.debug("job %s is looked at again later: %s", job.job_id, fault, extra=log_fields(job))
         await self._later(lease, max(self._pause_s(count - 1), fault.retry_after_s or 0.0))
-        return f"job {job.job_id} waits for the service: {fault}" if count == LASTING else None
+        return (job, fault) if count == LASTING else None
 
     async def _answered_in_vain(self, lease: Lease, why: Exception) -> None:
         """Look again, since what is shown may change; in the end ask a person."""
@@ -179,7 +186,9 @@ class Submissions:
         job = lease.job
         await self._hold(lease)
         await self._service.submit(job.blockchain_identifier, result_hash)
-        log.info("the hash of job %s is submitted: %s", job.job_id, result_hash)
+        log.info(
+            "the hash of job %s is submitted: %s", job.job_id, result_hash, extra=log_fields(job)
+        )
         return Next(Step.WAIT)
 
     async def _recover(self, lease: Lease, payment: Payment, why: str) -> Next:
@@ -193,7 +202,7 @@ class Submissions:
         await self._hold(lease)
         if reason != noted:  # counted before it is done, so that it is counted whatever dies
             await self._client.settle(job.job_id, lease=lease.token, reason=reason)
-            log.warning("job %s: %s", job.job_id, reason)
+            log.warning("job %s: %s", job.job_id, reason, extra=log_fields(job))
         await self._service.recover(payment)
         return Next(Step.WAIT)
 
@@ -221,9 +230,12 @@ class Submissions:
         if to is state:
             to = None
         if to in {SettlementState.MANUAL, SettlementState.REFUSED}:
-            log.warning("the settlement of job %s is %s: %s", job.job_id, to, step.reason)
+            log.warning(
+                "the settlement of job %s is %s: %s",
+                job.job_id, to, step.reason, extra=log_fields(job),
+            )  # fmt: skip
         elif to is SettlementState.CONFIRMED:
-            log.info("the hash of job %s is on chain", job.job_id)
+            log.info("the hash of job %s is on chain", job.job_id, extra=log_fields(job))
         is_over = to is not None and to is not SettlementState.SUBMITTED
         await self._give_back(
             lease,
@@ -242,7 +254,8 @@ class Submissions:
         try:
             await self._client.settle(lease.job.job_id, lease=lease.token, **outcome)
         except (LeaseLostError, JobNotFoundError) as lost:
-            log.info("job %s is another watcher's: %s", lease.job.job_id, lost)
+            job = lease.job
+            log.info("job %s is another watcher's: %s", job.job_id, lost, extra=log_fields(job))
 
     def _pause_s(self, failures: int = 0) -> float:
         """Return when to look again; jobs do not all come back at once."""

@@ -31,6 +31,10 @@ KINDS: Final = ("ready", "leased", "on_hold", "delayed", "paused")
 """What a job that can be claimed is counted as."""
 STATUSES: Final = tuple(status.value for status in JobStatus)
 STATES: Final = tuple(state.value for state in SettlementState)
+ALERTED: Final = {"handshake_key_refused": 0, "refused_not_authorized": 0}
+"""Causes that have a row before they happen: Prometheus sees no increase in a row that is new. The
+broker names a cause when it has happened."""
+ALERTED_CODE: Final = ("create", "repository_full")
 CLAIMED: Final = frozenset({*JobStatus} - TERMINAL | CLAIMABLE)
 """The statuses and settlement states that a claim can name."""
 
@@ -151,6 +155,9 @@ def _counted(stats: StatsResult) -> Iterator[Metric]:
         decided.add_metric((command,), figures.decided)
         for code, count in figures.refused.items():
             refused.add_metric((command, code), count)
+    command, code = ALERTED_CODE
+    if command not in stats.commands or code not in stats.commands[command].refused:
+        refused.add_metric(ALERTED_CODE, 0)
     yield decided
     yield refused
     yield CounterMetricFamily(
@@ -163,7 +170,7 @@ def _counted(stats: StatsResult) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "tollgate_dropped", "What was refused, dropped or cut off.", labels=("cause",)
     )
-    for cause, count in stats.dropped.items():
+    for cause, count in (ALERTED | stats.dropped).items():
         dropped.add_metric((cause,), count)
     yield dropped
 

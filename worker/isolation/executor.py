@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Final
 
 from tollgate.domain.exceptions import ArgumentError
+from tollgate.job_log import log_fields
 from tollgate.worker.call import CallResult, Fail, Suspended, describe
 from tollgate.worker.executor import HandlerCall
 from tollgate.worker.handlers import HandlerNotFoundError
@@ -110,7 +111,8 @@ class ProcessExecutor:
             return True
         member = self._member_of(call)
         if member is not None:
-            log.info("job %s: its process is killed: %s", call.job.job_id, reason)
+            job = call.job
+            log.info("job %s: its process is killed: %s", job.job_id, reason, extra=log_fields(job))
             self._part_with(member).kill()
             self._balance()
         return True

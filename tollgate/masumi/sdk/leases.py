@@ -18,6 +18,7 @@ from tollgate.client.sync import Client
 from tollgate.domain.exceptions import JobNotFoundError, LeaseLostError, TollgateError
 from tollgate.domain.models import Job
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, RUNNING
+from tollgate.job_log import log_fields
 
 log = logging.getLogger("tollgate.masumi")
 
@@ -38,6 +39,8 @@ class Held(msgspec.Struct, eq=False):
     """Whether its handler runs here; else its payment is watched."""
     rounds: int
     """How many questions it has asked, as far as this process knows."""
+    log_fields: dict[str, object]
+    """What each log line about it carries."""
     asks: bool = False
     """Whether one more question is on its way to the broker."""
     is_ending: bool = False
@@ -84,7 +87,7 @@ class LeaseKeeper:
     def hold(self, lease: Lease, *, works: bool) -> Held:
         """Begin to touch a lease; it takes the place of an earlier one on the job."""
         job = lease.job
-        held = Held(job.job_id, lease.token, works, len(job.inputs or ()))
+        held = Held(job.job_id, lease.token, works, len(job.inputs or ()), log_fields(job))
         self._held[job.job_id] = held
         self.tokens[job.job_id] = lease.token
         return held
@@ -192,7 +195,10 @@ class LeaseKeeper:
             return may_pass(fault)
         for lease in granted:
             if self._held.get(held.job_id) is held and _is_as_left(lease.job, held):
-                log.warning("job %s: the lease had lapsed, and was granted again", held.job_id)
+                log.warning(
+                    "job %s: the lease had lapsed, and was granted again",
+                    held.job_id, extra=held.log_fields,
+                )  # fmt: skip
                 held.token = self.tokens[held.job_id] = lease.token
                 return True
             with suppress(TollgateError):

@@ -35,6 +35,7 @@ from tollgate.domain.exceptions import LeaseLostError, TollgateError
 from tollgate.domain.models import Job
 from tollgate.domain.results import InputRound
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, COMPLETED, FAILED, RUNNING
+from tollgate.job_log import log_fields
 from tollgate.masumi.api import PaymentService
 from tollgate.masumi.rounds import Rounds
 from tollgate.masumi.sdk.fields import SdkJob, canonical, parsed, read
@@ -327,14 +328,18 @@ class Resumer:
     async def _watch(self, job: Job) -> None:
         payment = self._payment_of(job)
         if payment is None:
-            log.warning("job %s has no payment: nothing opens its gate", job.job_id)
+            log.warning(
+                "job %s has no payment: nothing opens its gate", job.job_id, extra=log_fields(job)
+            )
             return
         identifier = job.blockchain_identifier
 
         async def confirmed(_: object) -> None:
             await self._paid(job.job_id, identifier)
 
-        log.info("job %s: its payment is watched here from now on", job.job_id)
+        log.info(
+            "job %s: its payment is watched here from now on", job.job_id, extra=log_fields(job)
+        )
         await payment.start_status_monitoring(
             callback=confirmed, interval_seconds=self._settings.payment_poll_s
         )
@@ -362,11 +367,13 @@ class Resumer:
         if held is None or held.works:
             return
         self._stop_watching(job_id)
-        log.info("job %s is paid (%.8s...)", job_id, payment_id)
+        log.info("job %s is paid (%.8s...)", job_id, payment_id, extra=held.log_fields)
         try:
             await self._persist(held, {"status": RUNNING.value})
         except (ValueError, TollgateError) as fault:
-            log.warning("job %s is paid, and does not run: %s", job_id, fault)
+            log.warning(
+                "job %s is paid, and does not run: %s", job_id, fault, extra=held.log_fields
+            )
         self._leases().drop(held)
         self._jobs.hint()
 
@@ -463,10 +470,12 @@ class Resumer:
             try:
                 await self._server._execute_agent_job(job_id)  # noqa: SLF001
             except Exception:
-                log.exception("job %s: its handler could not be called", job_id)
+                log.exception(
+                    "job %s: its handler could not be called", job_id, extra=held.log_fields
+                )
             await self._let_go(held)
         except Exception:
-            log.exception("job %s: its lease is left to lapse", job_id)
+            log.exception("job %s: its lease is left to lapse", job_id, extra=held.log_fields)
             self._leases().drop(held)
         finally:
             if self._runs.get(job_id) is run:
@@ -481,7 +490,10 @@ class Resumer:
             return
         self._leases().drop(held)
         if job is not None and job.status is RUNNING:
-            log.error("job %s: its handler is over, and the job could not be ended", held.job_id)
+            log.error(
+                "job %s: its handler is over, and the job could not be ended",
+                held.job_id, extra=held.log_fields,
+            )  # fmt: skip
             with suppress(TollgateError):
                 await self._storage.client().release(
                     held.job_id, held.token, delay_s=ENDED_S, reason="its end could not be stored"
@@ -499,7 +511,10 @@ class Resumer:
             return
         run = self._runs.get(held.job_id)
         if run is not None and not held.is_ending:
-            log.warning("job %s: its lease is lost, and its handler is ended here", held.job_id)
+            log.warning(
+                "job %s: its lease is lost, and its handler is ended here",
+                held.job_id, extra=held.log_fields,
+            )  # fmt: skip
             _cancel(run.task)
 
     # --- changes ----------------------------------------------------------------------------------
@@ -589,7 +604,10 @@ class Resumer:
             if before.text is not None and before.schema == schema:
                 self._hitl.provide_input_to_job(job_id, _object(before.text))
                 return
-            log.warning("job %s asks something else than in its last run: it is asked anew", job_id)
+            log.warning(
+                "job %s asks something else than in its last run: it is asked anew",
+                job_id, extra=run.held.log_fields,
+            )  # fmt: skip
         run.questions = len(rounds) + 1
         run.held.asks = True
         try:
@@ -615,7 +633,10 @@ class Resumer:
             run.asks = False
         await self._make_sure(run.held)
         if job is None or job.status is not RUNNING:
-            log.warning("job %s ended while it asked: its handler is ended", job_id)
+            log.warning(
+                "job %s ended while it asked: its handler is ended",
+                job_id, extra=run.held.log_fields,
+            )  # fmt: skip
             _cancel(run.task)
             raise asyncio.CancelledError("the job has ended")
         rounds = job.inputs or ()

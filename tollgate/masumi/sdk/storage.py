@@ -40,6 +40,7 @@ from tollgate.domain.status import (
     RUNNING,
     JobStatus,
 )
+from tollgate.job_log import log_fields
 from tollgate.masumi.sdk.fields import (
     FIXED,
     JUDGED,
@@ -135,7 +136,7 @@ class TollgateJobStorage:
         spare = SPARE if self.settles else timedelta()
         columns = columns_of(job_id, job_data, spare=spare)
         meta, left_out = meta_with(None, beside(columns, job_data))
-        self._drop(left_out, job_id)
+        self._drop(left_out, {"job_id": job_id})
         try:
             await self._ask(
                 lambda client: client.create(
@@ -169,7 +170,8 @@ class TollgateJobStorage:
 
     async def delete_job(self, job_id: str) -> None:
         """Warn, and count: the broker deletes finished jobs by itself (`keep_finished_ms`)."""
-        self._refuse(job_id, "any", "deleted", "the broker deletes no job on request")
+        why = "the broker deletes no job on request"
+        self._refuse({"job_id": job_id}, "any", "deleted", why)
 
     async def list_jobs(self, status: str | None = None) -> list[SdkJob]:
         """Return the jobs of the queue, oldest first; all, or those in a status."""
@@ -295,7 +297,8 @@ class TollgateJobStorage:
             return False
         way = _way(job.status, target)
         if way is None:
-            self._refuse(job_id, job.status, target, "the broker's state machine has no such way")
+            why = "the broker's state machine has no such way"
+            self._refuse(log_fields(job), job.status, target, why)
             if target in {RUNNING, AWAITING_INPUT, COMPLETED}:
                 raise ValueError(f"job {job_id} is {job.status}: it cannot become {target}")
             return False
@@ -309,7 +312,7 @@ class TollgateJobStorage:
             return None
         found = _STATUSES.get(str(getattr(status, "value", status)))
         if found is None:
-            self._refuse(job.job_id, job.status, status, "the broker has no such status")
+            self._refuse(log_fields(job), job.status, status, "the broker has no such status")
         return found
 
     async def _move(
@@ -335,7 +338,7 @@ class TollgateJobStorage:
         except TooLargeError as refusal:
             if to is not FAILED or not fields["error"]:
                 raise ValueError(f"job {job.job_id} cannot be {to}: {refusal}") from refusal
-            self._drop(["error"], job.job_id)
+            self._drop(["error"], log_fields(job))
             fields["error"] = fields["error"][:ERROR_CHARACTERS]
             await client.transition(job.job_id, to, **fields)
 
@@ -344,7 +347,7 @@ class TollgateJobStorage:
         value = updates.get(name)
         if value is None or isinstance(value, str):
             return value
-        self._drop([name], job.job_id)
+        self._drop([name], log_fields(job))
         return canonical(value)
 
     async def _keep(
@@ -365,29 +368,32 @@ class TollgateJobStorage:
         }
         ours = FIXED | JUDGED | {"awaiting_input_schema"}
         if stays:
-            self._drop([name for name in changed if name in ours], job.job_id)
+            self._drop([name for name in changed if name in ours], log_fields(job))
         else:
             asks = {"input_data"} if job.status is AWAITING_INPUT else set()
-            self._drop([name for name in changed if name in FIXED - asks], job.job_id)
+            self._drop([name for name in changed if name in FIXED - asks], log_fields(job))
         kept = {name: value for name, value in changed.items() if name not in ours}
         if kept:
             meta, left_out = meta_with(job.meta, kept)
-            self._drop(left_out, job.job_id)
+            self._drop(left_out, log_fields(job))
             if meta != job.meta:
                 await client.annotate(job.job_id, meta)
 
     # --- warnings and time ------------------------------------------------------------------------
 
-    def _drop(self, names: list[str], job_id: str) -> None:
+    def _drop(self, names: list[str], of_job: dict[str, object]) -> None:
         for name in names:
             if not self.dropped[name]:
-                log.warning("the broker cannot keep %s of job %s as it is", name, job_id)
+                log.warning(
+                    "the broker cannot keep %s of job %s as it is",
+                    name, of_job["job_id"], extra=of_job,
+                )  # fmt: skip
             self.dropped[name] += 1
 
-    def _refuse(self, job_id: str, now: object, wanted: object, why: str) -> None:
+    def _refuse(self, of_job: dict[str, object], now: object, wanted: object, why: str) -> None:
         what = f"{now} -> {getattr(wanted, 'value', wanted)}"
         if not self.refused[what]:
-            log.warning("job %s: %s is not done: %s", job_id, what, why)
+            log.warning("job %s: %s is not done: %s", of_job["job_id"], what, why, extra=of_job)
         self.refused[what] += 1
 
     async def _ask(self, call: Callable[[AsyncClient], Awaitable[_T]]) -> _T:
