@@ -78,7 +78,7 @@ def test_lines_of_the_worker_carry_the_trace(tmp_path: Path, form: str) -> None:
         untraced = broker.pay(client.create(input="fails")).job_id
         done = subprocess.run(
             [sys.executable, "-m", "tollgate.worker", "--handler", "faults:handler",
-             "--isolation", "process", "--timeout-s", "1", "--max-attempts", "2", "--drain",
+             "--isolation", "process", "--timeout-s", "4", "--max-attempts", "2", "--drain",
              "--endpoint", broker.endpoint, "--log-format", form, "--log-level", "debug"],
             cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},
