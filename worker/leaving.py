@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from queue import SimpleQueue
-from time import monotonic
-from typing import Final, NoReturn
+from time import monotonic, sleep
+from types import CodeType
+from typing import Any, Final, NoReturn
 
 from tollgate import streams
 
@@ -72,14 +73,31 @@ def _end_children() -> None:
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is None:
         return
-    multiprocessing.process.BaseProcess.start = _refuse  # a pool replaces processes that end
-    children = multiprocessing.active_children()
-    for child in children:
-        child.terminate()
+    process = multiprocessing.process.BaseProcess
+    start = process.start.__code__
+    process.start = _refuse  # a pool replaces processes that end
+    children = set[Any]()
     until = monotonic() + CHILDREN_S
+    while True:
+        is_starting = _is_running(start)  # its process is not in the list yet
+        for child in {*multiprocessing.active_children()} - children:
+            children.add(child)
+            child.terminate()
+        is_over = monotonic() >= until or not any(child.is_alive() for child in children)
+        if is_over and not is_starting:
+            break
+        sleep(0.01)
     for child in children:
-        child.join(max(0.0, until - monotonic()))
         child.kill()
+
+
+def _is_running(code: CodeType) -> bool:
+    """Return whether a thread is in a function."""
+    return any(
+        frame.f_code is code
+        for top in sys._current_frames().values()  # noqa: SLF001 - public, says its page
+        for frame, _ in traceback.walk_stack(top)
+    )
 
 
 def _refuse(_: object) -> NoReturn:
