@@ -47,10 +47,12 @@ TRAPS = ("asyncio", "click", "json", "logging", "msgspec", "pydantic", "rich", "
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """Run a command; return what it printed."""
+    """Run a command; return what it printed. It finds what is installed, and no checkout."""
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_S
-    )
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False,
+        timeout=PATIENCE_S,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

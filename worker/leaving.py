@@ -8,13 +8,17 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from time import monotonic
-from typing import Final, NoReturn
+from queue import SimpleQueue
+from time import monotonic, sleep
+from types import CodeType
+from typing import Any, Final, NoReturn
 
 from tollgate import streams
 
 log = logging.getLogger("tollgate.worker")
 
+_acts: Final[SimpleQueue[Callable[[], None]]] = SimpleQueue()
+"""Called by threads that `leave_in_time` starts: Python 3.12 starts none while a program ends."""
 THREADS_S: Final = 1.0
 """How long the end of the program waits for the threads and children that handlers left."""
 CHILDREN_S: Final = 0.2
@@ -39,16 +43,29 @@ def exit_now(exit_code: int) -> None:
 
 def _within(limit_s: float, *acts: Callable[[], object]) -> None:
     """Do these in a thread, and go on when they are done, or after `limit_s`."""
+    done = threading.Event()
 
     def act() -> None:
         for each in acts:
             with suppress(Exception):
                 each()
+        done.set()
 
-    with suppress(RuntimeError):  # the system has no threads left
-        thread = threading.Thread(target=act, name="tollgate last act", daemon=True)
-        thread.start()
-        thread.join(limit_s)
+    try:
+        _start(act)
+    except RuntimeError:  # the system has no threads left, or the program ends
+        _acts.put(act)
+    done.wait(limit_s)
+
+
+def _start(act: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=act, name="tollgate last act", daemon=True)
+    thread.start()
+    return thread
+
+
+def _act_when_told() -> None:
+    _acts.get()()
 
 
 def _end_children() -> None:
@@ -56,14 +73,31 @@ def _end_children() -> None:
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is None:
         return
-    multiprocessing.process.BaseProcess.start = _refuse  # a pool replaces processes that end
-    children = multiprocessing.active_children()
-    for child in children:
-        child.terminate()
+    process = multiprocessing.process.BaseProcess
+    start = process.start.__code__
+    process.start = _refuse  # a pool replaces processes that end
+    children = set[Any]()
     until = monotonic() + CHILDREN_S
+    while True:
+        is_starting = _is_running(start)  # its process is not in the list yet
+        for child in {*multiprocessing.active_children()} - children:
+            children.add(child)
+            child.terminate()
+        is_over = monotonic() >= until or not any(child.is_alive() for child in children)
+        if is_over and not is_starting:
+            break
+        sleep(0.01)
     for child in children:
-        child.join(max(0.0, until - monotonic()))
         child.kill()
+
+
+def _is_running(code: CodeType) -> bool:
+    """Return whether a thread is in a function."""
+    return any(
+        frame.f_code is code
+        for top in sys._current_frames().values()  # noqa: SLF001 - public, says its page
+        for frame, _ in traceback.walk_stack(top)
+    )
 
 
 def _refuse(_: object) -> NoReturn:
@@ -111,6 +145,7 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
         return
     _is_watched = True
     ending = threading.Event()
+    helpers: list[threading.Thread] = []
 
     def watch() -> None:
         ending.wait()
@@ -120,14 +155,15 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
         threading.Event().wait(THREADS_S)
         left = [
             each.name for each in threading.enumerate()
-            if each not in {threading.current_thread(), threading.main_thread(), *before}
+            if each not in {threading.main_thread(), *helpers, *before}
         ]  # fmt: skip
         text = "handlers have left what does not end (%s): it is ended"
         say(logging.WARNING, text, ", ".join(left))
         exit_now(exit_code)
 
     with suppress(RuntimeError):  # the system has no threads left
-        threading.Thread(target=watch, name="tollgate end", daemon=True).start()
+        # One for `watch`, one for its line in the log, and one for its end: each may be held up.
+        helpers += map(_start, (watch, _act_when_told, _act_when_told))
     # Called before Python waits for threads; `atexit` is called after that.
     threading._register_atexit(ending.set)  # type: ignore[attr-defined]  # noqa: SLF001
     atexit.register(ending.set)

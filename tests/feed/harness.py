@@ -194,12 +194,13 @@ class Run:
         return Outcome(first, kills, gone, compared, wrong, time.monotonic() - began)
 
     def settled(self, client: Client) -> str | None:
-        """Return the position when leases have lapsed and old jobs are removed."""
+        """Return the position when all leases have lapsed and old jobs are removed."""
         until = time.monotonic() + PATIENCE_S
         last: str | None = None
         while time.monotonic() < until:
+            is_leased = any(job.lease for job in client.list(lease=True))
             position = client.count().as_of
-            if position == last:
+            if position == last and not is_leased:
                 return position
             last = position
             time.sleep(1)

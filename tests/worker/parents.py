@@ -240,6 +240,14 @@ def waits_for_a_pool(job: Job) -> str:
     return "never"
 
 
+def starts_one_after_the_other(job: Job) -> str:
+    for number in range(500):
+        multiprocessing.get_context("fork").Process(target=_sleep).start()
+        if number == 9:
+            Path(job.job_id).touch()
+    return "left"
+
+
 async def waits_for_an_executor(job: Job) -> str:
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
         Path(job.job_id).touch()  # noqa: ASYNC240

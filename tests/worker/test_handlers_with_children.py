@@ -87,6 +87,16 @@ def test_children_of_hanging_handlers_end_with_it(
         assert (lease.job.job_id, lease.job.attempts) == (job.job_id, 0)
 
 
+def test_children_that_are_just_starting_end_too(house: House, client: Client) -> None:
+    worker = house.worker(handler=f"{MODULE}:starts_one_after_the_other")
+    house.until_begun(paid(client, "x"))
+    worker.terminate()
+    until_logged(worker, "stopping")
+    worker.terminate()
+    assert left(worker)[0] == 130
+    house.until(lambda: not group(worker))
+
+
 def test_children_of_a_worker_may_outlive_it_as_programs(house: House, client: Client) -> None:
     house.has("starts", "import subprocess\ndef program(job):\n"
               "    return str(subprocess.Popen(['sleep', '60']).pid)\n")  # fmt: skip

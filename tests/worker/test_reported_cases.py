@@ -98,6 +98,7 @@ def test_a_handler_that_raises_leaves_a_trace(house: House, client: Client, hand
 def test_hanging_handlers_end_the_worker_with_a_code(house: House, client: Client) -> None:
     """Their jobs are over, and their threads are not: a supervisor starts another worker."""
     worker = house.worker("--concurrency", "2", "--lease-ms", "900", handler="cases:hangs")
+    until_logged(worker, "its role is admin")  # it claims now: the handlers begin before `soon`
     soon = datetime.now(UTC) + timedelta(seconds=2)
     jobs = [paid(client, "hang", submit_result_time=soon) for _ in range(2)]
     assert {ended(client, job).status for job in jobs} == {"failed"}
