@@ -101,7 +101,7 @@ def _of_status(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
     if job.status is COMPLETED:
         yield Reason("completed", "it has completed")
     elif job.status is FAILED:
-        yield Reason("failed", f"it has failed: {one_line(job.error or 'without a reason')}")
+        yield Reason("failed", f"{_ended_by(facts)}: {one_line(job.error or 'without a reason')}")
     elif job.status is AWAITING_PAYMENT:
         text = "its payment is not confirmed"
         if job.pay_by_time is not None and job.pay_by_time < now:
@@ -109,6 +109,14 @@ def _of_status(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
         yield Reason("unpaid", text)
     elif job.status is AWAITING_INPUT:
         yield Reason("needs_input", "it asks for input, and has not been answered")
+
+
+def _ended_by(facts: ExplainedResult) -> str:
+    """Say that a job has failed, and by whom: all jobs of one worker may fail."""
+    entry = _last(facts, "moved")
+    if entry is None or entry.by is None:  # the broker, at a deadline
+        return "it has failed"
+    return f"it has failed, by {_name(entry.by, entry.client)}"
 
 
 def _of_orders(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
@@ -142,7 +150,12 @@ def _of_claims(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
         if facts.before:
             least = "at least " if facts.before_at_least else ""
             ready = f"{facts.before:,} ready job{'s' if facts.before > 1 else ''}"
-            yield Reason("behind", f"{least}{ready} of this or a better priority come before it")
+            text = f"{least}{ready} of this or a better priority come before it"
+            if job.priority:
+                text += (
+                    f"; its own is {job.priority}, and it waits as long as there are better ones"
+                )
+            yield Reason("behind", text)
         yield from _of_claimants(job, facts)
 
 

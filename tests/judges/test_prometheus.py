@@ -153,7 +153,7 @@ class PrometheusProcess:
 
     def ask(self, path: str, **parameters: str) -> Any:
         answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=PATIENCE_S)
-        assert answer.status_code == 200, answer.text
+        answer.raise_for_status()
         return answer.json()["data"]
 
     def query(self, query: str) -> dict[str, float]:
@@ -166,7 +166,7 @@ class PrometheusProcess:
         deadline = time.monotonic() + PATIENCE_S
         found: dict[str, float] = {}
         while time.monotonic() < deadline:
-            with suppress(httpx.TransportError):  # it starts
+            with suppress(httpx.HTTPError):  # it starts: no connection yet, or 503
                 found = self.query(query)
                 if is_right(found):
                     return
