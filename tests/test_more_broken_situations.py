@@ -16,6 +16,7 @@ from tollgate import diagnosis
 from tollgate.client.sync import Client
 from tollgate.diagnosis import findings
 from tollgate.domain.exceptions import NotAuthorizedError
+from tollgate.explaining import reasons
 from tollgate.testing import Broker
 
 
@@ -66,6 +67,12 @@ def test_a_job_of_a_low_priority_starves(client: Client) -> None:
         "30 ready jobs of this or a better priority come before it; its own is 7, and it waits as"
         " long as there are better ones"
     )
+
+
+def test_no_worker_counts_more_than_the_jobs_before(client: Client) -> None:
+    running(client)
+    codes = [each.code for each in reasons(client.explain(running(client)))]
+    assert codes == ["no_claims", "behind"]
 
 
 def test_a_worker_that_is_too_old_fails_every_job(broker: Broker, client: Client) -> None:

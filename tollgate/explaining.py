@@ -27,6 +27,8 @@ GONE_AFTER: Final = timedelta(minutes=1)
 """A client that neither waits, nor holds a job, nor sent anything for so long may be gone."""
 TOUCHED_SHARE: Final = 0.6
 """A worker touches a lease when a third of it is over; beyond this share it is late."""
+UNCLAIMED: Final = frozenset({"no_claims", "claimants_gone"})
+"""Reasons that no client is there for a job."""
 SETTLING: Final = {
     SettlementState.PENDING: "the settlement waits for the job to complete",
     SettlementState.WANTED: "the hash of the result is to be submitted to the chain",
@@ -147,6 +149,10 @@ def _of_claims(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
     if job.lease is not None:
         yield from _of_holder(job, facts)
     elif facts.claimable and job.status is not AWAITING_PAYMENT:
+        claimants = [*_of_claimants(job, facts)]
+        if UNCLAIMED.issuperset(each.code for each in claimants):  # more than the others before it
+            yield from claimants
+            claimants = []
         if facts.before:
             least = "at least " if facts.before_at_least else ""
             ready = f"{facts.before:,} ready job{'s' if facts.before > 1 else ''}"
@@ -156,7 +162,7 @@ def _of_claims(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
                     f"; its own is {job.priority}, and it waits as long as there are better ones"
                 )
             yield Reason("behind", text)
-        yield from _of_claimants(job, facts)
+        yield from claimants
 
 
 def _of_holder(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
