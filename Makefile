@@ -142,8 +142,9 @@ $(JUDGES_VENV)/.installed: requirements/judges.txt
 
 # Debian's package, unpacked: nothing is installed, and no service starts.
 $(PROMETHEUS)/.installed:
-	@mkdir -p $(PROMETHEUS)
-	cd $(PROMETHEUS) && apt-get -qq download prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb
+	@rm -rf $(PROMETHEUS) && mkdir $(PROMETHEUS)
+	cd $(PROMETHEUS) && apt-get -qq download prometheus && dpkg-deb -x prometheus_*.deb unpacked \
+		&& mv unpacked/usr . && rm -r unpacked prometheus_*.deb
 	@touch $@
 
 judges: setup $(JUDGES_VENV)/.installed ## let programs of others judge schemas, hashes, OpenAPI and metrics; needs Node.js

@@ -37,6 +37,8 @@ LOOK_MS: Final = 1_000
 """Time between two looks for closed segments, and for the end of the process."""
 RETRY_MS: Final = 60_000
 """Time before the next try after a failure."""
+LONGEST_MS: Final = 3_600_000
+"""A process that takes longer hangs, on a network disk for example: it is killed."""
 
 log = get_logger("tollgate.broker")
 
@@ -52,6 +54,7 @@ class Compactor:
         self._directory = directory
         self._child: subprocess.Popen[bytes] | None = None
         self._look_at_ms = 0
+        self._kill_at_ms = 0
 
     def step(self, now_ms: int) -> None:
         """Start the process, or collect its result, without waiting for it."""
@@ -68,6 +71,7 @@ class Compactor:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                 )
+                self._kill_at_ms = now_ms + LONGEST_MS
         except OSError as fault:  # the process cannot be started, or a file cannot be deleted
             self._look_at_ms = now_ms + RETRY_MS
             log.error("compaction failed", reason=str(fault))  # noqa: TRY400 - the reason is all
@@ -81,6 +85,10 @@ class Compactor:
 
     def _collect(self, child: subprocess.Popen[bytes], now_ms: int) -> None:
         if child.poll() is None:
+            if now_ms >= self._kill_at_ms:
+                self._kill_at_ms = now_ms + LONGEST_MS
+                log.error("compaction takes too long: it is killed", limit_ms=LONGEST_MS)
+                child.kill()  # and collected at a later look: it may take long to die
             return
         output, complaint = child.communicate()
         self._child = None

@@ -1,8 +1,12 @@
 """Figures of a broker, and facts about one job, as `stats` and `explain` show them."""
 
 from datetime import datetime
+from typing import Final
 
 import msgspec
+
+SESSIONS_LOOKED: Final = 1_000
+"""How many of the latest sessions `stats` looks at to tell whose they are."""
 
 
 class Facts(msgspec.Struct, omit_defaults=True, gc=False):
@@ -65,7 +69,7 @@ class QueueFigures(Facts):
     settlements: dict[str, StateFigures] = {}
     paused: bool = False
     parked_claims: int = 0
-    """How many claims wait for a job of this queue; claims of all queues count too."""
+    """How many claims wait for a running job of this queue; claims of all queues count too."""
 
 
 class CommandFigures(Facts):
@@ -95,6 +99,18 @@ class ClientFigures(Facts):
     parked_claims: int = 0
     parked_waits: int = 0
     last_claim: LastClaim | None = None
+    sessions: int = 0
+    """How many of the latest sessions it opened: a client that is made anew for each call has
+    many. Only the latest SESSIONS_LOOKED of all clients are looked at."""
+
+
+class Denied(Facts):
+    """A command that was refused because its sender lacks the role for it."""
+
+    by: str
+    command: str
+    at: datetime
+    client: str = ""
 
 
 class JournalFigures(Facts):

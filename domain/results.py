@@ -11,6 +11,7 @@ from tollgate.domain.figures import (
     ClientFigures,
     Coming,
     CommandFigures,
+    Denied,
     Histogram,
     JournalFigures,
     Legal,
@@ -362,6 +363,8 @@ class StatsResult(Result, tag="stats", omit_defaults=True, kw_only=True):
     """Bytes of replies that wait for peers to read them."""
     dropped: dict[str, int] = {}
     """What was refused, dropped or cut off, by cause."""
+    last_denied: Denied | None = None
+    """The last command that was refused because its sender lacks the role for it."""
 
 
 class ExplainedResult(Result, tag="explained", omit_defaults=True, kw_only=True):

@@ -239,3 +239,5 @@ def test_a_key_that_was_revoked(short_dir: Path) -> None:
                 codes = {each.code for each in findings(client.stats())}
             text = found(client, "key_refused").text
         assert text.endswith("came with a key that is unknown or was revoked")
+        (told,) = [event for event in broker.events if event["event"] == "a key is refused"]
+        assert told["former_holder"] == "key:gpu"

@@ -10,6 +10,7 @@ from tests.brokers import ROOT
 from tollgate.diagnosis import findings
 from tollgate.domain.figures import (
     ClientFigures,
+    Denied,
     Histogram,
     JournalFigures,
     LastClaim,
@@ -63,6 +64,13 @@ SOUND: dict[str, StatsResult] = {
     "few syncs": stats(loop=LoopFigures(FAST, BATCHES, Histogram([0.1, 1.0], [0, 4, 0]))),
     "jobs paid soon": stats(statuses={"awaiting_payment": StateFigures(3, NOW - 59 * MINUTE)}),
     "old starts": stats(starts=[NOW - 90 * MINUTE, NOW - 80 * MINUTE]),
+    "four segments": stats(journal=JournalFigures(1, 4, 1, NOW, 1 << 40)),
+    "questions of today": stats(statuses={"awaiting_input": StateFigures(3, NOW - 60 * MINUTE)}),
+    "many clients": stats(
+        connections=900,
+        clients=[ClientFigures("key:web", f"web@{number}", sessions=1) for number in range(900)],
+    ),
+    "many calls": stats(connections=9, clients=[ClientFigures("key:web", "w", sessions=1_000)]),
     "a busy worker": stats(clients=[worker(MINUTE, leases=3)]),
 }
 WRONG: dict[str, tuple[StatsResult, str, str]] = {
@@ -112,6 +120,47 @@ WRONG: dict[str, tuple[StatsResult, str, str]] = {
     ),
     "unknown key": (stats(dropped={"handshake_key_refused": 2}), "key_refused", "2 connections"),
     "no role": (stats(dropped={"refused_not_authorized": 1}), "not_authorized", "1 command"),
+    "no role, by whom": (
+        stats(dropped={"refused_not_authorized": 3},
+              last_denied=Denied("key:gpu", "claim", NOW - 2 * MINUTE, "gpu@1")),
+        "not_authorized", "3 commands lacked a role, the last 2 min ago: claim by gpu@1 (key:gpu)",
+    ),
+    "a like name": (
+        stats(queues=mail(), clients=[
+            ClientFigures("key:gpu", seen=NOW, last_claim=LastClaim(
+                "running", ["a", "mails", "b", "c"], NOW))]),
+        "no_worker", "the oldest for 1 min; claimed is mails",
+    ),
+    "few other queues": (
+        stats(queues=mail(), clients=[
+            ClientFigures("key:gpu", seen=NOW, last_claim=LastClaim("running", ["x", "y"], NOW)),
+            ClientFigures("key:cpu", seen=NOW - 9 * MINUTE,
+                          last_claim=LastClaim("running", ["gone"], NOW))]),
+        "no_worker", "; claimed is x, y",
+    ),
+    "unanswered": (
+        stats(statuses={"awaiting_input": StateFigures(2, NOW - 25 * 60 * MINUTE)}),
+        "unanswered", "2 jobs asked something, the first 1 d ago",
+    ),
+    "on hold in a queue": (
+        stats(statuses={"running": StateFigures(1, on_hold=1)},
+              queues=mail(StateFigures(1, on_hold=1))),
+        "on_hold", "1 job on hold, of queue mail",
+    ),
+    "not compacted": (
+        stats(journal=JournalFigures(1, 5, 1, NOW - 60 * MINUTE, 1 << 40)),
+        "not_compacted", "5 segments that no snapshot replaces: the last is 1 h ago",
+    ),
+    "never compacted": (
+        stats(journal=JournalFigures(1, 9, 0, None, 1 << 40)),
+        "not_compacted", "the journal has 9 segments that no snapshot replaces",
+    ),
+    "leaking": (
+        stats(connections=700, clients=[
+            ClientFigures("key:web", "web@1", sessions=690),
+            ClientFigures("key:shop", "shop@1", sessions=10)]),
+        "many_connections", "web@1 opens many of the 700 connections",
+    ),
     "unread": (stats(unread_bytes=65 << 20), "unread", "65 MiB of replies"),
 }  # fmt: skip
 

@@ -27,6 +27,8 @@ GONE_AFTER: Final = timedelta(minutes=1)
 """A client that neither waits, nor holds a job, nor sent anything for so long may be gone."""
 TOUCHED_SHARE: Final = 0.6
 """A worker touches a lease when a third of it is over; beyond this share it is late."""
+UNCLAIMED: Final = frozenset({"no_claims", "claimants_gone"})
+"""Reasons that no client is there for a job."""
 SETTLING: Final = {
     SettlementState.PENDING: "the settlement waits for the job to complete",
     SettlementState.WANTED: "the hash of the result is to be submitted to the chain",
@@ -101,7 +103,7 @@ def _of_status(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
     if job.status is COMPLETED:
         yield Reason("completed", "it has completed")
     elif job.status is FAILED:
-        yield Reason("failed", f"it has failed: {one_line(job.error or 'without a reason')}")
+        yield Reason("failed", f"{_ended_by(facts)}: {one_line(job.error or 'without a reason')}")
     elif job.status is AWAITING_PAYMENT:
         text = "its payment is not confirmed"
         if job.pay_by_time is not None and job.pay_by_time < now:
@@ -109,6 +111,14 @@ def _of_status(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
         yield Reason("unpaid", text)
     elif job.status is AWAITING_INPUT:
         yield Reason("needs_input", "it asks for input, and has not been answered")
+
+
+def _ended_by(facts: ExplainedResult) -> str:
+    """Say that a job has failed, and by whom: all jobs of one worker may fail."""
+    entry = _last(facts, "moved")
+    if entry is None or entry.by is None:  # the broker, at a deadline
+        return "it has failed"
+    return f"it has failed, by {_name(entry.by, entry.client)}"
 
 
 def _of_orders(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
@@ -139,11 +149,20 @@ def _of_claims(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
     if job.lease is not None:
         yield from _of_holder(job, facts)
     elif facts.claimable and job.status is not AWAITING_PAYMENT:
+        claimants = [*_of_claimants(job, facts)]
+        if UNCLAIMED.issuperset(each.code for each in claimants):  # more than the others before it
+            yield from claimants
+            claimants = []
         if facts.before:
             least = "at least " if facts.before_at_least else ""
             ready = f"{facts.before:,} ready job{'s' if facts.before > 1 else ''}"
-            yield Reason("behind", f"{least}{ready} of this or a better priority come before it")
-        yield from _of_claimants(job, facts)
+            text = f"{least}{ready} of this or a better priority come before it"
+            if job.priority:
+                text += (
+                    f"; its own is {job.priority}, and it waits as long as there are better ones"
+                )
+            yield Reason("behind", text)
+        yield from claimants
 
 
 def _of_holder(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:

@@ -36,6 +36,11 @@ SYSTEM_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 FILES_A_LOOK: Final = 100
 """How many files one call of `refresh` looks at, if the directory has not changed."""
 
+REFUSED_TOLD: Final = 100
+"""How many refused keys are logged until keys change: strangers may come with any number."""
+FORMER_MAX: Final = 10_000
+"""How many keys that have ended are remembered with their holders; the oldest go."""
+
 FileState = tuple[str, int, int]
 """A file's name, and what changes when it does: the time of its last change, and its inode."""
 
@@ -54,6 +59,10 @@ class KeyRing:
         self._changed: list[Principal] = []
         self._skipped: Counter[str] = Counter()
         self._has_failed = False
+        self._former: dict[str, str] = {}
+        """The holders of keys that were revoked or have ended since the start."""
+        self._told: set[str] = set()
+        """The refused keys that were logged since keys have changed."""
         self._next = 0
         """The place in the signature of the file that was looked at last."""
         try:
@@ -116,7 +125,16 @@ class KeyRing:
         if not self.principal(public_key).roles:
             with self._lock:
                 self._read_again()
+                if not self.principal(public_key).roles:
+                    self._tell_refused(public_key)
         return bool(self.principal(public_key).roles)
+
+    def _tell_refused(self, public_key: str) -> None:
+        """Log a key that is refused, once, with its former holder: somebody still uses it."""
+        if public_key not in self._told and len(self._told) < REFUSED_TOLD:
+            self._told.add(public_key)
+            former = self._former.get(public_key, "unknown")
+            log.info("a key is refused", public_key=public_key, former_holder=former)
 
     def _read_again(self, files_max: int | None = None) -> None:
         """Read what has changed. With `files_max`, look only at so many files that are in place."""
@@ -148,6 +166,16 @@ class KeyRing:
             del by_key[public_key]
         before, self._by_key = self._by_key, by_key
         self._changed += [each for key, each in before.items() if by_key.get(key) != each]
+        self._note_former(before)
+
+    def _note_former(self, before: dict[str, Principal]) -> None:
+        """Remember who held the keys that are no longer there; of refused ones tell anew."""
+        self._told.clear()
+        for key, each in before.items():
+            if key not in self._by_key:
+                self._former[key] = each.name
+        while len(self._former) > FORMER_MAX:
+            del self._former[next(iter(self._former))]
 
     def _end_retiring(self) -> None:
         """End the earlier keys whose time is over."""
@@ -158,7 +186,9 @@ class KeyRing:
             principal = self._by_key[key]
             log.info("an earlier key has ended", principal=principal.name, public_key=key)
             self._changed.append(principal)
-        self._by_key = {key: each for key, each in self._by_key.items() if key not in ended}
+        before = self._by_key
+        self._by_key = {key: each for key, each in before.items() if key not in ended}
+        self._note_former(before)
 
     def _ended(self) -> set[str]:
         """Return the earlier keys whose time is over.

@@ -19,7 +19,7 @@ from tollgate.broker.repository.job import Slot
 from tollgate.broker.repository.job_repo import claimed_for
 from tollgate.broker.repository.lines import Claimed
 from tollgate.domain.commands import Claim, Command
-from tollgate.domain.figures import Histogram, LastClaim
+from tollgate.domain.figures import Denied, Histogram, LastClaim
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 
@@ -89,6 +89,8 @@ class Figures:
         """The last request of each client, and when it was decided."""
         self.claims: dict[Who, tuple[Claim, Origin]] = {}
         """The last claim of each client that has claimed."""
+        self.last_denied: Denied | None = None
+        """The last command that was refused because its sender lacks the role for it."""
         self.outside: Callable[[], Mapping[str, Any]] = _nothing
         """Returns what only the server knows: fields of `StatsResult`, by name."""
 

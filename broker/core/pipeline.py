@@ -41,6 +41,7 @@ from tollgate.domain.exceptions import (
     Refusal,
     TooLargeError,
 )
+from tollgate.domain.figures import Denied
 from tollgate.domain.messages import Request, encode_refused, read_envelope, read_request
 from tollgate.domain.results import ErrorResult, refusal_of
 
@@ -204,7 +205,7 @@ class Pipeline:
         """Answer a command that could have parked, and did not."""
         result = answer.result
         if isinstance(result, ErrorResult) and REFUSALS[result.code].refuses_message:
-            self._context.figures.refused[answer.kind][result.code] += 1
+            self._note_refused(answer.ticket, answer.kind, result.code)
             self._refuse(arrival, refusal_of(result), output)
         else:
             self._answer(answer, output)
@@ -263,21 +264,27 @@ class Pipeline:
             context.state.requests.remember(record)
             context.state.feed.room -= frame_bytes
             self._append(record, output)
-        reply = ReplyFrame(ticket.peer, execution.frame, execution.grants)
-        self._send(reply, execution.refused, output)
+        for kind, code in execution.refused:
+            self._refused[f"refused_{code}"] += 1
+            self._note_refused(ticket, kind, code)
+        self._send(ReplyFrame(ticket.peer, execution.frame, execution.grants), output)
+
+    def _note_refused(self, ticket: Ticket, kind: type[Command], code: str) -> None:
+        """Count a refusal; of one for lack of a role, note who sent what."""
+        context = self._context
+        context.figures.refused[kind][code] += 1
+        if code == NotAuthorizedError.code:
+            client = context.state.requests.client_of(ticket.session)
+            tag = str(kind.__struct_config__.tag)
+            context.figures.last_denied = Denied(ticket.principal.name, tag, context.wall, client)
 
     def _refuse(self, arrival: Arrival, refusal: Refusal, output: Output) -> None:
         """Refuse a whole message. Nothing of it has happened, so there is no record."""
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
         self._refused[f"refused_{refusal.code}"] += 1
-        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), (), output)
+        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), output)
 
-    def _send(
-        self, reply: ReplyFrame, refused: Sequence[tuple[type[Command], str]], output: Output
-    ) -> None:
-        for kind, code in refused:
-            self._refused[f"refused_{code}"] += 1
-            self._context.figures.refused[kind][code] += 1
+    def _send(self, reply: ReplyFrame, output: Output) -> None:
         output.replies.append(reply)
         output.room_bytes -= len(reply.frame)
 

@@ -115,6 +115,10 @@ class RequestLog:
         session = self._sessions.get(number)
         return "" if session is None else session.client
 
+    def latest(self, most: int) -> Iterator[SessionLog]:
+        """Yield sessions, the most recently used first."""
+        return islice(reversed(self._sessions.values()), most)
+
     def evict_all(self) -> None:
         """Forget all sessions."""
         for number in [*self._sessions]:

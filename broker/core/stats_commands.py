@@ -34,6 +34,7 @@ from tollgate.domain.commands import (
     Stats,
 )
 from tollgate.domain.figures import (
+    SESSIONS_LOOKED,
     ClientFigures,
     Coming,
     CommandFigures,
@@ -127,6 +128,7 @@ def stats(context: Context, command: Stats, request: RequestContext) -> StatsRes
         attempts=figures.attempts,
         lapses=figures.lapses,
         repeats=figures.repeats,
+        last_denied=figures.last_denied,
         in_status_s={each.value: times.histogram() for each, times in figures.in_status.items()},
         to_claim_s={each.value: times.histogram() for each, times in figures.to_claim.items()},
         **figures.outside(),
@@ -239,7 +241,7 @@ def _queue(context: Context, queue: JobQueue, figures: dict[Claimed, StateFigure
         {each.value: found for each, found in figures.items() if isinstance(each, JobStatus)},
         {each.value: found for each, found in figures.items() if isinstance(each, SettlementState)},
         queue.is_paused,
-        sum(len(claims.get((state, name), ())) for state in CLAIMED for name in names),
+        sum(len(claims.get((RUNNING, name), ())) for name in names),
     )
 
 
@@ -265,9 +267,16 @@ def _clients(
         who = (ticket.principal.name, client_of(ticket.session) if ticket.session else "")
         (claims if isinstance(parked.command, Claim) else waits)[who] += 1
     context.scans_left -= min(LOOKED_MAX, len(context.waiters.parked))
+    context.scans_left -= SESSIONS_LOOKED
+    latest = context.state.requests.latest(SESSIONS_LOOKED)
+    sessions = Counter((each.owner, each.client) for each in latest)
     order = figures.by_time({*figures.seen, *held, *claims, *waits})
     shown = [
-        _client(who, figures.heard(who), held[who], claims[who], waits[who]) for who in order[:most]
+        msgspec.structs.replace(
+            _client(who, figures.heard(who), held[who], claims[who], waits[who]),
+            sessions=sessions[who],
+        )
+        for who in order[:most]
     ]
     return shown, len(order) - len(shown)
 

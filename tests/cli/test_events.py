@@ -48,6 +48,19 @@ def test_events_of_a_queue_are_shown_in_order(invoke: Invoke, client: Client, qu
     assert lines[-1].endswith("a bug or two")
 
 
+def test_no_event_at_all_is_told(invoke: Invoke, queue: str) -> None:
+    shown = invoke("events", "--queue", queue)
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    assert "the broker remembers no such events" in shown.stderr
+    unknown = invoke("events", "--job", str(uuid4()))
+    assert "the broker remembers no such events" in unknown.stderr
+
+
+def test_what_is_no_id_is_refused(invoke: Invoke) -> None:
+    shown = invoke("events", "--follow", "--job", "order-77")
+    assert (shown.exit_code, "no job order-77" in shown.stderr) == (1, True)
+
+
 def test_json_tells_where_to_go_on(invoke: Invoke, client: Client, queue: str) -> None:
     job = client.create(HASH, queue=queue, input='{"secret": 1}')
     client.transition(job.job_id, "running")
@@ -78,7 +91,7 @@ def test_events_of_a_status_and_of_a_job(invoke: Invoke, client: Client, queue: 
         (["--since", ""], 2, "it is empty"),
         (["--queue", "a b"], 2, "a queue has a name"),
         (["--status", "paid"], 2, "not one of"),
-        (["--job", "zz-not-there"], 0, ""),
+        (["--job", "zz-not-there"], 1, "job_not_found: no job zz-not-there"),
     ],
 )
 def test_wrong_options_are_told(invoke: Invoke, arguments: list[str], code: int, told: str) -> None:

@@ -41,6 +41,32 @@ def test_stats_are_text_or_json(invoke: Invoke, client: Client) -> None:
     assert document["loop"]["step_s"]["counts"]
 
 
+def test_a_queue_that_is_named_is_shown(invoke: Invoke, client: Client) -> None:
+    held(client, "stats-c")
+    lines = invoke("stats", "--queue", "stats-c").stdout.splitlines()
+    at = lines.index("queue stats-c: 0 claims waiting")
+    assert lines[at + 2].split()[:2] == ["running", "1"]
+    assert not [line for line in lines if line.startswith("queue ") and "stats-c" not in line]
+
+
+def test_a_queue_without_jobs_is_told(invoke: Invoke) -> None:
+    shown = invoke("stats", "--queue", "stats-d")
+    assert (shown.exit_code, shown.stderr) == (0, "tollgate: queue stats-d has no job\n")
+
+
+@pytest.mark.parametrize("command", ["stats", "workers"])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["--interval", "5s"], "--interval goes with --watch"),
+     (["--watch", "--interval", "0s"], "--interval is 0.1s or more")],
+)  # fmt: skip
+def test_an_interval_that_has_no_use_is_refused(
+    invoke: Invoke, command: str, options: list[str], told: str
+) -> None:
+    shown = invoke(command, *options)
+    assert (shown.exit_code, told in shown.stderr) == (2, True)
+
+
 def test_stats_say_what_is_wrong(invoke: Invoke, client: Client) -> None:
     client.pause_queue("stats-b")
     client.create(HASH, queue="stats-b")
@@ -82,12 +108,25 @@ def test_texts_of_users_cannot_move_the_cursor(invoke: Invoke, client: Client) -
     client.transition(job.job_id, "failed", error="a\x1b[2Jb\nc")
     shown = invoke("explain", job.job_id).stdout
     assert "\x1b" not in shown
-    assert "it has failed: a\N{REPLACEMENT CHARACTER}[2Jb c" in shown
+    assert "): a\N{REPLACEMENT CHARACTER}[2Jb c" in shown
 
 
 def test_lines_control_no_terminal() -> None:
     lines = explanation_lines("id", "where\x1b[2J", {"why": ["\x1b[31mred"]})
     assert not any("\x1b" in line for line in lines)
+
+
+def test_a_terminal_gets_an_explanation_in_its_width(
+    in_terminal: Callable[..., Shown], invoke: Invoke, client: Client
+) -> None:
+    job = client.create(HASH)
+    client.transition(job.job_id, "failed", error="word " * 40)
+    lines = in_terminal("explain", job.job_id, size=(80, 40)).text.splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line.startswith("  why ")]
+    assert max(map(len, lines)) <= 80
+    assert lines[first + 1].startswith(" " * 14 + "word")
+    (line,) = [line for line in invoke("explain", job.job_id).stdout.splitlines() if "why" in line]
+    assert line.endswith("word word")  # in a pipe a reason is one line
 
 
 def test_an_unknown_job_is_named(invoke: Invoke) -> None:

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from tests.core import job_id
 from tests.crash.client import Client, create
 from tests.crash.process import Broker
 from tests.sizes import sample
-from tollgate.broker.compaction import LOOK_MS, RETRY_MS, Compactor
+from tollgate.broker.compaction import LONGEST_MS, LOOK_MS, RETRY_MS, Compactor
 from tollgate.broker.journal.file import FileJournal
 from tollgate.domain.commands import Count, Get
 from tollgate.domain.results import CountResult, ErrorResult, JobResult
@@ -252,6 +253,33 @@ def test_a_broker_reads_when_the_disk_is_full_from_the_start(
             fill(client)
     finally:
         assert broker.terminate() == 0
+
+
+def test_a_compaction_that_hangs_is_killed(tmp_path: Path) -> None:
+    hangs = tmp_path / "hangs"
+    hangs.write_text("#!/bin/sh\nexec sleep 60\n")
+    hangs.chmod(0o700)
+    journal = FileJournal(tmp_path / "data")
+    assert list(journal.replay()) == []
+    for number in range(2):
+        journal.append([b"%d" % number])
+        journal.close_segment()
+    compactor = Compactor(journal, tmp_path / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tollgate.broker.compaction.sys.executable", str(hangs))
+        compactor.step(LOOK_MS)
+    child = compactor._child
+    assert child is not None
+    compactor.step(LONGEST_MS)  # a moment before
+    assert child.poll() is None
+    now_ms = LOOK_MS + LONGEST_MS
+    compactor.step(now_ms)
+    assert child.wait(10) == -signal.SIGKILL
+    compactor.step(now_ms + LOOK_MS)
+    assert compactor._child is None
+    assert compactor._look_at_ms == now_ms + LOOK_MS + RETRY_MS
+    compactor.close()
+    journal.close()
 
 
 def test_a_compaction_that_cannot_start_is_retried_later(tmp_path: Path) -> None:

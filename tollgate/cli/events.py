@@ -1,5 +1,6 @@
 """The command `events`: shows what happens at a broker, as it happens."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -17,9 +18,10 @@ from tollgate.cli.options import (
 from tollgate.cli.show import show_event
 from tollgate.client.errors import BrokerUnreachableError
 from tollgate.client.sync import Client
-from tollgate.domain.exceptions import DrainingError, EventsGoneError
+from tollgate.domain.exceptions import DrainingError, EventsGoneError, JobNotFoundError
 from tollgate.domain.results import EventsResult
 from tollgate.terminal import streams
+from tollgate.terminal.output import say
 
 OLDEST: Final = "oldest"
 NO_POSITION: Final = "-"
@@ -86,13 +88,25 @@ def events(  # noqa: PLR0913 - one argument an option
     """
     with caller.client() as client:
         only: dict[str, Any] = {"queues": queues or None, "statuses": statuses or None}
-        only["job_ids"] = [full_id(client, each) for each in job_ids] or None
-        if since == OLDEST or (since is None and not follow):
+        only["job_ids"] = [_whole(full_id(client, each)) for each in job_ids] or None
+        is_all = since == OLDEST or (since is None and not follow)
+        if is_all:
             since = oldest(client)
+        is_empty = True
         for page in pages(client, since, follow=follow, **only):
             for event in page.events:
                 show_event(event, as_json=caller.as_json)
             streams.flush()
+            is_empty = is_empty and not page.events
+        if is_all and is_empty:  # after a position of its own a caller expects that
+            say("tollgate: the broker remembers no such events; `tollgate history` shows a job's")
+
+
+def _whole(job_id: str) -> str:
+    """Return an id. Raises JobNotFoundError for a text that no job can have: it has no events."""
+    if not re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", job_id.lower()):
+        raise JobNotFoundError(job_id)
+    return job_id.lower()
 
 
 def oldest(client: Client) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from shutil import get_terminal_size
 from time import sleep
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from tollgate.domain.results import StatsResult
 from tollgate.terminal.output import say, stdout_is_terminal, write_document, write_line
 
 INTERVAL_S: Final = 2.0
+INTERVAL_S_MIN: Final = 0.1
 PASSING: Final = (BrokerUnreachableError, DrainingError, ReplyFullError)
 """What a command that watches tells of, and goes on."""
 
@@ -31,7 +33,6 @@ _watch: Final = click.option("--watch", is_flag=True, help="Show it again and ag
 _interval: Final = click.option(
     "--interval",
     type=duration,
-    default=INTERVAL_S,
     metavar="DURATION",
     help=f"With --watch: the time between two looks.  [default: {INTERVAL_S:g}s]",
 )
@@ -50,7 +51,7 @@ Examples:
 @_watch
 @_interval
 @with_caller
-def stats(caller: Caller, *, queue: str | None, watch: bool, interval: float) -> None:
+def stats(caller: Caller, *, queue: str | None, watch: bool, interval: float | None) -> None:
     """Show how the broker is, and what is wrong.
 
     What is counted is counted since the broker started. With --json, all figures.
@@ -66,9 +67,12 @@ def stats(caller: Caller, *, queue: str | None, watch: bool, interval: float) ->
         else:
             from tollgate.terminal.figures import stats_lines  # noqa: PLC0415 - JSON needs none
 
-            _write(stats_lines(figures, {each.text: each.code for each in found}))
+            sentences = {each.text: each.code for each in found}
+            _write(stats_lines(figures, sentences, is_named=queue is not None))
+        if queue is not None and not figures.queues:
+            say(f"tollgate: queue {queue} has no job")
 
-    _again(caller, show, interval if watch else None)
+    _again(caller, show, _pause_s(watch=watch, interval_s=interval))
 
 
 @click.command(
@@ -84,7 +88,7 @@ Examples:
 @_watch
 @_interval
 @with_caller
-def workers(caller: Caller, *, every: bool, watch: bool, interval: float) -> None:
+def workers(caller: Caller, *, every: bool, watch: bool, interval: float | None) -> None:
     """Show who claims jobs, and what they hold.
 
     And when each was last seen. A worker that has claimed nothing since the broker started is shown
@@ -108,7 +112,7 @@ def workers(caller: Caller, *, every: bool, watch: bool, interval: float) -> Non
 
             _write(worker_lines(shown, figures.time))
 
-    _again(caller, show, interval if watch else None)
+    _again(caller, show, _pause_s(watch=watch, interval_s=interval))
 
 
 @click.command(epilog="\b\nExamples:\n  tollgate explain 3f2a\n  tollgate explain 3f2a --json")
@@ -138,7 +142,19 @@ def explain(caller: Caller, job_id: str) -> None:
             "by itself": words.next,
             "legal now": words.legal,
         }
-        _write(explanation_lines(explanation.job.job_id, words.where, sections))
+        width = get_terminal_size().columns if stdout_is_terminal() else None
+        _write(explanation_lines(explanation.job.job_id, words.where, sections, width))
+
+
+def _pause_s(*, watch: bool, interval_s: float | None) -> float | None:
+    """Return the time between two looks; None is one look alone."""
+    if interval_s is None:
+        return INTERVAL_S if watch else None
+    if not watch:
+        raise click.UsageError("--interval goes with --watch")
+    if interval_s < INTERVAL_S_MIN:
+        raise click.UsageError(f"--interval is {INTERVAL_S_MIN:g}s or more")
+    return interval_s
 
 
 def _again(caller: Caller, show: Callable[[Client], None], interval_s: float | None) -> None:

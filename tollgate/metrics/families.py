@@ -118,7 +118,7 @@ def _queues(stats: StatsResult) -> Iterator[Metric]:
     paused = GaugeMetricFamily("tollgate_queue_paused", "1 if it is paused.", labels=("queue",))
     parked = GaugeMetricFamily(
         "tollgate_queue_parked_claims",
-        "Claims that wait for a job of this queue. A claim of several queues counts at each.",
+        "Claims that wait for a running job of this queue. One of several queues counts at each.",
         labels=("queue",),
     )
     for queue in stats.queues[:QUEUES_MAX]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from textwrap import wrap
 from typing import Final
 
 from tollgate.domain.figures import ClientFigures, Histogram, StateFigures
@@ -13,10 +14,18 @@ QUEUES_MAX: Final = 20
 """How many queues are shown as text; JSON has all."""
 _KINDS: Final = ("ready", "leased", "delayed", "on_hold", "paused")
 _MIB: Final = 1 << 20
+_INDENT: Final = 14
+"""Where the texts of an explanation begin."""
+_WIDTH_MIN: Final = 40
 
 
-def stats_lines(stats: StatsResult, found: Mapping[str, str]) -> Iterator[str]:
-    """Yield the figures of a broker, what is wrong first: `found` are sentences and their codes."""
+def stats_lines(
+    stats: StatsResult, found: Mapping[str, str], *, is_named: bool = False
+) -> Iterator[str]:
+    """Yield the figures of a broker, what is wrong first: `found` are sentences and their codes.
+
+    `is_named` says that one queue was asked for.
+    """
     up = "" if stats.since is None else f", up {_span(stats.since, stats.time)}"
     yield f"{stats.server}{up}, {counted(stats.jobs, 'job')}"
     for sentence, code in found.items():
@@ -28,7 +37,9 @@ def stats_lines(stats: StatsResult, found: Mapping[str, str]) -> Iterator[str]:
         ("", "jobs", *_words(_KINDS), "oldest"),
         _rows(stats.statuses, stats.settlements, stats.time),
     )
-    for queue in islice(stats.queues, QUEUES_MAX) if len(stats.queues) > 1 else ():
+    # A queue that has all jobs needs no table of its own.
+    is_only = len(stats.queues) == 1 and not stats.queues_left_out and not is_named
+    for queue in () if is_only else islice(stats.queues, QUEUES_MAX):
         paused = ", paused" if queue.paused else ""
         claims = counted(queue.parked_claims, "claim")
         yield ""
@@ -58,19 +69,26 @@ def worker_lines(clients: Sequence[ClientFigures], now: datetime) -> Iterator[st
 
 
 def explanation_lines(
-    job_id: str, where: str, sections: Mapping[str, Iterable[str]]
+    job_id: str, where: str, sections: Mapping[str, Iterable[str]], width: int | None = None
 ) -> Iterator[str]:
-    """Yield an explanation of a job: where it is, and sections by their titles."""
+    """Yield an explanation of a job: where it is, and sections by their titles.
+
+    With a `width`, longer lines are broken, and go on below their beginning.
+    """
     yield f"{job_id}: {printable(where)}"
     for title, lines in sections.items():
         for number, line in enumerate(lines):
-            yield f"  {'' if number else title:<11} {printable(line)}"
+            shown = f"  {'' if number else title:<11} {printable(line)}"
+            if width is None or len(shown) <= width:
+                yield shown
+            else:
+                yield from wrap(shown, max(width, _WIDTH_MIN), subsequent_indent=" " * _INDENT)
 
 
 def _of_process(stats: StatsResult) -> Iterator[tuple[str, ...]]:
-    parked = f"{stats.parked_claims:,} claims and {stats.parked_waits:,} waits parked"
+    claims, waits = counted(stats.parked_claims, "claim"), counted(stats.parked_waits, "wait")
     peers = "" if stats.connections is None else f"{counted(stats.connections, 'connection')}, "
-    yield "clients", f"{peers}{counted(stats.sessions, 'session')}, {parked}"
+    yield "clients", f"{peers}{counted(stats.sessions, 'session')}, {claims} and {waits} parked"
     decided = sum(each.decided for each in stats.commands.values())
     refused = sum(sum(each.refused.values()) for each in stats.commands.values())
     yield "commands", f"{decided:,} decided, {refused:,} refused, {stats.repeats:,} repeats"

@@ -1,6 +1,7 @@
 """The ring of keys in a broker: it notices changes, and a fault of the system changes nothing."""
 
 import errno
+import logging
 import os
 import resource
 from collections.abc import Iterator
@@ -77,6 +78,46 @@ def test_a_look_at_many_keys_takes_a_few_files_each(
     new_key(tmp_path, "new")
     ring.refresh()
     assert "new" in ring.clients()
+
+
+def test_a_refused_key_is_told_once_with_its_holder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tollgate.broker")
+    new_key(tmp_path, "alice")
+    new_key(tmp_path, "bob")
+    ring = KeyRing(tmp_path / "keys")
+    bob, stranger = ring.clients()["bob"].public_key, new_pair().public_key
+    (tmp_path / "keys" / "bob.toml").unlink()
+    ring.refresh()
+    for _ in range(3):
+        assert not any(map(ring.may_connect, (bob, stranger)))
+    told = [each.getMessage() for each in caplog.records if "is refused" in each.getMessage()]
+    assert [bob in told[0], "former_holder='key:bob'" in told[0]] == [True, True]
+    assert [stranger in told[1], "former_holder='unknown'" in told[1]] == [True, True]
+    assert len(told) == 2
+    new_key(tmp_path, "carol")
+    ring.refresh()
+    assert not ring.may_connect(bob)
+    assert caplog.text.count(bob) == 2  # told anew after a change of the keys
+
+
+def test_refused_keys_do_not_fill_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tollgate.broker")
+    monkeypatch.setattr(keyring, "REFUSED_TOLD", 3)
+    monkeypatch.setattr(keyring, "FORMER_MAX", 1)
+    for name in ("alice", "bob", "carol"):
+        new_key(tmp_path, name)
+    ring = KeyRing(tmp_path / "keys")
+    for _ in range(9):
+        assert not ring.may_connect(new_pair().public_key)
+    assert caplog.text.count("a key is refused") == 3
+    for name in ("alice", "bob"):
+        (tmp_path / "keys" / f"{name}.toml").unlink()
+    ring.refresh()
+    assert len(ring._former) == 1
 
 
 @contextmanager

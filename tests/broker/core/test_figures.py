@@ -37,8 +37,10 @@ from tollgate.domain.commands import (
     StopWaiting,
     Touch,
 )
+from tollgate.domain.figures import Denied
 from tollgate.domain.messages import encode_request
 from tollgate.domain.results import ErrorResult, ExplainedResult, HelloResult, StatsResult
+from tollgate.domain.settlement import SettlementState
 
 
 def stats_of(driver: Driver, **fields: Any) -> StatsResult:
@@ -57,6 +59,12 @@ def session_of(hello: object) -> int:
     assert isinstance(hello, HelloResult)
     assert hello.session is not None
     return hello.session
+
+
+def in_session(driver: Driver, session: int, command: Any) -> None:
+    """Send a command as a request of a session."""
+    request = driver.request(command, session=session)
+    driver.run(Arrival(PEER, [encode_request(request)], driver.principal))
 
 
 # --- counters -------------------------------------------------------------------------------------
@@ -292,6 +300,55 @@ def test_a_holder_from_before_the_start_is_shown() -> None:
     driver.principal = Principal("key:look", frozenset({Role.OBSERVER}))
     held = [each for each in stats_of(driver).clients if each.leases]
     assert [(each.by, each.seen) for each in held] == [("uid:1000", None)]
+
+
+def test_sessions_are_counted_by_client() -> None:
+    driver = Driver()
+    for number in range(5):
+        driver.ask(Hello(open_session=True, client="web"))
+        (hello,) = driver.ask(Hello(open_session=True, client=f"other-{number}"))
+        in_session(driver, session_of(hello), create())
+    driver.principal = Principal("key:web", frozenset({Role.ADMIN}))
+    (hello,) = driver.ask(Hello(open_session=True, client="web"))
+    in_session(driver, session_of(hello), create())
+    by_name = {(each.by, each.client): each.sessions for each in stats_of(driver).clients}
+    assert by_name["key:web", "web"] == 1
+    assert {by_name["uid:1000", f"other-{number}"] for number in range(5)} == {1}
+    assert by_name["uid:1000", ""] == 0  # requests without a session
+
+
+def test_only_the_latest_sessions_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats_commands, "SESSIONS_LOOKED", 3)
+    driver = Driver()
+    sessions = [session_of(driver.ask(Hello(open_session=True, client="web"))[0]) for _ in range(5)]
+    in_session(driver, sessions[0], create())
+    (web,) = [each for each in stats_of(driver).clients if each.client == "web"]
+    assert web.sessions == 3
+
+
+@pytest.mark.parametrize("command", [create(), claim(RUNNING), claim(RUNNING, wait_ms=9)])
+def test_the_last_that_lacked_a_role_is_told(command: Any) -> None:
+    driver = Driver()
+    assert stats_of(driver).last_denied is None
+    driver.principal = Principal("key:look", frozenset({Role.OBSERVER}))
+    (hello,) = driver.ask(Hello(open_session=True, client="top@desk"))
+    driver.pass_ms(5_000)
+    in_session(driver, session_of(hello), command)
+    driver.principal = ADMIN
+    tag = type(command).__struct_config__.tag
+    driver.pass_ms(1_000)
+    at = EPOCH + timedelta(seconds=5)
+    assert stats_of(driver).last_denied == Denied("key:look", str(tag), at, "top@desk")
+    assert stats_of(driver).commands[str(tag)].refused == {"not_authorized": 1}
+
+
+def test_claims_for_settlements_are_no_workers() -> None:
+    driver = Driver()
+    driver.post(Claim(settlement=SettlementState.WANTED, lease_ms=9, wait_ms=1_000, limit=1))
+    driver.post(claim(RUNNING, wait_ms=1_000))
+    running(driver, queue="mail")
+    (mail,) = stats_of(driver).queues
+    assert (mail.name, mail.parked_claims, stats_of(driver).parked_claims) == ("mail", 0, 2)
 
 
 # --- what is looked at ----------------------------------------------------------------------------

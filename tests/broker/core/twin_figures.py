@@ -79,7 +79,7 @@ def stats(twin: Jobs, command: Wire, parked: list[Wire]) -> Wire:
                 "statuses": own[0],
                 "settlements": own[1],
                 "paused": name in twin.lines.paused,
-                "parked_claims": claims_of(parked, name),
+                "parked_claims": claims_of(parked, name, "running"),
             }
     claims = sum(each["command"]["type"] == "claim" for each in parked)
     return {
