@@ -69,6 +69,19 @@ class Outcome:
     seconds: float = 0.0
 
 
+def environment_of_agent(log: Path, server: Server, broker: str) -> dict[str, str]:
+    """Return what `tests.masumi_sdk.agent` reads from its environment, and the SDK too."""
+    return {
+        "AGENT_LOG": str(log),
+        "PAYMENT_SERVICE_URL": server.url,
+        "PAYMENT_API_KEY": server.token,
+        "AGENT_IDENTIFIER": server.service.agent,
+        "SELLER_VKEY": "0" * 56,
+        "NETWORK": "Preprod",
+        "TOLLGATE_ENDPOINT": broker,
+    }
+
+
 class Web:
     """`uvicorn` with worker processes; it starts those again that are killed."""
 
@@ -212,19 +225,8 @@ class SdkRun:
         log.touch()
         with Server(self.service) as server:
             self._start_broker()
-            self.web = Web(
-                home,
-                self._scenario.workers,
-                {
-                    "AGENT_LOG": str(log),
-                    "PAYMENT_SERVICE_URL": server.url,
-                    "PAYMENT_API_KEY": server.token,
-                    "AGENT_IDENTIFIER": self.service.agent,
-                    "SELLER_VKEY": "0" * 56,
-                    "NETWORK": "Preprod",
-                    "TOLLGATE_ENDPOINT": self._broker.url,
-                },
-            )
+            environment = environment_of_agent(log, server, self._broker.url)
+            self.web = Web(home, self._scenario.workers, environment)
             chain = Thread(target=self._tick)
             chain.start()
             try:

@@ -22,6 +22,7 @@ from tollgate import AsyncClient, BrokerUnreachableError, InternalError, Job
 from tollgate.domain.hashing import output_hash_as_deployed
 from tollgate.masumi import Resumer, TollgateJobStorage, resume
 from tollgate.masumi.sdk.fields import canonical
+from tollgate.masumi.sdk.leases import STOPPED
 
 LEASE_MS = 1_000
 Agent = Callable[[Sdk, dict[str, Any]], Awaitable[Any]]
@@ -345,17 +346,116 @@ async def test_a_stop_gives_back_what_follows_a_lost_lease(site: Site) -> None:
     assert (await site.client.get(kept, lease=True)).lease is None
 
 
-async def test_a_stop_keeps_running_jobs_until_the_end(site: Site) -> None:
+async def test_a_stopped_app_keeps_its_jobs_from_others(site: Site) -> None:
     """A handler may have left a thread behind."""
     first = await site.process(hang)
     job_id = await site.hire(first)
     await until(lambda: first.sdk.calls)
     await first.resumer.stop()
     second = await site.process(agree)
-    await asyncio.sleep(2 * LEASE_MS / 1_000)
+    await asyncio.sleep(3 * LEASE_MS / 1_000)
     assert second.sdk.calls == 0
     await first.die()
     assert (await site.until(job_id)).status == "completed"
+
+
+async def test_stops_in_order_do_not_count_as_lapses(site: Site) -> None:
+    process = await site.process(hang)
+    job_id = await site.hire(process)
+    for _ in range(6):  # the broker fails a job at the fifth lapse
+        await until(partial(getattr, process.sdk, "calls"))
+        await process.resumer.stop()
+        await process.die()
+        process = await site.process(hang)
+    await until(partial(getattr, process.sdk, "calls"))
+    assert (await site.client.get(job_id)).status == "running"
+    entries = (await site.client.history(job_id)).entries
+    assert {each.reason for each in entries if each.what == "released"} == {STOPPED}
+    assert "lapsed" not in {each.what for each in entries}
+
+
+async def test_a_claim_that_a_stop_meets_is_given_back(site: Site) -> None:
+    process = await site.process(agree)
+    client = process.storage.client()
+    claim, granted, stops = client.claim, asyncio.Event(), asyncio.Event()
+
+    async def hold_up(status: Any, **options: Any) -> Any:
+        leases = await claim(status, **options)
+        if status == "running" and leases:
+            granted.set()
+            await stops.wait()
+        return leases
+
+    client.claim = hold_up  # type: ignore[assignment, method-assign]
+    job_id = await site.hire(process)
+    await granted.wait()
+    stopping = asyncio.create_task(process.resumer.stop())
+    await until(process.resumer._jobs._stopping.is_set)
+    stops.set()
+    await stopping
+    job = await site.client.get(job_id, lease=True)
+    assert (job.status, job.lease, job.attempts) == ("running", None, 0)
+    assert process.sdk.calls == 0
+
+
+async def test_an_app_runs_its_jobs_after_a_second_start(site: Site) -> None:
+    async def hang_first(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        return await (hang if sdk.calls == 1 else agree)(sdk, input_data)
+
+    process = await site.process(hang_first)
+    running, unpaid = await site.hire(process), await site.hire(process, pays=False)
+    await until(lambda: process.sdk.calls)
+    await process.resumer.stop()
+    await process.resumer.start()
+    assert (await site.until(running)).result == "done: Cardano payments"
+    site.funds.lock(f"payment-{unpaid}")
+    assert (await site.until(unpaid)).status == "completed"
+
+
+async def test_a_second_start_waits_for_a_call_that_goes_on(site: Site) -> None:
+    calls, now, most, done = 0, 0, 0, asyncio.Event()
+
+    async def go_on(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        nonlocal calls, now, most
+        calls, now = calls + 1, now + 1
+        is_first, most = calls == 1, max(most, now)
+        while not done.is_set():
+            with suppress(asyncio.CancelledError):
+                await done.wait()
+        now -= 1
+        if is_first:
+            raise asyncio.CancelledError
+        return "done"
+
+    first = await site.process(go_on, stop_grace_s=0.1)
+    job_id = await site.hire(first)
+    await until(lambda: now)
+    await site.process(go_on)
+    await first.resumer.stop()
+    await first.resumer.start()
+    await asyncio.sleep(2.5 * LEASE_MS / 1_000)
+    calls_meanwhile = calls
+    done.set()
+    assert calls_meanwhile == 1
+    assert (await site.until(job_id)).result == "done"
+    assert (calls, most) == (2, 1)
+
+
+async def test_a_result_after_a_stop_is_stored(site: Site) -> None:
+    done = asyncio.Event()
+
+    async def finish(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        while not done.is_set():
+            with suppress(asyncio.CancelledError):
+                await done.wait()
+        return "late"
+
+    process = await site.process(finish, stop_grace_s=0.1)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    await process.resumer.stop()
+    done.set()
+    assert (await site.until(job_id)).result == "late"
 
 
 # --- leases ---------------------------------------------------------------------------------------

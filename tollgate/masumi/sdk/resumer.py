@@ -23,6 +23,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from importlib import import_module
 from time import monotonic
 from typing import Any, Final
@@ -56,6 +57,9 @@ REGAINS: Final = 20
 """How often a change waits for a lease that lapsed to be granted again."""
 ENDED_S: Final = 5.0
 """How long a job is left alone whose handler ended without an end of the job."""
+GIVE_BACK_S: Final = 5.0
+"""How long a stop waits until all leases are given back."""
+LOOK_S: Final = 0.02
 RECOVERIES_MAX: Final = 3
 CALL_S: Final = 10.0
 """The longest time of one call of the payment service."""
@@ -161,6 +165,7 @@ class Resumer:
         self._proofs: Rounds | None = None
         self._rounds: list[Rounds] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stops = False
         self._keeper: LeaseKeeper | None = None
         self._service: PaymentService | None = None
         self._create_job = manager.create_job
@@ -199,8 +204,10 @@ class Resumer:
         """Begin to take jobs, in the running event loop; a second call does nothing."""
         if self._loop is not None:
             return
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._stops = asyncio.get_running_loop(), False
         settings, server = self._settings, self._server
+        if self._keeper is not None:
+            self._return_to(self._keeper)
         self._keeper = LeaseKeeper(
             self._storage.thread_client, settings.lease_ms, self._tell_of_loss
         )
@@ -230,6 +237,19 @@ class Resumer:
             self._rounds.append(self._proofs)
         self._tasks = [asyncio.create_task(self._work(each)) for each in self._rounds]
 
+    def _return_to(self, keeper: LeaseKeeper) -> None:
+        """Let the jobs that an earlier stop has put off be begun again, once their calls are over.
+
+        An app may be started again in its process: tests and notebooks do that.
+        """
+        for held in keeper.all():
+            run = self._runs.get(held.job_id)
+            if run is None or run.task is None or run.task.get_loop().is_closed():
+                self._runs.pop(held.job_id, None)
+                keeper.drop(held)
+            else:
+                run.task.add_done_callback(partial(_drop, keeper, held))
+
     async def _work(self, rounds: Rounds) -> None:
         while self._loop is not None:
             try:
@@ -241,42 +261,38 @@ class Resumer:
                 return
 
     async def stop(self) -> None:
-        """End all handlers, and give back the jobs that no handler runs for.
+        """End all handlers, and give back their jobs.
 
-        A handler may have left a thread that goes on. So the leases of running jobs are kept until
-        this process is gone; then they lapse, and another process takes the jobs.
+        A handler may have left a thread that goes on. So no other process begins a running job
+        until this one is gone, and a bit longer: see `LeaseKeeper.leave`.
         """
         keeper = self._keeper
         if self._loop is None or keeper is None:
             return
         for each in self._rounds:
             each.stop()
+        self._stops = True
         runs = [run.task for run in self._runs.values() if run.task is not None]
-        for task in (*self._tasks, *runs):
+        for task in runs:
             task.cancel()
-        for payment in list(self._manager._payment_instances.values()):  # noqa: SLF001
+        # A claim is not cancelled: the lease that it may have been granted would lapse.
+        _, late = await asyncio.wait([*self._tasks, *runs], timeout=self._settings.stop_grace_s)
+        for task in late:
+            task.cancel()
+        for payment in self._manager._payment_instances.values():  # noqa: SLF001
             payment.stop_status_monitoring()
-        if everything := [*self._tasks, *runs]:
-            await asyncio.wait(everything, timeout=self._settings.stop_grace_s)
-        await self._give_back(keeper)
+        self._manager._payment_instances.clear()  # noqa: SLF001
+        keeper.leave()
+        with suppress(TimeoutError):  # the broker is away: the thread goes on trying
+            async with asyncio.timeout(GIVE_BACK_S):
+                while not keeper.has_left():  # noqa: ASYNC110 - a thread does it
+                    await asyncio.sleep(LOOK_S)
         if not keeper.all():
             keeper.close()
         if self._service is not None:
             await self._service.close()
         await self._storage.close()
         self._loop = None
-
-    async def _give_back(self, keeper: LeaseKeeper) -> None:
-        client = self._storage.client()
-        for held in keeper.all():
-            try:
-                job = await client.get(held.job_id)
-                if job.status is not RUNNING or not held.works:
-                    keeper.drop(held)
-                    await client.release(held.job_id, held.token)
-            except TollgateError as fault:
-                if may_pass(fault):
-                    return  # the broker is away; else the job has ended
 
     def _leases(self) -> LeaseKeeper:
         if self._keeper is None:
@@ -402,7 +418,8 @@ class Resumer:
         )
         is_stale = (monotonic() - begun_at) * 1_000 > self._settings.lease_ms / STALE
         for lease in granted:
-            if is_stale:  # a handler has blocked the loop, and the lease may have lapsed meanwhile
+            # A handler may have blocked the loop, and the lease may have lapsed meanwhile.
+            if is_stale or self._stops:
                 with suppress(TollgateError):
                     await self._storage.client().release(lease.job.job_id, lease.token)
             else:
@@ -692,6 +709,10 @@ def _object(text: str | None) -> dict[str, Any]:
     """Return an answer as the SDK hands it to a handler."""
     found = parsed(text)
     return found if isinstance(found, dict) else {}
+
+
+def _drop(keeper: LeaseKeeper, held: Held, _: object) -> None:
+    keeper.drop(held)
 
 
 def _cancel(task: "asyncio.Task[None] | None") -> None:
