@@ -83,7 +83,10 @@ def environment_of_agent(log: Path, server: Server, broker: str) -> dict[str, st
 
 
 class Web:
-    """`uvicorn` with worker processes; it starts those again that are killed."""
+    """`uvicorn` with worker processes; it starts those again that are killed.
+
+    Without workers, it is one process that the agent starts by itself, with `tollgate.masumi.run`.
+    """
 
     def __init__(self, home: Path, workers: int, environment: dict[str, str]) -> None:
         with socket.socket() as probe:
@@ -92,17 +95,20 @@ class Web:
         self.url = f"http://127.0.0.1:{self._port}"
         self._log = home / "web.log"
         self._workers = workers
-        self._environment = {**os.environ, **environment}
+        self._environment = {**os.environ, **environment, "PORT": str(self._port)}
         self.start()
 
     def start(self) -> None:
         """Start it, on the same port."""
+        command = ["tests.masumi_sdk.agent"]
+        if self._workers:
+            command = [
+                "uvicorn", "tests.masumi_sdk.agent:app", "--port", str(self._port),
+                "--workers", str(self._workers), "--no-access-log",
+            ]  # fmt: skip
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "uvicorn", "tests.masumi_sdk.agent:app", "--port",
-                    str(self._port), "--workers", str(self._workers), "--no-access-log",
-                ],
+                [sys.executable, "-m", *command],
                 cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +153,17 @@ async def test_the_app_starts_and_stops_it(site: Site) -> None:
         job = await site.until(await site.hire(process))
     assert job.status == "completed"
     assert process.resumer._loop is None
+
+
+async def test_an_app_is_moved_to_a_broker(site: Site) -> None:
+    storage = TollgateJobStorage(site.endpoint, queue=site.queue)
+    sdk = Sdk(object(), agree, site.funds)
+    with sdk.imported():
+        resumer = resume(sdk.app, storage, lease_ms=LEASE_MS, poll_s=0.1, prove=False)
+    process = Process(sdk, resumer, storage)
+    site.processes.append(process)
+    async with sdk.app.router.lifespan_context(sdk.app):
+        assert (await site.until(await site.hire(process))).status == "completed"
 
 
 async def test_it_starts_with_the_first_job_at_latest(site: Site) -> None:
@@ -1128,7 +1140,21 @@ async def test_a_job_ends_before_its_payment_does(site: Site) -> None:
 
 async def test_another_storage_is_an_error() -> None:
     sdk = Sdk(object(), agree, Funds())
-    with sdk.imported(), pytest.raises(TypeError, match="TollgateJobStorage"):
+    with sdk.imported(), pytest.raises(TypeError, match="are in a object"):
         resume(sdk)
     with pytest.raises(ValueError, match="lease_ms"):
         resume(sdk, lease_ms=10)
+
+
+async def test_what_is_no_agent_is_an_error() -> None:
+    app = SimpleNamespace(routes=[SimpleNamespace(endpoint=agree), SimpleNamespace(endpoint=Sdk)])
+    with pytest.raises(TypeError, match="not a SimpleNamespace"):
+        resume(app, TollgateJobStorage())
+
+
+async def test_a_second_call_is_an_error() -> None:
+    sdk = Sdk(TollgateJobStorage(), agree, Funds())
+    with sdk.imported():
+        resume(sdk)
+        with pytest.raises(ValueError, match="called for this agent before"):
+            resume(sdk.app)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
@@ -171,10 +171,10 @@ def test_all_jobs_end_whatever_is_killed(kills: int, short_dir: Path) -> None:
 
 
 @pytest.fixture
-def site(shared_broker: BrokerProcess, short_dir: Path) -> Iterator["Site"]:
-    service = PaymentService(cooldown_ms=0)
-    with Server(service) as server, Client(shared_broker.endpoint) as client:
-        yield Site(short_dir, service, server, client, shared_broker.endpoint)
+def site(broker: Callable[..., BrokerProcess], short_dir: Path) -> Iterator["Site"]:
+    endpoint, service = broker().endpoint, PaymentService(cooldown_ms=0)
+    with Server(service) as server, Client(endpoint) as client:
+        yield Site(short_dir, service, server, client, endpoint)
 
 
 class Site:
@@ -195,7 +195,9 @@ class Site:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             with suppress(httpx.TransportError):  # the server is starting
-                told = httpx.post(f"{url}/start_job", json=body, timeout=PATIENCE_S).json()
+                answer = httpx.post(f"{url}/start_job", json=body, timeout=PATIENCE_S)
+                assert answer.status_code == 200, answer.text
+                told = answer.json()
                 self.service.lock_funds(told["blockchainIdentifier"])
                 return str(told["id"])
             assert time.monotonic() < deadline
@@ -226,3 +228,17 @@ def test_stops_of_uvicorn_do_not_fail_a_job(site: Site) -> None:
     assert overlaps(lines) == []
     entries = site.client.history(job_id).entries
     assert STOPPED in {each.reason for each in entries if each.what == "released"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_agent_that_is_run_is_moved_too(site: Site) -> None:
+    web = Web(site.home, 0, site.environment)
+    try:
+        job_id = site.hire(web.url, seconds=0.1)
+        job = site.client.wait(job_id, timeout_s=2 * PATIENCE_S)  # the SDK asks every 10 s
+        assert web.stop() in {0, -signal.SIGTERM}
+    finally:
+        web.end()
+    assert (job.status, job.queue) == ("completed", "agent")
+    assert job.settlement is not None

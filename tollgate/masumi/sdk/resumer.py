@@ -1,13 +1,7 @@
 """Lets the web processes of an SDK agent share its work: what one leaves, another one goes on with.
 
-from tollgate.masumi import TollgateJobStorage, resume
-
-server = MasumiAgentServer(..., job_storage=TollgateJobStorage(queue="my-agent"))
-resume(server)
-app = server.get_app()
-
 The SDK (`masumi` 1.2.0) keeps in the memory of a process: which payments it watches, which handlers
-run, and which of them wait for a human. With `resume`, each of these has a lease at the broker:
+run, and which of them wait for a human. Here, each of these has a lease at the broker:
 
     awaiting_payment  the process that created the job watches its payment. If it dies, another
                       one claims the job, and watches with a new `Payment` of the SDK.
@@ -46,7 +40,6 @@ from tollgate.masumi.submissions import Submissions
 
 log = logging.getLogger("tollgate.masumi")
 
-LEASE_MS_MIN: Final = 1_000
 WATCHED: Final = 50
 """Jobs without a payment that are taken over at once."""
 AGAIN_S: Final = 0.5
@@ -99,61 +92,13 @@ _current: ContextVar[Run | None] = ContextVar("tollgate_masumi_run", default=Non
 """The run of the task."""
 
 
-def resume(  # noqa: PLR0913 - one argument a setting
-    server: Any,  # noqa: ANN401 - a `MasumiAgentServer`, which is not imported here
-    *,
-    lease_ms: int = 30_000,
-    concurrency: int = 100,
-    poll_s: float = 1.0,
-    payment_poll_s: int = 10,
-    proof_poll_s: float = 5.0,
-    prove: bool = True,
-    stop_grace_s: float = 5.0,
-) -> "Resumer":
-    """Make an SDK server share its jobs with its other web processes, and with those that follow.
-
-    Call it once a process, before the app starts; it works from the app's startup on. Before a fork
-    is fine too.
-
-    Args:
-        server: a `masumi.server.MasumiAgentServer` with a `TollgateJobStorage`.
-        lease_ms: how long a process may be silent before others take its jobs.
-        concurrency: how many handlers run in one process.
-        poll_s: how often a process looks for jobs that others left.
-        payment_poll_s: how often the SDK asks for a payment that was taken over.
-        proof_poll_s: how often the payment service is asked about a result.
-        prove: whether hashes are submitted here; not if `tollgate payments masumi` runs.
-        stop_grace_s: how long handlers may take to end when the app stops.
-
-    Returns:
-        What does it; `await resumer.start()` and `await resumer.stop()` are for apps whose startup
-        does not run.
-
-    Raises:
-        TypeError: the server has another storage.
-        ValueError: `lease_ms` is below 1,000.
-
-    """
-    if lease_ms < LEASE_MS_MIN:
-        raise ValueError(f"lease_ms must be at least {LEASE_MS_MIN}, not {lease_ms}")
-    settings = Settings(
-        lease_ms, concurrency, poll_s, payment_poll_s, proof_poll_s, prove, stop_grace_s
-    )
-    return Resumer(server, settings)
-
-
 class Resumer:
     """Takes the place of those methods of an SDK server that keep jobs in memory."""
 
     def __init__(self, server: Any, settings: Settings) -> None:  # noqa: ANN401 - as `resume`
-        """Change the server. Raises TypeError."""
+        """Change the server, whose storage is a `TollgateJobStorage`."""
         manager = server.job_manager
-        storage = manager.storage
-        if not isinstance(storage, TollgateJobStorage):
-            raise TypeError(
-                "resume needs MasumiAgentServer(job_storage=TollgateJobStorage(...)), and this "
-                f"server has a {type(storage).__name__}"
-            )
+        storage: TollgateJobStorage = manager.storage
         self._server, self._manager, self._storage = server, manager, storage
         self._settings = settings
         self._hitl = import_module("masumi.hitl")
