@@ -109,7 +109,7 @@ class _Endpoints:
 
     async def start_job(self, request: Request) -> Response:
         """Start a job, or find the one that the same hire has started before."""
-        body = read.read_json(await request.body())
+        body = await request.body()
         hire = read.hire(body, self._agent, secrets.token_hex(IDENTIFIER_BYTES))
         job = await self._hiring.start(hire, _traceparent(request))
         request.scope[FIELDS].update(log_fields(job))
@@ -117,12 +117,12 @@ class _Endpoints:
 
     async def status(self, request: Request) -> Response:
         """Show what became of a job."""
-        job = await self._job(read.job_id(request.query_params))
+        job = await self._job(read.job_id_of_query(request.query_params.multi_items()))
         return _json(msgspec.json.encode(status_of(job, show_errors=self._agent.http.show_errors)))
 
     async def provide_input(self, request: Request) -> Response:
         """Give a job the answer to its question."""
-        answer = read.answer(read.read_json(await request.body()))
+        answer = read.answer(await request.body())
         request.scope[FIELDS]["job_id"] = answer.job_id[:40]
         job = await self._job(answer.job_id)
         request.scope[FIELDS].update(log_fields(job))
