@@ -18,8 +18,9 @@ from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.models import Job
 from tollgate.gateway import request as read
 from tollgate.gateway.agent import Agent
-from tollgate.gateway.gate import FIELDS, Gate
+from tollgate.gateway.gate import FIELDS, Gate, Receive, Scope, Send
 from tollgate.gateway.hiring import Hiring, started
+from tollgate.gateway.limits import Limits
 from tollgate.gateway.openapi import document
 from tollgate.gateway.request import HttpError
 from tollgate.gateway.status import provide, status_of
@@ -64,16 +65,27 @@ def build(agent: Agent, client: AsyncClient, payments: PaymentService | None = N
         lifespan=lifespan,
         redirect_slashes=False,  # the registry of agents follows no redirect
     )
-    gate = Gate(router, agent.http)
+    limits = Limits(agent.http)
+    gate = Gate(router, agent.http, limits)
     if not agent.http.cors_origins:
         return gate
-    return CORSMiddleware(
+    pages = CORSMiddleware(
         gate,
         allow_origins=agent.http.cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["content-type", "x-request-id", "traceparent"],
         expose_headers=["x-request-id", "retry-after"],
     )
+    preflights = Gate(pages, agent.http, limits)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        """Let preflights through a gate, too: `pages` answers them by itself."""
+        is_preflight = scope.get("method") == "OPTIONS" and any(
+            name == b"access-control-request-method" for name, _ in scope["headers"]
+        )
+        await (preflights if is_preflight else pages)(scope, receive, send)
+
+    return app
 
 
 async def _check_roles(agent: Agent, client: AsyncClient) -> None:
