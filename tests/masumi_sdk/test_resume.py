@@ -38,8 +38,8 @@ class Process:
     async def die(self) -> None:
         """End as after a kill -9: nothing is given back, no message is sent."""
         resumer = self.resumer
-        if resumer._keeper is not None:
-            resumer._keeper.close()
+        if resumer._process.keeper is not None:
+            resumer._process.keeper.close()
         payments = self.sdk.job_manager._payment_instances.values()
         runs = list(resumer._runs.values())
         tasks = [
@@ -144,7 +144,7 @@ async def test_a_job_is_paid_and_done(site: Site) -> None:
     assert job.settlement is not None
     assert job.settlement.state == "wanted"
     assert process.sdk.job_manager._payment_instances == {}
-    await until(lambda: process.resumer._leases().all() == [])
+    await until(lambda: process.resumer._process.leases().all() == [])
 
 
 async def test_the_app_starts_and_stops_it(site: Site) -> None:
@@ -169,7 +169,7 @@ async def test_an_app_is_moved_to_a_broker(site: Site) -> None:
 async def test_it_starts_with_the_first_job_at_latest(site: Site) -> None:
     process = await site.process(agree, starts=False)
     with pytest.raises(RuntimeError, match="has not started"):
-        process.resumer._leases()
+        process.resumer._process.leases()
     assert (await site.until(await site.hire(process))).status == "completed"
 
 
@@ -198,7 +198,7 @@ async def test_a_handler_that_is_cancelled_from_within_fails(site: Site) -> None
     process = await site.process(lose_a_part)
     job = await site.until(await site.hire(process))
     assert job.error == "the handler awaited something that was cancelled"
-    await until(lambda: process.resumer._leases().all() == [])
+    await until(lambda: process.resumer._process.leases().all() == [])
 
 
 async def test_a_result_that_is_too_long_fails_the_job(site: Site) -> None:
@@ -352,7 +352,7 @@ async def test_a_stop_gives_back_what_no_handler_runs_for(site: Site) -> None:
 async def test_a_stop_gives_back_what_follows_a_lost_lease(site: Site) -> None:
     process = await site.process(agree, lease_ms=20_000)
     lost, kept = [await site.hire(process, pays=False) for _ in range(2)]
-    await site.client.release(lost, process.resumer._leases().tokens[lost])
+    await site.client.release(lost, process.resumer._process.leases().tokens[lost])
     await site.client.claim("awaiting_payment", job_ids=lost)
     await process.resumer.stop()
     assert (await site.client.get(kept, lease=True)).lease is None
@@ -530,10 +530,10 @@ async def test_a_lease_lost_before_the_handler_ends_the_run(site: Site) -> None:
     get_job = process.storage.job
 
     async def get_and_lose(job_id: str) -> Any:
-        held = process.resumer._leases().holder(job_id)
+        held = process.resumer._process.leases().holder(job_id)
         if held is not None and held.works:
             process.resumer._jobs.stop()
-            process.resumer._leases().drop(held)
+            process.resumer._process.leases().drop(held)
         return await get_job(job_id)
 
     process.storage.job = get_and_lose  # type: ignore[method-assign]
@@ -554,7 +554,7 @@ async def test_a_lapse_at_the_end_loses_no_result(site: Site) -> None:
     job_id = await site.hire(process)
     await until(lambda: process.sdk.calls)
     process.resumer._jobs.stop()
-    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    await site.client.release(job_id, process.resumer._process.leases().tokens[job_id])
     done.set()
     assert (await site.until(job_id)).result == "done"
 
@@ -569,9 +569,9 @@ async def test_a_job_claimed_again_by_its_own_process_runs_once(site: Site) -> N
     process = await site.process(wait, lease_ms=20_000)
     job_id = await site.hire(process)
     await until(lambda: process.sdk.calls)
-    token = process.resumer._leases().tokens[job_id]
+    token = process.resumer._process.leases().tokens[job_id]
     await site.client.release(job_id, token)
-    await until(lambda: process.resumer._leases().tokens[job_id] != token)
+    await until(lambda: process.resumer._process.leases().tokens[job_id] != token)
     done.set()
     assert (await site.until(job_id)).result == "done"
     await until(lambda: not process.resumer._runs)
@@ -595,7 +595,7 @@ async def test_a_question_whose_job_is_claimed_again_goes_on(site: Site) -> None
 
     process.storage.job = look_after_the_claim  # type: ignore[method-assign]
     process.resumer._begin = begin  # type: ignore[method-assign]
-    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    await site.client.release(job_id, process.resumer._process.leases().tokens[job_id])
     await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
     assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
     assert process.sdk.calls == 1
@@ -619,9 +619,9 @@ async def test_a_lapse_while_a_job_asks_starts_no_second_call(site: Site) -> Non
     job_id = await site.hire(first)
     job = await site.until(job_id, "awaiting_input")
     second = await site.process(ask_and_work, lease_ms=3_000, poll_s=0.05)
-    token = first.resumer._leases().tokens[job_id]
+    token = first.resumer._process.leases().tokens[job_id]
     await site.client.release(job_id, token)
-    await until(lambda: first.resumer._leases().tokens[job_id] != token)
+    await until(lambda: first.resumer._process.leases().tokens[job_id] != token)
     await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
     assert (await site.until(job_id)).result == "done"
     assert most == 1
@@ -636,7 +636,7 @@ async def test_a_lapse_while_a_question_is_on_its_way(site: Site) -> None:
         if updates["status"] == "awaiting_input" and lapses:
             lapses.clear()
             process.resumer._jobs.stop()
-            await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+            await site.client.release(job_id, process.resumer._process.leases().tokens[job_id])
         await change(job_id, updates, **options)
 
     process.storage.change = lapse_and_change  # type: ignore[method-assign]
@@ -661,9 +661,9 @@ async def test_a_job_claimed_again_gets_no_old_answer(site: Site) -> None:
     await site.until(job_id, "awaiting_input")
     await process.sdk.provide_input(job_id, {"approve": 1})
     await pauses.wait()
-    token = process.resumer._leases().tokens[job_id]
+    token = process.resumer._process.leases().tokens[job_id]
     await site.client.release(job_id, token)
-    await until(lambda: process.resumer._leases().tokens[job_id] != token)
+    await until(lambda: process.resumer._process.leases().tokens[job_id] != token)
     go_on.set()
     await site.until(job_id, "awaiting_input")
     await process.sdk.provide_input(job_id, {"approve": 2})
@@ -686,7 +686,7 @@ async def test_a_job_that_another_moved_on_begins_anew(site: Site) -> None:
 
     client.claim = claim_after_the_other  # type: ignore[assignment, method-assign]
     await asyncio.sleep(0.3)
-    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    await site.client.release(job_id, process.resumer._process.leases().tokens[job_id])
     (lease,) = await site.client.claim("running", job_ids=job_id)
     job = await site.client.transition(
         job_id, "awaiting_input", input_schema=canonical(QUESTION), lease=lease.token,
@@ -712,7 +712,7 @@ async def test_a_lease_that_lapsed_is_not_claimed_beside(
     process = await site.process(wait)
     job_id = await site.hire(process)
     await until(lambda: process.sdk.calls)
-    keeper = process.resumer._leases()
+    keeper = process.resumer._process.leases()
     touch, token = keeper._touch, keeper.tokens[job_id]
 
     def touch_when_thawed(client: Any) -> None:
@@ -791,7 +791,7 @@ async def test_a_handler_may_go_on_without_an_answer(
     assert job.result == "without"
     await until(lambda: not process.resumer._runs)
     assert "ended while it asked" not in caplog.text
-    assert process.resumer._leases().all() == []
+    assert process.resumer._process.leases().all() == []
 
 
 async def test_no_job_fails_since_the_broker_is_away_at_its_begin(site: Site) -> None:
@@ -800,7 +800,7 @@ async def test_no_job_fails_since_the_broker_is_away_at_its_begin(site: Site) ->
     get_job = process.storage.get_job
 
     async def be_away(job_id: str) -> Any:
-        held = process.resumer._leases().holder(job_id)
+        held = process.resumer._process.leases().holder(job_id)
         if held is not None and held.works:
             raise BrokerUnreachableError("no answer of the broker within 30 s")
         return await get_job(job_id)
@@ -977,7 +977,7 @@ async def test_a_job_is_watched_once_if_a_claim_comes_first(site: Site) -> None:
 
     async def create_and_wait(job_id: str, job_data: Any) -> None:
         await create_job(job_id, job_data)
-        await until(lambda: process.resumer._leases().holder(job_id))
+        await until(lambda: process.resumer._process.leases().holder(job_id))
         begun.set()
 
     process.storage.create_job = create_and_wait  # type: ignore[method-assign]
@@ -1020,7 +1020,7 @@ async def test_an_unpaid_job_that_ended_is_not_watched(site: Site) -> None:
     await force_failed(site, job_id)
     await until(lambda: process.sdk.job_manager._payment_instances == {})
     site.funds.lock(f"payment-{job_id}")
-    assert process.resumer._leases().all() == []
+    assert process.resumer._process.leases().all() == []
 
 
 async def test_a_broker_that_is_killed_loses_nothing(short_dir: Any, tmp_path: Any) -> None:
@@ -1112,7 +1112,7 @@ async def test_a_touch_after_the_end_stops_no_proof(
     change = process.storage.change
 
     async def changed(changed_id: str, updates: Any, **fields: Any) -> None:
-        held = process.resumer._leases().holder(changed_id)
+        held = process.resumer._process.leases().holder(changed_id)
         await change(changed_id, updates, **fields)
         if held is not None and updates["status"] == "completed":
             process.resumer._lose(held)

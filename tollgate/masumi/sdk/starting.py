@@ -11,8 +11,9 @@ from importlib import import_module
 from inspect import getclosurevars, isfunction
 from typing import Any, Final
 
-from tollgate.masumi.sdk.resumer import Resumer, Settings
+from tollgate.masumi.sdk.resumer import Resumer
 from tollgate.masumi.sdk.storage import TollgateJobStorage
+from tollgate.masumi.sdk.web_process import Settings
 
 LEASE_MS_MIN: Final = 1_000
 
@@ -59,7 +60,7 @@ def resume(  # noqa: PLR0913 - one argument a setting
         raise ValueError(f"lease_ms must be at least {LEASE_MS_MIN}, not {lease_ms}")
     server = _server_of(app)
     manager = server.job_manager
-    if isinstance(getattr(manager.create_job, "__self__", None), Resumer):
+    if isinstance(getattr(manager.get_job, "__self__", None), Resumer):
         raise ValueError("resume was called for this agent before")  # noqa: TRY004 - not its type
     manager.storage = manager.storage if storage is None else storage
     if not isinstance(manager.storage, TollgateJobStorage):
