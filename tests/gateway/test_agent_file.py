@@ -88,6 +88,19 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("validations = [{", "validation = [{", 10, "no such key; did you mean 'validations'?"),
     ('name = "Topic"', 'name = "Topic"\nprice = "fixed"', 10, "above the first [[input_data]]"),
     ("[deadlines]", '[http]\ncors_origins = ["https://a.com/"]\n[deadlines]', 28, "no origin"),
+    (
+        'name = "Topic"',
+        'name = "Topic"\ndata = { comment = "x" }',
+        10,
+        "data.comment: there is no such",
+    ),
+    ('value = "3"', 'value = "3", comment = 3', 10, "validations[0].comment: there is no such key"),
+    ('name = "Writer"', 'name = "  "', 1, "one line that can be read"),
+    ('message = "W', 'message = "\\u0000W', 4, "one line that can be read"),
+    (f'identifier = "{AGENT_ID}"', f'identifier = "{AGENT_ID[:-1]} "', 3, "one word"),
+    ("[deadlines]", '[http]\nhost = ""\n[deadlines]', 28, "no address"),
+    ("[deadlines]", '[http]\nhost = "[::1]"\n[deadlines]', 28, "no address"),
+    ("[deadlines]", "[http]\nhires_per_s = inf\n[deadlines]", 28, "finite number"),
     ("[deadlines]", '[http]\ncors_origins = ["a.com"]\n[deadlines]', 28, "no origin"),
     ("[deadlines]", '[http]\ntrusted_proxies = ["nginx"]\n[deadlines]', 28, "no address"),
     ("[deadlines]", '[http]\ntrusted_proxies = ["10.0.0.1/8"]\n[deadlines]', 28, "host bits"),
@@ -150,6 +163,14 @@ def test_unknown_key_in_a_group(tmp_path: Path) -> None:
 )
 def test_callers_settings_are_taken(tmp_path: Path, setting: str) -> None:
     load(written(tmp_path, f"{FREE}\n[http]\n{setting}\n"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_files_of_other_editors(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_bytes(FREE.replace("Echo", "Écho").replace("\n", end).encode(encoding))
+    assert load(str(path)).name == "Écho"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -176,6 +176,24 @@ def test_pages_of_other_sites(tmp_path: Path, town: Town) -> None:
     assert "access-control-allow-origin" not in other.headers
 
 
+def test_preflights_are_limited_and_logged(tmp_path: Path, town: Town) -> None:
+    http = '[http]\ncors_origins = ["https://example.com"]\nrequests_per_s = 2\nhires_per_s = 0.1\n'
+    headers = {"Origin": "https://example.com", "Access-Control-Request-Method": "POST"}
+    told = {**headers, "X-Request-ID": "preflight"}
+    with running_gateway(
+        tmp_path, FREE + http, town.broker.endpoint, "--log-level", "debug"
+    ) as gateway:
+        url = f"{gateway.url}/start_job"
+        codes = [httpx.options(url, headers=told).status_code for _ in range(20)]
+        assert codes[:4] == [200] * 4
+        assert 429 in codes
+        gateway.logged("request", request_id="preflight", method="OPTIONS", status=200)
+        gateway.logged("request", request_id="preflight", status=429)
+        other = {**headers, "X-Forwarded-For": "203.0.113.7"}
+        assert httpx.options(url, headers=other).status_code == 200
+        assert httpx.post(url, json=HIRE, headers=other).status_code == 200  # its only hire
+
+
 @pytest.mark.parametrize("path", ["/start_job", "/start_job%0A", "/%73tart_job"])
 async def test_flood_is_held_off(tmp_path: Path, town: Town, path: str) -> None:
     agent = FREE + "[http]\nrequests_per_s = 100\nhires_per_s = 1\n"

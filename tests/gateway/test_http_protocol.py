@@ -239,3 +239,47 @@ async def test_answer_is_not_mixed_with_a_refusal() -> None:
         assert await all_of(reader) == b""
         app.answering.set()
         writer.close()
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_body_that_is_cut_wrongly_is_refused(is_read: bool) -> None:
+    app = Serving()
+    if is_read:
+        app.reads_bodies()
+    app.answering.clear()
+    async with served(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(b"x\r\n")
+        answer = await all_of(reader)
+        app.answering.set()
+        assert await app.is_left()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"content-length") == 1
+
+
+async def test_body_that_is_cut_wrongly_behind_half_an_answer() -> None:
+    class Half(Serving):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            headers = [(b"content-length", b"2")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"o", "more_body": True})
+            await super().__call__(scope, receive, self._nothing)
+
+        async def _nothing(self, message: Any) -> None:
+            pass
+
+    app = Half()
+    app.answering.clear()
+    async with served(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+        await app.asked.wait()
+        writer.write(b"x\r\n")
+        answer = await all_of(reader)
+        app.answering.set()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"400" not in answer

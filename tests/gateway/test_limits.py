@@ -3,7 +3,7 @@
 import pytest
 
 from tollgate.gateway.agent import HttpSettings
-from tollgate.gateway.limits import ADDRESSES, Limits, network_of
+from tollgate.gateway.limits import ADDRESSES, OTHERS, Limits, network_of
 from tollgate.gateway.request import HttpError
 
 
@@ -94,13 +94,45 @@ def test_all_at_the_same_time() -> None:
     assert few.open == 2
 
 
-def test_addresses_are_forgotten() -> None:
+def fill(few: Limits, now: float, *, is_hire: bool = False) -> None:
+    """Let as many callers as are remembered ask once."""
+    for number in range(ADDRESSES - len(few._callers)):
+        enter_and_leave(few, f"10.0.{number // 250}.{number % 250}", now, is_hire=is_hire)
+
+
+def test_callers_with_their_whole_burst_are_forgotten() -> None:
     few = limits(requests_per_s=1)
     few.enter("busy", 0)
-    for number in range(ADDRESSES + 100):
-        enter_and_leave(few, f"10.0.{number // 250}.{number % 250}", 0)
+    fill(few, 0)
+    for number in range(100):
+        enter_and_leave(few, f"new {number}", 1)
     assert len(few._callers) == ADDRESSES
     assert "busy" in few._callers
+    assert OTHERS not in few._callers
+
+
+@pytest.mark.parametrize(("is_hire", "later"), [(False, 0), (True, 5)])
+def test_other_addresses_renew_no_burst(is_hire: bool, later: int) -> None:
+    few = limits(requests_per_s=2, hires_per_s=0.1)
+    while True:
+        try:
+            enter_and_leave(few, "a", 0, is_hire=is_hire)
+        except HttpError:
+            break
+    fill(few, later, is_hire=is_hire)
+    enter_and_leave(few, "new", later)
+    assert refused(few, "a", later, is_hire=is_hire).status == 429
+
+
+def test_new_callers_share_when_none_can_be_forgotten() -> None:
+    few = limits(requests_per_s=1)
+    fill(few, 0)
+    for number in range(2):
+        enter_and_leave(few, f"new {number}", 0)
+    assert refused(few, "new 2", 0).status == 429
+    assert len(few._callers) == ADDRESSES + 1
+    enter_and_leave(few, "new 2", 1)
+    assert "new 2" in few._callers
 
 
 @pytest.mark.parametrize(

@@ -148,10 +148,11 @@ async def test_answer_that_comes_second(town: Town) -> None:
     provide_first = provide(town, asked, status_id=asked["id"])
     assert provide_first.status_code == 200
     async with town.broker.connect_async() as client:
-        same = Answer(job.job_id, ANSWER, asked["id"], None)
+        same = Answer(job.job_id, ANSWER, asked["id"], None, b"{}")
         assert (await give(client, job, same)).input_hash == provide_first.json()["input_hash"]
+        other = Answer(job.job_id, {"colour": ["blue"]}, asked["id"], None, b"{}")
         with pytest.raises(HttpError) as caught:
-            await give(client, job, Answer(job.job_id, {"colour": ["blue"]}, asked["id"], None))
+            await give(client, job, other)
     assert caught.value.code == "stale_answer"
 
 
@@ -202,3 +203,15 @@ def test_job_that_asks_nothing(town: Town) -> None:
         409,
         "the job is running and asks nothing",
     )
+
+
+def test_answer_with_a_key_twice(town: Town) -> None:
+    asked = asking(town, "twice")
+    told = json.dumps({"job_id": asked["job_id"], "status_id": asked["id"]}).encode()
+    answer = town.free.post(
+        "/provide_input",
+        told[:-1] + b',"input_data":{"colour":["blue"],"colour":["red"]}}',
+    )
+    assert answer.status_code == 400
+    assert set(answer.json()["field_errors"]) == {"colour"}
+    assert town.client.get(asked["job_id"]).status == "awaiting_input"

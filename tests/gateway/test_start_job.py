@@ -1,5 +1,7 @@
 """Hiring over HTTP: the payment, the job, repeats, and what is refused."""
 
+import gzip
+import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ from tollgate.domain.hashing import input_hash
 from tollgate.testing import Broker
 
 BODY: dict[str, Any] = {"identifier_from_purchaser": PURCHASER, "input_data": {"topic": "tolls"}}
+TWICE = b'{"identifier_from_purchaser": "aabbccddeeff0011", "input_data": {%b}}'
 TIMES = ("payByTime", "submitResultTime", "unlockTime", "externalDisputeUnlockTime")
 
 
@@ -71,8 +74,18 @@ def test_same_hire_is_same_job(town: Town) -> None:
 
 def test_repeat_is_answered_when_ended(town: Town) -> None:
     first = town.paid.post("/start_job", body("ended")).json()
-    town.client.cancel(first["id"])
+    for status in ("running", "failed"):
+        town.client.transition(first["id"], status)
     assert town.paid.post("/start_job", body("ended")).json() == first
+
+
+def test_repeat_of_a_hire_that_was_never_paid(town: Town) -> None:
+    """Its buyer could still pay by the terms of the first answer."""
+    first = town.paid.post("/start_job", body("unpaid")).json()
+    town.client.cancel(first["id"])
+    again = town.paid.post("/start_job", body("unpaid"))
+    assert (again.status_code, again.json()["error"]) == (409, "job_conflict")
+    assert "another identifier_from_purchaser" in again.json()["message"]
 
 
 def test_other_purchaser_is_other_job(town: Town) -> None:
@@ -211,6 +224,15 @@ WRONG_BODIES: list[tuple[Any, str]] = [
     (BODY | {"input_data": {"topic": "abc", "words": 2**53}}, "does not fit"),
     (BODY | {"input_data": {"topic": "abc", "other": 1}}, "does not fit"),
     (b'{"input_data": {"topic": "\\ud800abc"}}', "JSON"),
+    (gzip.compress(json.dumps(BODY).encode(), mtime=0), "without a Content-Encoding"),
+    (json.dumps(BODY).encode("utf-16"), "no JSON"),
+    (b'{"identifier_from_purchaser": "gr\xfcn"}', "no JSON in UTF-8"),
+    (b"identifier_from_purchaser=aabbccddeeff0011", "no JSON"),
+    (json.dumps(json.dumps(BODY)).encode(), "not a text"),
+    (BODY | {"input_data": json.dumps(BODY["input_data"])}, "must be a JSON object, not a text"),
+    (TWICE % b'"topic": "tolls", "topic": "taxes"', "topic is twice in one object"),
+    (TWICE % b'"topic": "tolls", "to\\u0070ic": "tolls"', "topic is twice in one object"),
+    (TWICE % b'"topic": "tolls"}, "input_data": {"topic": "taxes"', "input_data is twice"),
 ]
 
 
@@ -222,6 +244,13 @@ def test_wrong_body_is_refused(town: Town, wrong: Any, why: str) -> None:
     assert answer.json()["error"] == "invalid_input"
     assert why in answer.json()["message"]
     assert (jobs(town), len(town.service.payments)) == (before, payments)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_mark_of_utf8_is_passed_over(town: Town, encoding: str) -> None:
+    told = json.dumps(body(f"mark {encoding}")).encode(encoding)
+    hash_ = input_hash(PURCHASER, {"topic": f"mark {encoding}"})
+    assert town.paid.post("/start_job", told).json()["input_hash"] == hash_
 
 
 def test_every_wrong_field_is_named(town: Town) -> None:

@@ -3,9 +3,11 @@
 import json
 from uuid import UUID
 
+import httpx
 import pytest
 
 from tests.gateway.conftest import Town
+from tests.serving import PATIENCE_S
 
 SCHEMA = {"input_data": [{"id": "colour", "type": "color", "name": "Colour"}]}
 
@@ -97,6 +99,16 @@ def test_unknown_id_is_not_found(town: Town, job_id: str) -> None:
 def test_id_is_needed(town: Town) -> None:
     answer = town.free.get("/status")
     assert (answer.status_code, answer.json()["field_errors"]) == (400, {"job_id": "is missing"})
+
+
+@pytest.mark.parametrize("name", ["job_id", "jobId"])
+def test_two_ids_are_refused(town: Town, name: str) -> None:
+    job_id = hired(town, "told twice")
+    for others, code in ((job_id, 200), ("x", 400)):
+        query = {name: [others, job_id]}
+        answer = httpx.get(f"{town.free.url}/status", params=query, timeout=PATIENCE_S)
+        assert answer.status_code == code
+    assert answer.json()["field_errors"] == {name: "is there twice, with two values"}
 
 
 def test_job_of_another_agent_is_not_found(town: Town) -> None:

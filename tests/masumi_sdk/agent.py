@@ -1,4 +1,4 @@
-"""An agent of the real SDK, as `uvicorn tests.masumi_sdk.agent:app` runs it.
+"""An agent of the real SDK: `uvicorn tests.masumi_sdk.agent:app`, or run as a program.
 
 Its handler writes each step to a log, so that the run can see whether two ran at once.
 """
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.masumi_sdk.jobs import QUESTION
-from tollgate.masumi import TollgateJobStorage, resume
+from tollgate.masumi import TollgateJobStorage, resume, run
 
 QUEUE: Final = "agent"
 STEP_S: Final = 0.05
 LEASE_MS: Final = 2_000
+SCHEMA: Final[dict[str, Any]] = {"input_data": []}
 
 masumi: Any = import_module("masumi")
 hitl: Any = import_module("masumi.hitl")
@@ -58,20 +59,23 @@ async def _steps(run: str, job: str, seconds: float, *, blocks: bool) -> None:
         note(run, job, "step")
 
 
+def storage() -> TollgateJobStorage:
+    """Return a new storage, for the broker that TOLLGATE_ENDPOINT names."""
+    return TollgateJobStorage(queue=QUEUE)
+
+
 def make() -> Any:
     """Return the app, as the guide says."""
     config = masumi.Config(
         payment_service_url=os.environ["PAYMENT_SERVICE_URL"],
         payment_api_key=os.environ["PAYMENT_API_KEY"],
     )
-    server = masumi.MasumiAgentServer(
-        config,
-        start_job_handler=work,
-        input_schema_handler={"input_data": []},
-        job_storage=TollgateJobStorage(queue=QUEUE),
-    )
-    resume(server, lease_ms=LEASE_MS, poll_s=0.3, payment_poll_s=1, proof_poll_s=1.0)
-    return server.get_app()
+    app = masumi.create_masumi_app(config, start_job_handler=work, input_schema_handler=SCHEMA)
+    resume(app, storage(), lease_ms=LEASE_MS, poll_s=0.3, payment_poll_s=1, proof_poll_s=1.0)
+    return app
 
 
-app = make()
+if __name__ == "__main__":
+    run(work, SCHEMA, host="127.0.0.1", job_storage=storage())
+else:
+    app = make()

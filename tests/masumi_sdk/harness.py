@@ -69,8 +69,24 @@ class Outcome:
     seconds: float = 0.0
 
 
+def environment_of_agent(log: Path, server: Server, broker: str) -> dict[str, str]:
+    """Return what `tests.masumi_sdk.agent` reads from its environment, and the SDK too."""
+    return {
+        "AGENT_LOG": str(log),
+        "PAYMENT_SERVICE_URL": server.url,
+        "PAYMENT_API_KEY": server.token,
+        "AGENT_IDENTIFIER": server.service.agent,
+        "SELLER_VKEY": "0" * 56,
+        "NETWORK": "Preprod",
+        "TOLLGATE_ENDPOINT": broker,
+    }
+
+
 class Web:
-    """`uvicorn` with worker processes; it starts those again that are killed."""
+    """`uvicorn` with worker processes; it starts those again that are killed.
+
+    Without workers, it is one process that the agent starts by itself, with `tollgate.masumi.run`.
+    """
 
     def __init__(self, home: Path, workers: int, environment: dict[str, str]) -> None:
         with socket.socket() as probe:
@@ -79,17 +95,20 @@ class Web:
         self.url = f"http://127.0.0.1:{self._port}"
         self._log = home / "web.log"
         self._workers = workers
-        self._environment = {**os.environ, **environment}
+        self._environment = {**os.environ, **environment, "PORT": str(self._port)}
         self.start()
 
     def start(self) -> None:
         """Start it, on the same port."""
+        command = ["tests.masumi_sdk.agent"]
+        if self._workers:
+            command = [
+                "uvicorn", "tests.masumi_sdk.agent:app", "--port", str(self._port),
+                "--workers", str(self._workers), "--no-access-log",
+            ]  # fmt: skip
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "uvicorn", "tests.masumi_sdk.agent:app", "--port",
-                    str(self._port), "--workers", str(self._workers), "--no-access-log",
-                ],
+                [sys.executable, "-m", *command],
                 cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
@@ -212,19 +231,8 @@ class SdkRun:
         log.touch()
         with Server(self.service) as server:
             self._start_broker()
-            self.web = Web(
-                home,
-                self._scenario.workers,
-                {
-                    "AGENT_LOG": str(log),
-                    "PAYMENT_SERVICE_URL": server.url,
-                    "PAYMENT_API_KEY": server.token,
-                    "AGENT_IDENTIFIER": self.service.agent,
-                    "SELLER_VKEY": "0" * 56,
-                    "NETWORK": "Preprod",
-                    "TOLLGATE_ENDPOINT": self._broker.url,
-                },
-            )
+            environment = environment_of_agent(log, server, self._broker.url)
+            self.web = Web(home, self._scenario.workers, environment)
             chain = Thread(target=self._tick)
             chain.start()
             try:

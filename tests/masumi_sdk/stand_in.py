@@ -172,8 +172,19 @@ class Sdk:
         self.handler = EndpointHandler(self._called, answer)
         self.config = SimpleNamespace(funds=funds, monitored=[], **config)
         self.agent_identifier, self.network = "a" * 60, "Preprod"
-        self.app = SimpleNamespace(router=SimpleNamespace(lifespan_context=_lifespan))
+        self.app = SimpleNamespace(
+            router=SimpleNamespace(lifespan_context=_lifespan),
+            routes=[SimpleNamespace(path="/docs"), SimpleNamespace(endpoint=self._endpoint())],
+        )
         self._agent = handler
+
+    def _endpoint(self) -> Any:
+        """Return an endpoint as the SDK has them: it knows its server, which its app does not."""
+
+        async def get_status(job_id: str) -> Any:
+            return await self.job_manager.get_job(job_id)
+
+        return get_status
 
     async def _called(self, identifier: str, input_data: dict[str, Any]) -> Any:
         self.calls += 1

@@ -9,7 +9,7 @@ import pytest
 from tests.brokers import PATIENCE_S, BrokerProcess
 from tollgate import Client, Lease, LeaseLostError
 from tollgate.domain.hashing import input_hash
-from tollgate.masumi.sdk.leases import Held, LeaseKeeper
+from tollgate.masumi.sdk.leases import STOPPED, Held, LeaseKeeper
 
 LEASE_MS = 1_000
 HASH = input_hash("", {})
@@ -141,3 +141,29 @@ def test_it_goes_on_when_the_broker_is_back(short_dir: object, tmp_path: object)
     finally:
         keeping.keeper.close()
         broker.kill()
+
+
+def test_a_lease_that_lapsed_before_a_stop_is_put_off(client: Client, keeping: Keeping) -> None:
+    lease = running(client)
+    held = keeping.keeper.hold(lease, works=True)
+    client.release(held.job_id, held.token)
+    keeping.keeper.leave()
+    keeping.keeper.start()
+    deadline = time.monotonic() + PATIENCE_S
+    while STOPPED not in {each.reason for each in client.history(held.job_id).entries}:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert keeping.keeper.holder(held.job_id) is held
+
+
+def test_a_job_that_another_took_is_not_put_off(client: Client, keeping: Keeping) -> None:
+    held = keeping.keeper.hold(running(client), works=True)
+    client.release(held.job_id, held.token)
+    (other,) = client.claim("running", job_ids=held.job_id, lease_ms=60_000)
+    keeping.keeper.leave()
+    keeping.keeper.start()
+    deadline = time.monotonic() + PATIENCE_S
+    while keeping.keeper.all():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    client.touch(held.job_id, other.token)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tollgate import AsyncClient, BrokerUnreachableError, InternalError, Job
 from tollgate.domain.hashing import output_hash_as_deployed
 from tollgate.masumi import Resumer, TollgateJobStorage, resume
 from tollgate.masumi.sdk.fields import canonical
+from tollgate.masumi.sdk.leases import STOPPED
 
 LEASE_MS = 1_000
 Agent = Callable[[Sdk, dict[str, Any]], Awaitable[Any]]
@@ -36,8 +38,8 @@ class Process:
     async def die(self) -> None:
         """End as after a kill -9: nothing is given back, no message is sent."""
         resumer = self.resumer
-        if resumer._keeper is not None:
-            resumer._keeper.close()
+        if resumer._process.keeper is not None:
+            resumer._process.keeper.close()
         payments = self.sdk.job_manager._payment_instances.values()
         runs = list(resumer._runs.values())
         tasks = [
@@ -142,7 +144,7 @@ async def test_a_job_is_paid_and_done(site: Site) -> None:
     assert job.settlement is not None
     assert job.settlement.state == "wanted"
     assert process.sdk.job_manager._payment_instances == {}
-    await until(lambda: process.resumer._leases().all() == [])
+    await until(lambda: process.resumer._process.leases().all() == [])
 
 
 async def test_the_app_starts_and_stops_it(site: Site) -> None:
@@ -153,10 +155,21 @@ async def test_the_app_starts_and_stops_it(site: Site) -> None:
     assert process.resumer._loop is None
 
 
+async def test_an_app_is_moved_to_a_broker(site: Site) -> None:
+    storage = TollgateJobStorage(site.endpoint, queue=site.queue)
+    sdk = Sdk(object(), agree, site.funds)
+    with sdk.imported():
+        resumer = resume(sdk.app, storage, lease_ms=LEASE_MS, poll_s=0.1, prove=False)
+    process = Process(sdk, resumer, storage)
+    site.processes.append(process)
+    async with sdk.app.router.lifespan_context(sdk.app):
+        assert (await site.until(await site.hire(process))).status == "completed"
+
+
 async def test_it_starts_with_the_first_job_at_latest(site: Site) -> None:
     process = await site.process(agree, starts=False)
     with pytest.raises(RuntimeError, match="has not started"):
-        process.resumer._leases()
+        process.resumer._process.leases()
     assert (await site.until(await site.hire(process))).status == "completed"
 
 
@@ -185,7 +198,7 @@ async def test_a_handler_that_is_cancelled_from_within_fails(site: Site) -> None
     process = await site.process(lose_a_part)
     job = await site.until(await site.hire(process))
     assert job.error == "the handler awaited something that was cancelled"
-    await until(lambda: process.resumer._leases().all() == [])
+    await until(lambda: process.resumer._process.leases().all() == [])
 
 
 async def test_a_result_that_is_too_long_fails_the_job(site: Site) -> None:
@@ -339,23 +352,122 @@ async def test_a_stop_gives_back_what_no_handler_runs_for(site: Site) -> None:
 async def test_a_stop_gives_back_what_follows_a_lost_lease(site: Site) -> None:
     process = await site.process(agree, lease_ms=20_000)
     lost, kept = [await site.hire(process, pays=False) for _ in range(2)]
-    await site.client.release(lost, process.resumer._leases().tokens[lost])
+    await site.client.release(lost, process.resumer._process.leases().tokens[lost])
     await site.client.claim("awaiting_payment", job_ids=lost)
     await process.resumer.stop()
     assert (await site.client.get(kept, lease=True)).lease is None
 
 
-async def test_a_stop_keeps_running_jobs_until_the_end(site: Site) -> None:
+async def test_a_stopped_app_keeps_its_jobs_from_others(site: Site) -> None:
     """A handler may have left a thread behind."""
     first = await site.process(hang)
     job_id = await site.hire(first)
     await until(lambda: first.sdk.calls)
     await first.resumer.stop()
     second = await site.process(agree)
-    await asyncio.sleep(2 * LEASE_MS / 1_000)
+    await asyncio.sleep(3 * LEASE_MS / 1_000)
     assert second.sdk.calls == 0
     await first.die()
     assert (await site.until(job_id)).status == "completed"
+
+
+async def test_stops_in_order_do_not_count_as_lapses(site: Site) -> None:
+    process = await site.process(hang)
+    job_id = await site.hire(process)
+    for _ in range(6):  # the broker fails a job at the fifth lapse
+        await until(partial(getattr, process.sdk, "calls"))
+        await process.resumer.stop()
+        await process.die()
+        process = await site.process(hang)
+    await until(partial(getattr, process.sdk, "calls"))
+    assert (await site.client.get(job_id)).status == "running"
+    entries = (await site.client.history(job_id)).entries
+    assert {each.reason for each in entries if each.what == "released"} == {STOPPED}
+    assert "lapsed" not in {each.what for each in entries}
+
+
+async def test_a_claim_that_a_stop_meets_is_given_back(site: Site) -> None:
+    process = await site.process(agree)
+    client = process.storage.client()
+    claim, granted, stops = client.claim, asyncio.Event(), asyncio.Event()
+
+    async def hold_up(status: Any, **options: Any) -> Any:
+        leases = await claim(status, **options)
+        if status == "running" and leases:
+            granted.set()
+            await stops.wait()
+        return leases
+
+    client.claim = hold_up  # type: ignore[assignment, method-assign]
+    job_id = await site.hire(process)
+    await granted.wait()
+    stopping = asyncio.create_task(process.resumer.stop())
+    await until(process.resumer._jobs._stopping.is_set)
+    stops.set()
+    await stopping
+    job = await site.client.get(job_id, lease=True)
+    assert (job.status, job.lease, job.attempts) == ("running", None, 0)
+    assert process.sdk.calls == 0
+
+
+async def test_an_app_runs_its_jobs_after_a_second_start(site: Site) -> None:
+    async def hang_first(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        return await (hang if sdk.calls == 1 else agree)(sdk, input_data)
+
+    process = await site.process(hang_first)
+    running, unpaid = await site.hire(process), await site.hire(process, pays=False)
+    await until(lambda: process.sdk.calls)
+    await process.resumer.stop()
+    await process.resumer.start()
+    assert (await site.until(running)).result == "done: Cardano payments"
+    site.funds.lock(f"payment-{unpaid}")
+    assert (await site.until(unpaid)).status == "completed"
+
+
+async def test_a_second_start_waits_for_a_call_that_goes_on(site: Site) -> None:
+    calls, now, most, done = 0, 0, 0, asyncio.Event()
+
+    async def go_on(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        nonlocal calls, now, most
+        calls, now = calls + 1, now + 1
+        is_first, most = calls == 1, max(most, now)
+        while not done.is_set():
+            with suppress(asyncio.CancelledError):
+                await done.wait()
+        now -= 1
+        if is_first:
+            raise asyncio.CancelledError
+        return "done"
+
+    first = await site.process(go_on, stop_grace_s=0.1)
+    job_id = await site.hire(first)
+    await until(lambda: now)
+    await site.process(go_on)
+    await first.resumer.stop()
+    await first.resumer.start()
+    await asyncio.sleep(2.5 * LEASE_MS / 1_000)
+    calls_meanwhile = calls
+    done.set()
+    assert calls_meanwhile == 1
+    assert (await site.until(job_id)).result == "done"
+    assert (calls, most) == (2, 1)
+
+
+async def test_a_result_after_a_stop_is_stored(site: Site) -> None:
+    done = asyncio.Event()
+
+    async def finish(sdk: Sdk, input_data: dict[str, Any]) -> str:
+        while not done.is_set():
+            with suppress(asyncio.CancelledError):
+                await done.wait()
+        return "late"
+
+    process = await site.process(finish, stop_grace_s=0.1)
+    job_id = await site.hire(process)
+    await until(lambda: process.sdk.calls)
+    await process.resumer.stop()
+    done.set()
+    assert (await site.until(job_id)).result == "late"
 
 
 # --- leases ---------------------------------------------------------------------------------------
@@ -418,10 +530,10 @@ async def test_a_lease_lost_before_the_handler_ends_the_run(site: Site) -> None:
     get_job = process.storage.job
 
     async def get_and_lose(job_id: str) -> Any:
-        held = process.resumer._leases().holder(job_id)
+        held = process.resumer._process.leases().holder(job_id)
         if held is not None and held.works:
             process.resumer._jobs.stop()
-            process.resumer._leases().drop(held)
+            process.resumer._process.leases().drop(held)
         return await get_job(job_id)
 
     process.storage.job = get_and_lose  # type: ignore[method-assign]
@@ -442,7 +554,7 @@ async def test_a_lapse_at_the_end_loses_no_result(site: Site) -> None:
     job_id = await site.hire(process)
     await until(lambda: process.sdk.calls)
     process.resumer._jobs.stop()
-    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    await site.client.release(job_id, process.resumer._process.leases().tokens[job_id])
     done.set()
     assert (await site.until(job_id)).result == "done"
 
@@ -457,9 +569,9 @@ async def test_a_job_claimed_again_by_its_own_process_runs_once(site: Site) -> N
     process = await site.process(wait, lease_ms=20_000)
     job_id = await site.hire(process)
     await until(lambda: process.sdk.calls)
-    token = process.resumer._leases().tokens[job_id]
+    token = process.resumer._process.leases().tokens[job_id]
     await site.client.release(job_id, token)
-    await until(lambda: process.resumer._leases().tokens[job_id] != token)
+    await until(lambda: process.resumer._process.leases().tokens[job_id] != token)
     done.set()
     assert (await site.until(job_id)).result == "done"
     await until(lambda: not process.resumer._runs)
@@ -483,7 +595,7 @@ async def test_a_question_whose_job_is_claimed_again_goes_on(site: Site) -> None
 
     process.storage.job = look_after_the_claim  # type: ignore[method-assign]
     process.resumer._begin = begin  # type: ignore[method-assign]
-    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    await site.client.release(job_id, process.resumer._process.leases().tokens[job_id])
     await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
     assert (await site.until(job_id)).result == "the answer is {'approve': 1}"
     assert process.sdk.calls == 1
@@ -507,9 +619,9 @@ async def test_a_lapse_while_a_job_asks_starts_no_second_call(site: Site) -> Non
     job_id = await site.hire(first)
     job = await site.until(job_id, "awaiting_input")
     second = await site.process(ask_and_work, lease_ms=3_000, poll_s=0.05)
-    token = first.resumer._leases().tokens[job_id]
+    token = first.resumer._process.leases().tokens[job_id]
     await site.client.release(job_id, token)
-    await until(lambda: first.resumer._leases().tokens[job_id] != token)
+    await until(lambda: first.resumer._process.leases().tokens[job_id] != token)
     await site.client.provide_input(job_id, '{"approve":1}', expected_version=job.version)
     assert (await site.until(job_id)).result == "done"
     assert most == 1
@@ -524,7 +636,7 @@ async def test_a_lapse_while_a_question_is_on_its_way(site: Site) -> None:
         if updates["status"] == "awaiting_input" and lapses:
             lapses.clear()
             process.resumer._jobs.stop()
-            await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+            await site.client.release(job_id, process.resumer._process.leases().tokens[job_id])
         await change(job_id, updates, **options)
 
     process.storage.change = lapse_and_change  # type: ignore[method-assign]
@@ -549,9 +661,9 @@ async def test_a_job_claimed_again_gets_no_old_answer(site: Site) -> None:
     await site.until(job_id, "awaiting_input")
     await process.sdk.provide_input(job_id, {"approve": 1})
     await pauses.wait()
-    token = process.resumer._leases().tokens[job_id]
+    token = process.resumer._process.leases().tokens[job_id]
     await site.client.release(job_id, token)
-    await until(lambda: process.resumer._leases().tokens[job_id] != token)
+    await until(lambda: process.resumer._process.leases().tokens[job_id] != token)
     go_on.set()
     await site.until(job_id, "awaiting_input")
     await process.sdk.provide_input(job_id, {"approve": 2})
@@ -574,7 +686,7 @@ async def test_a_job_that_another_moved_on_begins_anew(site: Site) -> None:
 
     client.claim = claim_after_the_other  # type: ignore[assignment, method-assign]
     await asyncio.sleep(0.3)
-    await site.client.release(job_id, process.resumer._leases().tokens[job_id])
+    await site.client.release(job_id, process.resumer._process.leases().tokens[job_id])
     (lease,) = await site.client.claim("running", job_ids=job_id)
     job = await site.client.transition(
         job_id, "awaiting_input", input_schema=canonical(QUESTION), lease=lease.token,
@@ -600,7 +712,7 @@ async def test_a_lease_that_lapsed_is_not_claimed_beside(
     process = await site.process(wait)
     job_id = await site.hire(process)
     await until(lambda: process.sdk.calls)
-    keeper = process.resumer._leases()
+    keeper = process.resumer._process.leases()
     touch, token = keeper._touch, keeper.tokens[job_id]
 
     def touch_when_thawed(client: Any) -> None:
@@ -679,7 +791,7 @@ async def test_a_handler_may_go_on_without_an_answer(
     assert job.result == "without"
     await until(lambda: not process.resumer._runs)
     assert "ended while it asked" not in caplog.text
-    assert process.resumer._leases().all() == []
+    assert process.resumer._process.leases().all() == []
 
 
 async def test_no_job_fails_since_the_broker_is_away_at_its_begin(site: Site) -> None:
@@ -688,7 +800,7 @@ async def test_no_job_fails_since_the_broker_is_away_at_its_begin(site: Site) ->
     get_job = process.storage.get_job
 
     async def be_away(job_id: str) -> Any:
-        held = process.resumer._leases().holder(job_id)
+        held = process.resumer._process.leases().holder(job_id)
         if held is not None and held.works:
             raise BrokerUnreachableError("no answer of the broker within 30 s")
         return await get_job(job_id)
@@ -865,7 +977,7 @@ async def test_a_job_is_watched_once_if_a_claim_comes_first(site: Site) -> None:
 
     async def create_and_wait(job_id: str, job_data: Any) -> None:
         await create_job(job_id, job_data)
-        await until(lambda: process.resumer._leases().holder(job_id))
+        await until(lambda: process.resumer._process.leases().holder(job_id))
         begun.set()
 
     process.storage.create_job = create_and_wait  # type: ignore[method-assign]
@@ -908,7 +1020,7 @@ async def test_an_unpaid_job_that_ended_is_not_watched(site: Site) -> None:
     await force_failed(site, job_id)
     await until(lambda: process.sdk.job_manager._payment_instances == {})
     site.funds.lock(f"payment-{job_id}")
-    assert process.resumer._leases().all() == []
+    assert process.resumer._process.leases().all() == []
 
 
 async def test_a_broker_that_is_killed_loses_nothing(short_dir: Any, tmp_path: Any) -> None:
@@ -1000,7 +1112,7 @@ async def test_a_touch_after_the_end_stops_no_proof(
     change = process.storage.change
 
     async def changed(changed_id: str, updates: Any, **fields: Any) -> None:
-        held = process.resumer._leases().holder(changed_id)
+        held = process.resumer._process.leases().holder(changed_id)
         await change(changed_id, updates, **fields)
         if held is not None and updates["status"] == "completed":
             process.resumer._lose(held)
@@ -1028,7 +1140,21 @@ async def test_a_job_ends_before_its_payment_does(site: Site) -> None:
 
 async def test_another_storage_is_an_error() -> None:
     sdk = Sdk(object(), agree, Funds())
-    with sdk.imported(), pytest.raises(TypeError, match="TollgateJobStorage"):
+    with sdk.imported(), pytest.raises(TypeError, match="are in a object"):
         resume(sdk)
     with pytest.raises(ValueError, match="lease_ms"):
         resume(sdk, lease_ms=10)
+
+
+async def test_what_is_no_agent_is_an_error() -> None:
+    app = SimpleNamespace(routes=[SimpleNamespace(endpoint=agree), SimpleNamespace(endpoint=Sdk)])
+    with pytest.raises(TypeError, match="not a SimpleNamespace"):
+        resume(app, TollgateJobStorage())
+
+
+async def test_a_second_call_is_an_error() -> None:
+    sdk = Sdk(TollgateJobStorage(), agree, Funds())
+    with sdk.imported():
+        resume(sdk)
+        with pytest.raises(ValueError, match="called for this agent before"):
+            resume(sdk.app)

@@ -5,25 +5,35 @@ It is skipped where the SDK is not installed: `make masumi-sdk` runs it.
 
 import asyncio
 import inspect
+import json
+import signal
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.brokers import ROOT
+from tests.brokers import PATIENCE_S, ROOT, BrokerProcess
 from tests.masumi_sdk import stand_in
+from tests.masumi_sdk.audit import overlaps
+from tests.masumi_sdk.harness import Web, environment_of_agent
 from tests.masumi_sdk.jobs import PURCHASER, QUESTION, hash_of, new_job
+from tests.payment_service.server import Server
+from tests.payment_service.service import PaymentService
 from tests.sizes import sample
+from tollgate import Client
 from tollgate.masumi import TollgateJobStorage
 from tollgate.masumi.sdk import fields
+from tollgate.masumi.sdk.leases import STOPPED
 
 pytestmark = pytest.mark.skipif(find_spec("masumi") is None, reason="the SDK is not installed")
 
@@ -158,3 +168,77 @@ def test_all_jobs_end_whatever_is_killed(kills: int, short_dir: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert f"{jobs} of {jobs} jobs completed and proved, {asking} of them" in done.stdout
+
+
+@pytest.fixture
+def site(broker: Callable[..., BrokerProcess], short_dir: Path) -> Iterator["Site"]:
+    endpoint, service = broker().endpoint, PaymentService(cooldown_ms=0)
+    with Server(service) as server, Client(endpoint) as client:
+        yield Site(short_dir, service, server, client, endpoint)
+
+
+class Site:
+    """A payment service, a broker, and what an agent of the SDK needs to know of them."""
+
+    def __init__(
+        self, home: Path, service: PaymentService, server: Server, client: Client, broker: str
+    ) -> None:
+        self.home, self.service, self.client = home, service, client
+        self.log = home / "handlers.log"
+        self.log.touch()
+        self.environment = environment_of_agent(self.log, server, broker)
+
+    def hire(self, url: str, seconds: float) -> str:
+        """Hire over HTTP, pay, and return the id of the job."""
+        data = {"number": 1, "seconds": seconds}
+        body = {"identifier_from_purchaser": PURCHASER, "input_data": data}
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            with suppress(httpx.TransportError):  # the server is starting
+                answer = httpx.post(f"{url}/start_job", json=body, timeout=PATIENCE_S)
+                assert answer.status_code == 200, answer.text
+                told = answer.json()
+                self.service.lock_funds(told["blockchainIdentifier"])
+                return str(told["id"])
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def wait_for_runs(self, count: int) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while self.log.read_text().count('"start"') < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_stops_of_uvicorn_do_not_fail_a_job(site: Site) -> None:
+    web = Web(site.home, 1, site.environment)
+    try:
+        job_id = site.hire(web.url, seconds=2.0)
+        for stops in range(6):  # the broker fails a job at the fifth lapse
+            site.wait_for_runs(stops + 1)
+            assert web.stop() in {0, -signal.SIGTERM}
+            web.start()
+        job = site.client.wait(job_id, timeout_s=PATIENCE_S)
+    finally:
+        web.end()
+    assert job.status == "completed", job.error
+    lines = [json.loads(line) for line in site.log.read_text().splitlines()]
+    assert overlaps(lines) == []
+    entries = site.client.history(job_id).entries
+    assert STOPPED in {each.reason for each in entries if each.what == "released"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_agent_that_is_run_is_moved_too(site: Site) -> None:
+    web = Web(site.home, 0, site.environment)
+    try:
+        job_id = site.hire(web.url, seconds=0.1)
+        job = site.client.wait(job_id, timeout_s=2 * PATIENCE_S)  # the SDK asks every 10 s
+        assert web.stop() in {0, -signal.SIGTERM}
+    finally:
+        web.end()
+    assert (job.status, job.queue) == ("completed", "agent")
+    assert job.settlement is not None

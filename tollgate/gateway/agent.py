@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from tollgate.domain.results import DEFAULT_QUEUE
 from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
@@ -23,6 +31,7 @@ The service sends nothing to the chain in the last five minutes, and its watcher
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION: Final = re.compile(r"(?:[0-9]{1,6}[smhd])+", re.ASCII)
 _ORIGIN: Final = re.compile(r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_HOST: Final = re.compile(r"[A-Za-z0-9.:%_-]+", re.ASCII)
 _YEAR: Final = timedelta(days=365)
 
 
@@ -41,6 +50,24 @@ def duration(told: object) -> timedelta:
 
 
 Duration = Annotated[timedelta, BeforeValidator(duration)]
+
+
+def _line(told: str) -> str:
+    """Return a text that people see. Raises ValueError."""
+    if not told.strip() or not told.isprintable():
+        raise ValueError("it must be one line that can be read")
+    return told
+
+
+def _word(told: str) -> str:
+    if not re.fullmatch(r"[!-~]*", told):
+        raise ValueError("it must be one word of ASCII characters")
+    return told
+
+
+Line = Annotated[str, AfterValidator(_line)]
+Word = Annotated[str, AfterValidator(_word)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -105,6 +132,7 @@ class HttpSettings(_Part):
     """How the gateway listens, and what it takes from one caller."""
 
     host: str = "127.0.0.1"
+    """An address, IPv6 without brackets, or a name of this machine."""
     port: Annotated[int, Field(ge=0, lt=2**16)] = 8000
     """0 takes any free one, which the log shows."""
     cors_origins: tuple[str, ...] = ()
@@ -113,9 +141,9 @@ class HttpSettings(_Part):
     """Addresses or networks of proxies whose `X-Forwarded-For` names the caller; `*` is all."""
     body_bytes: Annotated[int, Field(ge=1_000, le=64 * 2**20)] = 2**20
     """The largest body of a request."""
-    requests_per_s: Annotated[float, Field(gt=0)] = 1_000.0
+    requests_per_s: Rate = 1_000.0
     """Of one address, on average; twice as many may come at once."""
-    hires_per_s: Annotated[float, Field(gt=0)] = 20.0
+    hires_per_s: Rate = 20.0
     """Of one address, on average; ten times as many may come at once."""
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Requests that are answered at the same time."""
@@ -124,6 +152,13 @@ class HttpSettings(_Part):
     """For reading and answering one request."""
     show_errors: bool = False
     """Whether `/status` of a failed job shows its error, which may tell what is inside."""
+
+    @field_validator("host")
+    @classmethod
+    def _is_host(cls, host: str) -> str:
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is no address such as 127.0.0.1 or ::1, and no name")
+        return host
 
     @field_validator("cors_origins")
     @classmethod
@@ -159,18 +194,18 @@ class Agent(_Part):
     Exactly one of `input_data` and `input_groups` is its input schema, as MIP-003 defines it.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=250)]
+    name: Annotated[Line, Field(max_length=250)]
     input_data: list[dict[str, Any]] | None = None
     input_groups: list[dict[str, Any]] | None = None
     queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = DEFAULT_QUEUE
     """The queue of its jobs. Agents on one broker need one each."""
     price: Literal["free", "fixed"] | Annotated[tuple[Amount, ...], Field(min_length=1)] = "fixed"
     """`fixed` is the price in the registry; amounts are for agents with dynamic prices."""
-    identifier: Annotated[str, Field(min_length=57, max_length=250)] | None = None
+    identifier: Annotated[Word, Field(min_length=57, max_length=250)] | None = None
     """The agent's identifier in the registry. A free agent may have none."""
     seller_vkey: Annotated[str, Field(min_length=1, max_length=250)] | None = None
     """The key of the seller's wallet. By default it is what the payment service shows."""
-    message: Annotated[str, Field(min_length=1, max_length=1_000)] | None = None
+    message: Annotated[Line, Field(max_length=1_000)] | None = None
     """What `/availability` says to people."""
     demo: Demo | None = None
     payment_service: ServiceSettings | None = None

@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from tollgate import user_code
 from tollgate.domain.exceptions import TollgateError
 from tollgate.gateway.agent import Agent
-from tollgate.gateway.input_schema.fields import suggest
+from tollgate.gateway.input_schema.fields import KINDS, suggest
 from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
 
 SCHEMA_FILE: Final = "input_schema"
 """The key that names a JSON file with the input schema, in place of the schema itself."""
 SCHEMA_KEYS: Final = ("input_data", "input_groups")
 FIELD_KEYS: Final = ("id", "type", "name", "data", "validations")
+VALIDATION_KEYS: Final = ("validation", "value")
 GROUP_KEYS: Final = ("id", "title", "input_data")
 FILE_BYTES: Final = 1_000_000
 
@@ -112,9 +113,26 @@ def _unknown_keys(told: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
                 else:
                     why = f"there is no such key{suggest(key, known)}"
                 yield (name, index, key), why
+            for path, inner, known_inner in _inner_parts(entry):
+                for key in [key for key in inner if key not in known_inner]:
+                    why = f"there is no such key{suggest(key, known_inner)}"
+                    yield (name, index, *path, key), why
             if name == "input_groups":
                 for place, why in _unknown_keys({"input_data": entry.get("input_data")}):
                     yield (name, index, *place), why
+
+
+def _inner_parts(
+    entry: Mapping[str, Any],
+) -> Iterator[tuple[Place, Mapping[str, Any], Sequence[str]]]:
+    """Yield the objects in a field: where each is, the object, and the keys that it may have."""
+    kind = KINDS.get(str(entry.get("type")))
+    if kind is not None and isinstance(entry.get("data"), dict):
+        yield ("data",), entry["data"], kind.data
+    validations = entry.get("validations")
+    for number, each in enumerate(validations if isinstance(validations, list) else ()):
+        if isinstance(each, dict):
+            yield ("validations", number), each, VALIDATION_KEYS
 
 
 def _problems(told: Mapping[str, Any]) -> list[tuple[Place, str]]:

@@ -18,8 +18,9 @@ from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.models import Job
 from tollgate.gateway import request as read
 from tollgate.gateway.agent import Agent
-from tollgate.gateway.gate import FIELDS, Gate
+from tollgate.gateway.gate import FIELDS, Gate, Receive, Scope, Send
 from tollgate.gateway.hiring import Hiring, started
+from tollgate.gateway.limits import Limits
 from tollgate.gateway.openapi import document
 from tollgate.gateway.request import HttpError
 from tollgate.gateway.status import provide, status_of
@@ -64,16 +65,27 @@ def build(agent: Agent, client: AsyncClient, payments: PaymentService | None = N
         lifespan=lifespan,
         redirect_slashes=False,  # the registry of agents follows no redirect
     )
-    gate = Gate(router, agent.http)
+    limits = Limits(agent.http)
+    gate = Gate(router, agent.http, limits)
     if not agent.http.cors_origins:
         return gate
-    return CORSMiddleware(
+    pages = CORSMiddleware(
         gate,
         allow_origins=agent.http.cors_origins,
         allow_methods=["GET", "POST"],
         allow_headers=["content-type", "x-request-id", "traceparent"],
         expose_headers=["x-request-id", "retry-after"],
     )
+    preflights = Gate(pages, agent.http, limits)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        """Let preflights through a gate, too: `pages` answers them by itself."""
+        is_preflight = scope.get("method") == "OPTIONS" and any(
+            name == b"access-control-request-method" for name, _ in scope["headers"]
+        )
+        await (preflights if is_preflight else pages)(scope, receive, send)
+
+    return app
 
 
 async def _check_roles(agent: Agent, client: AsyncClient) -> None:
@@ -109,7 +121,7 @@ class _Endpoints:
 
     async def start_job(self, request: Request) -> Response:
         """Start a job, or find the one that the same hire has started before."""
-        body = read.read_json(await request.body())
+        body = await request.body()
         hire = read.hire(body, self._agent, secrets.token_hex(IDENTIFIER_BYTES))
         job = await self._hiring.start(hire, _traceparent(request))
         request.scope[FIELDS].update(log_fields(job))
@@ -117,12 +129,12 @@ class _Endpoints:
 
     async def status(self, request: Request) -> Response:
         """Show what became of a job."""
-        job = await self._job(read.job_id(request.query_params))
+        job = await self._job(read.job_id_of_query(request.query_params.multi_items()))
         return _json(msgspec.json.encode(status_of(job, show_errors=self._agent.http.show_errors)))
 
     async def provide_input(self, request: Request) -> Response:
         """Give a job the answer to its question."""
-        answer = read.answer(read.read_json(await request.body()))
+        answer = read.answer(await request.body())
         request.scope[FIELDS]["job_id"] = answer.job_id[:40]
         job = await self._job(answer.job_id)
         request.scope[FIELDS].update(log_fields(job))

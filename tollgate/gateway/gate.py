@@ -40,10 +40,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Gate:
     """Lets requests into an application, and answers those that must stay outside."""
 
-    def __init__(self, app: App, settings: HttpSettings) -> None:
+    def __init__(self, app: App, settings: HttpSettings, limits: Limits) -> None:
         self._app = app
         self._settings = settings
-        self._limits = Limits(settings)
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -54,9 +54,8 @@ class Gate:
         passage = _Passage(scope, receive, send, self._settings.body_bytes)
         address, key = passage.address, None
         try:
-            key = self._limits.enter(
-                address, passage.began_at, is_hire=scope["path"].startswith(HIRES)
-            )
+            is_hire = scope["method"] == "POST" and scope["path"].startswith(HIRES)
+            key = self._limits.enter(address, passage.began_at, is_hire=is_hire)
             async with asyncio.timeout(self._settings.timeout_s):
                 await self._app(scope, passage.receive, passage.send)
         except Exception as fault:  # noqa: BLE001 - each gets its answer
@@ -134,7 +133,8 @@ class _Passage:
 
     def log(self) -> None:
         """Write the line of this request; those that only look and went well are for debugging."""
-        is_quiet = self._status == 200 and self._scope["method"] == "GET"  # noqa: PLR2004
+        looks = self._scope["method"] in {"GET", "HEAD", "OPTIONS"}
+        is_quiet = self._status == 200 and looks  # noqa: PLR2004
         level = logging.DEBUG if is_quiet else logging.INFO
         if log.isEnabledFor(level):
             fields = {

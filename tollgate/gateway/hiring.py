@@ -28,6 +28,8 @@ log = logging.getLogger("tollgate.gateway")
 
 FREE_PREFIX: Final = "FREE-"
 """How the blockchain identifier of a free job begins, as in the masumi SDK."""
+UNPAID_END: Final = 2
+"""The version of a job that ended while it waited for its payment."""
 TRIES: Final = 3
 PAUSE_S: Final = 0.3
 PATIENCE_S: Final = 5.0
@@ -86,7 +88,7 @@ class Hiring:
 
         Raises:
             HttpError: the payment service makes no payment, the input is too large, or the job is
-                another agent's.
+                another agent's, or was cancelled or not paid in time.
             TollgateError: the broker refuses, or is away.
 
         """
@@ -99,6 +101,12 @@ class Hiring:
                 raise HttpError(
                     409, "job_conflict", "another agent of this name has the job of this hire"
                 )
+            if job.status is JobStatus.FAILED and job.version == UNPAID_END:
+                raise HttpError(
+                    409, "job_conflict",
+                    "the job of this hire has ended without a payment: do not pay for it, and hire "
+                    "again with another identifier_from_purchaser",
+                )  # fmt: skip
             if self._payments is None and job.status is JobStatus.AWAITING_PAYMENT:
                 job = await self._run(job)  # its first message came in half
         return job

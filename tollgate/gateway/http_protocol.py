@@ -128,13 +128,20 @@ class BoundedProtocol(HttpToolsProtocol):
         """Say as JSON that this is no request, and close the connection."""
         del msg  # the answer is the same for all
         self._stop_waiting()
-        if self.is_idle():  # else it would be read as the answer to an earlier request
+        if self.is_idle() or self._is_in_body():  # else it would answer an earlier request
             self.transport.write(
                 b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
                 b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
             )
         self.transport.close()
         self._wait_for_reader()
+
+    def _is_in_body(self) -> bool:
+        """Return whether what came belongs to a request that has no part of an answer yet."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or self.pipeline:
+            return False
+        return cycle.more_body and not cycle.response_started
 
     def _make_room(self) -> None:
         """Close a connection that waits for a request: a caller that sends one does not wait."""

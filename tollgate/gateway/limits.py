@@ -4,13 +4,19 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+from itertools import islice
 from typing import Final
 
 from tollgate.gateway.agent import HttpSettings
 from tollgate.gateway.request import HttpError
 
 ADDRESSES: Final = 10_000
-"""Of so many callers something is remembered; of the others, that they have asked for little."""
+"""Of so many callers something is remembered. One that may ask for its whole burst again is
+forgotten for a new one; if there is none, new ones share what one caller may ask for."""
+LOOKED_AT: Final = 16
+"""So many of the callers that have been quiet longest are looked at."""
+OTHERS: Final = "others"
+"""The key of the callers that share."""
 BURST: Final = 2.0
 HIRE_BURST: Final = 10.0
 """How many seconds' worth of requests may come at once; one may, however low the rate is."""
@@ -41,10 +47,11 @@ class Limits:
         """Count a request, and return what `leave` takes. Raises HttpError for one too many."""
         settings = self._settings
         key = network_of(address)
+        if key not in self._callers and not self._has_room(now):
+            key = OTHERS
         caller = self._callers.get(key)
         if caller is None:
             caller = self._callers[key] = _Caller(self._burst, self._hire_burst, now)
-            self._forget_old()
         else:
             self._callers.move_to_end(key)
             self._refill(caller, now)
@@ -77,14 +84,17 @@ class Limits:
         )
         caller.seen_at = now
 
-    def _forget_old(self) -> None:
-        """Forget the caller that has been quiet longest, if there are too many."""
-        if len(self._callers) <= ADDRESSES:
-            return
-        for key, caller in self._callers.items():
-            if not caller.open:
+    def _has_room(self, now: float) -> bool:
+        """Return whether one more caller can be remembered, if need be by forgetting another."""
+        if len(self._callers) < ADDRESSES:
+            return True
+        for key, caller in islice(self._callers.items(), LOOKED_AT):
+            self._refill(caller, now)
+            is_new = caller.tokens >= self._burst and caller.hire_tokens >= self._hire_burst
+            if is_new and not caller.open:
                 del self._callers[key]
-                return
+                return True
+        return False
 
 
 def network_of(address: str) -> str:

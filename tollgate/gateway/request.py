@@ -1,7 +1,9 @@
 """What callers send, read and checked; and the answers to what cannot be taken."""
 
+import json
 import re
-from collections.abc import Mapping
+from codecs import BOM_UTF8
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -12,11 +14,14 @@ import rfc8785
 from tollgate.domain.hashing import UnhashableInputError, input_hash
 from tollgate.gateway.agent import Agent
 
+KEY_CHARACTERS: Final = 100
+"""How much of a key an error repeats."""
 PURCHASER_NAME: Final = "identifier_from_purchaser"
 PURCHASER: Final = re.compile(r"[0-9a-fA-F]{14,26}", re.ASCII)
 """What the payment service takes as the purchaser's identifier."""
 PURCHASER_BYTES: Final = 250
 """For free agents, whose purchasers the payment service never sees."""
+_GZIP: Final = b"\x1f\x8b"
 
 
 class HttpError(Exception):
@@ -75,15 +80,21 @@ class Answer:
     data: dict[str, Any]
     status_id: str | None
     schema_hash: str | None
+    body: bytes
+    """All of it, as it came."""
 
 
 def read_json(body: bytes) -> dict[str, Any]:
     """Return the object in a body. Raises HttpError."""
     if not body:
         raise bad("the body is empty: a JSON object is expected")
+    if body.startswith(_GZIP):
+        raise bad("the body is compressed: send it without a Content-Encoding")
     try:
-        told = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+        told = msgspec.json.decode(body.removeprefix(BOM_UTF8))  # some programs write one
+    except UnicodeDecodeError as fault:
+        raise bad(f"the body is no JSON in UTF-8: {fault.reason}") from None
+    except msgspec.DecodeError as fault:
         raise bad(f"the body is no JSON: {fault}") from None
     except RecursionError:
         raise bad("the body is nested too deeply") from None
@@ -92,11 +103,32 @@ def read_json(body: bytes) -> dict[str, Any]:
     return told
 
 
-def hire(body: Mapping[str, Any], agent: Agent, new_identifier: str) -> Hire:
+def check_keys(body: bytes) -> None:
+    """Refuse a body in which an object has a key twice.
+
+    The parser takes the last value, others take the first: the input that a caller hashed may be
+    another one than the agent gets. RFC 8785 takes no such JSON. This is for bodies that are read.
+    """
+
+    def check(pairs: Sequence[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _wrong(key[:KEY_CHARACTERS], "is twice in one object of the body")
+            seen.add(key)
+
+    try:
+        json.loads(body.decode("utf-8-sig"), object_pairs_hook=check)
+    except RecursionError:
+        raise bad("the body is nested too deeply") from None
+
+
+def hire(told: bytes, agent: Agent, new_identifier: str) -> Hire:
     """Return what `/start_job` is asked for; `new_identifier` is for callers that have none.
 
     Only free agents take those. Raises HttpError.
     """
+    body = read_json(told)
     identifier = _either(body, "identifier_from_purchaser", "identifierFromPurchaser")
     if identifier is None and agent.is_free:
         identifier = new_identifier
@@ -111,6 +143,7 @@ def hire(body: Mapping[str, Any], agent: Agent, new_identifier: str) -> Hire:
     if wrong:
         raise bad("input_data does not fit the input schema", wrong)
     # Only what fits: 1 MiB of numbers takes seconds, in which no other request is answered.
+    check_keys(told)
     text = canonical(data)
     hash_ = _hashed(identifier, data)
     return Hire(identifier, text, hash_, str(uuid5(agent.namespace, f"{identifier};{hash_}")))
@@ -124,8 +157,18 @@ def job_id(values: Mapping[str, Any]) -> str:
     return told
 
 
-def answer(body: Mapping[str, Any]) -> Answer:
+def job_id_of_query(values: Sequence[tuple[str, str]]) -> str:
+    """Return the same from the pairs of a query, in which a name may be there twice."""
+    told = dict(values)
+    for name, value in values:
+        if value != told[name] and name in {"job_id", "jobId"}:
+            raise _wrong(name, "is there twice, with two values")
+    return job_id(told)
+
+
+def answer(told: bytes) -> Answer:
     """Return what `/provide_input` is asked for. Raises HttpError."""
+    body = read_json(told)
     meant = job_id(body)
     data = _either(body, "input_data", "inputData")
     if data is None:
@@ -141,7 +184,7 @@ def answer(body: Mapping[str, Any]) -> Answer:
         raise _wrong("input_schema_hash", "must be 64 hexadecimal digits")
     if not isinstance(data, dict):
         raise _no_object(data)
-    return Answer(meant, data, status_id, schema_hash and schema_hash.lower())
+    return Answer(meant, data, status_id, schema_hash and schema_hash.lower(), told)
 
 
 def is_id(text: str) -> bool:

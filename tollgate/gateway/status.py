@@ -11,7 +11,7 @@ from tollgate.client.aio import AsyncClient
 from tollgate.domain.exceptions import VersionConflictError
 from tollgate.domain.models import Job, JobStatus
 from tollgate.gateway.input_schema.schema import InputSchema, SchemaError
-from tollgate.gateway.request import Answer, HttpError, answer_hash, bad, canonical
+from tollgate.gateway.request import Answer, HttpError, answer_hash, bad, canonical, check_keys
 
 log = logging.getLogger("tollgate.gateway")
 
@@ -92,6 +92,7 @@ async def provide(client: AsyncClient, job: Job, answer: Answer) -> Answered:
     if not is_open and not _may_be_given(job, answer):
         raise _stale(job)
     # Only what fits a question: 1 MiB of numbers takes seconds.
+    check_keys(answer.body)
     text, hash_ = canonical(answer.data), answer_hash(job.identifier_from_purchaser, answer)
     done = Answered(hash_)
     if not is_open:

@@ -1,6 +1,7 @@
 """Keeps the leases of a web process, in a thread of its own with a socket of its own.
 
-A handler may block the event loop for minutes: its lease is extended all the same.
+A handler may block the event loop for minutes: its lease is extended all the same. After the stop
+of its app, a handler may have left a thread: its job stays away from others until the process ends.
 """
 
 import logging
@@ -15,7 +16,12 @@ import msgspec
 from tollgate.client.errors import ClientClosedError, may_pass
 from tollgate.client.results import Lease
 from tollgate.client.sync import Client
-from tollgate.domain.exceptions import JobNotFoundError, LeaseLostError, TollgateError
+from tollgate.domain.exceptions import (
+    InvalidStateTransitionError,
+    JobNotFoundError,
+    LeaseLostError,
+    TollgateError,
+)
 from tollgate.domain.models import Job
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, RUNNING
 from tollgate.job_log import log_fields
@@ -28,6 +34,8 @@ ANSWER_S_MIN, ANSWER_S_MAX = 1.0, 5.0
 AGAIN_S: Final = 0.2
 """How long the thread pauses after a fault."""
 JOIN_S: Final = 1.0
+STOPPED: Final = "its web process stopped"
+"""The reason in the history of a job that was put off."""
 
 
 class Held(msgspec.Struct, eq=False):
@@ -45,6 +53,8 @@ class Held(msgspec.Struct, eq=False):
     """Whether one more question is on its way to the broker."""
     is_ending: bool = False
     """Its last status is on its way to the broker."""
+    is_put_off: bool = False
+    """Whether its lease was given back with a delay; see `LeaseKeeper.leave`."""
 
 
 class LeaseKeeper:
@@ -76,6 +86,7 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
         self._touched_at = monotonic()
         """When the last touch began whose answers have all been seen to."""
+        self._leaves = False
         self.tokens: dict[str, int] = {}
         """The token of each held lease, by job id."""
 
@@ -125,6 +136,21 @@ class LeaseKeeper:
         """Touch all leases at once: one of them seems to have lapsed."""
         self._wake.set()
 
+    def leave(self) -> None:
+        """Begin to give back all leases, because the app stops.
+
+        A job whose handler ran here is given back with a delay of `lease_ms`: until then, claims of
+        its queue pass it over. The delay begins anew as long as this process is there, because the
+        handler may have left a thread. A lease that is left to lapse would count, and the broker
+        fails a job for the fifth lapse.
+        """
+        self._leaves = True
+        self._wake.set()
+
+    def has_left(self) -> bool:
+        """Return whether all leases have been given back once."""
+        return all(held.is_put_off for held in self.all())
+
     def close(self) -> None:
         """End the thread: the leases that are held then lapse by themselves."""
         self._closed.set()
@@ -140,7 +166,7 @@ class LeaseKeeper:
             try:
                 with self._make_client(answer_s) as client:
                     while not self._closed.is_set():
-                        self._touch(client)
+                        (self._give_back if self._leaves else self._touch)(client)
                         self._pause()
             except Exception:  # no files left, for example: that may pass
                 log.exception("the lease thread begins anew after a fault")
@@ -176,6 +202,40 @@ class LeaseKeeper:
                 if is_held and not self._regain(client, held) and held.token == token:
                     self._lose(held)
         self._touched_at = begun_at
+
+    def _give_back(self, client: Client) -> None:
+        for held in self.all():
+            try:
+                self._give_one_back(client, held)
+            except ClientClosedError:
+                raise
+            except TollgateError as fault:
+                if held.works and isinstance(fault, LeaseLostError):
+                    held.is_put_off = True  # it lapsed: from now on it is claimed first
+                elif not may_pass(fault):
+                    self.drop(held)
+        if not self.all():
+            self._closed.set()
+
+    def _give_one_back(self, client: Client, held: Held) -> None:
+        if held.is_put_off:  # a claim by id ignores the delay
+            granted = client.claim(RUNNING, job_ids=held.job_id, lease_ms=self._lease_ms)
+            if not granted:
+                self.drop(held)  # it has ended, or another process has it
+                return
+            held.token = self.tokens[held.job_id] = granted[0].token
+            held.is_put_off = False
+        try:
+            if held.works:
+                delay_s = self._lease_ms / 1_000
+                client.release(held.job_id, held.token, delay_s=delay_s, reason=STOPPED)
+                held.is_put_off = True
+                self.tokens.pop(held.job_id, None)  # a late end of the handler needs no lease
+                return
+        except InvalidStateTransitionError:
+            pass  # it waits for a human
+        client.release(held.job_id, held.token)
+        self.drop(held)
 
     def _lose(self, held: Held) -> None:
         if self._held.get(held.job_id) is held:
