@@ -32,7 +32,10 @@ RETRY_MS: Final = 1_000
 HOUSEKEEPING_MS: Final = 20
 """The shortest time between two rounds of housekeeping."""
 FILES_MS: Final = 5_000
-"""How often to look whether the files of the journal and of the sockets are still there."""
+"""How often to look whether the files of the journal and of the sockets are still there, and
+whether the wall clock was set."""
+AHEAD_S: Final = 5.0
+"""A last record that is so far ahead of the wall clock is worth a warning."""
 KEYS_MS: Final = 500
 """How often to look for changed keys, and the longest sleep if there are keys: together a second"""
 NEWS_MS: Final = 60_000
@@ -116,6 +119,13 @@ class Server:
         """
         now = self._clock.read()
         self._deadlines.start(now, clocks_agree=self._clock.clocks_agree)
+        ahead_s = (self._pipeline.last_record_at - now.wall).total_seconds()
+        if ahead_s > AHEAD_S:
+            log.warning(
+                "the wall clock is behind the last record of the journal: one of them is wrong,"
+                " and new times of jobs go on from that record's",
+                by_s=round(ahead_s, 3),
+            )
         if self._has_room():
             self._begin_log(now)
         try:
@@ -177,6 +187,7 @@ class Server:
         if now_ms >= self._files_at_ms:
             self._files_at_ms = now_ms + FILES_MS
             self._look_at_files()
+            self._look_at_clock()
         if now_ms >= self._news_at_ms:
             self._news_at_ms = now_ms + NEWS_MS
             if news := self._counters.news():
@@ -193,6 +204,13 @@ class Server:
                 log.error("the journal is not whole: put the files back", missing=missing)
         for router in self._routers.values():
             router.look()
+
+    def _look_at_clock(self) -> None:
+        if set_by_ms := self._clock.set_by_ms():
+            log.warning(
+                "the wall clock was set, or this machine slept: deadlines of jobs go by that clock",
+                by_s=round(set_by_ms / 1_000, 3),
+            )
 
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided; without room on the disk for any batch, nothing may change."""
