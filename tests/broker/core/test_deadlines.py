@@ -37,7 +37,7 @@ from tollgate.broker.repository.indexes import FinishedJobs
 from tollgate.domain.commands import Cancel, Explain, Get, Release
 from tollgate.domain.messages import Reply, encode_request
 from tollgate.domain.models import JobStatus
-from tollgate.domain.results import ExplainedResult
+from tollgate.domain.results import ExplainedResult, OkResult
 
 
 def test_an_unpaid_job_fails_after_deadline_and_grace() -> None:
@@ -336,9 +336,10 @@ def test_a_wrong_clock_and_a_restart_lose_no_result() -> None:
     assert archive.run(3) == 0
 
 
-def test_a_result_of_before_a_long_downtime_can_be_read() -> None:
+@pytest.mark.parametrize("down", [timedelta(hours=24.5), timedelta(days=3)])
+def test_a_result_of_before_a_long_downtime_can_be_read(down: timedelta) -> None:
     archive = Archive()
-    archive.restart(EPOCH + timedelta(days=3))
+    archive.restart(EPOCH + down)
     assert archive.run(23.9) == 1
     assert archive.run(0.2) == 0
 
@@ -414,7 +415,8 @@ def test_deadlines_go_by_the_wall_clock_alone() -> None:
     assert first.pay_by_time == EPOCH + timedelta(days=1)
     late = Release(job_id=job.job_id, lease=grant.lease, delay_ms=7_200_000)
     assert driver.error(late).code == "too_large"
-    driver.ask(Release(job_id=job.job_id, lease=grant.lease, delay_ms=7_199_000))
+    in_time = Release(job_id=job.job_id, lease=grant.lease, delay_ms=7_199_000)
+    assert driver.ask(in_time) == [OkResult()]
     driver.set_wall(EPOCH + 2 * HOUR)
     assert status_of(driver, job) is FAILED
     driver.set_wall(EPOCH + timedelta(days=1, minutes=1))
