@@ -94,7 +94,8 @@ def _of_broker(facts: ExplainedResult) -> Iterator[Reason]:
     if not facts.writable:
         yield Reason(
             "not_writable",
-            "the broker accepts no change: its disk is full, or a file of its journal is missing",
+            "the broker accepts no change: its disk is full, a file of its journal is missing, or"
+            " its memory limit is reached",
         )
 
 

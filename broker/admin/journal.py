@@ -1,5 +1,10 @@
 """`tollgate journal`: check, print, back up, restore, compact and repair a data directory."""
 
+if __name__ == "__main__":
+    from tollgate.terminal import uncaught
+
+    uncaught.install("tollgate journal")
+
 import errno
 import json
 import os

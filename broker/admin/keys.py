@@ -1,5 +1,10 @@
 """`tollgate keys`: which keys may connect by tcp, and their roles."""
 
+if __name__ == "__main__":
+    from tollgate.terminal import uncaught
+
+    uncaught.install("tollgate keys")
+
 import json
 import re
 from collections.abc import Iterator

@@ -9,6 +9,7 @@ from tollgate.client.errors import BrokerUnreachableError, KeyFileError, Outcome
 from tollgate.domain.exceptions import ArgumentError, Refusal, TollgateError
 from tollgate.terminal.streams import drop_output
 from tollgate.terminal.text import one_line
+from tollgate.terminal.uncaught import OUT_OF_MEMORY, is_out_of_memory
 
 REFUSED: Final = 1
 WRONG_USAGE: Final = 2
@@ -86,6 +87,12 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return refusal_line(error), code
     if isinstance(error, OSError):
         return error.strerror or str(error), REFUSED
+    return _explained_by_kind(error)
+
+
+def _explained_by_kind(error: BaseException) -> tuple[str, int]:
+    if is_out_of_memory(type(error)):
+        return f"{OUT_OF_MEMORY}; a change may have been made: see `tollgate list`", REFUSED
     for kind, advice, code in _KINDS:
         if isinstance(error, kind):
             return f"{error}{advice}", code
