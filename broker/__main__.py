@@ -19,6 +19,7 @@ from typing import Any, Final
 import click
 
 from tollgate.broker.access.key_files import KeyRingError
+from tollgate.broker.access.permissions import use_private_umask
 from tollgate.broker.admin import cli
 from tollgate.broker.assembly import assemble
 from tollgate.broker.journal import JournalError
@@ -79,6 +80,7 @@ def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for
 def run(settings: Settings, log_writer: Writer) -> None:
     """Serve until a signal comes. Raises what `main` reports."""
     share_one_arena()
+    use_private_umask()
     check_libzmq(settings)
     connections = connections_per_router(settings)
     notifier, counters = Notifier(), Counters()

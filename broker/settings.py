@@ -233,6 +233,8 @@ class Settings(BaseSettings):
     @field_validator("bind")
     @classmethod
     def _ipc_or_tcp(cls, bind: list[str]) -> list[str]:
+        if len({*bind}) < len(bind):
+            raise ValueError("an endpoint is named twice")
         for endpoint in bind:
             if endpoint.startswith("ipc://"):
                 check_socket_path(endpoint)

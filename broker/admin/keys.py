@@ -35,7 +35,7 @@ from tollgate.broker.access.key_files import (
     write_pair,
 )
 from tollgate.broker.access.keyring import KeyRing
-from tollgate.broker.access.permissions import UnsafeError, make_private
+from tollgate.broker.access.permissions import UnsafeError, make_private, use_private_umask
 from tollgate.broker.admin.cli import complaining, example, usable
 from tollgate.broker.core.roles import Role
 from tollgate.broker.settings import PREFIX, default_keys
@@ -83,6 +83,7 @@ def main() -> None:
 
     A broker that runs with the same --keys notices changes within a second.
     """
+    use_private_umask()
 
 
 @main.command(

@@ -138,6 +138,11 @@ def test_settings_may_come_from_a_pipe() -> None:
     assert rows["jobs"].origin == ("file", str(pipe))
 
 
+def test_an_endpoint_is_named_once() -> None:
+    with pytest.raises(SettingsError, match=r"^bind: an endpoint is named twice"):
+        load({"bind": ["ipc:///b", "ipc:///a", "ipc:///b"]})
+
+
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
 def test_a_blank_directory_is_refused(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
     with pytest.raises(SettingsError, match=r"^data_dir: it is empty"):

@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -75,6 +76,49 @@ def test_a_process_that_may_start_no_thread_says_so(
     assert done.returncode == code, done.stderr
     assert "can't start new thread; see ulimit -u" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("umask", ["000", "777"])
+def test_files_are_for_the_user_whatever_the_umask(short_dir: Path, umask: str) -> None:
+    """With 777 a broker that is not root could not open its own files again."""
+    for program in ("broker", "broker.admin.keys", "broker.admin.journal"):
+        arguments = {
+            "broker": ["--data-dir", "data", "--bind", f"ipc://{short_dir}/run/b"],
+            "broker.admin.keys": ["new", "a", "--role", "admin", "--keys", "keys", "--out", "a"],
+            "broker.admin.journal": ["backup", "copy", "--data-dir", "data"],
+        }[program]
+        started = subprocess.Popen(
+            ["/bin/sh", "-c", f'umask {umask}; exec "$@"', "sh", sys.executable, "-m",
+             f"tollgate.{program}", *arguments],
+            cwd=short_dir, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert started.stderr is not None
+        if program == "broker":
+            for line in started.stderr:
+                if '"ready"' in line:
+                    break
+            started.terminate()
+        _, told = started.communicate(timeout=PATIENCE_S)
+        assert started.returncode == 0, told
+    made = [path for path in short_dir.rglob("*") if path.is_file()]
+    assert len(made) >= 7
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
+
+
+def test_links_in_a_circle_are_one_line(short_dir: Path) -> None:
+    (short_dir / "a").symlink_to("b")
+    (short_dir / "b").symlink_to("a")
+    for module, arguments in {
+        "broker": ["--data-dir", "a", "--bind", f"ipc://{short_dir}/s"],
+        "broker.admin.keys": ["new", "me", "--role", "admin", "--keys", "a", "--out", "key"],
+        "broker.admin.doctor": ["--data-dir", "a", "--endpoint", f"ipc://{short_dir}/s"],
+    }.items():
+        done = subprocess.run(
+            [sys.executable, "-m", f"tollgate.{module}", *arguments], cwd=short_dir,
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr + done.stdout
 
 
 @contextmanager
