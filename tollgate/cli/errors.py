@@ -7,6 +7,7 @@ import click
 
 from tollgate.client.errors import BrokerUnreachableError, KeyFileError, OutcomeUnknown
 from tollgate.domain.exceptions import ArgumentError, Refusal, TollgateError
+from tollgate.terminal.program import message_of
 from tollgate.terminal.streams import drop_output
 from tollgate.terminal.text import one_line
 from tollgate.terminal.uncaught import OUT_OF_MEMORY, is_out_of_memory
@@ -76,7 +77,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "interrupted", INTERRUPTED
     if isinstance(error, click.ClickException):
-        message = error.format_message().rstrip(".")
+        message = message_of(error).rstrip(".")
         context = getattr(error, "ctx", None)
         if context is not None:
             see = " See" if message.endswith("?") else "; see"
