@@ -18,23 +18,25 @@ _SIZES: Final = Path("/proc/self/statm")
 
 
 class AddressSpace:
-    """The address space of this process, if it has a limit."""
+    """The address space of this process, which has a limit."""
 
-    def __init__(self) -> None:
-        """Read the limit."""
-        limit = _limit()
-        usable = None if limit is None else limit - RESERVE_BYTES
-        self._pages_max = None if usable is None else usable // resource.getpagesize()
+    def __init__(self, limit_bytes: int) -> None:
+        """Take the limit."""
+        self._pages_max = (limit_bytes - RESERVE_BYTES) // resource.getpagesize()
 
     def has_room(self) -> bool:
         """Return whether there is room for any batch. There is, where nothing tells."""
-        if self._pages_max is None:
-            return True
         try:
             pages = int(_SIZES.read_bytes().split()[0])
         except OSError:  # /proc is not mounted
             return True
         return pages <= self._pages_max
+
+
+def limited_memory() -> AddressSpace | None:
+    """Return the address space of this process; None if it has no limit."""
+    limit = _limit()
+    return None if limit is None else AddressSpace(limit)
 
 
 def share_one_arena() -> None:

@@ -16,7 +16,7 @@ from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.figures import ServerFigures
 from tollgate.broker.journal import Journal, parse_fsync
-from tollgate.broker.memory import AddressSpace
+from tollgate.broker.memory import limited_memory
 from tollgate.broker.settings import Settings
 from tollgate.broker.telemetry import Counters, Notifier
 from tollgate.broker.transport.endpoints import EndpointError
@@ -102,7 +102,7 @@ class Server:
         self._undelivered: list[tuple[str, int]] = []
         """Grants, by job and token, of replies that could not be sent."""
         self._writable = True
-        self._memory = AddressSpace()
+        self._memory = limited_memory()
         self._left: list[Arrival] = []
         """Messages that were taken and not decided: the next batch."""
         self._more = False
@@ -234,12 +234,12 @@ class Server:
 
     def _has_room(self) -> bool:
         """Return whether the journal and the memory have room for any batch."""
-        if not self._memory.has_room():
+        if self._memory is not None and not self._memory.has_room():
             return False
         return not self._journal.is_kept or self._journal.room(*self._reserved)
 
     def _why_not_writable(self) -> str:
-        if not self._memory.has_room():
+        if self._memory is not None and not self._memory.has_room():
             return "the memory limit (ulimit -v) is reached"
         return "the disk is full" if self._missing is None else "the journal is not whole"
 

@@ -90,10 +90,12 @@ def test_a_broker_refuses_changes_before_memory_is_over(short_dir: Path) -> None
     assert created > 0
 
 
-def test_without_a_limit_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in (resource.RLIM_INFINITY, 1):
-        limits = (limit, resource.RLIM_INFINITY)
-        monkeypatch.setattr("resource.getrlimit", lambda _, limits=limits: limits)
-        assert memory.AddressSpace().has_room() is (limit != 1)
+def test_without_a_limit_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert memory.limited_memory() is None
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1, resource.RLIM_INFINITY))
+    space = memory.limited_memory()
+    assert space is not None
+    assert not space.has_room()
     monkeypatch.setattr(memory, "_SIZES", Path("/proc/self/no such file"))
-    assert memory.AddressSpace().has_room()
+    assert space.has_room()

@@ -67,14 +67,14 @@ NOT_COMPARED: Final = frozenset({"not_before", "traceparent"})
 
 def create(context: Context, commands: Sequence[Create], request: RequestContext) -> list[Any]:
     """Store jobs. A job that is stored already with the same fields is shown as it is now."""
-    now, pay_by = request.now, context.pay_by()
+    now, pay_by, lead = request.now, context.pay_by(), context.lead
     found = context.state.jobs.get_all([command.job_id for command in commands])
     events = [
         JobCreated(
             command.job_id or context.new_id(), now, command.input_hash, command.input,
             command.identifier_from_purchaser, command.blockchain_identifier,
             command.pay_by_time or pay_by, command.submit_result_time,
-            _rest_of(command, context.lead)
+            _rest_of(command, lead)
             if command.queue or command.priority or command.meta is not None
             or command.not_before or command.traceparent or command.settle else None,
         )
