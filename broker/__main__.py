@@ -2,8 +2,12 @@
 
 import sys
 
-if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+    from tollgate.terminal import uncaught
+
+    uncaught.install("tollgate broker")
 
 import gc
 import os
@@ -15,9 +19,11 @@ from typing import Any, Final
 import click
 
 from tollgate.broker.access.key_files import KeyRingError
+from tollgate.broker.access.permissions import use_private_umask
 from tollgate.broker.admin import cli
 from tollgate.broker.assembly import assemble
 from tollgate.broker.journal import JournalError
+from tollgate.broker.memory import share_one_arena
 from tollgate.broker.settings import (
     COMPUTED_DEFAULTS,
     AllSettings,
@@ -73,6 +79,8 @@ def main(config: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for
 
 def run(settings: Settings, log_writer: Writer) -> None:
     """Serve until a signal comes. Raises what `main` reports."""
+    share_one_arena()
+    use_private_umask()
     check_libzmq(settings)
     connections = connections_per_router(settings)
     notifier, counters = Notifier(), Counters()

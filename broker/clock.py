@@ -7,7 +7,7 @@ in time. So the loop takes its pauses off the monotonic clock that the core sees
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -19,8 +19,9 @@ REST_MS: Final = 10_000
 """After so long without a pause, the next one counts in full."""
 CATCH_UP_MS: Final = 5_000
 """The longest time that the clock stands while the loop reads what came during a pause."""
-
-
+SET_MS: Final = 1_000
+"""A wall clock that goes further than that beside the monotonic clock was set."""
+MILLISECOND: Final = timedelta(milliseconds=1)
 STEP_MS_MAX: Final = 10_000
 """Steps of the loop that are longer than that are counted together."""
 
@@ -59,6 +60,7 @@ class LoopClock:
         STEP_MS_MAX; the shorter steps are not counted."""
         self.pauses = 0
         """How many pauses there were."""
+        self._compared = self._wall(), self.machine_ms
         self._paused_ms = 0
         self._ran_from_ms = self.machine_ms - REST_MS
         """When the last pause ended."""
@@ -71,6 +73,16 @@ class LoopClock:
         if self.is_behind or span_ms > slept_max_ms:
             self._look_at(span_ms, slept_max_ms)
         return Instant(self._wall(), machine_ms - self._paused_ms)
+
+    def set_by_ms(self) -> int:
+        """Return by how much the wall clock was set since the last call, in ms; 0 if it was not.
+
+        A machine that slept looks the same: its monotonic clock stood meanwhile.
+        """
+        wall, machine_ms = self._compared
+        self._compared = now, now_ms = self._wall(), self._monotonic_ns() // 1_000_000
+        set_by_ms = (now - wall) // MILLISECOND - (now_ms - machine_ms)
+        return set_by_ms if abs(set_by_ms) > SET_MS else 0
 
     def caught_up(self) -> None:
         """Let the clock go on: the messages that came during a pause are taken."""

@@ -16,6 +16,7 @@ from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.figures import ServerFigures
 from tollgate.broker.journal import Journal, parse_fsync
+from tollgate.broker.memory import limited_memory
 from tollgate.broker.settings import Settings
 from tollgate.broker.telemetry import Counters, Notifier
 from tollgate.broker.transport.endpoints import EndpointError
@@ -32,7 +33,10 @@ RETRY_MS: Final = 1_000
 HOUSEKEEPING_MS: Final = 20
 """The shortest time between two rounds of housekeeping."""
 FILES_MS: Final = 5_000
-"""How often to look whether the files of the journal and of the sockets are still there."""
+"""How often to look whether the files of the journal and of the sockets are still there, and
+whether the wall clock was set."""
+AHEAD_S: Final = 5.0
+"""A last record that is so far ahead of the wall clock is worth a warning."""
 KEYS_MS: Final = 500
 """How often to look for changed keys, and the longest sleep if there are keys: together a second"""
 NEWS_MS: Final = 60_000
@@ -98,6 +102,7 @@ class Server:
         self._undelivered: list[tuple[str, int]] = []
         """Grants, by job and token, of replies that could not be sent."""
         self._writable = True
+        self._memory = limited_memory()
         self._left: list[Arrival] = []
         """Messages that were taken and not decided: the next batch."""
         self._more = False
@@ -116,6 +121,13 @@ class Server:
         """
         now = self._clock.read()
         self._deadlines.start(now, clocks_agree=self._clock.clocks_agree)
+        ahead_s = (self._pipeline.last_record_at - now.wall).total_seconds()
+        if ahead_s > AHEAD_S:
+            log.warning(
+                "the wall clock is behind the last record of the journal: one of them is wrong,"
+                " and new times of jobs go on from that record's",
+                by_s=round(ahead_s, 3),
+            )
         if self._has_room():
             self._begin_log(now)
         try:
@@ -177,6 +189,7 @@ class Server:
         if now_ms >= self._files_at_ms:
             self._files_at_ms = now_ms + FILES_MS
             self._look_at_files()
+            self._look_at_clock()
         if now_ms >= self._news_at_ms:
             self._news_at_ms = now_ms + NEWS_MS
             if news := self._counters.news():
@@ -194,6 +207,13 @@ class Server:
         for router in self._routers.values():
             router.look()
 
+    def _look_at_clock(self) -> None:
+        if set_by_ms := self._clock.set_by_ms():
+            log.warning(
+                "the wall clock was set, or this machine slept: deadlines of jobs go by that clock",
+                by_s=round(set_by_ms / 1_000, 3),
+            )
+
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided; without room on the disk for any batch, nothing may change."""
         writable = self._has_room()
@@ -201,8 +221,7 @@ class Server:
             self._writable = writable
             if writable:
                 self._begin_log(now)
-            full = "the disk is full" if self._missing is None else "the journal is not whole"
-            event = "changes are accepted again" if writable else full
+            event = "changes are accepted again" if writable else self._why_not_writable()
             log.warning(event, refused=None if writable else "all that changes something")
         undelivered: list[tuple[str, int]] = []
         if writable and self._undelivered:
@@ -214,8 +233,15 @@ class Server:
         self._commit.put(output, more=self._has_more)
 
     def _has_room(self) -> bool:
-        """Return whether the journal has room for any batch."""
+        """Return whether the journal and the memory have room for any batch."""
+        if self._memory is not None and not self._memory.has_room():
+            return False
         return not self._journal.is_kept or self._journal.room(*self._reserved)
+
+    def _why_not_writable(self) -> str:
+        if self._memory is not None and not self._memory.has_room():
+            return "the memory limit (ulimit -v) is reached"
+        return "the disk is full" if self._missing is None else "the journal is not whole"
 
     def _begin_log(self, now: Instant) -> None:
         output = self._pipeline.begin_log(now)

@@ -5,7 +5,6 @@ import tomllib
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import (
     Annotated,
     Any,
@@ -27,11 +26,18 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 from pydantic_settings import SettingsError as UnreadableError
 
-from tollgate.broker.core.limits import KIB, MIB, RESULT_BYTES, Limits, result_bytes_max
+from tollgate.broker.core.limits import (
+    DAY_MS,
+    KIB,
+    MIB,
+    NUMBER_MAX,
+    RESULT_BYTES,
+    Limits,
+    result_bytes_max,
+)
 from tollgate.broker.core.roles import Role
 from tollgate.broker.journal import parse_fsync
 from tollgate.domain.endpoint import PORT_MAX, check_socket_path, default_endpoint
@@ -39,6 +45,8 @@ from tollgate.domain.messages import REFUSAL_BYTES
 from tollgate.log import FORMAT_VARIABLE
 
 PREFIX: Final = "TOLLGATE_BROKER_"
+FILE_BYTES_MAX: Final = 1024 * KIB
+"""A file of settings has less; /dev/zero has more."""
 SHARED: Final = {
     "bind": "TOLLGATE_ENDPOINT",
     "data_dir": "TOLLGATE_DATA_DIR",
@@ -101,7 +109,7 @@ def full_path(path: str | Path) -> Path:
 
     In the environment and in files no shell has replaced it. Without HOME the default has it too.
     """
-    if path == "":  # a variable that is not set, in quotes
+    if not str(path).strip():  # a variable that is not set, in quotes
         raise ValueError("it is empty: name a directory")
     try:
         return Path(path).expanduser()
@@ -115,7 +123,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
-    toml_file: ClassVar[Path | None] = None
+    of_file: ClassVar[dict[str, Any]] = {}
+    """What the TOML file says: read once, since it may be a pipe."""
     reads_environment: ClassVar[bool] = True
 
     bind: Annotated[list[str], NoDecode] = Field(
@@ -161,7 +170,7 @@ class Settings(BaseSettings):
         ),
     )
     segment_bytes: int = Field(
-        64 * MIB, ge=64 * KIB, description="bytes of a segment of the journal"
+        64 * MIB, ge=64 * KIB, le=MIB * MIB, description="bytes of a segment of the journal"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error"
@@ -174,17 +183,19 @@ class Settings(BaseSettings):
     connections: int = Field(
         0,
         ge=0,
+        le=NUMBER_MAX,
         description="connections at a time, half for ipc and half for tcp if both are bound; 0 for"
         " a quarter of the files that may be open",
     )
     unread_total_bytes: int = Field(
         512 * MIB,
         ge=1,
+        le=NUMBER_MAX,
         description="bytes queued for all peers that do not read, for ipc and for tcp; the second"
         " half is kept for peers with little queued",
     )
     heartbeat_ms: int = Field(
-        10_000, ge=0, description="time between heartbeats to a tcp peer; 0 for none"
+        10_000, ge=0, le=DAY_MS, description="time between heartbeats to a tcp peer; 0 for none"
     )
     spin_us: int = Field(
         0,
@@ -222,6 +233,8 @@ class Settings(BaseSettings):
     @field_validator("bind")
     @classmethod
     def _ipc_or_tcp(cls, bind: list[str]) -> list[str]:
+        if len({*bind}) < len(bind):
+            raise ValueError("an endpoint is named twice")
         for endpoint in bind:
             if endpoint.startswith("ipc://"):
                 check_socket_path(endpoint)
@@ -311,7 +324,7 @@ class Settings(BaseSettings):
             init_settings,
             env_settings,
             InitSettingsSource(settings_cls, shared),
-            TomlConfigSettingsSource(settings_cls, cls.toml_file),
+            InitSettingsSource(settings_cls, cls.of_file),
         )
 
 
@@ -344,8 +357,31 @@ def load(options: dict[str, Any], config: Path | None = None) -> Settings:
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name}: {_unknown(name.upper().removeprefix(PREFIX).lower())}")
-    AllSettings.toml_file = config
+    AllSettings.of_file = {} if config is None else _file_of(config)
     return _validated(AllSettings, options, config)
+
+
+def _file_of(config: Path) -> dict[str, Any]:
+    """Return what a TOML file says. Raises SettingsError."""
+    try:
+        return _read(config)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except OSError as fault:
+        reason = fault.strerror or str(fault)
+    except ValueError as fault:
+        reason = str(fault)
+    raise SettingsError(f"{config}: {reason}")
+
+
+def _read(config: Path) -> dict[str, Any]:
+    with config.open("rb") as file:
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise ValueError(f"it has more than {FILE_BYTES_MAX} bytes")
+    return tomllib.loads(data.decode("utf-8-sig"))
 
 
 def load_options(options: dict[str, Any]) -> Settings:
@@ -367,7 +403,7 @@ def _validated(
 ) -> Settings:
     try:
         return model(**options)
-    except (TOMLDecodeError, UnreadableError) as fault:
+    except UnreadableError as fault:
         raise SettingsError(f"{config or 'the settings'}: {fault}") from None
     except ValidationError as fault:
         first = fault.errors()[0]
@@ -390,14 +426,14 @@ def _unknown(name: str) -> str:
 
 
 def origin_of(name: str, options: dict[str, Any], config: Path | None = None) -> Origin:
-    """Return where `load` takes a setting from. Raises OSError or TOMLDecodeError."""
+    """Return where `load` takes a setting from; from `config`, as it was read last."""
     if name in options:
         return Origin("option", f"--{name.replace('_', '-')}")
     variables = {variable.upper(): variable for variable, value in os.environ.items() if value}
     for variable in ((PREFIX + name).upper(), SHARED.get(name, "")):
         if variable in variables:
             return Origin("environment", variables[variable])
-    if config is not None and name in tomllib.loads(config.read_text()):
+    if config is not None and name in AllSettings.of_file:
         return Origin("file", str(config))
     return Origin("default")
 

@@ -4,6 +4,7 @@ import asyncio
 import builtins
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from os import PathLike
 from random import random
 from time import monotonic
@@ -51,6 +52,7 @@ class AsyncClient(AsyncCalls):
         self._timeout_s = seconds(timeout_s)
         self._connection = Connection(endpoint, key)
         self.endpoint = self._connection.endpoint
+        self._another = partial(type(self), self.endpoint, key=key, timeout_s=timeout_s, name=name)
         self._session = Session(self._connection.broker, random, log_warning, naming(name))
         self._autopipeline = Autopipeline(self._session)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -58,6 +60,10 @@ class AsyncClient(AsyncCalls):
         self._timer_at = 0.0
         self._turn_is_due = False
         self._closed = False
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        """Let a copy, also one that is pickled, be another client with the same settings."""
+        return self._another, ()
 
     async def close(self) -> None:
         """Close the connection; further calls of `close` do nothing.

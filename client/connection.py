@@ -8,13 +8,14 @@ import errno
 import os
 import resource
 import weakref
-from datetime import UTC, datetime
+from datetime import datetime
 from threading import RLock
 from time import monotonic, time
 from typing import Final, cast
 
 import zmq
 
+from tollgate.client.clock import date_of
 from tollgate.client.errors import (
     BrokerUnreachableError,
     ClientClosedError,
@@ -365,7 +366,7 @@ class Connection:
 
     def broker_time_in(self, session: Session, delay_ms: int) -> datetime:
         """Return the broker's time, as far as the session knows it, in so many milliseconds."""
-        return datetime.fromtimestamp(session.broker_time(time()) + delay_ms / 1_000, UTC)
+        return date_of(session.broker_time(time()) + delay_ms / 1_000)
 
     def listen(self, session: Session, call: Call, *, blocked: bool) -> None:
         """Sleep until a frame arrives, a `blocked` one can be sent, or the session is due.

@@ -3,12 +3,13 @@
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum, auto
 from typing import Any, Final
 
 import msgspec
 
+from tollgate.client.clock import date_of
 from tollgate.client.errors import NOT_SENT, BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.framing import PENDING, Framer, Payload
 from tollgate.domain.commands import Claim, Events, Hello, Release, StopWaiting, Wait
@@ -135,9 +136,7 @@ class PendingRequest(msgspec.Struct, eq=False):
         """
         if self._frame is not None:
             return self._frame
-        valid_until = datetime.fromtimestamp(
-            wall + offset_s + min(self.deadline - now, VALID_S_MAX), UTC
-        )
+        valid_until = date_of(wall + offset_s + min(self.deadline - now, VALID_S_MAX))
         acked = self.session.acked if self.session_number and self.session else 0
         commands = self.payload.commands
         if type(commands[0]) in _FRAMED_AT_SENDING and len(commands) == 1:

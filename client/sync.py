@@ -3,6 +3,7 @@
 import builtins
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from os import PathLike
 from random import random
 from threading import get_ident
@@ -102,9 +103,16 @@ class Client(Calls):
         self._timeout_s = seconds(timeout_s)
         self._connection = Connection(endpoint, key, spin_us)
         self.endpoint = self._connection.endpoint
+        self._another = partial(
+            type(self), self.endpoint, key=key, timeout_s=timeout_s, spin_us=spin_us, name=name
+        )
         self._session = Session(self._connection.broker, random, log_warning, naming(name))
         self._thread: int | None = None
         self._closed = False
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        """Let a copy, also one that is pickled, be another client with the same settings."""
+        return self._another, ()
 
     def close(self) -> None:
         """Close the connection; further calls of `close` do nothing.

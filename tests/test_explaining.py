@@ -96,9 +96,20 @@ TABLE: dict[str, tuple[Explanation, list[str], str]] = {
     ),
     "queue paused": (explained(paused=True), ["queue_paused"], "queue default is paused"),
     "delayed": (
-        explained(job={"not_before": NOW + HOUR}),
+        explained(
+            job={"not_before": NOW + HOUR}, coming=[Coming("not_before", NOW + HOUR, "it ends")]
+        ),
         ["delayed"],
         "can be claimed in 1 h",
+    ),
+    "the clock was set back": (
+        explained(
+            job={"not_before": NOW + 24 * HOUR},
+            coming=[Coming("not_before", NOW + HOUR, "it ends")],
+            time=NOW - 2 * HOUR,
+        ),
+        ["clock_set_back", "delayed"],
+        "its last change is 1 h ahead of that clock",
     ),
     "the delay is over": (
         explained(job={"not_before": NOW - HOUR}, claimable=True, parked_claims=2),
@@ -201,6 +212,7 @@ TABLE: dict[str, tuple[Explanation, list[str], str]] = {
             "completed",
             job={"settlement": settled("submitted", not_before=NOW + HOUR)},
             claimed_for="submitted",
+            coming=[Coming("settlement.not_before", NOW + HOUR, "it ends")],
         ),
         ["completed", "delayed"],
         "can be claimed in 1 h",
@@ -219,7 +231,7 @@ def test_a_reason_is_named(name: str) -> None:
 def test_every_code_has_a_row() -> None:
     named = {code for _, codes, _ in TABLE.values() for code in codes}
     assert named == {
-        "not_writable", "completed", "failed", "unpaid", "needs_input", "on_hold",
+        "not_writable", "clock_set_back", "completed", "failed", "unpaid", "needs_input", "on_hold",
         "stop_requested", "queue_paused", "delayed", "held", "holder_silent", "no_progress",
         "behind", "next", "no_claims", "claimants_gone", "claimants_busy", "lapsed", "tried",
     }  # fmt: skip
@@ -239,7 +251,9 @@ def test_a_settlement_says_what_happens_next(state: SettlementState) -> None:
 
 def test_a_settlement_that_is_tried_again_says_when() -> None:
     settlement = settled("wanted", not_before=NOW + HOUR)
-    words = in_words(explained("completed", job={"settlement": settlement}, claimed_for="wanted"))
+    coming = [Coming("settlement.not_before", NOW + HOUR, "it ends")]
+    job = {"settlement": settlement}
+    words = in_words(explained("completed", job=job, claimed_for="wanted", coming=coming))
     assert words.settlement[-1] == "it is tried again in 1 h"
 
 

@@ -11,6 +11,9 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command that was typed, and exit with its code."""
     try:
+        from tollgate.terminal import uncaught  # noqa: PLC0415 - so that Ctrl-C may interrupt it
+
+        uncaught.install("tollgate")
         from tollgate.streams import protect  # noqa: PLC0415 - so that Ctrl-C may interrupt it
 
         protect(threaded=False)

@@ -67,7 +67,8 @@ def _of_process(stats: StatsResult) -> Iterator[Finding]:
     if not stats.writable:
         yield Finding(
             "not_writable",
-            "changes are refused: the disk is full, or a file of the journal is missing",
+            "changes are refused: the disk is full, a file of the journal is missing, or the memory"
+            " limit is reached",
         )
     free_bytes = None if journal is None else journal.free_bytes
     if free_bytes is not None and free_bytes < FREE_BYTES_MIN:

@@ -25,6 +25,8 @@ HUNG_AFTER: Final = timedelta(minutes=10)
 """A handler that has told nothing for so long may hang."""
 GONE_AFTER: Final = timedelta(minutes=1)
 """A client that neither waits, nor holds a job, nor sent anything for so long may be gone."""
+AHEAD: Final = timedelta(seconds=5)
+"""A change that is so far ahead of the broker's clock was made by a clock that was set back."""
 TOUCHED_SHARE: Final = 0.6
 """A worker touches a lease when a third of it is over; beyond this share it is late."""
 UNCLAIMED: Final = frozenset({"no_claims", "claimants_gone"})
@@ -82,7 +84,7 @@ def in_words(explanation: "Explanation") -> Words:
 def reasons(explanation: "Explanation") -> list[Reason]:
     """Return what keeps a job from its end, the most important first; never empty."""
     job, facts = explanation.job, explanation.facts
-    found = [*_of_broker(facts), *_of_status(job, facts)]
+    found = [*_of_broker(facts), *_of_clock(job, facts), *_of_status(job, facts)]
     if job.status not in TERMINAL or job.settlement is not None:
         found += _of_orders(job, facts)
         found += _of_claims(job, facts)
@@ -94,7 +96,19 @@ def _of_broker(facts: ExplainedResult) -> Iterator[Reason]:
     if not facts.writable:
         yield Reason(
             "not_writable",
-            "the broker accepts no change: its disk is full, or a file of its journal is missing",
+            "the broker accepts no change: its disk is full, a file of its journal is missing, or"
+            " its memory limit is reached",
+        )
+
+
+def _of_clock(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
+    """Yield that the times of the job were told by a clock that was set back since."""
+    ahead = job.updated_at - facts.time
+    if ahead > AHEAD:
+        yield Reason(
+            "clock_set_back",
+            f"the broker's clock was set back: its last change is {duration(ahead.total_seconds())}"
+            " ahead of that clock, and delays take up to a ninth longer until it has caught up",
         )
 
 
@@ -131,17 +145,15 @@ def _of_orders(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
         yield Reason("stop_requested", _with_entry("its holder was asked to stop", entry, now))
     if facts.paused:
         yield Reason("queue_paused", f"queue {job.queue} is paused")
-    until = _delayed_until(job, facts)
+    until = _delay_ends(facts, of_settlement=facts.claimed_for != "running")
     if until is not None:
         yield Reason("delayed", f"it is delayed, and can be claimed {_until(until, now)}")
 
 
-def _delayed_until(job: "Job", facts: ExplainedResult) -> datetime | None:
-    """Return until when no claim gets the job, if that time is still to come."""
-    until = job.not_before if facts.claimed_for == "running" else None
-    if job.settlement is not None and facts.claimed_for == job.settlement.state:
-        until = job.settlement.not_before
-    return until if until is not None and until > facts.time else None
+def _delay_ends(facts: ExplainedResult, *, of_settlement: bool) -> datetime | None:
+    """Return when a delay ends, by the broker's clock: `not_before` may be of a wrong clock."""
+    what = "settlement.not_before" if of_settlement else "not_before"
+    return next((each.at for each in facts.coming if each.what == what), None)
 
 
 def _of_claims(job: "Job", facts: ExplainedResult) -> Iterator[Reason]:
@@ -241,8 +253,9 @@ def _settlement(job: "Job", facts: ExplainedResult) -> Iterator[str]:
         yield f"reason: {one_line(settlement.reason)}"
     if settlement.on_chain_state:
         yield f"on chain: {one_line(settlement.on_chain_state)}"
-    if settlement.not_before is not None and settlement.not_before > facts.time:
-        yield f"it is tried again {_until(settlement.not_before, facts.time)}"
+    until = _delay_ends(facts, of_settlement=True)
+    if until is not None:
+        yield f"it is tried again {_until(until, facts.time)}"
 
 
 def _last(facts: ExplainedResult, what: str, *, with_attempt: bool = False) -> HistoryEntry | None:

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from tollgate import streams
+from tollgate.terminal.uncaught import OUT_OF_MEMORY, is_out_of_memory
 
 FORMATS: Final = ("console", "json")
 FORMAT_VARIABLE: Final = "TOLLGATE_LOG_FORMAT"
@@ -207,6 +208,8 @@ def _excepthook(
 ) -> None:
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, fault, trace)
+    elif is_out_of_memory(kind):
+        structlog.get_logger("tollgate").critical(OUT_OF_MEMORY)
     else:
         structlog.get_logger("tollgate").critical(
             "uncaught exception", exc_info=(kind, fault, trace)

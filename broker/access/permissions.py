@@ -24,7 +24,7 @@ def make_private(directory: Path) -> list[Path]:
     made = []
     missing = [each for each in (directory, *directory.parents) if not each.is_dir()]
     for level in reversed(missing):
-        check_above(level.resolve())
+        check_above(_real(level))
         try:
             level.mkdir(PRIVATE)
         except FileExistsError:
@@ -37,9 +37,17 @@ def make_private(directory: Path) -> list[Path]:
     return made
 
 
+def use_private_umask() -> None:
+    """Let all files that this process makes be for its user, and let that user read and write them.
+
+    With a umask as 0o777 no process could open them again, the broker at its next start neither.
+    """
+    os.umask(OTHERS_READ_OR_WRITE)
+
+
 def check_private(directory: Path) -> None:
     """Raise UnsafeError if another user owns a directory, or could write to it or replace it."""
-    directory = directory.resolve()
+    directory = _real(directory)
     state = directory.stat()
     _check_owner(directory, state)
     if state.st_mode & OTHERS_WRITE:
@@ -60,6 +68,11 @@ def check_above(directory: Path) -> None:
                 f"others can replace what is in {above} (mode {_mode(state)}),"
                 f" which {directory} is under; say: chmod go-w {above}, or use another directory"
             )
+
+
+def _real(path: Path) -> Path:
+    """Return a path without links. `Path.resolve` raises no OSError if they go round in circles."""
+    return Path(os.path.realpath(path))
 
 
 def is_reached_by(group: int, directory: Path) -> bool:

@@ -1,5 +1,10 @@
 """`tollgate config show`: the value of each setting, and where it comes from."""
 
+if __name__ == "__main__":
+    from tollgate.terminal import uncaught
+
+    uncaught.install("tollgate config")
+
 import json
 import os
 from collections.abc import Callable, Iterator

@@ -1,5 +1,10 @@
 """`tollgate doctor`: checks what an installation needs, and says what to do."""
 
+if __name__ == "__main__":
+    from tollgate.terminal import uncaught
+
+    uncaught.install("tollgate doctor")
+
 import ctypes
 import json
 import os

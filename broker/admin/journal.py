@@ -1,5 +1,10 @@
 """`tollgate journal`: check, print, back up, restore, compact and repair a data directory."""
 
+if __name__ == "__main__":
+    from tollgate.terminal import uncaught
+
+    uncaught.install("tollgate journal")
+
 import errno
 import json
 import os
@@ -12,7 +17,7 @@ from uuid import uuid4
 import click
 import msgspec
 
-from tollgate.broker.access.permissions import UnsafeError, check_private
+from tollgate.broker.access.permissions import UnsafeError, check_private, use_private_umask
 from tollgate.broker.admin.cli import complaining, directory_option, example
 from tollgate.broker.compaction import compact_directory, delete
 from tollgate.broker.core.events import LogBegan
@@ -54,6 +59,7 @@ DIRECTORY: Final = directory_option("the broker's data directory", _with_journal
 )
 def main() -> None:
     """Check, print, back up, restore, compact and repair a broker's data directory."""
+    use_private_umask()
 
 
 @main.command(epilog=example("tollgate journal verify"))

@@ -1,5 +1,10 @@
 """`tollgate keys`: which keys may connect by tcp, and their roles."""
 
+if __name__ == "__main__":
+    from tollgate.terminal import uncaught
+
+    uncaught.install("tollgate keys")
+
 import json
 import re
 from collections.abc import Iterator
@@ -30,7 +35,7 @@ from tollgate.broker.access.key_files import (
     write_pair,
 )
 from tollgate.broker.access.keyring import KeyRing
-from tollgate.broker.access.permissions import UnsafeError, make_private
+from tollgate.broker.access.permissions import UnsafeError, make_private, use_private_umask
 from tollgate.broker.admin.cli import complaining, example, usable
 from tollgate.broker.core.roles import Role
 from tollgate.broker.settings import PREFIX, default_keys
@@ -78,6 +83,7 @@ def main() -> None:
 
     A broker that runs with the same --keys notices changes within a second.
     """
+    use_private_umask()
 
 
 @main.command(

@@ -13,6 +13,7 @@ from tollgate.broker.core.feed import Place
 from tollgate.broker.core.figures import Figures
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
+from tollgate.broker.core.timers import Instant, later
 from tollgate.broker.core.waiters import Ticket, Waiters
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
@@ -48,6 +49,8 @@ An exception, also a Refusal, means that nothing of the run has happened.
 Handlers = dict[type[Command], Handler]
 
 
+BEHIND_US_A_MS: Final = 900
+"""How far the time of records goes in a millisecond while the wall clock is behind it."""
 MEASURED: Final = frozenset[type[AnyEvent]]({JobTransitioned, LeaseGranted})
 """The events that end a measured time."""
 
@@ -82,6 +85,10 @@ class Context:
         """Who causes the next events, and when."""
         self.wall = state.at
         """What the wall clock says; it may have been set back."""
+        self.aged_from = datetime.min.replace(tzinfo=UTC)
+        """Finished jobs grow old from this time of records on, if they ended before it."""
+        self._at_ms: int | None = None
+        """The monotonic time at which `state.at` was last set; None before the first time."""
         self.counted_at = ""
         """The position in the log at which `counted` was counted."""
         self.counted: dict[
@@ -100,16 +107,39 @@ class Context:
         client = self.state.requests.client_of(ticket.session) if ticket.session else ""
         self.origin = Origin(self.origin.at, ticket.principal.name, client)
 
-    def act_alone(self, at: datetime) -> None:
-        """Let the next events happen by themselves, now, and not before the last record."""
-        self.wall = at
-        self.state.at = at = max(at, self.state.at)
-        self.origin = Origin(at)
+    def act_alone(self, now: Instant) -> None:
+        """Let the next events happen by themselves, now, and not before the last record.
 
-    def pay_by(self, now: datetime) -> datetime:
+        While the wall clock is behind the last record, because it was set back, the time of records
+        goes on by the monotonic clock: delays end, and finished jobs grow old. It goes a tenth
+        slower, so that the wall clock reaches it.
+        """
+        state = self.state
+        self.wall = now.wall
+        if now.wall >= state.at:
+            state.at = now.wall
+        elif self._at_ms is not None:
+            went_ms = max(0, now.mono_ms - self._at_ms)
+            state.at = later(state.at, timedelta(microseconds=went_ms * BEHIND_US_A_MS))
+        self._at_ms = now.mono_ms
+        self.origin = Origin(state.at)
+
+    @property
+    def lead(self) -> timedelta:
+        """How far the time of records is ahead of the wall clock."""
+        return self.state.at - self.wall
+
+    def wall_at(self, at: datetime) -> datetime:
+        """Return what the wall clock will show when the time of records is `at`."""
+        left = at - self.state.at
+        slow = left * (1_000 / BEHIND_US_A_MS)
+        has_caught_up = slow - left >= self.lead
+        return at if has_caught_up else later(self.wall, slow)
+
+    def pay_by(self) -> datetime:
         """Return the `pay_by_time` of a job that is created now: one object for a whole batch."""
-        if now is not self._pay_from:
-            self._pay_from, self._pay_by = now, now + self._pay_within
+        if self.wall is not self._pay_from:
+            self._pay_from, self._pay_by = self.wall, later(self.wall, self._pay_within)
         return self._pay_by
 
     def record(
@@ -179,12 +209,12 @@ class Context:
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, result, Wait))
 
-    def begin_batch(self, at: datetime) -> None:
-        """Set the budgets of a batch; let the next events happen by themselves, at that time."""
+    def begin_batch(self, now: Instant) -> None:
+        """Set the budgets of a batch; let the next events happen by themselves, now."""
         self.scans_left = SCAN_JOBS_MAX
         self.state.jobs.queues.drops_left = DROPS_MAX
         self.must_wait = False
-        self.act_alone(at)
+        self.act_alone(now)
 
     def put_off(self) -> ReplyFullError:
         """Put the message off, until stale entries are dropped; return the refusal of the command.

@@ -3,6 +3,9 @@
 Leases and waits run by the monotonic clock, which nobody sets; deadlines and retention by the wall
 clock. Each clock has a timeline with the earliest time at which something may be due, so that a
 turn of the broker's loop makes one comparison a clock.
+
+Delays and retention run by the time of records, `State.at`. It is the wall clock's, unless that was
+set back: then it is later, and goes on by the monotonic clock.
 """
 
 from collections.abc import Sequence
@@ -15,7 +18,7 @@ from tollgate.broker.core.context import Context
 from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed, LeaseReleased
 from tollgate.broker.core.lease_commands import end_wait
 from tollgate.broker.core.limits import DUE_MAX, Limits
-from tollgate.broker.core.timers import Instant
+from tollgate.broker.core.timers import Instant, later
 from tollgate.broker.repository.indexes import ended_at
 from tollgate.broker.repository.job import Slot, StandingLease
 from tollgate.domain.exceptions import Refusal
@@ -24,12 +27,14 @@ from tollgate.domain.status import FAILED, RUNNING
 MILLISECOND: Final = timedelta(milliseconds=1)
 FAR_MS: Final = 86_400_000
 """The longest time that `due_in_ms` returns."""
-HOLD_MS: Final = 60_000
-"""How long after the wall clock was set no finished job is removed."""
+LOOK_MS: Final = 1_000
+"""How often to look for what is due by the time of records while the wall clock is behind it."""
 REMOVED_MAX: Final = 200
 """How many finished jobs one batch removes."""
-STEP_MS: Final = 1_000
-"""By how much the two clocks must disagree for one of them to have been set."""
+SET_SHARE: Final = 10
+"""By more than a tenth of the time that finished jobs are kept, and by SET_MIN at least, must the
+two clocks disagree, or a job be overdue, for its age to mean nothing."""
+SET_MIN: Final = timedelta(minutes=1)
 
 
 class Deadlines:
@@ -41,13 +46,14 @@ class Deadlines:
         self._lapses = limits.lapses
         self._keep = timedelta(milliseconds=limits.keep_finished_ms)
         self._keep_max = limits.max_finished
+        self._set_min = max(SET_MIN, self._keep / SET_SHARE)
         self._clocks: Instant | None = None
         self._clocks_agree = True
-        self._hold_until_ms = 0
+        self._look_at_ms = 0
         self._remove_at: datetime | None = None
         """When the oldest finished job is to be removed; None if there is none."""
         self._remove_at_ms: int | None = None
-        """The same on the monotonic clock, while there are too many or the wall clock was set."""
+        """The same on the monotonic clock, while there are too many."""
         state.unpaid.delay = timedelta(milliseconds=limits.payment_grace_ms)
         state.wall.add_source(lambda: self._remove_at)
         state.mono.add_source(lambda: self._remove_at_ms)
@@ -55,10 +61,10 @@ class Deadlines:
     def start(self, now: Instant, *, clocks_agree: bool = True) -> None:
         """Look at the state that was replayed. Call this before the first batch.
 
-        The clocks are compared with `now` from then on, if they agree as a rule: a difference shows
-        that one of them was set, and no finished job is removed for a while.
+        The clocks are compared from then on, if they agree as a rule. The first comparison is with
+        the last record: the broker may have been down since, or the clock may have been set.
         """
-        self._clocks = now
+        self._clocks = Instant(self._state.at, now.mono_ms) if self._state.records else now
         self._clocks_agree = clocks_agree
         with self._state.jobs:
             self._schedule_removal(now)
@@ -70,7 +76,10 @@ class Deadlines:
         if not writable:
             ends_ms = self._context.waiters.next_due_ms()
             return ends_ms is not None and ends_ms <= now.mono_ms
-        return now.mono_ms >= self._state.mono.next_at or now.wall >= self._state.wall.next_at
+        state = self._state
+        if now.mono_ms >= state.mono.next_at or now.wall >= state.wall.next_at:
+            return True
+        return now.wall < state.at and now.mono_ms >= self._look_at_ms
 
     def due_in_ms(self, now: Instant, *, writable: bool = True) -> int:
         """Return how long nothing will be due, at most FAR_MS; 0 if something may be."""
@@ -78,6 +87,8 @@ class Deadlines:
             ends_ms = self._context.waiters.next_due_ms()
             return FAR_MS if ends_ms is None else max(0, min(FAR_MS, ends_ms - now.mono_ms))
         span_ms = min(FAR_MS, self._state.mono.next_at - now.mono_ms)
+        if now.wall < self._state.at:
+            span_ms = min(span_ms, self._look_at_ms - now.mono_ms)
         # Rounded up, so that a sleep does not end too early.
         wall_ms = -((now.wall - self._state.wall.next_at) // MILLISECOND)
         return max(0, min(span_ms, wall_ms))
@@ -91,6 +102,7 @@ class Deadlines:
         leases end. Finished jobs that are left to remove do not count as left.
         """
         waiters, state, now_ms = self._context.waiters, self._state, now.mono_ms
+        self._look_at_ms = now_ms + LOOK_MS
         for parked in islice(waiters.due(now_ms), DUE_MAX):
             end_wait(self._context, parked)
         more = waiters.timers.is_due(now_ms)
@@ -139,29 +151,39 @@ class Deadlines:
         self._context.record_one(event, now.mono_ms)
 
     def _remove_finished(self, now: Instant) -> None:
-        """Remove the finished jobs that are too old or too many, oldest first.
-
-        None while one of the clocks may be wrong: if they have gone on by different spans since the
-        last time, one of them was set.
-        """
-        clocks, self._clocks = self._clocks, now
-        if clocks is not None and self._clocks_agree:
-            went_ms = (now.wall - clocks.wall) // MILLISECOND
-            if abs(went_ms - (now.mono_ms - clocks.mono_ms)) > STEP_MS:
-                self._hold_until_ms = now.mono_ms + HOLD_MS
-        if now.mono_ms >= self._hold_until_ms:
-            self._context.record([*map(JobPruned, self._to_remove(now))], now.mono_ms)
+        """Remove the finished jobs that are too old or too many, oldest first."""
+        self._look_at_clocks(now)
+        self._context.record([*map(JobPruned, self._to_remove())], now.mono_ms)
         self._schedule_removal(now)
 
-    def _to_remove(self, now: Instant) -> list[str]:
+    def _look_at_clocks(self, now: Instant) -> None:
+        """Let finished jobs grow old anew if their ages may be wrong: no result may vanish early.
+
+        So it is if one of the clocks was set: they have gone on by different spans. It also is if
+        the oldest job should have been removed long ago: the broker was down then, or one of the
+        two times was a wrong clock's.
+        """
+        clocks, self._clocks = self._clocks, now
+        oldest = self._state.jobs.finished.oldest()
+        if not self._clocks_agree or clocks is None or oldest is None:
+            return
+        at = self._state.at
+        went = (now.mono_ms - clocks.mono_ms) * MILLISECOND
+        is_set = abs(now.wall - clocks.wall - went) > self._set_min
+        is_overdue = at - max(oldest[0], self._context.aged_from) > self._keep + self._set_min
+        if is_set or is_overdue:
+            self._context.aged_from = at
+
+    def _to_remove(self) -> list[str]:
         """Return the finished jobs that are too old or too many, REMOVED_MAX at most."""
         finished = self._state.jobs.finished
         too_many = finished.count - self._keep_max
-        ended_by = now.wall - self._keep
+        aged = self._state.at - self._keep
+        ended_by = aged if self._context.aged_from <= aged else None
         return [
             job.job_id
             for place, job in enumerate(finished.first(REMOVED_MAX))
-            if place < too_many or ended_at(job) <= ended_by
+            if place < too_many or (ended_by is not None and ended_at(job) <= ended_by)
         ]
 
     def _schedule_removal(self, now: Instant) -> None:
@@ -170,9 +192,7 @@ class Deadlines:
         oldest = finished.oldest()
         if oldest is None:
             return
-        if now.mono_ms < self._hold_until_ms:
-            self._remove_at_ms = self._hold_until_ms
-        elif finished.count > self._keep_max:
+        if finished.count > self._keep_max:
             self._remove_at_ms = now.mono_ms
         else:
-            self._remove_at = oldest[0] + self._keep
+            self._remove_at = later(max(oldest[0], self._context.aged_from), self._keep)

@@ -183,7 +183,8 @@ class Dispatcher:
         try:
             return self._checked(context, run, request)
         except Exception as fault:
-            if context.is_torn or len(context.events) != before:
+            is_over = isinstance(fault, MemoryError)  # the next allocation may abort the process
+            if is_over or context.is_torn or len(context.events) != before:
                 raise
             if len(run) == 1:
                 return [error_of(_refusal_of(fault))]
@@ -203,7 +204,8 @@ class Dispatcher:
             context.check_scans()
         if not request.writable and kind.changes:
             raise StorageFullError(
-                "nothing can change now: the disk is full, or a file of the journal is missing"
+                "nothing can change now: the disk is full, a file of the journal is missing, or the"
+                " broker's memory limit is reached"
             )
         if request.room_bytes < self._result_bytes_max and len(run) == 1:
             _check_room(context, run[0], request)

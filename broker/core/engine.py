@@ -294,7 +294,7 @@ class Engine:
 
     def _open_session(self, context: Context, request: RequestContext, client: str) -> int:
         if not request.writable:
-            raise StorageFullError("the disk has no room for another session")
+            raise StorageFullError("there is no room for another session on the disk, or in memory")
         requests, own = context.state.requests, request.ticket.session
         # Usually one; if the limit was lowered, the next ones that are opened evict more.
         for _ in range(self._evicted_max()):

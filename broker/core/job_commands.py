@@ -20,6 +20,7 @@ from tollgate.broker.core.events import (
 from tollgate.broker.core.leases import info
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import no_settlement
+from tollgate.broker.core.timers import later
 from tollgate.broker.repository.job import (
     Changes,
     Slot,
@@ -66,14 +67,14 @@ NOT_COMPARED: Final = frozenset({"not_before", "traceparent"})
 
 def create(context: Context, commands: Sequence[Create], request: RequestContext) -> list[Any]:
     """Store jobs. A job that is stored already with the same fields is shown as it is now."""
-    now, pay_by = request.now, context.pay_by(request.now)
+    now, pay_by, lead = request.now, context.pay_by(), context.lead
     found = context.state.jobs.get_all([command.job_id for command in commands])
     events = [
         JobCreated(
             command.job_id or context.new_id(), now, command.input_hash, command.input,
             command.identifier_from_purchaser, command.blockchain_identifier,
             command.pay_by_time or pay_by, command.submit_result_time,
-            _rest_of(command)
+            _rest_of(command, lead)
             if command.queue or command.priority or command.meta is not None
             or command.not_before or command.traceparent or command.settle else None,
         )
@@ -91,9 +92,13 @@ def create(context: Context, commands: Sequence[Create], request: RequestContext
     ]
 
 
-def _rest_of(command: Create) -> NewRest:
+def _rest_of(command: Create, lead: timedelta) -> NewRest:
+    """Return the other fields; `lead` is how far the time of records is ahead of the clock."""
+    not_before = command.not_before
+    if not_before is not None and lead:
+        not_before = later(not_before, lead)
     return NewRest(
-        command.queue, command.priority, command.not_before, command.meta, command.traceparent,
+        command.queue, command.priority, not_before, command.meta, command.traceparent,
         command.settle,
     )  # fmt: skip
 
@@ -339,7 +344,7 @@ def settle(context: Context, command: Settle, request: RequestContext) -> JobRes
         if (to or state) not in CLAIMABLE:
             message = f"a settlement that is {to or state} is not claimed: nothing is tried again"
             raise about(job, InvalidStateTransitionError.rebuilt(message, {"allowed": []}))
-        not_before = request.now + timedelta(milliseconds=command.retry_after_ms)
+        not_before = later(request.now, timedelta(milliseconds=command.retry_after_ms))
     is_ours = command.lease is not None or slot.lease is None
     event = JobSettled(
         job.job_id, to, command.result_hash, command.on_chain_state, command.reason, not_before,

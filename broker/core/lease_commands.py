@@ -23,6 +23,7 @@ from tollgate.broker.core.events import (
 )
 from tollgate.broker.core.job_commands import check_queues
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_bytes_with
+from tollgate.broker.core.timers import later
 from tollgate.broker.core.waiters import Parked, names_of, state_of
 from tollgate.broker.repository.job import Slot, grant, job_result
 from tollgate.broker.repository.job_repo import claimed_for
@@ -181,9 +182,10 @@ def release(context: Context, command: Release, request: RequestContext) -> OkRe
             if job.status is not RUNNING:
                 message = f"job {job.job_id} is {job.status}: only a running job can be delayed"
                 raise InvalidStateTransitionError.rebuilt(message, {})
-            not_before = request.now + timedelta(milliseconds=command.delay_ms)
-            if job.submit_result_time is not None and not_before >= job.submit_result_time:
-                left_ms = max(0, (job.submit_result_time - request.now) // MILLISECOND)
+            delay = timedelta(milliseconds=command.delay_ms)
+            not_before, ends = later(request.now, delay), job.submit_result_time
+            if ends is not None and later(context.wall, delay) >= ends:
+                left_ms = max(0, (ends - context.wall) // MILLISECOND)
                 message = f"the delay ends after submit_result_time, in {left_ms} ms"
                 raise TooLargeError(message, limit=left_ms)
         event = LeaseReleased(

@@ -39,6 +39,9 @@ MINUTE_MS: Final = 60_000
 DAY_MS: Final = 24 * 60 * MINUTE_MS
 SPAN_MS_MAX: Final = 36_500 * DAY_MS
 """A hundred years: a time plus such a span is still a valid time."""
+NUMBER_MAX: Final = 2**53 - 1
+"""`hello` tells limits, and clients in other languages read no larger whole numbers."""
+MESSAGE_BYTES_MAX: Final = 1_024 * MIB
 BATCH_MESSAGES: Final = 256
 """Messages of a batch."""
 BATCH_BYTES: Final = 4 * KIB
@@ -47,7 +50,7 @@ BATCH_REPLY_BYTES: Final = 8 * MIB
 """Bytes of replies that end a batch."""
 
 
-def _limit(description: str, least: int = 0, most: int | None = None) -> Meta:
+def _limit(description: str, least: int = 0, most: int = NUMBER_MAX) -> Meta:
     """Describe a limit that is a setting too: its help text and its bounds."""
     return Meta(ge=least, le=most, description=description)
 
@@ -60,9 +63,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     Every field with a `_limit` is a setting of the same name, with this default (`Settings`).
     """
 
-    request_bytes: Annotated[int, _limit("bytes of a request", 1_024)] = 256 * KIB
+    request_bytes: Annotated[int, _limit("bytes of a request", 1_024, MESSAGE_BYTES_MAX)] = (
+        256 * KIB
+    )
     commands: Annotated[int, _limit("commands in a request", 1, 65_535)] = 1_000
-    reply_bytes: Annotated[int, _limit("bytes of a reply", 64 * KIB)] = 4 * MIB
+    reply_bytes: Annotated[int, _limit("bytes of a reply", 64 * KIB, MESSAGE_BYTES_MAX)] = 4 * MIB
     text_bytes: Annotated[int, _limit("bytes of a text in a command", 1)] = 64 * KIB
     blockchain_identifier_bytes: Annotated[int, _limit("bytes of that field", 1)] = 8_000
     identifier_from_purchaser_bytes: int = 256

@@ -12,6 +12,7 @@ decides what happens by itself in time.
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
@@ -87,7 +88,7 @@ class Pipeline:
         lease_at = now if writable else None
         queues = context.state.jobs.queues
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
-            context.begin_batch(now.wall)
+            context.begin_batch(now)
             must_wait = False
             left_over = undelivered or self._was_full or context.answers
             if left_over or deadlines.is_due(now, writable=writable):
@@ -126,6 +127,11 @@ class Pipeline:
                     break
         wake_up_for_readers(context)
 
+    @property
+    def last_record_at(self) -> datetime:
+        """The time of the last record."""
+        return self._context.state.at
+
     def is_behind(self, *, writable: bool = True) -> bool:
         """Return whether the last batch was too full for all answers to parked commands."""
         may_grant = writable and self._was_full and bool(self._context.waiters.parked)
@@ -136,7 +142,7 @@ class Pipeline:
         output = Output([], [], room_bytes=self._batch_reply_bytes)
         context = self._context
         if not context.state.log_id:
-            context.act_alone(now.wall)
+            context.act_alone(now)
             context.record_one(LogBegan(self._engine.boot_id.replace("-", "")), now.mono_ms)
         return self._settle(None, output)
 

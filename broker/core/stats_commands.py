@@ -435,17 +435,20 @@ def _coming(context: Context, slot: Slot, request: RequestContext) -> list[Comin
     if job.status in (RUNNING, AWAITING_INPUT) and job.submit_result_time is not None:
         then = "the job fails unless it has ended by then"
         coming.append(Coming("submit_result_time", job.submit_result_time, then))
-    if job.not_before is not None and job.not_before > now and job.status not in TERMINAL:
-        coming.append(Coming("not_before", job.not_before, "its delay ends: it can be claimed"))
+    at, wall_at = context.state.at, context.wall_at  # delays end by the time of records
+    if job.not_before is not None and job.not_before > at and job.status not in TERMINAL:
+        then = "its delay ends: it can be claimed"
+        coming.append(Coming("not_before", wall_at(job.not_before), then))
     settlement = job.settlement
-    if settlement is not None and settlement.not_before and settlement.not_before > now:
+    if settlement is not None and settlement.not_before and settlement.not_before > at:
         then = "the settlement can be claimed again"
-        coming.append(Coming("settlement.not_before", settlement.not_before, then))
+        coming.append(Coming("settlement.not_before", wall_at(settlement.not_before), then))
     if is_finished(job):
-        at = _sum(ended_at(job), timedelta(milliseconds=limits.keep_finished_ms))
-        if at is not None:
+        since = max(ended_at(job), context.aged_from)
+        until = _sum(since, timedelta(milliseconds=limits.keep_finished_ms))
+        if until is not None:
             then = "the broker forgets the job, or earlier if there are too many finished ones"
-            coming.append(Coming("keep_finished_ms", at, then))
+            coming.append(Coming("keep_finished_ms", wall_at(until), then))
     return sorted(coming, key=lambda each: each.at)
 
 

@@ -6,7 +6,7 @@ Each clock has a `Timeline`, which knows the earliest time at which anything may
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -27,6 +27,14 @@ CHECKS: Final = 4
 """How many items are checked for each one that is added, while too many are settled."""
 NEVER_MS: Final = 2**63
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
+
+
+def later(at: datetime, span: timedelta) -> datetime:
+    """Return a time and a span added; the last date if there is no such date."""
+    try:
+        return at + span
+    except OverflowError:
+        return NEVER
 
 
 class Instant(msgspec.Struct, frozen=True, gc=False):

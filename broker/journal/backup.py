@@ -89,7 +89,7 @@ def _check_backup(backup: Path, directory: Path, files: Files) -> None:
     found = listing(files.names(backup))
     if not (found.segments or found.snapshots):
         raise JournalError(f"{backup} is no backup: it has no segment and no snapshot")
-    if backup.resolve() in directory.resolve().parents:
+    if _real(backup) in _real(directory).parents:
         raise JournalError(f"{directory} is inside the backup: restore it elsewhere")
     if directory.exists() and directory.samefile(backup):
         raise JournalError(f"{directory} is the backup itself: restore it elsewhere")
@@ -156,13 +156,13 @@ def _explained(fault: BaseException, backup: Path, directory: Path, files: Files
 
 
 def _check_target(directory: Path, target: Path) -> None:
-    place = target.resolve()
+    place = _real(target)
     if os.path.lexists(target):
         raise JournalError(f"{target} exists already, and a backup overwrites nothing")
     if not place.parent.is_dir():
         raise JournalError(f"there is no directory {target.parent} to put the backup in")
     holds = listing(FILES.names(place.parent))
-    if directory.resolve() in place.parents or holds.segments or holds.snapshots:
+    if _real(directory) in place.parents or holds.segments or holds.snapshots:
         raise JournalError(f"{target} is inside a data directory: put the backup elsewhere")
 
 
@@ -232,3 +232,8 @@ def _copy_bytes(source: int, target: int, files: Files) -> None:
     while part := files.read_at(source, PART_BYTES, offset):
         files.write(target, part, offset)
         offset += len(part)
+
+
+def _real(path: Path) -> Path:
+    """Return a path without links. `Path.resolve` raises no OSError if they go round in circles."""
+    return Path(os.path.realpath(path))

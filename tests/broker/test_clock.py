@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from tests.core import EPOCH
-from tollgate.broker.clock import CATCH_UP_MS, PAUSE_MS, REST_MS, LoopClock
+from tollgate.broker.clock import CATCH_UP_MS, PAUSE_MS, REST_MS, SET_MS, LoopClock
 
 
 class Clocks:
@@ -13,8 +13,10 @@ class Clocks:
 
     def __init__(self) -> None:
         self.ms = 1_000_000
+        self.set_by_ms = 0
         self.loop = LoopClock(
-            lambda: self.ms * 1_000_000, lambda: EPOCH + timedelta(milliseconds=self.ms)
+            lambda: self.ms * 1_000_000,
+            lambda: EPOCH + timedelta(milliseconds=self.ms + self.set_by_ms),
         )
         self.start_ms = self.loop.read().mono_ms
 
@@ -95,3 +97,21 @@ def test_rare_pauses_count_in_full() -> None:
             clocks.turn(100)
         assert clocks.sleep(600_000, 0) - before == REST_MS
         clocks.loop.caught_up()
+
+
+@pytest.mark.parametrize("by_ms", [SET_MS + 1, -SET_MS - 1, 10**14, -(10**13)])
+def test_a_wall_clock_that_was_set_is_told_once(by_ms: int) -> None:
+    clocks = Clocks()
+    assert clocks.loop.set_by_ms() == 0
+    clocks.turn(60_000)
+    clocks.set_by_ms = by_ms
+    assert clocks.loop.set_by_ms() == by_ms
+    assert clocks.loop.set_by_ms() == 0
+
+
+def test_a_wall_clock_that_drifts_was_not_set() -> None:
+    clocks = Clocks()
+    for _ in range(100):
+        clocks.turn(5_000)
+        clocks.set_by_ms += SET_MS // 2
+        assert clocks.loop.set_by_ms() == 0

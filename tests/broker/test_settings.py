@@ -1,5 +1,6 @@
 """Settings: their sources, what is refused and how, and what they are checked against at start."""
 
+import os
 import resource
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from tollgate.broker.admin import config
 from tollgate.broker.core.roles import Role
-from tollgate.broker.settings import AllSettings, SettingsError, load
+from tollgate.broker.settings import FILE_BYTES_MAX, AllSettings, SettingsError, load
 from tollgate.broker.transport.binding import Binding, check_libzmq, connections_per_router
 from tollgate.broker.transport.endpoints import EndpointError
 
@@ -97,13 +98,59 @@ def test_the_old_name_of_a_setting_names_the_new(
         load({})
 
 
-@pytest.mark.parametrize("text", ["jobs = [", "jobz = 1", "jobs = 'many'"])
-def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"jobs = [", b"jobz = 1", b"jobs = 'many'", b"socket_group = '\xe9'", b"\xff\xfej\0o\0",
+        b"jobs = " + b"9" * 5_000, b"a = " + b"[" * 5_000, b"# " + b"x" * FILE_BYTES_MAX,
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "broker.toml"
-    file.write_text(text)
+    file.write_bytes(data)
     with pytest.raises(SettingsError) as refusal:
         load({}, file)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["no such file", ".", "/dev/zero"])
+def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match=r"^/"):
+        load({}, tmp_path / name)
+
+
+def test_a_file_of_another_editor_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "broker.toml"
+    file.write_bytes(b"\xef\xbb\xbfjobs = 5\r\nlapses = 2\r\n")
+    limits = load({}, file).limits()
+    assert (limits.jobs, limits.lapses) == (5, 2)
+
+
+def test_settings_may_come_from_a_pipe() -> None:
+    """As in `tollgate broker --config <(make-settings)`: it can be read once."""
+    reader, writer = os.pipe()
+    os.write(writer, b"jobs = 5\n")
+    os.close(writer)
+    pipe = Path(f"/dev/fd/{reader}")
+    rows = {each.name: each for each in config.broker_settings({}, pipe)}
+    os.close(reader)
+    assert rows["jobs"].value == 5
+    assert rows["jobs"].origin == ("file", str(pipe))
+
+
+def test_an_endpoint_is_named_once() -> None:
+    with pytest.raises(SettingsError, match=r"^bind: an endpoint is named twice"):
+        load({"bind": ["ipc:///b", "ipc:///a", "ipc:///b"]})
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_directory_is_refused(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    with pytest.raises(SettingsError, match=r"^data_dir: it is empty"):
+        load({"data_dir": blank})
+    if blank:
+        monkeypatch.setenv("TOLLGATE_DATA_DIR", blank)
+        with pytest.raises(SettingsError, match=r"^data_dir: it is empty"):
+            load({})
 
 
 def test_options_come_before_environment_before_file(
@@ -116,6 +163,17 @@ def test_options_come_before_environment_before_file(
     limits = load({"jobs": 3}, file).limits()
     assert (limits.jobs, limits.parked, limits.lapses) == (3, 2, 1)
     assert load({"parked": 0}).limits().parked == 0
+
+
+NUMBERS = [name for name, field in AllSettings.model_fields.items() if field.annotation is int]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_too_large_to_be_told(name: str) -> None:
+    """A broker that cannot encode a limit would end at its first hello."""
+    for number in (2**53, 10**26, -1):
+        with pytest.raises(SettingsError, match=rf"^({name}|unread_total_bytes|reply_bytes): "):
+            load({name: number, "in_memory": True})
 
 
 def test_every_setting_says_what_it_is() -> None:

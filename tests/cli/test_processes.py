@@ -232,3 +232,20 @@ def test_completion_is_in_the_help(invoke: Invoke, start: Start) -> None:
     code, out, _ = ended(start(env={"_TOLLGATE_COMPLETE": "zsh_source"}))
     assert code == 0
     assert "#compdef tollgate" in out
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        ("bash", {}),
+        ("zsh", {}),
+        ("fish", {}),
+        ("bash", {"COMP_WORDS": "tollgate get ", "COMP_CWORD": "x"}),
+        ("zsh", {"COMP_WORDS": "tollgate get ", "COMP_CWORD": "x"}),
+    ],
+)
+def test_completion_is_silent_without_its_variables(
+    start: Start, shell: str, words: dict[str, str]
+) -> None:
+    process = start(env={"_TOLLGATE_COMPLETE": f"{shell}_complete", **words})
+    assert ended(process) == (1, "", "")

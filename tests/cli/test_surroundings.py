@@ -63,6 +63,18 @@ def test_a_malformed_endpoint_names_its_variable(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "variable"),
+    [("tollgate", "TOLLGATE_ANSWER_TIMEOUT"), ("tollgate.worker", "TOLLGATE_LOG_FORMAT")],
+)
+def test_a_wrong_value_names_its_variable(module: str, variable: str) -> None:
+    arguments = ["count"] if module == "tollgate" else ["--handler", "os:getcwd"]
+    code, _, err = in_shell("", module, *arguments, environment={**os.environ, variable: "5 s"})
+    assert code == 2
+    assert f"Invalid value for {variable}: " in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "options",
     [["--endpoint", "tcp://localhost"], ["--endpoint", "tcp://127.0.0.1:1"], ["--endpoint", ""]],
 )

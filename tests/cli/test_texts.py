@@ -1,5 +1,6 @@
 """Times, numbers and untrusted texts, as a terminal shows them."""
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -11,6 +12,8 @@ from tollgate.terminal.text import (
     cut,
     duration,
     iso,
+    local,
+    local_iso,
     milliseconds,
     one_line,
     printable,
@@ -44,6 +47,19 @@ def test_duration_is_rounded_down() -> None:
 
 def test_iso_is_in_utc() -> None:
     assert iso(NOW.astimezone(timezone(timedelta(hours=2)))) == "2026-01-02T03:04:05.678Z"
+
+
+def test_the_last_date_has_no_time_east_of_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    try:
+        for zone in ("Asia/Tokyo", "America/New_York"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert local(last).startswith("9999-12-31 ")
+            assert local_iso(last).startswith("9999-12-31T")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_numbers() -> None:

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from time import time
 from typing import Any
 
 import pytest
 
 from tollgate.client import connection
-from tollgate.client.clock import UNTOLD_S
+from tollgate.client.clock import UNTOLD_S, date_of
 from tollgate.client.errors import OutcomeUnknown
 from tollgate.domain.commands import AnyCommand, Count, Create, Hello, Release
 from tollgate.domain.exceptions import ArgumentError, ExpiredError
@@ -34,6 +34,8 @@ from .talk import Talk
 from .test_request_session import MOVE, open_session
 
 LATE = ExpiredError("the request came after its valid_until")
+FIRST = datetime.min.replace(tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
 YEAR_S = 366 * 86_400.0
 
 
@@ -54,6 +56,22 @@ def test_requests_are_valid_by_the_brokers_clock(talk: Talk, offset_s: float) ->
     (request,) = talk.requests()
     assert valid_s(request) == pytest.approx(10 + offset_s)
     assert len(talk.warnings) == (abs(offset_s) > 5)
+
+
+@pytest.mark.parametrize("told", [FIRST, datetime(1969, 12, 31, tzinfo=UTC), LAST])
+def test_a_broker_at_the_end_of_all_dates(talk: Talk, told: datetime) -> None:
+    """A deadline cannot be later than the last date: then the request is valid until that."""
+    talk.greet(greeting(time=told))
+    talk.ask(Count(), timeout_s=10)
+    (request,) = talk.requests()
+    assert request.valid_until is not None
+    expected = LAST if told == LAST else told + timedelta(seconds=10)
+    assert abs(request.valid_until - expected) < timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize("unix_s", [-1e12, -62_135_596_801.0, 253_402_300_800.0, 1e12, 1e300])
+def test_a_time_beyond_all_dates_is_the_first_or_the_last(unix_s: float) -> None:
+    assert date_of(unix_s) == (FIRST if unix_s < 0 else LAST)
 
 
 def test_half_of_the_round_trip_is_taken_off(talk: Talk) -> None:

@@ -1,12 +1,17 @@
 """A client belongs to one process, and to one thread at a time."""
 
+import asyncio
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy, deepcopy
+from typing import Any
 
 import pytest
 
+from tollgate.client.aio import AsyncClient
 from tollgate.client.errors import BatchError, ClientClosedError, ClosedOutcomeUnknown
 from tollgate.client.sync import Client
 from tollgate.domain.commands import Hello
@@ -303,3 +308,40 @@ def test_clients_may_be_closed_at_any_moment(broker: BrokerProcess) -> None:
             errors = [made.result(PATIENCE_S) for made in calls]
             assert {type(error) for error in errors} == {ClientClosedError}
             assert all(client._connection._opened == [] for client in clients)
+
+
+def _pickled(client: Any) -> Any:
+    return pickle.loads(pickle.dumps(client))  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy, _pickled])
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_copy_is_another_client(
+    empty_broker: BrokerProcess, copied: Callable[[Client], Client], is_used: bool
+) -> None:
+    """Two clients must share neither a socket nor the numbers of a session."""
+    with Client(empty_broker.endpoint, timeout_s=PATIENCE_S, name="me") as client:
+        if is_used:
+            client.create(input="first")
+        with copied(client) as another:
+            assert another.endpoint == client.endpoint
+            for number in range(3):
+                client.create(input=f"{number}")
+                job = another.create(input=f"{number} of another")
+                another.transition(job.job_id, "running")
+        assert client.count().total == 6 + is_used
+        assert client.history(job.job_id).entries[-1].client == "me"
+
+
+@pytest.mark.parametrize("copied", [copy, deepcopy, _pickled])
+def test_a_copy_of_an_async_client_is_another(
+    empty_broker: BrokerProcess, copied: Callable[[AsyncClient], AsyncClient]
+) -> None:
+    async def main() -> None:
+        async with AsyncClient(empty_broker.endpoint, timeout_s=PATIENCE_S) as client:
+            await client.create(input="first")
+            async with copied(client) as another:
+                await asyncio.gather(client.create(input="a"), another.create(input="b"))
+            assert (await client.count()).total == 3
+
+    asyncio.run(main())

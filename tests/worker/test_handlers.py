@@ -76,12 +76,14 @@ def test_a_handler_is_found_in_the_current_directory(directory: Path) -> None:
         ("broken:plain", "module broken cannot be imported: ValueError: on two lines"),
         ("needy:plain", "cannot be imported: ModuleNotFoundError: No module named 'absent'"),
         ("..:plain", "module .. cannot be imported: TypeError"),
+        ("script:plain", "module script cannot be imported: SystemExit: 3"),
     ],
 )
 def test_what_is_no_handler_is_said_in_one_line(directory: Path, path: str, complaint: str) -> None:
     (directory / "my_handlers.py").write_text(MODULE)
     (directory / "broken.py").write_text("raise ValueError('on\\ntwo lines')")
     (directory / "needy.py").write_text("import absent")
+    (directory / "script.py").write_text("import sys\nsys.exit(3)")
     with pytest.raises(HandlerNotFoundError) as caught:
         load_handler(path)
     assert complaint in str(caught.value)

@@ -37,9 +37,15 @@ class _Fish(FishComplete):
 
 
 def complete(command: click.Command, program: str, variable: str, instruction: str) -> int:
-    """Do what the shell asks for in the environment; return the exit code."""
+    """Do what the shell asks for in the environment; return the exit code.
+
+    Nothing is said of variables that no shell sets so: it would stand in the line that is typed.
+    """
     add_completion_class(_Fish)
-    return shell_complete(command, {}, program, variable, instruction)
+    try:
+        return shell_complete(command, {}, program, variable, instruction)
+    except (KeyError, ValueError):  # COMP_WORDS is missing, COMP_CWORD is no number
+        return 1
 
 
 def complete_ids(

@@ -7,8 +7,10 @@ import click
 
 from tollgate.client.errors import BrokerUnreachableError, KeyFileError, OutcomeUnknown
 from tollgate.domain.exceptions import ArgumentError, Refusal, TollgateError
+from tollgate.terminal.program import message_of
 from tollgate.terminal.streams import drop_output
 from tollgate.terminal.text import one_line
+from tollgate.terminal.uncaught import OUT_OF_MEMORY, is_out_of_memory
 
 REFUSED: Final = 1
 WRONG_USAGE: Final = 2
@@ -75,7 +77,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "interrupted", INTERRUPTED
     if isinstance(error, click.ClickException):
-        message = error.format_message().rstrip(".")
+        message = message_of(error).rstrip(".")
         context = getattr(error, "ctx", None)
         if context is not None:
             see = " See" if message.endswith("?") else "; see"
@@ -86,6 +88,12 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return refusal_line(error), code
     if isinstance(error, OSError):
         return error.strerror or str(error), REFUSED
+    return _explained_by_kind(error)
+
+
+def _explained_by_kind(error: BaseException) -> tuple[str, int]:
+    if is_out_of_memory(type(error)):
+        return f"{OUT_OF_MEMORY}; a change may have been made: see `tollgate list`", REFUSED
     for kind, advice, code in _KINDS:
         if isinstance(error, kind):
             return f"{error}{advice}", code

@@ -164,16 +164,13 @@ version_option: Final = click.option(
 )
 
 
-def url(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
-    """Take an endpoint; an error names the option, or the variable that it comes from."""
+def url(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Take an endpoint."""
     if value is not None:
         try:
             check_endpoint(value)
         except ValueError as fault:
-            source = context.get_parameter_source("endpoint")
-            is_set = source is click.core.ParameterSource.ENVIRONMENT
-            hint = "TOLLGATE_ENDPOINT" if is_set else "'--endpoint'"
-            raise click.BadParameter(str(fault), param_hint=hint) from None
+            raise click.BadParameter(str(fault)) from None
     return value
 
 

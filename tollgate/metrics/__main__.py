@@ -2,8 +2,12 @@
 
 import sys
 
-if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+    from tollgate.terminal import uncaught
+
+    uncaught.install("tollgate metrics")
 
 from importlib.util import find_spec
 

@@ -62,7 +62,7 @@ def families(stats: StatsResult) -> Iterator[Metric]:
         yield _gauge("tollgate_start_time_seconds", started, stats.since.timestamp())
     yield _gauge(
         "tollgate_writable",
-        "1 if changes are accepted; 0 if the disk is full or a file of the journal is missing.",
+        "1 if changes are accepted; 0 if disk or memory is full, or the journal lacks a file.",
         int(stats.writable),
     )
     yield from _jobs(stats)

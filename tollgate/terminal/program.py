@@ -35,11 +35,20 @@ def _code_of(command: click.Command, program: str, aborted: int, *, serves: bool
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.ClickException as fault:
-        click.echo(f"{program}: {fault.format_message()}", err=True)
+        click.echo(f"{program}: {message_of(fault)}", err=True)
         return fault.exit_code
     except (click.Abort, KeyboardInterrupt):
         return aborted
     return 0
+
+
+def message_of(fault: click.ClickException) -> str:
+    """Return what is wrong; of a value from the environment with the name of its variable."""
+    if isinstance(fault, click.BadParameter) and fault.ctx and fault.param and fault.param.name:
+        source = fault.ctx.get_parameter_source(fault.param.name)
+        if source is click.core.ParameterSource.ENVIRONMENT:
+            fault.param_hint = str(fault.param.envvar)
+    return fault.format_message()
 
 
 @contextmanager

@@ -38,12 +38,20 @@ def iso(moment: datetime) -> str:
 
 def local(moment: datetime) -> str:
     """Return a time in the local time zone, to the second."""
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return _in_local_zone(moment).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def local_iso(moment: datetime) -> str:
     """Return a time in the local time zone in ISO 8601, to the millisecond, with its offset."""
-    return moment.astimezone().isoformat(timespec="milliseconds")
+    return _in_local_zone(moment).isoformat(timespec="milliseconds")
+
+
+def _in_local_zone(moment: datetime) -> datetime:
+    """Return a time in the local time zone; as it is where that would be no date, in year 9999."""
+    try:
+        return moment.astimezone()
+    except (OverflowError, ValueError):
+        return moment
 
 
 def counted(number: int, thing: str) -> str:

@@ -21,19 +21,23 @@ from tests.core import (
     create,
     job_id,
     job_of,
+    make_engine,
     move,
+    pipeline_of,
     running,
     status_of,
     wait,
 )
 from tollgate.broker.core.batch import Arrival
-from tollgate.broker.core.deadlines import FAR_MS, HOLD_MS, REMOVED_MAX
+from tollgate.broker.core.deadlines import FAR_MS, LOOK_MS, REMOVED_MAX
 from tollgate.broker.core.events import JobTransitioned
 from tollgate.broker.core.limits import DUE_MAX
+from tollgate.broker.core.state import State
 from tollgate.broker.repository.indexes import FinishedJobs
-from tollgate.domain.commands import Cancel, Get
+from tollgate.domain.commands import Cancel, Explain, Get, Release
 from tollgate.domain.messages import Reply, encode_request
 from tollgate.domain.models import JobStatus
+from tollgate.domain.results import ExplainedResult, OkResult
 
 
 def test_an_unpaid_job_fails_after_deadline_and_grace() -> None:
@@ -107,10 +111,10 @@ def test_a_clock_set_back_undoes_nothing() -> None:
     driver.set_wall(EPOCH - timedelta(days=400))
     driver.mono_ms += 999
     moved = driver.job(move(job, AWAITING_INPUT, lease=grant.lease))
-    assert moved.updated_at == EPOCH
+    assert EPOCH <= moved.updated_at < EPOCH + timedelta(seconds=1)
     (event,) = driver.records[-1].events
     assert isinstance(event, JobTransitioned)
-    assert event.at == EPOCH  # a repeat is told this time
+    assert event.at == moved.updated_at  # a repeat is told this time
     driver.set_wall(EPOCH + HOUR - timedelta(seconds=1))
     assert status_of(driver, job) is AWAITING_INPUT
     driver.set_wall(EPOCH + HOUR)
@@ -259,17 +263,177 @@ def test_many_finished_jobs_are_removed_over_several_batches() -> None:
     ]  # fmt: skip
 
 
-def test_no_finished_job_is_removed_after_the_clock_was_set() -> None:
-    driver = Driver(keep_finished_ms=1_000)
-    driver.ask(create(), Cancel(job_id=job_id(1)))
-    driver.set_wall(EPOCH + 24 * HOUR)
-    jobs = driver.engine.context.state.jobs
-    assert jobs.count() == 1
-    assert driver.pipeline.deadlines.due_in_ms(driver.now) == HOLD_MS
-    driver.pass_ms(HOLD_MS - 1)
-    assert jobs.count() == 1
-    driver.pass_ms(1)
-    assert jobs.count() == 0
+class Archive:
+    """A broker that keeps a finished job for a day, and has one."""
+
+    DAY = 24 * HOUR
+
+    def __init__(self, began: datetime = EPOCH) -> None:
+        self.driver = Driver(keep_finished_ms=DAY_MS)
+        self.driver.wall = began
+        self.finish(1)
+
+    def finish(self, number: int) -> None:
+        self.driver.ask(create(job_id=job_id(number)), Cancel(job_id=job_id(number)))
+
+    @property
+    def kept(self) -> int:
+        return self.driver.engine.context.state.jobs.count()
+
+    def run(self, hours: float) -> int:
+        """Let so many hours pass, and return how many jobs are still there."""
+        for _ in range(round(hours * 60)):
+            self.driver.pass_ms(60_000)
+        return self.kept
+
+    def restart(self, wall: datetime) -> None:
+        """Start a broker on the same records."""
+        state = State()
+        for record in self.driver.records:
+            state.apply(record, 0)
+        engine = make_engine(state, keep_finished_ms=DAY_MS)
+        self.driver.pipeline = pipeline_of(engine)
+        self.driver.wall, self.driver.mono_ms = wall, 0
+        self.driver.pipeline.deadlines.start(self.driver.now)
+        self.driver.run()
+
+
+@pytest.mark.parametrize("step", [timedelta(days=400), timedelta(hours=23), -timedelta(days=400)])
+def test_a_result_outlives_a_clock_that_is_set(step: timedelta) -> None:
+    archive = Archive()
+    archive.run(1)
+    archive.driver.set_wall(archive.driver.wall + step)
+    assert archive.run(23.9) == 1
+    assert archive.run(3) == 0
+
+
+def test_a_result_of_a_clock_that_was_behind_is_kept() -> None:
+    """A machine without a battery for its clock begins in 1970, and is set right later."""
+    archive = Archive(began=datetime(1970, 1, 1, tzinfo=EPOCH.tzinfo))
+    archive.run(1)
+    archive.driver.set_wall(EPOCH)
+    archive.run(1)
+    archive.restart(EPOCH + HOUR)
+    assert archive.run(23.9) == 1
+    assert archive.run(0.2) == 0
+
+
+def test_a_result_of_a_clock_that_was_ahead_is_forgotten() -> None:
+    archive = Archive(began=datetime(2050, 1, 1, tzinfo=EPOCH.tzinfo))
+    archive.driver.set_wall(EPOCH)
+    archive.finish(2)
+    assert archive.run(24) == 2  # the time of records goes a tenth slower
+    assert archive.run(3) == 0
+
+
+def test_a_wrong_clock_and_a_restart_lose_no_result() -> None:
+    archive = Archive()
+    archive.run(1)
+    archive.driver.set_wall(EPOCH + timedelta(days=9_000))
+    archive.finish(2)
+    archive.restart(EPOCH + HOUR)
+    assert archive.run(23.9) == 2
+    assert archive.run(3) == 0
+
+
+@pytest.mark.parametrize("down", [timedelta(hours=24.5), timedelta(days=3)])
+def test_a_result_of_before_a_long_downtime_can_be_read(down: timedelta) -> None:
+    archive = Archive()
+    archive.restart(EPOCH + down)
+    assert archive.run(23.9) == 1
+    assert archive.run(0.2) == 0
+
+
+def test_restarts_keep_no_result_for_ever() -> None:
+    archive = Archive()
+    for hour in range(1, 24):
+        archive.run(1)
+        archive.finish(hour + 1)
+        archive.restart(EPOCH + hour * HOUR)
+    assert archive.kept == 24
+    archive.run(1)
+    assert archive.kept == 23
+
+
+def test_time_goes_on_while_the_clock_is_behind() -> None:
+    driver = Driver()
+    driver.wall = EPOCH + timedelta(days=9_000)
+    driver.job(create(job_id=job_id(7)))
+    driver.set_wall(EPOCH)
+    job = running(driver)
+    (grant,) = driver.grants_of(claim())
+    driver.ask(Release(job_id=job.job_id, lease=grant.lease, delay_ms=60_000))
+    seq = driver.post(claim(wait_ms=120_000))
+    told = driver.ask(Explain(job_id=job.job_id))[0]
+    assert isinstance(told, ExplainedResult)
+    (delay,) = [each for each in told.coming if each.what == "not_before"]
+    assert delay.at - EPOCH == pytest.approx(timedelta(seconds=60 / 0.9), abs=timedelta(seconds=1))
+    for _ in range(66):
+        driver.pass_ms(1_000)
+        assert driver.pipeline.deadlines.due_in_ms(driver.now) <= LOOK_MS
+    assert driver.result_of(seq) is None
+    driver.pass_ms(1_000)
+    assert driver.result_of(seq) is not None
+
+
+@pytest.mark.parametrize("delay_s", [60, 86_400])
+def test_a_delay_is_not_shorter_while_the_clock_is_behind(delay_s: int) -> None:
+    driver = Driver()
+    driver.wall = EPOCH + timedelta(days=9_000)
+    driver.job(create(job_id=job_id(7)))
+    driver.set_wall(EPOCH)
+    job = driver.job(create(not_before=EPOCH + timedelta(seconds=delay_s)))
+    driver.job(move(job, RUNNING))
+    driver.pass_ms((delay_s - 1) * 1_000)
+    assert driver.grants_of(claim()) == []
+    driver.pass_ms(delay_s * 1_000 // 9 + 2_000)
+    assert len(driver.grants_of(claim())) == 1
+
+
+def test_the_clock_reaches_the_time_of_records() -> None:
+    driver = Driver()
+    driver.wall = EPOCH + HOUR
+    driver.job(create())
+    driver.set_wall(EPOCH)
+    last = EPOCH + HOUR
+    for _ in range(10 * 60 + 2):
+        driver.pass_ms(60_000)
+        at = driver.job(create()).created_at
+        assert at >= last
+        last = at
+    assert last == driver.wall
+
+
+def test_deadlines_go_by_the_wall_clock_alone() -> None:
+    driver = Driver(payment_grace_ms=0)
+    driver.wall = EPOCH + timedelta(days=9_000)
+    driver.job(create(job_id=job_id(7)))
+    driver.set_wall(EPOCH)
+    first = driver.job(create())
+    job = running(driver, submit_result_time=EPOCH + 2 * HOUR)
+    (grant,) = driver.grants_of(claim())
+    assert first.pay_by_time == EPOCH + timedelta(days=1)
+    late = Release(job_id=job.job_id, lease=grant.lease, delay_ms=7_200_000)
+    assert driver.error(late).code == "too_large"
+    in_time = Release(job_id=job.job_id, lease=grant.lease, delay_ms=7_199_000)
+    assert driver.ask(in_time) == [OkResult()]
+    driver.set_wall(EPOCH + 2 * HOUR)
+    assert status_of(driver, job) is FAILED
+    driver.set_wall(EPOCH + timedelta(days=1, minutes=1))
+    assert status_of(driver, first) is FAILED
+
+
+def test_a_clock_at_the_last_date_stops_nothing() -> None:
+    driver = Driver()
+    driver.wall = datetime.max.replace(tzinfo=EPOCH.tzinfo) - timedelta(seconds=1)
+    job = running(driver)
+    (grant,) = driver.grants_of(claim())
+    driver.ask(Release(job_id=job.job_id, lease=grant.lease, delay_ms=60_000))
+    driver.job(Cancel(job_id=driver.job(create()).job_id))
+    driver.run()
+    driver.set_wall(EPOCH)
+    driver.pass_ms(60_000)
+    assert driver.pipeline.deadlines.due_in_ms(driver.now) >= 0
 
 
 def test_a_deadline_beyond_all_dates_is_never_due() -> None:

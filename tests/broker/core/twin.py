@@ -283,7 +283,11 @@ class Twin(Commands):
         self, wall: datetime, mono_ms: int, undelivered: Sequence[tuple[str, int]] = ()
     ) -> None:
         """Let everything happen that is due; take back grants that could not be delivered."""
-        self.wall, self.mono_ms, self.at = wall, mono_ms, max(self.at, wall)
+        if wall >= self.at:
+            self.at = wall
+        else:  # the wall clock was set back: the time of records goes on, a tenth slower
+            self.at += timedelta(microseconds=900 * (mono_ms - self.mono_ms))
+        self.wall, self.mono_ms = wall, mono_ms
         self.by = self.client = None
         self.let_due_ones_join()
         for parked in list(self.parked):
@@ -329,7 +333,7 @@ class Twin(Commands):
         finished.sort(key=lambda job: job["_finished"])
         for number, job in enumerate(finished):
             too_many = len(finished) - number > self.limits["max_finished"]
-            if too_many or job["_finished"][0] + keep <= self.wall:
+            if too_many or job["_finished"][0] + keep <= self.at:
                 self.happened["too many are finished" if too_many else "a job is old"] += 1
                 self.forget(job)
 

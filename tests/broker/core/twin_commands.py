@@ -41,7 +41,6 @@ def parks(commands: list[Wire]) -> bool:
 class Commands(Jobs):
     def __init__(self, now: datetime, limits: dict[str, int]) -> None:
         super().__init__(now, limits)
-        self.wall = now
         self.who: Principal = NOBODY
         self.peer = b""
         self.session = 0
@@ -353,9 +352,10 @@ class Commands(Jobs):
             if job["status"] != "running":
                 raise self.no("illegal_transition", job)
             limit: datetime | None = job["submit_result_time"]
-            if limit is not None and self.later(delay_ms) >= limit:
-                left_ms = (limit - self.at) // timedelta(milliseconds=1)
-                raise No("too_large", limit=left_ms)
+            if limit is not None:
+                left_ms = (limit - self.wall) // timedelta(milliseconds=1)
+                if delay_ms >= (limit - self.wall) / timedelta(milliseconds=1):
+                    raise No("too_large", limit=left_ms)
             job["not_before"] = self.later(delay_ms)
         if job["status"] == "running" and (delay_ms is not None or reason is not None):
             job["attempts"] += 1

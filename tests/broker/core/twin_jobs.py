@@ -78,7 +78,7 @@ class Jobs:
     """All jobs, in the order of creation, and the holders of their leases."""
 
     def __init__(self, now: datetime, limits: dict[str, int]) -> None:
-        self.at = now  # the broker's time never goes back
+        self.at = self.wall = now  # the time of records never goes back
         self.mono_ms = 0
         self.limits = limits
         self.jobs: list[Wire] = []
@@ -219,13 +219,14 @@ class Jobs:
             "version": 1,
             "input": command.get("input"),
             "identifier_from_purchaser": command.get("identifier_from_purchaser"),
-            "pay_by_time": command.get("pay_by_time") or self.later(self.limits["pay_within_ms"]),
+            "pay_by_time": command.get("pay_by_time")
+            or self.wall + timedelta(milliseconds=self.limits["pay_within_ms"]),
             "submit_result_time": command.get("submit_result_time"),
             "input_schema": None,
             "provided_input": None,
             "queue": queue,
             "priority": command.get("priority", 0),
-            "not_before": command.get("not_before"),
+            "not_before": self.in_records(command.get("not_before")),
             "attempts": 0,
             "inputs": [],
             "progress": None,
@@ -249,6 +250,10 @@ class Jobs:
             "state": state, "updated_at": self.at, "result_hash": None, "on_chain_state": None,
             "reason": None, "not_before": None,
         }  # fmt: skip
+
+    def in_records(self, moment: datetime | None) -> datetime | None:
+        """Return a time of the wall clock as one of records, which may be ahead."""
+        return moment and moment + (self.at - self.wall)
 
     def later(self, span_ms: int) -> datetime:
         return self.at + timedelta(milliseconds=span_ms)
