@@ -123,7 +123,9 @@ class WorkStage:
         if held in self._working:
             self._working.discard(held)
         else:
-            self._asking.discard(held)
+            if held in self._asking:
+                self._asking.discard(held)
+                result = self._unanswered(held, result)
             if self._stuck.pop(held, False):
                 log.info(
                     "job %s: its handler has returned after all",
@@ -143,6 +145,25 @@ class WorkStage:
         if self._waiting or self._resuming:
             self._fill()
         self._owner.check_again()
+
+    def _unanswered(self, held: HeldJob, result: CallResult) -> CallResult:
+        """End the wait for an answer of a call that has ended; return what counts as its result.
+
+        A task that the handler left may still wait. While its question is open, a job can fail, but
+        it takes no result and no pause.
+        """
+        self.questions.end(held)
+        for each, entered in self._resuming:
+            if each is held and not entered.done():
+                entered.set_exception(Suspended())
+        if result.is_suspended or result.is_final or held.gave_up_question:
+            return result
+        log.warning(
+            "job %s: its handler ended with a question open (%s), and is called again after the"
+            " answer",
+            held.job_id, one_line(result.error or "it returned"), extra=log_fields(held.job),
+        )  # fmt: skip
+        return CallResult(is_suspended=True)
 
     async def ask(self, held: HeldJob, schema: Schema, key: Key) -> str:
         """See `held.Stage`."""
@@ -174,7 +195,7 @@ class WorkStage:
         held.is_lost = held.stop_requested = True
         self._executor.notify(held)
         if held in self._asking:
-            self.questions.lost(held)
+            self.questions.end(held)
         elif held in self._working:
             self._cancel(held, "its lease is lost")
         elif held in self._waiting or held in self._spent:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -31,7 +31,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.results import InputRound
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED
-from tollgate.worker.call import Suspended
+from tollgate.worker.call import Fail, Retry, Suspended
 from tollgate.worker.context import AsyncContext, Context
 from tollgate.worker.held import HeldJob
 from tollgate.worker.questions import find, key_of, same_schema, schema_text
@@ -62,6 +62,10 @@ async def asks_name(job: Job, ctx: AsyncContext) -> str:
 
 def asks_name_in_thread(job: Job, ctx: Context) -> str:
     return "hello " + ctx.ask(NAME)
+
+
+def _raise(fault: Exception) -> NoReturn:
+    raise fault
 
 
 # --- one question ---------------------------------------------------------------------------------
@@ -347,6 +351,138 @@ async def test_a_handler_that_gives_up_its_question_ends(
     link.grant(make_lease())
     await link.script.until_said("release")
     assert await worker.stopped() == [("transition", 1, AWAITING_INPUT), ("release", 1, None)]
+
+
+async def asks_in_a_group(job: Job, ctx: AsyncContext) -> str:
+    """The group puts what ends the call into an exception of its own."""
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(ctx.ask(NAME))
+    return asking.result()
+
+
+async def test_a_task_group_does_not_turn_a_stop_into_a_try(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = start(asks_in_a_group, max_attempts=1)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT), ("release", 1, None)]
+    assert "question open" not in caplog.text
+
+
+async def test_a_task_group_beyond_the_most_that_ask_is_no_try(
+    link: ScriptedLink, start: Start
+) -> None:
+    worker = start(asks_in_a_group, asking_max=0, max_attempts=1)
+    link.grant(make_lease())
+    await link.script.until_said("transition")
+    await until(lambda: worker.stage.is_idle)
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT)]
+
+
+async def test_a_call_that_has_to_end_asks_no_more(link: ScriptedLink, start: Start) -> None:
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        await asyncio.gather(ctx.ask(NAME, key="name"), return_exceptions=True)
+        return await ctx.ask(AGE, key="age")
+
+    worker = start(handler)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT), ("release", 1, None)]
+
+
+# --- questions that outlive their call ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (lambda: "a result", ("release", 1, None)),
+        (lambda: 1 / 0, ("release", 1, None)),
+        (lambda: _raise(Retry("busy")), ("release", 1, None)),
+        (lambda: _raise(Fail("no")), ("transition", 1, FAILED)),
+    ],
+)
+async def test_a_question_left_open_ends_with_its_call(
+    link: ScriptedLink,
+    start: Start,
+    caplog: pytest.LogCaptureFixture,
+    end: Callable[[], Any],
+    said: tuple[Any, ...],
+) -> None:
+    """While it is open the job takes no result and no pause; it is called again after the answer."""
+    left: list[asyncio.Task[str]] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> Any:
+        left.append(asyncio.create_task(ctx.ask(NAME)))
+        await link.script.until_said("wait")
+        return end()
+
+    worker = start(handler, concurrency=1)
+    link.grant(make_lease())
+    await link.script.until_said(said[0], 1 if said[0] == "release" else 2)
+    assert link.script.outcomes()[-1] == said
+    await asyncio.wait(left)
+    assert isinstance(left[0].exception(), Suspended)
+    assert worker.stage.room() == 1
+    assert ("ended with a question open" in caplog.text) == (said[0] == "release")
+    await worker.stopped()
+    assert not link.script.all("touch", "reclaim")
+
+
+async def test_an_answer_after_the_call_takes_no_slot(link: ScriptedLink, start: Start) -> None:
+    """A task that the handler left has its answer, and waits for a slot, when the call ends."""
+    left: list[asyncio.Task[str]] = []
+    ends = asyncio.Event()
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        if number_of(job.job_id) == 1:
+            left.append(asyncio.create_task(ctx.ask(NAME)))
+            await ends.wait()
+        else:
+            await asyncio.sleep(3_600)
+        return "done"
+
+    worker = start(handler, concurrency=1, stop_grace_s=0.05)
+    link.grant(make_lease(1))
+    await link.script.until_said("wait")
+    link.grant(make_lease(2))
+    await until(lambda: worker.stage._working)
+    link.script.answers["wait"] = [answered(1)]
+    await until(lambda: worker.stage._resuming)
+    ends.set()
+    await asyncio.wait(left)
+    assert isinstance(left[0].exception(), Suspended)
+    await link.script.until_said("release")
+    assert not worker.stage._resuming
+    assert (await worker.stopped())[1:] == [("release", 1, None), ("release", 2, None)]
+
+
+async def test_a_question_asked_as_its_call_ends_waits_for_nothing(
+    link: ScriptedLink, start: Start
+) -> None:
+    left: list[asyncio.Task[str]] = []
+    gate = asyncio.Event()
+
+    async def slowly() -> Job:
+        await gate.wait()
+        return make_job(status=AWAITING_INPUT, version=3)
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        left.append(asyncio.create_task(ctx.ask(NAME)))
+        await link.script.until_said("transition")
+        return "done"
+
+    link.script.answers["transition"] = [slowly]
+    worker = start(handler)
+    link.grant(make_lease())
+    await link.script.until_said("transition", 2)
+    gate.set()
+    await asyncio.wait(left)
+    assert isinstance(left[0].exception(), Suspended)
+    await until(lambda: worker.stage.is_idle)
+    assert not link.script.all("wait")
+    await worker.stopped()
 
 
 # --- slots ----------------------------------------------------------------------------------------
