@@ -163,6 +163,14 @@ class LoopExecutor:
         call.done(result)
 
 
+def is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether the loop runs the calling code: what blocks there waits for itself."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
 class SyncCall:
     """A call as a plain handler sees it in its thread: what must wait goes through the loop."""
 
@@ -183,10 +191,15 @@ class SyncCall:
         """See `HandlerCall`."""
         return self._call.is_stopping
 
-    def ask(self, schema: Schema, key: Key) -> str:
-        """Ask through the loop, and block this thread until there is an answer."""
-        asking = asyncio.run_coroutine_threadsafe(self._call.ask(schema, key), self._loop)
-        return asking.result()
+    def ask(self, schema: Schema, key: Key) -> str | Awaitable[str]:
+        """Ask through the loop, and block this thread until there is an answer.
+
+        A plain function may return a coroutine, which runs in the loop: there it awaits the answer.
+        """
+        asking = self._call.ask(schema, key)
+        if is_running(self._loop):
+            return asking
+        return asyncio.run_coroutine_threadsafe(asking, self._loop).result()
 
 
 class ThreadExecutor:

@@ -378,6 +378,18 @@ async def test_a_suspended_question_ends_a_thread(executors: Run) -> None:
     assert await result_of(executors, handler) == CallResult(is_suspended=True)
 
 
+async def test_a_coroutine_of_a_plain_handler_may_ask(executors: Run) -> None:
+    """Many decorators make a plain function of an async one. Its coroutine runs in the loop."""
+
+    async def asks(ctx: Any) -> str:
+        return str(await ctx.ask({"a": 1}, "key"))
+
+    def handler(job: Job, ctx: Context) -> Any:
+        return asks(ctx)
+
+    assert await result_of(executors, handler) == CallResult("Ada")
+
+
 async def test_a_thread_cannot_be_ended(executors: Run) -> None:
     go_on = threading.Event()
 

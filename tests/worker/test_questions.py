@@ -410,7 +410,7 @@ async def test_a_question_left_open_ends_with_its_call(
     end: Callable[[], Any],
     said: tuple[Any, ...],
 ) -> None:
-    """While it is open the job takes no result and no pause; it is called again after the answer."""
+    """While it is open the job takes no result and no pause; its answer calls it again."""
     left: list[asyncio.Task[str]] = []
 
     async def handler(job: Job, ctx: AsyncContext) -> Any:
