@@ -35,7 +35,7 @@ def load(path: str, form: str = "module:name") -> Any:  # noqa: ANN401 - of the 
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as fault:
+    except (Exception, SystemExit) as fault:  # a script without a guard runs its `main` here
         if isinstance(fault, ModuleNotFoundError) and fault.name == module_name:
             raise NotLoadedError(
                 f"there is no module {module_name}, neither installed nor in this directory"

@@ -22,6 +22,7 @@ from tollgate.worker.handlers import (
     ThreadExecutor,
     is_async,
     load_handler,
+    unfit,
 )
 from tollgate.worker.lease import answer_s
 from tollgate.worker.leaving import exit_now, say
@@ -257,20 +258,20 @@ class Service:
 
 def executor_of(settings: WorkerSettings) -> Callable[[], Executor]:
     """Return a function that makes the executor. Raises HandlerNotFoundError or ArgumentError."""
+    handler = settings.handler
+    if not isinstance(handler, str) and (why := unfit(handler)):
+        raise ArgumentError(f"handler: {handler!r:.60} {why}")
     if settings.isolation == "process":
         from tollgate.worker.isolation.executor import ProcessExecutor, name_of  # noqa: PLC0415 - seldom used
 
-        name = settings.handler if isinstance(settings.handler, str) else name_of(settings.handler)
+        name = handler if isinstance(handler, str) else name_of(handler)
         return lambda: ProcessExecutor(
             name,
             settings.concurrency,
             recycle_jobs=settings.recycle_jobs,
             recycle_memory_mb=settings.recycle_memory_mb,
         )
-    handler = settings.handler
     if isinstance(handler, str):
         handler = load_handler(handler)
-    if not callable(handler):
-        raise ArgumentError(f"handler must be a function or module:function, not {handler!r:.60}")
     kind = LoopExecutor if is_async(handler) else ThreadExecutor
     return lambda: kind(handler)

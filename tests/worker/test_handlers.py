@@ -33,6 +33,11 @@ class Group:
     @staticmethod
     def inside(job): return "inside"
 number = 3
+def generates(job): yield "text"
+async def streams(job): yield "text"
+def takes_none(): pass
+def takes_more(job, ctx, model): pass
+def takes_names(job, *, model): pass
 """
 
 
@@ -73,6 +78,13 @@ def test_a_handler_is_found_in_the_current_directory(directory: Path) -> None:
         ("missing:plain", "there is no module missing, neither installed nor in this directory"),
         ("my_handlers:missing", "module my_handlers has no missing"),
         ("my_handlers:number", "my_handlers:number is not a function"),
+        ("my_handlers:Group", "my_handlers:Group is a class: name a function, or an object of"),
+        ("my_handlers:generates", "my_handlers:generates is a generator: a handler returns its"),
+        ("my_handlers:streams", "my_handlers:streams is a generator: a handler returns its"),
+        ("my_handlers:takes_none", "cannot be called with a job and a context: too many positi"),
+        ("my_handlers:takes_more", "a job and a context: missing a required argument: 'model'"),
+        ("my_handlers:takes_names", "a job and a context: missing a required"),
+        ("exiting:plain", "module exiting cannot be imported: SystemExit: 0"),
         ("broken:plain", "module broken cannot be imported: ValueError: on two lines"),
         ("needy:plain", "cannot be imported: ModuleNotFoundError: No module named 'absent'"),
         ("..:plain", "module .. cannot be imported: TypeError"),
@@ -81,6 +93,7 @@ def test_a_handler_is_found_in_the_current_directory(directory: Path) -> None:
 def test_what_is_no_handler_is_said_in_one_line(directory: Path, path: str, complaint: str) -> None:
     (directory / "my_handlers.py").write_text(MODULE)
     (directory / "broken.py").write_text("raise ValueError('on\\ntwo lines')")
+    (directory / "exiting.py").write_text("import sys\nsys.exit(0)")
     (directory / "needy.py").write_text("import absent")
     with pytest.raises(HandlerNotFoundError) as caught:
         load_handler(path)
@@ -132,6 +145,37 @@ def with_option(job: Job, model: str = "large") -> str:
 
 def with_optional_context(job: Job, context: Context | None = None) -> str:
     return f"try {context.attempt}" if context else "none"
+
+
+def _hands_on(function: Any) -> Any:
+    """Return a function that looks like another one, and takes what that one takes."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **named: Any) -> Any:
+        return function(*args, **named)
+
+    return wrapper
+
+
+def _adds_a_model(function: Any) -> Any:
+    """Return a function that looks like another one, and has its second argument itself."""
+
+    @functools.wraps(function)
+    def wrapper(job: Job) -> Any:
+        return function(job, "large")
+
+    return wrapper
+
+
+@_hands_on
+def decorated(job: Job, ctx: Context) -> str:
+    return f"decorated try {ctx.attempt}"
+
+
+@_hands_on
+@_adds_a_model
+def decorated_with_model(job: Job, model: str) -> str:
+    return model
 
 
 def with_more(job: Job, *more: object, **named: object) -> str:
@@ -198,6 +242,8 @@ async def result_of(executors: Run, handler: Any) -> CallResult:
         (coroutine, "async"),
         (coroutine_with_context, "AsyncContext of try 2"),
         (hands_over_a_coroutine, "async"),
+        (decorated, "decorated try 2"),
+        (decorated_with_model, "large"),
         (functools.partial(coroutine), "async"),
         (AsyncObject(), "async in MainThread"),
         (Methods().plain, "method of try 2"),
