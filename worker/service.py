@@ -94,6 +94,8 @@ class Service:
         self._stopping.set()
         if self._runner is not None:
             self._runner.stop()
+        else:
+            self._executor.close()  # it may wait for the module of a handler
 
     async def run(self) -> int:
         """Work until `stop` is called; return the exit code."""
