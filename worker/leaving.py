@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import math
 import os
 import sys
 import threading
@@ -23,6 +24,8 @@ EXIT_S: Final = streams.EXIT_S + CHILDREN_S
 """How long the last acts of a process may take together."""
 SAY_S: Final = 0.2
 """How long `say` waits for its line."""
+LEAST_S: Final = 0.3
+"""What the last acts have at least, though the time for the stop is over."""
 
 
 def say(level: int, text: str, *args: object, **fields: object) -> None:
@@ -33,8 +36,21 @@ def say(level: int, text: str, *args: object, **fields: object) -> None:
 
 def exit_now(exit_code: int) -> None:
     """End the process without waiting for threads and tasks, and with it the children of pools."""
-    _within(EXIT_S, _end_children, logging.shutdown, streams.finish)
+    _within(_left_s(EXIT_S), _end_children, logging.shutdown, streams.finish)
     os._exit(exit_code)
+
+
+_end_at = math.inf
+
+
+def end_by(moment: float) -> None:
+    """Cut the last acts short, so that the process has ended about then (monotonic, in s)."""
+    global _end_at  # noqa: PLW0603 - a process ends once
+    _end_at = moment
+
+
+def _left_s(limit_s: float) -> float:
+    return min(limit_s, max(LEAST_S, _end_at - monotonic()))
 
 
 def _within(limit_s: float, *acts: Callable[[], object]) -> None:
@@ -110,6 +126,7 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
     if _is_watched:
         return
     _is_watched = True
+    threads_s = _left_s(THREADS_S + LEAST_S) - LEAST_S
     ending = threading.Event()
 
     def watch() -> None:
@@ -117,7 +134,7 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
         for thread in before:
             if not thread.daemon and thread is not threading.main_thread():
                 thread.join()
-        threading.Event().wait(THREADS_S)
+        threading.Event().wait(threads_s)
         left = [
             each.name for each in threading.enumerate()
             if each not in {threading.current_thread(), threading.main_thread(), *before}

@@ -139,10 +139,10 @@ class Questions:
 
     async def _ask(self, held: HeldJob, text: str) -> str:
         keeps = len(self._asked) < self._asking_max and not self._is_stopping
-        job, took = await self._settler.deliver(held, Move.asks(text, keeps_lease=keeps))
+        job, _ = await self._settler.deliver(held, Move.asks(text, keeps_lease=keeps))
         if held.is_over:  # the call has ended meanwhile
             raise Suspended
-        if job is None or took is None:
+        if job is None:  # it does not take the question
             held.is_lost = True
             raise Suspended
         if job.status in TERMINAL:  # the broker takes no such question

@@ -25,7 +25,7 @@ from tollgate.worker.handlers import (
     unfit,
 )
 from tollgate.worker.lease import answer_s
-from tollgate.worker.leaving import exit_now, say
+from tollgate.worker.leaving import end_by, exit_now, say
 from tollgate.worker.link import Link
 from tollgate.worker.payments import PaymentStage, RealPaymentError, simulator_of
 from tollgate.worker.policy import RetryPolicy
@@ -48,6 +48,8 @@ THREADS: Final = 2
 """The lease thread and the watchdog."""
 LEAVE_S: Final = 1.2
 """How long after the grace time a worker may take to leave, before it is ended as it is."""
+END_S: Final = 1.8
+"""How long after the grace time its process may go on."""
 
 
 class Service:
@@ -228,7 +230,9 @@ class Service:
     def _on_signal(self, count: int) -> None:
         if count > 1:
             exit_now(INTERRUPTED)
-        self._watchdog.end_by(monotonic() + self._settings.stop_grace_s + LEAVE_S, self._leave)
+        grace_ends_at = monotonic() + self._settings.stop_grace_s
+        self._watchdog.end_by(grace_ends_at + LEAVE_S, self._leave)
+        end_by(grace_ends_at + END_S)
         self.stop()
         name = self._signals.last.name if self._signals and self._signals.last else "a signal"
         say(logging.INFO, "%s: stopping; a second signal ends it at once", name)
