@@ -208,6 +208,89 @@ async def test_a_job_of_another_worker_is_left_to_it(
     assert worker.runner.keeper.holder(make_job().job_id) is None
 
 
+async def test_a_job_that_moved_takes_no_question(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    link.script.answers["transition"] = [LOST]
+    link.script.answers["get"] = [make_job(status=FAILED, error="by force", version=3)]
+    worker = start(asks_name)
+    link.grant(make_lease())
+    await until(lambda: worker.stage.is_idle and link.script.all("get"))
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT)]
+    assert "cannot be awaiting_input any more: it is failed" in caplog.text
+    assert "try 1" not in caplog.text
+
+
+async def test_a_thread_whose_job_is_lost_asks_nothing(link: ScriptedLink, start: Start) -> None:
+    asks = threading.Event()
+
+    def handler(job: Job, ctx: Context) -> str:
+        asks.wait(PATIENCE_S)
+        return ctx.ask(NAME)
+
+    worker = start(handler, lease_ms=15)
+    link.script.answers["touch"] = [LOST]
+    link.grant(make_lease())
+    await until(lambda: worker.stage.stuck)
+    asks.set()
+    await until(lambda: not worker.stage.stuck)
+    assert await worker.stopped() == []
+
+
+async def test_a_job_whose_answers_are_refused_ends_its_call(
+    link: ScriptedLink, start: Start
+) -> None:
+    """It was removed, for example; the script has no such job."""
+    worker = start(asks_name)
+    link.grant(make_lease(inputs=rounds((NAME, ""))))
+    await link.script.until_said("release")
+    assert len(link.script.all("get")) == 1
+    assert await worker.stopped() == [("release", 1, None)]
+
+
+async def test_a_question_after_all_were_answered_is_waited_for(
+    link: ScriptedLink, start: Start
+) -> None:
+    worker = start(asks_name)
+    link.script.answers["wait"] = [answered(1)]
+    link.grant(make_lease(1))
+    await until(lambda: worker.runner.finished == 1)
+    link.script.answers["wait"] = [answered(2)]
+    link.grant(make_lease(2))
+    await until(lambda: worker.runner.finished == 2)
+    await worker.stopped()
+
+
+@pytest.mark.parametrize("turn", range(6))
+@pytest.mark.parametrize("said", [answered(1), JobNotFoundError(make_job(1).job_id)])
+async def test_an_answer_too_late_for_one_is_harmless_to_others(
+    link: ScriptedLink, start: Start, said: Any, turn: int
+) -> None:
+    """The call of job 1 ends about when the broker says something about its question."""
+    calls: list[HeldJob] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        calls.append(ctx._call)  # type: ignore[arg-type]
+        return await ctx.ask(NAME)
+
+    def end_after(turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(end_after, turns - 1)
+        else:
+            worker.stage.questions.end(calls[0])
+
+    def late() -> Any:
+        end_after(turn)
+        return said
+
+    worker = start(handler)
+    link.grant(make_lease(1), make_lease(2))
+    await until(lambda: link.script.all("wait") and len(worker.stage._asking) == 2)
+    link.script.answers["wait"] = [late, answered(2)]
+    await until(lambda: ("transition", 2, COMPLETED) in link.script.outcomes())
+    await worker.stopped()
+
+
 @pytest.mark.parametrize("fault", [UNREACHABLE, UNKNOWN, DrainingError("leaving")])
 async def test_a_lost_broker_does_not_end_a_question(
     link: ScriptedLink, start: Start, fault: Exception
@@ -539,6 +622,12 @@ async def test_beyond_the_most_that_may_ask_a_call_ends(link: ScriptedLink, star
     link.grant(make_lease(2, token=9, version=4, inputs=rounds(("", ""))))
     await until(lambda: worker.runner.finished == 1)
     assert (link.script.all("transition")[-1].text) == "hello Bob"
+    await worker.stopped()
+
+
+async def test_no_more_may_ask_than_one_wait_can_name(link: ScriptedLink, start: Start) -> None:
+    worker = start(asks_name, asking_max=5_000)
+    assert worker.stage.questions._asking_max == 1_000
     await worker.stopped()
 
 
