@@ -77,9 +77,9 @@ class CallResult(msgspec.Struct, frozen=True, gc=False):
         if isinstance(fault, Suspended):
             return cls(is_suspended=True)
         if isinstance(fault, Retry):
-            return cls(error=_text(fault.reason) or "Retry", is_retry=True, after_s=fault.after_s)
+            return cls(error=_reason(fault) or "Retry", is_retry=True, after_s=_pause_s(fault))
         if isinstance(fault, Fail):
-            return cls(error=_text(fault.reason) or "Fail", is_final=True)
+            return cls(error=_reason(fault) or "Fail", is_final=True)
         return cls(error=describe(fault), trace=_trace(fault))
 
 
@@ -129,6 +129,20 @@ def _text(value: object) -> str:
         return "" if value is None else str.strip(str(value))
     except BaseException:  # noqa: BLE001 - the __str__ of a user's exception may raise anything
         return ""
+
+
+def _reason(fault: Retry | Fail) -> str:
+    try:
+        return _text(fault.reason)
+    except BaseException:  # noqa: BLE001 - a subclass may have anything in its place
+        return ""
+
+
+def _pause_s(fault: Retry) -> float | None:
+    try:
+        return None if fault.after_s is None else seconds(fault.after_s, "Retry: after_s")
+    except BaseException:  # noqa: BLE001 - as above
+        return None
 
 
 _HERE: Final = str(Path(__file__).parent)

@@ -194,6 +194,8 @@ class LoopExecutor:
             if self._loop.is_closed():  # the result is not needed
                 raise
             result = CallResult.of_exception(fault)
+            if call in self._cancelled and not (result.is_final or result.is_retry):
+                result = CallResult(is_suspended=True)  # what it made of its cancellation
         self._tasks.pop(call, None)
         self._cancelled.discard(call)
         call.done(result)

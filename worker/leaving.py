@@ -1,5 +1,6 @@
 """The end of a worker's process: with its children, and in time, whatever handlers have left."""
 
+import _thread
 import atexit
 import logging
 import math
@@ -55,16 +56,28 @@ def _left_s(limit_s: float) -> float:
 
 def _within(limit_s: float, *acts: Callable[[], object]) -> None:
     """Do these in a thread, and go on when they are done, or after `limit_s`."""
+    done = threading.Event()
 
     def act() -> None:
         for each in acts:
             with suppress(Exception):
                 each()
+        done.set()
 
-    with suppress(RuntimeError):  # the system has no threads left
-        thread = threading.Thread(target=act, name="tollgate last act", daemon=True)
-        thread.start()
-        thread.join(limit_s)
+    if _start(act):
+        done.wait(limit_s)
+
+
+def _start(act: Callable[[], object]) -> bool:
+    """Call it in a daemon thread; return False if the system has none left.
+
+    Without memory a thread may end before its first line. `Thread.start` waits for that line.
+    """
+    try:
+        _thread.start_new_thread(act, ())
+    except RuntimeError:
+        return False
+    return True
 
 
 def _end_children() -> None:
@@ -143,8 +156,7 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
         say(logging.WARNING, text, ", ".join(left))
         exit_now(exit_code)
 
-    with suppress(RuntimeError):  # the system has no threads left
-        threading.Thread(target=watch, name="tollgate end", daemon=True).start()
+    _start(watch)
     # Called before Python waits for threads; `atexit` is called after that.
     threading._register_atexit(ending.set)  # type: ignore[attr-defined]  # noqa: SLF001
     atexit.register(ending.set)

@@ -15,7 +15,7 @@ import pytest
 from tests.worker.script import PATIENCE_S, make_job, until, until_true
 from tollgate.domain.models import Job
 from tollgate.worker import handlers as handlers_module
-from tollgate.worker.call import CallResult, Suspended
+from tollgate.worker.call import CallResult, Fail, Retry, Suspended
 from tollgate.worker.context import AsyncContext, Context
 from tollgate.worker.example_handler import describe
 from tollgate.worker.handlers import (
@@ -351,6 +351,35 @@ async def test_a_cancelled_task_may_still_return(executors: Run) -> None:
     executor.cancel(call, "its time is over")
     await until(lambda: call.results)
     assert call.results == [CallResult("after all")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "result"),
+    [
+        (ConnectionError("closed"), CallResult(is_suspended=True)),
+        (ExceptionGroup("tasks", [ValueError()]), CallResult(is_suspended=True)),
+        (Fail("stopped"), CallResult(error="stopped", is_final=True)),
+        (Retry("later"), CallResult(error="later", is_retry=True)),
+    ],
+)
+async def test_what_libraries_make_of_a_cancellation_is_no_try(
+    executors: Run, fault: Exception, result: CallResult
+) -> None:
+    """What the handler decides counts."""
+
+    async def handler(job: Job) -> str:
+        try:
+            await asyncio.sleep(3_600)
+        except asyncio.CancelledError:
+            raise fault from None
+        return "never"
+
+    executor, call = await executors(handler), Call()
+    executor.start(call)
+    await asyncio.sleep(0)
+    executor.cancel(call, "the worker stops")
+    await until(lambda: call.results)
+    assert call.results == [result]
 
 
 async def test_a_task_cancelled_before_it_began_is_suspended(executors: Run) -> None:

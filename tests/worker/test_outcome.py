@@ -1,5 +1,6 @@
 """What results and exceptions become: texts that the broker takes, whatever they are."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -67,6 +68,24 @@ def test_what_a_handler_may_raise() -> None:
     assert CallResult.of_exception(Retry()) == CallResult(error="Retry", is_retry=True)
     assert CallResult.of_exception(Fail("bad")) == CallResult(error="bad", is_final=True)
     assert CallResult.of_exception(Fail()) == CallResult(error="Fail", is_final=True)
+
+
+class Later(Retry):
+    after_s: Any = None
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("after_s", "counts"), [(timedelta(minutes=1), 60), ("soon", None), (float("nan"), None)]
+)
+def test_a_pause_that_a_subclass_names(after_s: Any, counts: float | None) -> None:
+    retry = Later()
+    retry.after_s = after_s
+    assert CallResult.of_exception(retry) == CallResult(
+        error="Retry", is_retry=True, after_s=counts
+    )
 
 
 class Hidden(BaseExceptionGroup[BaseException]):
