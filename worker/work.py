@@ -107,8 +107,6 @@ class WorkStage:
         """End a job whose last try had no result, unless somebody resumed it since."""
         why = await self.why_spent(held)
         del self._spent[held]
-        if held.is_over:
-            return
         if why is None:
             self._waiting.append(held)
             self._fill()
@@ -287,8 +285,6 @@ class WorkStage:
 
     def _start(self, held: HeldJob) -> None:
         held.timer = None
-        if held not in self._working or held.is_over:
-            return
         held.has_begun = True
         held.left_s = self._settings.timeout_s
         if held.left_s is not None:
@@ -306,14 +302,11 @@ class WorkStage:
     def _pause_limit(self, held: HeldJob) -> None:
         held.stop_timer()
         if held.left_s is not None:
-            held.left_s = max(0.0, held.left_s - (monotonic() - held.begun_at))
+            held.left_s -= monotonic() - held.begun_at
 
     def _overran(self, held: HeldJob) -> None:
         held.timer = None
-        limit_s = self._settings.timeout_s
-        if held not in self._working or held.is_over:
-            return
-        result = overrun(limit_s)
+        result = overrun(self._settings.timeout_s)
         self._decide(held, result)
         self._cancel(held, result.error or "")
         self._fill()
@@ -360,7 +353,7 @@ class WorkStage:
     def _decide(self, held: HeldJob, result: CallResult) -> None:
         if held.gave_up_question:
             result = CallResult(is_suspended=True)
-        if held.is_lost and result.error is None and result.is_suspended:
+        if held.is_lost and result.is_suspended:
             held.is_over = True
             self._owner.forget(held)
             return

@@ -19,6 +19,7 @@ from tests.worker.script import (
     until,
 )
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
+from tollgate.client.results import Touched
 from tollgate.domain.exceptions import (
     ArgumentError,
     DrainingError,
@@ -640,6 +641,58 @@ async def test_the_time_limit_does_not_count_waiting(link: ScriptedLink, start: 
     await until(lambda: worker.runner.finished)
     assert link.script.outcomes()[-1] == ("transition", 1, COMPLETED)
     await worker.stopped()
+
+
+async def test_what_a_question_leaves_of_the_time_limit(link: ScriptedLink, start: Start) -> None:
+    calls: list[HeldJob] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        calls.append(ctx._call)  # type: ignore[arg-type]
+        await asyncio.sleep(0.02)
+        return await ctx.ask(NAME)
+
+    worker = start(handler, timeout_s=3_600)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    assert (calls[0].left_s or 0) < 3_600
+    await worker.stopped()
+
+
+async def test_a_lease_lost_as_its_job_begins_to_ask_ends_the_call(
+    link: ScriptedLink, start: Start
+) -> None:
+    calls: list[HeldJob] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        calls.append(ctx._call)  # type: ignore[arg-type]
+        return await ctx.ask(NAME)
+
+    worker = start(handler)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    worker.runner.lease_lost(calls[0], calls[0].token, LOST)
+    await until(lambda: worker.stage.is_idle)
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT)]
+
+
+async def test_an_answer_that_comes_with_a_stop_takes_no_slot(
+    link: ScriptedLink, start: Start
+) -> None:
+    gate = asyncio.Event()
+
+    async def slowly() -> Touched:
+        await gate.wait()
+        return Touched(stop_requested=False)
+
+    link.script.answers["wait"] = [answered()]
+    link.script.answers["touch"] = [slowly]
+    worker = start(asks_name)
+    link.grant(make_lease())
+    await link.script.until_said("touch")
+    worker.runner.stop()
+    await turns()
+    gate.set()
+    assert await worker.ended() == [("transition", 1, AWAITING_INPUT), ("release", 1, None)]
 
 
 async def test_a_time_limit_goes_on_after_an_answer(link: ScriptedLink, start: Start) -> None:
