@@ -73,20 +73,55 @@ class CallResult(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of_exception(cls, fault: BaseException) -> Self:
         """Return the result of a call that raised `fault`."""
+        fault = _decision(fault)
         if isinstance(fault, Suspended):
             return cls(is_suspended=True)
         if isinstance(fault, Retry):
-            return cls(error=_text(fault.reason) or "Retry", is_retry=True, after_s=fault.after_s)
+            return cls(error=_reason(fault) or "Retry", is_retry=True, after_s=_pause_s(fault))
         if isinstance(fault, Fail):
-            return cls(error=_text(fault.reason) or "Fail", is_final=True)
+            return cls(error=_reason(fault) or "Fail", is_final=True)
         return cls(error=describe(fault), trace=_trace(fault))
 
 
+def _decision(fault: BaseException) -> BaseException:
+    """Return what a group of exceptions comes to: a task group makes one of what its tasks raise.
+
+    It ends the call, or fails the job, if one of them does; it is a retry if all of them are.
+    """
+    if not isinstance(fault, BaseExceptionGroup):
+        return fault
+    single = _single(fault)
+    for each in single:
+        if isinstance(each, Suspended | Fail):
+            return each
+    return single[0] if all(isinstance(each, Retry) for each in single) else fault
+
+
+def _single(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """Return the exceptions in a group and in the groups in it, in order."""
+    single: list[BaseException] = []
+    left: list[BaseException] = [group]
+    while left:
+        each = left.pop()
+        if isinstance(each, BaseExceptionGroup):
+            # Not by the instance: a subclass may have put anything in its place.
+            left.extend(reversed(BaseExceptionGroup.exceptions.__get__(each)))
+        else:
+            single.append(each)
+    return single
+
+
 def describe(fault: BaseException) -> str:
-    """Return the type and the message of an exception; it raises nothing itself."""
+    """Return the type and the message of an exception, and of the first one in a group.
+
+    It raises nothing itself.
+    """
     name = type(fault).__name__
     message = _text(fault)
-    return f"{name}: {message}" if message else name
+    text = f"{name}: {message}" if message else name
+    if isinstance(fault, BaseExceptionGroup):
+        text += f": {describe(_single(fault)[0])}"
+    return text
 
 
 def _text(value: object) -> str:
@@ -94,6 +129,20 @@ def _text(value: object) -> str:
         return "" if value is None else str.strip(str(value))
     except BaseException:  # noqa: BLE001 - the __str__ of a user's exception may raise anything
         return ""
+
+
+def _reason(fault: Retry | Fail) -> str:
+    try:
+        return _text(fault.reason)
+    except BaseException:  # noqa: BLE001 - a subclass may have anything in its place
+        return ""
+
+
+def _pause_s(fault: Retry) -> float | None:
+    try:
+        return None if fault.after_s is None else seconds(fault.after_s, "Retry: after_s")
+    except BaseException:  # noqa: BLE001 - as above
+        return None
 
 
 _HERE: Final = str(Path(__file__).parent)

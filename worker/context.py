@@ -1,6 +1,7 @@
 """What a handler gets beside its job: it asks humans, reports, and sees who wants it to stop."""
 
 import logging
+import os
 from collections.abc import MutableMapping
 from typing import Any, Protocol
 
@@ -39,6 +40,7 @@ class BaseContext:
     def __init__(self, call: Asking) -> None:
         self._call = call
         self._log: JobLog | None = None
+        self._pid = os.getpid()
 
     @property
     def log(self) -> "JobLog":
@@ -83,9 +85,16 @@ class BaseContext:
 
         Raises:
             ArgumentError: `text` is no text, or `fraction` is not from 0 to 1.
+            RuntimeError: this is a process that the handler has forked.
 
         """
+        self._check_process()
         self._call.set_progress(text, fraction)
+
+    def _check_process(self) -> None:
+        """Raise RuntimeError in a fork: what it says would reach nothing, and it would wait."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("only the process of the handler itself can speak with the worker")
 
 
 class AsyncContext(BaseContext):
@@ -105,8 +114,10 @@ class AsyncContext(BaseContext):
         Raises:
             Fail: this key was answered with another schema. Let it pass: the job fails.
             ArgumentError: the schema is no JSON, or a key is of a question that was not asked yet.
+            RuntimeError: this is a process that the handler has forked.
 
         """
+        self._check_process()
         return await self._call.ask(schema, key)  # type: ignore[attr-defined,no-any-return]
 
 
@@ -118,6 +129,7 @@ class Context(BaseContext):
 
         It blocks this thread; otherwise it is `AsyncContext.ask`.
         """
+        self._check_process()
         return self._call.ask(schema, key)  # type: ignore[attr-defined,no-any-return]
 
 

@@ -41,10 +41,32 @@ def load_handler(path: str) -> Handler:
         handler = user_code.load(path, "module:function")
     except user_code.NotLoadedError as fault:
         raise HandlerNotFoundError(str(fault)) from fault.__cause__
-    if not callable(handler):
-        raise HandlerNotFoundError(f"{path} is not a function")
+    if why := unfit(handler):
+        raise HandlerNotFoundError(f"{path} {why}")
     loaded: Handler = handler
     return loaded
+
+
+def unfit(handler: object) -> str | None:
+    """Return why this can be no handler, to follow its name, or None.
+
+    Every call of it would fail, and with it a paid job.
+    """
+    if not callable(handler):
+        return "is not a function"
+    if isinstance(handler, type):
+        return "is a class: name a function, or an object of that class"
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        return "is a generator: a handler returns its result as one text"
+    try:
+        signature = _signature(handler)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*["job", "context"][: 1 + takes_context(handler)])
+    except TypeError as fault:
+        return f"cannot be called with a job and a context: {fault}"
+    return None
 
 
 def is_async(handler: Handler) -> bool:
@@ -60,17 +82,31 @@ def takes_context(handler: Handler) -> bool:
     One with a default is another thing, unless it is named `ctx` or `context`.
     """
     try:
-        parameters = inspect.signature(handler).parameters.values()
+        signature = _signature(handler)
     except (TypeError, ValueError):
         return False
     positional = [
-        each for each in parameters
+        each for each in signature.parameters.values()
         if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}
     ]  # fmt: skip
     if len(positional) < 2:  # noqa: PLR2004 - the second argument
         return False
     second = positional[1]
     return second.default is second.empty or second.name in {"ctx", "context"}
+
+
+def _signature(handler: Handler) -> inspect.Signature:
+    """Return what a call of the handler may have. Raises TypeError or ValueError.
+
+    A decorator that takes `*args` hands on what it gets; another one has parameters of its own.
+    """
+    called = inspect.unwrap(handler, stop=_has_own_parameters)
+    return inspect.signature(called, follow_wrapped=False)
+
+
+def _has_own_parameters(function: Callable[..., object]) -> bool:
+    parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    return all(each.kind is not each.VAR_POSITIONAL for each in parameters)
 
 
 def calling(handler: Handler) -> Callable[[Job, Any], object]:
@@ -158,9 +194,19 @@ class LoopExecutor:
             if self._loop.is_closed():  # the result is not needed
                 raise
             result = CallResult.of_exception(fault)
+            if call in self._cancelled and not (result.is_final or result.is_retry):
+                result = CallResult(is_suspended=True)  # what it made of its cancellation
         self._tasks.pop(call, None)
         self._cancelled.discard(call)
         call.done(result)
+
+
+def is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether the loop runs the calling code: what blocks there waits for itself."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 class SyncCall:
@@ -183,10 +229,15 @@ class SyncCall:
         """See `HandlerCall`."""
         return self._call.is_stopping
 
-    def ask(self, schema: Schema, key: Key) -> str:
-        """Ask through the loop, and block this thread until there is an answer."""
-        asking = asyncio.run_coroutine_threadsafe(self._call.ask(schema, key), self._loop)
-        return asking.result()
+    def ask(self, schema: Schema, key: Key) -> str | Awaitable[str]:
+        """Ask through the loop, and block this thread until there is an answer.
+
+        A plain function may return a coroutine, which runs in the loop: there it awaits the answer.
+        """
+        asking = self._call.ask(schema, key)
+        if is_running(self._loop):
+            return asking
+        return asyncio.run_coroutine_threadsafe(asking, self._loop).result()
 
 
 class ThreadExecutor:

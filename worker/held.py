@@ -55,7 +55,7 @@ class HeldJob:
         self.is_asking = False
         """The handler waits for an answer, and the job is in `awaiting_input`."""
         self.gave_up_question = False
-        """The handler stopped waiting for an answer: the job can take no result now."""
+        """A question ended without an answer: the call ends, and has no result."""
         self.asked = 0
         """How many questions without a key the handler has asked in this call."""
         self.rounds: list[Any] | None = None

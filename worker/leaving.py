@@ -1,7 +1,9 @@
 """The end of a worker's process: with its children, and in time, whatever handlers have left."""
 
+import _thread
 import atexit
 import logging
+import math
 import os
 import sys
 import threading
@@ -17,7 +19,7 @@ from tollgate import streams
 
 log = logging.getLogger("tollgate.worker")
 
-_acts: Final[SimpleQueue[Callable[[], None]]] = SimpleQueue()
+_acts: Final[SimpleQueue[Callable[[], object]]] = SimpleQueue()
 """Called by threads that `leave_in_time` starts: Python 3.12 starts none while a program ends."""
 THREADS_S: Final = 1.0
 """How long the end of the program waits for the threads and children that handlers left."""
@@ -27,6 +29,8 @@ EXIT_S: Final = streams.EXIT_S + CHILDREN_S
 """How long the last acts of a process may take together."""
 SAY_S: Final = 0.2
 """How long `say` waits for its line."""
+LEAST_S: Final = 0.3
+"""What the last acts have at least, though the time for the stop is over."""
 
 
 def say(level: int, text: str, *args: object, **fields: object) -> None:
@@ -37,8 +41,21 @@ def say(level: int, text: str, *args: object, **fields: object) -> None:
 
 def exit_now(exit_code: int) -> None:
     """End the process without waiting for threads and tasks, and with it the children of pools."""
-    _within(EXIT_S, _end_children, logging.shutdown, streams.finish)
+    _within(_left_s(EXIT_S), _end_children, logging.shutdown, streams.finish)
     os._exit(exit_code)
+
+
+_end_at = math.inf
+
+
+def end_by(moment: float) -> None:
+    """Cut the last acts short, so that the process has ended about then (monotonic, in s)."""
+    global _end_at  # noqa: PLW0603 - a process ends once
+    _end_at = moment
+
+
+def _left_s(limit_s: float) -> float:
+    return min(limit_s, max(LEAST_S, _end_at - monotonic()))
 
 
 def _within(limit_s: float, *acts: Callable[[], object]) -> None:
@@ -51,17 +68,21 @@ def _within(limit_s: float, *acts: Callable[[], object]) -> None:
                 each()
         done.set()
 
-    try:
-        _start(act)
-    except RuntimeError:  # the system has no threads left, or the program ends
+    if not _start(act):
         _acts.put(act)
     done.wait(limit_s)
 
 
-def _start(act: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=act, name="tollgate last act", daemon=True)
-    thread.start()
-    return thread
+def _start(act: Callable[[], object]) -> bool:
+    """Call it in a daemon thread; return False if the system has none left, or the program ends.
+
+    Without memory a thread may end before its first line. `Thread.start` waits for that line.
+    """
+    try:
+        _thread.start_new_thread(act, ())
+    except RuntimeError:
+        return False
+    return True
 
 
 def _act_when_told() -> None:
@@ -144,26 +165,26 @@ def leave_in_time(exit_code: int, before: Collection[threading.Thread] = ()) -> 
     if _is_watched:
         return
     _is_watched = True
+    threads_s = _left_s(THREADS_S + LEAST_S) - LEAST_S
     ending = threading.Event()
-    helpers: list[threading.Thread] = []
 
     def watch() -> None:
         ending.wait()
         for thread in before:
             if not thread.daemon and thread is not threading.main_thread():
                 thread.join()
-        threading.Event().wait(THREADS_S)
+        threading.Event().wait(threads_s)
         left = [
             each.name for each in threading.enumerate()
-            if each not in {threading.main_thread(), *helpers, *before}
+            if each not in {threading.current_thread(), threading.main_thread(), *before}
         ]  # fmt: skip
         text = "handlers have left what does not end (%s): it is ended"
         say(logging.WARNING, text, ", ".join(left))
         exit_now(exit_code)
 
-    with suppress(RuntimeError):  # the system has no threads left
-        # One for `watch`, one for its line in the log, and one for its end: each may be held up.
-        helpers += map(_start, (watch, _act_when_told, _act_when_told))
+    # One for `watch`, one for its line in the log, and one for its end: each may be held up.
+    for act in (watch, _act_when_told, _act_when_told):
+        _start(act)
     # Called before Python waits for threads; `atexit` is called after that.
     threading._register_atexit(ending.set)  # type: ignore[attr-defined]  # noqa: SLF001
     atexit.register(ending.set)

@@ -17,10 +17,13 @@ def own_task(coroutine: Coroutine[Any, Any, Value]) -> "asyncio.Task[Value]":
     return _hidden(asyncio.get_running_loop().create_task(coroutine))
 
 
-def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, Value]) -> Value:
+def run_to_end(
+    loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, Value], *, obeys_ctrl_c: bool
+) -> Value:
     """Run a coroutine to its end, though a handler may stop the loop or cancel all tasks.
 
-    Ctrl-C, where no signal handler of ours takes it, cancels the coroutine and is raised again.
+    With `obeys_ctrl_c`, KeyboardInterrupt cancels the coroutine and is raised again. Without, where
+    no Ctrl-C becomes one, a task of a handler has raised it: it ends nothing.
     """
     task = _hidden(loop.create_task(main))
     while True:
@@ -30,6 +33,8 @@ def run_to_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, Value]
             if task.done():
                 raise
         except KeyboardInterrupt:
+            if not obeys_ctrl_c and not task.done():
+                continue
             task.cancel()
             with suppress(asyncio.CancelledError):
                 loop.run_until_complete(task)

@@ -73,8 +73,8 @@ class Questions:
         """
         if held.is_asking:
             raise ArgumentError("ask: a job has one question at a time; await the first one")
-        if held.is_over or held.is_lost:
-            raise Suspended  # its time is up, or another worker has the job
+        if held.is_over or held.is_lost or held.gave_up_question:
+            raise Suspended  # its time is up, another worker has the job, or the call has to end
         text = schema_text(schema, key)
         held.is_asking = True
         try:
@@ -84,6 +84,11 @@ class Questions:
             # ends, and the handler is called again when it is answered.
             held.gave_up_question = True
             raise Suspended from None
+        except Suspended:
+            # What the handler makes of it is no result: `TaskGroup` puts it into another exception,
+            # and `gather` may return it.
+            held.gave_up_question = True
+            raise
         finally:
             held.is_asking = False
 
@@ -107,8 +112,8 @@ class Questions:
             if not asked.done():
                 asked.set_exception(Suspended())
 
-    def lost(self, held: HeldJob) -> None:
-        """End the call of a job that is no longer this worker's."""
+    def end(self, held: HeldJob) -> None:
+        """End the wait of a call that is over, or whose job is no longer this worker's."""
         asked = self._asked.get(held.job_id)
         if asked is not None and not asked.done():
             asked.set_exception(Suspended())
@@ -134,8 +139,10 @@ class Questions:
 
     async def _ask(self, held: HeldJob, text: str) -> str:
         keeps = len(self._asked) < self._asking_max and not self._is_stopping
-        job, took = await self._settler.deliver(held, Move.asks(text, keeps_lease=keeps))
-        if job is None or took is None:
+        job, _ = await self._settler.deliver(held, Move.asks(text, keeps_lease=keeps))
+        if held.is_over:  # the call has ended meanwhile
+            raise Suspended
+        if job is None:  # it does not take the question
             held.is_lost = True
             raise Suspended
         if job.status in TERMINAL:  # the broker takes no such question

@@ -22,9 +22,10 @@ from tollgate.worker.handlers import (
     ThreadExecutor,
     is_async,
     load_handler,
+    unfit,
 )
 from tollgate.worker.lease import answer_s
-from tollgate.worker.leaving import exit_now, say
+from tollgate.worker.leaving import end_by, exit_now, say
 from tollgate.worker.link import Link
 from tollgate.worker.payments import PaymentStage, RealPaymentError, simulator_of
 from tollgate.worker.policy import RetryPolicy
@@ -47,6 +48,8 @@ THREADS: Final = 2
 """The lease thread and the watchdog."""
 LEAVE_S: Final = 1.2
 """How long after the grace time a worker may take to leave, before it is ended as it is."""
+END_S: Final = 1.8
+"""How long after the grace time its process may go on."""
 
 
 class Service:
@@ -93,6 +96,8 @@ class Service:
         self._stopping.set()
         if self._runner is not None:
             self._runner.stop()
+        else:
+            self._executor.close()  # it may wait for the module of a handler
 
     async def run(self) -> int:
         """Work until `stop` is called; return the exit code."""
@@ -225,7 +230,9 @@ class Service:
     def _on_signal(self, count: int) -> None:
         if count > 1:
             exit_now(INTERRUPTED)
-        self._watchdog.end_by(monotonic() + self._settings.stop_grace_s + LEAVE_S, self._leave)
+        grace_ends_at = monotonic() + self._settings.stop_grace_s
+        self._watchdog.end_by(grace_ends_at + LEAVE_S, self._leave)
+        end_by(grace_ends_at + END_S)
         self.stop()
         name = self._signals.last.name if self._signals and self._signals.last else "a signal"
         say(logging.INFO, "%s: stopping; a second signal ends it at once", name)
@@ -257,20 +264,20 @@ class Service:
 
 def executor_of(settings: WorkerSettings) -> Callable[[], Executor]:
     """Return a function that makes the executor. Raises HandlerNotFoundError or ArgumentError."""
+    handler = settings.handler
+    if not isinstance(handler, str) and (why := unfit(handler)):
+        raise ArgumentError(f"handler: {handler!r:.60} {why}")
     if settings.isolation == "process":
         from tollgate.worker.isolation.executor import ProcessExecutor, name_of  # noqa: PLC0415 - seldom used
 
-        name = settings.handler if isinstance(settings.handler, str) else name_of(settings.handler)
+        name = handler if isinstance(handler, str) else name_of(handler)
         return lambda: ProcessExecutor(
             name,
             settings.concurrency,
             recycle_jobs=settings.recycle_jobs,
             recycle_memory_mb=settings.recycle_memory_mb,
         )
-    handler = settings.handler
     if isinstance(handler, str):
         handler = load_handler(handler)
-    if not callable(handler):
-        raise ArgumentError(f"handler must be a function or module:function, not {handler!r:.60}")
     kind = LoopExecutor if is_async(handler) else ThreadExecutor
     return lambda: kind(handler)

@@ -89,7 +89,7 @@ class Watchdog:
         while not self._is_closed:
             ready: list[object] = []
             with suppress(OSError, ValueError):
-                ready = list(select.select(watched, [], [], LOOK_S)[0])
+                ready = list(select.select(watched, [], [], self._pause_s())[0])
             now = monotonic()
             if now - looked_at > LOOK_S + STANDSTILL_S:
                 self._beat_at = now  # stopped by SIGSTOP, or with the whole machine
@@ -100,8 +100,16 @@ class Watchdog:
                     self._signals_seen = count
                     self._on_signal(count)
             if self._deadline is not None and now >= self._deadline[0]:
-                self._deadline[1]()
+                _, act = self._deadline
+                self._deadline = None
+                act()
             self._look(now)
+
+    def _pause_s(self) -> float:
+        """Return how long to wait until the next look, or until the deadline."""
+        if self._deadline is None:
+            return LOOK_S
+        return min(LOOK_S, max(0.0, self._deadline[0] - monotonic()))
 
     def _look(self, now: float) -> None:
         """Check whether the loop still turns; log which handler blocks it if not."""

@@ -107,8 +107,6 @@ class WorkStage:
         """End a job whose last try had no result, unless somebody resumed it since."""
         why = await self.why_spent(held)
         del self._spent[held]
-        if held.is_over:
-            return
         if why is None:
             self._waiting.append(held)
             self._fill()
@@ -123,7 +121,9 @@ class WorkStage:
         if held in self._working:
             self._working.discard(held)
         else:
-            self._asking.discard(held)
+            if held in self._asking:
+                self._asking.discard(held)
+                result = self._unanswered(held, result)
             if self._stuck.pop(held, False):
                 log.info(
                     "job %s: its handler has returned after all",
@@ -143,6 +143,25 @@ class WorkStage:
         if self._waiting or self._resuming:
             self._fill()
         self._owner.check_again()
+
+    def _unanswered(self, held: HeldJob, result: CallResult) -> CallResult:
+        """End the wait for an answer of a call that has ended; return what counts as its result.
+
+        A task that the handler left may still wait. While its question is open, a job can fail, but
+        it takes no result and no pause.
+        """
+        self.questions.end(held)
+        for each, entered in self._resuming:
+            if each is held and not entered.done():
+                entered.set_exception(Suspended())
+        if result.is_suspended or result.is_final or held.gave_up_question:
+            return result
+        log.warning(
+            "job %s: its handler ended with a question open (%s), and is called again after the"
+            " answer",
+            held.job_id, one_line(result.error or "it returned"), extra=log_fields(held.job),
+        )  # fmt: skip
+        return CallResult(is_suspended=True)
 
     async def ask(self, held: HeldJob, schema: Schema, key: Key) -> str:
         """See `held.Stage`."""
@@ -174,7 +193,7 @@ class WorkStage:
         held.is_lost = held.stop_requested = True
         self._executor.notify(held)
         if held in self._asking:
-            self.questions.lost(held)
+            self.questions.end(held)
         elif held in self._working:
             self._cancel(held, "its lease is lost")
         elif held in self._waiting or held in self._spent:
@@ -266,8 +285,6 @@ class WorkStage:
 
     def _start(self, held: HeldJob) -> None:
         held.timer = None
-        if held not in self._working or held.is_over:
-            return
         held.has_begun = True
         held.left_s = self._settings.timeout_s
         if held.left_s is not None:
@@ -285,14 +302,11 @@ class WorkStage:
     def _pause_limit(self, held: HeldJob) -> None:
         held.stop_timer()
         if held.left_s is not None:
-            held.left_s = max(0.0, held.left_s - (monotonic() - held.begun_at))
+            held.left_s -= monotonic() - held.begun_at
 
     def _overran(self, held: HeldJob) -> None:
         held.timer = None
-        limit_s = self._settings.timeout_s
-        if held not in self._working or held.is_over:
-            return
-        result = overrun(limit_s)
+        result = overrun(self._settings.timeout_s)
         self._decide(held, result)
         self._cancel(held, result.error or "")
         self._fill()
@@ -339,7 +353,7 @@ class WorkStage:
     def _decide(self, held: HeldJob, result: CallResult) -> None:
         if held.gave_up_question:
             result = CallResult(is_suspended=True)
-        if held.is_lost and result.error is None and result.is_suspended:
+        if held.is_lost and result.is_suspended:
             held.is_over = True
             self._owner.forget(held)
             return

@@ -132,13 +132,13 @@ class Worker:
         """
         _check_no_loop("serve()")
         signals = None
-        if threading.current_thread() is threading.main_thread():
+        if _is_main_thread():
             signals = StopSignals()
             signals.install()
         before = set(threading.enumerate())
         loop = asyncio.new_event_loop()
         try:
-            code = run_to_end(loop, self._serve(signals, self._settings))
+            code = run_to_end(loop, self._serve(signals, self._settings), obeys_ctrl_c=False)
         finally:
             _close(loop)
             if signals is not None:
@@ -163,7 +163,7 @@ class Worker:
         loop = asyncio.new_event_loop()
         try:
             settings = dataclasses.replace(self._settings, drain=True)
-            run_to_end(loop, self._serve(None, settings))
+            run_to_end(loop, self._serve(None, settings), obeys_ctrl_c=_is_main_thread())
         finally:
             _close(loop)
         return self.finished
@@ -195,6 +195,10 @@ class Worker:
             self.finished = service.finished
             with self._lock:
                 self._service, self._is_stopped = None, False
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _check_no_loop(call: str) -> None:

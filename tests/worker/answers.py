@@ -54,6 +54,25 @@ class Busy(Retry):
         self.one = one
 
 
+class Odd(Retry):
+    """Its attributes raise."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in {"reason", "after_s"}:
+            raise ValueError(name)
+        return super().__getattribute__(name)
+
+
+class Soon(Retry):
+    after_s: Any = "soon"
+
+    def __init__(self) -> None:
+        pass
+
+
 class Refused(Fail):
     def __init__(self, one: object) -> None:
         self.one = one
@@ -175,6 +194,16 @@ def fails_without_text() -> None:
 @case("Retry")
 def retries_by_a_subclass() -> None:
     raise Busy(1)
+
+
+@case("Retry")
+def retries_oddly() -> None:
+    raise Odd
+
+
+@case("Retry")
+def retries_at_no_time() -> None:
+    raise Soon
 
 
 @case("Fail")

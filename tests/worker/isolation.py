@@ -187,6 +187,12 @@ def plain(job):
 def hands_over(job):
     return later(job)
 
+def hands_over_a_question(job, ctx):
+    return asks_later(ctx)
+
+async def asks_later(ctx):
+    return "got " + await ctx.ask({})
+
 async def later(job):
     await asyncio.sleep(0)
     return f"async {job.input}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tollgate.domain.models import Job
+from tollgate.worker.context import AsyncContext, Context
 
 PARENTS: dict[str, tuple[Callable[[], object], str]] = {}
 """What to call, and what it returns."""
@@ -25,6 +26,34 @@ def plain(job: Job) -> str:
 
 async def in_loop(job: Job) -> str:
     return str(PARENTS[job.input or ""][0]())
+
+
+def asks_in_a_fork(job: Job, ctx: Context) -> str:
+    """Return why forked children cannot use the context: they would wait for ever."""
+    context = multiprocessing.get_context("fork")
+    return " ".join(
+        _said_by(context.Process(target=_complain, args=(act,)))
+        for act in (lambda: ctx.progress("half"), lambda: ctx.ask({}))
+    )
+
+
+async def asks_in_a_fork_of_the_loop(job: Job, ctx: AsyncContext) -> str:
+    context = multiprocessing.get_context("fork")
+    return _said_by(context.Process(target=_complain, args=(lambda: ctx.ask({}).send(None),)))
+
+
+def _complain(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except RuntimeError as fault:
+        os._exit(17 if "only the process of the handler" in str(fault) else 18)
+
+
+def _said_by(process: Any) -> str:
+    process.start()
+    process.join(10)
+    process.kill()
+    return str(process.exitcode)
 
 
 def parent(result: object) -> Callable[[Callable[[], object]], Callable[[], object]]:

@@ -15,7 +15,7 @@ import pytest
 from tests.worker.script import PATIENCE_S, make_job, until, until_true
 from tollgate.domain.models import Job
 from tollgate.worker import handlers as handlers_module
-from tollgate.worker.call import CallResult, Suspended
+from tollgate.worker.call import CallResult, Fail, Retry, Suspended
 from tollgate.worker.context import AsyncContext, Context
 from tollgate.worker.example_handler import describe
 from tollgate.worker.handlers import (
@@ -33,6 +33,11 @@ class Group:
     @staticmethod
     def inside(job): return "inside"
 number = 3
+def generates(job): yield "text"
+async def streams(job): yield "text"
+def takes_none(): pass
+def takes_more(job, ctx, model): pass
+def takes_names(job, *, model): pass
 """
 
 
@@ -73,6 +78,13 @@ def test_a_handler_is_found_in_the_current_directory(directory: Path) -> None:
         ("missing:plain", "there is no module missing, neither installed nor in this directory"),
         ("my_handlers:missing", "module my_handlers has no missing"),
         ("my_handlers:number", "my_handlers:number is not a function"),
+        ("my_handlers:Group", "my_handlers:Group is a class: name a function, or an object of"),
+        ("my_handlers:generates", "my_handlers:generates is a generator: a handler returns its"),
+        ("my_handlers:streams", "my_handlers:streams is a generator: a handler returns its"),
+        ("my_handlers:takes_none", "cannot be called with a job and a context: too many positi"),
+        ("my_handlers:takes_more", "a job and a context: missing a required argument: 'model'"),
+        ("my_handlers:takes_names", "a job and a context: missing a required"),
+        ("exiting:plain", "module exiting cannot be imported: SystemExit: 0"),
         ("broken:plain", "module broken cannot be imported: ValueError: on two lines"),
         ("needy:plain", "cannot be imported: ModuleNotFoundError: No module named 'absent'"),
         ("..:plain", "module .. cannot be imported: TypeError"),
@@ -82,6 +94,7 @@ def test_a_handler_is_found_in_the_current_directory(directory: Path) -> None:
 def test_what_is_no_handler_is_said_in_one_line(directory: Path, path: str, complaint: str) -> None:
     (directory / "my_handlers.py").write_text(MODULE)
     (directory / "broken.py").write_text("raise ValueError('on\\ntwo lines')")
+    (directory / "exiting.py").write_text("import sys\nsys.exit(0)")
     (directory / "needy.py").write_text("import absent")
     (directory / "script.py").write_text("import sys\nsys.exit(3)")
     with pytest.raises(HandlerNotFoundError) as caught:
@@ -134,6 +147,37 @@ def with_option(job: Job, model: str = "large") -> str:
 
 def with_optional_context(job: Job, context: Context | None = None) -> str:
     return f"try {context.attempt}" if context else "none"
+
+
+def _hands_on(function: Any) -> Any:
+    """Return a function that looks like another one, and takes what that one takes."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **named: Any) -> Any:
+        return function(*args, **named)
+
+    return wrapper
+
+
+def _adds_a_model(function: Any) -> Any:
+    """Return a function that looks like another one, and has its second argument itself."""
+
+    @functools.wraps(function)
+    def wrapper(job: Job) -> Any:
+        return function(job, "large")
+
+    return wrapper
+
+
+@_hands_on
+def decorated(job: Job, ctx: Context) -> str:
+    return f"decorated try {ctx.attempt}"
+
+
+@_hands_on
+@_adds_a_model
+def decorated_with_model(job: Job, model: str) -> str:
+    return model
 
 
 def with_more(job: Job, *more: object, **named: object) -> str:
@@ -200,6 +244,8 @@ async def result_of(executors: Run, handler: Any) -> CallResult:
         (coroutine, "async"),
         (coroutine_with_context, "AsyncContext of try 2"),
         (hands_over_a_coroutine, "async"),
+        (decorated, "decorated try 2"),
+        (decorated_with_model, "large"),
         (functools.partial(coroutine), "async"),
         (AsyncObject(), "async in MainThread"),
         (Methods().plain, "method of try 2"),
@@ -309,6 +355,35 @@ async def test_a_cancelled_task_may_still_return(executors: Run) -> None:
     assert call.results == [CallResult("after all")]
 
 
+@pytest.mark.parametrize(
+    ("fault", "result"),
+    [
+        (ConnectionError("closed"), CallResult(is_suspended=True)),
+        (ExceptionGroup("tasks", [ValueError()]), CallResult(is_suspended=True)),
+        (Fail("stopped"), CallResult(error="stopped", is_final=True)),
+        (Retry("later"), CallResult(error="later", is_retry=True)),
+    ],
+)
+async def test_what_libraries_make_of_a_cancellation_is_no_try(
+    executors: Run, fault: Exception, result: CallResult
+) -> None:
+    """What the handler decides counts."""
+
+    async def handler(job: Job) -> str:
+        try:
+            await asyncio.sleep(3_600)
+        except asyncio.CancelledError:
+            raise fault from None
+        return "never"
+
+    executor, call = await executors(handler), Call()
+    executor.start(call)
+    await asyncio.sleep(0)
+    executor.cancel(call, "the worker stops")
+    await until(lambda: call.results)
+    assert call.results == [result]
+
+
 async def test_a_task_cancelled_before_it_began_is_suspended(executors: Run) -> None:
     executor, call = await executors(coroutine), Call()
     executor.start(call)
@@ -378,6 +453,18 @@ async def test_a_suspended_question_ends_a_thread(executors: Run) -> None:
             return "caught"
 
     assert await result_of(executors, handler) == CallResult(is_suspended=True)
+
+
+async def test_a_coroutine_of_a_plain_handler_may_ask(executors: Run) -> None:
+    """Many decorators make a plain function of an async one. Its coroutine runs in the loop."""
+
+    async def asks(ctx: Any) -> str:
+        return str(await ctx.ask({"a": 1}, "key"))
+
+    def handler(job: Job, ctx: Context) -> Any:
+        return asks(ctx)
+
+    assert await result_of(executors, handler) == CallResult("Ada")
 
 
 async def test_a_thread_cannot_be_ended(executors: Run) -> None:

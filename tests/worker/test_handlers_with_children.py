@@ -51,6 +51,16 @@ def test_children_are_as_after_a_plain_fork(house: House, client: Client, handle
 
 
 @pytest.mark.parametrize(
+    ("handler", "result"), [("asks_in_a_fork", "17 17"), ("asks_in_a_fork_of_the_loop", "17")]
+)
+def test_a_fork_has_no_use_of_a_context(
+    house: House, client: Client, handler: str, result: str
+) -> None:
+    house.worker(handler=f"{MODULE}:{handler}")
+    assert ended(client, paid(client, "x")).result == result
+
+
+@pytest.mark.parametrize(
     "handler",
     [
         "leaves_a_child", "leaves_a_pool", "leaves_a_spawned_pool", "leaves_an_executor",

@@ -1,5 +1,6 @@
 """What results and exceptions become: texts that the broker takes, whatever they are."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -67,6 +68,49 @@ def test_what_a_handler_may_raise() -> None:
     assert CallResult.of_exception(Retry()) == CallResult(error="Retry", is_retry=True)
     assert CallResult.of_exception(Fail("bad")) == CallResult(error="bad", is_final=True)
     assert CallResult.of_exception(Fail()) == CallResult(error="Fail", is_final=True)
+
+
+class Later(Retry):
+    after_s: Any = None
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("after_s", "counts"), [(timedelta(minutes=1), 60), ("soon", None), (float("nan"), None)]
+)
+def test_a_pause_that_a_subclass_names(after_s: Any, counts: float | None) -> None:
+    retry = Later()
+    retry.after_s = after_s
+    assert CallResult.of_exception(retry) == CallResult(
+        error="Retry", is_retry=True, after_s=counts
+    )
+
+
+class Hidden(BaseExceptionGroup[BaseException]):
+    exceptions = ()  # as a careless subclass has it
+
+
+def group(*faults: BaseException) -> BaseExceptionGroup[BaseException]:
+    return BaseExceptionGroup("tasks", [BaseExceptionGroup("more", faults)])
+
+
+def test_a_decision_in_a_group_counts() -> None:
+    """A task group raises its tasks' exceptions so; the handler has decided all the same."""
+    busy, fault = Retry("busy", after_s=5), ValueError("a fault")
+    assert CallResult.of_exception(group(fault, Suspended())) == CallResult(is_suspended=True)
+    final = CallResult(error="bad", is_final=True)
+    assert CallResult.of_exception(group(busy, fault, Fail("bad"))) == final
+    again = CallResult(error="busy", is_retry=True, after_s=5)
+    assert CallResult.of_exception(group(busy, Retry("later"))) == again
+    assert CallResult.of_exception(Hidden("tasks", [Fail("bad")])) == final
+
+
+def test_a_fault_in_a_group_is_named() -> None:
+    result = CallResult.of_exception(group(ValueError("a fault"), Retry("busy")))
+    assert result.error == "ExceptionGroup: tasks (1 sub-exception): ValueError: a fault"
+    assert not result.is_retry
 
 
 def test_a_suspension_passes_handlers_of_exceptions() -> None:

@@ -32,6 +32,32 @@ def test_a_task_of_a_handler_that_exits_fails_its_job(
     assert waited.result == "done"
 
 
+def test_a_task_of_a_handler_that_interrupts_fails_its_job(
+    tollgate_broker: Broker, tollgate_client: Client
+) -> None:
+    """What a task raises so is no Ctrl-C: that is a signal, which `run` takes."""
+
+    async def interrupts() -> None:
+        raise KeyboardInterrupt
+
+    async def handler(job: Job) -> str:
+        if job.input == "interrupt":
+            await asyncio.gather(interrupts())
+        return "done"
+
+    worker = tollgate.Worker(handler, tollgate_broker.endpoint, max_attempts=1, jobs=2)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    jobs = [
+        tollgate_broker.pay(tollgate_client.create(input=each)) for each in ("interrupt", "next")
+    ]
+    interrupted, other = (tollgate_client.wait(job.job_id, timeout_s=PATIENCE_S) for job in jobs)
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert interrupted.error == "KeyboardInterrupt"
+    assert other.result == "done"
+
+
 def test_a_handler_that_cancels_all_does_not_end_the_grace(
     tollgate_broker: Broker, tollgate_client: Client
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import tollgate
 from tests.worker.isolation import (
     PATIENCE_S,
     FakeCall,
@@ -456,3 +457,21 @@ def test_a_process_whose_worker_is_gone_at_once_ends() -> None:
             [sys.executable, "-c", program], pass_fds=[theirs.fileno()], check=False, timeout=60
         )
     assert done.returncode == 1
+
+
+async def test_a_stop_waits_for_no_module(tmp_path: Path, monkeypatch: Any) -> None:
+    """A module may take minutes to import, or for ever: a model is loaded, a server is away."""
+    monkeypatch.chdir(tmp_path)
+    write("loads.py", "import time\nopen('loading', 'w').close()\ntime.sleep(3_600)\n")
+    worker = tollgate.Worker("loads:answer", "ipc:///nowhere", isolation="process")
+    serving = asyncio.create_task(worker.serve())
+    await until(lambda: exists("loading"))
+    worker.stop()
+    assert await asyncio.wait_for(serving, PATIENCE_S) == 0
+
+
+async def test_an_executor_closed_before_it_opens_starts_nothing() -> None:
+    executor = ProcessExecutor("handlers:answer", 1)
+    executor.close()
+    await asyncio.wait_for(executor.open(), PATIENCE_S)
+    assert not executor._processes

@@ -130,6 +130,12 @@ async def test_kinds_of_handlers(
     assert (await ran(await opened(name), make_call("x"))).value == value
 
 
+async def test_a_coroutine_of_a_plain_handler_may_ask(opened: Opened, make_call: MakeCall) -> None:
+    call = make_call("x")
+    call.answer = lambda _schema, _key: "x"
+    assert await ran(await opened("hands_over_a_question"), call) == CallResult("got x")
+
+
 async def test_an_async_handler_keeps_its_loop(opened: Opened, make_call: MakeCall) -> None:
     executor = await opened("serves")
     loops = {(await ran(executor, make_call("loop"))).value for _ in range(3)}

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -19,6 +19,7 @@ from tests.worker.script import (
     until,
 )
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
+from tollgate.client.results import Touched
 from tollgate.domain.exceptions import (
     ArgumentError,
     DrainingError,
@@ -31,7 +32,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.results import InputRound
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED
-from tollgate.worker.call import Suspended
+from tollgate.worker.call import Fail, Retry, Suspended
 from tollgate.worker.context import AsyncContext, Context
 from tollgate.worker.held import HeldJob
 from tollgate.worker.questions import find, key_of, same_schema, schema_text
@@ -62,6 +63,10 @@ async def asks_name(job: Job, ctx: AsyncContext) -> str:
 
 def asks_name_in_thread(job: Job, ctx: Context) -> str:
     return "hello " + ctx.ask(NAME)
+
+
+def _raise(fault: Exception) -> NoReturn:
+    raise fault
 
 
 # --- one question ---------------------------------------------------------------------------------
@@ -202,6 +207,89 @@ async def test_a_job_of_another_worker_is_left_to_it(
     await until(lambda: "another worker goes on" in caplog.text and worker.stage.is_idle)
     assert await worker.stopped() == [("transition", 1, AWAITING_INPUT)]
     assert worker.runner.keeper.holder(make_job().job_id) is None
+
+
+async def test_a_job_that_moved_takes_no_question(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    link.script.answers["transition"] = [LOST]
+    link.script.answers["get"] = [make_job(status=FAILED, error="by force", version=3)]
+    worker = start(asks_name)
+    link.grant(make_lease())
+    await until(lambda: worker.stage.is_idle and link.script.all("get"))
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT)]
+    assert "cannot be awaiting_input any more: it is failed" in caplog.text
+    assert "try 1" not in caplog.text
+
+
+async def test_a_thread_whose_job_is_lost_asks_nothing(link: ScriptedLink, start: Start) -> None:
+    asks = threading.Event()
+
+    def handler(job: Job, ctx: Context) -> str:
+        asks.wait(PATIENCE_S)
+        return ctx.ask(NAME)
+
+    worker = start(handler, lease_ms=15)
+    link.script.answers["touch"] = [LOST]
+    link.grant(make_lease())
+    await until(lambda: worker.stage.stuck)
+    asks.set()
+    await until(lambda: not worker.stage.stuck)
+    assert await worker.stopped() == []
+
+
+async def test_a_job_whose_answers_are_refused_ends_its_call(
+    link: ScriptedLink, start: Start
+) -> None:
+    """It was removed, for example; the script has no such job."""
+    worker = start(asks_name)
+    link.grant(make_lease(inputs=rounds((NAME, ""))))
+    await link.script.until_said("release")
+    assert len(link.script.all("get")) == 1
+    assert await worker.stopped() == [("release", 1, None)]
+
+
+async def test_a_question_after_all_were_answered_is_waited_for(
+    link: ScriptedLink, start: Start
+) -> None:
+    worker = start(asks_name)
+    link.script.answers["wait"] = [answered(1)]
+    link.grant(make_lease(1))
+    await until(lambda: worker.runner.finished == 1)
+    link.script.answers["wait"] = [answered(2)]
+    link.grant(make_lease(2))
+    await until(lambda: worker.runner.finished == 2)
+    await worker.stopped()
+
+
+@pytest.mark.parametrize("turn", range(6))
+@pytest.mark.parametrize("said", [answered(1), JobNotFoundError(make_job(1).job_id)])
+async def test_an_answer_too_late_for_one_is_harmless_to_others(
+    link: ScriptedLink, start: Start, said: Any, turn: int
+) -> None:
+    """The call of job 1 ends about when the broker says something about its question."""
+    calls: list[HeldJob] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        calls.append(ctx._call)  # type: ignore[arg-type]
+        return await ctx.ask(NAME)
+
+    def end_after(turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(end_after, turns - 1)
+        else:
+            worker.stage.questions.end(calls[0])
+
+    def late() -> Any:
+        end_after(turn)
+        return said
+
+    worker = start(handler)
+    link.grant(make_lease(1), make_lease(2))
+    await until(lambda: link.script.all("wait") and len(worker.stage._asking) == 2)
+    link.script.answers["wait"] = [late, answered(2)]
+    await until(lambda: ("transition", 2, COMPLETED) in link.script.outcomes())
+    await worker.stopped()
 
 
 @pytest.mark.parametrize("fault", [UNREACHABLE, UNKNOWN, DrainingError("leaving")])
@@ -349,6 +437,138 @@ async def test_a_handler_that_gives_up_its_question_ends(
     assert await worker.stopped() == [("transition", 1, AWAITING_INPUT), ("release", 1, None)]
 
 
+async def asks_in_a_group(job: Job, ctx: AsyncContext) -> str:
+    """The group puts what ends the call into an exception of its own."""
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(ctx.ask(NAME))
+    return asking.result()
+
+
+async def test_a_task_group_does_not_turn_a_stop_into_a_try(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = start(asks_in_a_group, max_attempts=1)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT), ("release", 1, None)]
+    assert "question open" not in caplog.text
+
+
+async def test_a_task_group_beyond_the_most_that_ask_is_no_try(
+    link: ScriptedLink, start: Start
+) -> None:
+    worker = start(asks_in_a_group, asking_max=0, max_attempts=1)
+    link.grant(make_lease())
+    await link.script.until_said("transition")
+    await until(lambda: worker.stage.is_idle)
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT)]
+
+
+async def test_a_call_that_has_to_end_asks_no_more(link: ScriptedLink, start: Start) -> None:
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        await asyncio.gather(ctx.ask(NAME, key="name"), return_exceptions=True)
+        return await ctx.ask(AGE, key="age")
+
+    worker = start(handler)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT), ("release", 1, None)]
+
+
+# --- questions that outlive their call ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (lambda: "a result", ("release", 1, None)),
+        (lambda: 1 / 0, ("release", 1, None)),
+        (lambda: _raise(Retry("busy")), ("release", 1, None)),
+        (lambda: _raise(Fail("no")), ("transition", 1, FAILED)),
+    ],
+)
+async def test_a_question_left_open_ends_with_its_call(
+    link: ScriptedLink,
+    start: Start,
+    caplog: pytest.LogCaptureFixture,
+    end: Callable[[], Any],
+    said: tuple[Any, ...],
+) -> None:
+    """While it is open the job takes no result and no pause; its answer calls it again."""
+    left: list[asyncio.Task[str]] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> Any:
+        left.append(asyncio.create_task(ctx.ask(NAME)))
+        await link.script.until_said("wait")
+        return end()
+
+    worker = start(handler, concurrency=1)
+    link.grant(make_lease())
+    await link.script.until_said(said[0], 1 if said[0] == "release" else 2)
+    assert link.script.outcomes()[-1] == said
+    await asyncio.wait(left)
+    assert isinstance(left[0].exception(), Suspended)
+    assert worker.stage.room() == 1
+    assert ("ended with a question open" in caplog.text) == (said[0] == "release")
+    await worker.stopped()
+    assert not link.script.all("touch", "reclaim")
+
+
+async def test_an_answer_after_the_call_takes_no_slot(link: ScriptedLink, start: Start) -> None:
+    """A task that the handler left has its answer, and waits for a slot, when the call ends."""
+    left: list[asyncio.Task[str]] = []
+    ends = asyncio.Event()
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        if number_of(job.job_id) == 1:
+            left.append(asyncio.create_task(ctx.ask(NAME)))
+            await ends.wait()
+        else:
+            await asyncio.sleep(3_600)
+        return "done"
+
+    worker = start(handler, concurrency=1, stop_grace_s=0.05)
+    link.grant(make_lease(1))
+    await link.script.until_said("wait")
+    link.grant(make_lease(2))
+    await until(lambda: worker.stage._working)
+    link.script.answers["wait"] = [answered(1)]
+    await until(lambda: worker.stage._resuming)
+    ends.set()
+    await asyncio.wait(left)
+    assert isinstance(left[0].exception(), Suspended)
+    await link.script.until_said("release")
+    assert not worker.stage._resuming
+    assert (await worker.stopped())[1:] == [("release", 1, None), ("release", 2, None)]
+
+
+async def test_a_question_asked_as_its_call_ends_waits_for_nothing(
+    link: ScriptedLink, start: Start
+) -> None:
+    left: list[asyncio.Task[str]] = []
+    gate = asyncio.Event()
+
+    async def slowly() -> Job:
+        await gate.wait()
+        return make_job(status=AWAITING_INPUT, version=3)
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        left.append(asyncio.create_task(ctx.ask(NAME)))
+        await link.script.until_said("transition")
+        return "done"
+
+    link.script.answers["transition"] = [slowly]
+    worker = start(handler)
+    link.grant(make_lease())
+    await link.script.until_said("transition", 2)
+    gate.set()
+    await asyncio.wait(left)
+    assert isinstance(left[0].exception(), Suspended)
+    await until(lambda: worker.stage.is_idle)
+    assert not link.script.all("wait")
+    await worker.stopped()
+
+
 # --- slots ----------------------------------------------------------------------------------------
 
 
@@ -406,6 +626,12 @@ async def test_beyond_the_most_that_may_ask_a_call_ends(link: ScriptedLink, star
     await worker.stopped()
 
 
+async def test_no_more_may_ask_than_one_wait_can_name(link: ScriptedLink, start: Start) -> None:
+    worker = start(asks_name, asking_max=5_000)
+    assert worker.stage.questions._asking_max == 1_000
+    await worker.stopped()
+
+
 async def test_the_time_limit_does_not_count_waiting(link: ScriptedLink, start: Start) -> None:
     worker = start(asks_name, timeout_s=0.05)
     link.grant(make_lease())
@@ -415,6 +641,58 @@ async def test_the_time_limit_does_not_count_waiting(link: ScriptedLink, start: 
     await until(lambda: worker.runner.finished)
     assert link.script.outcomes()[-1] == ("transition", 1, COMPLETED)
     await worker.stopped()
+
+
+async def test_what_a_question_leaves_of_the_time_limit(link: ScriptedLink, start: Start) -> None:
+    calls: list[HeldJob] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        calls.append(ctx._call)  # type: ignore[arg-type]
+        await asyncio.sleep(0.02)
+        return await ctx.ask(NAME)
+
+    worker = start(handler, timeout_s=3_600)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    assert (calls[0].left_s or 0) < 3_600
+    await worker.stopped()
+
+
+async def test_a_lease_lost_as_its_job_begins_to_ask_ends_the_call(
+    link: ScriptedLink, start: Start
+) -> None:
+    calls: list[HeldJob] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        calls.append(ctx._call)  # type: ignore[arg-type]
+        return await ctx.ask(NAME)
+
+    worker = start(handler)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    worker.runner.lease_lost(calls[0], calls[0].token, LOST)
+    await until(lambda: worker.stage.is_idle)
+    assert await worker.stopped() == [("transition", 1, AWAITING_INPUT)]
+
+
+async def test_an_answer_that_comes_with_a_stop_takes_no_slot(
+    link: ScriptedLink, start: Start
+) -> None:
+    gate = asyncio.Event()
+
+    async def slowly() -> Touched:
+        await gate.wait()
+        return Touched(stop_requested=False)
+
+    link.script.answers["wait"] = [answered()]
+    link.script.answers["touch"] = [slowly]
+    worker = start(asks_name)
+    link.grant(make_lease())
+    await link.script.until_said("touch")
+    worker.runner.stop()
+    await turns()
+    gate.set()
+    assert await worker.ended() == [("transition", 1, AWAITING_INPUT), ("release", 1, None)]
 
 
 async def test_a_time_limit_goes_on_after_an_answer(link: ScriptedLink, start: Start) -> None:

@@ -40,6 +40,13 @@ def test_the_least_and_the_plain_are_taken(given: dict[str, Any]) -> None:
     tollgate.Worker(answer, **given)
 
 
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("handler", [None, 3, tollgate.Job, lambda: "done"])
+def test_what_can_be_no_handler_is_refused(handler: Any, isolation: Any) -> None:
+    with pytest.raises(tollgate.ArgumentError, match=r"handler: .* (is not|is a class|cannot be)"):
+        tollgate.Worker(handler, isolation=isolation)
+
+
 def test_recycling_is_for_processes() -> None:
     with pytest.raises(tollgate.ArgumentError, match="isolation='process'"):
         tollgate.Worker(answer, recycle_jobs=1)

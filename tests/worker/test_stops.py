@@ -7,7 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.worker.house import PATIENCE_S, House, Program, all_paid, ended, left, paid, until_logged
+from tests.worker.house import (
+    ONE_TRY,
+    PATIENCE_S,
+    House,
+    Program,
+    all_paid,
+    ended,
+    left,
+    paid,
+    until_logged,
+)
 from tollgate.client.sync import Client
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
@@ -85,6 +95,13 @@ async def mixed(job):
     begun(job)
     time.sleep(3_600)
 
+def leaves_no_memory(job):
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (200 << 20, 200 << 20))
+    taken = []
+    while True:
+        taken.append(bytearray(1 << 20))
+
 def logs_much(job):
     import logging
     begun(job)
@@ -150,6 +167,13 @@ def test_a_stop_waits_for_a_call_that_holds_the_interpreter(house: House, client
     exit_code, log = left(worker)
     assert exit_code == 0, log
     assert_free(client, job)
+
+
+def test_a_stop_without_memory(house: House, client: Client) -> None:
+    """A new thread ends before its first line then, for which Python waits at its start."""
+    worker = house.worker(*ONE_TRY, handler="stubborn:leaves_no_memory")
+    assert ended(client, paid(client, "x")).error == "MemoryError"
+    assert stopped(worker)[0] == 0
 
 
 @pytest.mark.parametrize("handler", ["asks", "asks_in_thread"])

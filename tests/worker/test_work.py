@@ -123,8 +123,11 @@ async def test_a_short_overrun_of_a_thread_is_not_told(
     worker = start(handler, timeout_s=0.02)
     link.grant(make_lease(1))
     await worker.until_outcomes(1)
+    (held,) = worker.stage.stuck
     go_on.set()
     await until(lambda: worker.stage.room() == 4)
+    worker.stage._tell_stuck(held)  # as a second after the limit
+    assert worker.stage.room() == 4
     assert "slot" not in caplog.text
     assert "after all" not in caplog.text
     await worker.stopped()
@@ -232,6 +235,45 @@ async def test_a_lost_thread_keeps_its_slot_until_it_returns(
     link.script.answers["get"] = [make_lease(1, version=9).job]
     go_on.set()
     await link.script.until_said("claim", 2)  # it has the place for another job
+    await worker.stopped()
+
+
+async def test_another_job_is_not_taken_for_a_lost_one(
+    link: ScriptedLink, start: Start, go_on: threading.Event
+) -> None:
+    def handler(job: Job) -> str:
+        if number_of(job.job_id) == 1:
+            go_on.wait(PATIENCE_S)
+        return f"done {number_of(job.job_id)}"
+
+    link.script.answers["touch"] = [LOST]
+    worker = start(handler, concurrency=2, lease_ms=300)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage.stuck)
+    link.grant(make_lease(2))
+    await until(lambda: worker.runner.finished == 1)
+    assert [each.text for each in link.script.all("transition")] == ["done 2"]
+    assert len(worker.stage.stuck) == 1
+    await worker.stopped()
+
+
+async def test_a_job_whose_try_is_over_is_called_again(
+    link: ScriptedLink, start: Start, go_on: threading.Event
+) -> None:
+    """Its thread still runs, past its time limit, but what it returns counts for nothing."""
+
+    def handler(job: Job) -> str:
+        if job.attempts == 0:
+            go_on.wait(PATIENCE_S)
+        return f"try {job.attempts + 1}"
+
+    worker = start(handler, concurrency=2, timeout_s=0.2)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage.stuck)
+    link.grant(make_lease(1, token=7, attempts=1))
+    await until(lambda: worker.runner.finished == 1)
+    (told,) = link.script.all("transition")
+    assert (told.text, told.token) == ("try 2", 7)
     await worker.stopped()
 
 

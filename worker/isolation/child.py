@@ -29,7 +29,13 @@ from tollgate.domain.exceptions import ArgumentError, TollgateError
 from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult, Fail, Suspended
 from tollgate.worker.context import AsyncContext, Context, Key, Schema
-from tollgate.worker.handlers import HandlerNotFoundError, calling, is_async, load_handler
+from tollgate.worker.handlers import (
+    HandlerNotFoundError,
+    calling,
+    is_async,
+    is_running,
+    load_handler,
+)
 from tollgate.worker.isolation.child_log import SendingHandler
 from tollgate.worker.isolation.messages import (
     Answer,
@@ -153,18 +159,15 @@ class RunningCall:
             fraction = arguments.fraction("progress", "fraction", fraction, "a number from 0 to 1")
         self._child.connection.send(Reported(self.number, text, fraction))
 
-    def ask(self, schema: Schema, key: Key) -> str:
-        """See `Context.ask`."""
+    def ask(self, schema: Schema, key: Key) -> str | Awaitable[str]:
+        """See `Context.ask`; a coroutine that a plain function returned awaits the answer."""
+        if self._child.awaits_answers():
+            return self._answer_in_loop(schema, key)
         answers: SimpleQueue[Answer] = SimpleQueue()
         with self._child.question(self.number, schema, key, answers.put):
             return _text_of(answers.get())
 
-
-class RunningAsyncCall(RunningCall):
-    """The same of an async handler."""
-
-    async def ask(self, schema: Schema, key: Key) -> str:  # type: ignore[override]
-        """See `AsyncContext.ask`."""
+    async def _answer_in_loop(self, schema: Schema, key: Key) -> str:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
 
@@ -209,6 +212,8 @@ class Child:
         self._wake: Callable[[], None] = lambda: None
         self._handler: Callable[[Job, Any], Any] = lambda _job, _context: None
         self._is_async = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop of handlers, once there is one."""
         self._current: RunningCall | None = None
         self._is_idle = False
         self._ended = 0
@@ -228,6 +233,10 @@ class Child:
             self._serve()
         self._is_idle = True
         self._runner.close()
+
+    def awaits_answers(self) -> bool:
+        """Return whether the handler is async here: a plain one may have returned a coroutine."""
+        return self._is_async or (self._loop is not None and is_running(self._loop))
 
     def question(
         self, call: int, schema: Schema, key: Key, arrive: Callable[[Answer], None]
@@ -268,9 +277,8 @@ class Child:
             case Setup():
                 self._setups.put(message)
             case Begin():
-                kind = RunningAsyncCall if self._is_async else RunningCall
                 self._is_idle = False
-                self._current = kind(self, message)
+                self._current = RunningCall(self, message)
                 self._calls.put(self._current)
                 self._wake()
             case Flags():
@@ -319,7 +327,7 @@ class Child:
                 return
 
     def _serve_async(self) -> None:
-        loop = self._runner.get_loop()
+        self._loop = loop = self._runner.get_loop()
         serving = loop.create_task(self._serve_in_loop())
         while not serving.done():
             # A task that the handler has made may raise these: asyncio then leaves the loop, with
@@ -351,6 +359,7 @@ class Child:
         try:
             value = self._handler(call.job, Context(call))
             if inspect.isawaitable(value):
+                self._loop = self._runner.get_loop()
                 value = self._runner.run(_awaited(value))
         except BaseException as fault:  # noqa: BLE001 - SystemExit of a handler, too, is a failure
             return CallResult.of_exception(fault)

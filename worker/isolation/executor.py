@@ -90,7 +90,12 @@ class ProcessExecutor:
         self._is_closed = False
 
     async def open(self) -> None:
-        """Start a process, and wait until it has loaded the handler. See `Executor`."""
+        """Start a process, and wait until it has loaded the handler, or until `close`.
+
+        See `Executor`.
+        """
+        if self._is_closed:
+            return
         self._opened = asyncio.get_running_loop().create_future()
         self._balance()
         try:
@@ -129,6 +134,8 @@ class ProcessExecutor:
         See `Executor`. An idle process leaves as any program does, with its `atexit` functions.
         """
         self._is_closed = True
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_result(None)
         if self._pause is not None:
             self._pause.cancel()
         for member in [*self._members]:
