@@ -230,7 +230,7 @@ def test_columns_show_the_texts_of_jobs_that_are_gone(monkeypatch: pytest.Monkey
     assert moved.fields["error"] == "why"
 
 
-@pytest.mark.parametrize(("a_message", "bytes_max"), [(500, 40), (1, 150)])
+@pytest.mark.parametrize(("a_message", "bytes_max"), [(500, 30), (1, 60)])
 def test_events_in_columns_take_little(a_message: int, bytes_max: int) -> None:
     driver, number = Driver(), 5_000
     feed = live_state(driver).feed
