@@ -73,6 +73,7 @@ class Server:
     ) -> None:
         self._pipeline = pipeline
         self._deadlines = pipeline.deadlines
+        self._feed = pipeline.feed
         self._journal = journal
         self._reserved = batch_records_max(settings.limits(), sockets=len(routers))
         """Bytes and records that any batch fits in: reserved on the disk before it is decided."""
@@ -153,6 +154,8 @@ class Server:
             batch = self._left or self._take(ready)
             if batch or self._has_work(now):
                 self._serve(batch, now)
+            elif not ready and self._feed.loose:
+                self._feed.pack()  # not behind a batch: the next one may be here
             elif not ready:
                 self._commit.flush()
             self._do_housekeeping(self._clock.machine_ms)
@@ -268,7 +271,8 @@ class Server:
     def _patience_ms(self, now: Instant) -> int:
         """Return how long to sleep if no message comes."""
         behind = self._pipeline.is_behind(writable=self._writable)
-        if self._left or self._more or behind or (self._undelivered and self._writable):
+        is_waited_for = self._left or self._more or (self._undelivered and self._writable)
+        if is_waited_for or behind or self._feed.loose:
             return 0
         longest_ms = self._idle_ms if self._writable else RETRY_MS
         return min(longest_ms, self._deadlines.due_in_ms(now, writable=self._writable))

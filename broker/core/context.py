@@ -94,6 +94,8 @@ class Context:
         self.counted: dict[
             tuple[JobStatus | None, SettlementState | None, str | None], CountResult
         ] = {}
+        self.gathering: Any = None
+        """What the last `stats` has gathered: see there."""
         self.figures = Figures()
         self.server = self.boot_id = ""
         """What `hello` tells, for other commands too."""

@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tollgate.broker.core.context import Answer, Context, Handlers, RequestContext, one_by_one
+from tollgate.broker.core.event_columns import Known
 from tollgate.broker.core.event_rows import HIDDEN, queue_of, row_of, statuses_of
-from tollgate.broker.core.feed import Known, Place
+from tollgate.broker.core.feed import Place
 from tollgate.broker.core.limits import RESULT_BYTES
 from tollgate.broker.core.waiters import Parked
 from tollgate.domain.commands import Events
@@ -106,16 +107,17 @@ def _read(context: Context, command: Events, after: Place, room_bytes: int, scan
     log_id, texts, limit = context.state.log_id, command.texts, command.limit
     room = min(EVENTS_BYTES_MAX, room_bytes - RESULT_BYTES)
     rows: list[bytes] = []
-    scans, place = 0, after
+    scans, made, place = 0, 0, after  # made are the events that had to be made from columns
     for stretch in context.state.feed.after(after):
         number, skipped = place = stretch.place
-        if scans >= scans_max:
-            return Read(rows, place, scans, is_cut=False)
+        if scans + made >= scans_max:
+            return Read(rows, place, scans + made, is_cut=False)
         scans += 1
+        made += stretch.made
         events, known, origin = stretch.events, stretch.known, stretch.origin
         for index in range(stretch.begin, stretch.end):
             if scans >= scans_max:
-                return Read(rows, place, scans, is_cut=False)
+                return Read(rows, place, scans + made, is_cut=False)
             scans += 1
             event = events[index]
             skipped += 1
@@ -126,12 +128,12 @@ def _read(context: Context, command: Events, after: Place, room_bytes: int, scan
                 )
                 room -= len(row)
                 if room < 0 and (rows or len(row) > room_bytes - RESULT_BYTES):
-                    return Read(rows, place, scans, is_cut=not rows)
+                    return Read(rows, place, scans + made, is_cut=not rows)
                 rows.append(row)
                 if len(rows) >= limit:
-                    return Read(rows, (number, skipped), scans, is_cut=False)
+                    return Read(rows, (number, skipped), scans + made, is_cut=False)
             place = (number, skipped)
-    return Read(rows, max(after, context.state.feed.newest), scans, is_cut=False)
+    return Read(rows, max(after, context.state.feed.newest), scans + made, is_cut=False)
 
 
 class _Wanted:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
+from tollgate.broker.core.event_columns import Known, Seen
 from tollgate.broker.core.events import (
     AnyEvent,
     JobAnnotated,
@@ -27,7 +28,6 @@ from tollgate.broker.core.events import (
     SessionOpened,
     StopRequested,
 )
-from tollgate.broker.core.feed import Known, Seen
 from tollgate.broker.repository.job import Slot, mock_identifier
 from tollgate.broker.repository.job_repo import FORCED
 from tollgate.domain.results import (

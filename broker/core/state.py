@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tollgate.broker.core.event_columns import Known, seen_of
 from tollgate.broker.core.events import (
     AnyEvent,
     JobAnnotated,
@@ -29,7 +30,7 @@ from tollgate.broker.core.events import (
     SessionOpened,
     StopRequested,
 )
-from tollgate.broker.core.feed import RECORD_BYTES, Feed, Known, seen_of
+from tollgate.broker.core.feed import RECORD_BYTES, Feed
 from tollgate.broker.core.leases import Leases
 from tollgate.broker.core.records import Record
 from tollgate.broker.core.request_log import RequestLog
@@ -133,7 +134,9 @@ class State:
                 if refused := self.effects[kind](part, origin, now_ms, None).refused:
                     raise next(iter(refused.values()))
         feed = self.feed
-        feed.fresh.append(msgspec.structs.replace(record, at=origin.at))
+        if record.at is None:
+            record = msgspec.structs.replace(record, at=origin.at)
+        feed.fresh.append(record)
         feed.room -= max(size, RECORD_BYTES)
         if feed.room < 0:
             feed.settle()

@@ -1,7 +1,7 @@
 """The commands that say how the broker is, and why a job is where it is: stats, explain."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
@@ -54,11 +54,21 @@ from tollgate.domain.status import (
 )
 
 STATS_SCANS: Final = 1_000
-"""Gathering the figures takes about as long as looking at so many jobs, ..."""
-QUEUE_SCANS: Final = 4
-"""... and at so many for each queue."""
+"""To show the figures takes about as long as looking at so many jobs, ..."""
+QUEUE_SCANS: Final = 8
+"""... and at so many for each queue that is shown."""
+STATE_SCANS: Final = 4
+"""To gather those of a queue in one status takes about so long, ..."""
+DELAYS_SCANS: Final = 4
+"""... and to look at a line with delayed jobs, ..."""
 CLIENT_SCANS: Final = 4
-"""A client takes about as long as looking at so many jobs."""
+"""... and to gather those of a client."""
+STEP_SCANS: Final = 3_000
+"""A step gathers about so much; the next one goes on."""
+RESTARTS_MAX: Final = 3
+"""How often gathering begins again, because something happened meanwhile, before it hurries."""
+GATHERED_MS_MAX: Final = 1_000
+"""What was begun earlier is of a message that never came back."""
 LOOKED_MAX: Final = 5_000
 """How many leases, and how many jobs on hold or delayed, one `stats` looks at."""
 QUEUES_SHOWN: Final = 200
@@ -81,25 +91,113 @@ MILLISECOND: Final = timedelta(milliseconds=1)
 # --- stats ----------------------------------------------------------------------------------------
 
 
+class _Gathering:
+    """The figures that take long: gathered in parts, one a step, while nothing happens.
+
+    A message that is put off is the first one of the next step. So what was gathered is still true
+    then, unless something was due meanwhile: a step that finds the log at another place begins
+    again, and after some times does all in one step.
+    """
+
+    def __init__(self, context: Context, now_ms: int, restarts: int) -> None:
+        self.place = context.place()
+        self.began_ms = now_ms
+        self.restarts = restarts
+        self.standing: list[StandingLease] = []
+        self.barred = _Barred()
+        self.totals: dict[Claimed, StateFigures] = {}
+        self.of_queues: dict[JobQueue, dict[Claimed, StateFigures]] = {}
+        self.clients: list[ClientFigures] = []
+        """Those heard last, first; as many as are shown at most."""
+        self.more_clients = 0
+        self.done_for: RequestContext | None = None
+        """The message that has them; others of its commands are about the same moment."""
+        self._parts = self._gather(context)
+
+    def go_on(self, context: Context) -> bool:
+        """Gather for one step; return whether everything is there."""
+        left = STEP_SCANS
+        for scans in self._parts:
+            context.scans_left -= scans
+            left -= scans
+            if left < 0 and (
+                self.restarts < RESTARTS_MAX or not context.state.jobs.queues.drops_left
+            ):
+                return False
+        return True
+
+    def _gather(self, context: Context) -> Iterator[int]:
+        """Gather everything; yield after each part what it took, in scans."""
+        self.standing = _standing(context)
+        yield len(self.standing)
+        yield from self.barred.gather(context, self.standing)
+        for queue in [*context.state.jobs.queues.by_name.values()]:
+            states = _states_of(queue)
+            while not _knows_oldest(context, queue, states):
+                yield STEP_SCANS + 1  # the next step drops more stale entries
+            own = self.of_queues[queue] = {
+                state: _state(queue, state, self.barred) for state in states
+            }
+            _add(self.totals, own)
+            yield STATE_SCANS * (1 + len(own))
+        yield from self._gather_clients(context)
+
+    def _gather_clients(self, context: Context) -> Iterator[int]:
+        figures, client_of = context.figures, context.state.requests.client_of
+        held = Counter((lease.by, lease.client) for lease in self.standing)
+        claims: Counter[Who] = Counter()
+        waits: Counter[Who] = Counter()
+        for parked in [*islice(context.waiters.parked.values(), LOOKED_MAX)]:
+            ticket = parked.ticket
+            who = (ticket.principal.name, client_of(ticket.session) if ticket.session else "")
+            (claims if isinstance(parked.command, Claim) else waits)[who] += 1
+            yield 1
+        latest = context.state.requests.latest(SESSIONS_LOOKED)
+        sessions = Counter((each.owner, each.client) for each in latest)
+        yield SESSIONS_LOOKED
+        order = figures.by_time({*figures.seen, *held, *claims, *waits})
+        yield len(order)
+        for who in order[:CLIENTS_SHOWN]:
+            client = _client(who, figures.heard(who), held[who], claims[who], waits[who])
+            self.clients.append(msgspec.structs.replace(client, sessions=sessions[who]))
+            yield CLIENT_SCANS
+        self.more_clients = len(order) - len(self.clients)
+
+
+def _gathered(context: Context, request: RequestContext) -> _Gathering:
+    """Return all figures that take long. Puts the message off if this step has done enough."""
+    gathering: _Gathering | None = context.gathering
+    place, now_ms = context.place(), request.now_ms
+    if gathering is not None and gathering.done_for is not None:
+        if gathering.done_for is request and gathering.place == place:
+            return gathering
+        gathering = None
+    if gathering is None or now_ms - gathering.began_ms > GATHERED_MS_MAX:
+        gathering = _Gathering(context, now_ms, 0)
+    elif gathering.place != place:
+        gathering = _Gathering(context, gathering.began_ms, gathering.restarts + 1)
+    context.gathering = gathering
+    if not gathering.go_on(context):
+        raise context.put_off()
+    gathering.done_for = request
+    return gathering
+
+
 def stats(context: Context, command: Stats, request: RequestContext) -> StatsResult:
     """Show the figures of the broker. Raises ReplyFullError if this batch has read too much."""
     context.check_scans()
+    gathered = _gathered(context, request)
     state, figures = context.state, context.figures
-    queues = state.jobs.queues
-    everything = [*queues.by_name.values()]
-    if not all(_knows_oldest(context, queue) for queue in everything):
-        raise context.put_off()
-    context.scans_left -= STATS_SCANS + QUEUE_SCANS * len(everything)
-    standing = _standing(context)
-    barred = _barred(context, standing)
-    totals, of_queues = _figures(everything, barred)
+    standing, totals = gathered.standing, gathered.totals
+    everything = [*gathered.of_queues]
     shown = [queue for queue in everything if command.queue in (None, queue.name)]
     shown.sort(key=lambda queue: queue.jobs, reverse=True)
     room = max(0, request.room_bytes - STATS_BYTES)
     queues_shown = min(QUEUES_SHOWN, room // 2 // QUEUE_BYTES)
     room -= min(queues_shown, len(shown)) * QUEUE_BYTES
     clients_shown = min(CLIENTS_SHOWN, room // (CLIENT_BYTES + CLAIMED_QUEUES_SHOWN * 64))
-    clients, more_clients = _clients(context, standing, clients_shown)
+    clients = gathered.clients[:clients_shown]
+    context.scans_left -= STATS_SCANS + QUEUE_SCANS * min(queues_shown, len(shown)) + len(clients)
     kinds = Counter(type(parked.command) is Claim for parked in context.waiters.parked.values())
     return StatsResult(
         as_of=context.position(),
@@ -111,15 +209,15 @@ def stats(context: Context, command: Stats, request: RequestContext) -> StatsRes
         stored_bytes=state.jobs.texts.total_bytes,
         statuses={each.value: totals.get(each) or StateFigures() for each in JobStatus},
         settlements={each.value: totals[each] for each in SettlementState if each in totals},
-        queues=[_queue(context, each, of_queues[each.name]) for each in shown[:queues_shown]],
+        queues=[_queue(context, each, gathered.of_queues[each]) for each in shown[:queues_shown]],
         queues_left_out=max(0, len(shown) - queues_shown),
-        estimated=barred.is_estimate,
+        estimated=gathered.barred.is_estimate,
         sessions=len(state.requests),
         outcomes=state.requests.outcomes,
         parked_claims=kinds[True],
         parked_waits=kinds[False],
         clients=clients,
-        clients_left_out=more_clients,
+        clients_left_out=gathered.more_clients + len(gathered.clients) - len(clients),
         leases_left_out=state.jobs.leased - len(standing),
         commands={
             _tag(kind): CommandFigures(decided, dict(figures.refused.get(kind, {})))
@@ -139,9 +237,9 @@ def _tag(kind: type[Command]) -> str:
     return str(kind.__struct_config__.tag)
 
 
-def _knows_oldest(context: Context, queue: JobQueue) -> bool:
+def _knows_oldest(context: Context, queue: JobQueue, states: list[Claimed]) -> bool:
     queues = context.state.jobs.queues
-    return all(queues.knows_oldest(queue, each) for each in _states_of(queue))
+    return all(queues.knows_oldest(queue, each) for each in states)
 
 
 def _states_of(queue: JobQueue) -> list[Claimed]:
@@ -159,64 +257,55 @@ class _Barred:
         self.delayed: Counter[tuple[str, Claimed]] = Counter()
         self.is_estimate = False
 
+    def gather(self, context: Context, standing: list[StandingLease]) -> Iterator[int]:
+        """Count the jobs that no claim gets; estimate their number if there are too many of them.
 
-def _barred(context: Context, standing: list[StandingLease]) -> _Barred:
-    """Count the jobs that no claim gets; estimate their number if there are too many of them."""
-    queues, barred = context.state.jobs.queues, _Barred()
-    barred.leased.update((each.slot.job.queue, claimed_for(each.slot.job)) for each in standing)
-    if len(standing) < context.state.jobs.leased:
-        barred.is_estimate = True
-        for key, count in barred.leased.items():
-            barred.leased[key] = count * context.state.jobs.leased // len(standing)  # of those seen
-    held = queues.held
-    looked = min(len(held), LOOKED_MAX)
-    for slot in islice(held.values(), looked):
-        if slot.lease is None and not is_finished(slot.job):
-            barred.on_hold[slot.job.queue, claimed_for(slot.job)] += 1
-    if looked < len(held):
-        barred.is_estimate = True
-        for key, count in barred.on_hold.items():
-            barred.on_hold[key] = count * len(held) // looked
-    context.scans_left -= looked
-    if queues.are_barred:
-        _count_delayed(context, barred)
-    return barred
+        Yields what each part took, in scans.
+        """
+        jobs = context.state.jobs
+        self.leased.update((each.slot.job.queue, claimed_for(each.slot.job)) for each in standing)
+        if len(standing) < jobs.leased:
+            self.is_estimate = True
+            for key, count in self.leased.items():
+                self.leased[key] = count * jobs.leased // len(standing)  # of those seen
+        yield len(standing)
+        held = jobs.queues.held
+        looked = min(len(held), LOOKED_MAX)
+        for slot in islice(held.values(), looked):
+            if slot.lease is None and not is_finished(slot.job):
+                self.on_hold[slot.job.queue, claimed_for(slot.job)] += 1
+        if looked < len(held):
+            self.is_estimate = True
+            for key, count in self.on_hold.items():
+                self.on_hold[key] = count * len(held) // looked
+        yield looked
+        if jobs.queues.are_barred:
+            yield from self._gather_delayed(context)
 
-
-def _count_delayed(context: Context, barred: _Barred) -> None:
-    at, left = context.origin.at, LOOKED_MAX
-    for queue in context.state.jobs.queues.by_name.values():
-        for state, lines in queue.lines.items():
-            for line in lines:
-                if line.delays is not None:
-                    count, entries = line.delays.later(at, max(1, left))
-                    barred.delayed[queue.name, state] += count
-                    barred.is_estimate |= entries > left
+    def _gather_delayed(self, context: Context) -> Iterator[int]:
+        at, left = context.origin.at, LOOKED_MAX
+        for queue in [*context.state.jobs.queues.by_name.values()]:
+            for state, lines in [*queue.lines.items()]:
+                for delays in [line.delays for line in lines if line.delays is not None]:
+                    count, entries = delays.later(at, max(1, left))
+                    self.delayed[queue.name, state] += count
+                    self.is_estimate |= entries > left
+                    yield min(entries, max(1, left)) + DELAYS_SCANS
                     left = max(0, left - entries)
-    context.scans_left -= LOOKED_MAX - left
 
 
-def _figures(
-    queues: Iterable[JobQueue], barred: _Barred
-) -> tuple[dict[Claimed, StateFigures], dict[str, dict[Claimed, StateFigures]]]:
-    """Return the figures of all queues together, and of each queue, by status and state."""
-    totals: dict[Claimed, StateFigures] = {}
-    of_queues: dict[str, dict[Claimed, StateFigures]] = {}
-    for queue in queues:
-        own = of_queues[queue.name] = {
-            state: _state(queue, state, barred) for state in _states_of(queue)
-        }
-        for state, figures in own.items():
-            total = totals.setdefault(state, StateFigures())
-            if figures.oldest is not None and (not total.oldest or figures.oldest < total.oldest):
-                total.oldest = figures.oldest
-            total.count += figures.count
-            total.ready += figures.ready
-            total.leased += figures.leased
-            total.on_hold += figures.on_hold
-            total.delayed += figures.delayed
-            total.paused += figures.paused
-    return totals, of_queues
+def _add(totals: dict[Claimed, StateFigures], own: dict[Claimed, StateFigures]) -> None:
+    """Add the figures of a queue to those of all."""
+    for state, figures in own.items():
+        total = totals.setdefault(state, StateFigures())
+        if figures.oldest is not None and (not total.oldest or figures.oldest < total.oldest):
+            total.oldest = figures.oldest
+        total.count += figures.count
+        total.ready += figures.ready
+        total.leased += figures.leased
+        total.on_hold += figures.on_hold
+        total.delayed += figures.delayed
+        total.paused += figures.paused
 
 
 def _state(queue: JobQueue, state: Claimed, barred: _Barred) -> StateFigures:
@@ -247,38 +336,7 @@ def _queue(context: Context, queue: JobQueue, figures: dict[Claimed, StateFigure
 
 def _standing(context: Context) -> list[StandingLease]:
     """Return the leases that stand, as far as there are not too many of them."""
-    timers = context.state.leases.timers
-    context.scans_left -= min(LOOKED_MAX, len(timers))
-    return [each for each in islice(timers, LOOKED_MAX) if stands(each)]
-
-
-def _clients(
-    context: Context, standing: list[StandingLease], most: int
-) -> tuple[list[ClientFigures], int]:
-    """Return clients, those heard last first, and how many more there are."""
-    figures = context.figures
-    context.scans_left -= CLIENT_SCANS * len(figures.seen)
-    held = Counter((lease.by, lease.client) for lease in standing)
-    claims: Counter[Who] = Counter()
-    waits: Counter[Who] = Counter()
-    client_of = context.state.requests.client_of
-    for parked in islice(context.waiters.parked.values(), LOOKED_MAX):
-        ticket = parked.ticket
-        who = (ticket.principal.name, client_of(ticket.session) if ticket.session else "")
-        (claims if isinstance(parked.command, Claim) else waits)[who] += 1
-    context.scans_left -= min(LOOKED_MAX, len(context.waiters.parked))
-    context.scans_left -= SESSIONS_LOOKED
-    latest = context.state.requests.latest(SESSIONS_LOOKED)
-    sessions = Counter((each.owner, each.client) for each in latest)
-    order = figures.by_time({*figures.seen, *held, *claims, *waits})
-    shown = [
-        msgspec.structs.replace(
-            _client(who, figures.heard(who), held[who], claims[who], waits[who]),
-            sessions=sessions[who],
-        )
-        for who in order[:most]
-    ]
-    return shown, len(order) - len(shown)
+    return [each for each in islice(context.state.leases.timers, LOOKED_MAX) if stands(each)]
 
 
 def _client(
@@ -391,13 +449,14 @@ def _claimants(context: Context, slot: Slot, state: Claimed) -> tuple[list[Clien
             ticket = each.ticket
             who = (ticket.principal.name, client_of(ticket.session) if ticket.session else "")
             parked[who] += 1
-    context.scans_left -= len(figures.claims) + min(AHEAD_MAX, sum(parked.values()))
+    standing = _standing(context)
+    context.scans_left -= len(figures.claims) + min(AHEAD_MAX, sum(parked.values())) + len(standing)
     found = {*parked}
     found.update(
         who for who, (claim, _) in figures.claims.items() if _would_take(claim, slot, state)
     )
     holder = None if lease is None else (lease.by, lease.client)
-    held = Counter((each.by, each.client) for each in _standing(context))
+    held = Counter((each.by, each.client) for each in standing)
     order = [who for who in figures.by_time(found) if who != holder]
     if holder is not None:
         order.insert(0, holder)

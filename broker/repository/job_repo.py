@@ -8,6 +8,7 @@ and `validate_settlement` every move of a settlement.
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from itertools import groupby
 from types import TracebackType
@@ -434,10 +435,12 @@ class InMemoryJobRepository:
             self.texts.remove(slot, is_named=is_named)
             del self._store[job_id]
             self.stored -= 1
+            # Stale entries and the event feed can hold the slot for long: let them hold no texts.
+            # The feed may also hold the job, while it keeps its creation: so change a copy.
+            slot.job = job = copy(job)
             job.version = 0  # marks its entries in the indexes as stale
             self.queues.remove(slot)
             self.finished.remove()
-            # Stale entries and the event feed can hold the slot for long: let them hold no texts.
             job.blockchain_identifier, job.identifier_from_purchaser = "", None
             job.input = job.result = job.error = job.input_schema = job.provided_input = None
             if isinstance(job, ExtendedJob):

@@ -1,11 +1,12 @@
 """The feed of events: a replica made from it is what the broker lists, step by step."""
 
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from tests.broker.core.pair import Pair, Script, Step
-from tests.broker.core.restarts import entries, replayed, restart
+from tests.broker.core.restarts import entries, live_state, replayed, restart
 from tests.broker.core.scripts import written
 from tests.core import (
     ADMIN,
@@ -162,6 +163,110 @@ def test_a_replay_refills_the_feed_with_the_same_events(*, texts: bool) -> None:
         assert rows(replayed(pair.driver.records), texts=texts) == live, seed
         compared += len(live)
     assert compared > 100
+
+
+def pack(feed: Feed) -> None:
+    """Do what the loop does while nothing else is to be done."""
+    feed.settle()
+    while feed.loose:
+        feed.pack()
+
+
+class Packed(Pair):
+    """Puts events into columns after each step, as soon as a chunk is full."""
+
+    def do(self, step: Step) -> None:
+        super().do(step)
+        pack(live_state(self.driver).feed)
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_columns_show_the_same_events(monkeypatch: pytest.MonkeyPatch, *, texts: bool) -> None:
+    """Held against the same records in a feed that has none; jobs move on and go meanwhile."""
+    monkeypatch.setattr(feed_module, "CHUNK_EVENTS", 5)
+    compared = 0
+    for seed in SEEDS:
+        pair, script = Packed(), Script()
+        written(seed, pair, 80, script)
+        if any(step["do"] in ("restart", "restore") for step in script):
+            continue  # the feed has not all of its records
+        live = rows(live_state(pair.driver), texts=texts)
+        assert live == rows(replayed(pair.driver.records), texts=texts), seed
+        compared += len(live)
+    assert compared > 100
+
+
+def test_a_replica_follows_events_in_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "CHUNK_EVENTS", 2)
+
+    class Both(Packed, Followed):
+        pass
+
+    for seed in SEEDS:
+        written(seed, Both(limit=1 + seed % 5), 60, Script())
+
+
+def test_columns_show_the_texts_of_jobs_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "CHUNK_EVENTS", 2)
+    driver = Driver(max_finished=0)
+    start = listed(driver).as_of or ""
+    feed = live_state(driver).feed
+    texts = {"input": "in", "identifier_from_purchaser": "p", "blockchain_identifier": "b"}
+    job = driver.job(create(queue="mail", **texts))
+    feed.settle()
+    driver.ask(create(), create())
+    pack(feed)  # while the job is there
+    driver.job(move(job, FAILED, error="why"))
+    driver.pass_ms(1)
+    driver.ask(create(), create())
+    pack(feed)
+    assert error_of_result(driver.ask(History(job_id=job.job_id))[0]).code == "job_not_found"
+    events, _ = read_all(driver, start, texts=True)
+    created, moved = [event for event in events if event.job_id == job.job_id][:2]
+    assert (created.what, moved.what, created.queue, moved.queue) == (
+        "created", "moved", "mail", "mail",
+    )  # fmt: skip
+    assert {name: created.fields[name] for name in texts} == texts
+    assert moved.fields["error"] == "why"
+
+
+@pytest.mark.parametrize(("a_message", "bytes_max"), [(500, 30), (1, 60)])
+def test_events_in_columns_take_little(a_message: int, bytes_max: int) -> None:
+    driver, number = Driver(), 5_000
+    feed = live_state(driver).feed
+    tracemalloc.start()
+    try:
+        for _ in range(number // a_message):
+            made = driver.ask(*[create(input="x" * 200) for _ in range(a_message)])
+            driver.ask(*[move(result.job, RUNNING) for result in made])  # type: ignore[union-attr]
+            driver.records.clear()
+            driver.inbox.clear()
+        del made
+        pack(feed)
+        with_events = tracemalloc.get_traced_memory()[0]
+        feed.begin(feed.next_number)
+        taken = with_events - tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * number * bytes_max
+
+
+def test_reading_columns_takes_from_the_budget() -> None:
+    """A message that reads a little of many chunks would have all of them made anew."""
+    driver = Driver()
+    start = listed(driver).as_of or ""
+    for _ in range(20):
+        driver.ask(*[create() for _ in range(1_000)])
+    starts = [start]
+    while len(starts) < 20:
+        starts.append(read(driver, after=starts[-1], limit=1_000).next)
+    few = [Events(after=after, limit=1) for after in starts]
+    assert {type(result) for result in driver.ask(*few)} == {EventsResult}
+    pack(live_state(driver).feed)
+    results = driver.ask(*few)
+    assert [type(result) for result in results[:9]] == [EventsResult] * 9
+    assert error_of_result(results[-1]).code == "reply_full"
+    assert len(read_all(driver, start, limit=1_000)[0]) == 20_000
 
 
 def test_events_have_the_status_that_the_history_tells() -> None:

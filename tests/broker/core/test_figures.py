@@ -38,7 +38,7 @@ from tollgate.domain.commands import (
     Touch,
 )
 from tollgate.domain.figures import Denied
-from tollgate.domain.messages import encode_request
+from tollgate.domain.messages import Reply, encode_request
 from tollgate.domain.results import ErrorResult, ExplainedResult, HelloResult, StatsResult
 from tollgate.domain.settlement import SettlementState
 
@@ -427,6 +427,99 @@ def test_many_queues_are_shown_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     (only,) = stats_of(driver, queue="a").queues
     assert only.name == "a"
     assert stats_of(driver, queue="none").queues == []
+
+
+def with_many_queues(queues: int, **limits: int) -> Driver:
+    driver = Driver(queues=queues, **limits)
+    driver.ask(*[create(queue=f"queue-{number}") for number in range(queues)])
+    return driver
+
+
+def any_job(lease_ms: int) -> Claim:
+    return Claim(status=RUNNING, lease_ms=lease_ms, wait_ms=0, limit=1, queues=["*"])
+
+
+def steps_of_stats(
+    driver: Driver, *, due_every_ms: int = 0, times: int = 1
+) -> tuple[StatsResult, int]:
+    """Ask for figures; return them, and how many steps it took. Time passes between steps."""
+    frame = encode_request(driver.request(*[Stats()] * times))
+    steps = 0
+    while True:
+        steps += 1
+        assert steps < 50
+        output = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
+        if output.taken:
+            break
+        driver.mono_ms += due_every_ms
+        driver.wall += timedelta(milliseconds=due_every_ms)
+    answer = driver.take(output)[-1][1]
+    assert isinstance(answer, Reply)
+    results = [result for result in answer.results if isinstance(result, StatsResult)]
+    assert [result.statuses for result in results] == [results[0].statuses] * times
+    return results[0], steps
+
+
+def test_figures_of_many_queues_are_gathered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = with_many_queues(1_000)
+    budgets: list[int] = []
+    real = stats_commands._Gathering.go_on
+
+    def watched(gathering: Any, context: Any) -> bool:
+        before = context.scans_left
+        is_done = real(gathering, context)
+        budgets.append(before - context.scans_left)
+        return is_done
+
+    monkeypatch.setattr(stats_commands._Gathering, "go_on", watched)
+    shown, steps = steps_of_stats(driver)
+    assert steps == len(budgets) > 2
+    assert max(budgets) <= stats_commands.STEP_SCANS + 1_000  # no part alone takes more here
+    assert shown.statuses["awaiting_payment"].count == 1_000
+    assert shown.commands["stats"].decided == 1
+    monkeypatch.setattr(stats_commands, "STEP_SCANS", 10**9)
+    at_once, steps = steps_of_stats(driver)
+    assert steps == 1
+    at_once.commands["stats"].decided = 1
+    assert at_once == shown
+
+
+def test_figures_are_those_of_the_position_they_name() -> None:
+    """A lease that lapses while they are gathered is in them."""
+    driver = with_many_queues(1_000)
+    running(driver, queue="queue-0")
+    driver.grants_of(any_job(lease_ms=1))
+    shown, steps = steps_of_stats(driver, due_every_ms=1)
+    assert steps > 3  # it began again
+    assert (shown.lapses, shown.statuses["running"].leased) == (1, 0)
+    assert shown.as_of == driver.engine.context.position()
+
+
+def test_figures_are_gathered_although_something_is_always_due() -> None:
+    driver = with_many_queues(1_000, lapses=1_000)
+    for number in range(20):
+        running(driver, queue=f"queue-{number}")
+        driver.grants_of(any_job(lease_ms=1 + number))
+    shown, steps = steps_of_stats(driver, due_every_ms=1)
+    assert 1 < steps <= 1 + stats_commands.RESTARTS_MAX
+    assert 0 < shown.lapses < 20
+
+
+def test_a_message_that_asks_twice_is_answered() -> None:
+    driver = with_many_queues(1_000)
+    _, once = steps_of_stats(driver)
+    _, twice = steps_of_stats(driver, times=2)
+    assert once == twice
+
+
+def test_figures_that_were_left_are_gathered_anew() -> None:
+    driver = with_many_queues(1_000)
+    arrival = Arrival(PEER, [encode_request(driver.request(Stats()))], ADMIN)
+    assert not driver.pipeline.run([arrival], driver.now).taken
+    left = driver.engine.context.gathering
+    driver.pass_ms(1 + stats_commands.GATHERED_MS_MAX)
+    assert not driver.pipeline.run([arrival], driver.now).taken
+    assert driver.engine.context.gathering is not left
 
 
 def test_a_small_reply_leaves_queues_and_clients_out() -> None:

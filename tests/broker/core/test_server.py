@@ -191,3 +191,25 @@ def test_a_busy_socket_does_not_starve_another(short_dir: Path) -> None:
             assert all(door.socket.poll(10_000) for door in doors)
             heard.append(server._take(ready)[0].peer[:1])
         assert sorted(heard) == [b"\x01"] * 4 + [b"\x02"] * 4
+
+
+def test_the_feed_is_packed_while_no_message_comes() -> None:
+    pipeline = make_pipeline()
+    server = server_of(pipeline, Tight(10_000))
+    server._commit._send = lambda _: None
+    admin = Principal("uid:0", frozenset({Role.ADMIN}))
+    creations: list[AnyCommand] = [Create(input_hash=HASH)] * 1_000
+    for seq in range(8):
+        frame = encode_request(Request(1, 0, seq, 0, creations))
+        server._serve([Arrival(PEER, [frame], admin)], server._clock.read())
+    assert pipeline.feed.loose == 3  # the newest one goes on
+    waits: list[int] = []
+
+    def wait(timeout_ms: int) -> list[int]:
+        waits.append(timeout_ms)
+        return [server._stop_fd] if timeout_ms else []
+
+    server._poller.wait = wait  # type: ignore[method-assign]
+    server._serve_until_told()
+    assert pipeline.feed.loose == 0
+    assert waits[:-1] == [0] * 3
