@@ -223,7 +223,7 @@ def transition(
             continue
         events.append(
             JobTransitioned(
-                command.job_id, version, target, now, command.result, command.error,
+                job.job_id, version, target, now, command.result, command.error,
                 command.input_schema, None, None, command.keep_lease, command.force,
             )
         )  # fmt: skip
@@ -291,28 +291,28 @@ def cancel(context: Context, command: Cancel, request: RequestContext) -> JobRes
 def hold(context: Context, command: Hold, request: RequestContext) -> JobResult:
     """Put a job on hold; its holder, if there is one, goes on."""
     slot = _unfinished(_wanted(context, command), "on hold")
-    event = JobHeld(command.job_id, command.reason)
+    event = JobHeld(slot.job.job_id, command.reason)
     return _changed(context, request, slot, event, is_so=slot.job.on_hold)
 
 
 def resume(context: Context, command: Resume, request: RequestContext) -> JobResult:
     """Let claims have a job again that was on hold."""
     slot = _wanted(context, command)
-    event = JobResumed(command.job_id)
+    event = JobResumed(slot.job.job_id)
     return _changed(context, request, slot, event, is_so=not slot.job.on_hold)
 
 
 def request_stop(context: Context, command: RequestStop, request: RequestContext) -> JobResult:
     """Ask the holder of a job to stop."""
     slot = _unfinished(_wanted(context, command), "stopped")
-    event = StopRequested(command.job_id, command.reason)
+    event = StopRequested(slot.job.job_id, command.reason)
     return _changed(context, request, slot, event, is_so=slot.job.stop_requested)
 
 
 def annotate(context: Context, command: Annotate, request: RequestContext) -> JobResult:
     """Replace the meta of a job."""
     slot = _wanted(context, command)
-    event = JobAnnotated(command.job_id, command.meta)
+    event = JobAnnotated(slot.job.job_id, command.meta)
     return _changed(context, request, slot, event, is_so=slot.job.meta == command.meta)
 
 

@@ -187,7 +187,7 @@ def release(context: Context, command: Release, request: RequestContext) -> OkRe
                 message = f"the delay ends after submit_result_time, in {left_ms} ms"
                 raise TooLargeError(message, limit=left_ms)
         event = LeaseReleased(
-            command.job_id, command.lease, not_before, command.reason, command.hold,
+            job.job_id, command.lease, not_before, command.reason, command.hold,
             command.delay_ms is not None or command.reason is not None,
         )  # fmt: skip
         context.record_one(event, request.now_ms)
