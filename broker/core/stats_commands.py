@@ -1,6 +1,6 @@
 """The commands that say how the broker is, and why a job is where it is: stats, explain."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import islice
@@ -58,7 +58,7 @@ QUEUE_SCANS: Final = 4
 """... and at so many for each queue."""
 CLIENT_SCANS: Final = 4
 """A client takes about as long as looking at so many jobs."""
-LOOKED_MAX: Final = 5_000
+LOOKED_MAX: Final = 2_000
 """How many leases, and how many jobs on hold or delayed, one `stats` looks at."""
 QUEUES_SHOWN: Final = 200
 CLIENTS_SHOWN: Final = 500
@@ -198,23 +198,27 @@ def _figures(
     queues: Iterable[JobQueue], barred: _Barred
 ) -> tuple[dict[Claimed, StateFigures], dict[str, dict[Claimed, StateFigures]]]:
     """Return the figures of all queues together, and of each queue, by status and state."""
-    totals: dict[Claimed, StateFigures] = {}
+    by_state: defaultdict[Claimed, list[StateFigures]] = defaultdict(list)
     of_queues: dict[str, dict[Claimed, StateFigures]] = {}
     for queue in queues:
         own = of_queues[queue.name] = {
             state: _state(queue, state, barred) for state in _states_of(queue)
         }
         for state, figures in own.items():
-            total = totals.setdefault(state, StateFigures())
-            if figures.oldest is not None and (not total.oldest or figures.oldest < total.oldest):
-                total.oldest = figures.oldest
-            total.count += figures.count
-            total.ready += figures.ready
-            total.leased += figures.leased
-            total.on_hold += figures.on_hold
-            total.delayed += figures.delayed
-            total.paused += figures.paused
-    return totals, of_queues
+            by_state[state].append(figures)
+    return {state: _total(some) for state, some in by_state.items()}, of_queues
+
+
+def _total(some: list[StateFigures]) -> StateFigures:
+    return StateFigures(
+        count=sum([each.count for each in some]),
+        oldest=min([each.oldest for each in some if each.oldest is not None], default=None),
+        ready=sum([each.ready for each in some]),
+        leased=sum([each.leased for each in some]),
+        on_hold=sum([each.on_hold for each in some]),
+        delayed=sum([each.delayed for each in some]),
+        paused=sum([each.paused for each in some]),
+    )
 
 
 def _state(queue: JobQueue, state: Claimed, barred: _Barred) -> StateFigures:
@@ -223,9 +227,9 @@ def _state(queue: JobQueue, state: Claimed, barred: _Barred) -> StateFigures:
     shown = StateFigures(count, queue.oldest(state))
     if state in CLAIMED:
         key = (queue.name, state)
-        shown.leased = min(barred.leased[key], count)
-        shown.on_hold = min(barred.on_hold[key], count - shown.leased)
-        shown.delayed = min(barred.delayed[key], count - shown.leased - shown.on_hold)
+        shown.leased = min(barred.leased.get(key, 0), count)  # `get` is in C
+        shown.on_hold = min(barred.on_hold.get(key, 0), count - shown.leased)
+        shown.delayed = min(barred.delayed.get(key, 0), count - shown.leased - shown.on_hold)
         free = count - shown.leased - shown.on_hold - shown.delayed
         shown.ready, shown.paused = (0, free) if queue.is_paused else (free, 0)
     return shown
