@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
+from tollgate.broker.core.batch import RECORDS_MAX, REPLIES_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
 from tollgate.broker.core.engine import RUNS_MAX, Engine, Execution, execution_of
 from tollgate.broker.core.event_commands import (
@@ -105,8 +105,7 @@ class Pipeline:
                     self._tend_feed(now, output)
                     is_spent |= self._is_spent(output)
             for arrival in () if is_spent else batch:
-                is_long = len(arrival.frames[0]) > LONG_BYTES
-                if output.taken and (is_long or self._is_spent(output)):
+                if output.taken and (len(arrival.frames[0]) > LONG_BYTES or self._is_spent(output)):
                     break
                 self._decide(arrival, now, output, writable=writable)
                 if self._unfinished is not None:  # what has happened so far is no whole record
@@ -236,8 +235,9 @@ class Pipeline:
 
     def _answer_stopped(self, output: Output) -> None:
         """Answer the parked commands that the last request has stopped, before the request."""
-        reply = output.replies.pop()
-        self._settle(None, output)
+        reply, answers = output.replies.pop(), self._context.answers
+        while answers:
+            self._answer(answers.popleft(), output)
         output.replies.append(reply)
 
     def _answer_at_once(self, arrival: Arrival, answer: Answer, output: Output) -> None:
@@ -360,4 +360,7 @@ def accept(frames: Sequence[bytes], limits: Limits, now: Instant) -> tuple[Reque
 
 def _is_full(output: Output) -> bool:
     """Return whether the batch must end: replies are held back until all records are durable."""
-    return output.room_bytes <= 0 or len(output.records) >= RECORDS_MAX
+    return (
+        output.room_bytes <= 0 or len(output.records) >= RECORDS_MAX
+        or len(output.replies) >= REPLIES_MAX
+    )  # fmt: skip

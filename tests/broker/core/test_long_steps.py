@@ -17,16 +17,26 @@ from tests.core import (
     job_of,
     leases_of,
     move,
+    wait,
 )
 from tests.core import job_id as numbered
 from tollgate.broker.core import context, dispatch, engine, pipeline
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.events import SessionEvicted
 from tollgate.broker.repository import indexes, queues
-from tollgate.domain.commands import Annotate, AnyCommand, Count, Get, Hello, Hold, Resume
+from tollgate.domain.commands import (
+    Annotate,
+    AnyCommand,
+    Count,
+    Get,
+    Hello,
+    Hold,
+    Resume,
+    StopWaiting,
+)
 from tollgate.domain.messages import Reply, decode_answer, encode_request
 from tollgate.domain.results import AnyResult, CountResult, ErrorResult, HelloResult, LeasesResult
-from tollgate.domain.status import AWAITING_INPUT, COMPLETED, RUNNING
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, RUNNING
 
 STALE = 100
 DROPS = 16
@@ -223,13 +233,17 @@ def test_a_repeat_shows_only_so_many_questions(monkeypatch: pytest.MonkeyPatch) 
 RUNS = 10
 
 
+def message(driver: Driver, *commands: AnyCommand) -> Arrival:
+    return Arrival(PEER, [encode_request(driver.request(*commands))], ADMIN)
+
+
 def long_message(driver: Driver, jobs: int = 9) -> Arrival:
     """Return a message in which no two commands share a run: of each job it has three."""
     commands: list[AnyCommand] = []
     for number in range(jobs):
         made = numbered(1_000 + number)
         commands += [create(job_id=made), move(made, RUNNING), move(made, COMPLETED)]
-    return Arrival(PEER, [encode_request(driver.request(*commands))], ADMIN)
+    return message(driver, *commands)
 
 
 def begun(monkeypatch: pytest.MonkeyPatch, driver: Driver, long: Arrival) -> None:
@@ -335,3 +349,23 @@ def test_a_repeat_of_a_long_message_happens_once(monkeypatch: pytest.MonkeyPatch
     assert not again.records
     assert [reply.frame for reply in again.replies] == [reply.frame for reply in last.replies]
     assert driver.engine.context.state.jobs.stored == RUNS
+
+
+def test_waits_that_end_at_once_are_answered_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    job = driver.job(create())
+    seqs = [driver.post(wait(job.job_id)) for _ in range(25)]
+    monkeypatch.setattr(pipeline, "REPLIES_MAX", RUNS)
+    batches = [len(driver.run(message(driver, move(job, RUNNING), move(job, FAILED))))]
+    while driver.pipeline.is_behind():
+        batches.append(len(driver.run()))
+    assert batches == [1 + RUNS - 1, RUNS, 6]
+    assert [answer.seq for _, answer in driver.inbox[-25:]] == seqs
+
+
+def test_stopped_commands_are_answered_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    seqs = [driver.post(claim(wait_ms=60_000)) for _ in range(5)]
+    monkeypatch.setattr(pipeline, "REPLIES_MAX", 2)
+    answers = driver.run(message(driver, StopWaiting(seqs=seqs)))
+    assert [answer.seq for _, answer in answers] == [*seqs, driver.seq]
