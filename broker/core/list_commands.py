@@ -26,8 +26,8 @@ SHOWN_SCANS: Final = 2
 """Cost of showing a job in a page, in scans,"""
 LEASE_SCANS: Final = 2
 """and of showing its lease."""
-HISTORY_SCANS: Final = 64
-"""Cost of reading a history, in scans."""
+HISTORY_SCANS: Final = 160
+"""Cost of reading a long history, in scans."""
 
 
 def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResult:
@@ -115,6 +115,8 @@ def list_jobs(context: Context, command: List, request: RequestContext) -> JobsR
             break
     jobs: list[Any] = [slot.job for slot in slots]
     context.scans_left -= SHOWN_SCANS * len(jobs)
+    if context.state.jobs.have_parts:
+        context.scans_left -= sum([len(job.inputs) for job in jobs if job.inputs])
     if command.lease:
         for place, slot in enumerate(slots):
             if slot.lease is not None:

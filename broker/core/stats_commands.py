@@ -54,7 +54,7 @@ from tollgate.domain.status import (
 
 STATS_SCANS: Final = 1_000
 """Gathering the figures takes about as long as looking at so many jobs, ..."""
-QUEUE_SCANS: Final = 4
+QUEUE_SCANS: Final = 10
 """... and at so many for each queue."""
 CLIENT_SCANS: Final = 4
 """A client takes about as long as looking at so many jobs."""

@@ -1,6 +1,18 @@
 """The commands that read much: how much one message may read, and when a count is taken anew."""
 
-from tests.core import ADMIN, AWAITING_PAYMENT, PEER, Driver, claim, create, error_of_result
+from tests.core import (
+    ADMIN,
+    AWAITING_INPUT,
+    AWAITING_PAYMENT,
+    PEER,
+    RUNNING,
+    Driver,
+    at,
+    claim,
+    create,
+    error_of_result,
+    move,
+)
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.list_commands import LEASE_SCANS, SHOWN_SCANS
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
@@ -59,3 +71,12 @@ def test_a_list_with_leases_shows_free_jobs_alike() -> None:
         arrival = Arrival(PEER, [encode_request(request)], ADMIN)
         frames += [reply.frame for reply in driver.pipeline.run([arrival], driver.now).replies]
     assert frames[0] == frames[1]
+
+
+def test_shown_rounds_of_input_take_from_the_scan_budget() -> None:
+    driver = Driver()
+    job = at(driver, RUNNING)
+    without = spent(driver, List(limit=5))
+    for rounds in (1, 2, 3):
+        driver.ask(move(job, AWAITING_INPUT, input_schema="?"), move(job, RUNNING))
+        assert spent(driver, List(limit=5)) == without + rounds

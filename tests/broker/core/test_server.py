@@ -163,7 +163,7 @@ def test_undelivered_grants_wait_for_the_end_of_a_message(monkeypatch: pytest.Mo
     (grant,) = driver.grants_of(claim())
     server = server_of(driver.pipeline, Tight(10_000))
     server._commit._send = lambda reply: None
-    commands = [Count(), Create(input_hash=HASH), Count()]
+    commands: list[AnyCommand] = [Count(), Create(input_hash=HASH), Count()]
     long = Arrival(PEER, [encode_request(Request(1, 0, 99, 0, commands))], ADMIN)
     server._serve([long], driver.now)
     server._undelivered = [(grant.job.job_id, grant.lease)]
