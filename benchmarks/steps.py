@@ -31,11 +31,15 @@ from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
 from tollgate.domain.commands import (
     AnyCommand,
+    Cancel,
     Claim,
     Count,
     Create,
+    Get,
+    Hold,
     List,
     Release,
+    Stats,
     Transition,
 )
 from tollgate.domain.messages import Request, decode_answer, encode_request
@@ -50,6 +54,7 @@ START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 GOAL_MS: Final = 10.0
 CLAIMS_A_TURN: Final = 500
 TURNS: Final = 15
+LONG_MESSAGES: Final = 20
 
 
 class Loop:
@@ -123,6 +128,9 @@ def phases(loop: Loop, jobs: int) -> Iterator[tuple[str, Iterable[object]]]:
     yield "list by pages", _pages(loop, None, 300)
     yield "list the rare ones", _pages(loop, JobStatus.AWAITING_PAYMENT, 10)
     yield "count", (loop.step(Count()) for _ in range(100))
+    yield "1,000 commands that form no runs", (_mixed(loop, turn) for turn in range(LONG_MESSAGES))
+    yield "1,000 claims, 1,000 cancels", (_claims(loop) for _ in range(LONG_MESSAGES))
+    yield "stats", (loop.step(Stats()) for _ in range(100))
     loop.pass_ms(8 * 86_400_000)
     yield "remove", (loop.step() for _ in range(jobs // REMOVED_MAX + 2))
 
@@ -140,6 +148,34 @@ def _work(loop: Loop) -> object:
     )
 
 
+def _mixed(loop: Loop, turn: int) -> object:
+    """Send one message of commands of which each is of another kind than the one before."""
+    ids = [f"{number:08x}-{turn:04x}-4000-8000-000000000001" for number in range(250)]
+    return loop.step(
+        *[
+            command
+            for job_id in ids
+            for command in (
+                Create(input_hash=HASH, job_id=job_id),
+                Transition(job_id=job_id, target=JobStatus.RUNNING),
+                Get(job_id=job_id),
+                Hold(job_id=job_id),
+            )
+        ]
+    )
+
+
+def _claims(loop: Loop) -> object:
+    """Create 1,000 jobs in a queue, claim each of them alone, and cancel them."""
+    for _ in range(1_000 // A_MESSAGE):
+        loop.step(*[Create(input_hash=HASH, queue="apart")] * A_MESSAGE)
+    one = Claim(
+        status=JobStatus.AWAITING_PAYMENT, lease_ms=60_000, wait_ms=0, limit=1, queues=["apart"]
+    )
+    granted = loop.step(*[one] * 1_000)
+    return loop.step(*[Cancel(job_id=result.leases[0].job.job_id) for result in granted])
+
+
 def _pages(loop: Loop, status: JobStatus | None, pages: int) -> Iterator[object]:
     after: str | None = None
     for _ in range(pages):
@@ -152,7 +188,7 @@ def _pages(loop: Loop, status: JobStatus | None, pages: int) -> Iterator[object]
 
 def steps(jobs: int) -> float:
     """Print the longest step of each phase; return the longest of all, in ms."""
-    loop = Loop(jobs + 1_000, jobs)
+    loop = Loop(jobs + 100_000, jobs)
     longest = 0.0
     print(f"{jobs:,} jobs{'':>20}{'steps':>10}{'mean ms':>10}{'p99.9 ms':>10}{'longest ms':>12}")
     for name, actions in phases(loop, jobs):

@@ -227,7 +227,7 @@ class Server:
             event = "changes are accepted again" if writable else self._why_not_writable()
             log.warning(event, refused=None if writable else "all that changes something")
         undelivered: list[tuple[str, int]] = []
-        if writable and self._undelivered:
+        if writable and self._undelivered and not self._pipeline.is_deciding:
             undelivered = self._undelivered[:DUE_MAX]
             del self._undelivered[:DUE_MAX]
         self._batches[len(batch)] += 1

@@ -96,8 +96,17 @@ class Driver:
     def run(
         self, *arrivals: Arrival, undelivered: Sequence[tuple[str, int]] = ()
     ) -> list[tuple[bytes, Reply | Refused]]:
-        """Run one batch, and return the peers and their answers."""
-        return self.take(self.pipeline.run(arrivals, self.now, undelivered, writable=self.writable))
+        """Run one batch, and return the peers and their answers.
+
+        If it ends in the middle of a message, go on with that message until it is decided.
+        """
+        output = self.pipeline.run(arrivals, self.now, undelivered, writable=self.writable)
+        answers = self.take(output)
+        while self.pipeline.is_deciding:
+            arrivals = arrivals[output.taken :]
+            output = self.pipeline.run(arrivals, self.now, writable=self.writable)
+            answers += self.take(output)
+        return answers
 
     def drain(self) -> list[tuple[bytes, Reply | Refused]]:
         return self.take(self.pipeline.drain())

@@ -8,8 +8,12 @@ import msgspec
 from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import Principal
 
-RECORDS_MAX: Final = 4_096
-"""A batch ends at this number of records, those of the parked claims that it serves included."""
+RECORDS_MAX: Final = 256
+"""A batch ends at this number of records, those of the parked claims that it serves included.
+
+To serve a claim takes some 20 us."""
+REPLIES_MAX: Final = 1_024
+"""A batch ends at this number of replies: waits that end at once are answered over several."""
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):

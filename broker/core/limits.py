@@ -221,8 +221,8 @@ DUE_MAX: Final = 120
 """How many leases, deadlines or waits of a kind one batch ends: a batch may not take long."""
 DUE_BYTES_MAX: Final = 1_024
 """More than ending one of each kind writes: seven events, and what they did to parked claims."""
-COMMAND_BYTES_MIN: Final = 13
-"""The shortest command, a map with its type, takes this much of a frame."""
+COMMAND_BYTES_MIN: Final = 12
+"""The shortest command, a `count` without a field, takes this much of a frame."""
 EVENT_BYTES_MAX: Final = 512
 """More than an event and its outcome take without the texts that came in."""
 GRANT_BYTES_MAX: Final = 128

@@ -1,6 +1,7 @@
 """The commands that read many jobs, or the whole life of one: count, list, history."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Final
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
@@ -21,8 +22,12 @@ COUNT_SCANS: Final = 16
 """Cost of counting, in scans."""
 COUNT_QUEUE_SCANS: Final = 2
 """What each queue adds to it."""
-HISTORY_SCANS: Final = 64
-"""Cost of reading a history, in scans."""
+SHOWN_SCANS: Final = 2
+"""Cost of showing a job in a page, in scans,"""
+LEASE_SCANS: Final = 2
+"""and of showing its lease."""
+HISTORY_SCANS: Final = 160
+"""Cost of reading a long history, in scans."""
 
 
 def count_jobs(context: Context, command: Count, _: RequestContext) -> CountResult:
@@ -53,7 +58,7 @@ def _are_tidy(context: Context, queue: JobQueue, command: Count) -> bool:
     state = command.status or command.settlement
     states: Iterable[Claimed] = [state] if state else JobStatus
     queues = context.state.jobs.queues
-    return all(queues.knows_oldest(queue, each) for each in states)
+    return all(queues.knows_oldest(queue, each) for each in states if queue.count(each))
 
 
 def _count(queues: list[JobQueue], command: Count, position: str) -> CountResult:
@@ -69,10 +74,10 @@ def _count(queues: list[JobQueue], command: Count, position: str) -> CountResult
             state: number for state, number in counted.items() if number or command.settlement
         }
     shown: list[Claimed] = [*asked, *([command.settlement] if command.settlement else [])]
-    oldest = {
-        state.value: min(filter(None, (queue.oldest(state) for queue in queues)), default=None)
-        for state in shown
-    }
+    oldest: dict[str, datetime | None] = {}
+    for each in shown:
+        times = [queue.oldest(each) for queue in queues if queue.count(each)]
+        oldest[each.value] = min(filter(None, times), default=None)
     total = sum((by_settlement if command.settlement else by_status).values())
     return CountResult(total, by_status, oldest, by_settlement, position)
 
@@ -109,8 +114,14 @@ def list_jobs(context: Context, command: List, request: RequestContext) -> JobsR
             slots, more = slots[:place], slots[place - 1].index
             break
     jobs: list[Any] = [slot.job for slot in slots]
+    context.scans_left -= SHOWN_SCANS * len(jobs)
+    if context.state.jobs.have_parts:
+        context.scans_left -= sum([len(job.inputs) for job in jobs if job.inputs])
     if command.lease:
-        jobs = [slot.job.shown(info(slot, request.now_ms)) for slot in slots]
+        for place, slot in enumerate(slots):
+            if slot.lease is not None:
+                jobs[place] = slot.job.shown(info(slot, request.now_ms))
+                context.scans_left -= LEASE_SCANS
     return JobsResult(jobs, None if more is None else str(more), context.position())
 
 

@@ -11,13 +11,13 @@ decides what happens by itself in time.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from tollgate.broker.core.batch import RECORDS_MAX, Arrival, Output, ReplyFrame
+from tollgate.broker.core.batch import RECORDS_MAX, REPLIES_MAX, Arrival, Output, ReplyFrame
 from tollgate.broker.core.context import Answer, RequestContext
-from tollgate.broker.core.engine import Engine, Execution, execution_of
+from tollgate.broker.core.engine import RUNS_MAX, Engine, Execution, execution_of
 from tollgate.broker.core.event_commands import (
     are_due,
     serve_readers,
@@ -26,7 +26,7 @@ from tollgate.broker.core.event_commands import (
 from tollgate.broker.core.events import LogBegan, SessionEvicted
 from tollgate.broker.core.feed import RECORD_BYTES
 from tollgate.broker.core.lease_commands import serve_claim
-from tollgate.broker.core.limits import Limits
+from tollgate.broker.core.limits import COMMAND_BYTES_MIN, Limits
 from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
@@ -48,6 +48,12 @@ from tollgate.domain.results import ErrorResult, refusal_of
 
 SCANS_KEPT: Final = SCAN_JOBS_MAX // 2
 """What parked claims leave of the scan budget of a batch: its messages are decided, too."""
+LONG_BYTES: Final = RUNS_MAX * COMMAND_BYTES_MIN
+"""A longer message begins a batch: it may take several."""
+
+
+Steps = Iterator[Execution | None]
+"""What is left to decide of a message: None for each batch that is not the last, and its end."""
 
 
 class Pipeline:
@@ -69,6 +75,8 @@ class Pipeline:
         self._refused = refused
         self._batch_reply_bytes = batch_reply_bytes
         self._was_full = False
+        self._unfinished: tuple[Steps, Request, RequestContext] | None = None
+        """The message in whose middle the last batch has ended."""
         self._is_draining = False
 
     def run(
@@ -83,31 +91,36 @@ class Pipeline:
 
         `undelivered` are grants of earlier replies that could not be sent. Without `writable` the
         journal has no room: nothing changes, and commands that change something are refused. No
-        message is decided while a deadline that has passed is not: then `taken` is 0.
+        message is decided while a deadline that has passed is not: then `taken` is 0. It is 0 also
+        if the first message is so long that the next batch goes on with it; see `is_deciding`.
         """
         output = Output([], [], room_bytes=self._batch_reply_bytes)
         context, deadlines = self._context, self.deadlines
         lease_at = now if writable else None
         queues = context.state.jobs.queues
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
-            context.begin_batch(now)
-            must_wait = False
-            left_over = undelivered or self._was_full or context.answers
-            if left_over or deadlines.is_due(now, writable=writable):
-                must_wait = deadlines.decide_due(now, undelivered, writable=writable)
-                self._settle(lease_at, output)
-                self._tend_feed(now, output)
-            for arrival in () if must_wait else batch:
-                if _is_full(output) or context.scans_left <= 0 or not queues.drops_left:
+            is_spent = False
+            if self._unfinished is None:
+                context.begin_batch(now)
+                left_over = undelivered or self._was_full or context.answers
+                if left_over or deadlines.is_due(now, writable=writable):
+                    is_spent = deadlines.decide_due(now, undelivered, writable=writable)
+                    self._settle(lease_at, output)
+                    self._tend_feed(now, output)
+                    is_spent |= self._is_spent(output)
+            for arrival in () if is_spent else batch:
+                if output.taken and (len(arrival.frames[0]) > LONG_BYTES or self._is_spent(output)):
                     break
                 self._decide(arrival, now, output, writable=writable)
+                if self._unfinished is not None:  # what has happened so far is no whole record
+                    break
                 self._settle(lease_at, output)
                 if context.must_wait:
                     break
                 output.taken += 1
             if output.records:
                 deadlines.look_at_finished(now)
-                if context.state.feed.room < 0:
+                if context.state.feed.room < 0 and self._unfinished is None:
                     self._tend_feed(now, output)
             has_drops = queues.drops_left > 0
         if writable:
@@ -134,6 +147,15 @@ class Pipeline:
         """The time of the last record."""
         return self._context.state.at
 
+    @property
+    def is_deciding(self) -> bool:
+        """Whether the last batch has ended in the middle of a message.
+
+        The next one must begin with the same message. Until then the time stands still, nothing
+        else is decided, and `run` takes no `undelivered`.
+        """
+        return self._unfinished is not None
+
     def is_behind(self, *, writable: bool = True) -> bool:
         """Return whether the last batch was too full for all answers to parked commands."""
         may_grant = writable and self._was_full and bool(self._context.waiters.parked)
@@ -152,20 +174,24 @@ class Pipeline:
         """Refuse the parked commands of a principal whose key or roles were taken away."""
         refusal = NotAuthorizedError("the role that this was asked with was taken away")
         self._engine.answer_parked(refusal, principal)
-        return self._settle(None, Output([], [], room_bytes=self._batch_reply_bytes))
+        return self._settle_apart()
 
     def drain(self) -> Output:
         """Refuse all parked commands, and from now on every request."""
         self._is_draining = True
         self._engine.answer_parked(DrainingError("the broker is about to leave"))
-        return self._settle(None, Output([], [], room_bytes=self._batch_reply_bytes))
+        return self._settle_apart()
 
     def _decide(self, arrival: Arrival, now: Instant, output: Output, *, writable: bool) -> None:
         """Take one message from its bytes to its record and its reply.
 
         Sets `must_wait` if it is to be decided in the next batch: then nothing of it has happened.
+        A long one is `_unfinished` then, and the next batch goes on with it.
         """
         engine, context = self._engine, self._context
+        if self._unfinished is not None:
+            self._go_on(*self._unfinished, output)
+            return
         try:
             request, digest = accept(arrival.frames, engine.limits, now)
             remembered = engine.recall(request, digest, arrival.principal)
@@ -193,20 +219,34 @@ class Pipeline:
             elif answer is not None:
                 self._answer_at_once(arrival, answer, output)
         else:
-            execution = engine.execute(request, request_context)
-            if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
-                # Only room was made, which goes on in the next batch: there they are decided.
-                context.figures.put_off(request.commands)
-                return
-            context.must_wait = False
-            self._conclude(ticket, request.acked, execution, output, request_context.frame_bytes)
-            if self._context.answers and StopWaiting in map(type, request.commands):
-                self._answer_stopped(output)
+            steps = engine.execute(request, request_context)
+            self._go_on(steps, request, request_context, output)
+
+    def _go_on(
+        self, steps: Steps, request: Request, request_context: RequestContext, output: Output
+    ) -> None:
+        """Decide a message, or as much of it as one batch may."""
+        execution, context = next(steps), self._context
+        if execution is None:
+            self._unfinished = steps, request, request_context
+            return
+        self._unfinished = None
+        if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
+            # Only room was made, which goes on in the next batch: there they are decided.
+            context.figures.put_off(request.commands)
+            return
+        context.must_wait = False
+        self._conclude(
+            request_context.ticket, request.acked, execution, output, request_context.frame_bytes
+        )
+        if context.answers and StopWaiting in map(type, request.commands):
+            self._answer_stopped(output)
 
     def _answer_stopped(self, output: Output) -> None:
         """Answer the parked commands that the last request has stopped, before the request."""
-        reply = output.replies.pop()
-        self._settle(None, output)
+        reply, answers = output.replies.pop(), self._context.answers
+        while answers:
+            self._answer(answers.popleft(), output)
         output.replies.append(reply)
 
     def _answer_at_once(self, arrival: Arrival, answer: Answer, output: Output) -> None:
@@ -237,6 +277,11 @@ class Pipeline:
             self._answer(answer, output)
         return output
 
+    def _settle_apart(self) -> Output:
+        """Send answers between two batches; in the middle of a message the next batch does it."""
+        output = Output([], [], room_bytes=self._batch_reply_bytes)
+        return output if self.is_deciding else self._settle(None, output)
+
     def _next_answer(self, lease_at: Instant | None) -> Answer | None:
         context = self._context
         if context.answers:
@@ -244,6 +289,14 @@ class Pipeline:
         if lease_at is None or context.scans_left <= SCANS_KEPT:
             return None
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
+
+    def _is_spent(self, output: Output) -> bool:
+        """Return whether the batch has done as much as one may."""
+        context = self._context
+        return (
+            _is_full(output) or context.scans_left <= 0
+            or not context.state.jobs.queues.drops_left
+        )  # fmt: skip
 
     def _append(self, record: Record, output: Output) -> None:
         self._context.state.feed.fresh.append(record)
@@ -322,4 +375,7 @@ def accept(frames: Sequence[bytes], limits: Limits, now: Instant) -> tuple[Reque
 
 def _is_full(output: Output) -> bool:
     """Return whether the batch must end: replies are held back until all records are durable."""
-    return output.room_bytes <= 0 or len(output.records) >= RECORDS_MAX
+    return (
+        output.room_bytes <= 0 or len(output.records) >= RECORDS_MAX
+        or len(output.replies) >= REPLIES_MAX
+    )  # fmt: skip

@@ -134,7 +134,7 @@ class State:
                 if refused := self.effects[kind](part, origin, now_ms, None).refused:
                     raise next(iter(refused.values()))
         feed = self.feed
-        if record.at is None:
+        if record.at is None:  # of format 1
             record = msgspec.structs.replace(record, at=origin.at)
         feed.fresh.append(record)
         feed.room -= max(size, RECORD_BYTES)
@@ -149,7 +149,7 @@ class State:
         """
         if len(run) == 1 or type(run[0]) is not JobTransitioned:
             return False
-        return self.jobs.have_parts or any(move.target is AWAITING_INPUT for move in run)
+        return self.jobs.have_parts or AWAITING_INPUT in [move.target for move in run]
 
     @property
     def records(self) -> int:

@@ -314,9 +314,9 @@ def _state(queue: JobQueue, state: Claimed, barred: _Barred) -> StateFigures:
     shown = StateFigures(count, queue.oldest(state))
     if state in CLAIMED:
         key = (queue.name, state)
-        shown.leased = min(barred.leased[key], count)
-        shown.on_hold = min(barred.on_hold[key], count - shown.leased)
-        shown.delayed = min(barred.delayed[key], count - shown.leased - shown.on_hold)
+        shown.leased = min(barred.leased.get(key, 0), count)  # `get` is in C
+        shown.on_hold = min(barred.on_hold.get(key, 0), count - shown.leased)
+        shown.delayed = min(barred.delayed.get(key, 0), count - shown.leased - shown.on_hold)
         free = count - shown.leased - shown.on_hold - shown.delayed
         shown.ready, shown.paused = (0, free) if queue.is_paused else (free, 0)
     return shown

@@ -36,9 +36,7 @@ def feed(frames: Iterable[bytes]) -> Counter[str]:
         driver.wall += MILLISECOND
         waiting = driver.engine.context.waiters.parked
         parked = len(waiting)
-        outcome = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
-        driver.records += outcome.records
-        answers = [decode_answer(reply.frame) for reply in outcome.replies]
+        answers = [answer for _, answer in driver.run(Arrival(PEER, [frame], ADMIN))]
         if not answers:
             if len(waiting) < parked and number % ANEW:
                 raise AssertionError(f"not answered: {frame.hex()}")

@@ -23,9 +23,11 @@ def say(driver: Driver, *commands: Wire, role: str = "admin") -> Wire:
     frame = {"v": 1, "session": 0, "seq": driver.seq, "acked": 0, "commands": list(commands)}
     principal = Principal("key:x", frozenset({Role(role)}))
     arrival = Arrival(PEER, [msgspec.msgpack.encode(frame)], principal)
-    output = driver.pipeline.run([arrival], driver.now)
-    driver.records += output.records
-    (reply,) = output.replies
+    outputs = [driver.pipeline.run([arrival], driver.now)]
+    while driver.pipeline.is_deciding:
+        outputs.append(driver.pipeline.run([arrival], driver.now))
+    driver.records += [record for output in outputs for record in output.records]
+    (reply,) = outputs[-1].replies
     answer: Wire = msgspec.msgpack.decode(reply.frame)
     return answer
 

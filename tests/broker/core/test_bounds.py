@@ -124,7 +124,7 @@ def test_undelivered_grants_are_granted_again_in_bounds() -> None:
 
 def test_a_batch_ends_at_its_limit_of_records() -> None:
     driver = with_session()
-    number = RECORDS_MAX + 404
+    number = RECORDS_MAX + 104
     for _ in range(0, number, 500):
         driver.ask(*[Create(input_hash=HASH)] * 500)
     leased = [grant for _ in range(0, number, 1_000) for grant in driver.grants_of(CLAIM)]

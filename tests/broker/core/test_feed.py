@@ -36,6 +36,7 @@ from tollgate.broker.core.snapshot import snapshot_chunks
 from tollgate.broker.core.state import State
 from tollgate.broker.journal import SNAPSHOT_CHUNK, Entry
 from tollgate.domain.commands import (
+    Annotate,
     AnyCommand,
     Count,
     Events,
@@ -46,8 +47,12 @@ from tollgate.domain.commands import (
     PauseQueue,
     ProvideInput,
     Release,
+    RequestStop,
+    Resume,
     ResumeQueue,
+    Settle,
     StopWaiting,
+    Touch,
 )
 from tollgate.domain.messages import Reply, Request, decode_answer, encode_request
 from tollgate.domain.results import (
@@ -57,6 +62,7 @@ from tollgate.domain.results import (
     HelloResult,
     JobEvent,
     JobsResult,
+    Progress,
     Result,
 )
 
@@ -782,3 +788,27 @@ def test_readers_that_name_many_jobs_take_more_of_a_budget(monkeypatch: pytest.M
         follow(driver, b"\x00reader%d" % number, job_ids=[*named, f"own {number}"])
     driver.ask(create())
     assert len(driver.engine.context.waiters.unserved) == 2
+
+
+def test_events_keep_no_other_copy_of_a_job_id() -> None:
+    driver = Driver()
+    job = running(driver, settle=True)
+    job_id = job.job_id
+    (grant,) = leases_of(driver.ask(claim(lease_ms=60_000))[0])
+    driver.ask(
+        Touch(job_id=job_id, lease=grant.lease, lease_ms=60_000, progress=Progress("half", 0.5)),
+        Release(job_id=job_id, lease=grant.lease, reason="r"),
+        Hold(job_id=job_id),
+        Resume(job_id=job_id),
+        RequestStop(job_id=job_id),
+        Annotate(job_id=job_id, meta="m"),
+        move(job_id, AWAITING_INPUT, input_schema="?"),
+        ProvideInput(job_id=job_id, input="y", expected_version=3),
+        move(job_id, COMPLETED),
+        Settle(job_id=job_id, on_chain_state="s"),
+    )
+    state = driver.engine.context.state
+    events: list[Any] = [event for some in state.feed.after((1, 0)) for event in some.events]
+    kept = [event for event in events if getattr(event, "job_id", None) == job_id]
+    assert len({type(event) for event in kept}) == 10
+    assert {id(event.job_id) for event in kept} == {id(state.jobs.require(job_id).job.job_id)}

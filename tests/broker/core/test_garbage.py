@@ -1,6 +1,8 @@
 """The broker runs with the garbage collector off, so it must make no reference cycles."""
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -69,3 +71,18 @@ def test_a_refused_change_makes_no_reference_cycle(without_collector: None) -> N
         with suppress(Refusal):
             jobs.update_status(job_id, JobStatus.COMPLETED)
     assert gc.collect() == 0
+
+
+def test_the_start_makes_no_full_collection() -> None:
+    spy = (
+        "import atexit, gc, runpy, sys\n"
+        "sys.argv = ['broker', '--help']\n"
+        "gc.callbacks.append(lambda phase, info: print(info['generation'], file=sys.stderr))\n"
+        "atexit.register(gc.callbacks.clear)\n"  # the interpreter itself collects at its end
+        "runpy.run_module('tollgate.broker', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", spy], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert "Usage:" in done.stdout
+    assert "2" not in done.stderr.split()

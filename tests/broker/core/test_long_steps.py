@@ -1,18 +1,42 @@
 """What a client can cause is done in pieces: each batch drops and evicts only so much."""
 
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from tests.core import ADMIN, PEER, Driver, claim, create, error_of_result, job_of, move
-from tollgate.broker.core import context, dispatch, engine
+from tests.core import (
+    ADMIN,
+    OTHER,
+    PEER,
+    Driver,
+    claim,
+    create,
+    error_of_result,
+    job_of,
+    leases_of,
+    move,
+    wait,
+)
+from tests.core import job_id as numbered
+from tollgate.broker.core import context, dispatch, engine, pipeline
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.events import SessionEvicted
 from tollgate.broker.repository import indexes, queues
-from tollgate.domain.commands import Annotate, AnyCommand, Count, Get, Hello, Hold, Resume
+from tollgate.domain.commands import (
+    Annotate,
+    AnyCommand,
+    Count,
+    Get,
+    Hello,
+    Hold,
+    Resume,
+    StopWaiting,
+)
 from tollgate.domain.messages import Reply, decode_answer, encode_request
 from tollgate.domain.results import AnyResult, CountResult, ErrorResult, HelloResult, LeasesResult
-from tollgate.domain.status import AWAITING_INPUT, COMPLETED, RUNNING
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, RUNNING
 
 STALE = 100
 DROPS = 16
@@ -204,3 +228,144 @@ def test_a_repeat_shows_only_so_many_questions(monkeypatch: pytest.MonkeyPatch) 
     reply = decode_answer(again.frame)
     assert isinstance(reply, Reply)
     assert [isinstance(result, ErrorResult) for result in reply.results].count(True) == 15
+
+
+RUNS = 10
+
+
+def message(driver: Driver, *commands: AnyCommand) -> Arrival:
+    return Arrival(PEER, [encode_request(driver.request(*commands))], ADMIN)
+
+
+def long_message(driver: Driver, jobs: int = 9) -> Arrival:
+    """Return a message in which no two commands share a run: of each job it has three."""
+    commands: list[AnyCommand] = []
+    for number in range(jobs):
+        made = numbered(1_000 + number)
+        commands += [create(job_id=made), move(made, RUNNING), move(made, COMPLETED)]
+    return message(driver, *commands)
+
+
+def begun(monkeypatch: pytest.MonkeyPatch, driver: Driver, long: Arrival) -> None:
+    """Have the first batch of a message decided."""
+    monkeypatch.setattr(engine, "RUNS_MAX", RUNS)
+    output = driver.pipeline.run([long], driver.now)
+    assert (output.taken, output.records, output.replies) == (0, [], [])
+    assert driver.pipeline.is_deciding
+
+
+def finished(driver: Driver, long: Arrival) -> list[Output]:
+    outputs = [driver.pipeline.run([long], driver.now)]
+    while driver.pipeline.is_deciding:
+        outputs.append(driver.pipeline.run([long], driver.now))
+    assert outputs[-1].taken == 1
+    return outputs
+
+
+def test_a_long_message_is_decided_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, undisturbed = Driver(), Driver()
+    long = long_message(driver)
+    (whole,) = finished(undisturbed, long_message(undisturbed))
+    begun(monkeypatch, driver, long)
+    driver.mono_ms += 5
+    driver.wall += timedelta(milliseconds=5)
+    *_, last = finished(driver, long)
+    assert (last.records, last.replies) == (whole.records, whole.replies)
+    assert len(last.records) == 1, "a crash loses all of the message or nothing"
+
+
+def test_a_batch_decides_only_so_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, decided = Driver(), list[int]()
+    long = long_message(driver)
+    begun(monkeypatch, driver, long)
+    decided.append(len(driver.engine.context.events))
+    driver.pipeline.run([long], driver.now)
+    decided.append(len(driver.engine.context.events))
+    assert decided == [RUNS, 2 * RUNS]
+
+
+def test_nothing_happens_in_the_middle_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    leased = driver.job(create(), move(numbered(1), RUNNING)).job_id
+    leases_of(driver.ask(claim(lease_ms=1_000))[0])
+    seq = driver.post(claim(wait_ms=60_000), peer=OTHER)
+    long = long_message(driver)
+    begun(monkeypatch, driver, long)
+    driver.mono_ms += 2_000  # the lease is over, and jobs of the message are running
+    outputs = finished(driver, long)
+    assert not any(output.records for output in outputs[:-1])
+    assert driver.result_of(seq, OTHER) is None
+    driver.run()
+    (grant,) = leases_of(driver.result_of(seq, OTHER))
+    assert grant.job.job_id == leased
+
+
+def test_a_long_message_begins_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    long = long_message(driver, jobs=25)
+    short = Arrival(OTHER, [encode_request(driver.request(create()))], ADMIN)
+    monkeypatch.setattr(pipeline, "LONG_BYTES", len(long.frames[0]) - 1)
+    assert driver.pipeline.run([short, short, long, short], driver.now).taken == 2
+    assert driver.pipeline.run([long, short], driver.now).taken == 2
+
+
+def test_only_the_first_message_of_a_batch_takes_several() -> None:
+    driver = Driver()
+    short = Arrival(OTHER, [encode_request(driver.request(Count()))], ADMIN)
+    shortest = [Count()] * (engine.RUNS_MAX + 1)  # no command has a shorter name
+    long = Arrival(PEER, [encode_request(driver.request(*shortest))], ADMIN)
+    assert driver.pipeline.run([short, long], driver.now).taken == 1
+    assert not driver.pipeline.is_deciding
+
+
+@pytest.mark.parametrize("act", ["drain", "expel"])
+def test_parked_commands_are_answered_after_a_message(
+    act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver()
+    driver.post(claim(wait_ms=60_000), peer=OTHER)
+    long = long_message(driver)
+    begun(monkeypatch, driver, long)
+    apart = driver.pipeline.drain() if act == "drain" else driver.pipeline.expel(ADMIN)
+    assert (apart.records, apart.replies) == ([], [])
+    assert driver.pipeline.is_behind()
+    *_, last = finished(driver, long)
+    assert [reply.peer for reply in last.replies] == [PEER, OTHER]
+    assert len(last.records) == 1
+
+
+def test_a_repeat_of_a_long_message_happens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    commands: list[Any] = []
+    for number in range(RUNS):
+        commands += [create(job_id=numbered(1_000 + number)), Get(job_id=numbered(1_000 + number))]
+    request = driver.request(*commands, session=hello.session or 0)
+    long = Arrival(PEER, [encode_request(request)], ADMIN)
+    begun(monkeypatch, driver, long)
+    *_, last = finished(driver, long)
+    again = driver.pipeline.run([long], driver.now)
+    assert not again.records
+    assert [reply.frame for reply in again.replies] == [reply.frame for reply in last.replies]
+    assert driver.engine.context.state.jobs.stored == RUNS
+
+
+def test_waits_that_end_at_once_are_answered_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    job = driver.job(create())
+    seqs = [driver.post(wait(job.job_id)) for _ in range(25)]
+    monkeypatch.setattr(pipeline, "REPLIES_MAX", RUNS)
+    batches = [len(driver.run(message(driver, move(job, RUNNING), move(job, FAILED))))]
+    while driver.pipeline.is_behind():
+        batches.append(len(driver.run()))
+    assert batches == [1 + RUNS - 1, RUNS, 6]
+    assert [answer.seq for _, answer in driver.inbox[-25:]] == seqs
+
+
+def test_stopped_commands_are_answered_before_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    seqs = [driver.post(claim(wait_ms=60_000)) for _ in range(5)]
+    monkeypatch.setattr(pipeline, "REPLIES_MAX", 2)
+    answers = driver.run(message(driver, StopWaiting(seqs=seqs)))
+    assert [answer.seq for _, answer in answers] == [*seqs, driver.seq]

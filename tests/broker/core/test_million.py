@@ -9,6 +9,7 @@ import pytest
 
 from tests.million import digest
 from tests.sizes import sample
+from tollgate.broker.core import engine
 
 STEPS = sample(10_000, 50_000)
 
@@ -25,6 +26,13 @@ def test_one_seed_gives_the_same_bytes_in_two_processes() -> None:
         env={**os.environ, "PYTHONHASHSEED": "12345"},
     )
     assert there.stdout.strip() == here
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_steps_in_a_message_change_no_byte(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = digest(2_000, 7)
+    monkeypatch.setattr(engine, "RUNS_MAX", runs)
+    assert digest(2_000, 7) == whole
 
 
 @pytest.mark.slow

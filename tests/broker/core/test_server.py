@@ -10,12 +10,17 @@ import pytest
 import zmq
 
 from tests.core import (
+    ADMIN,
     EPOCH,
     HASH,
     PEER,
+    Driver,
+    claim,
     job_id,
     make_pipeline,
+    running,
 )
+from tollgate.broker.core import engine
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.core.pipeline import Pipeline
@@ -149,6 +154,25 @@ def test_undelivered_grants_are_released_a_thousand_at_a_time() -> None:
     server._serve([], Instant(EPOCH, 0))
     server._serve([], Instant(EPOCH, 0))
     assert told == [DUE_MAX, 0, DUE_MAX, 5]
+
+
+def test_undelivered_grants_wait_for_the_end_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RUNS_MAX", 1)
+    driver = Driver()
+    running(driver)
+    (grant,) = driver.grants_of(claim())
+    server = server_of(driver.pipeline, Tight(10_000))
+    server._commit._send = lambda reply: None
+    commands: list[AnyCommand] = [Count(), Create(input_hash=HASH), Count()]
+    long = Arrival(PEER, [encode_request(Request(1, 0, 99, 0, commands))], ADMIN)
+    server._serve([long], driver.now)
+    server._undelivered = [(grant.job.job_id, grant.lease)]
+    for _ in commands[1:]:
+        assert server._left == [long]
+        server._serve(server._left, driver.now)
+    assert driver.engine.context.state.jobs.leased == 1
+    server._serve([], driver.now)
+    assert driver.engine.context.state.jobs.leased == 0
 
 
 def test_a_stop_answers_messages_that_were_taken() -> None:
