@@ -80,7 +80,7 @@ class Claims:
         )
 
     def park(self, room: int, wait_ms: int = CLAIM_WAIT_MS) -> None:
-        """Send a claim of its own, which the broker answers when there is a job."""
+        """Post a claim of its own, which the broker answers when there is a job."""
         command = self.command(room, wait_ms)
         if command is None:
             return

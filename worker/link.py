@@ -27,13 +27,16 @@ class Link(AsyncClient):
         super().__init__(*args, **options)
         self._answered: deque[tuple[Call, OnAnswer]] = deque()
         self._turned = asyncio.Event()
+        self._has_posted = False
 
     def post(self, commands: Sequence[AnyCommand], on_answer: OnAnswer, timeout_s: float) -> Call:
-        """Send commands together; `on_answer` is called in the loop, once, and never in here.
+        """Make a message of commands, which `push` sends with others that are ready.
 
-        The broker must have answered a `ping` before. Raises ClientClosedError.
+        `on_answer` is called in the loop, once, and never in here. The broker must have answered a
+        `ping` before. Raises ClientClosedError.
         """
         self._begin()
+        self._has_posted = True
         session = self._session
         deadline = monotonic() + timeout_s
 
@@ -48,15 +51,19 @@ class Link(AsyncClient):
         else:
             call = session.submit(commands, deadline=deadline, notify=notify)
             session.pull(call)
-        if call.done:  # none of it could be sent: say so in the next turn
+        if call.done:  # none of it can be sent: `push` has it said in the next turn
             call.notify = None
             self._answered.append((call, on_answer))
-            self._turn_soon()
-        else:
-            super()._turn()
-            if self._answered:
-                self._turn_soon()
         return call
+
+    def push(self) -> None:
+        """Send what was posted. Several messages cost the socket little more than one."""
+        if not self._has_posted:
+            return
+        self._has_posted = False
+        super()._turn()
+        if self._answered:
+            self._turn_soon()
 
     async def send(self, command: AnyCommand) -> Any:  # noqa: ANN401 - one type a command
         """Send one command and return its value. Raises what the calls of `AsyncClient` raise."""

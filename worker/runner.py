@@ -135,9 +135,12 @@ class Runner:
         self._changed.set()
         message = self.settler.take()
         if message is not None:
-            self._send(*message)
-        if self._stopping.is_set():
-            return
+            self._post(*message)
+        if not self._stopping.is_set():
+            self._park_claims()
+        self._link.push()
+
+    def _park_claims(self) -> None:
         wait_ms = 0 if self._settings.drain else CLAIM_WAIT_MS
         for claims in self._claims:
             if self._settings.drain and claims.found_nothing:
@@ -147,8 +150,8 @@ class Runner:
                 continue  # claimed again when something has changed
             claims.park(self._room(claims.stage), wait_ms)
 
-    def _send(self, commands: list[AnyCommand], answered: Callable[[list[Any]], None]) -> None:
-        """Send outcomes, and the next claims with them."""
+    def _post(self, commands: list[AnyCommand], answered: Callable[[list[Any]], None]) -> None:
+        """Post outcomes, and the next claims with them."""
         asked_at = monotonic()
         settled = len(commands)
         with_claims: list[Claims] = []
@@ -199,12 +202,12 @@ class Runner:
 
     def take_leases(self, stage: Stage, leases: list[Lease], asked_at: float) -> None:
         """See `claims.ClaimOwner`."""
-        # One turn later: by then the handlers that end at once have ended.
-        self._loop.call_soon(self.check_again)
         if leases and monotonic() - asked_at > self._settings.lease_ms / 1_000:
             self._touch_first(stage, leases)
         else:
             self._take(stage, leases)
+        # Behind the handlers that begin now: those that end at once have ended by then.
+        self.check_again()
 
     def _touch_first(self, stage: Stage, leases: list[Lease]) -> None:
         """Take leases that came while a handler blocked the loop: only those that still stand."""
@@ -229,6 +232,7 @@ class Runner:
             Touch(job_id=each.job.job_id, lease=each.token, lease_ms=lease_ms) for each in leases
         ]
         self._link.post(touches, take, self._answer_s)
+        self._link.push()
 
     def _take(self, stage: Stage, leases: list[Lease]) -> None:
         unwanted: list[tuple[str, int]] = []
@@ -369,6 +373,7 @@ class Runner:
     def _release(self, leases: Sequence[tuple[str, int]]) -> None:
         commands: list[AnyCommand] = [Release(job_id=each, lease=token) for each, token in leases]
         self._link.post(commands, lambda _: None, LAST_S)
+        self._link.push()
 
     async def _send_last(self, commands: list[AnyCommand]) -> None:
         if commands:

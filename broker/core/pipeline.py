@@ -263,14 +263,14 @@ class Pipeline:
 
         Parked claims are granted leases from `lease_at` on; None grants no lease.
         """
-        context = self._context
+        context, queues = self._context, self._context.state.jobs.queues
         if context.events:
             origin = context.origin
             record = Record(context.take_events(), by=origin.by, at=origin.at, client=origin.client)
             self._append(record, output)
         if not context.waiters.claims:
-            context.state.jobs.queues.changed.clear()
-        while context.answers or (lease_at and context.waiters.parked):
+            queues.changed.clear()
+        while context.answers or (lease_at and queues.changed):
             answer = None if _is_full(output) else self._next_answer(lease_at)
             if answer is None:
                 break

@@ -1,6 +1,6 @@
 """Parked commands: waits by job, claims by status and queue, each until its time is over."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import count
 from operator import itemgetter
@@ -91,9 +91,10 @@ class Waiters:
         self._parked_max = parked_max
         self._share_max = share_max
         self._watched_max = watched_max
-        self._by_peer: Counter[bytes] = Counter()
-        self._by_name: Counter[str] = Counter()
-        self._watched_by_name: Counter[str] = Counter()
+        # Plain dicts: the methods of a Counter that drop a key or miss one are Python.
+        self._by_peer: dict[bytes, int] = {}
+        self._by_name: dict[str, int] = {}
+        self._watched_by_name: dict[str, int] = {}
         self.watched = 0
         """How many jobs all waits together name."""
         self.parked: dict[Key, Parked] = {}
@@ -119,7 +120,8 @@ class Waiters:
 
         Raises OverloadedError when there is no room.
         """
-        parked = self.parked.get(ticket.key)
+        key = ticket.key
+        parked = self.parked.get(key)
         if parked is not None and parked.command == command:
             self._count(parked, -1)
             parked.ticket = ticket  # and its time goes on: a repeat is not a new wait
@@ -128,8 +130,8 @@ class Waiters:
         if parked is not None:
             self.remove(parked)
         job_ids = frozenset(command.job_ids if isinstance(command, Wait) else ())
-        self._add(Parked(ticket, command, due_ms, job_ids, next(self._numbers)))
-        self.timers.add((due_ms, ticket.key))
+        self._add(Parked(ticket, command, due_ms, job_ids, next(self._numbers)), key)
+        self.timers.add((due_ms, key))
 
     def has_other(self, session: int, seq: int, digest: bytes) -> bool:
         """Return whether another command than that of `digest` is parked under the number."""
@@ -195,44 +197,45 @@ class Waiters:
         """Return when the time of a parked command may be over (monotonic)."""
         return self.timers.first_due()
 
-    def _add(self, parked: Parked) -> None:
+    def _add(self, parked: Parked, key: Key) -> None:
         self._check_room(parked)
         command = parked.command
         if isinstance(command, Claim):
-            for key in _keys_of(command):
-                self.claims.setdefault(key, OrderedDict())[parked.number] = parked
+            for of_claim in _keys_of(command):
+                self.claims.setdefault(of_claim, OrderedDict())[parked.number] = parked
         elif isinstance(command, Events):
             self.readers[parked.number] = parked
         for job_id in parked.job_ids:
             self._waits.setdefault(job_id, {})[id(parked)] = parked
-        self.parked[parked.ticket.key] = parked
+        self.parked[key] = parked
         self._count(parked, 1)
 
     def _check_room(self, parked: Parked) -> None:
         """Raise OverloadedError if the command, or its jobs, would be more than a limit."""
         peer, name = parked.ticket.peer, parked.ticket.principal.name
         jobs = len(parked.job_ids)
-        for what, there, more, limit in (
-            ("commands are parked", len(self.parked), 1, self._parked_max),
-            ("commands of this connection are parked", self._by_peer[peer], 1, self._share_max),
-            (f"commands of {name} are parked", self._by_name[name], 1, _most(self._parked_max)),
-            ("jobs are waited for", self.watched, jobs, self._watched_max),
-            (
-                f"jobs are waited for by {name}",
-                self._watched_by_name[name],
-                jobs,
-                _most(self._watched_max),
-            ),
-        ):
-            if more and there + more > limit:
-                raise OverloadedError(f"{there} {what} already", limit=limit)
+        of_peer, of_name = self._by_peer.get(peer, 0), self._by_name.get(name, 0)
+        if len(self.parked) >= self._parked_max:
+            raise _too_many(len(self.parked), "commands are parked", self._parked_max)
+        if of_peer >= self._share_max:
+            raise _too_many(of_peer, "commands of this connection are parked", self._share_max)
+        if of_name >= _most(self._parked_max):
+            raise _too_many(of_name, f"commands of {name} are parked", _most(self._parked_max))
+        if not jobs:
+            return
+        watched = self._watched_by_name.get(name, 0)
+        if self.watched + jobs > self._watched_max:
+            raise _too_many(self.watched, "jobs are waited for", self._watched_max)
+        if watched + jobs > _most(self._watched_max):
+            raise _too_many(watched, f"jobs are waited for by {name}", _most(self._watched_max))
 
     def _count(self, parked: Parked, by: int) -> None:
-        name, jobs = parked.ticket.principal.name, by * len(parked.job_ids)
-        self.watched += jobs
+        name = parked.ticket.principal.name
         _add_to(self._by_peer, parked.ticket.peer, by)
         _add_to(self._by_name, name, by)
-        _add_to(self._watched_by_name, name, jobs)
+        if parked.job_ids:
+            self.watched += by * len(parked.job_ids)
+            _add_to(self._watched_by_name, name, by * len(parked.job_ids))
 
     def _is_parked(self, due: Due) -> bool:
         parked = self.parked.get(due[1])
@@ -249,8 +252,14 @@ def _most(limit: int) -> int:
     return limit - limit // 4
 
 
-def _add_to(counter: Counter[Counted], key: Counted, by: int) -> None:
+def _add_to(counts: dict[Counted, int], key: Counted, by: int) -> None:
     """Count, and drop a key whose count is zero."""
-    counter[key] += by
-    if not counter[key]:
-        del counter[key]
+    count = counts.get(key, 0) + by
+    if count:
+        counts[key] = count
+    else:
+        counts.pop(key, None)
+
+
+def _too_many(there: int, what: str, limit: int) -> OverloadedError:
+    return OverloadedError(f"{there} {what} already", limit=limit)

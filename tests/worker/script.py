@@ -140,6 +140,7 @@ class ScriptedLink:
         self.limits: dict[str, int] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._more = asyncio.Event()
+        self._pushed = asyncio.Event()
 
     def grant(self, *leases: Lease) -> None:
         """Answer a parked claim, or the next one, with these leases."""
@@ -158,8 +159,10 @@ class ScriptedLink:
         parks = isinstance(commands[0], Claim) and commands[0].wait_ms > 0
         answers = [script.hear(each) for each in said]
         first = script.answers["post"].pop(0) if script.answers["post"] and not parks else None
+        pushed = self._pushed
 
         async def answer() -> None:
+            await pushed.wait()
             await asyncio.sleep(0)
             try:
                 await _worth(first)
@@ -182,6 +185,10 @@ class ScriptedLink:
         self._calls.add(call.task)
         call.task.add_done_callback(self._calls.discard)
         return call
+
+    def push(self) -> None:
+        self._pushed.set()
+        self._pushed = asyncio.Event()
 
     def withdraw(self, call: ScriptedCall) -> None:
         self.script.said.append(Said("withdraw"))

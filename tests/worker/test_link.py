@@ -11,7 +11,7 @@ from tests.brokers import BrokerProcess
 from tests.worker.script import PATIENCE_S, until
 from tollgate.client.errors import ClientClosedError
 from tollgate.client.sync import Client
-from tollgate.domain.commands import Claim, Release, Transition
+from tollgate.domain.commands import Claim, Get, Release, Transition
 from tollgate.domain.exceptions import (
     LeaseLostError,
     TollgateError,
@@ -62,7 +62,8 @@ def claim(queue: str) -> Callable[..., Claim]:
 async def posted(link: Link, *commands: Any, timeout_s: float = PATIENCE_S) -> list[Any]:
     answers: list[list[Any]] = []
     link.post([*commands], answers.append, timeout_s)
-    assert not answers  # never in `post` itself
+    link.push()
+    assert not answers  # never in `post` or `push` themselves
     await until(lambda: answers)
     assert len(answers) == 1
     return answers[0]
@@ -100,11 +101,23 @@ async def test_refusals_are_values(link: Link, client: Client, running: Any, cla
         await link.send(unheld)
 
 
+async def test_messages_leave_together_with_push(link: Link, running: Any) -> None:
+    job, answers = running(), list[list[Any]]()
+    show = Get(job_id=job.job_id)
+    link.post([show], answers.append, PATIENCE_S)
+    link.post([show, show], answers.append, PATIENCE_S)
+    link.push()
+    link.push()  # and nothing is sent twice
+    await until(lambda: len(answers) == 2)
+    assert [[each.job_id for each in some] for some in answers] == [[job.job_id], [job.job_id] * 2]
+
+
 async def test_a_parked_claim_does_not_delay_others(
     link: Link, client: Client, queue: str, claim: Any
 ) -> None:
     leases: list[Any] = []
     link.post([claim(wait_ms=60_000)], leases.extend, 62.0)
+    link.push()
     other = client.create("0" * 64, queue=queue)
     move = Transition(job_id=other.job_id, target=RUNNING, expected_version=1)
     (job,) = await posted(link, move)
@@ -118,6 +131,7 @@ async def test_a_withdrawn_claim_gives_back_what_it_gets(
 ) -> None:
     answers: list[Any] = []
     call = link.post([claim(wait_ms=60_000)], answers.append, 62.0)
+    link.push()
     job = running()
     link.withdraw(call)
     await link.until_quiet(PATIENCE_S)
@@ -136,6 +150,7 @@ async def test_a_closed_link_takes_nothing(shared_broker: BrokerProcess, claim: 
     async with Link(shared_broker.endpoint, timeout_s=PATIENCE_S) as link:
         await link.ping()
         link.post([claim(wait_ms=60_000)], answers.append, 62.0)
+        link.push()
     with pytest.raises(ClientClosedError):
         link.post([claim()], answers.append, 1.0)
     await asyncio.sleep(0)

@@ -60,6 +60,7 @@ class Desk:
         message = self.settler.take()
         if message is not None:
             self.link.post(*message, 1.0)
+            self.link.push()
         return message is not None
 
     async def settle(self, outcome: Outcome = DONE) -> tuple[HeldJob, Outcome | None]:
