@@ -7,12 +7,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
+from tests.brokers import BrokerProcess
 from tollgate.client.sync import Client
 
 Invoke = Callable[..., Result]
 Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def endpoint(shared_broker: BrokerProcess) -> str:
+    """A broker without the unpaid jobs of other tests, which would be paid here, too."""
+    return shared_broker.endpoint
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
