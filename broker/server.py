@@ -39,6 +39,8 @@ AHEAD_S: Final = 5.0
 """A last record that is so far ahead of the wall clock is worth a warning."""
 KEYS_MS: Final = 500
 """How often to look for changed keys, and the longest sleep if there are keys: together a second"""
+REST_MS: Final = 10
+"""After so long without a message, events of the feed are put into columns."""
 NEWS_MS: Final = 60_000
 """How often to log what was refused or dropped, if anything was."""
 
@@ -155,7 +157,7 @@ class Server:
             if batch or self._has_work(now):
                 self._serve(batch, now)
             elif not ready and self._feed.loose:
-                self._feed.pack()  # not behind a batch: the next one may be here
+                self._feed.pack()  # sooner, it would delay clients that send without a pause
             elif not ready:
                 self._commit.flush()
             self._do_housekeeping(self._clock.machine_ms)
@@ -272,9 +274,11 @@ class Server:
         """Return how long to sleep if no message comes."""
         behind = self._pipeline.is_behind(writable=self._writable)
         is_waited_for = self._left or self._more or (self._undelivered and self._writable)
-        if is_waited_for or behind or self._feed.loose:
+        if is_waited_for or behind:
             return 0
         longest_ms = self._idle_ms if self._writable else RETRY_MS
+        if self._feed.loose:
+            longest_ms = min(longest_ms, REST_MS)
         return min(longest_ms, self._deadlines.due_in_ms(now, writable=self._writable))
 
     def _leave(self) -> None:

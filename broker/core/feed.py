@@ -2,8 +2,8 @@
 
 The feed keeps the events themselves, as they were applied, and with each what else a reader needs
 to know of its job. Only a read makes something of them. They lie in chunks: a record adds
-to the newest one, and the oldest one goes when there are too many. While the broker has nothing
-else to do, it puts the chunks that are full into columns (`event_columns`), which take little.
+to the newest one, and the oldest one goes when there are too many. While the broker rests,
+it puts the chunks that are full into columns (`event_columns`), which take little.
 
 A place is the number of a record, and how many of its events come before it.
 """

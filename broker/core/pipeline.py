@@ -68,7 +68,7 @@ class Pipeline:
         self.figures = engine.context.figures
         """What is counted; the server adds what only it knows."""
         self.feed = engine.context.state.feed
-        """The events; the server has it pack them when there is nothing else to do."""
+        """The events; the server has it pack them while it rests."""
         self._seen = self.figures.seen
         self._engine = engine
         self._context = engine.context
