@@ -221,6 +221,18 @@ class Server:
 
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided; without room on the disk for any batch, nothing may change."""
+        undelivered: list[tuple[str, int]] = []
+        if not self._pipeline.is_deciding:  # the room for the first batch is for the whole message
+            self._look_for_room(now)
+            if self._writable:
+                undelivered = self._undelivered[:DUE_MAX]
+                del self._undelivered[:DUE_MAX]
+        self._batches[len(batch)] += 1
+        output = self._pipeline.run(batch, now, undelivered, writable=self._writable)
+        self._left = batch[output.taken :]
+        self._commit.put(output, more=self._has_more)
+
+    def _look_for_room(self, now: Instant) -> None:
         writable = self._has_room()
         if writable is not self._writable:
             self._writable = writable
@@ -228,14 +240,6 @@ class Server:
                 self._begin_log(now)
             event = "changes are accepted again" if writable else self._why_not_writable()
             log.warning(event, refused=None if writable else "all that changes something")
-        undelivered: list[tuple[str, int]] = []
-        if writable and self._undelivered and not self._pipeline.is_deciding:
-            undelivered = self._undelivered[:DUE_MAX]
-            del self._undelivered[:DUE_MAX]
-        self._batches[len(batch)] += 1
-        output = self._pipeline.run(batch, now, undelivered, writable=writable)
-        self._left = batch[output.taken :]
-        self._commit.put(output, more=self._has_more)
 
     def _has_room(self) -> bool:
         """Return whether the journal and the memory have room for any batch."""

@@ -152,7 +152,7 @@ class Pipeline:
         """Whether the last batch has ended in the middle of a message.
 
         The next one must begin with the same message. Until then the time stands still, nothing
-        else is decided, and `run` takes no `undelivered`.
+        else is decided, and `run` takes no `undelivered`, and the same `writable`.
         """
         return self._unfinished is not None
 
