@@ -126,8 +126,9 @@ class Feed:
         self._next += len(records)
         self.fresh, self.room = [], self._room
         self._add(chunk)
-        while self._kept > self._events_max - CHUNK_EVENTS or (
-            self._kept_bytes > self._bytes_max - CHUNK_BYTES
+        while len(self._chunks) > 1 and (
+            self._kept > self._events_max - CHUNK_EVENTS
+            or self._kept_bytes > self._bytes_max - CHUNK_BYTES
         ):
             oldest = self._chunks.pop(0)
             self._kept -= oldest.count

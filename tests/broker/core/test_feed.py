@@ -414,6 +414,17 @@ def test_the_feed_keeps_so_many_bytes() -> None:
     assert 250_000 // 3_000 <= held(state.feed) <= 500_000 // 3_000
 
 
+def test_a_message_larger_than_the_feed_stays() -> None:
+    driver = Driver()
+    feed = with_feed(driver, bytes_max=200_000)
+    start = listed(driver).as_of or ""
+    driver.ask(*[create(input="x" * 60_000)] * 4)
+    assert (held(feed), feed.loose) == (4, 0)
+    assert len(read_all(driver, start)[0]) == 4
+    driver.ask(create())
+    gone(look(driver, Events(after=start)))
+
+
 def test_what_the_broker_does_by_itself_is_settled_too() -> None:
     driver = Driver(lapses=10_000)
     feed = driver.engine.context.state.feed
