@@ -29,6 +29,7 @@ from tollgate.domain.commands import (
     Cancel,
     Claim,
     Hello,
+    List,
     Release,
     Wait,
 )
@@ -53,6 +54,24 @@ def test_a_repeat_does_not_restart_the_time_of_a_claim() -> None:
     ((_, answer),) = driver.inbox
     assert isinstance(answer, Reply)
     assert answer.results == [LeasesResult([])]
+
+
+def test_a_repeat_that_gets_a_job_leaves_no_claim() -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    ids = [job_of(result).job_id for result in driver.ask(*[create()] * 1_000)]
+    frame = encode_request(driver.request(claim(wait_ms=60_000), session=hello.session or 0))
+    waiting = Arrival(OTHER, [frame], ADMIN)
+    driver.run(waiting)
+    reads, moves = [List(limit=1_000)] * 2, [move(job_id, RUNNING) for job_id in ids[:2]]
+    messages = [encode_request(driver.request(*each)) for each in (reads, moves)]
+    # The reads leave too little of the scan budget for parked claims, and enough for messages.
+    driver.run(*[Arrival(PEER, [each], ADMIN) for each in messages], waiting)
+    while driver.pipeline.is_behind():
+        driver.run()
+    assert [to for to, _ in driver.inbox].count(OTHER) == 1
+    assert driver.engine.context.state.jobs.leased == 1
 
 
 def test_a_wait_for_a_status_already_reached_ends_at_once() -> None:
