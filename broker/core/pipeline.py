@@ -243,9 +243,12 @@ class Pipeline:
             self._answer_stopped(output)
 
     def _answer_stopped(self, output: Output) -> None:
-        """Answer the parked commands that the last request has stopped, before the request."""
+        """Answer the parked commands that the last request has stopped, before the request.
+
+        Waits that it has ended are answered with them, as far as there is room.
+        """
         reply, answers = output.replies.pop(), self._context.answers
-        while answers:
+        while answers and output.room_bytes > 0:
             self._answer(answers.popleft(), output)
         output.replies.append(reply)
 

@@ -4,7 +4,9 @@ from datetime import timedelta
 
 from tests.core import (
     ADMIN,
+    AWAITING_INPUT,
     AWAITING_PAYMENT,
+    BATCH_REPLY_BYTES,
     COMPLETED,
     EPOCH,
     FAILED,
@@ -26,11 +28,13 @@ from tests.core import (
 )
 from tollgate.broker.core.batch import Arrival
 from tollgate.domain.commands import (
+    AnyCommand,
     Cancel,
     Claim,
     Hello,
     List,
     Release,
+    StopWaiting,
     Wait,
 )
 from tollgate.domain.messages import Reply, encode_request
@@ -232,6 +236,24 @@ def test_a_wait_shows_the_job_as_it_entered_the_status() -> None:
     driver.ask(move(job, RUNNING), move(job, COMPLETED, result="r"))
     shown = job_of(driver.result_of(seq, OTHER))
     assert (shown.status, shown.version, shown.result) == (RUNNING, 2, None)
+
+
+def test_waits_that_end_beside_a_stop_fill_no_batch() -> None:
+    driver, text = Driver(), "x" * 60_000
+    job = running(driver, input=text)
+    for _ in range(300):
+        driver.post(wait(job.job_id), peer=OTHER)
+    stopped = driver.post(claim(AWAITING_INPUT, wait_ms=1_000))
+    commands: list[AnyCommand] = [StopWaiting(seqs=[stopped]), move(job, COMPLETED)]
+    frame = encode_request(driver.request(*commands))
+    output = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
+    size = sum(len(reply.frame) for reply in output.replies)
+    assert BATCH_REPLY_BYTES / 2 < size < BATCH_REPLY_BYTES + 2 * len(text)
+    driver.take(output)
+    assert [answer.seq for to, answer in driver.inbox if to == PEER][-2:] == [stopped, driver.seq]
+    while driver.pipeline.is_behind():
+        driver.run()
+    assert [to for to, _ in driver.inbox].count(OTHER) == 300
 
 
 def test_a_parked_claim_of_an_evicted_session_gets_no_lease() -> None:
