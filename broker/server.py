@@ -158,6 +158,8 @@ class Server:
                 self._serve(batch, now)
             elif not ready and self._feed.loose:
                 self._feed.pack()  # sooner, it would delay clients that send without a pause
+            elif not self._writable:
+                self._serve([], now)  # there may be room again
             elif not ready:
                 self._commit.flush()
             self._do_housekeeping(self._clock.machine_ms)
@@ -264,10 +266,9 @@ class Server:
     def _has_work(self, now: Instant) -> bool:
         """Return whether there is something to do without a message."""
         return (
-            self._pipeline.is_behind()
-            or bool(self._undelivered)
-            or not self._writable
-            or self._deadlines.is_due(now)
+            self._pipeline.is_behind(writable=self._writable)
+            or bool(self._undelivered and self._writable)
+            or self._deadlines.is_due(now, writable=self._writable)
         )
 
     def _send(self, reply: ReplyFrame) -> None:

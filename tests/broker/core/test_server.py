@@ -275,7 +275,8 @@ def test_a_busy_socket_does_not_starve_another(short_dir: Path) -> None:
         assert sorted(heard) == [b"\x01"] * 4 + [b"\x02"] * 4
 
 
-def test_the_feed_is_packed_after_a_rest() -> None:
+@pytest.mark.parametrize("has_room", [True, False])
+def test_the_feed_is_packed_after_a_rest(has_room: bool) -> None:
     pipeline = make_pipeline()
     server = server_of(pipeline, Tight(10_000))
     server._commit._send = lambda _: None
@@ -285,10 +286,15 @@ def test_the_feed_is_packed_after_a_rest() -> None:
         frame = encode_request(Request(1, 0, seq, 0, creations))
         server._serve([Arrival(PEER, [frame], admin)], server._clock.read())
     assert pipeline.feed.loose == 3  # the newest one goes on
+    if not has_room:
+        server._journal = Tight(1)
+        server._serve([], server._clock.read())
+        server._undelivered = [(job_id(1), 1)]  # this waits for room, too
     waits: list[int] = []
 
     def wait(timeout_ms: int) -> list[int]:
         waits.append(timeout_ms)
+        assert len(waits) < 9, "it never sleeps longer"
         return [server._stop_fd] if timeout_ms > REST_MS else []
 
     server._poller.wait = wait  # type: ignore[method-assign]
