@@ -120,7 +120,8 @@ class Pipeline:
                 output.taken += 1
             if output.records:
                 deadlines.look_at_finished(now)
-                if context.state.feed.room < 0 and self._unfinished is None:
+                is_due = context.state.feed.room < 0 or context.waiters.readers
+                if is_due and self._unfinished is None:
                     self._tend_feed(now, output)
             has_drops = queues.drops_left > 0
         if writable:
@@ -130,10 +131,9 @@ class Pipeline:
 
     def _tend_feed(self, now: Instant, output: Output) -> None:
         """Put the fresh events in order; answer parked readers, as far as the batch has room."""
-        context, has_readers = self._context, bool(self._context.waiters.readers)
+        context = self._context
         context.state.feed.settle()
-        context.state.feed.watch(watched=has_readers)
-        if not has_readers:
+        if not context.waiters.readers:
             return
         if not _is_full(output) and are_due(context, now.mono_ms):
             for answer in serve_readers(context, now.mono_ms, SCANS_KEPT):

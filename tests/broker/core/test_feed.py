@@ -578,6 +578,16 @@ def test_a_reader_waits_until_something_happens() -> None:
     assert told(driver, seq) == ["created"]
 
 
+def test_a_read_behind_a_change_keeps_it_from_no_reader() -> None:
+    driver = Driver()
+    after = listed(driver).as_of or ""
+    seq = follow(driver, after=after)
+    driver.pass_ms(event_commands.SERVE_EVERY_MS)
+    messages = [encode_request(driver.request(each)) for each in (create(), Events(after=after))]
+    driver.run(*[Arrival(PEER, [each], ADMIN) for each in messages])
+    assert told(driver, seq) == ["created"]
+
+
 def test_a_reader_without_a_position_begins_now() -> None:
     driver = Driver()
     driver.ask(create())
