@@ -158,6 +158,8 @@ class Server:
                 self._serve(batch, now)
             elif not ready and self._feed.loose:
                 self._feed.pack()  # sooner, it would delay clients that send without a pause
+            elif not self._writable:
+                self._serve([], now)  # there may be room again
             elif not ready:
                 self._commit.flush()
             self._do_housekeeping(self._clock.machine_ms)
@@ -221,6 +223,18 @@ class Server:
 
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided; without room on the disk for any batch, nothing may change."""
+        undelivered: list[tuple[str, int]] = []
+        if not self._pipeline.is_deciding:  # the room for the first batch is for the whole message
+            self._look_for_room(now)
+            if self._writable:
+                undelivered = self._undelivered[:DUE_MAX]
+                del self._undelivered[:DUE_MAX]
+        self._batches[len(batch)] += 1
+        output = self._pipeline.run(batch, now, undelivered, writable=self._writable)
+        self._left = batch[output.taken :]
+        self._commit.put(output, more=self._has_more)
+
+    def _look_for_room(self, now: Instant) -> None:
         writable = self._has_room()
         if writable is not self._writable:
             self._writable = writable
@@ -228,14 +242,6 @@ class Server:
                 self._begin_log(now)
             event = "changes are accepted again" if writable else self._why_not_writable()
             log.warning(event, refused=None if writable else "all that changes something")
-        undelivered: list[tuple[str, int]] = []
-        if writable and self._undelivered and not self._pipeline.is_deciding:
-            undelivered = self._undelivered[:DUE_MAX]
-            del self._undelivered[:DUE_MAX]
-        self._batches[len(batch)] += 1
-        output = self._pipeline.run(batch, now, undelivered, writable=writable)
-        self._left = batch[output.taken :]
-        self._commit.put(output, more=self._has_more)
 
     def _has_room(self) -> bool:
         """Return whether the journal and the memory have room for any batch."""
@@ -260,10 +266,9 @@ class Server:
     def _has_work(self, now: Instant) -> bool:
         """Return whether there is something to do without a message."""
         return (
-            self._pipeline.is_behind()
-            or bool(self._undelivered)
-            or not self._writable
-            or self._deadlines.is_due(now)
+            self._pipeline.is_behind(writable=self._writable)
+            or bool(self._undelivered and self._writable)
+            or self._deadlines.is_due(now, writable=self._writable)
         )
 
     def _send(self, reply: ReplyFrame) -> None:

@@ -59,7 +59,6 @@ def events(context: Context, command: Events, request: RequestContext) -> Events
         waiters.served_to, waiters.unserved = read.next, {}
     waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
     waiters.parked[request.ticket.key].place = read.next
-    context.state.feed.watch(watched=True)
     return None
 
 

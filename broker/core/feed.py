@@ -91,10 +91,8 @@ class Feed:
         self.known: list[Known] = []
         """What is known of the job of each fresh event; an effect adds to it, before its record is
         there. Always the same list."""
-        self._room = CHUNK_BYTES
         self.room = CHUNK_BYTES
-        """How many bytes more may be fresh: below 0 the feed is to be tended. With `watch`, that is
-        so after every record."""
+        """How many bytes more may be fresh: below 0 the feed is to be settled."""
 
     def begin(self, number: int) -> None:
         """Forget everything; the next record has this number."""
@@ -104,13 +102,7 @@ class Feed:
         self._kept = self._kept_bytes = self._in_columns = self.loose = 0
         self._last_read = None
         self._next = number
-        self.room = self._room
-
-    def watch(self, *, watched: bool) -> None:
-        """Have the feed tended after every record, or only when much is fresh."""
-        room = 0 if watched else CHUNK_BYTES
-        self.room += room - self._room
-        self._room = room
+        self.room = CHUNK_BYTES
 
     def settle(self) -> None:
         """Make a chunk of what is fresh, and drop the oldest ones if there is too much."""
@@ -122,12 +114,13 @@ class Feed:
         known = self.known[: len(events)]
         del self.known[: len(events)]
         rows = Rows(events, known, [*starmap(Origin, map(_origin_of, records))])
-        chunk = _Chunk(self._next, rows, ends, self._room - self.room)
+        chunk = _Chunk(self._next, rows, ends, CHUNK_BYTES - self.room)
         self._next += len(records)
-        self.fresh, self.room = [], self._room
+        self.fresh, self.room = [], CHUNK_BYTES
         self._add(chunk)
-        while self._kept > self._events_max - CHUNK_EVENTS or (
-            self._kept_bytes > self._bytes_max - CHUNK_BYTES
+        while len(self._chunks) > 1 and (
+            self._kept > self._events_max - CHUNK_EVENTS
+            or self._kept_bytes > self._bytes_max - CHUNK_BYTES
         ):
             oldest = self._chunks.pop(0)
             self._kept -= oldest.count

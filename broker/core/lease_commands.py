@@ -84,6 +84,9 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
     if not granted.leases and not context.state.jobs.queues.drops_left:
         raise context.put_off()
     if granted.leases or not command.wait_ms:
+        waiters, key = context.waiters, request.ticket.key
+        if key in waiters.parked:  # this repeats a parked claim: answer it once
+            waiters.remove(waiters.parked[key])
         return granted
     context.waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
     return None

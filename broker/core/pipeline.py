@@ -120,7 +120,8 @@ class Pipeline:
                 output.taken += 1
             if output.records:
                 deadlines.look_at_finished(now)
-                if context.state.feed.room < 0 and self._unfinished is None:
+                is_due = context.state.feed.room < 0 or context.waiters.readers
+                if is_due and self._unfinished is None:
                     self._tend_feed(now, output)
             has_drops = queues.drops_left > 0
         if writable:
@@ -130,10 +131,9 @@ class Pipeline:
 
     def _tend_feed(self, now: Instant, output: Output) -> None:
         """Put the fresh events in order; answer parked readers, as far as the batch has room."""
-        context, has_readers = self._context, bool(self._context.waiters.readers)
+        context = self._context
         context.state.feed.settle()
-        context.state.feed.watch(watched=has_readers)
-        if not has_readers:
+        if not context.waiters.readers:
             return
         if not _is_full(output) and are_due(context, now.mono_ms):
             for answer in serve_readers(context, now.mono_ms, SCANS_KEPT):
@@ -152,7 +152,7 @@ class Pipeline:
         """Whether the last batch has ended in the middle of a message.
 
         The next one must begin with the same message. Until then the time stands still, nothing
-        else is decided, and `run` takes no `undelivered`.
+        else is decided, and `run` takes no `undelivered`, and the same `writable`.
         """
         return self._unfinished is not None
 
@@ -243,9 +243,12 @@ class Pipeline:
             self._answer_stopped(output)
 
     def _answer_stopped(self, output: Output) -> None:
-        """Answer the parked commands that the last request has stopped, before the request."""
+        """Answer the parked commands that the last request has stopped, before the request.
+
+        Waits that it has ended are answered with them, as far as there is room.
+        """
         reply, answers = output.replies.pop(), self._context.answers
-        while answers:
+        while answers and output.room_bytes > 0:
             self._answer(answers.popleft(), output)
         output.replies.append(reply)
 

@@ -67,8 +67,6 @@ STEP_SCANS: Final = 3_000
 """A step gathers about so much; the next one goes on."""
 RESTARTS_MAX: Final = 3
 """How often gathering begins again, because something happened meanwhile, before it hurries."""
-GATHERED_MS_MAX: Final = 1_000
-"""What was begun earlier is of a message that never came back."""
 LOOKED_MAX: Final = 5_000
 """How many leases, and how many jobs on hold or delayed, one `stats` looks at."""
 QUEUES_SHOWN: Final = 200
@@ -99,9 +97,10 @@ class _Gathering:
     again, and after some times does all in one step.
     """
 
-    def __init__(self, context: Context, now_ms: int, restarts: int) -> None:
+    def __init__(self, context: Context, ticket: Ticket, restarts: int) -> None:
         self.place = context.place()
-        self.began_ms = now_ms
+        self.ticket = ticket
+        """The message that asks: another one begins anew."""
         self.restarts = restarts
         self.standing: list[StandingLease] = []
         self.barred = _Barred()
@@ -167,15 +166,15 @@ class _Gathering:
 def _gathered(context: Context, request: RequestContext) -> _Gathering:
     """Return all figures that take long. Puts the message off if this step has done enough."""
     gathering: _Gathering | None = context.gathering
-    place, now_ms = context.place(), request.now_ms
+    place, ticket = context.place(), request.ticket
     if gathering is not None and gathering.done_for is not None:
         if gathering.done_for is request and gathering.place == place:
             return gathering
         gathering = None
-    if gathering is None or now_ms - gathering.began_ms > GATHERED_MS_MAX:
-        gathering = _Gathering(context, now_ms, 0)
+    if gathering is None or gathering.ticket != ticket:
+        gathering = _Gathering(context, ticket, 0)
     elif gathering.place != place:
-        gathering = _Gathering(context, gathering.began_ms, gathering.restarts + 1)
+        gathering = _Gathering(context, ticket, gathering.restarts + 1)
     context.gathering = gathering
     if not gathering.go_on(context):
         raise context.put_off()

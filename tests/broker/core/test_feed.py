@@ -414,6 +414,17 @@ def test_the_feed_keeps_so_many_bytes() -> None:
     assert 250_000 // 3_000 <= held(state.feed) <= 500_000 // 3_000
 
 
+def test_a_message_larger_than_the_feed_stays() -> None:
+    driver = Driver()
+    feed = with_feed(driver, bytes_max=200_000)
+    start = listed(driver).as_of or ""
+    driver.ask(*[create(input="x" * 60_000)] * 4)
+    assert (held(feed), feed.loose) == (4, 0)
+    assert len(read_all(driver, start)[0]) == 4
+    driver.ask(create())
+    gone(look(driver, Events(after=start)))
+
+
 def test_what_the_broker_does_by_itself_is_settled_too() -> None:
     driver = Driver(lapses=10_000)
     feed = driver.engine.context.state.feed
@@ -564,6 +575,16 @@ def test_a_reader_waits_until_something_happens() -> None:
     driver.pass_ms(20)
     assert driver.answer_to(seq, OTHER) is None
     driver.ask(create())
+    assert told(driver, seq) == ["created"]
+
+
+def test_a_read_behind_a_change_keeps_it_from_no_reader() -> None:
+    driver = Driver()
+    after = listed(driver).as_of or ""
+    seq = follow(driver, after=after)
+    driver.pass_ms(event_commands.SERVE_EVERY_MS)
+    messages = [encode_request(driver.request(each)) for each in (create(), Events(after=after))]
+    driver.run(*[Arrival(PEER, [each], ADMIN) for each in messages])
     assert told(driver, seq) == ["created"]
 
 

@@ -512,14 +512,23 @@ def test_a_message_that_asks_twice_is_answered() -> None:
     assert once == twice
 
 
-def test_figures_that_were_left_are_gathered_anew() -> None:
+def test_figures_are_gathered_however_long_a_step_takes() -> None:
     driver = with_many_queues(1_000)
-    arrival = Arrival(PEER, [encode_request(driver.request(Stats()))], ADMIN)
-    assert not driver.pipeline.run([arrival], driver.now).taken
-    left = driver.engine.context.gathering
-    driver.pass_ms(1 + stats_commands.GATHERED_MS_MAX)
-    assert not driver.pipeline.run([arrival], driver.now).taken
-    assert driver.engine.context.gathering is not left
+    _, quickly = steps_of_stats(driver)
+    _, slowly = steps_of_stats(driver, due_every_ms=20_000)
+    assert slowly == quickly > 2
+
+
+def test_another_message_gathers_figures_anew() -> None:
+    driver = with_many_queues(1_000)
+    first, second = [
+        Arrival(PEER, [encode_request(driver.request(Stats()))], ADMIN) for _ in range(2)
+    ]
+    left = []
+    for arrival in (first, first, second):  # the first one may be refused in the middle
+        assert not driver.pipeline.run([arrival], driver.now).taken
+        left.append(driver.engine.context.gathering)
+    assert left[0] is left[1] is not left[2]
 
 
 def test_a_small_reply_leaves_queues_and_clients_out() -> None:

@@ -1,7 +1,7 @@
 """The loop around the core: a full disk, roles taken away, undelivered grants, a stop."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,22 @@ from tests.core import (
     ADMIN,
     EPOCH,
     HASH,
+    OTHER,
     PEER,
+    RUNNING,
     Driver,
     claim,
+    create,
     job_id,
     make_pipeline,
+    move,
     running,
 )
 from tollgate.broker.core import engine
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.core.pipeline import Pipeline
+from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import NoJournal
@@ -37,6 +42,8 @@ from tollgate.domain.commands import (
     Claim,
     Count,
     Create,
+    Hello,
+    Hold,
 )
 from tollgate.domain.messages import Request, decode_answer, encode_request
 from tollgate.domain.results import ErrorResult
@@ -175,6 +182,57 @@ def test_undelivered_grants_wait_for_the_end_of_a_message(monkeypatch: pytest.Mo
     assert driver.engine.context.state.jobs.leased == 0
 
 
+def on_a_full_disk(server: Server, long: Arrival, batches: int) -> None:
+    """Serve a message; from its second batch on there is no room on the disk for so many."""
+    server._serve([long], Instant(EPOCH, 0))
+    server._journal = Tight(1)
+    for _ in range(batches):
+        assert server._left == [long]
+        server._serve(server._left, Instant(EPOCH, 0))
+    server._journal = Tight(10_000)
+    server._serve(server._left, Instant(EPOCH, 0))
+    assert not server._left
+
+
+def test_a_long_message_stays_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RUNS_MAX", 2)
+    driver = Driver()
+    driver.ask(Hello(open_session=True))
+    (session,) = dict(driver.engine.context.state.requests.sessions())
+    server = server_of(driver.pipeline, Tight(10_000))
+    server._commit._send = lambda _: None
+    put, records = server._commit.put, list[Record]()
+
+    def watched(output: Output, *, more: Callable[[], bool]) -> None:
+        records.extend(output.records)
+        put(output, more=more)
+
+    server._commit.put = watched  # type: ignore[method-assign]
+    server._begin_log(driver.now)
+    records.clear()
+    commands: list[AnyCommand] = []
+    for number in range(1_000, 1_003):
+        commands += [create(job_id=job_id(number)), Hold(job_id=job_id(number))]
+    frame = encode_request(Request(1, session, 1, 0, commands))
+    on_a_full_disk(server, Arrival(PEER, [frame], ADMIN), batches=1)
+    (record,) = records
+    assert (record.session, len(record.events), len(record.outcomes)) == (session, 6, 6)
+    record.check()
+
+
+def test_claims_are_served_behind_a_long_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RUNS_MAX", 2)
+    driver = Driver()
+    driver.post(claim(wait_ms=60_000), peer=OTHER)
+    server, grants = server_of(driver.pipeline, Tight(10_000)), list[tuple[str, int]]()
+    server._commit._send = lambda reply: grants.extend(reply.grants)
+    made = job_id(1_000)
+    commands: list[AnyCommand] = [create(job_id=made), move(made, RUNNING), Count(), Count()]
+    frame = encode_request(Request(1, 0, 99, 0, commands))
+    on_a_full_disk(server, Arrival(PEER, [frame], ADMIN), batches=1)
+    assert [job for job, _ in grants] == [made]
+
+
 def test_a_stop_answers_messages_that_were_taken() -> None:
     pipeline = make_pipeline()
     pipeline._batch_reply_bytes = 1  # each batch ends with its first reply
@@ -217,7 +275,8 @@ def test_a_busy_socket_does_not_starve_another(short_dir: Path) -> None:
         assert sorted(heard) == [b"\x01"] * 4 + [b"\x02"] * 4
 
 
-def test_the_feed_is_packed_after_a_rest() -> None:
+@pytest.mark.parametrize("has_room", [True, False])
+def test_the_feed_is_packed_after_a_rest(has_room: bool) -> None:
     pipeline = make_pipeline()
     server = server_of(pipeline, Tight(10_000))
     server._commit._send = lambda _: None
@@ -227,10 +286,15 @@ def test_the_feed_is_packed_after_a_rest() -> None:
         frame = encode_request(Request(1, 0, seq, 0, creations))
         server._serve([Arrival(PEER, [frame], admin)], server._clock.read())
     assert pipeline.feed.loose == 3  # the newest one goes on
+    if not has_room:
+        server._journal = Tight(1)
+        server._serve([], server._clock.read())
+        server._undelivered = [(job_id(1), 1)]  # this waits for room, too
     waits: list[int] = []
 
     def wait(timeout_ms: int) -> list[int]:
         waits.append(timeout_ms)
+        assert len(waits) < 9, "it never sleeps longer"
         return [server._stop_fd] if timeout_ms > REST_MS else []
 
     server._poller.wait = wait  # type: ignore[method-assign]

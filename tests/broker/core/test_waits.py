@@ -4,7 +4,9 @@ from datetime import timedelta
 
 from tests.core import (
     ADMIN,
+    AWAITING_INPUT,
     AWAITING_PAYMENT,
+    BATCH_REPLY_BYTES,
     COMPLETED,
     EPOCH,
     FAILED,
@@ -26,10 +28,13 @@ from tests.core import (
 )
 from tollgate.broker.core.batch import Arrival
 from tollgate.domain.commands import (
+    AnyCommand,
     Cancel,
     Claim,
     Hello,
+    List,
     Release,
+    StopWaiting,
     Wait,
 )
 from tollgate.domain.messages import Reply, encode_request
@@ -53,6 +58,24 @@ def test_a_repeat_does_not_restart_the_time_of_a_claim() -> None:
     ((_, answer),) = driver.inbox
     assert isinstance(answer, Reply)
     assert answer.results == [LeasesResult([])]
+
+
+def test_a_repeat_that_gets_a_job_leaves_no_claim() -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    ids = [job_of(result).job_id for result in driver.ask(*[create()] * 1_000)]
+    frame = encode_request(driver.request(claim(wait_ms=60_000), session=hello.session or 0))
+    waiting = Arrival(OTHER, [frame], ADMIN)
+    driver.run(waiting)
+    reads, moves = [List(limit=1_000)] * 2, [move(job_id, RUNNING) for job_id in ids[:2]]
+    messages = [encode_request(driver.request(*each)) for each in (reads, moves)]
+    # The reads leave too little of the scan budget for parked claims, and enough for messages.
+    driver.run(*[Arrival(PEER, [each], ADMIN) for each in messages], waiting)
+    while driver.pipeline.is_behind():
+        driver.run()
+    assert [to for to, _ in driver.inbox].count(OTHER) == 1
+    assert driver.engine.context.state.jobs.leased == 1
 
 
 def test_a_wait_for_a_status_already_reached_ends_at_once() -> None:
@@ -213,6 +236,24 @@ def test_a_wait_shows_the_job_as_it_entered_the_status() -> None:
     driver.ask(move(job, RUNNING), move(job, COMPLETED, result="r"))
     shown = job_of(driver.result_of(seq, OTHER))
     assert (shown.status, shown.version, shown.result) == (RUNNING, 2, None)
+
+
+def test_waits_that_end_beside_a_stop_fill_no_batch() -> None:
+    driver, text = Driver(), "x" * 60_000
+    job = running(driver, input=text)
+    for _ in range(300):
+        driver.post(wait(job.job_id), peer=OTHER)
+    stopped = driver.post(claim(AWAITING_INPUT, wait_ms=1_000))
+    commands: list[AnyCommand] = [StopWaiting(seqs=[stopped]), move(job, COMPLETED)]
+    frame = encode_request(driver.request(*commands))
+    output = driver.pipeline.run([Arrival(PEER, [frame], ADMIN)], driver.now)
+    size = sum(len(reply.frame) for reply in output.replies)
+    assert BATCH_REPLY_BYTES / 2 < size < BATCH_REPLY_BYTES + 2 * len(text)
+    driver.take(output)
+    assert [answer.seq for to, answer in driver.inbox if to == PEER][-2:] == [stopped, driver.seq]
+    while driver.pipeline.is_behind():
+        driver.run()
+    assert [to for to, _ in driver.inbox].count(OTHER) == 300
 
 
 def test_a_parked_claim_of_an_evicted_session_gets_no_lease() -> None:
