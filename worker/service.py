@@ -134,7 +134,10 @@ class Service:
     async def _run(self, link: Link) -> int:
         hello = await self._reach(link)
         if hello is None:
-            return DONE if self._stopping.is_set() else BROKER_NOT_REACHED
+            if not self._stopping.is_set():
+                return BROKER_NOT_REACHED
+            log.info("stopped; jobs finished: 0")
+            return DONE
         runner = self._put_together(link, hello)
         if self._stopping.is_set():
             runner.stop()

@@ -202,13 +202,14 @@ class Audit:
         if logged.first is None:
             self.report("never answered", key)
             return
-        if any(outcome != NOTHING for outcome in logged.first):
+        has_effect = any(outcome != NOTHING for outcome in logged.first)
+        if has_effect:
             found = self.effects.get(key)
             if found is None:
                 self.report("lost", (key, logged.first))
             elif not self._are_alike(found, logged.first):
                 self.report("another outcome", (key, logged.first, found))
-        elif key in self.effects:
+        if logged.was_empty or not has_effect:
             self._recorded_later.add(key)
         for outcome in (*logged.first, *logged.seen):
             self.check_job(key, outcome)

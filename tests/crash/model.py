@@ -173,7 +173,8 @@ class Model:
             lines = self._lines[job.state, job.queue]
             first = [next(iter(line)) for _, line in sorted(lines.items()) if line][:1]
             if first != [job.job_id]:
-                yield f"granted out of turn: {event}, {job}, {first} came first"
+                came_first = [self.jobs[each] for each in first]
+                yield f"granted out of turn: {event}, {job}, {came_first} came first"
         self._leave(job)
         job.lease = event.lease
         is_again = job.attempts and job.status == "running"

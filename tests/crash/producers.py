@@ -218,6 +218,7 @@ class Producer:
             if not command.changes:
                 logged.seen += shown_by(result)
         if logged.first is None or all(each == NOTHING for each in logged.first):
+            logged.was_empty = logged.first is not None
             logged.first = changed
             logged.life = self._life  # an empty claim has no record
         elif logged.first == changed:

@@ -156,6 +156,8 @@ class Logged(msgspec.Struct, array_like=True):
     """Error codes of refusals of the whole request, without `draining`."""
     is_named: bool = False
     """Whether it claims jobs by their ids, out of turn."""
+    was_empty: bool = False
+    """Whether an answer before `first` had no effect: then a repeat made the record."""
 
 
 def seen_log(log: Path) -> Path:
