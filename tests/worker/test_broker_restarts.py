@@ -76,4 +76,6 @@ def test_a_stop_comes_before_a_broker_that_does_not(house: House) -> None:
     worker = house.worker("--wait-for-broker-s", "3600")
     until_logged(worker, "takes no requests")
     worker.terminate()
-    assert left(worker)[0] == 0
+    exit_code, log = left(worker)
+    assert exit_code == 0
+    assert "stopped; jobs finished: 0" in log.splitlines()[-1]
