@@ -43,7 +43,7 @@ EXAMPLES: Final = 5
 class Audit:
     """Collects errors by kind, with a few examples of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_workers: bool = False) -> None:
         self.wrong: Counter[str] = Counter()
         self.examples: list[str] = []
         self.figures: Counter[str] = Counter()
@@ -58,6 +58,10 @@ class Audit:
         self.model = Model()
         self._named: set[tuple[int, int]] = set()
         """Requests that claim jobs by their ids."""
+        self._has_workers = has_workers
+        """Whether workers hold leases: they claim a job again, by its id, whose lease lapsed."""
+        self._holders: dict[str, tuple[str, str]] = {}
+        """Who was granted each job last, by key and client."""
         self._recorded_later: set[tuple[int, int]] = set()
         """Requests that had no effect at first, as an empty claim, but had one when repeated."""
         self._at = datetime.min.replace(tzinfo=UTC)
@@ -111,10 +115,20 @@ class Audit:
             for event in record.events:
                 self._apply(event)
                 place = entry.sequence
-                for fault in self.model.apply(event, self._at, place, is_named=is_named):
+                is_again = self._has_workers and self._is_held_again(event, record)
+                is_out_of_turn = is_named or is_again
+                for fault in self.model.apply(event, self._at, place, is_named=is_out_of_turn):
                     self.report("order", fault)
             self._check_record(record, entry.sequence)
             yield entry
+
+    def _is_held_again(self, event: AnyEvent, record: Record) -> bool:
+        """Return whether a job is granted to the client that had it last."""
+        if not isinstance(event, LeaseGranted):
+            return False
+        holder = record.by, record.client
+        before, self._holders[event.job_id] = self._holders.get(event.job_id), holder
+        return before == holder
 
     def _check_record(self, record: Record, sequence: int) -> None:
         self.figures["records"] += 1

@@ -101,7 +101,7 @@ class Account:
 
 def audited(archive: Path, data: Path, logs: Sequence[Path]) -> Account:
     """Check all records, and all operations of the producers against them."""
-    journal = Audit()
+    journal = Audit(has_workers=True)
     journal.journal(archive, data)
     account = Account(journal)
     account.read_journal(archive)
