@@ -62,8 +62,6 @@ class Audit:
         """Whether workers hold leases: they claim a job again, by its id, whose lease lapsed."""
         self._holders: dict[str, tuple[str, str]] = {}
         """Who was granted each job last, by key and client."""
-        self._recorded_later: set[tuple[int, int]] = set()
-        """Requests that had no effect at first, as an empty claim, but had one when repeated."""
         self._at = datetime.min.replace(tzinfo=UTC)
         self._standing: set[int] = set()
         """Tokens of the leases that stand at the end."""
@@ -123,12 +121,13 @@ class Audit:
             yield entry
 
     def _is_held_again(self, event: AnyEvent, record: Record) -> bool:
-        """Return whether a job is granted to the client that had it last."""
+        """Return whether a job is granted to the client whose lease on it has just lapsed."""
         if not isinstance(event, LeaseGranted):
             return False
         holder = record.by, record.client
         before, self._holders[event.job_id] = self._holders.get(event.job_id), holder
-        return before == holder
+        (what, _) = self.model.jobs[event.job_id].happened[-1]
+        return what == "lapsed" and before == holder
 
     def _check_record(self, record: Record, sequence: int) -> None:
         self.figures["records"] += 1
@@ -174,14 +173,14 @@ class Audit:
         """Check what one producer saw: each job was so once, and never went back.
 
         What it saw is not older than the record `since`, nor than the record of its request, unless
-        its first answer had no effect: then a repeat made that record.
+        the answer tells of no effect, as an empty claim: then a repeat has made that record.
         """
         decoder = msgspec.json.Decoder(Seen)
         reached: dict[str, int] = {}
         for line in path.read_bytes().splitlines():
             seen = decoder.decode(line)
             key = (seen.session, seen.seq)
-            place = since if key in self._recorded_later else max(since, self.places.get(key, 0))
+            place = max(since, self.places.get(key, 0)) if seen.has_effect else since
             for job_id, shown, *more in seen.found:
                 self.figures["jobs seen"] += 1
                 job = self.model.jobs.get(job_id)
@@ -216,15 +215,12 @@ class Audit:
         if logged.first is None:
             self.report("never answered", key)
             return
-        has_effect = any(outcome != NOTHING for outcome in logged.first)
-        if has_effect:
+        if any(outcome != NOTHING for outcome in logged.first):
             found = self.effects.get(key)
             if found is None:
                 self.report("lost", (key, logged.first))
             elif not self._are_alike(found, logged.first):
                 self.report("another outcome", (key, logged.first, found))
-        if logged.was_empty or not has_effect:
-            self._recorded_later.add(key)
         for outcome in (*logged.first, *logged.seen):
             self.check_job(key, outcome)
 

@@ -204,21 +204,19 @@ class Producer:
         for result in answer.results:
             self._workload.observe(result)
         if found := extras_in(answer.results):
-            seen = Seen(self._session, answer.seq, found)
+            has_effect = any(each != NOTHING for each in _changed(sent, answer))
+            seen = Seen(self._session, answer.seq, found, has_effect)
             self._seen.write(self._encoder.encode(seen) + b"\n")
         self._log_answer(sent, answer)
         if self._random.random() < REPEATED:
             self._send(sent, "repeats")
 
     def _log_answer(self, sent: Sent, answer: Reply) -> None:
-        pairs = list(zip(sent.commands, answer.results, strict=True))
-        changed: list[Summary] = [of_result(result) for each, result in pairs if each.changes]
-        logged = sent.logged
-        for command, result in pairs:
+        changed, logged = _changed(sent, answer), sent.logged
+        for command, result in zip(sent.commands, answer.results, strict=True):
             if not command.changes:
                 logged.seen += shown_by(result)
         if logged.first is None or all(each == NOTHING for each in logged.first):
-            logged.was_empty = logged.first is not None
             logged.first = changed
             logged.life = self._life  # an empty claim has no record
         elif logged.first == changed:
@@ -253,6 +251,12 @@ class Producer:
         self._log.close()
         self._seen.close()
         self._context.destroy(linger=0)
+
+
+def _changed(sent: Sent, answer: Reply) -> list[Summary]:
+    """Return what an answer tells of the commands that change state."""
+    pairs = zip(sent.commands, answer.results, strict=True)
+    return [of_result(result) for each, result in pairs if each.changes]
 
 
 if __name__ == "__main__":

@@ -135,6 +135,8 @@ class Seen(msgspec.Struct, array_like=True):
     session: int
     seq: int
     found: list[list[Any]]
+    has_effect: bool = False
+    """Whether this answer tells of an effect: then it is not older than the request's record."""
 
 
 class Logged(msgspec.Struct, array_like=True):
@@ -156,8 +158,6 @@ class Logged(msgspec.Struct, array_like=True):
     """Error codes of refusals of the whole request, without `draining`."""
     is_named: bool = False
     """Whether it claims jobs by their ids, out of turn."""
-    was_empty: bool = False
-    """Whether an answer before `first` had no effect: then a repeat made the record."""
 
 
 def seen_log(log: Path) -> Path:

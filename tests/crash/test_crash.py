@@ -15,12 +15,12 @@ PRODUCERS = sample(3, 4)
 
 def test_kill_9_loses_nothing_and_repeats_nothing(short_dir: Path) -> None:
     ends = sample(3, 5)
-    run = Run(Scenario(short_dir, ends=ends, producers=PRODUCERS, seed=7))
+    run = Run(Scenario(short_dir, ends=ends, commands=3_000, producers=PRODUCERS, seed=7))
     audit = run.run()
     assert audit.examples == []
     assert run.ends == ends
     assert len(audit.effects) > 300
-    assert audit.figures["repeats answered alike"] > 30  # fewer on a busy machine
+    assert audit.figures["repeats answered alike"] > 100
     assert run.claimed > 100
     never = {JobPruned, SessionEvicted}
     assert {*audit.kinds} == {*get_args(AnyEvent)} - never

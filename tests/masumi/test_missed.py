@@ -314,10 +314,7 @@ async def test_held_jobs_do_not_keep_a_round_going(
     for _ in range(10):
         has_more = await town.watcher.open_gates()
     assert not has_more
-    held = [each for each in caplog.messages if "is held by another program" in each]
-    assert all(any(job.job_id in line for line in held) for job in jobs)
-    if "no answer within" not in caplog.text:  # else a job is told of again
-        assert len(held) == len(jobs)
+    assert caplog.text.count("is held by another program") == len(jobs)
     await asyncio.gather(*[town.client.release(each.job.job_id, each.token) for each in leases])
     await town.rounds(3)
     assert (await town.client.count("running")).total == len(jobs)
