@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import tollgate
@@ -66,9 +67,15 @@ def worker_of(broker: Broker) -> Client:
     return broker.connect(name="worker@gpu")
 
 
+def of_jobs(client: Client, *, clock_off_s: float = 0.0) -> list[Finding]:
+    """Return all findings but those of the loop's times, which a busy machine may have."""
+    stats = msgspec.structs.replace(client.stats(), loop=None)
+    return findings(stats, clock_off_s=clock_off_s)
+
+
 def test_unpaid_for_long(broker: Broker, client: Client) -> None:
     job = client.create(HASH)
-    assert "unpaid" not in {each.code for each in findings(client.stats())}
+    assert not of_jobs(client)
     broker.advance(5 * HOUR)
     assert found(client, "unpaid").text == "1 unpaid job, the oldest for 5 h"
     assert told(client, job.job_id, "unpaid").text == "its payment is not confirmed"
@@ -147,8 +154,7 @@ def test_a_clock_that_is_off() -> None:
             command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=True
         )
         assert "s ahead of the broker's [clock_off]" in shown.stdout
-        codes = {each.code for each in findings(client.stats(), clock_off_s=4.9)}
-        assert "clock_off" not in codes
+        assert not of_jobs(client, clock_off_s=4.9)
 
 
 def test_a_broker_that_restarts_again_and_again(tmp_path: Path) -> None:

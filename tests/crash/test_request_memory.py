@@ -17,12 +17,15 @@ from tests.core import (
     job_id,
     job_of,
     leases_of,
+    make_engine,
+    pipeline_of,
 )
 from tests.crash.test_replay import replayed
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.deadlines import REMOVED_MAX
 from tollgate.broker.core.events import SessionEvicted
 from tollgate.broker.core.feed import CHUNK_BYTES, Feed
+from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.records import Record, encode_records
 from tollgate.broker.core.request_log import RECENT_MAX
 from tollgate.broker.core.state import State
@@ -433,6 +436,38 @@ def test_a_removed_job_leaves_no_text_in_memory() -> None:
         assert tracemalloc.get_traced_memory()[0] < 500_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_clock_set_long_after_the_start_prunes_nothing() -> None:
+    """Nothing was due in between, but the clocks are compared after each batch."""
+    driver = Driver()
+    driver.ask(create(1), failing(1))
+    state = replayed(driver.records)
+    later = Driver()
+    later.pipeline = pipeline_of(make_engine(state))
+    later.pipeline.deadlines.start(later.now)
+    for _ in range(10):
+        later.mono_ms += 1_000
+        later.wall += timedelta(seconds=1)
+        later.ask(Count())
+    later.set_wall(later.wall + timedelta(days=400))
+    assert state.jobs.count() == 1
+    later.pass_ms(Limits().keep_finished_ms - 1)
+    assert state.jobs.count() == 1
+    later.pass_ms(1)
+    assert state.jobs.count() == 0
+
+
+@pytest.mark.parametrize("step_s", [-3_600, 3_600])
+def test_nothing_is_pruned_early_after_a_clock_jump(step_s: int) -> None:
+    driver = Driver(keep_finished_ms=9_000)
+    driver.ask(create(1), failing(1))
+    driver.set_wall(driver.wall + timedelta(seconds=step_s))
+    assert driver.job(Get(job_id=job_id(1))).version == 2
+    driver.pass_ms(8_999)
+    assert driver.job(Get(job_id=job_id(1))).version == 2
+    driver.pass_ms(1_001)  # a clock that was set back goes a tenth slower
+    assert driver.error(Get(job_id=job_id(1))).code == "job_not_found"
 
 
 def test_a_clock_set_back_and_forth_moves_no_job_back() -> None:

@@ -307,6 +307,7 @@ async def test_held_jobs_do_not_keep_a_round_going(
     town: Town, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(payment_sync, "RESOLVED_MAX", 8)
+    town.newest._timeout_s = 20.0  # a call that takes too long is told of as well
     jobs = [await town.hire() for _ in range(20)]
     leases = await town.client.claim("awaiting_payment", limit=len(jobs))
     for job in jobs:
