@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext
+from tollgate.broker.core.explain_commands import explained_bytes_max
 from tollgate.broker.core.limits import (
     RESULT_BYTES,
     Limits,
@@ -22,7 +23,7 @@ from tollgate.broker.core.limits import (
     whole_job_bytes_max,
 )
 from tollgate.broker.core.roles import roles_for
-from tollgate.broker.core.stats_commands import STATS_BYTES, explained_bytes_max
+from tollgate.broker.core.stats_commands import STATS_BYTES
 from tollgate.domain.commands import (
     Annotate,
     Cancel,

@@ -14,6 +14,7 @@ from tollgate.broker.core.deadlines import Deadlines
 from tollgate.broker.core.dispatch import Dispatcher, runs
 from tollgate.broker.core.event_commands import EVENT_COMMANDS
 from tollgate.broker.core.events import SessionEvicted, SessionOpened
+from tollgate.broker.core.explain_commands import EXPLAIN_COMMANDS
 from tollgate.broker.core.job_commands import JOB_COMMANDS
 from tollgate.broker.core.lease_commands import LEASE_COMMANDS
 from tollgate.broker.core.limits import GRANTS_MAX, Limits
@@ -103,6 +104,7 @@ class Engine:
         self.context.server, self.context.boot_id = server, boot_id
         handlers: Handlers = {
             **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, **EVENT_COMMANDS, **STATS_COMMANDS,
+            **EXPLAIN_COMMANDS,
             Hello: one_by_one(self._hello),
         }  # fmt: skip
         self._dispatcher = Dispatcher(limits, handlers, self.context.figures.decided)

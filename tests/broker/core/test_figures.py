@@ -21,7 +21,7 @@ from tests.core import (
     running,
     wait,
 )
-from tollgate.broker.core import figures, stats_commands
+from tollgate.broker.core import explain_commands, figures, stats_commands
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.domain.commands import (
@@ -544,7 +544,7 @@ def test_a_long_line_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> No
     driver = Driver()
     jobs = [running(driver).job_id for _ in range(9)]
     assert (explain(driver, jobs[8]).before, explain(driver, jobs[8]).before_at_least) == (8, False)
-    monkeypatch.setattr(stats_commands, "AHEAD_MAX", 5)
+    monkeypatch.setattr(explain_commands, "AHEAD_MAX", 5)
     shown = explain(driver, jobs[8])
     assert (shown.before, shown.before_at_least) == (5, True)
 
