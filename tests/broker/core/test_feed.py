@@ -29,6 +29,7 @@ from tests.sizes import sample
 from tollgate.broker.core import event_commands
 from tollgate.broker.core import feed as feed_module
 from tollgate.broker.core.batch import Arrival
+from tollgate.broker.core.event_columns import Column
 from tollgate.broker.core.event_rows import HIDDEN, row_of
 from tollgate.broker.core.feed import Feed
 from tollgate.broker.core.replay import replay
@@ -212,7 +213,11 @@ def test_a_replica_follows_events_in_columns(monkeypatch: pytest.MonkeyPatch) ->
         written(seed, Both(limit=1 + seed % 5), 60, Script())
 
 
-def test_columns_show_the_texts_of_jobs_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_there", [True, False])
+def test_columns_show_the_texts_of_jobs_that_are_gone(
+    monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """The creation lies in columns while its job is there, or only after that."""
     monkeypatch.setattr(feed_module, "CHUNK_EVENTS", 2)
     driver = Driver(max_finished=0)
     start = listed(driver).as_of or ""
@@ -221,7 +226,8 @@ def test_columns_show_the_texts_of_jobs_that_are_gone(monkeypatch: pytest.Monkey
     job = driver.job(create(queue="mail", **texts))
     feed.settle()
     driver.ask(create(), create())
-    pack(feed)  # while the job is there
+    if is_there:
+        pack(feed)
     driver.job(move(job, FAILED, error="why"))
     driver.pass_ms(1)
     driver.ask(create(), create())
@@ -234,6 +240,17 @@ def test_columns_show_the_texts_of_jobs_that_are_gone(monkeypatch: pytest.Monkey
     )  # fmt: skip
     assert {name: created.fields[name] for name in texts} == texts
     assert moved.fields["error"] == "why"
+
+
+def test_different_numbers_in_a_column_lie_in_an_array() -> None:
+    numbers = [*range(2**40, 2**40 + 1_000)]
+    tracemalloc.start()
+    try:
+        column = Column([int(str(number)) for number in numbers])
+        assert tracemalloc.get_traced_memory()[0] < 12 * len(numbers)
+    finally:
+        tracemalloc.stop()
+    assert [*column] == numbers
 
 
 @pytest.mark.parametrize(("a_message", "bytes_max"), [(500, 30), (1, 60)])
