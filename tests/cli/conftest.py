@@ -152,3 +152,10 @@ def in_terminal(start: Start) -> Callable[..., Shown]:
         return Shown(seen.decode(), process.wait(PATIENCE_S))
 
     return call
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Return a folder with a short path: an ipc path holds 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="tollgate-") as found:
+        yield Path(found)

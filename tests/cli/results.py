@@ -1,5 +1,6 @@
 """What a command wrote, checked as a whole: its exit code and both streams."""
 
+import subprocess
 from typing import Any
 
 import msgspec
@@ -23,6 +24,13 @@ def documents(result: Result) -> list[Any]:
     """The JSON documents of a command, one a line."""
     assert result.exit_code == 0, result.stderr
     return [msgspec.json.decode(line) for line in result.stdout.splitlines()]
+
+
+def read_line(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    """Return the next JSON document that a running command writes."""
+    assert process.stdout is not None
+    found: dict[str, Any] = msgspec.json.decode(process.stdout.readline())
+    return found
 
 
 def refused(result: Result, code: str) -> str:

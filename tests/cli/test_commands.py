@@ -9,9 +9,7 @@ import pytest
 from click.testing import Result
 
 from tests.cli.results import document, misused, refused
-from tollgate.cli import query
 from tollgate.cli.options import duration
-from tollgate.cli.query import follow_jobs
 from tollgate.client.sync import Client
 from tollgate.domain.hashing import input_hash
 from tollgate.domain.status import JobStatus
@@ -213,44 +211,6 @@ def test_list_follow_stops_at_the_limit(invoke: Invoke, client: Client) -> None:
     total = client.count().total
     result = invoke("list", "--follow", "--limit", str(total))
     assert len(result.stdout.splitlines()) == total
-
-
-def test_follow_gives_each_job_once_for_any_page_size(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(query, "FOLLOW_PAGE", 3)
-    known = [job.job_id for job in client.list()]
-    coming = [f"{number:08x}-0000-4000-8000-000000000000" for number in range(8)]
-    left = iter(coming)
-
-    def create_one_more(_: float) -> None:
-        client.create(input="x", job_id=next(left))
-
-    monkeypatch.setattr(query, "sleep", create_one_more)
-    followed = follow_jobs(client)
-    assert [next(followed).job_id for _ in known + coming] == known + coming
-
-
-def test_follow_remembers_all_jobs_of_the_last_page(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(query, "SHOWN_MAX", 1)
-    monkeypatch.setattr(query, "FOLLOW_PAGE", 1_000)
-    started = client.create(input="stays")
-    client.transition(started.job_id, JobStatus.RUNNING)
-    passing: list[str] = []
-
-    def let_one_pass(_: float) -> None:
-        if passing:
-            client.transition(passing[-1], JobStatus.FAILED)
-        passing.append(client.create(input="passes").job_id)
-        client.transition(passing[-1], JobStatus.RUNNING)
-
-    monkeypatch.setattr(query, "sleep", let_one_pass)
-    followed = follow_jobs(client, status=JobStatus.RUNNING)
-    while next(followed).job_id != started.job_id:
-        pass  # jobs that other tests left running
-    assert [next(followed).job_id for _ in range(5)] == passing
 
 
 def test_wait_shows_the_job_when_it_has_ended(invoke: Invoke, job_id: str, client: Client) -> None:

@@ -3,10 +3,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,6 +17,7 @@ from tollgate.domain.status import JobStatus
 from tollgate.terminal import plain
 
 from .conftest import Invoke, Start, wait_until
+from .results import read_line
 
 HASH = "0123456789abcdef" * 4
 
@@ -26,12 +25,6 @@ HASH = "0123456789abcdef" * 4
 @pytest.fixture
 def queue() -> str:
     return f"events-{uuid4().hex[:8]}"
-
-
-def read_line(process: "subprocess.Popen[Any]") -> dict[str, Any]:
-    assert process.stdout is not None
-    document: dict[str, Any] = json.loads(process.stdout.readline())
-    return document
 
 
 def test_events_of_a_queue_are_shown_in_order(invoke: Invoke, client: Client, queue: str) -> None:
@@ -109,14 +102,6 @@ def test_a_follower_shows_what_happens(start: Start, client: Client, queue: str)
     assert read_line(process)["status"] == "failed"
     process.send_signal(2)
     assert process.wait(PATIENCE_S) == 130
-
-
-@pytest.fixture
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    import tempfile  # noqa: PLC0415 - an ipc path holds 107 bytes at most
-
-    with tempfile.TemporaryDirectory(prefix="tollgate-") as found:
-        yield Path(found)
 
 
 def test_a_follower_waits_for_a_broker_that_goes_away(directory: Path) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from time import sleep
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tollgate.cli.follow import follow_jobs
 from tollgate.cli.options import (
     SETTLEMENT,
     STATUS,
@@ -30,11 +30,6 @@ from tollgate.terminal.output import stderr_is_terminal
 
 if TYPE_CHECKING:
     from tollgate.domain.models import Job
-
-FOLLOW_PAUSE_S: Final = 0.5
-FOLLOW_PAGE: Final = 100
-SHOWN_MAX: Final = 10_000
-"""How many shown jobs are remembered; only those of the last page can come again."""
 
 
 @click.command(
@@ -129,7 +124,7 @@ Examples:
   tollgate list --status failed --newest --limit 20
   tollgate list --status running --lease
   tollgate list --queue mail --older-than 2h
-  tollgate list --follow
+  tollgate list --follow --status failed
 """,
 )
 @click.option("--status", type=STATUS, metavar="STATUS", help="List only jobs of this status.")
@@ -149,7 +144,7 @@ Examples:
 @click.option("--newest", is_flag=True, help="The newest first.")
 @click.option("--lease", is_flag=True, help="Show who holds each job, and for how long.")
 @click.option("--limit", type=whole(1), metavar="N", help="End after N jobs.")
-@click.option("--follow", is_flag=True, help="Go on with new jobs, until Ctrl-C.")
+@click.option("--follow", is_flag=True, help="Go on with new jobs and changes, until Ctrl-C.")
 @with_caller
 def list_jobs(  # noqa: PLR0913 - one argument an option
     caller: Caller,
@@ -165,8 +160,8 @@ def list_jobs(  # noqa: PLR0913 - one argument an option
 ) -> None:
     """List jobs by creation, the oldest first.
 
-    With --follow and --status, a job is shown when it gets that status, but only while the jobs
-    created around it are still read.
+    With --follow, new jobs are shown as they come, and each job again when its status changes, or
+    its settlement with --settlement. What changes again within a moment is shown once.
     """
     if follow and (newest or older_than is not None):
         raise click.UsageError("--follow goes with neither --newest nor --older-than")
@@ -203,29 +198,6 @@ def older_jobs(client: Client, age_s: float, **only: Any) -> Iterator["Job"]:  #
             yield job
         elif not only.get("newest"):
             return  # those after it are younger
-
-
-def follow_jobs(client: Client, **only: Any) -> Iterator["Job"]:  # noqa: ANN401 - as of `list`
-    """Yield every job once, and new ones as they come, without end.
-
-    The end of the list has no cursor to continue from. So the last page is read again from its
-    beginning, without the jobs that it already gave; once it is full, it has a next page.
-    """
-    after: str | None = None
-    shown: dict[str, None] = {}
-    while True:
-        page = client.list_page(**only, after=after, limit=FOLLOW_PAGE)
-        for job in page.jobs:
-            if job.job_id not in shown:
-                yield job
-            shown.pop(job.job_id, None)
-            shown[job.job_id] = None  # to the end: the oldest are forgotten first
-        if page.next is None:
-            kept = max(SHOWN_MAX, len(page.jobs))
-            shown = dict(islice(shown.items(), max(0, len(shown) - kept), None))
-            sleep(FOLLOW_PAUSE_S)
-        else:
-            after = page.next  # shown jobs may still come after it: a page can be short
 
 
 @click.command(
