@@ -233,13 +233,11 @@ class Engine:
             raise RequestConflictError(f"request {seq} is parked, and is another one")
         return outcomes
 
-    def make_room(self, request: Request, request_context: RequestContext) -> bool:
+    def make_room(self, request: Request, now_ms: int) -> bool:
         """Evict the sessions least recently used, if the outcomes of a new request need their room.
 
         Return whether there is room then: one batch evicts a limited number of sessions.
         """
-        if not request.session or not request_context.writable:
-            return True  # nothing of it is remembered
         requests, limit = self.context.state.requests, self.limits.outcomes
         commands = request.commands
         # A parked claim will need room as well.
@@ -255,7 +253,7 @@ class Engine:
             oldest = requests.most_outcomes(but=request.session)
             if oldest is None:
                 return True  # all other outcomes are its own
-            self.context.record_one(SessionEvicted(oldest), request_context.now_ms)
+            self.context.record_one(SessionEvicted(oldest), now_ms)
         return False
 
     def _evicted_max(self) -> int:

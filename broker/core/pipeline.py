@@ -221,7 +221,8 @@ class Pipeline:
                 self._conclude(ticket, request.acked, execution, output)
             return not context.lacks_budget
         commands = request.commands
-        if not engine.make_room(request, request_context):
+        is_remembered = request.session > 0 and writable
+        if is_remembered and not engine.make_room(request, now.mono_ms):
             context.figures.put_off(commands, were_counted=False)
             return False
         if len(commands) == 1 and commands[0].parks:
