@@ -244,8 +244,6 @@ class Engine:
         needed = len(commands) + len(self.context.waiters.parked)
         if requests.outcomes + needed * (1 + GRANTS_MAX) <= limit:
             return True  # even if all of them are claims
-        if len(commands) == 1 and commands[0].parks and not commands[0].changes:
-            return True  # nothing of it is remembered
         needed += sum(each.limit for each in commands if isinstance(each, Claim))
         for _ in range(self._evicted_max()):
             if requests.outcomes + needed <= limit:

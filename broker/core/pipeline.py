@@ -221,11 +221,12 @@ class Pipeline:
                 self._conclude(ticket, request.acked, execution, output)
             return not context.lacks_budget
         commands = request.commands
-        is_remembered = request.session > 0 and writable
+        parks = len(commands) == 1 and commands[0].parks
+        is_remembered = request.session > 0 and writable and (not parks or commands[0].changes)
         if is_remembered and not engine.make_room(request, now.mono_ms):
             context.figures.put_off(commands, were_counted=False)
             return False
-        if len(commands) == 1 and commands[0].parks:
+        if parks:
             return self._decide_parking(arrival, commands[0], request_context, output)
         steps = engine.execute(request, request_context)
         return self._go_on(steps, request, request_context, output)
