@@ -37,6 +37,8 @@ from benchmarks.processes import Broker
 
 PACKAGE: Final = str(Path(tollgate.__file__).parent)
 BROKER: Final = "tollgate.broker"
+DECODER: Final = "domain/messages.py"
+"""Entered for each message."""
 TIMES: Final = 15
 """How often each request is made."""
 APART_S: Final = 0.03
@@ -115,7 +117,9 @@ def measure(effort: Effort, directory: Path) -> Findings:
     times = effort.pick(quick=5, full=TIMES)
     with ProfiledBroker(directory / "walk-a") as broker:
         names = _ask(broker.endpoint, times)
-    turns: list[list[str]] = json.loads(broker.output.read_text())
+    all_turns: list[list[str]] = json.loads(broker.output.read_text())
+    # On a busy machine a poll also finds a socket that has no message yet.
+    turns = [turn for turn in all_turns if DECODER in turn]
     if len(turns) < len(names):
         raise RuntimeError(f"the broker took {len(names)} messages in {len(turns)} turns")
     with Broker(directory / "walk-b") as plain:

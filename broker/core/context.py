@@ -78,9 +78,9 @@ class Context:
         self.scans_left = SCAN_JOBS_MAX
         """The scan budget: how many jobs the reads of this batch may still look at, and how many
         lines its claims."""
-        self.must_wait = False
-        """Whether this message must be decided in the next batch, because more has to be dropped
-        before it than one batch may drop."""
+        self.lacks_budget = False
+        """Whether a command of this message has found too little left of the budgets of the batch.
+        """
         self.origin = Origin(state.at)
         """Who causes the next events, and when."""
         self.wall = state.at
@@ -104,19 +104,25 @@ class Context:
         self._pay_within = timedelta(milliseconds=limits.pay_within_ms)
         self._pay_from = self._pay_by = datetime.min.replace(tzinfo=UTC)
 
-    def act_for(self, ticket: Ticket) -> None:
-        """Attribute the next events to a request."""
-        client = self.state.requests.client_of(ticket.session) if ticket.session else ""
-        self.origin = Origin(self.origin.at, ticket.principal.name, client)
+    def act_for(self, ticket: Ticket) -> Origin:
+        """Attribute the next events to a request; return their origin."""
+        client = self.state.requests.client_of(ticket.session)
+        self.origin = origin = Origin(self.origin.at, ticket.principal.name, client)
+        return origin
 
-    def act_alone(self, now: Instant) -> None:
-        """Let the next events happen by themselves, now, and not before the last record.
+    def begin_batch(self, now: Instant) -> None:
+        """Set the budgets of a batch; let the next events happen by themselves, now.
+
+        They do not happen before the last record.
 
         While the wall clock is behind the last record, because it was set back, the time of records
         goes on by the monotonic clock: delays end, and finished jobs grow old. It goes a tenth
         slower, so that the wall clock reaches it.
         """
         state = self.state
+        self.scans_left = SCAN_JOBS_MAX
+        state.jobs.queues.drops_left = DROPS_MAX
+        self.lacks_budget = False
         self.wall = now.wall
         if now.wall >= state.at:
             state.at = now.wall
@@ -211,19 +217,13 @@ class Context:
                 self.waiters.remove(parked)
                 self.answers.append(Answer(parked.ticket, result, Wait))
 
-    def begin_batch(self, now: Instant) -> None:
-        """Set the budgets of a batch; let the next events happen by themselves, now."""
-        self.scans_left = SCAN_JOBS_MAX
-        self.state.jobs.queues.drops_left = DROPS_MAX
-        self.must_wait = False
-        self.act_alone(now)
-
     def put_off(self) -> ReplyFullError:
-        """Put the message off, until stale entries are dropped; return the refusal of the command.
+        """Have the message put off, for a batch with new budgets; return the command's refusal.
 
-        The refusal is sent only if other commands of the message have changed something.
+        The refusal is sent only if other commands of the message have changed something: then the
+        message cannot be put off.
         """
-        self.must_wait = True
+        self.lacks_budget = True
         return ReplyFullError("this message has read as much as one may; send the rest again")
 
     def charge_texts(self, results: Sequence[Any]) -> None:

@@ -126,8 +126,10 @@ class Deadlines:
     def look_at_finished(self, now: Instant) -> None:
         """Note after a batch with changes when the oldest finished job is to be removed."""
         finished = self._state.jobs.finished.count
+        if not finished:
+            return
         is_scheduled = self._remove_at is not None or self._remove_at_ms is not None
-        if finished and (finished > self._keep_max or not is_scheduled):
+        if finished > self._keep_max or not is_scheduled:
             self._schedule_removal(now)
             self._state.wall.refresh()
             self._state.mono.refresh()

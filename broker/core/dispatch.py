@@ -6,7 +6,7 @@ command is a run of one.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -75,11 +75,14 @@ FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, Events, List})
 
 def runs(
     context: Context, commands: Sequence[Command], request: RequestContext
+) -> Iterable[Sequence[Any]]:
+    """Return the commands in order, as runs. Take each run once the one before is decided."""
+    return [commands] if len(commands) == 1 else _cut(context, commands, request)
+
+
+def _cut(
+    context: Context, commands: Sequence[Command], request: RequestContext
 ) -> Iterator[Sequence[Any]]:
-    """Yield the commands in order, a run at a time; each run once the one before is decided."""
-    if len(commands) == 1:
-        yield commands
-        return
     for kind, group in groupby(commands, type):
         for run in _independent(kind, [*group]):
             if len(run) > LONG_RUN and context.state.jobs.texts.are_long:
@@ -180,37 +183,37 @@ class Dispatcher:
         InternalError if nothing of the run has happened; otherwise the error is raised, and the
         process must stop.
         """
-        before = len(context.events)
+        kind, before = type(run[0]), len(context.events)
+        self._decided[kind] += len(run)
         try:
-            return self._checked(context, run, request)
+            if kind not in request.ticket.principal.rights.commands:
+                return [error_of(_not_authorized(kind, request))] * len(run)
+            is_short = request.frame_bytes <= self._text_bytes
+            checks = (self._checks_of_short if is_short else self._checks).get(kind)
+            if checks is not None:
+                check_texts(run, checks)
+            if context.scans_left <= 0 and kind in CHARGED:
+                context.check_scans()
+            if not request.writable and kind.changes:
+                return [error_of(_storage_full())] * len(run)
+            if request.room_bytes < self._result_bytes_max and len(run) == 1:
+                _check_room(context, run[0], request)
+            return self._handlers[kind](context, run, request)
         except Exception as fault:
             is_over = isinstance(fault, MemoryError)  # the next allocation may abort the process
             if is_over or context.is_torn or len(context.events) != before:
                 raise
             if len(run) == 1:
                 return [error_of(_refusal_of(fault))]
-            self._decided[type(run[0])] -= len(run)  # each is decided again
+        self._decided[kind] -= len(run)  # each is decided again
         return [self.decide(context, [command], request)[0] for command in run]
 
-    def _checked(self, context: Context, run: Sequence[Any], request: RequestContext) -> list[Any]:
-        kind = type(run[0])
-        self._decided[kind] += len(run)
-        if kind not in request.ticket.principal.rights.commands:
-            return [error_of(_not_authorized(kind, request))] * len(run)
-        is_short = request.frame_bytes <= self._text_bytes
-        checks = (self._checks_of_short if is_short else self._checks).get(kind)
-        if checks is not None:
-            check_texts(run, checks)
-        if context.scans_left <= 0 and kind in CHARGED:
-            context.check_scans()
-        if not request.writable and kind.changes:
-            raise StorageFullError(
-                "nothing can change now: the disk is full, a file of the journal is missing, or the"
-                " broker's memory limit is reached"
-            )
-        if request.room_bytes < self._result_bytes_max and len(run) == 1:
-            _check_room(context, run[0], request)
-        return self._handlers[kind](context, run, request)
+
+def _storage_full() -> StorageFullError:
+    return StorageFullError(
+        "nothing can change now: the disk is full, a file of the journal is missing, or the"
+        " broker's memory limit is reached"
+    )
 
 
 def _not_authorized(kind: type[Command], request: RequestContext) -> NotAuthorizedError:

@@ -5,6 +5,7 @@ outcome is encoded again; its commands that only read are decided anew.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +21,6 @@ from tollgate.broker.core.lease_commands import LEASE_COMMANDS
 from tollgate.broker.core.limits import GRANTS_MAX, Limits
 from tollgate.broker.core.list_commands import LIST_COMMANDS
 from tollgate.broker.core.records import (
-    JOBS_ALONE,
     AnyOutcome,
     LeasesOutcome,
     RefusedOutcome,
@@ -116,23 +116,9 @@ class Engine:
 
         Yields None where the next batch is to go on, and in the end what the request came to.
         """
-        is_remembered = request.session > 0 and request_context.writable
-        if is_remembered and not self.make_room(request, request_context.now_ms):
-            # `Figures.put_off` counts them off again.
-            self.context.figures.decided.update(map(type, request.commands))
-            self.context.must_wait = True
-            return iter([Execution(b"")])
-        if not request.commands:  # it only acknowledges
-            requests = self.context.state.requests
-            is_kept = is_remembered and requests.forgets(request.session, request.acked)
-            return iter([Execution(encode_reply(request.seq, []), is_kept=is_kept)])
-        return self._execute(request, request_context, is_remembered=is_remembered)
-
-    def _execute(
-        self, request: Request, request_context: RequestContext, *, is_remembered: bool
-    ) -> Iterator[Execution | None]:
         commands, context = request.commands, self.context
-        events = context.events
+        events, decide = context.events, self._dispatcher.decide
+        is_remembered = request.session > 0 and request_context.writable
         parts: list[bytes] = []
         outcomes: list[int | AnyOutcome] = []
         refused: list[tuple[type[Command], str]] = []
@@ -146,24 +132,25 @@ class Engine:
                 yield None
                 runs_left = RUNS_MAX
             runs_left -= 1
-            results = self._dispatcher.decide(context, run, request_context)
+            results = decide(context, run, request_context)
             left -= len(run)
             if len(run) == len(commands):  # the common case: the whole reply in one call
-                part = encode_reply(request.seq, results)
+                parts.append(encode_reply(request.seq, results))
             else:
                 parts += [] if parts else [begin_reply(request.seq, len(commands))]
-                part = encode_results(results)
+                parts.append(part := encode_results(results))
                 request_context.room_bytes += len(run) * REFUSAL_BYTES - len(part)
-            parts.append(part)
+            kinds = set(map(type, results))
             if is_remembered and run[0].changes:
-                outcomes += outcomes_of(results, events, place)
+                outcomes += outcomes_of(results, events, place, kinds)
             place = len(events)
             if context.state.jobs.texts.are_long:
                 context.charge_texts(results)
-            if JOBS_ALONE.issuperset(map(type, results)):  # the common case, at the speed of C
+            if LeasesResult in kinds:
+                grants += _granted(results)
+            if ErrorResult not in kinds:
                 continue
             refused += _refused(type(run[0]), results)
-            grants += _granted(results)
             if left and _is_full(results[-1]):  # and so it is for all commands that are left
                 rest, refusals = commands[-left:], [results[-1]] * left
                 context.figures.decided.update(map(type, rest))
@@ -172,21 +159,15 @@ class Engine:
                 if is_remembered:
                     outcomes += [outcome_of(results[-1]) for each in rest if each.changes]
                 break
-        is_kept = is_remembered and not events and any(map(_must_be_told, outcomes))
-        yield Execution(b"".join(parts), outcomes, is_kept, refused, grants)
+        is_kept = is_remembered and not events and self._is_kept(request, outcomes)
+        frame = b"".join(parts) if parts else encode_reply(request.seq, [])
+        yield Execution(frame, outcomes, is_kept, refused, grants)
 
-    def execute_parking(self, request: Request, request_context: RequestContext) -> Answer | None:
-        """Decide the only command of a request, which may park; return None if it does."""
-        (command,) = request.commands
-        if (
-            request.session and request_context.writable and command.changes
-            and not self.make_room(request, request_context.now_ms)
-        ):  # fmt: skip
-            self.context.figures.decided[type(command)] += 1  # `Figures.put_off` counts it off
-            self.context.must_wait = True
-            return None
-        result = self.decide_one(command, request_context)
-        return None if result is None else Answer(request_context.ticket, result, type(command))
+    def _is_kept(self, request: Request, outcomes: Sequence[int | AnyOutcome]) -> bool:
+        """Return whether the journal gets a record of a request that has made no event."""
+        if not request.commands:  # it only acknowledges
+            return self.context.state.requests.forgets(request.session, request.acked)
+        return any(map(_must_be_told, outcomes))
 
     def repeat(
         self, request: Request, remembered: Sequence[AnyOutcome], request_context: RequestContext
@@ -253,16 +234,17 @@ class Engine:
         return outcomes
 
     def make_room(self, request: Request, now_ms: int) -> bool:
-        """Evict the sessions least recently used, if this request's outcomes need their room.
+        """Evict the sessions least recently used, if the outcomes of a new request need their room.
 
         Return whether there is room then: one batch evicts a limited number of sessions.
         """
         requests, limit = self.context.state.requests, self.limits.outcomes
+        commands = request.commands
         # A parked claim will need room as well.
-        needed = len(request.commands) + len(self.context.waiters.parked)
+        needed = len(commands) + len(self.context.waiters.parked)
         if requests.outcomes + needed * (1 + GRANTS_MAX) <= limit:
             return True  # even if all of them are claims
-        needed += sum(each.limit for each in request.commands if isinstance(each, Claim))
+        needed += sum(each.limit for each in commands if isinstance(each, Claim))
         for _ in range(self._evicted_max()):
             if requests.outcomes + needed <= limit:
                 return True
@@ -324,12 +306,14 @@ def execution_of(answer: Answer, *, happened: bool) -> Execution:
 
     Its outcome is remembered for a repeat only if an event has `happened`.
     """
-    ticket, results = answer.ticket, [answer.result]
-    frame = encode_reply(ticket.seq, results)
-    outcomes = [outcome_of(answer.result)] if ticket.session and happened else []
-    return Execution(
-        frame, [*outcomes], refused=_refused(answer.kind, results), grants=_granted(results)
-    )
+    ticket, result = answer.ticket, answer.result
+    frame = encode_reply(ticket.seq, [result])
+    outcomes: list[int | AnyOutcome] = []
+    if ticket.session and happened:
+        outcomes.append(outcome_of(result))
+    refused = [(answer.kind, result.code)] if type(result) is ErrorResult else ()
+    grants = grants_of(result) if type(result) is LeasesResult else ()
+    return Execution(frame, outcomes, refused=refused, grants=grants)
 
 
 def _encode_within(room_bytes: int, results: Sequence[Any]) -> list[bytes]:
@@ -345,12 +329,8 @@ def _refused(kind: type[Command], results: Sequence[Result]) -> list[tuple[type[
 
 
 def _granted(results: Sequence[Result]) -> list[tuple[str, int]]:
-    return [
-        grant
-        for result in results
-        if isinstance(result, LeasesResult)
-        for grant in grants_of(result)
-    ]
+    leases = [result for result in results if isinstance(result, LeasesResult)]
+    return [*chain.from_iterable(map(grants_of, leases))]
 
 
 def _is_full(result: Result) -> bool:

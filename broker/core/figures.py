@@ -107,12 +107,13 @@ class Figures:
                 del self.seen[who]
                 self.claims.pop(who, None)
 
-    def put_off(self, commands: Sequence[Command]) -> None:
-        """Take the commands of a message off again: it is decided in the next batch.
+    def put_off(self, commands: Sequence[Command], *, were_counted: bool) -> None:
+        """Count the commands of a message not yet: it is decided in the next batch.
 
-        All of them must have been counted, decided or not.
+        With `were_counted` all of them are counted, decided or not: they are taken off again.
         """
-        self.decided.subtract(map(type, commands))
+        for command in commands:
+            self.decided[type(command)] -= were_counted
 
     def measure(self, events: Sequence[Any], found: Sequence[Slot | None], origin: Origin) -> None:
         """Measure the jobs of a run of moves or of grants, which is not applied yet."""

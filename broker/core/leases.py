@@ -5,7 +5,7 @@ from operator import attrgetter
 
 import msgspec
 
-from tollgate.broker.core.events import LeaseGranted, Origin
+from tollgate.broker.core.events import Origin
 from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
 from tollgate.broker.repository.job import Slot, StandingLease
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
@@ -50,21 +50,12 @@ class Leases:
             raise LeaseLostError(f"lease {token} on job {job_id} {fate}", job_id=job_id)
         return lease
 
-    def grant(
-        self, slots: Sequence[Slot], grants: Sequence[LeaseGranted], origin: Origin, now_ms: int
-    ) -> None:
+    def begin(self, slots: Sequence[Slot], leases: Sequence[StandingLease], origin: Origin) -> None:
         """Start leases on jobs that have none, with tokens that are new, in ascending order."""
-        by, client = origin.by, origin.client
-        # Most grants of a message last equally long: their leases share one number for the end.
-        ends = {span_ms: now_ms + span_ms for span_ms in {each.lease_ms for each in grants}}
-        leases = [
-            StandingLease(slot, each.lease, each.lease_ms, ends[each.lease_ms], by, client)
-            for slot, each in zip(slots, grants, strict=True)
-        ]
         self._jobs.lease(slots, leases, origin)
         if leases:
             self.last_token = leases[-1].token
-            self.timers.add_all(leases, [lease.ends_ms for lease in leases])
+            self.timers.add_all(leases)
 
     def touch(self, slot: Slot, token: int, lease_ms: int, now_ms: int) -> None:
         """Let a lease end `lease_ms` from now instead. Raises LeaseLostError."""

@@ -8,6 +8,9 @@ the server's group commit (`commit`) writes and syncs the records, and only then
 
 `accept` reads a request. The `engine` has its commands decided and encodes the reply. `deadlines`
 decides what happens by itself in time.
+
+A message is put off, to the next batch, if a batch has too little left for it: then nothing of it
+has happened. A long message may also be decided by several batches; between them it is unfinished.
 """
 
 from collections import Counter
@@ -96,51 +99,27 @@ class Pipeline:
         """
         output = Output([], [], room_bytes=self._batch_reply_bytes)
         context, deadlines = self._context, self.deadlines
-        lease_at = now if writable else None
-        queues = context.state.jobs.queues
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
-            is_spent = False
+            has_room = True
             if self._unfinished is None:
                 context.begin_batch(now)
                 left_over = undelivered or self._was_full or context.answers
                 if left_over or deadlines.is_due(now, writable=writable):
-                    is_spent = deadlines.decide_due(now, undelivered, writable=writable)
-                    self._settle(lease_at, output)
-                    self._tend_feed(now, output)
-                    is_spent |= self._is_spent(output)
-            for arrival in () if is_spent else batch:
-                if output.taken and (len(arrival.frames[0]) > LONG_BYTES or self._is_spent(output)):
-                    break
-                self._decide(arrival, now, output, writable=writable)
-                if self._unfinished is not None:  # what has happened so far is no whole record
-                    break
-                self._settle(lease_at, output)
-                if context.must_wait:
-                    break
-                output.taken += 1
+                    has_room = self._decide_due(now, undelivered, output, writable=writable)
+            if has_room:
+                self._decide_messages(batch, now, output, writable=writable)
             if output.records:
                 deadlines.look_at_finished(now)
                 is_due = context.state.feed.room < 0 or context.waiters.readers
                 if is_due and self._unfinished is None:
                     self._tend_feed(now, output)
-            has_drops = queues.drops_left > 0
-        if writable:
-            is_spent = context.scans_left <= SCANS_KEPT or not has_drops
-            self._was_full = _is_full(output) or is_spent
+            if writable:
+                self._was_full = (
+                    context.scans_left <= SCANS_KEPT
+                    or not context.state.jobs.queues.drops_left
+                    or _is_full(output)
+                )
         return output
-
-    def _tend_feed(self, now: Instant, output: Output) -> None:
-        """Put the fresh events in order; answer parked readers, as far as the batch has room."""
-        context = self._context
-        context.state.feed.settle()
-        if not context.waiters.readers:
-            return
-        if not _is_full(output) and are_due(context, now.mono_ms):
-            for answer in serve_readers(context, now.mono_ms, SCANS_KEPT):
-                self._answer(answer, output)
-                if _is_full(output):
-                    break
-        wake_up_for_readers(context)
 
     @property
     def last_record_at(self) -> datetime:
@@ -166,7 +145,7 @@ class Pipeline:
         output = Output([], [], room_bytes=self._batch_reply_bytes)
         context = self._context
         if not context.state.log_id:
-            context.act_alone(now)
+            context.begin_batch(now)
             context.record_one(LogBegan(self._engine.boot_id.replace("-", "")), now.mono_ms)
         return self._settle(None, output)
 
@@ -182,16 +161,45 @@ class Pipeline:
         self._engine.answer_parked(DrainingError("the broker is about to leave"))
         return self._settle_apart()
 
-    def _decide(self, arrival: Arrival, now: Instant, output: Output, *, writable: bool) -> None:
+    def _decide_due(
+        self,
+        now: Instant,
+        undelivered: Sequence[tuple[str, int]],
+        output: Output,
+        *,
+        writable: bool,
+    ) -> bool:
+        """Decide what is due at `now`; return whether the batch has room for messages."""
+        is_left = self.deadlines.decide_due(now, undelivered, writable=writable)
+        self._settle(now if writable else None, output)
+        self._tend_feed(now, output)
+        return not is_left and not self._is_spent(output)
+
+    def _decide_messages(
+        self, batch: Sequence[Arrival], now: Instant, output: Output, *, writable: bool
+    ) -> None:
+        """Decide messages, in order, until one is left to the next batch; count them as taken."""
+        lease_at = now if writable else None
+        for arrival in batch:
+            if output.taken and (len(arrival.frames[0]) > LONG_BYTES or self._is_spent(output)):
+                return
+            is_decided = self._decide(arrival, now, output, writable=writable)
+            if self._unfinished is not None:  # what has happened so far is no whole record
+                return
+            self._settle(lease_at, output)  # also if it was put off: sessions may be evicted
+            if not is_decided:
+                return
+            output.taken += 1
+
+    def _decide(self, arrival: Arrival, now: Instant, output: Output, *, writable: bool) -> bool:
         """Take one message from its bytes to its record and its reply.
 
-        Sets `must_wait` if it is to be decided in the next batch: then nothing of it has happened.
-        A long one is `_unfinished` then, and the next batch goes on with it.
+        Returns whether it is decided. If not, the next batch begins with it: it was put off, or it
+        is `_unfinished`.
         """
         engine, context = self._engine, self._context
         if self._unfinished is not None:
-            self._go_on(*self._unfinished, output)
-            return
+            return self._go_on(*self._unfinished, output)
         try:
             request, digest = accept(arrival.frames, engine.limits, now)
             remembered = engine.recall(request, digest, arrival.principal)
@@ -199,10 +207,9 @@ class Pipeline:
                 raise DrainingError("the broker is about to leave")
         except Refusal as refusal:
             self._refuse(arrival, refusal, output)
-            return
+            return True
         ticket = Ticket(arrival.peer, arrival.principal, request.session, request.seq, digest)
-        context.act_for(ticket)
-        origin = context.origin
+        origin = context.act_for(ticket)
         self._seen[origin.by, origin.client] = ticket, origin
         request_context = RequestContext(
             ticket, origin.at, now.mono_ms, len(arrival.frames[0]),
@@ -210,37 +217,55 @@ class Pipeline:
         )  # fmt: skip
         if remembered is not None:
             execution = engine.repeat(request, remembered, request_context)
-            if not context.must_wait:  # and a repeat makes no events
+            if not context.lacks_budget:  # if it does, it is put off: a repeat makes no events
                 self._conclude(ticket, request.acked, execution, output)
-        elif len(request.commands) == 1 and request.commands[0].parks:
-            answer = engine.execute_parking(request, request_context)
-            if context.must_wait:
-                context.figures.put_off(request.commands)
-            elif answer is not None:
-                self._answer_at_once(arrival, answer, output)
-        else:
-            steps = engine.execute(request, request_context)
-            self._go_on(steps, request, request_context, output)
+            return not context.lacks_budget
+        commands = request.commands
+        parks = len(commands) == 1 and commands[0].parks
+        is_remembered = request.session > 0 and writable and (not parks or commands[0].changes)
+        if is_remembered and not engine.make_room(request, now.mono_ms):
+            context.figures.put_off(commands, were_counted=False)
+            return False
+        if parks:
+            return self._decide_parking(arrival, commands[0], request_context, output)
+        steps = engine.execute(request, request_context)
+        return self._go_on(steps, request, request_context, output)
 
     def _go_on(
         self, steps: Steps, request: Request, request_context: RequestContext, output: Output
-    ) -> None:
-        """Decide a message, or as much of it as one batch may."""
+    ) -> bool:
+        """Decide a message, or as much of it as one batch may; return whether it is decided."""
         execution, context = next(steps), self._context
         if execution is None:
             self._unfinished = steps, request, request_context
-            return
+            return False
         self._unfinished = None
-        if context.must_wait and {SessionEvicted}.issuperset(map(type, context.events)):
-            # Only room was made, which goes on in the next batch: there they are decided.
-            context.figures.put_off(request.commands)
-            return
-        context.must_wait = False
+        if context.lacks_budget:
+            if {SessionEvicted}.issuperset(map(type, context.events)):
+                context.figures.put_off(request.commands, were_counted=True)
+                return False
+            context.lacks_budget = False  # too late to put it off: the refusal is sent
         self._conclude(
             request_context.ticket, request.acked, execution, output, request_context.frame_bytes
         )
         if context.answers and StopWaiting in map(type, request.commands):
             self._answer_stopped(output)
+        return True
+
+    def _decide_parking(
+        self, arrival: Arrival, command: Command, request: RequestContext, output: Output
+    ) -> bool:
+        """Decide a command that may park, and answer it if it does not; see `_decide`."""
+        result = self._engine.decide_one(command, request)
+        if self._context.lacks_budget:
+            self._context.figures.put_off([command], were_counted=True)
+            return False
+        if isinstance(result, ErrorResult) and REFUSALS[result.code].refuses_message:
+            self._note_refused(request.ticket, type(command), result.code)
+            self._refuse(arrival, refusal_of(result), output)
+        elif result is not None:
+            self._answer(Answer(request.ticket, result, type(command)), output)
+        return True
 
     def _answer_stopped(self, output: Output) -> None:
         """Answer the parked commands that the last request has stopped, before the request.
@@ -252,15 +277,6 @@ class Pipeline:
             self._answer(answers.popleft(), output)
         output.replies.append(reply)
 
-    def _answer_at_once(self, arrival: Arrival, answer: Answer, output: Output) -> None:
-        """Answer a command that could have parked, and did not."""
-        result = answer.result
-        if isinstance(result, ErrorResult) and REFUSALS[result.code].refuses_message:
-            self._note_refused(answer.ticket, answer.kind, result.code)
-            self._refuse(arrival, refusal_of(result), output)
-        else:
-            self._answer(answer, output)
-
     def _settle(self, lease_at: Instant | None, output: Output) -> Output:
         """Record what happened by itself, and answer the parked commands that it ended.
 
@@ -270,7 +286,8 @@ class Pipeline:
         if context.events:
             origin = context.origin
             record = Record(context.take_events(), by=origin.by, at=origin.at, client=origin.client)
-            self._append(record, output)
+            context.state.feed.fresh.append(record)
+            output.records.append(record)
         if not context.waiters.claims:
             queues.changed.clear()
         while context.answers or (lease_at and queues.changed):
@@ -293,6 +310,19 @@ class Pipeline:
             return None
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 
+    def _tend_feed(self, now: Instant, output: Output) -> None:
+        """Put the fresh events in order; answer parked readers, as far as the batch has room."""
+        context = self._context
+        context.state.feed.settle()
+        if not context.waiters.readers:
+            return
+        if not _is_full(output) and are_due(context, now.mono_ms):
+            for answer in serve_readers(context, now.mono_ms, SCANS_KEPT):
+                self._answer(answer, output)
+                if _is_full(output):
+                    break
+        wake_up_for_readers(context)
+
     def _is_spent(self, output: Output) -> bool:
         """Return whether the batch has done as much as one may."""
         context = self._context
@@ -300,10 +330,6 @@ class Pipeline:
             _is_full(output) or context.scans_left <= 0
             or not context.state.jobs.queues.drops_left
         )  # fmt: skip
-
-    def _append(self, record: Record, output: Output) -> None:
-        self._context.state.feed.fresh.append(record)
-        output.records.append(record)
 
     def _answer(self, answer: Answer, output: Output) -> None:
         execution = execution_of(answer, happened=bool(self._context.events))
@@ -326,12 +352,15 @@ class Pipeline:
                 ticket.principal.name, origin.at, origin.client,
             )  # fmt: skip
             context.state.requests.remember(record)
-            context.state.feed.room -= frame_bytes
-            self._append(record, output)
+            feed = context.state.feed
+            feed.room -= frame_bytes
+            feed.fresh.append(record)
+            output.records.append(record)
         for kind, code in execution.refused:
             self._refused[f"refused_{code}"] += 1
             self._note_refused(ticket, kind, code)
-        self._send(ReplyFrame(ticket.peer, execution.frame, execution.grants), output)
+        output.replies.append(ReplyFrame(ticket.peer, execution.frame, execution.grants))
+        output.room_bytes -= len(execution.frame)
 
     def _note_refused(self, ticket: Ticket, kind: type[Command], code: str) -> None:
         """Count a refusal; of one for lack of a role, note who sent what."""
@@ -346,11 +375,9 @@ class Pipeline:
         """Refuse a whole message. Nothing of it has happened, so there is no record."""
         seq = read_envelope(arrival.frames[0])[1] if len(arrival.frames) == 1 else None
         self._refused[f"refused_{refusal.code}"] += 1
-        self._send(ReplyFrame(arrival.peer, encode_refused(seq, refusal)), output)
-
-    def _send(self, reply: ReplyFrame, output: Output) -> None:
-        output.replies.append(reply)
-        output.room_bytes -= len(reply.frame)
+        frame = encode_refused(seq, refusal)
+        output.replies.append(ReplyFrame(arrival.peer, frame))
+        output.room_bytes -= len(frame)
 
 
 def accept(frames: Sequence[bytes], limits: Limits, now: Instant) -> tuple[Request, bytes]:

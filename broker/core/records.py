@@ -6,6 +6,7 @@ is read from the job itself.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from tollgate.broker.repository.job import PlainStoredJob, Slot, StoredJob, gran
 from tollgate.domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from tollgate.domain.results import (
     ErrorResult,
+    Grant,
     InputRound,
     JobResult,
     LeasesResult,
@@ -107,6 +109,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _MOVES: Final = frozenset({JobCreated, JobTransitioned})
+_grant_of: Final[Callable[[Grant], tuple[str, int]]] = attrgetter("job.job_id", "lease")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 
@@ -144,18 +147,17 @@ def outcome_of(result: Result) -> AnyOutcome:
 
 
 def outcomes_of(
-    results: Sequence[Result], events: Sequence[AnyEvent], place: int
+    results: Sequence[Result], events: Sequence[AnyEvent], place: int, kinds: set[type[Result]]
 ) -> Sequence[int | AnyOutcome]:
     """Return what is remembered of a run's results: the place of its event if a result has one.
 
-    The events of the run are `events` from `place` on, in the order of the results.
+    The events of the run are `events` from `place` on, in the order of the results, which are of
+    these `kinds`.
     """
+    if JobResult not in kinds:
+        return [*map(outcome_of, results)]
     end = len(events)
-    if (
-        end - place == len(results)
-        and type(events[place]) in _MOVES
-        and JOBS_ALONE.issuperset(map(type, results))
-    ):
+    if kinds == JOBS_ALONE and end - place == len(results) and type(events[place]) in _MOVES:
         return range(place, end)
     outcomes: list[int | AnyOutcome] = []
     for result in results:
@@ -174,7 +176,7 @@ def outcomes_of(
 
 def grants_of(result: LeasesResult) -> list[tuple[str, int]]:
     """Return job and token of each lease granted."""
-    return [(each.job.job_id, each.lease) for each in result.leases]
+    return [*map(_grant_of, result.leases)]
 
 
 def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Result:

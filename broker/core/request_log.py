@@ -59,9 +59,9 @@ class RequestLog:
         self.last_session = 0
         self.outcomes = 0
         """How much is remembered in all: see `weight`."""
-        self._recent: OrderedDict[tuple[int, int], Record] = OrderedDict()
-        """The records of the latest requests. Most are acknowledged before anything needs their
-        outcomes written out."""
+        self._recent: OrderedDict[tuple[int, int], tuple[Record, int]] = OrderedDict()
+        """The records of the latest requests, with the weight of each. Most are acknowledged before
+        anything needs their outcomes written out."""
 
     def __len__(self) -> int:
         """Return how many sessions there are."""
@@ -138,30 +138,34 @@ class RequestLog:
         if not number:
             return
         session = self._find(number)
-        if outcomes and seq in session.outcomes:
+        kept, recent = session.outcomes, self._recent
+        if outcomes and seq in kept:
             raise RequestConflictError(f"request {seq} of session {number} was executed before")
         self._sessions.move_to_end(number)
         holding = self._holdings[session.owner]
         holding.sessions.move_to_end(number)
-        before = self.outcomes
+        added = 0
         if acked > session.acked:
             session.acked = acked
-            for old in [old for old in session.outcomes if old <= acked]:
-                _, forgotten = session.outcomes.pop(old)
-                recent = self._recent.pop((number, old), None)
-                self.outcomes -= weight(recent.outcomes if recent else forgotten)
+            for old in [old for old in kept if old <= acked]:
+                _, forgotten = kept.pop(old)
+                known = recent.pop((number, old), None)
+                added -= weight(forgotten) if known is None else known[1]
         if outcomes and seq > session.acked:
-            session.outcomes[seq] = (record.digest, [])
-            self._recent[number, seq] = record
-            self.outcomes += weight(outcomes)
-            if len(self._recent) > RECENT_MAX:
-                self._write_out(*next(iter(self._recent)))
-        holding.outcomes += self.outcomes - before
+            size = weight(outcomes)
+            kept[seq] = (record.digest, [])
+            recent[number, seq] = record, size
+            added += size
+            if len(recent) > RECENT_MAX:
+                self._write_out(*next(iter(recent)))
+        self.outcomes += added
+        holding.outcomes += added
 
     def _write_out(self, number: int, seq: int) -> None:
         """Keep only the outcomes of a request, and not the events that some of them refer to."""
-        record = self._recent.pop((number, seq), None)
-        if record is not None:
+        recent = self._recent.pop((number, seq), None)
+        if recent is not None:
+            record, _ = recent
             self._sessions[number].outcomes[seq] = (record.digest, record.full_outcomes())
 
     def evict(self, number: int) -> None:

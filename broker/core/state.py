@@ -45,7 +45,7 @@ from tollgate.broker.repository.history import (
     STOP_REQUESTED,
 )
 from tollgate.broker.repository.indexes import measured
-from tollgate.broker.repository.job import Changes, Slot
+from tollgate.broker.repository.job import Changes, Slot, StandingLease
 from tollgate.broker.repository.job_repo import InMemoryJobRepository, claimed_for, is_finished
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
@@ -184,8 +184,7 @@ class State:
         changes = self.jobs.create_all(events)
         self.known += changes.slots
         if changes.slots:
-            times = [slot.job.pay_by_time for slot in changes.slots]
-            self.unpaid.add_all(changes.slots, times)
+            self.unpaid.add_all(changes.slots)
         return changes
 
     def _transition(
@@ -308,22 +307,30 @@ class State:
     def _grant(
         self, events: Sequence[LeaseGranted], origin: Origin, now_ms: int, found: Found
     ) -> Changes:
-        changes, granted = Changes(), list[LeaseGranted]()
-        last_token = self.leases.last_token
+        changes, leases = Changes(), list[StandingLease]()
+        last_token, by, client = self.leases.last_token, origin.by, origin.client
+        span_ms = ends_ms = -1
         if found is None:
             found = self.jobs.get_all([event.job_id for event in events])
         for event, slot in zip(events, found, strict=True):
-            try:
-                if slot is None:
-                    raise JobNotFoundError(event.job_id)
-                _check_grant(slot, event, last_token)
-            except Refusal as refusal:
+            if slot is None:
+                changes.refuse(JobNotFoundError(event.job_id))
+                continue
+            is_free = slot.lease is None and slot.job.status not in TERMINAL  # the common case
+            if (not is_free or event.lease <= last_token) and (
+                refusal := _refusal_of(slot, event, last_token)
+            ):
                 changes.refuse(refusal)
-            else:
-                last_token = event.lease
-                changes.slots.append(slot)
-                granted.append(event)
-        self.leases.grant(changes.slots, granted, origin, now_ms)
+                continue
+            last_token = event.lease
+            if (
+                event.lease_ms != span_ms
+            ):  # most last equally long: they share the number of the end
+                span_ms = event.lease_ms
+                ends_ms = now_ms + span_ms
+            changes.slots.append(slot)
+            leases.append(StandingLease(slot, last_token, span_ms, ends_ms, by, client))
+        self.leases.begin(changes.slots, leases, origin)
         self.known += map(seen_of, changes.slots)
         return changes
 
@@ -408,15 +415,16 @@ def no_settlement(job_id: str) -> InvalidStateTransitionError:
     return InvalidStateTransitionError.rebuilt(message, {"job_id": job_id, "allowed": []})
 
 
-def _check_grant(slot: Slot, event: LeaseGranted, last_token: int) -> None:
-    """Raise the Refusal of a lease that cannot be granted."""
+def _refusal_of(slot: Slot, event: LeaseGranted, last_token: int) -> Refusal | None:
+    """Return the refusal of a lease that cannot be granted."""
     job = slot.job
     if is_finished(slot.job) or (job.status in TERMINAL and claimed_for(job) not in CLAIMABLE):
         message = f"job {job.job_id} is {job.status}: there is nothing to do"
-        raise JobConflictError(message, job_id=job.job_id)
+        return JobConflictError(message, job_id=job.job_id)
     if slot.lease is not None or event.lease <= last_token:
         message = f"lease {event.lease} on job {job.job_id} cannot be granted"
-        raise LeaseHeldError(message, job_id=job.job_id)
+        return LeaseHeldError(message, job_id=job.job_id)
+    return None
 
 
 def _moved(slot: Slot) -> Known:

@@ -53,6 +53,8 @@ _NUMBERS: Final[dict[JobStatus | SettlementState, int]] = {
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG: Final = 255
 """A length from here on takes two more bytes."""
+_HEADS: Final = [bytes((length,)) for length in range(_LONG)]
+"""The byte of each shorter length."""
 
 Who = int | tuple[str, str]
 
@@ -111,16 +113,19 @@ class Origins:
         reason: str | None = None,
     ) -> bytes:
         """Return an entry; the same bytes serve all jobs to which the same happens at once."""
-        who, at = self.number(origin.by, origin.client), origin.at
-        reason = reason and reason[:REASON_CHARACTERS_MAX]
-        if before is not None and after is not None:
-            source, target = _NUMBERS[before], _NUMBERS[after]
-            if attempt is None and reason is None:  # the common case
-                return _with_length(_encode((code, at, who, source, target)))
-            return _with_length(_encode((code, at, who, source, target, attempt, reason)))
-        if attempt is None and reason is None:
-            return _with_length(_encode((code, at, who)))
-        return _with_length(_encode((code, at, who, None, None, attempt, reason)))
+        who: Who | None = self._numbers.get((origin.by, origin.client))
+        if who is None:
+            who = self.number(origin.by, origin.client)
+        is_short = attempt is None and reason is None  # the common case
+        fields: tuple[object, ...]
+        if before is None or after is None:
+            fields = (code, origin.at, who) if is_short else (code, origin.at, who, None, None)
+        else:
+            fields = (code, origin.at, who, _NUMBERS[before], _NUMBERS[after])
+        if not is_short:
+            fields = (*fields, attempt, reason and reason[:REASON_CHARACTERS_MAX])
+        packed = _encode(fields)
+        return _HEADS[len(packed)] + packed if len(packed) < _LONG else _with_length(packed)
 
     def read(self, created_at: datetime, history: bytes | None) -> tuple[list[HistoryEntry], int]:
         """Return the entries of a history, the creation first, and how many were left out."""
@@ -217,5 +222,5 @@ def _trimmed(history: bytes, entries_max: int) -> bytes:
 def _with_length(packed: bytes) -> bytes:
     length = len(packed)
     if length < _LONG:
-        return bytes((length,)) + packed
+        return _HEADS[length] + packed
     return bytes((_LONG,)) + length.to_bytes(2, "big") + packed

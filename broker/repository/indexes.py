@@ -46,6 +46,10 @@ class CreationIndex:
 
     def add(self, slots: Sequence[Slot]) -> None:
         """Add jobs that were created after all others here."""
+        if self._blocks and len(self._blocks[-1]) + len(slots) <= BLOCK:  # the common case
+            self._blocks[-1] += slots
+            self._live[-1] += len(slots)
+            return
         start = 0
         while start < len(slots):
             if not self._blocks or len(self._blocks[-1]) >= BLOCK:

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from datetime import UTC, datetime
-from itertools import groupby
 from types import TracebackType
 from typing import Final, Self
 
@@ -298,7 +297,8 @@ class InMemoryJobRepository:
                     or (are_many and (job.queue is not queue or job.priority != priority))
                     or current is AWAITING_INPUT  # with input, or without
                 ):
-                    self._moved(slots[begin:], before, after, origin)
+                    if len(slots) > begin:
+                        self._moved(slots[begin:], before, after, origin)
                     begin, before, after = len(slots), current, target
                     queue, priority = job.queue, job.priority
                     try:
@@ -354,8 +354,14 @@ class InMemoryJobRepository:
         """Lease jobs: no claim gets them until they are freed or change their status."""
         with self._lock:
             first = self.origins.entry(CLAIMED, origin)
+            # In order: a replay may apply the grants of several claims in one run.
+            served: list[tuple[Claimed, str]] = []
+            status, queue = None, ""
             for slot, lease in zip(slots, leases, strict=True):
                 job, entry = slot.job, first
+                if job.status is not status or job.queue != queue or job.settlement is not None:
+                    status, queue = job.status, job.queue
+                    served.append((claimed_for(job), queue))
                 slot.lease = lease
                 slot.entries &= ~READY
                 if job.attempts and job.status is RUNNING:
@@ -366,9 +372,7 @@ class InMemoryJobRepository:
                 else:
                     self.texts.set_history(slot, grown(history, entry))
             self.leased += len(slots)
-            # One by one, in order: a replay may apply the grants of several claims in one run.
-            served = groupby((claimed_for(slot.job), slot.job.queue) for slot in slots)
-            self.queues.served(key for key, _ in served)
+            self.queues.served(served)
 
     def free(self, slot: Slot, at: datetime) -> None:
         """End the lease on a job, if there is one; it may be claimed again as soon as it is due."""
@@ -399,7 +403,11 @@ class InMemoryJobRepository:
         """Add an entry to the history of a job."""
         with self._lock:
             entry = self.origins.entry(code, origin, before, after, attempt, reason)
-            self.texts.set_history(slot, grown(slot.history, entry))
+            history = slot.history
+            if history is not None and len(history) + len(entry) <= TRIM_BYTES:
+                slot.history = history + entry  # the common case, without a call
+            else:
+                self.texts.set_history(slot, grown(history, entry))
 
     def set_settlement(self, slot: Slot, settlement: Settlement, at: datetime) -> None:
         """Replace the settlement of a job. Raises InvalidStateTransitionError."""

@@ -118,6 +118,30 @@ def test_a_count_drops_stale_entries_over_several_batches() -> None:
     assert len(outputs) > STALE // DROPS
 
 
+def test_a_repeat_that_must_drop_much_is_put_off() -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    request = driver.request(create(), Count(), session=hello.session or 0)
+    arrival = Arrival(PEER, [encode_request(request)], ADMIN)
+    driver.run(arrival)
+    worked(driver)
+    stored = driver.engine.context.state.jobs.stored
+    outputs = [driver.pipeline.run([arrival], driver.now)]
+    while not outputs[-1].taken:
+        assert not outputs[-1].replies
+        outputs.append(driver.pipeline.run([arrival], driver.now))
+    assert len(outputs) > STALE // DROPS
+    assert not any(output.records for output in outputs)
+    (reply,) = outputs[-1].replies
+    answer = decode_answer(reply.frame)
+    assert isinstance(answer, Reply)
+    created, counted = answer.results
+    assert job_of(created).version == 1
+    assert isinstance(counted, CountResult)
+    assert driver.engine.context.state.jobs.stored == stored
+
+
 def test_behind_a_change_a_claim_is_to_be_sent_again() -> None:
     driver = Driver()
     ids = worked(driver)

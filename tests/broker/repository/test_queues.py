@@ -119,6 +119,40 @@ def test_turns_are_taken_by_status() -> None:
     assert stored.ready("*") == [2]
 
 
+def test_leases_on_jobs_of_many_queues_serve_each() -> None:
+    stored = Stored()
+    for queue in ("a", "b", "c"):
+        stored.add(queue, 2)
+    stored.lease(0, 2)
+    assert stored.ready("*") == [4, 5, 1, 3]
+
+
+def test_leases_on_jobs_of_many_statuses_serve_each() -> None:
+    stored = Stored()
+    for queue in ("a", "b"):
+        stored.add(queue, 4)
+    for number in (0, 1, 4, 5):
+        stored.move(number, RUNNING)
+    stored.lease(0, 2)  # a replay may apply the grants of several claims at once
+    assert stored.ready("*", state=RUNNING) == [4, 5, 1]
+    assert stored.ready("*") == [6, 7, 3]
+
+
+def test_leases_on_settlements_serve_each_state() -> None:
+    stored = Stored()
+    for queue in ("a", "b"):
+        stored.add(queue, 4, settle=True)
+    for number in range(8):
+        stored.move(number, RUNNING, COMPLETED)
+    for number in (2, 3, 6, 7):
+        slot = stored.slots[number]
+        settlement = Settlement(SettlementState.SUBMITTED, EPOCH)
+        stored.jobs.set_settlement(slot, settlement, EPOCH)
+    stored.lease(0, 2)
+    assert stored.ready("*", state=SettlementState.WANTED) == [4, 5, 1]
+    assert stored.ready("*", state=SettlementState.SUBMITTED) == [6, 7, 3]
+
+
 def test_a_queue_that_had_nothing_keeps_its_turn() -> None:
     stored = Stored()
     stored.add("a")
