@@ -14,11 +14,11 @@ from tollgate.broker.core.figures import Figures
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Instant, later
-from tollgate.broker.core.waiters import Ticket, Waiters
+from tollgate.broker.core.waiters import ENDS_MAX, SERVED_MAX, Ending, Ticket, Waiters
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.broker.repository.queues import DROPS_MAX
-from tollgate.domain.commands import Command, Wait
+from tollgate.domain.commands import Command
 from tollgate.domain.exceptions import Refusal, ReplyFullError, WaitTimeoutError
 from tollgate.domain.results import CountResult, JobResult, Result, error_of
 from tollgate.domain.settlement import SettlementState
@@ -73,8 +73,14 @@ class Context:
         self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched, state.mono)
         self.events: list[AnyEvent] = []
         """The events since they were last taken; always the same list."""
-        self.answers: deque[Answer] = deque()
-        """The answers to parked commands. The caller removes the answer that it sends."""
+        self.answers: deque[Answer | Ending] = deque()
+        """The answers to parked commands, and those of which many get the same: `next_answer`."""
+        self.ends_left = ENDS_MAX
+        """How much the ends of parked commands may still cost in this batch,"""
+        self.serves_left = SERVED_MAX
+        """and how much the grants to parked claims."""
+        self.are_owed = False
+        """Whether parked claims wait for the next batch, although there may be jobs for them."""
         self.scans_left = SCAN_JOBS_MAX
         """The scan budget: how many jobs the reads of this batch may still look at, and how many
         lines its claims."""
@@ -204,16 +210,32 @@ class Context:
     def _answer_waits(self, slot: Slot) -> None:
         """Answer the waits for a job to be where it is now."""
         job = slot.job
-        waiting = self.waiters.awaiting(job.job_id, job.status)
-        if waiting:
-            result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
-            for parked in waiting:
-                self.waiters.remove(parked)
-                self.answers.append(Answer(parked.ticket, result, Wait))
+        # The job may move on before the answer is encoded: so copy it.
+        ending = self.waiters.end_waits(
+            job.job_id, job.status, lambda: job_result(copy(slot.whole()))
+        )
+        if ending is not None:
+            self.answers.append(ending)
+
+    def next_answer(self) -> Answer | None:
+        """Take out the next answer to a parked command; None if this batch may give no other."""
+        answers = self.answers
+        while answers:
+            head = answers[0]
+            if isinstance(head, Answer):
+                answers.popleft()
+                return head
+            parked, self.ends_left = self.waiters.take_ended(head, self.ends_left)
+            if parked is not None:
+                return Answer(parked.ticket, head.result, type(parked.command))
+            if not head.is_over:
+                return None
+            answers.popleft()
+        return None
 
     def begin_batch(self, now: Instant) -> None:
         """Set the budgets of a batch; let the next events happen by themselves, now."""
-        self.scans_left = SCAN_JOBS_MAX
+        self.scans_left, self.ends_left, self.serves_left = SCAN_JOBS_MAX, ENDS_MAX, SERVED_MAX
         self.state.jobs.queues.drops_left = DROPS_MAX
         self.must_wait = False
         self.act_alone(now)

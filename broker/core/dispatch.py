@@ -64,6 +64,8 @@ HISTORY_BYTES_MAX: Final = 65 * 384
 """An upper bound of what a history takes in a reply, beyond the bytes that are stored."""
 LONG_RUN: Final = 100
 """A run has no more commands if a job has a long history or rounds of input."""
+SLOW_RUN: Final = 250
+"""A run has no more if each command may take long by itself; see `is_slow`."""
 CHARGED: Final = frozenset[type[Command]](
     {Get, Transition, ProvideInput, Cancel, Hold, Resume, RequestStop, Annotate, Settle, Touch,
      Release}
@@ -83,7 +85,9 @@ def runs(
     for kind, group in groupby(commands, type):
         for run in _independent(kind, [*group]):
             if len(run) > LONG_RUN and context.state.jobs.texts.are_long:
-                yield from _pieces(context, kind, run, request)
+                yield from _pieces(context, kind, run, request, LONG_RUN)
+            elif len(run) > SLOW_RUN and kind in IN_RUNS and is_slow(context, kind):
+                yield from _pieces(context, kind, run, request, SLOW_RUN)
             elif len(run) == 1 or (kind in IN_RUNS and _fits(context, kind, run, request)):
                 yield run
             else:
@@ -91,12 +95,18 @@ def runs(
                     yield [command]
 
 
+def is_slow(context: Context, kind: type[Command]) -> bool:
+    """Return whether a run takes as long as its commands would one by one."""
+    jobs = context.state.jobs
+    return kind in SHOWING_NO_JOB or jobs.have_parts or jobs.queues.are_barred
+
+
 def _pieces(
-    context: Context, kind: type[Command], run: list[Any], request: RequestContext
+    context: Context, kind: type[Command], run: list[Any], request: RequestContext, size: int
 ) -> Iterator[list[Any]]:
     """Yield a run in pieces, so that the cost of a piece is known before the next is decided."""
-    for start in range(0, len(run), LONG_RUN):
-        piece = run[start : start + LONG_RUN]
+    for start in range(0, len(run), size):
+        piece = run[start : start + size]
         if kind in IN_RUNS and _fits(context, kind, piece, request):
             yield piece
         else:

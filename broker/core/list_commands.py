@@ -22,7 +22,7 @@ COUNT_SCANS: Final = 16
 """Cost of counting, in scans."""
 COUNT_QUEUE_SCANS: Final = 2
 """What each queue adds to it."""
-SHOWN_SCANS: Final = 2
+SHOWN_SCANS: Final = 3
 """Cost of showing a job in a page, in scans,"""
 LEASE_SCANS: Final = 2
 """and of showing its lease."""

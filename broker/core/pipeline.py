@@ -126,7 +126,7 @@ class Pipeline:
             has_drops = queues.drops_left > 0
         if writable:
             is_spent = context.scans_left <= SCANS_KEPT or not has_drops
-            self._was_full = _is_full(output) or is_spent
+            self._was_full = _is_full(output) or is_spent or context.are_owed
         return output
 
     def _tend_feed(self, now: Instant, output: Output) -> None:
@@ -248,8 +248,8 @@ class Pipeline:
         Waits that it has ended are answered with them, as far as there is room.
         """
         reply, answers = output.replies.pop(), self._context.answers
-        while answers and output.room_bytes > 0:
-            self._answer(answers.popleft(), output)
+        while answers and output.room_bytes > 0 and (answer := self._context.next_answer()):
+            self._answer(answer, output)
         output.replies.append(reply)
 
     def _answer_at_once(self, arrival: Arrival, answer: Answer, output: Output) -> None:
@@ -278,6 +278,7 @@ class Pipeline:
             if answer is None:
                 break
             self._answer(answer, output)
+        context.are_owed = lease_at is not None and bool(queues.changed)
         return output
 
     def _settle_apart(self) -> Output:
@@ -287,9 +288,9 @@ class Pipeline:
 
     def _next_answer(self, lease_at: Instant | None) -> Answer | None:
         context = self._context
-        if context.answers:
-            return context.answers.popleft()
-        if lease_at is None or context.scans_left <= SCANS_KEPT:
+        if context.answers and (answer := context.next_answer()):
+            return answer
+        if lease_at is None or context.scans_left <= SCANS_KEPT or context.serves_left <= 0:
             return None
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 
