@@ -19,6 +19,7 @@ from tests.core import (
     move,
     wait,
 )
+from tests.core import job_id as numbered
 from tollgate.broker.core import context, waiters
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.events import LogBegan
@@ -36,7 +37,7 @@ from tollgate.domain.commands import (
     StopWaiting,
     Wait,
 )
-from tollgate.domain.messages import Reply, encode_request
+from tollgate.domain.messages import Reply, Request, encode_request
 from tollgate.domain.results import EventsResult, HelloResult, LeasesResult, OkResult
 from tollgate.domain.status import COMPLETED, FAILED, RUNNING
 
@@ -188,6 +189,29 @@ def test_an_ended_wait_that_is_stopped_shows_the_job() -> None:
     assert isinstance(driver.result_of(stop) or driver.result_of(driver.seq), OkResult)
 
 
+def test_a_wait_that_ends_and_is_stopped_in_one_message() -> None:
+    driver = Driver()
+    job = driver.job(create())
+    seqs = [park(driver, wait(job.job_id)) for _ in range(2)]
+    driver.run(arrival(driver, Cancel(job_id=job.job_id), StopWaiting(seqs=seqs)))
+    pieces(driver)
+    assert {job_of(driver.result_of(seq)).status for seq in seqs} == {FAILED}
+    assert set(answers(driver).values()) == {1}
+
+
+def test_a_wait_that_was_replaced_is_not_answered() -> None:
+    driver = Driver()
+    job, other = driver.job(create()), driver.job(create())
+    seqs = [park(driver, wait(job.job_id)) for _ in range(MANY)]
+    driver.run(arrival(driver, Cancel(job_id=job.job_id)))
+    replaced = Request(1, 0, seqs[-1], 0, [wait(other.job_id)])
+    driver.run(Arrival(PEER, [encode_request(replaced)], ADMIN))
+    pieces(driver)
+    assert driver.answer_to(seqs[-1]) is None
+    driver.ask(Cancel(job_id=other.job_id))
+    assert job_of(driver.result_of(seqs[-1])).job_id == other.job_id
+
+
 def test_a_repeat_of_an_ended_wait_is_answered_once() -> None:
     driver = Driver()
     (hello,) = driver.ask(Hello(open_session=True))
@@ -279,7 +303,7 @@ def test_a_lost_key_gets_no_job_between_the_pieces() -> None:
     others = park(driver, CLAIM)
     driver.run()
     expelled(driver)
-    job = driver.job(create(), move("00000001-0000-4000-8000-000000000000", RUNNING))
+    job = driver.job(create(), move(numbered(1), RUNNING))
     pieces(driver)
     assert {error_of_result(driver.result_of(seq)).code for seq in own} == {"not_authorized"}
     (grant,) = leases_of(driver.result_of(others))
@@ -310,10 +334,9 @@ def test_what_is_parked_after_the_loss_stays() -> None:
     expelled(driver)
     driver.run(arrival(driver, claim(wait_ms=60_000), principal=WORKER))  # the key is back
     again = driver.seq
+    assert driver.pipeline.is_behind(), "others are left"
+    driver.ask(create(), move(numbered(1), RUNNING))
     pieces(driver)
-    assert driver.answer_to(again) is None
-    job = driver.job(create())
-    driver.ask(move(job, RUNNING))
     assert isinstance(driver.result_of(again), LeasesResult)
 
 
