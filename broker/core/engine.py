@@ -151,7 +151,7 @@ class Engine:
             if runs_left <= 0:
                 yield None
                 runs_left = RUNS_MAX
-            is_slow_run = len(run) > LONG_RUN and is_slow(context, type(run[0]))
+            is_slow_run = len(run) > LONG_RUN and is_slow(context, run)
             runs_left -= len(run) if is_slow_run else 1
             results = self._dispatcher.decide(context, run, request_context)
             left -= len(run)

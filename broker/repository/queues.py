@@ -340,7 +340,7 @@ class Queues:
         """Check some entries of each line of a queue, as many as it has had changes."""
         changes, queue.changes = queue.changes, 0
         shares = len(self.by_name)
-        for state in JobStatus:
+        for state in _NO_JOBS:
             queue.entered(state).check(changes, queue.counts[state], shares)
         for lines in queue.lines.values():
             for line in lines:

@@ -398,10 +398,21 @@ def test_slow_runs_are_cut_and_share_batches(monkeypatch: pytest.MonkeyPatch) ->
     ids = [driver.job(create()).job_id for _ in range(20)]
     moves = [move(job_id, RUNNING) for job_id in ids]
     assert runs_of(monkeypatch, driver, *moves) == [20]
-    driver.ask(Hold(job_id=ids[0]), Resume(job_id=ids[0]))  # from now on, jobs are looked at alone
-    ends = message(driver, *[move(job_id, COMPLETED) for job_id in ids])
-    assert [driver.pipeline.run([ends], driver.now).taken for _ in range(3)] == [0, 0, 1]
-    assert runs_of(monkeypatch, driver, *[Get(job_id=job_id) for job_id in ids]) == [4] * 5
+    ask = message(driver, *[move(job_id, AWAITING_INPUT, input_schema="?") for job_id in ids])
+    assert [driver.pipeline.run([ask], driver.now).taken for _ in range(3)] == [0, 0, 1]
+    ends = [move(job_id, FAILED) for job_id in ids]  # from now on, jobs are looked at alone
+    assert runs_of(monkeypatch, driver, *ends) == [4] * 5
+    assert runs_of(monkeypatch, driver, *[Get(job_id=job_id) for job_id in ids]) == [20]
+
+
+def test_slow_creations_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SLOW_RUN", 4)
+    monkeypatch.setattr(dispatch, "FEW_QUEUES", 2)
+    driver = Driver()
+    assert runs_of(monkeypatch, driver, *[create(settle=True)] * 6) == [4, 2]
+    two, three = ([create(queue=f"{n % many}") for n in range(8)] for many in (2, 3))
+    assert runs_of(monkeypatch, driver, *two) == [8]
+    assert runs_of(monkeypatch, driver, *three) == [4, 4]
 
 
 def test_touches_share_batches_like_single_commands(monkeypatch: pytest.MonkeyPatch) -> None:
