@@ -14,11 +14,18 @@ from tollgate.broker.core.figures import Figures
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Instant, later
-from tollgate.broker.core.waiters import ENDS_MAX, SERVED_MAX, Ending, Ticket, Waiters
+from tollgate.broker.core.waiters import (
+    END_COST,
+    ENDS_MAX,
+    SERVED_MAX,
+    Ending,
+    Ticket,
+    Waiters,
+)
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.broker.repository.queues import DROPS_MAX
-from tollgate.domain.commands import Command
+from tollgate.domain.commands import Command, Wait
 from tollgate.domain.exceptions import Refusal, ReplyFullError, WaitTimeoutError
 from tollgate.domain.results import CountResult, JobResult, Result, error_of
 from tollgate.domain.settlement import SettlementState
@@ -210,12 +217,17 @@ class Context:
     def _answer_waits(self, slot: Slot) -> None:
         """Answer the waits for a job to be where it is now."""
         job = slot.job
-        # The job may move on before the answer is encoded: so copy it.
-        ending = self.waiters.end_waits(
-            job.job_id, job.status, lambda: job_result(copy(slot.whole()))
-        )
-        if ending is not None:
-            self.answers.append(ending)
+        groups = self.waiters.take_groups(job.job_id, job.status)
+        if not groups:
+            return
+        result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
+        if len(groups) == 1 == len(groups[0]) and self.ends_left > 0:
+            (parked,) = groups[0].values()  # the common case
+            self.waiters.remove(parked)
+            self.ends_left -= END_COST + len(parked.job_ids)
+            self.answers.append(Answer(parked.ticket, result, Wait))
+        else:
+            self.answers.append(self.waiters.end_groups(groups, result))
 
     def next_answer(self) -> Answer | None:
         """Take out the next answer to a parked command; None if this batch may give no other."""
@@ -237,7 +249,7 @@ class Context:
         """Set the budgets of a batch; let the next events happen by themselves, now."""
         self.scans_left, self.ends_left, self.serves_left = SCAN_JOBS_MAX, ENDS_MAX, SERVED_MAX
         self.state.jobs.queues.drops_left = DROPS_MAX
-        self.must_wait = False
+        self.must_wait = self.are_owed = False
         self.act_alone(now)
 
     def put_off(self) -> ReplyFullError:

@@ -143,16 +143,14 @@ class Engine:
         refused: list[tuple[type[Command], str]] = []
         grants: list[tuple[str, int]] = []
         place, left = len(events), len(commands)  # where the run's events begin; commands to decide
-        long_bytes = max(0, request_context.frame_bytes - READ_BYTES)
-        runs_left = max(1, RUNS_MAX - long_bytes // BYTES_A_RUN)
+        runs_left = RUNS_MAX if left <= RUNS_MAX else _runs_at_first(request_context.frame_bytes)
         # Each command behind a run takes at least its refusal.
         request_context.room_bytes -= REPLY_BYTES_MAX + (left - 1) * REFUSAL_BYTES
         for run in runs(context, commands, request_context):
             if runs_left <= 0:
                 yield None
                 runs_left = RUNS_MAX
-            is_slow_run = len(run) > LONG_RUN and is_slow(context, run)
-            runs_left -= len(run) if is_slow_run else 1
+            runs_left -= len(run) if len(run) > LONG_RUN and is_slow(context, run) else 1
             results = self._dispatcher.decide(context, run, request_context)
             left -= len(run)
             if len(run) == len(commands):  # the common case: the whole reply in one call
@@ -320,6 +318,11 @@ class Engine:
         opened = SessionOpened(number, request.ticket.principal.name, client)
         context.record_one(opened, request.now_ms)
         return number
+
+
+def _runs_at_first(frame_bytes: int) -> int:
+    """Return how many runs of a message the batch decides that has read it."""
+    return max(1, RUNS_MAX - max(0, frame_bytes - READ_BYTES) // BYTES_A_RUN)
 
 
 def execution_of(answer: Answer, *, happened: bool) -> Execution:

@@ -24,7 +24,7 @@ from tollgate.broker.core.events import (
 from tollgate.broker.core.job_commands import check_queues
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_bytes_with
 from tollgate.broker.core.timers import later
-from tollgate.broker.core.waiters import Parked, names_of, state_of
+from tollgate.broker.core.waiters import END_COST, Parked, names_of, state_of
 from tollgate.broker.repository.job import Slot, grant, job_result
 from tollgate.broker.repository.job_repo import claimed_for
 from tollgate.broker.repository.lines import Claimed
@@ -294,7 +294,8 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
     if not result.leases and not context.state.jobs.queues.drops_left:
         return None  # it is served in the next batch
     waiters.remove(parked)
-    context.serves_left -= parked.cost + LEASE_COST * len(result.leases)
+    spent = END_COST + LEASE_COST * len(result.leases)
+    context.serves_left -= spent if command.queues is None else spent + len(command.queues)
     return Answer(parked.ticket, result, Claim)
 
 

@@ -276,9 +276,9 @@ class Pipeline:
         while context.answers or (lease_at and queues.changed):
             answer = None if _is_full(output) else self._next_answer(lease_at)
             if answer is None:
+                context.are_owed = lease_at is not None and bool(queues.changed)
                 break
             self._answer(answer, output)
-        context.are_owed = lease_at is not None and bool(queues.changed)
         return output
 
     def _settle_apart(self) -> Output:

@@ -1,7 +1,7 @@
 """Parked commands: waits by job, claims by status and queue, each until its time is over."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Final, TypeVar
@@ -239,23 +239,23 @@ class Waiters:
         ended = [group for awaited, group in groups.items() if status in awaited]
         return [*chain.from_iterable(map(dict.values, ended))]
 
-    def end_waits(
-        self, job_id: str, status: JobStatus, result: Callable[[], Result]
-    ) -> Ending | None:
-        """Let the waits end that a job ends when it enters `status`, if there are any.
+    def take_groups(self, job_id: str, status: JobStatus) -> list[Group]:
+        """Take out the waits that end when the job enters `status`; the caller ends all of them.
 
-        `result` makes their answer. This takes no longer if there are many of them.
+        This takes no longer if there are many of them.
         """
         groups = self._waits.get(job_id)
         if groups is None:
-            return None
+            return []
         ended = [groups.pop(awaited) for awaited in [*groups] if status in awaited]
         if not groups:
             del self._waits[job_id]
-        if not ended:
-            return None
-        members = chain.from_iterable(map(dict.values, ended))
-        self.endings.append(ending := Ending(members, result(), ended))
+        return ended
+
+    def end_groups(self, groups: list[Group], result: Result) -> Ending:
+        """Let waits that were taken out end."""
+        members = chain.from_iterable(map(dict.values, groups))
+        self.endings.append(ending := Ending(members, result, groups))
         return ending
 
     def end_all(self, result: Result, of: Principal | None = None) -> Ending:
