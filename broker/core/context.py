@@ -14,7 +14,14 @@ from tollgate.broker.core.figures import Figures
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Instant, later
-from tollgate.broker.core.waiters import Ticket, Waiters
+from tollgate.broker.core.waiters import (
+    END_COST,
+    ENDS_MAX,
+    SERVED_MAX,
+    Ending,
+    Ticket,
+    Waiters,
+)
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.broker.repository.queues import DROPS_MAX
@@ -73,8 +80,14 @@ class Context:
         self.waiters = Waiters(limits.parked, limits.parked_share, limits.watched, state.mono)
         self.events: list[AnyEvent] = []
         """The events since they were last taken; always the same list."""
-        self.answers: deque[Answer] = deque()
-        """The answers to parked commands. The caller removes the answer that it sends."""
+        self.answers: deque[Answer | Ending] = deque()
+        """The answers to parked commands, and those of which many get the same: `next_answer`."""
+        self.ends_left = ENDS_MAX
+        """How much the ends of parked commands may still cost in this batch,"""
+        self.serves_left = SERVED_MAX
+        """and how much the grants to parked claims."""
+        self.are_owed = False
+        """Whether parked claims wait for the next batch, although there may be jobs for them."""
         self.scans_left = SCAN_JOBS_MAX
         """The scan budget: how many jobs the reads of this batch may still look at, and how many
         lines its claims."""
@@ -120,9 +133,9 @@ class Context:
         slower, so that the wall clock reaches it.
         """
         state = self.state
-        self.scans_left = SCAN_JOBS_MAX
+        self.scans_left, self.ends_left, self.serves_left = SCAN_JOBS_MAX, ENDS_MAX, SERVED_MAX
         state.jobs.queues.drops_left = DROPS_MAX
-        self.lacks_budget = False
+        self.lacks_budget = self.are_owed = False
         self.wall = now.wall
         if now.wall >= state.at:
             state.at = now.wall
@@ -210,12 +223,33 @@ class Context:
     def _answer_waits(self, slot: Slot) -> None:
         """Answer the waits for a job to be where it is now."""
         job = slot.job
-        waiting = self.waiters.awaiting(job.job_id, job.status)
-        if waiting:
-            result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
-            for parked in waiting:
-                self.waiters.remove(parked)
-                self.answers.append(Answer(parked.ticket, result, Wait))
+        groups = self.waiters.take_groups(job.job_id, job.status)
+        if not groups:
+            return
+        result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
+        if len(groups) == 1 == len(groups[0]) and self.ends_left > 0:
+            (parked,) = groups[0].values()  # the common case
+            self.waiters.remove(parked)
+            self.ends_left -= END_COST + len(parked.job_ids)
+            self.answers.append(Answer(parked.ticket, result, Wait))
+        else:
+            self.answers.append(self.waiters.end_groups(groups, result))
+
+    def next_answer(self) -> Answer | None:
+        """Take out the next answer to a parked command; None if this batch may give no other."""
+        answers = self.answers
+        while answers:
+            head = answers[0]
+            if isinstance(head, Answer):
+                answers.popleft()
+                return head
+            parked, self.ends_left = self.waiters.take_ended(head, self.ends_left)
+            if parked is not None:
+                return Answer(parked.ticket, head.result, type(parked.command))
+            if not head.is_over:
+                return None
+            answers.popleft()
+        return None
 
     def put_off(self) -> ReplyFullError:
         """Have the message put off, for a batch with new budgets; return the command's refusal.

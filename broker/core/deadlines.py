@@ -101,11 +101,9 @@ class Deadlines:
         `undelivered` are grants, by job and token, that their holders cannot have heard of: these
         leases end. Finished jobs that are left to remove do not count as left.
         """
-        waiters, state, now_ms = self._context.waiters, self._state, now.mono_ms
+        state, now_ms = self._state, now.mono_ms
         self._look_at_ms = now_ms + LOOK_MS
-        for parked in islice(waiters.due(now_ms), DUE_MAX):
-            end_wait(self._context, parked)
-        more = waiters.timers.is_due(now_ms)
+        more = self._end_waits(now_ms)
         if writable:
             for job_id, token in undelivered:
                 self._release(LeaseReleased(job_id, token), now)
@@ -122,6 +120,19 @@ class Deadlines:
             state.wall.refresh()
         state.mono.refresh()
         return more
+
+    def _end_waits(self, now_ms: int) -> bool:
+        """Answer parked commands whose time is over; return whether more are left.
+
+        Those that ended before that are answered first: none of them was in vain.
+        """
+        context, waiters = self._context, self._context.waiters
+        if not waiters.endings:
+            for parked in islice(waiters.due(now_ms), DUE_MAX):
+                end_wait(context, parked)
+                if context.ends_left <= 0:
+                    break
+        return not waiters.endings and waiters.timers.is_due(now_ms)
 
     def look_at_finished(self, now: Instant) -> None:
         """Note after a batch with changes when the oldest finished job is to be removed."""

@@ -53,6 +53,7 @@ from tollgate.domain.exceptions import (
     StorageFullError,
 )
 from tollgate.domain.results import DEFAULT_QUEUE, error_of
+from tollgate.domain.status import AWAITING_INPUT
 
 IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition, Touch, Release})
 """The kinds whose handlers take more than one command."""
@@ -64,6 +65,10 @@ HISTORY_BYTES_MAX: Final = 65 * 384
 """An upper bound of what a history takes in a reply, beyond the bytes that are stored."""
 LONG_RUN: Final = 100
 """A run has no more commands if a job has a long history or rounds of input."""
+SLOW_RUN: Final = 128
+"""A run has no more if it takes as long as its commands would one by one; see `is_slow`."""
+FEW_QUEUES: Final = 16
+"""A run that creates jobs in more queues takes so long."""
 CHARGED: Final = frozenset[type[Command]](
     {Get, Transition, ProvideInput, Cancel, Hold, Resume, RequestStop, Annotate, Settle, Touch,
      Release}
@@ -86,7 +91,9 @@ def _cut(
     for kind, group in groupby(commands, type):
         for run in _independent(kind, [*group]):
             if len(run) > LONG_RUN and context.state.jobs.texts.are_long:
-                yield from _pieces(context, kind, run, request)
+                yield from _pieces(context, kind, run, request, LONG_RUN)
+            elif len(run) > SLOW_RUN and is_slow(context, run):
+                yield from _pieces(context, kind, run, request, SLOW_RUN)
             elif len(run) == 1 or (kind in IN_RUNS and _fits(context, kind, run, request)):
                 yield run
             else:
@@ -94,12 +101,28 @@ def _cut(
                     yield [command]
 
 
+def is_slow(context: Context, run: Sequence[Any]) -> bool:
+    """Return whether a run may take as long as its commands would one by one.
+
+    So it is with questions and settlements, and with jobs of many queues, delayed or to be settled.
+    """
+    first, last, jobs = run[0], run[-1], context.state.jobs
+    kind = type(first)
+    if kind is Transition:
+        return jobs.have_parts or first.target is AWAITING_INPUT or last.target is AWAITING_INPUT
+    if kind is Create:
+        if first.settle or last.settle or first.not_before or last.not_before:
+            return True
+        return first.queue != last.queue and len({command.queue for command in run}) > FEW_QUEUES
+    return kind in SHOWING_NO_JOB
+
+
 def _pieces(
-    context: Context, kind: type[Command], run: list[Any], request: RequestContext
+    context: Context, kind: type[Command], run: list[Any], request: RequestContext, size: int
 ) -> Iterator[list[Any]]:
     """Yield a run in pieces, so that the cost of a piece is known before the next is decided."""
-    for start in range(0, len(run), LONG_RUN):
-        piece = run[start : start + LONG_RUN]
+    for start in range(0, len(run), size):
+        piece = run[start : start + size]
         if kind in IN_RUNS and _fits(context, kind, piece, request):
             yield piece
         else:

@@ -12,7 +12,7 @@ import msgspec
 
 from tollgate.broker.core.context import Answer, Context, Handlers, RequestContext, one_by_one
 from tollgate.broker.core.deadlines import Deadlines
-from tollgate.broker.core.dispatch import Dispatcher, runs
+from tollgate.broker.core.dispatch import LONG_RUN, Dispatcher, is_slow, runs
 from tollgate.broker.core.event_commands import EVENT_COMMANDS
 from tollgate.broker.core.events import SessionEvicted, SessionOpened
 from tollgate.broker.core.explain_commands import EXPLAIN_COMMANDS
@@ -62,6 +62,11 @@ EVICTED_MAX: Final = 1_000
 EVICTED_MIN: Final = 16
 RUNS_MAX: Final = 256
 """How many runs of a message one batch decides: alone, a command takes some 10 us."""
+READ_BYTES: Final = 64 * 1_024
+"""To read a message of that length takes little."""
+BYTES_A_RUN: Final = 1_536
+"""To read so many bytes more may take as long as to decide a run: then the first batch of a message
+decides fewer."""
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim without a grant has changed nothing: a repeat of it is decided like any claim."""
 
@@ -124,14 +129,14 @@ class Engine:
         refused: list[tuple[type[Command], str]] = []
         grants: list[tuple[str, int]] = []
         place, left = len(events), len(commands)  # where the run's events begin; commands to decide
-        runs_left = RUNS_MAX
+        runs_left = RUNS_MAX if left <= RUNS_MAX else _runs_at_first(request_context.frame_bytes)
         # Each command behind a run takes at least its refusal.
         request_context.room_bytes -= REPLY_BYTES_MAX + (left - 1) * REFUSAL_BYTES
         for run in runs(context, commands, request_context):
-            if not runs_left:
+            if runs_left <= 0:
                 yield None
                 runs_left = RUNS_MAX
-            runs_left -= 1
+            runs_left -= len(run) if len(run) > LONG_RUN and is_slow(context, run) else 1
             results = decide(context, run, request_context)
             left -= len(run)
             if len(run) == len(commands):  # the common case: the whole reply in one call
@@ -260,12 +265,8 @@ class Engine:
 
     def answer_parked(self, refusal: Refusal, of: Principal | None = None) -> None:
         """Answer the parked commands with a refusal: all, or those of one principal and key."""
-        waiters = self.context.waiters
-        for parked in waiters.all_parked():
-            if of is None or parked.ticket.principal == of:
-                waiters.remove(parked)
-                kind = type(parked.command)
-                self.context.answers.append(Answer(parked.ticket, error_of(refusal), kind))
+        context = self.context
+        context.answers.append(context.waiters.end_all(error_of(refusal), of))
 
     def _hello(self, context: Context, command: Hello, request: RequestContext) -> HelloResult:
         session = None
@@ -299,6 +300,11 @@ class Engine:
         opened = SessionOpened(number, request.ticket.principal.name, client)
         context.record_one(opened, request.now_ms)
         return number
+
+
+def _runs_at_first(frame_bytes: int) -> int:
+    """Return how many runs of a message the batch decides that has read it."""
+    return max(1, RUNS_MAX - max(0, frame_bytes - READ_BYTES) // BYTES_A_RUN)
 
 
 def execution_of(answer: Answer, *, happened: bool) -> Execution:

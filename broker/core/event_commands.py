@@ -24,10 +24,14 @@ EVENTS_BYTES_MAX: Final = 256 * 1_024
 ROW_SCANS: Final = 3
 """Cost of showing an event, in scans: looks at one event."""
 READER_SCANS: Final = 4
-"""Cost of looking for a parked reader, in scans."""
+"""Cost of looking for a parked reader, in scans,"""
+ANSWER_SCANS: Final = 12
+"""and of answering it."""
 JOB_IDS_A_SCAN: Final = 8
 """How many `job_ids` of a parked reader cost one more."""
 SERVE_EVERY_MS: Final = 20
+GO_ON_MS: Final = 10
+"""Sooner than that if the budget was not enough for all."""
 _NO_PLACE: Final = -1
 
 
@@ -182,6 +186,7 @@ def serve_readers(context: Context, now_ms: int, scans_max: int) -> Iterator[Ans
     equal: dict[bytes, tuple[EventsResult | None, Place]] = {}
     for number in [*waiters.unserved]:
         if scans_max <= 0:
+            waiters.serve_at_ms = now_ms + GO_ON_MS
             return
         scans_max -= READER_SCANS
         parked = waiters.readers.get(number)
@@ -190,10 +195,17 @@ def serve_readers(context: Context, now_ms: int, scans_max: int) -> Iterator[Ans
             continue
         command: Any = parked.command
         scans_max -= len(command.job_ids or ()) // JOB_IDS_A_SCAN
+        if waiters.endings and (ending := waiters.ending_of(parked)):  # its key was taken away
+            del waiters.unserved[number]
+            waiters.remove(parked)
+            scans_max -= ANSWER_SCANS
+            yield Answer(parked.ticket, ending.result, Events)
+            continue
         if not feed.has(parked.place):
             del waiters.unserved[number]
             waiters.remove(parked)
             refusal = gone(context, context.position(parked.place))
+            scans_max -= ANSWER_SCANS
             yield Answer(parked.ticket, error_of(refusal), Events)
             continue
         key = _key(command, parked.place)
@@ -208,6 +220,7 @@ def serve_readers(context: Context, now_ms: int, scans_max: int) -> Iterator[Ans
             del waiters.unserved[number]
         if result is not None:
             waiters.remove(parked)
+            scans_max -= ANSWER_SCANS
             yield Answer(parked.ticket, result, Events)
 
 

@@ -24,7 +24,7 @@ from tollgate.broker.core.events import (
 from tollgate.broker.core.job_commands import check_queues
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_bytes_with
 from tollgate.broker.core.timers import later
-from tollgate.broker.core.waiters import Parked, names_of, state_of
+from tollgate.broker.core.waiters import END_COST, Parked, names_of, state_of
 from tollgate.broker.repository.job import Slot, grant, job_result
 from tollgate.broker.repository.job_repo import claimed_for
 from tollgate.broker.repository.lines import Claimed
@@ -64,6 +64,8 @@ MILLISECOND: Final = timedelta(milliseconds=1)
 COMPARED_MAX: Final = 16
 """If more queues than this have new jobs, the first matching claim is served, not the one that has
 been parked longest of all."""
+LEASE_COST: Final = 8
+"""Cost of a lease that a parked claim gets, see `SERVED_MAX`."""
 FEW_LINES: Final = 16
 """A claim that looks at up to this number of lines costs little more than one that looks at one."""
 
@@ -76,6 +78,8 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
         raise NotAuthorizedError(message)
     origin = context.origin
     context.figures.claims[origin.by, origin.client] = command, origin
+    if context.are_owed:
+        raise context.put_off()  # the claims that were parked before come first
     if command.job_ids is not None:
         return _grant_named(context, command, request)
     if context.scans_left <= 0 and _is_wide(names_of(command)):
@@ -208,6 +212,8 @@ def wait(context: Context, command: Wait, request: RequestContext) -> JobResult 
     slots = [context.state.jobs.require(job_id) for job_id in command.job_ids]
     for slot in slots:
         if slot.job.status in awaited:
+            if (parked := context.waiters.parked.get(request.ticket.key)) is not None:
+                context.waiters.remove(parked)  # it has ended and is repeated: answer it once
             return job_result(slot.whole())
     if not command.timeout_ms:
         raise wait_timed_out()
@@ -217,10 +223,14 @@ def wait(context: Context, command: Wait, request: RequestContext) -> JobResult 
 
 def stop_waiting(context: Context, command: StopWaiting, request: RequestContext) -> OkResult:
     """Answer parked commands of the same session, or of the same connection without one."""
-    for seq in command.seqs:
-        parked = context.waiters.find(request.ticket, seq)
-        if parked is not None:
+    waiters = context.waiters
+    for parked in waiters.find_all(request.ticket, command.seqs):
+        if context.ends_left <= 0:
+            raise context.put_off()  # the next batch stops the others
+        if (ending := waiters.ending_of(parked)) is None:
             end_wait(context, parked)
+        else:
+            _end_with(context, parked, ending.result)
     return OkResult()
 
 
@@ -229,12 +239,17 @@ def end_wait(context: Context, parked: Parked) -> None:
 
     A claim gets no lease, a reader no events, and a wait an error.
     """
-    context.waiters.remove(parked)
     result: Result = LeasesResult([])
     if isinstance(parked.command, Wait):
         result = error_of(wait_timed_out())
     elif isinstance(parked.command, Events):
         result = end_reading(context, parked)
+    _end_with(context, parked, result)
+
+
+def _end_with(context: Context, parked: Parked, result: Result) -> None:
+    context.waiters.remove(parked)
+    context.ends_left -= parked.cost
     context.answers.append(Answer(parked.ticket, result, type(parked.command)))
 
 
@@ -258,14 +273,17 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
 
     Of the claims that match, the one that has been parked longest is served first.
     """
-    parked = _first_to_serve(context)
+    waiters, parked = context.waiters, _first_to_serve(context)
     if parked is None:
         return None
     session = parked.ticket.session
     if session and not context.state.requests.knows(session):  # evicted meanwhile
-        context.waiters.remove(parked)
+        waiters.remove(parked)
         refusal = SessionEvictedError(f"session {session} was forgotten, to make room")
         return Answer(parked.ticket, error_of(refusal), Claim)
+    if waiters.endings and (ending := waiters.ending_of(parked)):  # its key was taken away
+        waiters.remove(parked)
+        return Answer(parked.ticket, ending.result, Claim)
     context.act_for(parked.ticket)
     command = cast("Claim", parked.command)
     try:
@@ -275,7 +293,9 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
         return Answer(parked.ticket, error_of(refusal), Claim)
     if not result.leases and not context.state.jobs.queues.drops_left:
         return None  # it is served in the next batch
-    context.waiters.remove(parked)
+    waiters.remove(parked)
+    spent = END_COST + LEASE_COST * len(result.leases)
+    context.serves_left -= spent if command.queues is None else spent + len(command.queues)
     return Answer(parked.ticket, result, Claim)
 
 

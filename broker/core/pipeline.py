@@ -117,6 +117,7 @@ class Pipeline:
                 self._was_full = (
                     context.scans_left <= SCANS_KEPT
                     or not context.state.jobs.queues.drops_left
+                    or context.are_owed
                     or _is_full(output)
                 )
         return output
@@ -273,8 +274,8 @@ class Pipeline:
         Waits that it has ended are answered with them, as far as there is room.
         """
         reply, answers = output.replies.pop(), self._context.answers
-        while answers and output.room_bytes > 0:
-            self._answer(answers.popleft(), output)
+        while answers and output.room_bytes > 0 and (answer := self._context.next_answer()):
+            self._answer(answer, output)
         output.replies.append(reply)
 
     def _settle(self, lease_at: Instant | None, output: Output) -> Output:
@@ -293,6 +294,7 @@ class Pipeline:
         while context.answers or (lease_at and queues.changed):
             answer = None if _is_full(output) else self._next_answer(lease_at)
             if answer is None:
+                context.are_owed = lease_at is not None and bool(queues.changed)
                 break
             self._answer(answer, output)
         return output
@@ -304,9 +306,9 @@ class Pipeline:
 
     def _next_answer(self, lease_at: Instant | None) -> Answer | None:
         context = self._context
-        if context.answers:
-            return context.answers.popleft()
-        if lease_at is None or context.scans_left <= SCANS_KEPT:
+        if context.answers and (answer := context.next_answer()):
+            return answer
+        if lease_at is None or context.scans_left <= SCANS_KEPT or context.serves_left <= 0:
             return None
         return serve_claim(context, lease_at.mono_ms, context.limits.reply_bytes)
 

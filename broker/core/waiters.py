@@ -1,8 +1,8 @@
 """Parked commands: waits by job, claims by status and queue, each until its time is over."""
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Final, TypeVar
 
@@ -14,7 +14,7 @@ from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
 from tollgate.broker.repository.lines import Claimed
 from tollgate.domain.commands import ALL_QUEUES, Claim, Events, Wait
 from tollgate.domain.exceptions import OverloadedError
-from tollgate.domain.results import DEFAULT_QUEUE
+from tollgate.domain.results import DEFAULT_QUEUE, Result
 from tollgate.domain.status import AWAITING_INPUT, RUNNING, JobStatus
 
 Key = tuple[int, bytes, int]
@@ -38,6 +38,14 @@ class Ticket(msgspec.Struct, frozen=True):
         return (self.session, b"" if self.session else self.peer, self.seq)
 
 
+END_COST: Final = 24
+"""Cost of the answer to a parked command; each job or queue that it is found under costs 1."""
+ENDS_MAX: Final = 6_144
+"""Cost of the parked commands that one batch ends, at most: 3 ms, and messages need time, too."""
+LOOK_COST: Final = 3
+"""Cost of looking at one that does not end."""
+SERVED_MAX: Final = 3_072
+"""The same of the parked claims that one batch grants leases: these take longer."""
 _DEFAULT_QUEUES: Final = (DEFAULT_QUEUE,)
 _ALL_QUEUES: Final = (ALL_QUEUES,)
 
@@ -66,6 +74,55 @@ class Parked(msgspec.Struct, eq=False):
     """A command that was parked later has a greater one."""
     place: Place | None = None
     """Up to where a reader of events has seen everything."""
+    awaited: frozenset[JobStatus] = frozenset()
+    """The statuses that end a wait."""
+
+    @property
+    def cost(self) -> int:
+        """The cost of its end, see `ENDS_MAX`."""
+        if isinstance(self.command, Claim):
+            return END_COST + len(names_of(self.command))
+        return END_COST + len(self.job_ids)
+
+
+Group = dict[int, Parked]
+"""Parked commands by number, in order of parking."""
+
+
+class Ending:
+    """Parked commands that end together, with the same result; they are answered one by one.
+
+    These are all in `groups`, which nothing else knows any more; or else all parked ones up to the
+    number `last`, or those of one principal and key, `of`. Each is let go as soon as it is looked
+    at: to free all of them in the end would take long.
+    """
+
+    __slots__ = ("groups", "is_over", "last", "members", "of", "result")
+
+    def __init__(
+        self,
+        members: Iterable[Parked],
+        result: Result,
+        groups: Sequence[Group] = (),
+        last: int = 0,
+        of: Principal | None = None,
+    ) -> None:
+        self.members = deque(members)
+        """Those that were not looked at yet; some were answered otherwise, or are not meant."""
+        self.result = result
+        self.groups = groups
+        self.last = last
+        self.of = of
+        self.is_over = False
+        """Whether all of them are answered."""
+
+    def has(self, parked: Parked) -> bool:
+        """Return whether a command that is still parked ends by this."""
+        if self.groups:
+            return any(parked.number in group for group in self.groups)
+        return parked.number <= self.last and (
+            self.of is None or self.of == parked.ticket.principal
+        )
 
 
 Due = tuple[int, Key]
@@ -99,7 +156,10 @@ class Waiters:
         """How many jobs all waits together name."""
         self.parked: dict[Key, Parked] = {}
         """By key."""
-        self._waits: dict[str, dict[int, Parked]] = {}
+        self._waits: dict[str, dict[frozenset[JobStatus], Group]] = {}
+        """By job, and by the statuses that are awaited: the waits that end together."""
+        self.endings: deque[Ending] = deque()
+        """Those of which not all are answered yet; each of them is among the answers, too."""
         self.claims: dict[tuple[Claimed, str], OrderedDict[int, Parked]] = {}
         """By status or settlement state, and by queue; in order of parking."""
         self.readers: dict[int, Parked] = {}
@@ -110,7 +170,7 @@ class Waiters:
         """The end of the feed when the readers were last looked at."""
         self.serve_at_ms = 0
         """When they are served again, at the earliest."""
-        self._numbers = count(1)
+        self._last_number = 0
         self.timers: Timers[int, Due] = Timers(
             timeline or Timeline(NEVER_MS), itemgetter(0), self._is_parked, self.parked.__len__
         )
@@ -129,8 +189,11 @@ class Waiters:
             return
         if parked is not None:
             self.remove(parked)
-        job_ids = frozenset(command.job_ids if isinstance(command, Wait) else ())
-        self._add(Parked(ticket, command, due_ms, job_ids, next(self._numbers)), key)
+        new = Parked(ticket, command, due_ms, frozenset(), self._last_number + 1)
+        if isinstance(command, Wait):
+            new.job_ids, new.awaited = frozenset(command.job_ids), command.awaited
+        self._add(new, key)
+        self._last_number += 1
         self.timers.add((due_ms, key))
 
     def has_other(self, session: int, seq: int, digest: bytes) -> bool:
@@ -138,9 +201,11 @@ class Waiters:
         parked = self.parked.get((session, b"", seq))
         return parked is not None and parked.ticket.digest != digest
 
-    def find(self, ticket: Ticket, seq: int) -> Parked | None:
-        """Return the parked command with this number, of the same session or connection."""
-        return self.parked.get((*ticket.key[:2], seq))
+    def find_all(self, ticket: Ticket, seqs: Sequence[int]) -> list[Parked]:
+        """Return the parked commands with these numbers, of the same session or connection."""
+        session, peer, _ = ticket.key
+        found = [self.parked.get((session, peer, seq)) for seq in dict.fromkeys(seqs)]
+        return [parked for parked in found if parked is not None]
 
     def remove(self, parked: Parked) -> None:
         """Remove a parked command: it is answered."""
@@ -156,22 +221,74 @@ class Waiters:
         if isinstance(parked.command, Events):
             del self.readers[parked.number]
             return
+        number, awaited = parked.number, parked.awaited
         for job_id in parked.job_ids:
-            waits = self._waits[job_id]
-            del waits[id(parked)]
-            if not waits:
-                del self._waits[job_id]
+            groups = self._waits.get(job_id)
+            group = None if groups is None else groups.get(awaited)
+            if groups is None or group is None or number not in group:
+                continue  # an ending has the group that it was in
+            del group[number]
+            if not group:
+                del groups[awaited]
+                if not groups:
+                    del self._waits[job_id]
 
     def awaiting(self, job_id: str, status: JobStatus) -> list[Parked]:
         """Return the waits that end when the job enters `status`."""
-        waits = self._waits.get(job_id)
-        if waits is None:
+        groups = self._waits.get(job_id, {})
+        ended = [group for awaited, group in groups.items() if status in awaited]
+        return [*chain.from_iterable(map(dict.values, ended))]
+
+    def take_groups(self, job_id: str, status: JobStatus) -> list[Group]:
+        """Take out the waits that end when the job enters `status`; the caller ends all of them.
+
+        This takes no longer if there are many of them.
+        """
+        groups = self._waits.get(job_id)
+        if groups is None:
             return []
-        return [
-            parked
-            for parked in waits.values()
-            if isinstance(parked.command, Wait) and status in parked.command.awaited
-        ]
+        ended = [groups.pop(awaited) for awaited in [*groups] if status in awaited]
+        if not groups:
+            del self._waits[job_id]
+        return ended
+
+    def end_groups(self, groups: list[Group], result: Result) -> Ending:
+        """Let waits that were taken out end."""
+        members = chain.from_iterable(map(dict.values, groups))
+        self.endings.append(ending := Ending(members, result, groups))
+        return ending
+
+    def end_all(self, result: Result, of: Principal | None = None) -> Ending:
+        """Let all commands end that are parked now, or those of one principal and key."""
+        ending = Ending(self.parked.values(), result, last=self._last_number, of=of)
+        self.endings.append(ending)
+        return ending
+
+    def take_ended(self, ending: Ending, left: int) -> tuple[Parked | None, int]:
+        """Take out the next command of the first ending, and take its cost off `left`.
+
+        Return it, and what is left. Without one, nothing is left, or the ending `is_over`.
+        """
+        while ending.members:
+            if left <= 0:
+                return None, left
+            parked = ending.members.popleft()
+            left -= LOOK_COST
+            is_parked = self.parked.get(parked.ticket.key) is parked
+            is_meant = is_parked and ending.has(parked)
+            for group in ending.groups:
+                group.pop(parked.number, None)
+            if is_meant:
+                left -= parked.cost
+                self.remove(parked)
+                return parked, left
+        ending.is_over = True
+        self.endings.remove(ending)
+        return None, left
+
+    def ending_of(self, parked: Parked) -> Ending | None:
+        """Return what ends a command that is still parked: its answer is certain then."""
+        return next((ending for ending in self.endings if ending.has(parked)), None)
 
     def first_claim(self, state: Claimed, queue: str) -> Parked | None:
         """Return the claim that would take a job of a queue and has been parked longest."""
@@ -206,7 +323,8 @@ class Waiters:
         elif isinstance(command, Events):
             self.readers[parked.number] = parked
         for job_id in parked.job_ids:
-            self._waits.setdefault(job_id, {})[id(parked)] = parked
+            groups = self._waits.setdefault(job_id, {})
+            groups.setdefault(parked.awaited, {})[parked.number] = parked
         self.parked[key] = parked
         self._count(parked, 1)
 

@@ -224,6 +224,8 @@ class Delays:
         for heap in (self._heap, self._checked):
             while heap and not self.is_true(heap[0][0], heap[0][2]):
                 heappop(heap)
+        if not self._checked:  # the common case
+            return self._heap or None
         heaps = [heap for heap in (self._heap, self._checked) if heap]
         return min(heaps, key=lambda heap: heap[0][:2], default=None)
 

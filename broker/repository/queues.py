@@ -40,6 +40,10 @@ DATED: Final = frozenset(
 """The settlement states in which somebody has to act: their jobs are kept in order of entry."""
 
 
+_NO_JOBS: Final[dict[JobStatus, int]] = dict.fromkeys(JobStatus, 0)
+_NO_SETTLEMENTS: Final[dict[SettlementState, int]] = dict.fromkeys(SettlementState, 0)
+
+
 class Level:
     """One priority of one queue, with a line for each status and settlement state."""
 
@@ -71,8 +75,8 @@ class JobQueue:
         """How many jobs are stored."""
         self.changes = 0
         """How many jobs have come, moved or gone since its lines were checked."""
-        self.counts: dict[JobStatus, int] = dict.fromkeys(JobStatus, 0)
-        self.settled: dict[SettlementState, int] = dict.fromkeys(SettlementState, 0)
+        self.counts = _NO_JOBS.copy()  # to go through the members of an enum takes a while
+        self.settled = _NO_SETTLEMENTS.copy()
         self.created = CreationIndex()
         self.levels: dict[int, Level] = {}
         """By priority."""
@@ -336,7 +340,7 @@ class Queues:
         """Check some entries of each line of a queue, as many as it has had changes."""
         changes, queue.changes = queue.changes, 0
         shares = len(self.by_name)
-        for state in JobStatus:
+        for state in _NO_JOBS:
             queue.entered(state).check(changes, queue.counts[state], shares)
         for lines in queue.lines.values():
             for line in lines:

@@ -23,6 +23,7 @@ from tests.core import job_id as numbered
 from tollgate.broker.core import context, dispatch, engine, pipeline
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.events import SessionEvicted
+from tollgate.broker.core.lease_commands import LEASE_COST
 from tollgate.broker.repository import indexes, queues
 from tollgate.domain.commands import (
     Annotate,
@@ -31,8 +32,11 @@ from tollgate.domain.commands import (
     Get,
     Hello,
     Hold,
+    PauseQueue,
     Resume,
+    ResumeQueue,
     StopWaiting,
+    Touch,
 )
 from tollgate.domain.messages import Reply, decode_answer, encode_request
 from tollgate.domain.results import AnyResult, CountResult, ErrorResult, HelloResult, LeasesResult
@@ -393,3 +397,79 @@ def test_stopped_commands_are_answered_before_the_stop(monkeypatch: pytest.Monke
     monkeypatch.setattr(pipeline, "REPLIES_MAX", 2)
     answers = driver.run(message(driver, StopWaiting(seqs=seqs)))
     assert [answer.seq for _, answer in answers] == [*seqs, driver.seq]
+
+
+def runs_of(monkeypatch: pytest.MonkeyPatch, driver: Driver, *commands: AnyCommand) -> list[int]:
+    """Return how many commands each run had that a message was cut into."""
+    sizes: list[int] = []
+    decide = driver.engine._dispatcher.decide
+
+    def counted(at: Any, run: Any, request: Any) -> list[Any]:
+        sizes.append(len(run))
+        return decide(at, run, request)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver.engine._dispatcher, "decide", counted)
+        driver.ask(*commands)
+    return sizes
+
+
+def test_slow_runs_are_cut_and_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SLOW_RUN", 4)
+    monkeypatch.setattr(engine, "LONG_RUN", 3)
+    monkeypatch.setattr(engine, "RUNS_MAX", 8)
+    driver = Driver()
+    ids = [driver.job(create()).job_id for _ in range(20)]
+    moves = [move(job_id, RUNNING) for job_id in ids]
+    assert runs_of(monkeypatch, driver, *moves) == [20]
+    ask = message(driver, *[move(job_id, AWAITING_INPUT, input_schema="?") for job_id in ids])
+    assert [driver.pipeline.run([ask], driver.now).taken for _ in range(3)] == [0, 0, 1]
+    ends = [move(job_id, FAILED) for job_id in ids]  # from now on, jobs are looked at alone
+    assert runs_of(monkeypatch, driver, *ends) == [4] * 5
+    assert runs_of(monkeypatch, driver, *[Get(job_id=job_id) for job_id in ids]) == [20]
+
+
+def test_slow_creations_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SLOW_RUN", 4)
+    monkeypatch.setattr(dispatch, "FEW_QUEUES", 2)
+    driver = Driver()
+    assert runs_of(monkeypatch, driver, *[create(settle=True)] * 6) == [4, 2]
+    two, three = ([create(queue=f"{n % many}") for n in range(8)] for many in (2, 3))
+    assert runs_of(monkeypatch, driver, *two) == [8]
+    assert runs_of(monkeypatch, driver, *three) == [4, 4]
+
+
+def test_touches_share_batches_like_single_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SLOW_RUN", 4)
+    driver = Driver()
+    ids = [driver.job(create()).job_id for _ in range(10)]
+    touches = [Touch(job_id=job_id, lease=1, lease_ms=1_000) for job_id in ids]
+    assert runs_of(monkeypatch, driver, *touches) == [4, 4, 2]
+
+
+def test_a_batch_that_reads_much_decides_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RUNS_MAX", 40)
+    monkeypatch.setattr(engine, "READ_BYTES", 0)
+    driver = Driver()
+    long = long_message(driver, jobs=30)
+    driver.pipeline.run([long], driver.now)
+    first = len(driver.engine.context.events)
+    driver.pipeline.run([long], driver.now)
+    assert first == 40 - len(long.frames[0]) // engine.BYTES_A_RUN
+    assert len(driver.engine.context.events) - first == 40
+
+
+def test_parked_claims_of_many_jobs_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "SERVED_MAX", 10 * LEASE_COST)
+    driver = Driver()
+    ids = [driver.job(create()).job_id for _ in range(40)]
+    driver.ask(*[move(job_id, RUNNING) for job_id in ids], PauseQueue(queue="default"))
+    seqs = [driver.post(claim(limit=10, wait_ms=60_000)) for _ in range(4)]
+    driver.inbox.clear()
+    driver.ask(ResumeQueue(queue="default"))
+    granted = [len(driver.inbox) - 1]
+    while driver.pipeline.is_behind():
+        granted.append(len(driver.run()))
+    assert granted == [1, 1, 1, 1]
+    got = [grant.job.job_id for seq in seqs for grant in leases_of(driver.result_of(seq))]
+    assert got == ids
