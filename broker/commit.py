@@ -59,12 +59,17 @@ class GroupCommit:
         """
         if output.records and self._journal.is_kept:
             self._journal.append(encode_records(output.records))
+        if not self._beside:  # so nothing is held
+            self._journal.sync()
+            for reply in output.replies:
+                self._send(reply)
+            return
         self._held += output.replies
         if self._is_syncing:
             self._held_bytes += sum(len(reply.frame) for reply in output.replies)
             if len(self._held) > HELD_MAX or self._held_bytes > HELD_BYTES_MAX:
                 self.finish()
-        elif self._beside and output.records and more():
+        elif output.records and more():
             self._begin()
         else:
             self.flush()

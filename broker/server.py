@@ -39,6 +39,8 @@ AHEAD_S: Final = 5.0
 """A last record that is so far ahead of the wall clock is worth a warning."""
 KEYS_MS: Final = 500
 """How often to look for changed keys, and the longest sleep if there are keys: together a second"""
+FEW: Final = 4
+"""Without a journal, up to so many messages of a turn are decided and answered one by one."""
 REST_MS: Final = 10
 """After so long without a message, events of the feed are put into columns."""
 NEWS_MS: Final = 60_000
@@ -104,6 +106,7 @@ class Server:
         self._poller = Poller([stop_fd, self._commit.fd, *sockets], settings.spin_us)
         self._undelivered: list[tuple[str, int]] = []
         """Grants, by job and token, of replies that could not be sent."""
+        self._few = 0 if journal.is_kept else FEW  # with a journal, they share a sync
         self._writable = True
         self._memory = limited_memory()
         self._left: list[Arrival] = []
@@ -154,15 +157,18 @@ class Server:
             if self._commit.fd in ready:
                 self._commit.finish()
             batch = self._left or self._take(ready)
-            if batch or self._has_work(now):
-                self._serve(batch, now)
+            if batch:
+                self._serve_taken(batch, now)
+            elif self._has_work(now):
+                self._serve([], now)
             elif not ready and self._feed.loose:
                 self._feed.pack()  # sooner, it would delay clients that send without a pause
             elif not self._writable:
                 self._serve([], now)  # there may be room again
             elif not ready:
                 self._commit.flush()
-            self._do_housekeeping(self._clock.machine_ms)
+            if self._clock.machine_ms >= self._housekeeping_at_ms:
+                self._do_housekeeping(self._clock.machine_ms)
 
     def _take(self, ready: Container[object]) -> list[Arrival]:
         """Take messages from the sockets, within the bounds of a batch."""
@@ -177,8 +183,6 @@ class Server:
         return batch
 
     def _do_housekeeping(self, now_ms: int) -> None:
-        if now_ms < self._housekeeping_at_ms:
-            return
         self._housekeeping_at_ms = now_ms + HOUSEKEEPING_MS
         self._pipeline.figures.refill()
         self._figures.fold()
@@ -221,12 +225,27 @@ class Server:
                 by_s=round(set_by_ms / 1_000, 3),
             )
 
+    def _serve_taken(self, batch: list[Arrival], now: Instant) -> None:
+        """Have messages decided: a few one by one, if that takes no further sync.
+
+        So the reply to the first of them does not wait until the last one is decided.
+        """
+        if not 1 < len(batch) <= self._few:
+            self._serve(batch, now)
+            return
+        for place in range(1, len(batch) + 1):
+            self._serve(batch[place - 1 : place], now)
+            if self._left:  # the next turn goes on with this message
+                self._left += batch[place:]
+                return
+
     def _serve(self, batch: list[Arrival], now: Instant) -> None:
         """Have a batch decided; without room on the disk for any batch, nothing may change."""
-        undelivered: list[tuple[str, int]] = []
+        undelivered: Sequence[tuple[str, int]] = ()
         if not self._pipeline.is_deciding:  # the room for the first batch is for the whole message
-            self._look_for_room(now)
-            if self._writable:
+            if self._journal.is_kept or self._memory is not None:
+                self._look_for_room(now)
+            if self._undelivered and self._writable:
                 undelivered = self._undelivered[:DUE_MAX]
                 del self._undelivered[:DUE_MAX]
         self._batches[len(batch)] += 1

@@ -37,6 +37,8 @@ class Poller:
             found = zmq.zmq_poll(self._items, left_ms)
         if self._spin_s and timeout_ms:
             self._is_busy = bool(found)
+        if len(found) == 1:  # a comprehension is a call, and the loop waits here for each message
+            return [found[0][0]]
         return [each for each, _ in found]
 
     def _spin(self, timeout_ms: int) -> list[tuple[Any, int]]:

@@ -32,7 +32,7 @@ from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
 from tollgate.broker.journal import NoJournal
-from tollgate.broker.server import IDLE_MS, KEYS_MS, REST_MS, Server
+from tollgate.broker.server import FEW, IDLE_MS, KEYS_MS, REST_MS, Server
 from tollgate.broker.settings import load
 from tollgate.broker.telemetry import Counters
 from tollgate.broker.transport.endpoints import IpcEndpoint
@@ -42,6 +42,7 @@ from tollgate.domain.commands import (
     Claim,
     Count,
     Create,
+    Get,
     Hello,
     Hold,
 )
@@ -142,6 +143,49 @@ def test_a_full_disk_refuses_changes_and_answers_reads(has_room: bool) -> None:
     assert not server._left
     codes = [getattr(result, "code", None) for result in sent]
     assert codes == ([None] * 3 if has_room else ["storage_full", None, "storage_full"])
+
+
+def in_memory() -> NoJournal:
+    journal = NoJournal()
+    list(journal.replay())
+    return journal
+
+
+def single(seq: int, *commands: AnyCommand) -> Arrival:
+    return Arrival(PEER, [encode_request(Request(1, 0, seq, 0, [*commands]))], ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("is_kept", "messages", "batches"), [(False, FEW, FEW), (False, FEW + 1, 1), (True, FEW, 1)]
+)
+def test_a_few_messages_in_memory_are_answered_singly(
+    is_kept: bool, messages: int, batches: int
+) -> None:
+    pipeline, happened = make_pipeline(), list[str]()
+    server = server_of(pipeline, Tight(10_000) if is_kept else in_memory())
+    run = pipeline.run
+
+    def watched(*arguments: Any, **options: Any) -> Output:
+        happened.append("decided")
+        return run(*arguments, **options)
+
+    pipeline.run = watched  # type: ignore[method-assign]
+    server._commit._send = lambda reply: happened.append("sent")
+    server._serve_taken([single(seq, Count()) for seq in range(messages)], Instant(EPOCH, 0))
+    assert happened == (["decided"] + ["sent"] * (messages // batches)) * batches
+    assert not server._left
+
+
+def test_messages_behind_a_long_one_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RUNS_MAX", 1)
+    server, answered = server_of(make_pipeline(), in_memory()), list[int | None]()
+    server._commit._send = lambda reply: answered.append(decode_answer(reply.frame).seq)
+    first, last = single(1, Count()), single(3, Count())
+    long = single(2, Count(), Get(job_id=job_id(1)))
+    server._serve_taken([first, long, last], Instant(EPOCH, 0))
+    assert (answered, server._left) == ([1], [long, last])
+    server._serve_taken(server._left, Instant(EPOCH, 0))
+    assert (answered, server._left) == ([1, 2, 3], [])
 
 
 def test_undelivered_grants_are_released_a_thousand_at_a_time() -> None:
