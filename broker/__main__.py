@@ -7,6 +7,9 @@ if __name__ == "__main__":
     gc.disable()  # a collection of all that is imported takes a tenth of the start
     if not sys.flags.safe_path:
         del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+    from tollgate import signals
+
+    signals.end_at_once()
     from tollgate.terminal import uncaught
 
     uncaught.install("tollgate broker")
@@ -133,8 +136,12 @@ def _stop_fd() -> int:
     os.set_blocking(write_fd, False)
     signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
     for number in _obeyed():
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _note_stop)
     return read_fd
+
+
+def _note_stop(number: int, _: object) -> None:
+    log.info("stopping", signal=signal.Signals(number).name)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The broker's loop: takes messages, has them decided, made durable, and answered."""
 
+import os
 from collections import defaultdict, deque
 from collections.abc import Container, Sequence
 from typing import Final, Protocol
@@ -23,6 +24,7 @@ from tollgate.broker.transport.endpoints import EndpointError
 from tollgate.broker.transport.poller import Poller
 from tollgate.broker.transport.router import Router
 from tollgate.log import get_logger
+from tollgate.signals import LOGGED
 
 log = get_logger("tollgate.broker")
 
@@ -39,6 +41,8 @@ AHEAD_S: Final = 5.0
 """A last record that is so far ahead of the wall clock is worth a warning."""
 KEYS_MS: Final = 500
 """How often to look for changed keys, and the longest sleep if there are keys: together a second"""
+STOPS_MAX: Final = 256
+"""How many signals to read at a time."""
 REST_MS: Final = 10
 """After so long without a message, events of the feed are put into columns."""
 NEWS_MS: Final = 60_000
@@ -53,7 +57,9 @@ class Keys(Protocol):
 
 
 class Server:
-    """Runs a pipeline over its sockets until `stop_fd` becomes readable.
+    """Runs a pipeline over its sockets until a byte comes at `stop_fd`, or its other end is closed.
+
+    A byte that is the number of one of the signals in `LOGGED` is no reason to stop.
 
     Everything that a batch changed is in `journal` before anything of that batch is sent.
     """
@@ -148,7 +154,7 @@ class Server:
         while True:
             patience_ms = self._patience_ms(self._clock.read())
             ready = self._poller.wait(patience_ms)
-            if self._stop_fd in ready:
+            if self._stop_fd in ready and self._is_told_to_stop():
                 break
             now = self._clock.read(patience_ms)
             if self._commit.fd in ready:
@@ -163,6 +169,11 @@ class Server:
             elif not ready:
                 self._commit.flush()
             self._do_housekeeping(self._clock.machine_ms)
+
+    def _is_told_to_stop(self) -> bool:
+        """Read what came at `stop_fd`: numbers of signals, of which some only have to be logged."""
+        numbers = os.read(self._stop_fd, STOPS_MAX)
+        return not numbers or not LOGGED.keys() >= {*numbers}
 
     def _take(self, ready: Container[object]) -> list[Arrival]:
         """Take messages from the sockets, within the bounds of a batch."""
