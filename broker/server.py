@@ -111,6 +111,8 @@ class Server:
         self._undelivered: list[tuple[str, int]] = []
         """Grants, by job and token, of replies that could not be sent."""
         self._writable = True
+        self._is_active = True
+        """Whether what happens by itself may change something: leases lapse, finished jobs go."""
         self._memory = limited_memory()
         self._left: list[Arrival] = []
         """Messages that were taken and not decided: the next batch."""
@@ -137,7 +139,8 @@ class Server:
                 " and new times of jobs go on from that record's",
                 by_s=round(ahead_s, 3),
             )
-        if self._has_room():
+        self._look_for_room(now)
+        if self._writable:
             self._begin_log(now)
         try:
             self._serve_until_told()
@@ -237,28 +240,29 @@ class Server:
         undelivered: list[tuple[str, int]] = []
         if not self._pipeline.is_deciding:  # the room for the first batch is for the whole message
             self._look_for_room(now)
-            if self._writable:
+            if self._is_active:
                 undelivered = self._undelivered[:DUE_MAX]
                 del self._undelivered[:DUE_MAX]
         self._batches[len(batch)] += 1
-        output = self._pipeline.run(batch, now, undelivered, writable=self._writable)
+        output = self._pipeline.run(
+            batch, now, undelivered, writable=self._writable, active=self._is_active
+        )
         self._left = batch[output.taken :]
         self._commit.put(output, more=self._has_more)
 
     def _look_for_room(self, now: Instant) -> None:
-        writable = self._has_room()
+        has_disk = not self._journal.is_kept or self._journal.room(*self._reserved)
+        writable = has_disk and (self._memory is None or self._memory.has_room())
+        # A full memory does not stop what gives memory back.
+        self._is_active = writable or (
+            has_disk and self._memory is not None and self._memory.has_room_for_own()
+        )
         if writable is not self._writable:
             self._writable = writable
             if writable:
                 self._begin_log(now)
             event = "changes are accepted again" if writable else self._why_not_writable()
             log.warning(event, refused=None if writable else "all that changes something")
-
-    def _has_room(self) -> bool:
-        """Return whether the journal and the memory have room for any batch."""
-        if self._memory is not None and not self._memory.has_room():
-            return False
-        return not self._journal.is_kept or self._journal.room(*self._reserved)
 
     def _why_not_writable(self) -> str:
         if self._memory is not None and not self._memory.has_room():
@@ -278,8 +282,8 @@ class Server:
         """Return whether there is something to do without a message."""
         return (
             self._pipeline.is_behind(writable=self._writable)
-            or bool(self._undelivered and self._writable)
-            or self._deadlines.is_due(now, writable=self._writable)
+            or bool(self._undelivered and self._is_active)
+            or self._deadlines.is_due(now, writable=self._is_active)
         )
 
     def _send(self, reply: ReplyFrame) -> None:
@@ -289,13 +293,13 @@ class Server:
     def _patience_ms(self, now: Instant) -> int:
         """Return how long to sleep if no message comes."""
         behind = self._pipeline.is_behind(writable=self._writable)
-        is_waited_for = self._left or self._more or (self._undelivered and self._writable)
+        is_waited_for = self._left or self._more or (self._undelivered and self._is_active)
         if is_waited_for or behind:
             return 0
         longest_ms = self._idle_ms if self._writable else RETRY_MS
         if self._feed.loose:
             longest_ms = min(longest_ms, REST_MS)
-        return min(longest_ms, self._deadlines.due_in_ms(now, writable=self._writable))
+        return min(longest_ms, self._deadlines.due_in_ms(now, writable=self._is_active))
 
     def _leave(self) -> None:
         """Answer the parked commands and what is here already; then refuse for a moment."""

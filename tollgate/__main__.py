@@ -18,7 +18,7 @@ def main() -> "NoReturn":
     try:
         from tollgate.terminal import uncaught  # noqa: PLC0415 - so that Ctrl-C may interrupt it
 
-        uncaught.install("tollgate")
+        uncaught.install("tollgate", least_bytes=0)
         from tollgate.streams import protect  # noqa: PLC0415 - so that Ctrl-C may interrupt it
 
         protect(threaded=False)

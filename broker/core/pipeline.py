@@ -86,25 +86,28 @@ class Pipeline:
         undelivered: Sequence[tuple[str, int]] = (),
         *,
         writable: bool = True,
+        active: bool | None = None,
     ) -> Output:
         """Decide what is due at `now`, and then a batch of messages.
 
         `undelivered` are grants of earlier replies that could not be sent. Without `writable` the
-        journal has no room: nothing changes, and commands that change something are refused. No
+        journal has no room: nothing changes, and commands that change something are refused; but
+        with `active`, what is due happens, since it is only memory that has no room. No
         message is decided while a deadline that has passed is not: then `taken` is 0. It is 0 also
         if the first message is so long that the next batch goes on with it; see `is_deciding`.
         """
         output = Output([], [], room_bytes=self._batch_reply_bytes)
         context, deadlines = self._context, self.deadlines
         lease_at = now if writable else None
+        active = writable if active is None else active
         queues = context.state.jobs.queues
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
             is_spent = False
             if self._unfinished is None:
                 context.begin_batch(now)
                 left_over = undelivered or self._was_full or context.answers
-                if left_over or deadlines.is_due(now, writable=writable):
-                    is_spent = deadlines.decide_due(now, undelivered, writable=writable)
+                if left_over or deadlines.is_due(now, writable=active):
+                    is_spent = deadlines.decide_due(now, undelivered, writable=active)
                     self._settle(lease_at, output)
                     self._tend_feed(now, output)
                     is_spent |= self._is_spent(output)
