@@ -73,3 +73,14 @@ def test_signals_by_habit_do_not_stop_others(short_dir: Path, program: str) -> N
     finally:
         running.kill()
         running.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_is_repeated_does_not_kill(broker: Brokers, number: signal.Signals) -> None:
+    """As supervisors and impatient people do it. Python ends with default signal handlers."""
+    running = broker()
+    while running.process.poll() is None:
+        running.process.send_signal(number)
+        time.sleep(0.002)
+    running.check_left()
+    assert [event["event"] for event in running.events].count("stopping") == 1

@@ -10,7 +10,9 @@ from _signal import (  # type: ignore[import-not-found]
     SIG_DFL,
     SIG_IGN,
     SIG_UNBLOCK,
+    SIGHUP,
     SIGINT,
+    SIGTERM,
     SIGTTIN,
     SIGTTOU,
     SIGUSR1,
@@ -44,10 +46,24 @@ def raise_from_now() -> None:
         signal(SIGINT, default_int_handler)
 
 
+def is_program() -> bool:
+    """Return whether this process is that of a program of ours, and not of a test, say."""
+    return _is_raised
+
+
 def end_again() -> None:
     """Let SIGINT end this process again, if it did before `raise_from_now`."""
     if _is_raised:
         end_at_once()
+
+
+def ignore_stops() -> None:
+    """Ignore what stops a program that serves: it ends already, and its exit code is to say how.
+
+    Python gives signals their default action back before it has ended.
+    """
+    for number in (SIGINT, SIGTERM, SIGHUP):
+        signal(number, SIG_IGN)
 
 
 def hold() -> None:

@@ -26,7 +26,10 @@ def run(
     try:
         code = _code_of(command, program, aborted, serves=serves)
     finally:
-        signals.end_again()
+        if serves and signals.is_program():
+            signals.ignore_stops()
+        else:
+            signals.end_again()
     sys.exit(code)
 
 
