@@ -131,6 +131,7 @@ class Server:
         EndpointError, after it has answered what was taken, if no new peer could connect.
         """
         now = self._clock.read()
+        self._notifier.vouch(lambda: self._commit.disk_since_s)
         self._deadlines.start(now, clocks_agree=self._clock.clocks_agree)
         ahead_s = (self._pipeline.last_record_at - now.wall).total_seconds()
         if ahead_s > AHEAD_S:

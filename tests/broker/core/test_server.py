@@ -89,6 +89,8 @@ class Nothing:
 
     def stopping(self) -> None: ...
 
+    def vouch(self, disk_since_s: Callable[[], float | None]) -> None: ...
+
 
 def server_of(
     pipeline: Pipeline,
