@@ -7,6 +7,9 @@ if __name__ == "__main__":
     gc.disable()  # a collection of all that is imported takes a tenth of the start
     if not sys.flags.safe_path:
         del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+    from tollgate import signals
+
+    signals.end_at_once()
     from tollgate.terminal import uncaught
 
     uncaught.install("tollgate broker")
@@ -120,6 +123,7 @@ def _obeyed() -> list[signal.Signals]:
 def _leave_early(number: int, _: object) -> None:
     """Exit at a signal that comes during the start: a replay may be long, and nothing is taken."""
     log.info("left before it was ready", signal=signal.Signals(number).name)
+    _ignore_more()
     sys.exit(0)
 
 
@@ -133,8 +137,19 @@ def _stop_fd() -> int:
     os.set_blocking(write_fd, False)
     signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
     for number in _obeyed():
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _note_stop)
     return read_fd
+
+
+def _note_stop(number: int, _: object) -> None:
+    log.info("stopping", signal=signal.Signals(number).name)
+    _ignore_more()
+
+
+def _ignore_more() -> None:
+    """Ignore further signals to stop. At its end, Python would let one of them kill the process."""
+    for number in _obeyed():
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

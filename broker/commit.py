@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
@@ -44,6 +45,8 @@ class GroupCommit:
         """The replies that the running sync covers."""
         self._held_bytes = 0
         self._is_syncing = False
+        self._append_since_s: float | None = None
+        self._sync_since_s: float | None = None
         self._fault: BaseException | None = None
         # A queue in C: a semaphore is Python code, and the loop would wait while it runs.
         self._orders: SimpleQueue[Order] = SimpleQueue()
@@ -52,15 +55,24 @@ class GroupCommit:
         if beside:
             self.thread.start()
 
+    @property
+    def disk_since_s(self) -> float | None:
+        """Since when (monotonic) a write or a sync goes on; a write may go on beside a sync."""
+        began = [each for each in (self._append_since_s, self._sync_since_s) if each is not None]
+        return min(began, default=None)
+
     def put(self, output: Output, *, more: Callable[[], bool]) -> None:
         """Append the records of a batch, and send its replies when they are durable.
 
         `more` tells whether messages are waiting to be decided. Raises JournalFailedError.
         """
         if output.records and self._journal.is_kept:
+            self._append_since_s = time.monotonic()
             self._journal.append(encode_records(output.records))
+            self._append_since_s = None
         if not self._beside:  # so nothing is held
-            self._journal.sync()
+            if self._journal.is_kept:
+                self._sync()
             for reply in output.replies:
                 self._send(reply)
             return
@@ -93,7 +105,7 @@ class GroupCommit:
         """Return when everything is durable and sent. Raises JournalFailedError."""
         while self._is_syncing:
             self.finish()
-        self._journal.sync()  # under an interval policy some records may be unsynced
+        self._sync()  # under an interval policy some records may be unsynced
         held, self._held = self._held, []
         for reply in held:
             self._send(reply)
@@ -109,6 +121,11 @@ class GroupCommit:
         else:
             os.close(self._ended)
 
+    def _sync(self) -> None:
+        self._sync_since_s = time.monotonic()
+        self._journal.sync()
+        self._sync_since_s = None
+
     def _begin(self) -> None:
         self._covered, self._held, self._held_bytes = self._held, [], 0
         self._is_syncing = True
@@ -117,7 +134,7 @@ class GroupCommit:
     def _sync_when_told(self) -> None:
         while self._orders.get() is Order.SYNC:
             try:
-                self._journal.sync()
+                self._sync()
             except BaseException as fault:  # noqa: BLE001 - `finish` raises it in the loop, where it stops the broker
                 self._fault = fault
             with suppress(BrokenPipeError):  # closed meanwhile

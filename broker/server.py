@@ -1,5 +1,6 @@
 """The broker's loop: takes messages, has them decided, made durable, and answered."""
 
+import os
 from collections import defaultdict, deque
 from collections.abc import Container, Sequence
 from typing import Final, Protocol
@@ -23,6 +24,7 @@ from tollgate.broker.transport.endpoints import EndpointError
 from tollgate.broker.transport.poller import Poller
 from tollgate.broker.transport.router import Router
 from tollgate.log import get_logger
+from tollgate.signals import LOGGED
 
 log = get_logger("tollgate.broker")
 
@@ -41,6 +43,8 @@ KEYS_MS: Final = 500
 """How often to look for changed keys, and the longest sleep if there are keys: together a second"""
 FEW: Final = 4
 """Without a journal, up to so many messages of a turn are decided and answered one by one."""
+STOPS_MAX: Final = 256
+"""How many signals to read at a time."""
 REST_MS: Final = 10
 """After so long without a message, events of the feed are put into columns."""
 NEWS_MS: Final = 60_000
@@ -55,7 +59,9 @@ class Keys(Protocol):
 
 
 class Server:
-    """Runs a pipeline over its sockets until `stop_fd` becomes readable.
+    """Runs a pipeline over its sockets until a byte comes at `stop_fd`, or its other end is closed.
+
+    A byte that is the number of one of the signals in `LOGGED` is no reason to stop.
 
     Everything that a batch changed is in `journal` before anything of that batch is sent.
     """
@@ -108,6 +114,8 @@ class Server:
         """Grants, by job and token, of replies that could not be sent."""
         self._few = 0 if journal.is_kept else FEW  # with a journal, they share a sync
         self._writable = True
+        self._is_active = True
+        """Whether what happens by itself may change something: leases lapse, finished jobs go."""
         self._memory = limited_memory()
         self._left: list[Arrival] = []
         """Messages that were taken and not decided: the next batch."""
@@ -126,6 +134,7 @@ class Server:
         EndpointError, after it has answered what was taken, if no new peer could connect.
         """
         now = self._clock.read()
+        self._notifier.vouch(lambda: self._commit.disk_since_s)
         self._deadlines.start(now, clocks_agree=self._clock.clocks_agree)
         ahead_s = (self._pipeline.last_record_at - now.wall).total_seconds()
         if ahead_s > AHEAD_S:
@@ -134,7 +143,8 @@ class Server:
                 " and new times of jobs go on from that record's",
                 by_s=round(ahead_s, 3),
             )
-        if self._has_room():
+        self._look_for_room(now)
+        if self._writable:
             self._begin_log(now)
         try:
             self._serve_until_told()
@@ -151,7 +161,7 @@ class Server:
         while True:
             patience_ms = self._patience_ms(self._clock.read())
             ready = self._poller.wait(patience_ms)
-            if self._stop_fd in ready:
+            if self._stop_fd in ready and self._is_told_to_stop():
                 break
             now = self._clock.read(patience_ms)
             if self._commit.fd in ready:
@@ -169,6 +179,11 @@ class Server:
                 self._commit.flush()
             if self._clock.machine_ms >= self._housekeeping_at_ms:
                 self._do_housekeeping(self._clock.machine_ms)
+
+    def _is_told_to_stop(self) -> bool:
+        """Read what came at `stop_fd`: numbers of signals, of which some only have to be logged."""
+        numbers = os.read(self._stop_fd, STOPS_MAX)
+        return not numbers or not LOGGED.keys() >= {*numbers}
 
     def _take(self, ready: Container[object]) -> list[Arrival]:
         """Take messages from the sockets, within the bounds of a batch."""
@@ -245,28 +260,29 @@ class Server:
         if not self._pipeline.is_deciding:  # the room for the first batch is for the whole message
             if self._journal.is_kept or self._memory is not None:
                 self._look_for_room(now)
-            if self._undelivered and self._writable:
+            if self._undelivered and self._is_active:
                 undelivered = self._undelivered[:DUE_MAX]
                 del self._undelivered[:DUE_MAX]
         self._batches[len(batch)] += 1
-        output = self._pipeline.run(batch, now, undelivered, writable=self._writable)
+        output = self._pipeline.run(
+            batch, now, undelivered, writable=self._writable, active=self._is_active
+        )
         self._left = batch[output.taken :]
         self._commit.put(output, more=self._has_more)
 
     def _look_for_room(self, now: Instant) -> None:
-        writable = self._has_room()
+        has_disk = not self._journal.is_kept or self._journal.room(*self._reserved)
+        writable = has_disk and (self._memory is None or self._memory.has_room())
+        # A full memory does not stop what gives memory back.
+        self._is_active = writable or (
+            has_disk and self._memory is not None and self._memory.has_room_for_own()
+        )
         if writable is not self._writable:
             self._writable = writable
             if writable:
                 self._begin_log(now)
             event = "changes are accepted again" if writable else self._why_not_writable()
             log.warning(event, refused=None if writable else "all that changes something")
-
-    def _has_room(self) -> bool:
-        """Return whether the journal and the memory have room for any batch."""
-        if self._memory is not None and not self._memory.has_room():
-            return False
-        return not self._journal.is_kept or self._journal.room(*self._reserved)
 
     def _why_not_writable(self) -> str:
         if self._memory is not None and not self._memory.has_room():
@@ -286,8 +302,8 @@ class Server:
         """Return whether there is something to do without a message."""
         return (
             self._pipeline.is_behind(writable=self._writable)
-            or bool(self._undelivered and self._writable)
-            or self._deadlines.is_due(now, writable=self._writable)
+            or bool(self._undelivered and self._is_active)
+            or self._deadlines.is_due(now, writable=self._is_active)
         )
 
     def _send(self, reply: ReplyFrame) -> None:
@@ -297,13 +313,13 @@ class Server:
     def _patience_ms(self, now: Instant) -> int:
         """Return how long to sleep if no message comes."""
         behind = self._pipeline.is_behind(writable=self._writable)
-        is_waited_for = self._left or self._more or (self._undelivered and self._writable)
+        is_waited_for = self._left or self._more or (self._undelivered and self._is_active)
         if is_waited_for or behind:
             return 0
         longest_ms = self._idle_ms if self._writable else RETRY_MS
         if self._feed.loose:
             longest_ms = min(longest_ms, REST_MS)
-        return min(longest_ms, self._deadlines.due_in_ms(now, writable=self._writable))
+        return min(longest_ms, self._deadlines.due_in_ms(now, writable=self._is_active))
 
     def _leave(self) -> None:
         """Answer the parked commands and what is here already; then refuse for a moment."""

@@ -2,9 +2,10 @@
 
 import os
 import socket
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,10 @@ from tollgate.log import get_logger
 US_PER_MS: Final = 1_000
 START_MS: Final = 30_000
 """How long a replay may report nothing before systemd takes it for hung."""
+TOLD_S: Final = 1.0
+"""A disk that takes longer is worth a warning."""
+STALL_S: Final = 300.0
+"""How long a disk may take before systemd may take the broker for hung."""
 PROGRESS_S: Final = 1.0
 """How often a long replay reports its progress."""
 
@@ -61,6 +66,26 @@ class Notifier:
     def alive(self) -> None:
         """Report that the loop runs."""
         self._send("WATCHDOG=1")
+
+    def vouch(self, disk_since_s: Callable[[], float | None]) -> None:
+        """From now on report also while the loop waits for the disk: it does not hang then.
+
+        `disk_since_s` returns since when (monotonic) it waits, or None. A restart would wait for
+        the same disk. After STALL_S systemd may end the broker all the same.
+        """
+        if self.watchdog_ms is not None:
+            args = (self.watchdog_ms / 1_000, disk_since_s)
+            threading.Thread(target=self._vouch, args=args, name="disk", daemon=True).start()
+
+    def _vouch(self, every_s: float, disk_since_s: Callable[[], float | None]) -> None:
+        while True:
+            time.sleep(every_s)
+            since_s = disk_since_s()
+            waited_s = 0.0 if since_s is None else time.monotonic() - since_s
+            if every_s / 2 < waited_s < STALL_S:
+                self.alive()
+                if waited_s > TOLD_S:
+                    log.warning("the disk does not answer", for_s=round(waited_s, 3))
 
     def stopping(self) -> None:
         """Report that the broker is about to stop."""

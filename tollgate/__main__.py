@@ -5,15 +5,20 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
 
-from typing import NoReturn
+from tollgate import signals
+
+TYPE_CHECKING = False  # type checkers take it as true; importing `typing` costs 2 ms
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """Run the command that was typed, and exit with its code."""
+    signals.end_at_once()
     try:
         from tollgate.terminal import uncaught  # noqa: PLC0415 - so that Ctrl-C may interrupt it
 
-        uncaught.install("tollgate")
+        uncaught.install("tollgate", least_bytes=0)
         from tollgate.streams import protect  # noqa: PLC0415 - so that Ctrl-C may interrupt it
 
         protect(threaded=False)
@@ -22,6 +27,8 @@ def main() -> NoReturn:
         cli.main()
     except KeyboardInterrupt:  # before or after the part that reports it
         sys.exit(130)
+    finally:
+        signals.end_again()
 
 
 if __name__ == "__main__":

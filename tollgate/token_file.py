@@ -1,5 +1,6 @@
 """Reads a secret word, such as an API key, from a file."""
 
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from tollgate.domain.exceptions import TollgateError
@@ -10,9 +11,12 @@ class TokenError(TollgateError):
 
 
 def read_token(file: Path, what: str = "token") -> str:
-    """Return the word in a file; errors call it `what`. Raises TokenError."""
+    """Return the word in a file; errors call it `what`. Raises TokenError.
+
+    Some editors begin a file with a byte order mark, which is no part of the word.
+    """
     try:
-        token = file.read_text(encoding="ascii").strip()
+        token = file.read_bytes().removeprefix(BOM_UTF8).decode("ascii").strip()
     except OSError as fault:
         raise TokenError(f"{file} cannot be read: {fault.strerror}") from None
     except UnicodeDecodeError:

@@ -1,6 +1,9 @@
 """`tollgate config show`: the value of each setting, and where it comes from."""
 
 if __name__ == "__main__":
+    from tollgate import signals
+
+    signals.end_at_once()
     from tollgate.terminal import uncaught
 
     uncaught.install("tollgate config")

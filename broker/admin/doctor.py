@@ -1,6 +1,9 @@
 """`tollgate doctor`: checks what an installation needs, and says what to do."""
 
 if __name__ == "__main__":
+    from tollgate import signals
+
+    signals.end_at_once()
     from tollgate.terminal import uncaught
 
     uncaught.install("tollgate doctor")

@@ -1,6 +1,9 @@
 """`tollgate journal`: check, print, back up, restore, compact and repair a data directory."""
 
 if __name__ == "__main__":
+    from tollgate import signals
+
+    signals.end_at_once()
     from tollgate.terminal import uncaught
 
     uncaught.install("tollgate journal")

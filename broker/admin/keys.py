@@ -1,6 +1,9 @@
 """`tollgate keys`: which keys may connect by tcp, and their roles."""
 
 if __name__ == "__main__":
+    from tollgate import signals
+
+    signals.end_at_once()
     from tollgate.terminal import uncaught
 
     uncaught.install("tollgate keys")

@@ -89,23 +89,27 @@ class Pipeline:
         undelivered: Sequence[tuple[str, int]] = (),
         *,
         writable: bool = True,
+        active: bool | None = None,
     ) -> Output:
         """Decide what is due at `now`, and then a batch of messages.
 
         `undelivered` are grants of earlier replies that could not be sent. Without `writable` the
-        journal has no room: nothing changes, and commands that change something are refused. No
+        journal has no room: nothing changes, and commands that change something are refused; but
+        with `active`, what is due happens, since it is only memory that has no room. No
         message is decided while a deadline that has passed is not: then `taken` is 0. It is 0 also
         if the first message is so long that the next batch goes on with it; see `is_deciding`.
         """
         output = Output([], [], room_bytes=self._batch_reply_bytes)
         context, deadlines = self._context, self.deadlines
+        active = writable if active is None else active
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
             has_room = True
             if self._unfinished is None:
                 context.begin_batch(now)
                 left_over = undelivered or self._was_full or context.answers
-                if left_over or deadlines.is_due(now, writable=writable):
-                    has_room = self._decide_due(now, undelivered, output, writable=writable)
+                if left_over or deadlines.is_due(now, writable=active):
+                    lease_at = now if writable else None
+                    has_room = self._decide_due(now, undelivered, output, lease_at, active=active)
             if has_room:
                 self._decide_messages(batch, now, output, writable=writable)
             if output.records:
@@ -167,12 +171,13 @@ class Pipeline:
         now: Instant,
         undelivered: Sequence[tuple[str, int]],
         output: Output,
+        lease_at: Instant | None,
         *,
-        writable: bool,
+        active: bool,
     ) -> bool:
         """Decide what is due at `now`; return whether the batch has room for messages."""
-        is_left = self.deadlines.decide_due(now, undelivered, writable=writable)
-        self._settle(now if writable else None, output)
+        is_left = self.deadlines.decide_due(now, undelivered, writable=active)
+        self._settle(lease_at, output)
         self._tend_feed(now, output)
         return not is_left and not self._is_spent(output)
 

@@ -158,7 +158,10 @@ def _explained(fault: BaseException, backup: Path, directory: Path, files: Files
 def _check_target(directory: Path, target: Path) -> None:
     place = _real(target)
     if os.path.lexists(target):
-        raise JournalError(f"{target} exists already, and a backup overwrites nothing")
+        hint = f"; name a new directory in it, such as {target / 'backup'}"
+        is_place = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+        told = f"{target} exists already, and a backup overwrites nothing"
+        raise JournalError(told + hint if is_place else told)
     if not place.parent.is_dir():
         raise JournalError(f"there is no directory {target.parent} to put the backup in")
     holds = listing(FILES.names(place.parent))

@@ -2,10 +2,13 @@
 
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from tests.brokers import PATIENCE_S, ROOT
 from tollgate.broker.journal.format import segment_name
 from tollgate.broker.telemetry import Notifier
+from tollgate.client.sync import Client
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -40,6 +44,50 @@ def test_a_broker_says_when_it_is_ready_alive_and_leaving(short_dir: Path, abstr
         finally:
             broker.kill()
             broker.wait()
+
+
+STRACE = shutil.which("strace")
+SLOW = ("-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=4000000")
+
+
+def test_a_broker_is_alive_while_its_disk_stalls(short_dir: Path) -> None:
+    """Else systemd ends it, though a restart would wait for the same disk."""
+    if STRACE is None:
+        pytest.skip("strace is not installed")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(PATIENCE_S)
+        manager.bind(f"{short_dir}/notify")
+        options = ("--bind", f"ipc://{short_dir}/b", "--data-dir", str(short_dir / "data"))
+        tracer = subprocess.Popen(
+            [STRACE, "-f", *SLOW, sys.executable, "-m", "tollgate.broker", *options],
+            cwd=ROOT, stderr=subprocess.DEVNULL,
+            env={**os.environ, "NOTIFY_SOCKET": f"{short_dir}/notify", "WATCHDOG_USEC": "1000000"},
+        )  # fmt: skip
+        try:
+            while b"READY=1" not in manager.recv(4_096):
+                pass
+            (broker,) = Path(f"/proc/{tracer.pid}/task/{tracer.pid}/children").read_text().split()
+            with Client(f"ipc://{short_dir}/b", timeout_s=PATIENCE_S) as client:
+                client.ping()
+                beats = 0
+                creating = threading.Thread(target=lambda: client.create(input="x"))
+                manager.settimeout(0)
+                with suppress(BlockingIOError):
+                    while manager.recv(4_096):
+                        pass
+                manager.settimeout(0.1)
+                creating.start()
+                while creating.is_alive():
+                    with suppress(TimeoutError):
+                        beats += manager.recv(4_096) == b"WATCHDOG=1"
+                creating.join()
+                assert client.count().total == 1
+            assert beats > 6  # the loop itself beats before, between and after two syncs
+            os.kill(int(broker), signal.SIGTERM)
+            assert tracer.wait(PATIENCE_S) == 0
+        finally:
+            tracer.kill()
+            tracer.wait()
 
 
 def test_a_manager_that_is_gone_stops_nobody(short_dir: Path) -> None:

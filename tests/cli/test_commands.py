@@ -275,3 +275,11 @@ def test_a_duration_has_a_unit(typed: str, length_s: float) -> None:
 def test_other_durations_are_refused(typed: str) -> None:
     with pytest.raises(click.BadParameter, match="is not a duration, such as 45, 30s, 5m"):
         duration(typed)
+
+
+@pytest.mark.parametrize("option", ["--json", "--endpoint", "--queue"])
+def test_an_option_before_its_command_is_told(invoke: Invoke, option: str) -> None:
+    line = misused(invoke(option, "x", "count"))
+    assert line.startswith(f"tollgate: No such option '{option}' here: put it after the command,")
+    assert f"`tollgate count {option}`" in line
+    assert "here" not in misused(invoke(option, "x"))

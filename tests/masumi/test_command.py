@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from tollgate.masumi.command import main
+from tollgate.token_file import read_token
 
 
 @pytest.fixture
@@ -44,6 +45,12 @@ def test_a_token_file_without_a_token_is_told(token: Path, text: str) -> None:
 def test_a_token_that_is_no_text_is_told(token: Path) -> None:
     token.write_bytes(b"\xff\xfe")
     assert "it is no text" in told(*options(token))
+
+
+@pytest.mark.parametrize("text", [b"abc-123", b"\xef\xbb\xbfabc-123", b"\xef\xbb\xbfabc-123\r\n"])
+def test_a_token_from_any_editor_is_the_word(token: Path, text: bytes) -> None:
+    token.write_bytes(text)
+    assert read_token(token) == "abc-123"
 
 
 @pytest.mark.parametrize("address", ["9300", ":9300", "host:", "host:x", "host:70000", "host:-1"])

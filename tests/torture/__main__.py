@@ -16,9 +16,15 @@ from tests.torture.harness import Plan, Run
 @click.option("--seconds", default=600.0, help="how long faults happen")
 @click.option("--seed", default=1, help="seed of the sequence of faults")
 @click.option("--every-s", default=0.6, help="average time between two faults")
-@click.option("--keep", is_flag=True, help="keep the logs of all processes")
-def main(seconds: float, seed: int, every_s: float, *, keep: bool) -> None:
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="keep the journal, all records ever written, and the logs in this new directory",
+)
+def main(seconds: float, seed: int, every_s: float, keep: Path | None) -> None:
     """Torture a broker, three workers and four producers, and check that nothing is lost."""
+    if keep is not None and keep.exists():
+        raise click.BadParameter(f"{keep} exists", param_hint="--keep")
     home = Path(tempfile.mkdtemp(prefix="tg-"))
     bar = click.progressbar(length=max(1, int(seconds)), label="torture", file=sys.stderr)
     is_terminal = sys.stderr.isatty()
@@ -33,14 +39,13 @@ def main(seconds: float, seed: int, every_s: float, *, keep: bool) -> None:
         click.echo(line)
 
     began = time.monotonic()
-    run = Run(Plan(home, seconds, seed, every_s), say, progress)
+    run = Run(Plan(home, seconds, seed, every_s, keep), say, progress)
     try:
         account = run.run()
     finally:
-        if keep:
-            click.echo(f"kept in {home}")
-        else:
-            shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
+        if keep is not None:
+            click.echo(f"kept in {keep}")
     if is_terminal:
         bar.render_finish()
     click.echo("")

@@ -1,5 +1,6 @@
 """Runs a broker, workers and producers under faults, then in calm, then ends and audits them."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -45,6 +46,8 @@ class Plan(msgspec.Struct):
     seed: int
     every_s: float = 0.6
     """Average time between two faults."""
+    keep: Path | None = None
+    """Where to copy all files at the end. The disk of the run is gone when it is unmounted."""
 
 
 class Run:
@@ -75,6 +78,7 @@ class Run:
         with ExitStack() as stack:
             there = stack.enter_context(disk(place, lambda: self._broker.pid))
             self.disk_kind = there.kind
+            stack.callback(self._keep)
             stack.callback(self._end_all)
             with Archive(place / "data", place / "archive") as archive:
                 try:
@@ -88,6 +92,11 @@ class Run:
             account = audited(archive.directory, place / "data", logs)
         account.problems = [*problems, *(each for one in self._all() for each in one.wrong)]
         return account
+
+    def _keep(self) -> None:
+        if self._plan.keep is not None:
+            ignored = shutil.ignore_patterns("*.sock")
+            shutil.copytree(self._plan.home, self._plan.keep, ignore=ignored)
 
     @property
     def ends(self) -> int:

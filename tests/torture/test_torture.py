@@ -9,7 +9,7 @@ import pytest
 from tests.core import HASH, job_id
 from tests.crash.audit import Audit
 from tests.sizes import sample
-from tests.torture.audit import Account
+from tests.torture.audit import Account, audited
 from tests.torture.clocks import Clock
 from tests.torture.faults import EVERYONE, faults
 from tests.torture.harness import Plan, Run
@@ -26,13 +26,18 @@ SECONDS = sample(12, 60)
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_under_random_faults(short_dir: Path) -> None:
     told: list[str] = []
-    run = Run(Plan(short_dir, SECONDS, seed=5, every_s=0.4), told.append)
+    home, kept = short_dir / "h", short_dir / "kept"
+    home.mkdir()
+    run = Run(Plan(home, SECONDS, seed=5, every_s=0.4, keep=kept), told.append)
     account = run.run()
     assert account.examples == []
     assert account.outcomes["acknowledged"] > 100
     assert account.answers > 20
     assert run.ends > len(EVERYONE)
     assert told == [*map(str, faults(5, SECONDS, 0.4))]
+    again = audited(kept / "disk/archive", kept / "disk/data", [*kept.glob("*.operations")])
+    assert again.outcomes == account.outcomes
+    assert again.applied == account.applied
 
 
 def test_a_seed_stands_for_a_sequence_of_faults() -> None:

@@ -27,6 +27,22 @@ def test_a_worker_outlives_its_broker(house: House) -> None:
     assert "Traceback" not in log
 
 
+def test_a_worker_goes_on_after_kills_in_a_row(house: House) -> None:
+    """Other workers stop consuming when a connection is lost several times within seconds."""
+    broker = house.broker()
+    worker = house.worker(handler="shout")
+    for number in range(4):
+        with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+            paid(client, "claimed or not")
+        broker.kill()
+        broker.wait()
+        broker = house.broker()
+        with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+            assert ended(client, paid(client, f"after {number}")).result == f"AFTER {number}"
+    worker.terminate()
+    assert left(worker)[0] == 0
+
+
 def test_a_broker_killed_in_mid_job_is_no_reason_to_stop(house: House) -> None:
     broker = house.broker()
     worker = house.worker("--lease-ms", "3000", "--concurrency", "1", handler="until_told")

@@ -146,6 +146,18 @@ class CommandLine(click.Group):
                     [(name.ljust(width), summary) for name, (_, summary) in rows.items()]
                 )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what stands before the command. Say so if it belongs after it."""
+        typed = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as fault:
+            if not (named := [word for word in typed if word in COMMANDS]):
+                raise
+            put = f"put it after the command, `tollgate {named[0]} {fault.option_name}`"
+            told = f"No such option {fault.option_name!r} here: {put}"
+            raise click.UsageError(told, ctx) from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec
 
 import click
 
+from tollgate import signals
 from tollgate.client.sync import Client
 from tollgate.domain.commands import UINT_LIMIT
 from tollgate.domain.endpoint import check_endpoint
@@ -181,6 +182,7 @@ def with_caller(command: Callable[Concatenate[Caller, P], None]) -> Callable[P, 
     def called(*args: P.args, **kwargs: P.kwargs) -> None:
         given: dict[str, Any] = kwargs
         names = ("endpoint", "key", "answer_timeout", "as_json")
+        signals.raise_from_now()
         command(Caller(*map(given.pop, names)), *args, **kwargs)
 
     for option in (

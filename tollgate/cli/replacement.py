@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from tollgate import signals
 from tollgate.terminal import streams
 
 
@@ -27,5 +28,6 @@ class Replacement(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Replace this process. `-P` keeps the current directory off the module search path."""
         streams.flush()
+        signals.hold()
         arguments = [sys.executable, "-P", "-m", self._module, *ctx.args]
         os.execv(sys.executable, arguments)  # noqa: S606 - no shell is the point

@@ -5,6 +5,9 @@ import sys
 if __name__ == "__main__":
     if not sys.flags.safe_path:
         del sys.path[0]  # `python -m` puts the current directory here, and with it any `click.py`
+    from tollgate import signals
+
+    signals.end_at_once()
     from tollgate.terminal import uncaught
 
     uncaught.install("tollgate payments masumi")

@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 
 import click
 
+from tollgate import signals
 from tollgate.streams import protect
 from tollgate.terminal import streams
 
@@ -22,13 +23,23 @@ def run(
     wrong in a command that `serves` is logged, not put into a line, once its arguments are read.
     """
     protect(threaded=False)
-    sys.exit(_code_of(command, program, aborted, serves=serves))
+    try:
+        code = _code_of(command, program, aborted, serves=serves)
+    finally:
+        if serves and signals.is_program():
+            signals.ignore_stops()
+        else:
+            signals.end_again()
+    sys.exit(code)
 
 
 def _code_of(command: click.Command, program: str, aborted: int, *, serves: bool) -> int:
     try:
         with _writing():
             context = command.make_context(program, sys.argv[1:])
+        signals.raise_from_now()
+        if serves:
+            signals.serve_on(program)
         with context, nullcontext() if serves else _writing():
             command.invoke(context)
             streams.flush()

@@ -1,5 +1,6 @@
 """The loop around the core: a full disk, roles taken away, undelivered grants, a stop."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -50,6 +51,8 @@ from tollgate.domain.messages import Request, decode_answer, encode_request
 from tollgate.domain.results import ErrorResult
 from tollgate.domain.status import JobStatus
 
+CLOSED = os.open(os.devnull, os.O_RDONLY)
+"""A descriptor whose other end is closed: read, it tells a server to stop."""
 WORKER = Principal("uid:2000", frozenset({Role.WORKER}))
 
 
@@ -87,6 +90,8 @@ class Nothing:
 
     def stopping(self) -> None: ...
 
+    def vouch(self, disk_since_s: Callable[[], float | None]) -> None: ...
+
 
 def server_of(
     pipeline: Pipeline,
@@ -96,7 +101,7 @@ def server_of(
 ) -> Server:
     nothing = Nothing()
     return Server(
-        pipeline, journal, nothing, doors, load({"in_memory": True}), 0,  # type: ignore[arg-type]
+        pipeline, journal, nothing, doors, load({"in_memory": True}), CLOSED,  # type: ignore[arg-type]
         counters=Counter(), notifier=nothing, keys=keys,  # type: ignore[arg-type]
     )  # fmt: skip
 

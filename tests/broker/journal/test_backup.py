@@ -126,8 +126,8 @@ def test_a_place_that_is_taken_or_nested_is_refused(data: Path, tmp_path: Path) 
     before = sorted(tmp_path.rglob("*"))
     for place, why in {
         "data": "exists already",
-        "copy": "exists already",
-        "empty": "exists already",
+        "copy": "exists already, and a backup overwrites nothing$",
+        "empty": "exists already.*name a new directory in it",
         "file": "exists already",
         "link": "exists already",
         "data/copy": "inside a data directory",
