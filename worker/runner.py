@@ -257,6 +257,13 @@ class Runner:
                 lost.regain(lease)
                 self.keeper.hold(lost)
                 stage.take_back(lost)
+            elif (finished := self.settler.keeps(lease)) is not None:
+                log.warning(
+                    "job %s: the lease was lost, and was granted again for its result",
+                    finished.job_id, extra=log_fields(finished.job),
+                )  # fmt: skip
+                finished.regain(lease)
+                self.keeper.hold(finished)
             elif stage.ignores(lease):
                 self._unpaid.add(lease)
             else:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tollgate.client import commands
 from tollgate.client.errors import may_pass
+from tollgate.client.results import Lease
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import (
     InternalError,
@@ -63,7 +64,7 @@ class Settler:
         self._ready: list[tuple[HeldJob, Outcome]] = []
         self._unsettled: dict[HeldJob, Outcome] = {}
         self._messages = 0
-        self._alone: set[asyncio.Task[None]] = set()
+        self._alone: dict[asyncio.Task[None], HeldJob] = {}
 
     def __len__(self) -> int:
         """Return how many jobs are not settled yet."""
@@ -77,6 +78,13 @@ class Settler:
     def gives_back(self, held: HeldJob) -> bool:
         """Whether a lease is being given back: the job may come to this worker again."""
         return isinstance(self._unsettled.get(held), GiveBack)
+
+    def keeps(self, lease: Lease) -> HeldJob | None:
+        """Return the job whose outcome waits for this lease, if it can take it."""
+        for held in self._alone.values():
+            if (held.job_id, held.version) == (lease.job.job_id, lease.job.version):
+                return None if self.gives_back(held) else held
+        return None
 
     @property
     def under_way(self) -> int:
@@ -148,8 +156,8 @@ class Settler:
             self._end(held, took)
 
         task = own_task(settle())
-        self._alone.add(task)
-        task.add_done_callback(self._alone.discard)
+        self._alone[task] = held
+        task.add_done_callback(self._alone.pop)
 
     def _end(self, held: HeldJob, outcome: Outcome | None) -> None:
         if self._unsettled.pop(held, None) is not None:
@@ -230,7 +238,8 @@ class Settler:
         if not delivery.is_told:
             delivery.is_told = True
             log.warning(
-                "job %s: another worker has the lease; this one keeps its result (%s)",
+                "job %s: another worker has the lease, or its queue is paused; this one keeps its"
+                " result (%s)",
                 held.job_id, one_line(fault), extra=log_fields(held.job),
             )  # fmt: skip
         return None

@@ -477,6 +477,36 @@ async def test_a_result_after_a_lost_lease_is_sent(link: ScriptedLink, start: St
     await worker.stopped()
 
 
+async def test_a_result_that_waits_for_its_lease_is_not_made_again(
+    link: ScriptedLink, start: Start
+) -> None:
+    """The queue was paused, or another worker gave the job back: a claim of this worker gets it."""
+    calls: list[str] = []
+
+    async def handler(job: Job) -> str:
+        calls.append(job.job_id)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600)
+        return "after all"
+
+    worker = start(handler)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    link.script.answers["transition"] = [LOST] * 1_000
+    link.script.answers["get"] = [make_job()] * 1_000
+    worker.runner.lease_lost(held, held.token, LOST)
+    await link.script.until_said("get")  # nobody gives the job by its id
+    link.grant(make_lease(1, token=7))
+    await until(lambda: held.token == 7)
+    link.script.answers["transition"].clear()
+    await until(lambda: worker.runner.finished)
+    assert link.script.all("transition")[-1].token == 7
+    assert worker.runner.keeper.holder(held.job_id) is None
+    assert len(calls) == 1
+    await worker.stopped()
+
+
 async def test_a_lease_that_lapsed_is_had_back_in_time(link: ScriptedLink, start: Start) -> None:
     """The machine stood still; the lease thread claims the job by its id."""
     go_on = asyncio.Event()
@@ -592,7 +622,7 @@ async def test_a_lease_that_was_regained_is_not_lost(link: ScriptedLink, start: 
 
 
 async def test_a_job_that_is_on_its_way_back_is_not_lost(link: ScriptedLink, start: Start) -> None:
-    """The process stood still. A claim of it has the job, and the lease thread was answered first."""
+    """The process stood still. Its claim has the job, and the lease thread was answered first."""
     gate = asyncio.Event()
     calls: list[str] = []
 
