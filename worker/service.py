@@ -34,7 +34,7 @@ from tollgate.worker.runner import Runner
 from tollgate.worker.settings import SILENCE_S_MAX, WorkerSettings
 from tollgate.worker.signals import StopSignals
 from tollgate.worker.tries import why_spent
-from tollgate.worker.watchdog import Watchdog
+from tollgate.worker.watchdog import Watchdog, held_limit_s
 from tollgate.worker.work import WorkStage, overrun
 
 log = logging.getLogger("tollgate.worker")
@@ -80,6 +80,7 @@ class Service:
             at_work=self._at_work,
             on_overrun=self._on_overrun,
             on_beat=self._on_beat,
+            held_s=None if signals is None else held_limit_s(settings.lease_ms),
         )
 
     @property
