@@ -14,7 +14,7 @@ from tollgate.domain.exceptions import ArgumentError, TollgateError
 from tollgate.domain.results import HelloResult
 from tollgate.domain.status import AWAITING_PAYMENT
 from tollgate.threads import check_threads
-from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
+from tollgate.worker.broker_status import Backoff, BrokerStatus, refusal_line
 from tollgate.worker.executor import Executor
 from tollgate.worker.handlers import (
     HandlerNotFoundError,
@@ -124,7 +124,7 @@ class Service:
             log.error("the worker ends: %s", fault)  # noqa: TRY400 - one line
             return REFUSED
         except TollgateError as refusal:
-            log.error("the broker refuses this worker: %s", one_line(refusal))  # noqa: TRY400
+            log.error("the broker refuses this worker: %s", refusal_line(refusal))  # noqa: TRY400
             return REFUSED
         finally:
             if self._questions is not None:

@@ -21,7 +21,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.status import COMPLETED
 from tollgate.job_log import log_fields
-from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
+from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line, refusal_line
 from tollgate.worker.held import HeldJob
 from tollgate.worker.link import Link
 from tollgate.worker.outcome import GiveBack, Move, Outcome, cut, shortened
@@ -213,7 +213,7 @@ class Settler:
         elif isinstance(fault, LeaseLostError | VersionConflictError):
             return await self._regain(fault, held, delivery)
         elif not may_pass(fault) and not isinstance(fault, InternalError):
-            return _dropped(held, delivery.outcome, one_line(fault))
+            return _dropped(held, delivery.outcome, refusal_line(fault))
         else:
             delivery.is_in_doubt = delivery.is_in_doubt or not isinstance(fault, Refusal)
             self._broker.lost(fault, asked_at)
@@ -261,16 +261,21 @@ class Settler:
         backoff = Backoff()
         while True:
             try:
+                token = held.token
                 try:
-                    await self._link.touch(held.job_id, held.token, lease_ms=self._lease_ms)
+                    await self._link.touch(held.job_id, token, lease_ms=self._lease_ms)
                 except LeaseLostError:
-                    return await self._claim_again(held)
+                    if await self._claim_again(held):
+                        return True
+                    if held.token == token:
+                        return False
+                    # else a claim of this worker has got it meanwhile: look again
+                else:
+                    return True
             except TollgateError as fault:
                 if not may_pass(fault):
                     return False
                 await backoff.wait()
-            else:
-                return True
 
     async def _claim_again(self, held: HeldJob) -> bool:
         leases = await self._link.claim(

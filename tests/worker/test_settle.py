@@ -469,3 +469,19 @@ async def test_whether_the_lease_is_still_there(
     held = HeldJob(make_lease(), Any)  # type: ignore[arg-type]
     assert await asyncio.wait_for(desk.settler.has_lease(held), PATIENCE_S) is has_it
     assert held.token == token
+
+
+@pytest.mark.parametrize(("second", "has_it"), [(None, True), (LOST, False)])
+async def test_a_lease_that_a_claim_of_this_worker_got_is_there(
+    desk: Desk, second: Any, *, has_it: bool
+) -> None:
+    """The answer had freed the job, and the worker's parked claim was granted it."""
+    held = HeldJob(make_lease(), Any)  # type: ignore[arg-type]
+
+    async def granted_elsewhere() -> list[Any]:
+        held.token = 55
+        return []
+
+    desk.script.answers |= {"touch": [LOST, second], "reclaim": [granted_elsewhere]}
+    assert await asyncio.wait_for(desk.settler.has_lease(held), PATIENCE_S) is has_it
+    assert [each.token for each in desk.script.all("touch")] == [101, 55]
