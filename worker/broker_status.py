@@ -6,7 +6,7 @@ import random
 from time import monotonic
 from typing import Final
 
-from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.exceptions import NotAuthorizedError, TollgateError
 
 log = logging.getLogger("tollgate.worker")
 
@@ -19,6 +19,13 @@ def one_line(text: object) -> str:
     line = " ".join(str(text).split())
     line = "".join(character if character.isprintable() else "�" for character in line)
     return line if len(line) <= 200 else line[:199] + "…"  # noqa: PLR2004 - a line, roughly
+
+
+def refusal_line(refusal: TollgateError) -> str:
+    """Return why the broker takes nothing from this worker, and what to do about it."""
+    if isinstance(refusal, NotAuthorizedError):
+        return f"{one_line(refusal)}; start it with a key that is valid and has the role for this"
+    return one_line(refusal)
 
 
 class BrokerStatus:

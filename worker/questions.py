@@ -58,6 +58,8 @@ class Questions:
         self._slots = slots
         self._asking_max = min(asking_max, ASKING_MAX)
         self._asked: dict[str, asyncio.Future[Job]] = {}
+        self._kept = 0
+        """How many calls wait for an answer, or will as soon as their question is at the broker."""
         self._changed = asyncio.Event()
         self._waiting: asyncio.Task[None] | None = None
         self._is_stopping = False
@@ -138,7 +140,15 @@ class Questions:
                 return [*(job.inputs or ())]
 
     async def _ask(self, held: HeldJob, text: str) -> str:
-        keeps = len(self._asked) < self._asking_max and not self._is_stopping
+        # Counted before the broker has it: many may be under way at once.
+        keeps = self._kept < self._asking_max and not self._is_stopping
+        self._kept += keeps
+        try:
+            return await self._ask_and_wait(held, text, keeps=keeps)
+        finally:
+            self._kept -= keeps
+
+    async def _ask_and_wait(self, held: HeldJob, text: str, *, keeps: bool) -> str:
         job, _ = await self._settler.deliver(held, Move.asks(text, keeps_lease=keeps))
         if held.is_over:  # the call has ended meanwhile
             raise Suspended

@@ -16,6 +16,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
+from tollgate.client.errors import ClientClosedError
 from tollgate.client.results import Lease
 from tollgate.client.sync import Client
 from tollgate.domain.commands import AnyCommand, Release, Touch
@@ -256,6 +257,13 @@ class Runner:
                 lost.regain(lease)
                 self.keeper.hold(lost)
                 stage.take_back(lost)
+            elif (finished := self.settler.keeps(lease)) is not None:
+                log.warning(
+                    "job %s: the lease was lost, and was granted again for its result",
+                    finished.job_id, extra=log_fields(finished.job),
+                )  # fmt: skip
+                finished.regain(lease)
+                self.keeper.hold(finished)
             elif stage.ignores(lease):
                 self._unpaid.add(lease)
             else:
@@ -315,9 +323,22 @@ class Runner:
     def lease_lost(self, held: HeldJob, token: int, reason: TollgateError) -> None:
         """See `lease.LeaseListener`."""
 
+        def look() -> None:
+            # A claim of this worker may have got the job back, and the answer is still on its way.
+            # Answers of one connection come in order: that one comes before the answer to this.
+            touch = Touch(job_id=held.job_id, lease=token, lease_ms=self._settings.lease_ms)
+            if is_lost():
+                with suppress(ClientClosedError):
+                    self._link.post([touch], lambda _: lose(), self._answer_s)
+                    self._link.push()
+
+        def is_lost() -> bool:
+            return held.token == token and not held.is_over and not held.is_lost
+
         def lose() -> None:
-            # With another token, a claim of this worker has got the job back meanwhile.
-            if held.token == token and not held.is_over and not held.is_lost:
+            if self._touching:
+                look()  # leases that came late are looked at first
+            elif is_lost():
                 log.warning(
                     "job %s: the lease is lost (%s)",
                     held.job_id, one_line(reason), extra=log_fields(held.job),
@@ -325,7 +346,7 @@ class Runner:
                 self.keeper.drop(held)
                 held.stage.lost(held)
 
-        self._in_loop(lose)
+        self._in_loop(look)
 
     def stop_was_requested(self, held: HeldJob) -> None:
         """See `lease.LeaseListener`."""

@@ -14,7 +14,7 @@ from tollgate.domain.exceptions import ArgumentError, TollgateError
 from tollgate.domain.results import HelloResult
 from tollgate.domain.status import AWAITING_PAYMENT
 from tollgate.threads import check_threads
-from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
+from tollgate.worker.broker_status import Backoff, BrokerStatus, refusal_line
 from tollgate.worker.executor import Executor
 from tollgate.worker.handlers import (
     HandlerNotFoundError,
@@ -34,7 +34,7 @@ from tollgate.worker.runner import Runner
 from tollgate.worker.settings import SILENCE_S_MAX, WorkerSettings
 from tollgate.worker.signals import StopSignals
 from tollgate.worker.tries import why_spent
-from tollgate.worker.watchdog import Watchdog
+from tollgate.worker.watchdog import Watchdog, held_limit_s
 from tollgate.worker.work import WorkStage, overrun
 
 log = logging.getLogger("tollgate.worker")
@@ -80,6 +80,7 @@ class Service:
             at_work=self._at_work,
             on_overrun=self._on_overrun,
             on_beat=self._on_beat,
+            held_s=None if signals is None else held_limit_s(settings.lease_ms),
         )
 
     @property
@@ -123,7 +124,7 @@ class Service:
             log.error("the worker ends: %s", fault)  # noqa: TRY400 - one line
             return REFUSED
         except TollgateError as refusal:
-            log.error("the broker refuses this worker: %s", one_line(refusal))  # noqa: TRY400
+            log.error("the broker refuses this worker: %s", refusal_line(refusal))  # noqa: TRY400
             return REFUSED
         finally:
             if self._questions is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tollgate.client import commands
 from tollgate.client.errors import may_pass
+from tollgate.client.results import Lease
 from tollgate.domain.commands import AnyCommand
 from tollgate.domain.exceptions import (
     InternalError,
@@ -20,7 +21,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.status import COMPLETED
 from tollgate.job_log import log_fields
-from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
+from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line, refusal_line
 from tollgate.worker.held import HeldJob
 from tollgate.worker.link import Link
 from tollgate.worker.outcome import GiveBack, Move, Outcome, cut, shortened
@@ -63,7 +64,7 @@ class Settler:
         self._ready: list[tuple[HeldJob, Outcome]] = []
         self._unsettled: dict[HeldJob, Outcome] = {}
         self._messages = 0
-        self._alone: set[asyncio.Task[None]] = set()
+        self._alone: dict[asyncio.Task[None], HeldJob] = {}
 
     def __len__(self) -> int:
         """Return how many jobs are not settled yet."""
@@ -77,6 +78,13 @@ class Settler:
     def gives_back(self, held: HeldJob) -> bool:
         """Whether a lease is being given back: the job may come to this worker again."""
         return isinstance(self._unsettled.get(held), GiveBack)
+
+    def keeps(self, lease: Lease) -> HeldJob | None:
+        """Return the job whose outcome waits for this lease, if it can take it."""
+        for held in self._alone.values():
+            if (held.job_id, held.version) == (lease.job.job_id, lease.job.version):
+                return None if self.gives_back(held) else held
+        return None
 
     @property
     def under_way(self) -> int:
@@ -148,8 +156,8 @@ class Settler:
             self._end(held, took)
 
         task = own_task(settle())
-        self._alone.add(task)
-        task.add_done_callback(self._alone.discard)
+        self._alone[task] = held
+        task.add_done_callback(self._alone.pop)
 
     def _end(self, held: HeldJob, outcome: Outcome | None) -> None:
         if self._unsettled.pop(held, None) is not None:
@@ -205,7 +213,7 @@ class Settler:
         elif isinstance(fault, LeaseLostError | VersionConflictError):
             return await self._regain(fault, held, delivery)
         elif not may_pass(fault) and not isinstance(fault, InternalError):
-            return _dropped(held, delivery.outcome, one_line(fault))
+            return _dropped(held, delivery.outcome, refusal_line(fault))
         else:
             delivery.is_in_doubt = delivery.is_in_doubt or not isinstance(fault, Refusal)
             self._broker.lost(fault, asked_at)
@@ -230,7 +238,8 @@ class Settler:
         if not delivery.is_told:
             delivery.is_told = True
             log.warning(
-                "job %s: another worker has the lease; this one keeps its result (%s)",
+                "job %s: another worker has the lease, or its queue is paused; this one keeps its"
+                " result (%s)",
                 held.job_id, one_line(fault), extra=log_fields(held.job),
             )  # fmt: skip
         return None
@@ -252,16 +261,21 @@ class Settler:
         backoff = Backoff()
         while True:
             try:
+                token = held.token
                 try:
-                    await self._link.touch(held.job_id, held.token, lease_ms=self._lease_ms)
+                    await self._link.touch(held.job_id, token, lease_ms=self._lease_ms)
                 except LeaseLostError:
-                    return await self._claim_again(held)
+                    if await self._claim_again(held):
+                        return True
+                    if held.token == token:
+                        return False
+                    # else a claim of this worker has got it meanwhile: look again
+                else:
+                    return True
             except TollgateError as fault:
                 if not may_pass(fault):
                     return False
                 await backoff.wait()
-            else:
-                return True
 
     async def _claim_again(self, held: HeldJob) -> bool:
         leases = await self._link.claim(

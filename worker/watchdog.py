@@ -1,6 +1,7 @@
 """Watches the worker's loop from a thread: says who blocks it, and ends what does not end."""
 
 import asyncio
+import faulthandler
 import logging
 import os
 import select
@@ -10,9 +11,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 from typing import Final
 
+from tollgate.streams import STDERR
 from tollgate.worker.leaving import say
 from tollgate.worker.signals import StopSignals
 
@@ -26,7 +28,21 @@ STANDSTILL_S: Final = 1.0
 """If this thread itself has not run for so long, the whole process stood still."""
 OVERRUN_S: Final = 1.0
 """How long after its time limit a handler may block the loop."""
+HELD_S_MIN: Final = 300.0
+HELD_LEASES: Final = 10
+"""The process ends if its interpreter is held for so many leases, and for HELD_S_MIN at least.
+
+To the timer, a process that was stopped (SIGSTOP, a container that was paused) is like one that is
+held, and it would end that as it goes on. So its time is longer than most pauses. It is no harm to
+the jobs: their leases have long lapsed."""
+HELD_TOLD_S: Final = 5.0
+"""How long nothing of the process may run until that is logged afterwards."""
 _HERE: Final = str(Path(__file__).parent)
+
+
+def held_limit_s(lease_ms: int) -> float:
+    """Return how long the interpreter may be held, in s."""
+    return max(HELD_S_MIN, HELD_LEASES * lease_ms / 1_000)
 
 
 class Watchdog:
@@ -41,8 +57,13 @@ class Watchdog:
         at_work: Callable[[object], tuple[str, float | None] | None],
         on_overrun: Callable[[str], None],
         on_beat: Callable[[], None],
+        held_s: float | None = None,
     ) -> None:
         """Watch `loop`, which runs in the calling thread.
+
+        With `held_s`, end the process if nothing of Python has run for so long: C code holds the
+        interpreter, and this thread cannot run either. `faulthandler` does it, whose thread needs
+        no interpreter: it writes where all threads are, and exits with code 1.
 
         `on_signal` is called in this thread with the number of signals so far. `at_work` returns,
         for a task, the id of its job and when its time limit ends. `on_overrun` is called if such a
@@ -55,6 +76,8 @@ class Watchdog:
         self._at_work = at_work
         self._on_overrun = on_overrun
         self._on_beat = on_beat
+        self._held_s = held_s
+        self._held_until = 0.0
         self._is_closed = False
         self._beat_at = monotonic()
         self._is_beat_due = False
@@ -76,6 +99,8 @@ class Watchdog:
         os.eventfd_write(self._wake, 1)
         self._thread.join(timeout=10 * LOOK_S)
         os.close(self._wake)
+        if self._held_s is not None:
+            faulthandler.cancel_dump_traceback_later()
 
     def end_by(self, deadline: float, act: Callable[[], None]) -> None:
         """Call `act` in this thread at `deadline` (monotonic, in s), unless it is closed before."""
@@ -85,7 +110,8 @@ class Watchdog:
         watched: list[StopSignals | int] = [self._wake]
         if self._signals is not None:
             watched.append(self._signals)
-        looked_at = monotonic()
+        looked_at, worked = monotonic(), process_time()
+        self._put_off_end(looked_at)
         while not self._is_closed:
             ready: list[object] = []
             with suppress(OSError, ValueError):
@@ -93,7 +119,9 @@ class Watchdog:
             now = monotonic()
             if now - looked_at > LOOK_S + STANDSTILL_S:
                 self._beat_at = now  # stopped by SIGSTOP, or with the whole machine
-            looked_at = now
+                self._tell_standstill(now - looked_at, process_time() - worked)
+            looked_at, worked = now, process_time()
+            self._put_off_end(now)
             if self._signals in ready and self._signals is not None:
                 count = self._signals.count()
                 if count > self._signals_seen:
@@ -104,6 +132,32 @@ class Watchdog:
                 self._deadline = None
                 act()
             self._look(now)
+
+    def _put_off_end(self, now: float) -> None:
+        """Say that the interpreter runs code. A timer costs a thread: it is set now and then."""
+        if self._held_s is None or now < self._held_until - self._held_s * 3 / 4:
+            return
+        self._held_until = now + self._held_s
+        with suppress(OSError, ValueError, RuntimeError):  # no memory, no thread, no stderr
+            faulthandler.dump_traceback_later(self._held_s, exit=True, file=STDERR)
+
+    def _tell_standstill(self, for_s: float, worked_s: float) -> None:
+        """Log that nothing ran for a while, in which the process computed for `worked_s`."""
+        if for_s < HELD_TOLD_S:
+            return
+        if worked_s > for_s / 2:
+            say(
+                logging.WARNING,
+                "the interpreter was held for %.1f s, by C code of a handler that does not release"
+                " it: nothing else ran, and no lease was kept. Run such a handler in processes"
+                ' (isolation="process")', for_s,
+            )  # fmt: skip
+        else:
+            say(
+                logging.INFO,
+                "nothing of this worker ran for %.1f s: its process or its machine was stopped, or"
+                " C code of a handler waited and held the interpreter", for_s,
+            )  # fmt: skip
 
     def _pause_s(self) -> float:
         """Return how long to wait until the next look, or until the deadline."""

@@ -113,7 +113,10 @@ class Worker:
             simulator_of(self._settings)
         except ValueError as fault:
             raise ArgumentError(str(fault)) from None
+        before = {*threading.enumerate()}
         self._make_executor = executor_of(self._settings)
+        self._handlers_threads = {*threading.enumerate()} - before
+        """What the handler's module has started: the end of the worker does not wait for it."""
         self._service: Service | None = None
         self._is_stopped = False
         self._lock = threading.Lock()
@@ -135,7 +138,7 @@ class Worker:
         if _is_main_thread():
             signals = StopSignals()
             signals.install()
-        before = set(threading.enumerate())
+        before = {*threading.enumerate()} - self._handlers_threads
         loop = asyncio.new_event_loop()
         try:
             code = run_to_end(loop, self._serve(signals, self._settings), obeys_ctrl_c=False)

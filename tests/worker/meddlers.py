@@ -1,6 +1,8 @@
 """Handlers that change what a process has only one of. A worker calls them by name."""
 
 import asyncio
+import atexit
+import builtins
 import contextlib
 import gc
 import locale
@@ -81,6 +83,12 @@ def writes_elsewhere() -> None:
 def prints_much() -> None:
     for _ in range(200):
         print("x" * 10_000)  # noqa: T201
+
+
+@meddler
+def closes_standard_descriptors() -> None:
+    for descriptor in (0, 1, 2):
+        os.close(descriptor)
 
 
 @meddler
@@ -197,7 +205,36 @@ def forgets_modules() -> None:
     sys.path.clear()
 
 
+@meddler
+def replaces_functions_of_all() -> None:
+    builtins.print = builtins.open = None  # type: ignore[assignment]
+    time.sleep = lambda _: None
+    time.time = lambda: 0.0
+
+
+@meddler
+def leaves_what_hangs_at_exit() -> None:
+    atexit.register(time.sleep, 3_600)
+
+
+@meddler
+def lets_no_file_grow() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+
+
 # --- logging and warnings -------------------------------------------------------------------------
+
+
+@meddler
+def disables_logging() -> None:
+    logging.disable(logging.CRITICAL)
+
+
+@meddler
+def breaks_hooks() -> None:
+    sys.excepthook = threading.excepthook = sys.unraisablehook = lambda *_: 1 / 0  # type: ignore[assignment]
+    thread_raises()
 
 
 @meddler
@@ -256,6 +293,11 @@ def runs_own_loop() -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
+
+
+@meddler
+def switches_threads_seldom() -> None:
+    sys.setswitchinterval(5)
 
 
 @meddler

@@ -626,6 +626,19 @@ async def test_beyond_the_most_that_may_ask_a_call_ends(link: ScriptedLink, star
     await worker.stopped()
 
 
+async def test_questions_on_their_way_count_as_asked(link: ScriptedLink, start: Start) -> None:
+    """As many as have slots may ask at once: one `wait` must still be able to name them all."""
+    gate = asyncio.Event()
+    link.script.answers["transition"] = [gate.wait] * 3
+    worker = start(asks_name, asking_max=1, concurrency=3)
+    link.grant(make_lease(1), make_lease(2), make_lease(3))
+    await link.script.until_said("transition", 3)
+    keeps = [each.fields["keep_lease"] for each in link.script.all("transition")]
+    assert keeps == [True, False, False]
+    gate.set()
+    await worker.stopped()
+
+
 async def test_no_more_may_ask_than_one_wait_can_name(link: ScriptedLink, start: Start) -> None:
     worker = start(asks_name, asking_max=5_000)
     assert worker.stage.questions._asking_max == 1_000

@@ -477,6 +477,36 @@ async def test_a_result_after_a_lost_lease_is_sent(link: ScriptedLink, start: St
     await worker.stopped()
 
 
+async def test_a_result_that_waits_for_its_lease_is_not_made_again(
+    link: ScriptedLink, start: Start
+) -> None:
+    """The queue was paused, or another worker gave the job back: a claim of this worker gets it."""
+    calls: list[str] = []
+
+    async def handler(job: Job) -> str:
+        calls.append(job.job_id)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600)
+        return "after all"
+
+    worker = start(handler)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    link.script.answers["transition"] = [LOST] * 1_000
+    link.script.answers["get"] = [make_job()] * 1_000
+    worker.runner.lease_lost(held, held.token, LOST)
+    await link.script.until_said("get")  # nobody gives the job by its id
+    link.grant(make_lease(1, token=7))
+    await until(lambda: held.token == 7)
+    link.script.answers["transition"].clear()
+    await until(lambda: worker.runner.finished)
+    assert link.script.all("transition")[-1].token == 7
+    assert worker.runner.keeper.holder(held.job_id) is None
+    assert len(calls) == 1
+    await worker.stopped()
+
+
 async def test_a_lease_that_lapsed_is_had_back_in_time(link: ScriptedLink, start: Start) -> None:
     """The machine stood still; the lease thread claims the job by its id."""
     go_on = asyncio.Event()
@@ -586,6 +616,61 @@ async def test_a_lease_that_was_regained_is_not_lost(link: ScriptedLink, start: 
     held.regain(make_lease(1, token=7))
     await turns()
     assert not held.is_lost
+    go_on.set()
+    assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    await worker.stopped()
+
+
+async def test_a_job_that_is_on_its_way_back_is_not_lost(link: ScriptedLink, start: Start) -> None:
+    """The process stood still. Its claim has the job, and the lease thread was answered first."""
+    gate = asyncio.Event()
+    calls: list[str] = []
+
+    async def handler(job: Job) -> str:
+        calls.append(job.job_id)
+        await gate.wait()
+        return "done"
+
+    worker = start(handler)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    await link.script.until_said("claim", 2)
+    link.script.answers["first touch"] = [LOST]
+    worker.runner.lease_lost(held, held.token, LOST)
+    link.script.answers["post"] = [turns]
+    link.grant(make_lease(1, token=7))
+    await link.script.until_said("claim", 3)
+    await turns()
+    gate.set()
+    assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    assert [each.token for each in link.script.all("transition")] == [7]
+    assert len(calls) == 1
+    await worker.stopped()
+
+
+async def test_a_job_among_late_leases_is_not_lost(link: ScriptedLink, start: Start) -> None:
+    """The same, and the claim waited so long that its leases are touched before they are begun."""
+    gate, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handler(job: Job) -> str:
+        await go_on.wait()
+        return "done"
+
+    worker = start(handler, lease_ms=60_000)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    link.script.answers["first touch"] = [None, LOST, LOST]
+    link.script.answers["post"] = [gate.wait]
+    late = [make_lease(1, token=7)]
+    worker.runner.take_leases(worker.stage, late, asked_at=monotonic() - 61)
+    worker.runner.lease_lost(held, held.token, LOST)
+    await link.script.until_said("first touch", 2)
+    await turns()
+    gate.set()
+    await until(lambda: held.token == 7)
+    await turns()
     go_on.set()
     assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
     await worker.stopped()

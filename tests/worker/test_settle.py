@@ -236,7 +236,8 @@ async def test_a_result_waits_for_the_other_lease(
     desk.script.answers["reclaim"] = [[], [], [make_lease(token=9)]]
     assert (await desk.settle())[1] == DONE
     assert desk.sent()[-1] == (COMPLETED, "42", 2, 9)
-    assert caplog.text.count("another worker has the lease; this one keeps its result") == 1
+    told = "another worker has the lease, or its queue is paused; this one keeps its result"
+    assert caplog.text.count(told) == 1
 
 
 async def test_a_result_ends_with_the_other_workers(desk: Desk) -> None:
@@ -468,3 +469,19 @@ async def test_whether_the_lease_is_still_there(
     held = HeldJob(make_lease(), Any)  # type: ignore[arg-type]
     assert await asyncio.wait_for(desk.settler.has_lease(held), PATIENCE_S) is has_it
     assert held.token == token
+
+
+@pytest.mark.parametrize(("second", "has_it"), [(None, True), (LOST, False)])
+async def test_a_lease_that_a_claim_of_this_worker_got_is_there(
+    desk: Desk, second: Any, *, has_it: bool
+) -> None:
+    """The answer had freed the job, and the worker's parked claim was granted it."""
+    held = HeldJob(make_lease(), Any)  # type: ignore[arg-type]
+
+    async def granted_elsewhere() -> list[Any]:
+        held.token = 55
+        return []
+
+    desk.script.answers |= {"touch": [LOST, second], "reclaim": [granted_elsewhere]}
+    assert await asyncio.wait_for(desk.settler.has_lease(held), PATIENCE_S) is has_it
+    assert [each.token for each in desk.script.all("touch")] == [101, 55]

@@ -200,6 +200,20 @@ def test_a_stop_waits_for_no_thread_left_behind(house: House, client: Client, ha
     assert "what does not end" in log
 
 
+def test_a_stop_waits_for_no_thread_of_the_handlers_module(house: House, client: Client) -> None:
+    house.has(
+        "starts_a_thread",
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(3_600,)).start()\n"
+        "def answer(job): return 'answered'\n",
+    )
+    worker = house.worker(handler="starts_a_thread:answer")
+    assert ended(client, paid(client, "x")).result == "answered"
+    exit_code, log = stopped(worker)
+    assert exit_code == 0
+    assert "what does not end" in log
+
+
 def test_a_finished_result_is_sent_past_a_blocked_loop(house: House, client: Client) -> None:
     jobs = all_paid(client, ["block", "finish", "finish"])
     worker = house.worker(*GRACE, "--lease-ms", "60000", handler="stubborn:mixed")

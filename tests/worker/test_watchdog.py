@@ -176,17 +176,8 @@ class FrozenLoop:
         pass
 
 
-@pytest.mark.parametrize(
-    ("times", "is_told"), [([0, 0.1, 50, 50.01], False), ([0, 0.1, 0.5, 1], True)]
-)
-def test_a_process_that_stood_still_blames_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    times: list[float],
-    *,
-    is_told: bool,
-) -> None:
-    """It was stopped, or the machine slept: the watchdog did not run either."""
+def run_by(times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a watchdog that looks at the clock at these times."""
     loop: Any = FrozenLoop()
 
     def nothing(*_: object) -> None:
@@ -207,4 +198,41 @@ def test_a_process_that_stood_still_blames_nobody(
     monkeypatch.setattr("select.select", select)
     monkeypatch.setattr("asyncio.current_task", nothing)
     watchdog._run()
+
+
+@pytest.mark.parametrize(
+    ("times", "is_told"), [([0, 0.1, 50, 50.01], False), ([0, 0.1, 0.5, 1], True)]
+)
+def test_a_process_that_stood_still_blames_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    times: list[float],
+    *,
+    is_told: bool,
+) -> None:
+    """It was stopped, or the machine slept: the watchdog did not run either."""
+    run_by(times, monkeypatch)
     assert bool(caplog.records) is is_told
+
+
+@pytest.mark.parametrize(
+    ("for_s", "worked_s", "told"),
+    [
+        (60.0, 59.0, ["the interpreter was held for 60.0 s"]),
+        (60.0, 0.1, ["nothing of this worker ran for 60.0 s"]),
+        (4.0, 4.0, []),
+    ],
+)
+def test_a_standstill_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    for_s: float,
+    worked_s: float,
+    told: list[str],
+) -> None:
+    """C code that computes is known by its work. What waits looks like a process that stood."""
+    caplog.set_level("INFO")
+    work = iter([0.0, 0.0, worked_s, worked_s, worked_s])
+    monkeypatch.setattr(watchdog_module, "process_time", lambda: next(work))
+    run_by([0, 0.1, 0.1 + for_s, 0.11 + for_s], monkeypatch)
+    assert [record.getMessage().split(":")[0].split(",")[0] for record in caplog.records] == told

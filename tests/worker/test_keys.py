@@ -1,0 +1,69 @@
+"""Keys that are rotated while workers work: no paid job is lost, and the log says what to do."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.broker.access.key_commands import new_key, rotate
+from tests.brokers import BrokerProcess, running_broker
+from tests.worker.house import House, Program, ended, left, paid
+from tollgate.client.sync import Client
+from tollgate.domain.models import Job
+from tollgate.domain.status import RUNNING
+
+HANDLERS = """
+import pathlib, time
+
+def waits(job):
+    with pathlib.Path(job.job_id).open("a") as begun:
+        begun.write("x")
+    while not pathlib.Path(f"{job.job_id} may end").exists():
+        time.sleep(0.01)
+    return "done"
+"""
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Path, BrokerProcess]]:
+    with tempfile.TemporaryDirectory(prefix="tg-") as name:
+        directory = Path(name)
+        new_key(directory, "alice")
+        with running_broker(directory, keys=directory / "keys") as broker:
+            yield directory, broker
+
+
+def test_a_key_is_rotated_at_work(house: House, served: tuple[Path, BrokerProcess]) -> None:
+    directory, broker = served
+    house.has("waiting", HANDLERS)
+    house.endpoint = broker.tcp
+
+    def worker(key: Path) -> Program:
+        options = ("--lease-ms", "1000", "--stop-grace-s", "1")
+        return house.worker("--key", str(key), *options, handler="waiting:waits")
+
+    def may_end(job: Job) -> None:
+        (house.folder / f"{job.job_id} may end").touch()
+
+    old = worker(new_key(directory, "shop", "worker"))
+    with Client(broker.endpoint) as local:
+        first, second = (paid(local, "x") for _ in range(2))
+        for job in (first, second):
+            house.until_begun(job)
+        rotate(directory, "shop", "1h", out="second")
+        may_end(first)
+        assert (ended(local, first).result, ended(local, first).attempts) == ("done", 0)
+        newest = rotate(directory, "shop", "0", out="third")
+        exit_code, log = left(old)
+        assert exit_code == 1
+        assert "the broker refuses this worker: " in log
+        assert log.count("start it with a key that is valid and has the role for this") == 2
+        new = worker(newest)
+        house.until(lambda: house.told(second.job_id) == "xx")
+        assert local.get(second.job_id).status is RUNNING
+        may_end(second)
+        assert (ended(local, second).result, ended(local, second).attempts) == ("done", 1)
+        assert house.told(first.job_id) == "x"
+    new.terminate()
+    assert left(new)[0] == 0
