@@ -24,6 +24,7 @@ from tollgate.client.results import Touched
 from tollgate.domain.exceptions import (
     DrainingError,
     InternalError,
+    JobNotFoundError,
     LeaseLostError,
     SessionEvictedError,
     UnsupportedVersionError,
@@ -558,6 +559,15 @@ async def test_leases_that_came_late_are_touched_first(
     assert [each.job for each in link.script.all("first touch")] == [1, 2]
     assert "00002: its lease ended before it was begun (granted anew)" in caplog.text
     assert await worker.stopped() == [("transition", 1, COMPLETED)]
+
+
+async def test_a_late_job_that_is_gone_is_not_begun(link: ScriptedLink, start: Start) -> None:
+    link.script.answers["first touch"] = [JobNotFoundError("id")]
+    worker = start(at_once, lease_ms=60_000)
+    await link.script.until_said("claim")
+    worker.runner.take_leases(worker.stage, [make_lease(1)], asked_at=monotonic() - 61)
+    await until(lambda: worker.runner.is_idle)
+    assert await worker.stopped() == []
 
 
 async def test_a_touch_without_an_answer_ends_no_lease(link: ScriptedLink, start: Start) -> None:

@@ -1,0 +1,52 @@
+"""What becomes of outcomes at a real broker: a worker drains it, in the process of the test."""
+
+import asyncio
+
+import pytest
+
+from tollgate import AsyncContext, Client, Context, Fail, Job
+from tollgate.testing import Broker
+
+SCHEMA = '{"input_data":[{"id":"city","type":"string"}]}'
+
+
+@pytest.fixture
+def broker(tollgate_broker: Broker) -> Broker:
+    return tollgate_broker
+
+
+@pytest.fixture
+def client(tollgate_client: Client) -> Client:
+    return tollgate_client
+
+
+def test_a_job_can_fail_while_its_question_is_open(broker: Broker, client: Client) -> None:
+    first, _ = (broker.pay(client.create(input=name)) for name in ("asks", "next"))
+    has_slot = asyncio.Event()
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        if job.input == "next":  # the question is open: the first job has left its slot
+            has_slot.set()
+            return "done"
+        asking = asyncio.create_task(ctx.ask(SCHEMA))
+        asking.add_done_callback(asyncio.Task.exception)
+        await has_slot.wait()
+        raise Fail("no longer wanted")
+
+    assert broker.drain(handler, concurrency=1) == 2
+    ended = client.get(first.job_id)
+    assert (ended.status, ended.error) == ("failed", "no longer wanted")
+
+
+def test_a_refused_result_is_seen_behind_its_progress(client: Client, broker: Broker) -> None:
+    """Progress and result go in one message, and have answers of their own."""
+    limit = client.ping().limits["text_bytes"]
+    jobs = [broker.pay(client.create(input=name)) for name in ("a", "b")]
+
+    def handler(job: Job, ctx: Context) -> str:
+        ctx.progress("almost there")
+        return "x" * (limit + 1)
+
+    assert broker.drain(handler, concurrency=1) == 2
+    for job in jobs:
+        assert "--text-bytes" in (client.get(job.job_id).error or "")
