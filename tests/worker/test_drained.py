@@ -50,3 +50,9 @@ def test_a_refused_result_is_seen_behind_its_progress(client: Client, broker: Br
     assert broker.drain(handler, concurrency=1) == 2
     for job in jobs:
         assert "--text-bytes" in (client.get(job.job_id).error or "")
+
+
+def test_a_confirmed_payment_is_no_finished_job(broker: Broker, client: Client) -> None:
+    jobs = [client.create(input=name) for name in ("a", "b")]
+    assert broker.drain(lambda job: job.input, simulate_payments=True) == 2
+    assert [client.get(job.job_id).result for job in jobs] == ["a", "b"]

@@ -116,3 +116,15 @@ def test_the_end_of_a_call_goes_to_its_stage(stage: Stage) -> None:
     held = held_by(stage)
     held.done(CallResult("done"))
     assert stage.ended == [(held, CallResult("done"))]
+
+
+def test_a_time_limit_is_for_a_call_that_is_at_work(stage: Stage) -> None:
+    """The watchdog ends a worker by it: not while a human is asked, and not after the call."""
+    held = HeldJob(make_lease(), stage)
+    assert held.limit_at is None
+    held.begun_at, held.left_s = 100.0, 5.0
+    assert held.limit_at == 105.0
+    for name in ("is_asking", "is_over"):
+        setattr(held, name, True)
+        assert held.limit_at is None
+        setattr(held, name, False)

@@ -4,6 +4,7 @@ Leases lapse by the broker's time, and the worker touches them by its own: so a 
 lapsed stays so until the worker hears of it.
 """
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import tollgate
 from tests.worker.house import PATIENCE_S
 from tests.worker.script import until_true
-from tollgate import Client, Context, Job
+from tollgate import AsyncContext, Client, Context, Job
 from tollgate.testing import Broker
 
 LEASE_MS = 60_000
@@ -87,3 +88,22 @@ def test_a_job_that_moved_meanwhile_is_called_again(
     go_on["first"].set()
     assert client.wait(first.job_id, timeout_s=PATIENCE_S).result == "sunny in Riga"
     assert client.get(second.job_id).error == "no"
+
+
+def test_a_lapse_counts_as_a_try_of_the_call_that_goes_on(
+    broker: Broker, client: Client, run: Any
+) -> None:
+    job = broker.pay(client.create(input="a"))
+    seen: list[int] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        seen.append(ctx.attempt)
+        while ctx.attempt == 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        raise LookupError("no such city")
+
+    run(handler, max_attempts=2)
+    until_true(lambda: seen)
+    broker.advance(LEASE_MS / 1_000 + 1)  # the worker has free slots, and claims it again
+    ended = client.wait(job.job_id, timeout_s=PATIENCE_S)
+    assert (ended.error, seen) == ("LookupError: no such city", [1])

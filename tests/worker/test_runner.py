@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.at_work import Start
+from tests.worker.at_work import AtWork, Start
 from tests.worker.script import (
     PATIENCE_S,
     ScriptedLink,
@@ -458,6 +458,63 @@ async def test_a_lost_lease_stops_that_job_alone(link: ScriptedLink, start: Star
         ("transition", 2, COMPLETED), ("transition", 3, COMPLETED),
     ]  # fmt: skip
     assert len(await worker.stopped()) == 2
+
+
+async def test_a_lost_lease_is_told_once_and_touched_no_more(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two touches of it may be under way; a thread cannot be ended, and goes on."""
+    go_on = threading.Event()
+
+    def handler(job: Job) -> str:
+        go_on.wait(PATIENCE_S)
+        return "after all"
+
+    worker = start(handler)
+    link.grant(make_lease())
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    for _ in range(2):
+        worker.runner.lease_lost(held, held.token, LOST)
+    await until(lambda: worker.stage.stuck)
+    await turns()
+    assert caplog.text.count("the lease is lost") == 1
+    assert worker.runner.keeper.holder(held.job_id) is None
+    go_on.set()
+    await until(lambda: worker.runner.finished)
+    await worker.stopped()
+
+
+async def test_a_lease_lost_as_its_outcome_is_decided_is_no_loss(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lease thread looked before that, and its word comes after it."""
+    gate = asyncio.Event()
+    link.script.answers["post"] = [gate.wait]
+    worker = start(at_once)
+    link.grant(make_lease())
+    await until(lambda: worker.runner.settler.outcomes)
+    (held,) = worker.runner.settler.outcomes
+    worker.runner.lease_lost(held, held.token, LOST)
+    await turns()
+    assert "the lease is lost" not in caplog.text
+    assert worker.runner.keeper.holder(held.job_id) is held
+    gate.set()
+    await until(lambda: worker.runner.finished)
+    await worker.stopped()
+
+
+def test_a_lease_lost_after_the_end_is_no_fault() -> None:
+    """The lease thread may still be in a call when the loop has been closed."""
+
+    async def make() -> AtWork:
+        worker = AtWork(ScriptedLink(), at_once)
+        worker.close()
+        return worker
+
+    runner = asyncio.run(make()).runner
+    stage: Any = None
+    runner.lease_lost(HeldJob(make_lease(), stage), 101, LOST)
 
 
 async def test_a_result_after_a_lost_lease_is_sent(link: ScriptedLink, start: Start) -> None:

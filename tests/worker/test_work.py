@@ -295,6 +295,7 @@ async def test_a_lost_thread_goes_on_with_a_new_lease(
     link.grant(make_lease(1, token=7))
     await until(lambda: not worker.stage.stuck)
     assert worker.stage.room() == 1
+    assert worker.runner.keeper.holder(make_lease(1).job.job_id) is not None  # it is touched
     go_on.set()
     await until(lambda: worker.runner.finished)
     assert len(calls) == 1
