@@ -120,7 +120,7 @@ def test_the_end_of_a_call_goes_to_its_stage(stage: Stage) -> None:
 
 def test_a_time_limit_is_for_a_call_that_is_at_work(stage: Stage) -> None:
     """The watchdog ends a worker by it: not while a human is asked, and not after the call."""
-    held = HeldJob(make_lease(), stage)
+    held = held_by(stage)
     limits = [held.limit_at]
     held.begun_at, held.left_s = 100.0, 5.0
     limits.append(held.limit_at)
