@@ -391,6 +391,7 @@ async def test_a_task_cancelled_before_it_began_is_suspended(executors: Run) -> 
     assert not call.results
     await until(lambda: call.results)
     assert call.results == [CallResult(is_suspended=True)]
+    assert not executor._cancelled  # it keeps no job alive
 
 
 async def test_the_call_of_a_task_is_known(executors: Run) -> None:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.brokers import BrokerProcess
-from tests.worker.script import PATIENCE_S, until
+from tests.worker.script import PATIENCE_S, turns, until
 from tollgate.client.errors import ClientClosedError
 from tollgate.client.sync import Client
 from tollgate.domain.commands import Claim, Get, Release, Transition
@@ -177,7 +177,7 @@ async def test_what_cannot_be_sent_is_answered_without_any_traffic(
     for _ in range(2):
         link.post([large], answers.append, PATIENCE_S)
     link.push()
-    await until(lambda: len(answers) == 2)
+    await turns()
     assert [type(each) for some in answers for each in some] == [TooLargeError] * 2
 
 

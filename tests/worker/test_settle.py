@@ -253,8 +253,8 @@ async def test_the_other_lease_is_asked_for_with_pauses(
 ) -> None:
     """A lease may stand for hours; asking for it without a pause would keep the broker busy."""
     monkeypatch.setattr("tollgate.worker.broker_status.PAUSE_S_MIN", 3_600)
-    desk.script.answers["transition"] = [LOST]
-    desk.script.answers["get"] = [make_job()]
+    desk.script.answers["transition"] = [LOST] * 100
+    desk.script.answers["get"] = [make_job()] * 100
     desk.put(1)
     desk.send()
     await desk.script.until_said("get")
