@@ -148,7 +148,7 @@ async def test_a_withdrawn_claim_is_parked_no_longer(
     link.push()
     await asyncio.sleep(0.05)  # it is parked, most likely
     link.withdraw(call)
-    await link.until_quiet(PATIENCE_S)
+    await asyncio.wait_for(link.until_quiet(3_600), PATIENCE_S)
     job = running()
     (lease,) = client.claim(RUNNING, job_ids=[job.job_id], wait_ms=0)  # nobody got it
     client.release(job.job_id, lease.token)
