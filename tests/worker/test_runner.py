@@ -32,6 +32,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED
 from tollgate.worker import runner as runner_module
+from tollgate.worker.claims import CLAIM_LIMIT
 from tollgate.worker.context import AsyncContext
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import GiveBack
@@ -65,6 +66,14 @@ async def test_claims_ask_for_as_many_as_there_is_room(link: ScriptedLink, start
     await turns()
     assert limits(link) == [3, 1]
     assert len(await worker.stopped()) == 3
+
+
+async def test_a_claim_asks_for_no_more_than_the_broker_allows(
+    link: ScriptedLink, start: Start
+) -> None:
+    start(at_once, concurrency=CLAIM_LIMIT + 500)
+    await link.script.until_said("claim")
+    assert limits(link) == [CLAIM_LIMIT]
 
 
 async def test_one_message_settles_and_claims(link: ScriptedLink, start: Start) -> None:
@@ -158,6 +167,20 @@ async def test_the_broker_is_asked_again_until_it_is_back(
         ["no", "requests"],
         ["is", "back"],
     ]
+
+
+async def test_a_refused_claim_is_not_made_again_before_its_pause(
+    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else the worker has to say: a broker that starts has enough to do."""
+    monkeypatch.setattr("tollgate.worker.broker_status.PAUSE_S_MIN", 3_600)
+    link.script.answers["claim"] = [DrainingError("leaving")]
+    worker = start(at_once)
+    await link.script.until_said("claim")
+    await turns()
+    worker.runner.check_again()
+    await turns()
+    assert len(link.script.all("claim")) == 1
 
 
 async def test_a_refusal_that_will_not_pass_ends_the_worker(
