@@ -12,7 +12,7 @@ import pytest
 from tests.worker.at_work import AtWork, Start
 from tests.worker.script import PATIENCE_S, ScriptedLink, make_lease, number_of, turns, until
 from tollgate.client.errors import BrokerUnreachableError
-from tollgate.domain.exceptions import LeaseLostError
+from tollgate.domain.exceptions import LeaseLostError, UnsupportedVersionError
 from tollgate.domain.models import Job
 from tollgate.domain.results import HistoryEntry
 from tollgate.domain.status import COMPLETED, FAILED
@@ -493,6 +493,17 @@ async def test_a_job_whose_tries_are_used_up_is_not_called(
 async def test_a_job_that_was_resumed_has_one_more_try(link: ScriptedLink, start: Start) -> None:
     worker = start(lambda job: "done")
     link.grant(make_lease(attempts=3))  # nothing in its history speaks against it
+    assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    await worker.stopped()
+
+
+async def test_a_job_whose_history_is_refused_has_one_more_try(
+    link: ScriptedLink, start: Start
+) -> None:
+    """Nothing shows that it must end, and it would keep its place for ever."""
+    link.script.answers["history"] = [UnsupportedVersionError("no history")] * 100
+    worker = start(lambda job: "done")
+    link.grant(make_lease(attempts=3))
     assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
     await worker.stopped()
 
