@@ -182,7 +182,6 @@ class PaymentStage:
         if held in self._pending:
             self._pending.discard(held)
             held.is_over = True
-            self._owner.forget(held)
             self._owner.check_again()
 
     def tell(self, held: HeldJob) -> None:

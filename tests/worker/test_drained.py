@@ -56,3 +56,21 @@ def test_a_confirmed_payment_is_no_finished_job(broker: Broker, client: Client) 
     jobs = [client.create(input=name) for name in ("a", "b")]
     assert broker.drain(lambda job: job.input, simulate_payments=True) == 2
     assert [client.get(job.job_id).result for job in jobs] == ["a", "b"]
+
+
+@pytest.mark.parametrize("shares", [{}, {"never_share": 1.0}])
+def test_a_real_payment_is_not_simulated(
+    broker: Broker, client: Client, caplog: pytest.LogCaptureFixture, shares: dict[str, float]
+) -> None:
+    """Its proof is another program's. The job is free for that at once."""
+    job = client.create(input="a", settle=True, blockchain_identifier="chain-1")
+    assert broker.drain(lambda job: job.input, simulate_payments=True, **shares) == 0
+    assert "has a payment that has to be settled: not simulated" in caplog.text
+    (lease,) = client.claim("awaiting_payment", wait_ms=0)
+    assert (lease.job.job_id, lease.job.version) == (job.job_id, 1)
+
+
+def test_a_made_up_payment_of_a_settled_job_is_simulated(broker: Broker, client: Client) -> None:
+    job = client.create(input="a", settle=True)
+    assert broker.drain(lambda job: job.input, simulate_payments=True) == 1
+    assert client.get(job.job_id).result == "a"
