@@ -213,6 +213,18 @@ async def test_a_waiting_call_is_cancelled(opened: Opened, make_call: MakeCall) 
     assert not begun(second)
 
 
+async def test_a_waiting_call_takes_the_place_of_a_killed_one(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    executor = await opened()
+    first, second = make_call("sleep", 1), make_call("calls", 2)
+    executor.start(first)
+    executor.start(second)
+    await until(lambda: begun(first))
+    assert executor.cancel(first, "test")
+    assert (await second.end()).value == "1"
+
+
 async def test_cancel_withdraws_a_question(opened: Opened, make_call: MakeCall) -> None:
     executor = await opened()
     call = make_call("ask")
