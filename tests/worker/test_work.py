@@ -505,6 +505,7 @@ async def test_a_job_whose_history_is_refused_has_one_more_try(
     worker = start(lambda job: "done")
     link.grant(make_lease(attempts=3))
     assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    assert len(link.script.all("history")) == 1
     await worker.stopped()
 
 
