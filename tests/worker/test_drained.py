@@ -74,3 +74,14 @@ def test_a_made_up_payment_of_a_settled_job_is_simulated(broker: Broker, client:
     job = client.create(input="a", settle=True)
     assert broker.drain(lambda job: job.input, simulate_payments=True) == 1
     assert client.get(job.job_id).result == "a"
+
+
+def test_an_error_may_be_as_long_as_the_broker_says() -> None:
+    with Broker(text_bytes=100_000) as broker, broker.connect() as client:
+        job = broker.pay(client.create(input="a"))
+
+        def handler(job: Job) -> str:
+            raise Fail("x" * 100_000)
+
+        assert broker.drain(handler) == 1
+        assert len(client.get(job.job_id).error or "") == 100_000

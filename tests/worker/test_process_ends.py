@@ -340,6 +340,28 @@ async def test_a_process_that_cannot_start_is_tried_again_later(
     assert [(await call.end()).error for call in calls] == [None] * 4
 
 
+async def test_a_module_that_ends_its_process_is_loaded_again_later(
+    opened: Opened,
+    make_call: MakeCall,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the pause it would be loaded again and again. Success makes pauses short again."""
+    executor = await opened()
+    whole = read("handlers.py")
+    write("handlers.py", "import os; os._exit(7)")
+    monkeypatch.setattr(processes, "PAUSE_S_MIN", 60)
+    assert "SIGKILL" in ((await ran(executor, make_call("kill 9", 1))).error or "")
+    call = make_call("calls", 2)
+    executor.start(call)
+    await until(lambda: "exited with code 7 while it loaded the handler; the next" in caplog.text)
+    assert executor._failures == 1
+    write("handlers.py", whole)
+    executor._resume()
+    assert (await call.end()).value == "1"
+    assert executor._failures == 0
+
+
 async def test_a_process_that_the_system_refuses_is_tried_again(
     opened: Opened,
     make_call: MakeCall,
