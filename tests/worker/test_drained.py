@@ -85,3 +85,25 @@ def test_an_error_may_be_as_long_as_the_broker_says() -> None:
 
         assert broker.drain(handler) == 1
         assert len(client.get(job.job_id).error or "") == 100_000
+
+
+def test_a_call_that_another_cancels_before_it_begins_is_a_try(
+    broker: Broker, client: Client
+) -> None:
+    """Its task never runs a line, so nothing in it could tell that it has ended."""
+    for name in ("a", "b"):
+        broker.pay(client.create(input=name))
+    called: list[Job] = []
+
+    async def handler(job: Job) -> str:
+        called.append(job)
+        if len(called) == 1:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+        return "done"
+
+    assert broker.drain(handler, concurrency=2) == 1
+    (job,) = client.list("running")
+    assert (job.attempts, job.job_id != called[0].job_id) == (1, True)
+    broker.advance(60)
+    assert broker.drain(handler) == 1
