@@ -238,7 +238,7 @@ async def test_cancel_withdraws_a_question(opened: Opened, make_call: MakeCall) 
 
 
 async def test_a_process_is_replaced_after_so_many_jobs(
-    opened: Opened, make_call: MakeCall
+    opened: Opened, make_call: MakeCall, caplog: pytest.LogCaptureFixture
 ) -> None:
     executor = await opened(recycle_jobs=2)
     first = executor._members[0].process.pid
@@ -247,6 +247,9 @@ async def test_a_process_is_replaced_after_so_many_jobs(
     assert [(await ran(executor, make_call("calls"))).value for _ in range(2)] == ["1", "2"]
     await until(lambda: not is_running(first))
     assert exists("left")  # it has left as any program does
+    await until(lambda: len(executor._processes) == 1)
+    await asyncio.sleep(0)
+    assert not caplog.records  # that it ended was expected
 
 
 @pytest.mark.parametrize("has_proc", [True, False])
