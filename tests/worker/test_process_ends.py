@@ -158,6 +158,14 @@ async def test_a_stop_of_all_processes_costs_no_try(
         assert result.error == "KeyboardInterrupt"
 
 
+async def test_a_crash_during_a_stop_is_a_try(opened: Opened, make_call: MakeCall) -> None:
+    """It is no signal of a service manager: the handler has done it."""
+    executor = await opened()
+    call = make_call("kill 9")
+    call.is_stopping = True
+    assert "SIGKILL" in ((await ran(executor, call)).error or "")
+
+
 # --- cancel ---------------------------------------------------------------------------------------
 
 
