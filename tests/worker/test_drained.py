@@ -65,7 +65,8 @@ def test_a_real_payment_is_not_simulated(
     """Its proof is another program's. The job is free for that at once."""
     job = client.create(input="a", settle=True, blockchain_identifier="chain-1")
     assert broker.drain(lambda job: job.input, simulate_payments=True, **shares) == 0
-    assert "has a payment that has to be settled: not simulated" in caplog.text
+    reason = "has a payment that has to be settled: not simulated"
+    assert f"the worker ends: job {job.job_id} {reason}" in caplog.text  # not: the broker refuses
     (lease,) = client.claim("awaiting_payment", wait_ms=0)
     assert (lease.job.job_id, lease.job.version) == (job.job_id, 1)
 
