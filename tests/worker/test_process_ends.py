@@ -419,6 +419,20 @@ async def test_close_leaves_nothing(opened: Opened, make_call: MakeCall) -> None
     assert not any(call.is_done for call in calls)
 
 
+async def test_what_a_process_says_as_it_leaves_is_heard(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (
+        "import atexit, logging",
+        "atexit.register(lambda: logging.getLogger('handler').warning('flushed 7 records'))",
+        "def answer(job): ...",
+    )
+    write("handlers.py", "\n".join(lines))
+    executor = await opened()
+    executor.close()
+    assert "flushed 7 records" in caplog.text
+
+
 async def test_close_ends_a_process_that_starts(opened: Opened) -> None:
     write("slow.py", "import time; time.sleep(60)")
     executor = ProcessExecutor("slow:answer", 1)
