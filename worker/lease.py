@@ -187,8 +187,7 @@ class LeaseKeeper:
         for (held, token, progress), answer in zip(sent, answers, strict=True):
             if progress is not None and isinstance(answer, TollgateError):
                 held.put_progress_back(progress)
-            if self._held.get(held.job_id) is held:  # else its outcome was sent meanwhile
-                self._judge(client, held, token, answer)
+            self._judge(client, held, token, answer)
 
     def _judge(self, client: Client, held: HeldJob, token: int, answer: object) -> None:
         """Take the answer to a touch with `token`."""
@@ -235,8 +234,7 @@ class LeaseKeeper:
             if is_ours and lease.job.version == held.version:
                 held.regain(lease)
                 return lease
-            with suppress(TollgateError):
-                client.release(lease.job.job_id, lease.token)
+            client.release(lease.job.job_id, lease.token)
         return None
 
 

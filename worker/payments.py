@@ -159,7 +159,6 @@ class PaymentStage:
         """Wait until the payment is known, and tell the broker what happened to it."""
         self._pending.add(held)
         if not _is_made_up(held.job):
-            self._end(held, GiveBack())
             message = f"job {held.job_id} has a payment that has to be settled: not simulated"
             self._owner.give_up(RealPaymentError(message))
             return
@@ -182,7 +181,6 @@ class PaymentStage:
         if held in self._pending:
             self._pending.discard(held)
             held.is_over = True
-            self._owner.forget(held)
             self._owner.check_again()
 
     def tell(self, held: HeldJob) -> None:

@@ -239,6 +239,9 @@ class Runner:
         unwanted: list[tuple[str, int]] = []
         for lease in leases:
             known = self.keeper.holder(lease.job.job_id)
+            if known is not None and _has_moved(known, lease):
+                self._lose_moved(known)
+                known = None
             if self._stopping.is_set():
                 unwanted.append((lease.job.job_id, lease.token))
             elif known is not None and not self.settler.gives_back(known):
@@ -248,7 +251,7 @@ class Runner:
                     known.job_id, extra=log_fields(known.job),
                 )  # fmt: skip
                 known.regain(lease)
-            elif (lost := stage.lost_call(lease.job.job_id)) is not None:
+            elif (lost := stage.lost_call(lease.job.job_id)) and not _has_moved(lost, lease):
                 # The same, and it was taken for lost already: its call goes on.
                 log.warning(
                     "job %s: the lease was lost, and was granted again",
@@ -272,6 +275,16 @@ class Runner:
                 stage.take(held)
         if unwanted:
             self._release(unwanted)
+
+    def _lose_moved(self, held: HeldJob) -> None:
+        """End the work on a job that another worker has moved: it takes no result of this call."""
+        if not held.is_over:
+            log.warning(
+                "job %s: the lease had lapsed, and another worker moved the job: it begins anew",
+                held.job_id, extra=log_fields(held.job),
+            )  # fmt: skip
+            self.keeper.drop(held)
+            held.stage.lost(held)
 
     def claim_refused(self, refusal: TollgateError) -> None:
         """See `claims.ClaimOwner`."""
@@ -401,3 +414,11 @@ class Runner:
             with suppress(TollgateError, TimeoutError):
                 async with asyncio.timeout(LAST_S):
                     await self._link.send_many(commands)
+
+
+def _has_moved(held: HeldJob, lease: Lease) -> bool:
+    """Return whether a job that comes back is no longer the one that a call works on.
+
+    One that asks moves by its question and by the answer to it, which `Questions` waits for.
+    """
+    return held.version != lease.job.version and not held.is_asking

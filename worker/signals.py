@@ -97,11 +97,10 @@ class StopSignals:
 
     def leave_to_parent(self) -> None:
         """In a forked child: let signals do there what they did before."""
-        with suppress(ValueError):  # forked in another thread: that is the child's main thread now
-            signal.set_wakeup_fd(-1)
-            for sign, before in self._before.items():
-                if signal.getsignal(sign) == self._on_signal:
-                    signal.signal(sign, before)
+        signal.set_wakeup_fd(-1)  # whichever thread forked it is the child's main thread
+        for sign, before in self._before.items():
+            if signal.getsignal(sign) == self._on_signal:
+                signal.signal(sign, before)
 
 
 def _after_fork() -> None:

@@ -229,6 +229,21 @@ def test_a_fault_ends_an_advance() -> None:
         raise AssertionError("what the test says comes after it")
 
 
+def test_a_fault_is_what_a_call_under_way_raises() -> None:
+    """Looked at after `with`, whose end raises too."""
+    seen: list[BaseException] = []
+    with pytest.raises(BrokerFailedError), Broker() as broker:  # noqa: PT012 - its end raises
+        broker.advance(0)
+        fail(broker, ZeroDivisionError())
+        try:
+            broker.advance(1)
+        except Exception as fault:  # noqa: BLE001 - it is looked at below
+            seen.append(fault)
+    assert [(type(each), type(each.__cause__)) for each in seen] == [
+        (BrokerFailedError, ZeroDivisionError)
+    ]
+
+
 async def test_a_fault_ends_calls_of_asyncio() -> None:
     with pytest.raises(BrokerFailedError), Broker() as broker:  # noqa: PT012 - its end raises
         client = broker.connect_async(timeout_s=PATIENCE_S)

@@ -69,6 +69,12 @@ async def late(job: Job) -> str:
         until_told(job)  # blocks the worker's loop: nothing is sent
     return job.input.upper()
 
+def reports_twice(job: Job, ctx) -> str:
+    ctx.progress("one")
+    time.sleep(0.3)  # long enough for it to be sent
+    ctx.progress("two")
+    return until_told(job)
+
 def until_told(job: Job) -> str:
     begun(job)
     while not pathlib.Path("go on").exists():

@@ -170,10 +170,11 @@ class ScriptedLink:
                 on_answer([fault] * len(commands))
                 return
             while parks and answers[0] is UNSCRIPTED:
-                self._more.clear()
-                await self._more.wait()
-                if script.answers["claim"]:
+                if script.answers["claim"]:  # granted before this task came so far
                     answers[0] = script.answers["claim"].pop(0)
+                else:
+                    self._more.clear()
+                    await self._more.wait()
             on_answer(
                 [
                     await _value(each, command)

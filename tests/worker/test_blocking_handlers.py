@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.sizes import sample
-from tests.worker.house import PATIENCE_S, House, left, paid
+from tests.worker.house import PATIENCE_S, House, all_paid, left, paid
 from tollgate.client.sync import Client
 from tollgate.domain.models import JobStatus
 
@@ -45,6 +45,12 @@ async def blocks(job):
 async def blocks_in_a_part(job):
     await asyncio.gather(part(job), asyncio.sleep(0))
     return "never"
+
+async def blocks_behind_others(job):
+    if job.input == "block":
+        await asyncio.sleep(0)  # the others return, and their results are not sent yet
+        time.sleep(3_600)
+    return "finished"
 """
 CASES = {
     "async-thread": ("sleeps", "thread"),
@@ -90,3 +96,17 @@ def test_a_handler_that_blocks_beyond_its_limit_ends_the_worker(house: House, ha
         assert "blocked beyond the time limit" in log
         ended_job = client.get(job.job_id)
     assert ended_job.error == "TimeoutError: the handler took longer than 0.3 s"
+
+
+def test_an_overrun_loses_no_finished_result(house: House) -> None:
+    """The loop that would have sent it is blocked: it goes out with the last words."""
+    (house.folder / "overruns.py").write_text(OVERRUNS)
+    house.broker()
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        jobs = all_paid(client, ["block", "finish", "finish"])
+        options = ("--timeout-s", "0.3", "--max-attempts", "1")
+        exit_code, log = left(house.worker(*options, handler="overruns:blocks_behind_others"))
+        assert exit_code == 4, log
+        ended = [client.get(job.job_id) for job in jobs]
+    assert [job.result for job in ended] == [None, "finished", "finished"]
+    assert ended[0].error == "TimeoutError: the handler took longer than 0.3 s"

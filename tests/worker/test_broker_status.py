@@ -61,3 +61,8 @@ async def test_pauses_grow_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> No
     for most_s in (1, 2, 3, 3):
         await pauses.wait()
         assert most_s / 2 <= slept[-1] <= most_s
+
+
+def test_pauses_of_workers_differ() -> None:
+    """Those that lost the same broker do not return all at once."""
+    assert len({Backoff().next_s() for _ in range(20)}) > 1

@@ -121,6 +121,20 @@ def test_a_lease_outlives_its_time_while_there_is_work(house: House, client: Cli
     assert idle.poll() is None
 
 
+def test_progress_that_comes_soon_is_shown_later(house: House, client: Client) -> None:
+    """The broker keeps one a second. The worker waits with the next one: else it would be lost."""
+    job = paid(client, "x")
+    house.worker(handler="reports_twice")
+
+    def is_shown() -> bool:
+        progress = client.get(job.job_id).progress
+        return progress is not None and progress.text == "two"
+
+    house.until(is_shown)
+    (house.folder / "go on").touch()
+    assert ended(client, job).result == "told"
+
+
 @pytest.mark.parametrize("handler", ["hangs", "hangs_later", "overhears"])
 def test_a_stop_gives_back_what_does_not_finish(house: House, client: Client, handler: str) -> None:
     job = paid(client, "given back")

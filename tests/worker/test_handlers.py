@@ -391,6 +391,18 @@ async def test_a_task_cancelled_before_it_began_is_suspended(executors: Run) -> 
     assert not call.results
     await until(lambda: call.results)
     assert call.results == [CallResult(is_suspended=True)]
+    assert not executor._cancelled  # it keeps no job alive
+
+
+async def test_an_ended_call_is_forgotten(executors: Run) -> None:
+    executor, calls = await executors(coroutine), (Call(), Call())
+    for call in calls:
+        executor.start(call)
+    await asyncio.sleep(0)  # both have begun
+    executor.cancel(calls[1], "its lease is lost")
+    await until(lambda: all(call.results for call in calls))
+    assert not executor._tasks
+    assert not executor._cancelled
 
 
 async def test_the_call_of_a_task_is_known(executors: Run) -> None:

@@ -116,3 +116,16 @@ def test_the_end_of_a_call_goes_to_its_stage(stage: Stage) -> None:
     held = held_by(stage)
     held.done(CallResult("done"))
     assert stage.ended == [(held, CallResult("done"))]
+
+
+def test_a_time_limit_is_for_a_call_that_is_at_work(stage: Stage) -> None:
+    """The watchdog ends a worker by it: not while a human is asked, and not after the call."""
+    held = held_by(stage)
+    limits = [held.limit_at]
+    held.begun_at, held.left_s = 100.0, 5.0
+    limits.append(held.limit_at)
+    for name in ("is_asking", "is_over"):
+        setattr(held, name, True)
+        limits.append(held.limit_at)
+        setattr(held, name, False)
+    assert limits == [None, 105.0, None, None]

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.worker.script import (
 )
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.results import Touched
+from tollgate.client.sync import Client
 from tollgate.domain.exceptions import (
     DrainingError,
     InternalError,
@@ -195,6 +197,26 @@ def test_the_thread_goes_on_when_no_client_can_be_made(script: Script, listener:
     keeper.close()
 
 
+def test_a_fault_that_stays_does_not_keep_the_thread_busy(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No files are left, for example: each attempt writes a traceback into the log."""
+    monkeypatch.setattr(lease_module, "AGAIN_S", 3_600.0)
+    attempts: list[float] = []
+
+    def no_client(timeout_s: float) -> Any:
+        attempts.append(timeout_s)
+        raise OSError("too many open files")
+
+    keeper = LeaseKeeper(no_client, 15, listener)
+    keeper.start()
+    until_true(lambda: attempts)
+    threading.Event().wait(0.05)
+    assert len(attempts) == 1
+    keeper.close()
+    until_true(lambda: not keeper._thread.is_alive())  # type: ignore[union-attr]
+
+
 def test_the_version_of_now_counts(keep: Any, script: Script, listener: Listener) -> None:
     """After an answer the job is further than when it was claimed."""
     script.answers["touch"] = [LOST]
@@ -352,6 +374,19 @@ def test_progress_goes_with_a_touch_that_is_due(keep: Any, script: Script) -> No
     assert [each.text for each in script.all("touch") if each.text] == ["half"]
 
 
+def test_progress_that_is_spaced_delays_no_touch(
+    keep: Any, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease may be shorter than the space between two reports."""
+    monkeypatch.setattr(lease_module, "PROGRESS_S", 3_600.0)
+    keeper = keep()
+    held = hold(keeper)
+    for text in ("one", "two"):
+        held.set_progress(text, None)
+        until_true(lambda: not held.has_progress)
+    assert [each.text for each in script.all("touch") if each.text] == ["one", "two"]
+
+
 @pytest.mark.parametrize("fails", ["touch", "touches"])
 def test_progress_that_was_not_taken_is_sent_again(keep: Any, script: Script, fails: str) -> None:
     """Unless there is a newer one."""
@@ -373,6 +408,29 @@ def test_the_thread_ends(keep: Any, script: Script) -> None:
     until_touched(script, 1)
     keeper.close()
     until_true(lambda: not keeper._thread.is_alive())
+
+
+def test_the_thread_ends_between_two_touches(keep: Any) -> None:
+    keeper = keep(86_400_000)
+    keeper.close()
+    until_true(lambda: not keeper._thread.is_alive())
+
+
+def test_the_thread_ends_while_the_broker_is_away(listener: Listener, short_dir: Path) -> None:
+    endpoint = f"ipc://{short_dir}/nowhere"
+    clients: list[Client] = []
+
+    def make_client(_: float) -> Client:
+        clients.append(Client(endpoint, timeout_s=3_600))
+        return clients[-1]
+
+    keeper = LeaseKeeper(make_client, 15, listener)
+    keeper.start()
+    held = hold(keeper)
+    held.set_progress("it is being sent", None)
+    until_true(lambda: clients and not held.has_progress)
+    keeper.close()
+    until_true(lambda: not keeper._thread.is_alive())  # type: ignore[union-attr]
 
 
 def test_the_thread_ends_while_it_spaces_progress(

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.brokers import BrokerProcess
-from tests.worker.script import PATIENCE_S, until
+from tests.worker.script import PATIENCE_S, turns, until
 from tollgate.client.errors import ClientClosedError
 from tollgate.client.sync import Client
 from tollgate.domain.commands import Claim, Get, Release, Transition
@@ -138,6 +138,47 @@ async def test_a_withdrawn_claim_gives_back_what_it_gets(
     assert not answers
     (lease,) = client.claim(RUNNING, job_ids=[job.job_id])  # nobody has it
     client.release(job.job_id, lease.token)
+
+
+async def test_a_withdrawn_claim_is_parked_no_longer(
+    link: Link, client: Client, running: Any, claim: Any
+) -> None:
+    """Nothing else makes the link send: it tells the broker at once."""
+    call = link.post([claim(wait_ms=60_000)], lambda _: None, 62.0)
+    link.push()
+    await asyncio.sleep(0.05)  # it is parked, most likely
+    link.withdraw(call)
+    await asyncio.wait_for(link.until_quiet(3_600), PATIENCE_S)
+    job = running()
+    (lease,) = client.claim(RUNNING, job_ids=[job.job_id], wait_ms=0)  # nobody got it
+    client.release(job.job_id, lease.token)
+
+
+async def test_a_link_is_quiet_when_it_has_released_all(
+    link: Link, client: Client, running: Any, claim: Any
+) -> None:
+    job = running()
+    call = link.post([claim()], lambda _: None, PATIENCE_S)
+    link.push()
+    client.ping()  # behind the claim: by now it has got the job
+    link.withdraw(call)
+    await asyncio.wait_for(link.until_quiet(3_600), PATIENCE_S)
+    (lease,) = client.claim(RUNNING, job_ids=[job.job_id], wait_ms=0)
+    client.release(job.job_id, lease.token)
+
+
+async def test_what_cannot_be_sent_is_answered_without_any_traffic(
+    link: Link, running: Any
+) -> None:
+    job = running()
+    size = link.limit("request_bytes", 0)
+    large = Transition(job_id=job.job_id, target=COMPLETED, result="x" * size)
+    answers: list[list[Any]] = []
+    for _ in range(2):
+        link.post([large], answers.append, PATIENCE_S)
+    link.push()
+    await turns()
+    assert [type(each) for some in answers for each in some] == [TooLargeError] * 2
 
 
 async def test_a_silent_broker_is_an_answer(link: Link, claim: Any) -> None:

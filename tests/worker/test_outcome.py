@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from unittest.mock import NonCallableMock
 
 import pytest
 
@@ -42,6 +43,12 @@ def test_a_subclass_of_str_is_kept_as_plain_text() -> None:
 )
 def test_what_cannot_be_kept_has_an_error(result: object, error: str) -> None:
     assert text_of(result) == (None, error)
+
+
+def test_what_only_says_that_it_is_a_text_is_none() -> None:
+    value = NonCallableMock(spec=str)
+    assert isinstance(value, str)
+    assert text_of(value) == (None, "the handler returned NonCallableMock instead of a str")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.worker.script import ScriptedLink, make_job, make_lease, turns, until
 from tollgate.domain.exceptions import LeaseLostError
 from tollgate.domain.status import FAILED, RUNNING, JobStatus
 from tollgate.worker import runner as runner_module
-from tollgate.worker.payments import Kind, PaymentSimulator, Verdict
+from tollgate.worker.payments import Kind, PaymentSimulator, PaymentStage, Verdict
 
 UNPAID: dict[str, Any] = {"status": JobStatus.AWAITING_PAYMENT, "version": 1}
 CREATED_AT = make_job().created_at.timestamp
@@ -149,6 +149,51 @@ async def test_a_lost_payment_is_left_to_its_holder(link: ScriptedLink, start: S
     link.grant(make_lease(1, **UNPAID), make_lease(2, **UNPAID))
     await until(lambda: len(worker.payments._pending) == 1)
     assert await worker.stopped() == [("release", 2, None)]
+
+
+async def test_no_more_payments_pend_than_may(link: ScriptedLink, start: Start) -> None:
+    worker = start(simulator=HOUR, clock=CREATED_AT, payments_max=1)
+    link.grant(make_lease(1, **UNPAID))
+    await until(lambda: worker.payments._pending)
+    worker.runner.check_again()
+    await turns()
+    assert len(link.script.all("claim")) == 1
+    assert worker.payments.room() == 0
+    assert await worker.stopped() == [("release", 1, None)]
+
+
+def test_payments_being_told_keep_their_places() -> None:
+    owner: Any = None
+    assert PaymentStage(HOUR, 5, owner).room(settling=2) == 3
+
+
+async def test_a_lost_payment_is_never_decided(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its time comes all the same, but another worker tells the broker. Its place is free."""
+    worker = start(simulator=HOUR, clock=CREATED_AT, payments_max=1)
+    link.grant(make_lease(1, **UNPAID))
+    await until(lambda: worker.payments._pending)
+    (held,) = worker.payments._pending
+    timer = held.timer
+    assert timer is not None
+    for _ in range(2):  # two touches of it may be under way
+        worker.runner.lease_lost(held, held.token, LeaseLostError("granted anew"))
+    await link.script.until_said("claim", 2)
+    assert timer.cancelled()
+    assert caplog.text.count("the lease is lost") == 1
+    assert await worker.stopped() == []
+
+
+async def test_a_payment_given_back_is_not_decided(link: ScriptedLink, start: Start) -> None:
+    worker = start(simulator=HOUR, clock=CREATED_AT)
+    link.grant(make_lease(1, **UNPAID))
+    await until(lambda: worker.payments._pending)
+    (held,) = worker.payments._pending
+    timer = held.timer
+    assert timer is not None
+    assert await worker.stopped() == [("release", 1, None)]
+    assert timer.cancelled()
 
 
 async def test_a_stop_waits_for_a_payment_being_settled(link: ScriptedLink, start: Start) -> None:

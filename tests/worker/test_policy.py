@@ -81,6 +81,11 @@ def test_a_handler_may_choose_the_pause(after_s: float, delay_ms: float) -> None
     assert outcome == GiveBack(int(delay_ms), "busy")
 
 
+def test_a_pause_of_the_backoff_is_one_that_the_broker_takes() -> None:
+    outcome = RetryPolicy(3, [1e12], "fail").outcome(CallResult(error="busy"), 1)
+    assert outcome == GiveBack(int(DELAY_S_MAX * 1_000), "busy")
+
+
 def test_a_chosen_pause_does_not_add_a_try() -> None:
     ended = CallResult.of_exception(Retry("busy", after_s=1))
     assert policy().outcome(ended, 3) == Move.failed("busy")

@@ -158,6 +158,14 @@ async def test_a_stop_of_all_processes_costs_no_try(
         assert result.error == "KeyboardInterrupt"
 
 
+async def test_a_crash_during_a_stop_is_a_try(opened: Opened, make_call: MakeCall) -> None:
+    """It is no signal of a service manager: the handler has done it."""
+    executor = await opened()
+    call = make_call("kill 9")
+    call.is_stopping = True
+    assert "SIGKILL" in ((await ran(executor, call)).error or "")
+
+
 # --- cancel ---------------------------------------------------------------------------------------
 
 
@@ -213,6 +221,18 @@ async def test_a_waiting_call_is_cancelled(opened: Opened, make_call: MakeCall) 
     assert not begun(second)
 
 
+async def test_a_waiting_call_takes_the_place_of_a_killed_one(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    executor = await opened()
+    first, second = make_call("sleep", 1), make_call("calls", 2)
+    executor.start(first)
+    executor.start(second)
+    await until(lambda: begun(first))
+    assert executor.cancel(first, "test")
+    assert (await second.end()).value == "1"
+
+
 async def test_cancel_withdraws_a_question(opened: Opened, make_call: MakeCall) -> None:
     executor = await opened()
     call = make_call("ask")
@@ -226,7 +246,7 @@ async def test_cancel_withdraws_a_question(opened: Opened, make_call: MakeCall) 
 
 
 async def test_a_process_is_replaced_after_so_many_jobs(
-    opened: Opened, make_call: MakeCall
+    opened: Opened, make_call: MakeCall, caplog: pytest.LogCaptureFixture
 ) -> None:
     executor = await opened(recycle_jobs=2)
     first = executor._members[0].process.pid
@@ -235,6 +255,9 @@ async def test_a_process_is_replaced_after_so_many_jobs(
     assert [(await ran(executor, make_call("calls"))).value for _ in range(2)] == ["1", "2"]
     await until(lambda: not is_running(first))
     assert exists("left")  # it has left as any program does
+    await until(lambda: len(executor._processes) == 1)
+    await asyncio.sleep(0)
+    assert not caplog.records  # that it ended was expected
 
 
 @pytest.mark.parametrize("has_proc", [True, False])
@@ -328,6 +351,28 @@ async def test_a_process_that_cannot_start_is_tried_again_later(
     assert [(await call.end()).error for call in calls] == [None] * 4
 
 
+async def test_a_module_that_ends_its_process_is_loaded_again_later(
+    opened: Opened,
+    make_call: MakeCall,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the pause it would be loaded again and again. Success makes pauses short again."""
+    executor = await opened()
+    whole = read("handlers.py")
+    write("handlers.py", "import os; os._exit(7)")
+    monkeypatch.setattr(processes, "PAUSE_S_MIN", 60)
+    assert "SIGKILL" in ((await ran(executor, make_call("kill 9", 1))).error or "")
+    call = make_call("calls", 2)
+    executor.start(call)
+    await until(lambda: "exited with code 7 while it loaded the handler; the next" in caplog.text)
+    assert executor._failures == 1
+    write("handlers.py", whole)
+    executor._resume()
+    assert (await call.end()).value == "1"
+    assert executor._failures == 0
+
+
 async def test_a_process_that_the_system_refuses_is_tried_again(
     opened: Opened,
     make_call: MakeCall,
@@ -372,6 +417,20 @@ async def test_close_leaves_nothing(opened: Opened, make_call: MakeCall) -> None
     assert exists("left")  # the idle one has left by itself
     assert descriptors() == before
     assert not any(call.is_done for call in calls)
+
+
+async def test_what_a_process_says_as_it_leaves_is_heard(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = (
+        "import atexit, logging",
+        "atexit.register(lambda: logging.getLogger('handler').warning('flushed 7 records'))",
+        "def answer(job): ...",
+    )
+    write("handlers.py", "\n".join(lines))
+    executor = await opened()
+    executor.close()
+    assert "flushed 7 records" in caplog.text
 
 
 async def test_close_ends_a_process_that_starts(opened: Opened) -> None:

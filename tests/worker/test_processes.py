@@ -237,6 +237,18 @@ async def test_a_handler_may_stop_waiting_for_an_answer(
     assert (await ran(executor, make_call("calls"))).value == "2"
 
 
+async def test_no_more_processes_than_may_ask_and_work(opened: Opened, make_call: MakeCall) -> None:
+    """Each question keeps its process, and its memory."""
+    executor = await opened()
+    calls = [make_call("ask", number) for number in (1, 2, 3)]
+    for call in calls[:2]:
+        executor.start(call)
+        await until(lambda call=call: call.asked)  # type: ignore[misc]
+    executor.start(calls[2])
+    assert len(executor._members) == 2
+    assert not calls[2].asked
+
+
 async def test_asking_calls_leave_room_for_others(opened: Opened, make_call: MakeCall) -> None:
     executor = await opened(size=1)
     assert executor.asking_max == 1

@@ -19,7 +19,7 @@ from tests.worker.script import (
     until,
 )
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
-from tollgate.client.results import Touched
+from tollgate.client.results import Lease, Touched
 from tollgate.domain.exceptions import (
     ArgumentError,
     DrainingError,
@@ -193,6 +193,28 @@ async def test_a_lease_over_while_asking_ends_nothing(link: ScriptedLink, start:
     assert not link.script.all("reclaim")
     link.script.answers["wait"] = [answered()]
     await until(lambda: worker.runner.finished)
+    await worker.stopped()
+
+
+async def test_a_question_that_its_worker_gets_back_is_the_same_call(
+    link: ScriptedLink, start: Start
+) -> None:
+    """Its lease lapsed; after the answer a claim of this worker is quicker than the wait."""
+    calls: list[str] = []
+
+    async def handler(job: Job, ctx: AsyncContext) -> str:
+        calls.append(job.job_id)
+        return await asks_name(job, ctx)
+
+    worker = start(handler)
+    link.grant(make_lease())
+    await link.script.until_said("wait")
+    link.grant(Lease(answered(), 7, 30_000))
+    await link.script.until_said("claim", 3)
+    link.script.answers["wait"] = [answered()]
+    await until(lambda: worker.runner.finished)
+    assert len(calls) == 1
+    assert [each.token for each in link.script.all("transition")] == [101, 7]
     await worker.stopped()
 
 

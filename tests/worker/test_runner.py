@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.at_work import Start
+from tests.worker.at_work import AtWork, Start
 from tests.worker.script import (
     PATIENCE_S,
     ScriptedLink,
@@ -24,6 +24,7 @@ from tollgate.client.results import Touched
 from tollgate.domain.exceptions import (
     DrainingError,
     InternalError,
+    JobNotFoundError,
     LeaseLostError,
     SessionEvictedError,
     UnsupportedVersionError,
@@ -31,6 +32,7 @@ from tollgate.domain.exceptions import (
 from tollgate.domain.models import Job
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED
 from tollgate.worker import runner as runner_module
+from tollgate.worker.claims import CLAIM_LIMIT
 from tollgate.worker.context import AsyncContext
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import GiveBack
@@ -64,6 +66,14 @@ async def test_claims_ask_for_as_many_as_there_is_room(link: ScriptedLink, start
     await turns()
     assert limits(link) == [3, 1]
     assert len(await worker.stopped()) == 3
+
+
+async def test_a_claim_asks_for_no_more_than_the_broker_allows(
+    link: ScriptedLink, start: Start
+) -> None:
+    start(at_once, concurrency=CLAIM_LIMIT + 500)
+    await link.script.until_said("claim")
+    assert limits(link) == [CLAIM_LIMIT]
 
 
 async def test_one_message_settles_and_claims(link: ScriptedLink, start: Start) -> None:
@@ -157,6 +167,20 @@ async def test_the_broker_is_asked_again_until_it_is_back(
         ["no", "requests"],
         ["is", "back"],
     ]
+
+
+async def test_a_refused_claim_is_not_made_again_before_its_pause(
+    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else the worker has to say: a broker that starts has enough to do."""
+    monkeypatch.setattr("tollgate.worker.broker_status.PAUSE_S_MIN", 3_600)
+    link.script.answers["claim"] = [DrainingError("leaving")]
+    worker = start(at_once)
+    await link.script.until_said("claim")
+    await turns()
+    worker.runner.check_again()
+    await turns()
+    assert len(link.script.all("claim")) == 1
 
 
 async def test_a_refusal_that_will_not_pass_ends_the_worker(
@@ -459,6 +483,63 @@ async def test_a_lost_lease_stops_that_job_alone(link: ScriptedLink, start: Star
     assert len(await worker.stopped()) == 2
 
 
+async def test_a_lost_lease_is_told_once_and_touched_no_more(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two touches of it may be under way; a thread cannot be ended, and goes on."""
+    go_on = threading.Event()
+
+    def handler(job: Job) -> str:
+        go_on.wait(PATIENCE_S)
+        return "after all"
+
+    worker = start(handler)
+    link.grant(make_lease())
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    for _ in range(2):
+        worker.runner.lease_lost(held, held.token, LOST)
+    await until(lambda: worker.stage.stuck)
+    await turns()
+    assert caplog.text.count("the lease is lost") == 1
+    assert worker.runner.keeper.holder(held.job_id) is None
+    go_on.set()
+    await until(lambda: worker.runner.finished)
+    await worker.stopped()
+
+
+async def test_a_lease_lost_as_its_outcome_is_decided_is_no_loss(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lease thread looked before that, and its word comes after it."""
+    gate = asyncio.Event()
+    link.script.answers["post"] = [gate.wait]
+    worker = start(at_once)
+    link.grant(make_lease())
+    await until(lambda: worker.runner.settler.outcomes)
+    (held,) = worker.runner.settler.outcomes
+    worker.runner.lease_lost(held, held.token, LOST)
+    await turns()
+    assert "the lease is lost" not in caplog.text
+    assert worker.runner.keeper.holder(held.job_id) is held
+    gate.set()
+    await until(lambda: worker.runner.finished)
+    await worker.stopped()
+
+
+def test_a_lease_lost_after_the_end_is_no_fault() -> None:
+    """The lease thread may still be in a call when the loop has been closed."""
+
+    async def make() -> AtWork:
+        worker = AtWork(ScriptedLink(), at_once)
+        worker.close()
+        return worker
+
+    runner = asyncio.run(make()).runner
+    stage: Any = None
+    runner.lease_lost(HeldJob(make_lease(), stage), 101, LOST)
+
+
 async def test_a_result_after_a_lost_lease_is_sent(link: ScriptedLink, start: Start) -> None:
     """It is kept while another worker has the lease, and stored if that one dies."""
 
@@ -588,6 +669,15 @@ async def test_leases_that_came_late_are_touched_first(
     assert [each.job for each in link.script.all("first touch")] == [1, 2]
     assert "00002: its lease ended before it was begun (granted anew)" in caplog.text
     assert await worker.stopped() == [("transition", 1, COMPLETED)]
+
+
+async def test_a_late_job_that_is_gone_is_not_begun(link: ScriptedLink, start: Start) -> None:
+    link.script.answers["first touch"] = [JobNotFoundError("id")]
+    worker = start(at_once, lease_ms=60_000)
+    await link.script.until_said("claim")
+    worker.runner.take_leases(worker.stage, [make_lease(1)], asked_at=monotonic() - 61)
+    await until(lambda: worker.runner.is_idle)
+    assert await worker.stopped() == []
 
 
 async def test_a_touch_without_an_answer_ends_no_lease(link: ScriptedLink, start: Start) -> None:

@@ -204,6 +204,15 @@ async def test_a_message_that_never_left_is_sent_again(desk: Desk) -> None:
     assert desk.sent() == [(COMPLETED, "42", 2, 101)] * 2
 
 
+async def test_the_log_tells_who_a_result_waits_for(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.script.answers["transition"] = [UNREACHABLE]
+    desk.script.answers["get"] = [make_job()]
+    assert (await desk.settle())[1] == DONE
+    assert "takes no requests (nobody there): waiting for it" in caplog.text
+
+
 async def test_a_broker_without_the_job_ends_it(desk: Desk) -> None:
     desk.script.answers["transition"] = [UNKNOWN]
     assert (await desk.settle())[1] is None  # `get` finds no job
@@ -238,6 +247,27 @@ async def test_a_result_waits_for_the_other_lease(
     assert desk.sent()[-1] == (COMPLETED, "42", 2, 9)
     told = "another worker has the lease, or its queue is paused; this one keeps its result"
     assert caplog.text.count(told) == 1
+
+
+async def test_the_other_lease_is_asked_for_with_pauses(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease may stand for hours; asking for it without a pause would keep the broker busy."""
+    monkeypatch.setattr("tollgate.worker.broker_status.PAUSE_S_MIN", 3_600)
+    desk.script.answers["transition"] = [LOST] * 100
+    desk.script.answers["get"] = [make_job()] * 100
+    desk.put(1)
+    desk.send()
+    await desk.script.until_said("get")
+    await turns()
+    assert len(desk.script.all("reclaim")) == 1
+    desk.settler.give_up()
+
+
+async def test_a_job_that_is_gone_keeps_no_result_waiting(desk: Desk) -> None:
+    desk.script.answers["transition"] = [LOST]  # then `get` finds no job
+    assert (await desk.settle())[1] is None
+    assert len(desk.script.all("reclaim")) == 1
 
 
 async def test_a_result_ends_with_the_other_workers(desk: Desk) -> None:

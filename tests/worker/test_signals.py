@@ -105,6 +105,13 @@ def test_many_signals_fill_nothing_up(signals: StopSignals) -> None:
     assert signals.count() == 1
 
 
+def test_a_signal_that_finds_the_buffer_full_is_no_fault(signals: StopSignals) -> None:
+    """Else it would be raised wherever the main thread is."""
+    for _ in range(2_000):
+        signal.raise_signal(signal.SIGTERM)
+    assert signals.count() > 1
+
+
 def test_a_parent_may_have_blocked_them() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     signals = StopSignals()
@@ -215,8 +222,12 @@ from tollgate.worker.signals import StopSignals
 def mine(number, frame):
     os._exit(7)
 
+def handlers_own(number, frame):
+    pass
+
 def look():
-    return [signal.getsignal(signal.SIGTERM) is mine, signal.set_wakeup_fd(-1)]
+    taken = [(signal.SIGTERM, mine), (signal.SIGHUP, handlers_own)]
+    return [*(signal.getsignal(sign) is what for sign, what in taken), signal.set_wakeup_fd(-1)]
 
 def forked(act):
     reader, writer = os.pipe()
@@ -232,6 +243,7 @@ def forked(act):
 signal.signal(signal.SIGTERM, mine)
 signals = StopSignals()
 signals.install()
+signal.signal(signal.SIGHUP, handlers_own)
 told = {"fork": forked(lambda: os.kill(os.getpid(), signal.SIGTERM))}
 thread = threading.Thread(
     target=lambda: told.update(thread=forked(lambda: os.kill(os.getpid(), signal.SIGTERM)))
@@ -252,9 +264,9 @@ def test_children_of_handlers_are_as_after_a_plain_fork() -> None:
     command = [sys.executable, "-W", "ignore", "-c", CHILDREN]
     ran = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
     assert json.loads(ran.stdout) == {
-        "fork": [[True, -1], 7],  # what the process did before, not our handler
-        "thread": [[True, -1], 7],
-        "pool": [True, -1],
+        "fork": [[True, True, -1], 7],  # what the process did before, not our handler
+        "thread": [[True, True, -1], 7],
+        "pool": [True, True, -1],
         "subprocess": -signal.SIGTERM,
         "here": [0, True],  # none of it counted as a stop of the worker
     }

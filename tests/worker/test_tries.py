@@ -62,3 +62,4 @@ def test_the_last_try_is_found_in_the_history() -> None:
     assert last_try([lapsed, entry("held"), entry("resumed"), entry("claimed", 3)]) is None
     assert last_try([lapsed, entry("resumed"), entry("released", 3, "no luck")]) == "no luck"
     assert last_try([entry("released")]) is None  # a plain release is no try
+    assert last_try([entry("lapsed")]) is None  # nor is a lapse while a human was asked

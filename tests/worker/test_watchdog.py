@@ -1,6 +1,7 @@
 """The watchdog says who blocks the loop, sees signals meanwhile, and ends what does not end."""
 
 import asyncio
+import select
 import signal
 import threading
 import time
@@ -115,6 +116,47 @@ async def test_a_blocking_handler_within_its_limit_is_not(
     until_true(lambda: caplog.records)
     block(0.1)
     assert not watched.overruns
+
+
+async def test_a_handler_just_beyond_its_limit_may_still_return(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop ends it in order, if it gets its turn: the others keep their work."""
+    monkeypatch.setattr(watchdog_module, "OVERRUN_S", 3_600.0)
+    watched.works("7", time.monotonic())
+    until_true(lambda: caplog.records)
+    block(0.1)
+    assert not watched.overruns
+
+
+async def test_other_signals_of_handlers_are_no_stop(signals: StopSignals) -> None:
+    """They are written to the same descriptor, SIGCHLD for example."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    watched = Watched(signals)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        until_true(lambda: not select.select([signals], [], [], 0)[0])  # it was read
+        signal.raise_signal(signal.SIGTERM)
+        until_true(lambda: watched.signals)
+        signal.raise_signal(signal.SIGUSR1)
+        until_true(lambda: not select.select([signals], [], [], 0)[0])
+        block(0.05)
+    finally:
+        watched.watchdog.close()
+        signal.signal(signal.SIGUSR1, before)
+    assert [count for count, _ in watched.signals] == [1]
+
+
+async def test_it_goes_on_when_the_signals_are_closed() -> None:
+    signals = StopSignals()
+    watched, acted = Watched(signals), threading.Event()
+    try:
+        for each in (signals._reader, signals._writer):
+            each.close()
+        watched.watchdog.end_by(time.monotonic() + 0.05, acted.set)
+        assert acted.wait(PATIENCE_S)
+    finally:
+        watched.watchdog.close()
 
 
 async def test_signals_are_seen_while_the_loop_is_blocked(signals: StopSignals) -> None:

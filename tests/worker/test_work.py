@@ -12,7 +12,7 @@ import pytest
 from tests.worker.at_work import AtWork, Start
 from tests.worker.script import PATIENCE_S, ScriptedLink, make_lease, number_of, turns, until
 from tollgate.client.errors import BrokerUnreachableError
-from tollgate.domain.exceptions import LeaseLostError
+from tollgate.domain.exceptions import LeaseLostError, UnsupportedVersionError
 from tollgate.domain.models import Job
 from tollgate.domain.results import HistoryEntry
 from tollgate.domain.status import COMPLETED, FAILED
@@ -295,6 +295,7 @@ async def test_a_lost_thread_goes_on_with_a_new_lease(
     link.grant(make_lease(1, token=7))
     await until(lambda: not worker.stage.stuck)
     assert worker.stage.room() == 1
+    assert worker.runner.keeper.holder(make_lease(1).job.job_id) is not None  # it is touched
     go_on.set()
     await until(lambda: worker.runner.finished)
     assert len(calls) == 1
@@ -493,6 +494,18 @@ async def test_a_job_that_was_resumed_has_one_more_try(link: ScriptedLink, start
     worker = start(lambda job: "done")
     link.grant(make_lease(attempts=3))  # nothing in its history speaks against it
     assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    await worker.stopped()
+
+
+async def test_a_job_whose_history_is_refused_has_one_more_try(
+    link: ScriptedLink, start: Start
+) -> None:
+    """Nothing shows that it must end, and it would keep its place for ever."""
+    link.script.answers["history"] = [UnsupportedVersionError("no history")] * 100
+    worker = start(lambda job: "done")
+    link.grant(make_lease(attempts=3))
+    assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    assert len(link.script.all("history")) == 1
     await worker.stopped()
 
 

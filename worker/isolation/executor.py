@@ -136,8 +136,6 @@ class ProcessExecutor:
         self._is_closed = True
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(None)
-        if self._pause is not None:
-            self._pause.cancel()
         for member in [*self._members]:
             is_idle = member.is_idle
             process = self._part_with(member)
