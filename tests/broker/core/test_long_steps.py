@@ -28,6 +28,7 @@ from tollgate.broker.repository import indexes, queues
 from tollgate.domain.commands import (
     Annotate,
     AnyCommand,
+    Claim,
     Count,
     Get,
     Hello,
@@ -99,6 +100,17 @@ def test_a_claim_drops_stale_entries_over_several_batches() -> None:
     assert len(outputs) == 1 + STALE // DROPS
     assert before == STALE + 1
     assert all(not output.records for output in outputs[:-1])
+
+
+def test_a_claim_that_may_park_drops_over_several_batches() -> None:
+    driver = Driver()
+    ids = worked(driver)
+    outputs, reply = steps(driver, claim(wait_ms=60_000))
+    result = only(reply)
+    assert isinstance(result, LeasesResult)
+    assert [grant.job.job_id for grant in result.leases] == ids[-1:]
+    assert len(outputs) == 1 + STALE // DROPS
+    assert driver.engine.context.figures.decided[Claim] == 1
 
 
 def test_each_batch_drops_no_more_than_it_may() -> None:
