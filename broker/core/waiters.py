@@ -40,8 +40,8 @@ class Ticket(msgspec.Struct, frozen=True):
 
 END_COST: Final = 24
 """Cost of the answer to a parked command; each job or queue that it is found under costs 1."""
-ENDS_MAX: Final = 6_144
-"""Cost of the parked commands that one batch ends, at most: 3 ms, and messages need time, too."""
+ENDS_MAX: Final = 4_096
+"""Cost of the parked commands that one batch ends, at most: 2 ms, and messages need time, too."""
 LOOK_COST: Final = 3
 """Cost of looking at one that does not end."""
 SERVED_MAX: Final = 3_072
