@@ -150,7 +150,7 @@ class Engine:
             if runs_left <= 0:
                 yield None
                 runs_left = RUNS_MAX
-            runs_left -= len(run) if len(run) > LONG_RUN and is_slow(context, run) else 1
+            runs_left -= len(run) if len(run) >= LONG_RUN and is_slow(context, run) else 1
             results = self._dispatcher.decide(context, run, request_context)
             left -= len(run)
             if len(run) == len(commands):  # the common case: the whole reply in one call

@@ -39,7 +39,9 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 END_COST: Final = 24
-"""Cost of the answer to a parked command; each job or queue that it is found under costs 1."""
+"""Cost of the answer to a parked command; each queue that it is found under costs 1,"""
+JOB_COST: Final = 2
+"""and each job 2."""
 ENDS_MAX: Final = 4_096
 """Cost of the parked commands that one batch ends, at most: 2 ms, and messages need time, too."""
 LOOK_COST: Final = 3
@@ -82,7 +84,7 @@ class Parked(msgspec.Struct, eq=False):
         """The cost of its end, see `ENDS_MAX`."""
         if isinstance(self.command, Claim):
             return END_COST + len(names_of(self.command))
-        return END_COST + len(self.job_ids)
+        return END_COST + JOB_COST * len(self.job_ids)
 
 
 Group = dict[int, Parked]
