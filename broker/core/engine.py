@@ -321,8 +321,8 @@ class Engine:
 
 
 def _runs_at_first(frame_bytes: int) -> int:
-    """Return how many runs of a message the batch decides that has read it."""
-    return max(1, RUNS_MAX - max(0, frame_bytes - READ_BYTES) // BYTES_A_RUN)
+    """Return how many runs of a message the batch decides that has read it, half at least."""
+    return max(RUNS_MAX // 2, RUNS_MAX - max(0, frame_bytes - READ_BYTES) // BYTES_A_RUN)
 
 
 def execution_of(answer: Answer, *, happened: bool) -> Execution:
