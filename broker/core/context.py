@@ -15,7 +15,6 @@ from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Instant, later
 from tollgate.broker.core.waiters import (
-    END_COST,
     ENDS_MAX,
     SERVED_MAX,
     Ending,
@@ -230,7 +229,7 @@ class Context:
         if len(groups) == 1 == len(groups[0]) and self.ends_left > 0:
             (parked,) = groups[0].values()  # the common case
             self.waiters.remove(parked)
-            self.ends_left -= END_COST + len(parked.job_ids)
+            self.ends_left -= parked.cost
             self.answers.append(Answer(parked.ticket, result, Wait))
         else:
             self.answers.append(self.waiters.end_groups(groups, result))

@@ -136,7 +136,7 @@ class Engine:
             if runs_left <= 0:
                 yield None
                 runs_left = RUNS_MAX
-            runs_left -= len(run) if len(run) > LONG_RUN and is_slow(context, run) else 1
+            runs_left -= len(run) if len(run) >= LONG_RUN and is_slow(context, run) else 1
             results = decide(context, run, request_context)
             left -= len(run)
             if len(run) == len(commands):  # the common case: the whole reply in one call
@@ -303,8 +303,8 @@ class Engine:
 
 
 def _runs_at_first(frame_bytes: int) -> int:
-    """Return how many runs of a message the batch decides that has read it."""
-    return max(1, RUNS_MAX - max(0, frame_bytes - READ_BYTES) // BYTES_A_RUN)
+    """Return how many runs of a message the batch decides that has read it, half at least."""
+    return max(RUNS_MAX // 2, RUNS_MAX - max(0, frame_bytes - READ_BYTES) // BYTES_A_RUN)
 
 
 def execution_of(answer: Answer, *, happened: bool) -> Execution:

@@ -39,9 +39,11 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 END_COST: Final = 24
-"""Cost of the answer to a parked command; each job or queue that it is found under costs 1."""
-ENDS_MAX: Final = 6_144
-"""Cost of the parked commands that one batch ends, at most: 3 ms, and messages need time, too."""
+"""Cost of the answer to a parked command; each queue that it is found under costs 1,"""
+JOB_COST: Final = 2
+"""and each job 2."""
+ENDS_MAX: Final = 4_096
+"""Cost of the parked commands that one batch ends, at most: 2 ms, and messages need time, too."""
 LOOK_COST: Final = 3
 """Cost of looking at one that does not end."""
 SERVED_MAX: Final = 3_072
@@ -82,7 +84,7 @@ class Parked(msgspec.Struct, eq=False):
         """The cost of its end, see `ENDS_MAX`."""
         if isinstance(self.command, Claim):
             return END_COST + len(names_of(self.command))
-        return END_COST + len(self.job_ids)
+        return END_COST + JOB_COST * len(self.job_ids)
 
 
 Group = dict[int, Parked]
