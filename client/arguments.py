@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from tollgate.client.framing import UNFIT
-from tollgate.domain.commands import Command
+from tollgate.domain.commands import ALL_QUEUES, Command, check_queue_names
 from tollgate.domain.exceptions import ArgumentError
 
 _Command = TypeVar("_Command", bound=Command)
@@ -249,7 +249,12 @@ def queues(values: object, command: str = "claim") -> list[str]:
     if isinstance(values, str | Enum):
         values = [values]
     if isinstance(values, Iterable) and not isinstance(values, bytes):
-        return [text(command, "queues", each, _A_QUEUE) for each in values]
+        found = [text(command, "queues", each, _A_QUEUE) for each in values]
+        try:
+            check_queue_names([each for each in found if each != ALL_QUEUES or command != "claim"])
+        except ValueError:
+            raise wrong(command, "queues", values, expected) from None
+        return found
     raise wrong(command, "queues", values, expected)
 
 
