@@ -220,7 +220,8 @@ class Questions:
             except JobNotFoundError as fault:
                 self._gone(fault)
             except TollgateError as fault:
-                log.debug("the wait for answers failed (%s)", one_line(fault))
+                level = logging.DEBUG if may_pass(fault) else logging.WARNING
+                log.log(level, "the wait for answers failed (%s)", one_line(fault))
                 await backoff.wait()
             else:
                 backoff = Backoff()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -125,6 +126,18 @@ async def test_a_wait_that_fails_is_begun_again(
     link.grant(make_lease())
     await until(lambda: worker.runner.finished)
     assert worker.runner.finished == 1
+    await worker.stopped()
+
+
+async def test_a_wait_that_is_refused_is_told(
+    link: ScriptedLink, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    link.script.answers["wait"] = [TooLargeError("too many jobs", limit=1), answered()]
+    worker = start(asks_name)
+    link.grant(make_lease())
+    await until(lambda: worker.runner.finished)
+    told = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert told == ["the wait for answers failed (too many jobs)"]
     await worker.stopped()
 
 
