@@ -123,7 +123,8 @@ def _obeyed() -> list[signal.Signals]:
 def _leave_early(number: int, _: object) -> None:
     """Exit at a signal that comes during the start: a replay may be long, and nothing is taken."""
     log.info("left before it was ready", signal=signal.Signals(number).name)
-    _ignore_more()
+    for other in _obeyed():  # a handler: one that came together with this one may not be ignored
+        signal.signal(other, lambda *_: None)
     sys.exit(0)
 
 
@@ -143,13 +144,6 @@ def _stop_fd() -> int:
 
 def _note_stop(number: int, _: object) -> None:
     log.info("stopping", signal=signal.Signals(number).name)
-    _ignore_more()
-
-
-def _ignore_more() -> None:
-    """Ignore further signals to stop. At its end, Python would let one of them kill the process."""
-    for number in _obeyed():
-        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

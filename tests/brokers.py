@@ -108,7 +108,7 @@ class BrokerProcess:
             for event in events
             if event["level"] != "info" and "memory only" not in event["event"]
         ]
-        assert not unexpected
+        assert not unexpected, unexpected
         assert events[-1]["event"] == "left"
         assert not self.path.exists()
         return events[-1]

@@ -35,7 +35,7 @@ def end_at_once() -> None:
     """From now on let SIGINT end this process, unless it is ignored or has a handler of its own."""
     if getsignal(SIGINT) is default_int_handler:
         signal(SIGINT, SIG_DFL)
-    pthread_sigmask(SIG_UNBLOCK, (SIGINT,))  # the parent, or `hold`, may have blocked it
+    let_go()  # the parent, or `hold`, may have blocked it
 
 
 def raise_from_now() -> None:
@@ -69,6 +69,11 @@ def ignore_stops() -> None:
 def hold() -> None:
     """Let SIGINT wait for `end_at_once` of the program that replaces this one: Python starts."""
     pthread_sigmask(SIG_BLOCK, (SIGINT,))
+
+
+def let_go() -> None:
+    """Undo `hold`."""
+    pthread_sigmask(SIG_UNBLOCK, (SIGINT,))
 
 
 def serve_on(program: str) -> None:

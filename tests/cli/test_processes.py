@@ -195,6 +195,7 @@ def test_other_programs_replace_the_process(
     typed = ["--help", "--version", "--", "-x", "--json", "a b"]
     assert invoke(name, *typed).exit_code == 0
     assert calls == [[sys.executable, sys.executable, "-P", "-m", MODULES[name], *typed]]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_version(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

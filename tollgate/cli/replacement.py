@@ -28,6 +28,9 @@ class Replacement(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Replace this process. `-P` keeps the current directory off the module search path."""
         streams.flush()
-        signals.hold()
         arguments = [sys.executable, "-P", "-m", self._module, *ctx.args]
-        os.execv(sys.executable, arguments)  # noqa: S606 - no shell is the point
+        signals.hold()
+        try:
+            os.execv(sys.executable, arguments)  # noqa: S606 - no shell is the point
+        finally:  # it could not be replaced
+            signals.let_go()
