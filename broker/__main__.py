@@ -122,9 +122,8 @@ def _obeyed() -> list[signal.Signals]:
 
 def _leave_early(number: int, _: object) -> None:
     """Exit at a signal that comes during the start: a replay may be long, and nothing is taken."""
+    _hear_no_more()
     log.info("left before it was ready", signal=signal.Signals(number).name)
-    for other in _obeyed():  # a handler: one that came together with this one may not be ignored
-        signal.signal(other, lambda *_: None)
     sys.exit(0)
 
 
@@ -143,7 +142,17 @@ def _stop_fd() -> int:
 
 
 def _note_stop(number: int, _: object) -> None:
+    _hear_no_more()
     log.info("stopping", signal=signal.Signals(number).name)
+
+
+def _hear_no_more() -> None:
+    """Do nothing at further signals to stop.
+
+    By a handler: if one that came together with the first were ignored, Python would complain.
+    """
+    for number in _obeyed():
+        signal.signal(number, lambda *_: None)
 
 
 if __name__ == "__main__":
