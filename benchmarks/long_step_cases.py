@@ -175,7 +175,7 @@ def expel_claims(bench: Bench) -> Acts:
 
 @case("expel: a key goes; 10,000 claims of others are parked")
 @with_settings(**PARKED)
-def expel_nobody(bench: Bench) -> Acts:
+def expel_unknown(bench: Bench) -> Acts:
     yield from bench.park(lambda _: claim(wait_ms=HOUR), 10_000)
     bench.measure()
     yield from bench.expel(Principal("nobody", frozenset({Role.WORKER}), key="none"))

@@ -64,11 +64,11 @@ SHOWING_NO_JOB: Final = frozenset[type[Command]]({Touch, Release})
 HISTORY_BYTES_MAX: Final = 65 * 384
 """An upper bound of what a history takes in a reply, beyond the bytes that are stored."""
 LONG_RUN: Final = 100
-"""A run has no more commands if a job has a long history or rounds of input."""
+"""The most commands of a run if a job has a long history or rounds of input."""
 SLOW_RUN: Final = 128
-"""A run has no more if it takes as long as its commands would one by one; see `is_slow`."""
+"""The most commands of a run that is slow; see `is_slow`."""
 FEW_QUEUES: Final = 16
-"""A run that creates jobs in more queues takes so long."""
+"""A run that creates jobs in more queues than this is slow."""
 CHARGED: Final = frozenset[type[Command]](
     {Get, Transition, ProvideInput, Cancel, Hold, Resume, RequestStop, Annotate, Settle, Touch,
      Release}

@@ -98,7 +98,7 @@ def test_ctrl_c_at_an_import_is_quiet(short_dir: Path, program: str) -> None:
         code, log = interrupted(short_dir, at, *MODULES[program])
         if "interrupted" not in log:
             assert number, log
-            break  # it has no more imports, and has ended by itself or by SIGTERM
+            break  # it had imported everything, and ended by itself or by SIGTERM
         assert "Traceback" not in log
         assert "Exception" not in log
         assert code in INTERRUPTED or (code == 0 and EARLY in log), log

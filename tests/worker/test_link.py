@@ -150,7 +150,7 @@ async def test_a_withdrawn_claim_is_parked_no_longer(
     link.withdraw(call)
     await asyncio.wait_for(link.until_quiet(3_600), PATIENCE_S)
     job = running()
-    (lease,) = client.claim(RUNNING, job_ids=[job.job_id], wait_ms=0)  # nobody got it
+    (lease,) = client.claim(RUNNING, job_ids=[job.job_id], wait_ms=0)  # no worker got it
     client.release(job.job_id, lease.token)
 
 

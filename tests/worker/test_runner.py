@@ -577,7 +577,7 @@ async def test_a_result_that_waits_for_its_lease_is_not_made_again(
     link.script.answers["transition"] = [LOST] * 1_000
     link.script.answers["get"] = [make_job()] * 1_000
     worker.runner.lease_lost(held, held.token, LOST)
-    await link.script.until_said("get")  # nobody gives the job by its id
+    await link.script.until_said("get")  # no answer gives the job by its id
     link.grant(make_lease(1, token=7))
     await until(lambda: held.token == 7)
     link.script.answers["transition"].clear()

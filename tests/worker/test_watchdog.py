@@ -245,7 +245,7 @@ def run_by(times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("times", "is_told"), [([0, 0.1, 50, 50.01], False), ([0, 0.1, 0.5, 1], True)]
 )
-def test_a_process_that_stood_still_blames_nobody(
+def test_a_stopped_process_names_no_handler(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     times: list[float],
