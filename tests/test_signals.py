@@ -84,3 +84,19 @@ def test_a_stop_that_is_repeated_does_not_kill(broker: Brokers, number: signal.S
         time.sleep(0.002)
     running.check_left()
     assert [event["event"] for event in running.events].count("stopping") == 1
+
+
+def test_only_the_first_signal_to_stop_is_logged() -> None:
+    raised = """
+import signal
+from tollgate.broker import __main__ as program
+from tollgate.log import configure
+writer = configure("info", "json")
+program._stop_fd()
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+    signal.raise_signal(number)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", raised], capture_output=True, check=True, timeout=PATIENCE_S
+    )
+    assert done.stderr.count(b'"stopping"') == 1

@@ -45,14 +45,14 @@ class Gate(Files):
 class Committer:
     """A group commit over a real journal."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, beside: bool = True) -> None:
         self.files = Gate()
         self.journal = FileJournal(directory, files=self.files)
         list(self.journal.replay())
         self.journal.room(1_000_000, 1_000)
         self.sent: list[bytes] = []
         self.safe_when_sent: list[int] = []
-        self.commit = GroupCommit(self.journal, self._send, beside=True)
+        self.commit = GroupCommit(self.journal, self._send, beside=beside)
 
     def _send(self, reply: ReplyFrame) -> None:
         self.sent.append(reply.frame)
@@ -189,3 +189,16 @@ def test_the_sync_thread_ends_on_close(committer: Committer) -> None:
     assert not committer.commit.thread.is_alive()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_without_a_thread_each_batch_is_synced_first(tmp_path: Path) -> None:
+    committer = Committer(tmp_path / "data", beside=False)
+    for number in range(3):
+        committer.put(b"%d" % number, records=2, more=True)
+    assert committer.sent == [b"0", b"1", b"2"]
+    assert committer.safe_when_sent == [2, 4, 6]
+    committer.files.fails = True
+    with pytest.raises(JournalFailedError):
+        committer.put(b"3")
+    assert committer.sent == [b"0", b"1", b"2"]
+    committer.commit.close()
