@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -53,14 +54,15 @@ class Compactor:
         self._journal = journal
         self._directory = directory
         self._child: subprocess.Popen[bytes] | None = None
-        self._look_at_ms = 0
+        self.look_at_ms = 0.0 if journal is not None else inf
+        """When `step` has something to do, at the earliest."""
         self._kill_at_ms = 0
 
     def step(self, now_ms: int) -> None:
         """Start the process, or collect its result, without waiting for it."""
-        if self._journal is None or now_ms < self._look_at_ms:
+        if self._journal is None or now_ms < self.look_at_ms:
             return
-        self._look_at_ms = now_ms + LOOK_MS
+        self.look_at_ms = now_ms + LOOK_MS
         try:
             if self._child is not None:
                 self._collect(self._child, now_ms)
@@ -73,7 +75,7 @@ class Compactor:
                 )
                 self._kill_at_ms = now_ms + LONGEST_MS
         except OSError as fault:  # the process cannot be started, or a file cannot be deleted
-            self._look_at_ms = now_ms + RETRY_MS
+            self.look_at_ms = now_ms + RETRY_MS
             log.error("compaction failed", reason=str(fault))  # noqa: TRY400 - the reason is all
 
     def close(self) -> None:
@@ -93,7 +95,7 @@ class Compactor:
         output, complaint = child.communicate()
         self._child = None
         if child.returncode:
-            self._look_at_ms = now_ms + RETRY_MS
+            self.look_at_ms = now_ms + RETRY_MS
             reason = complaint.decode(errors="replace").strip().splitlines()[-1:]
             log.error("compaction failed", exit_code=child.returncode, reason=reason)
             return

@@ -25,6 +25,8 @@ SYNC_BOUNDS_S: Final = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
 )  # fmt: skip
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+NOTED_MANY: Final = 256
+"""With so many times of syncs, the loop calls `fold`: the journal keeps four times as many."""
 STARTS_MAX: Final = 16
 START_APART: Final = 200 * SESSIONS_PER_MS
 """Session numbers that are farther apart were given by two runs of the broker."""
@@ -70,6 +72,8 @@ class ServerFigures:
         self._clock = clock
         self._since = clock.read().wall
         self._journal = journal
+        self.noted: deque[float] = deque() if journal is None else journal.sync_times_s
+        """What the journal has noted since the last `fold`."""
         self._directory = directory
         self._fsync = fsync
         self._starts = [*starts]
@@ -83,10 +87,8 @@ class ServerFigures:
 
     def fold(self) -> None:
         """Add up what the journal has noted; call this often enough that it forgets nothing."""
-        if self._journal is not None:
-            noted = self._journal.sync_times_s
-            while noted:
-                _add(self._sync, noted.popleft())
+        while self.noted:
+            _add(self._sync, self.noted.popleft())
 
     def __call__(self) -> dict[str, Any]:
         """Return the figures as they are now; looks at the files of the journal."""

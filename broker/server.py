@@ -15,7 +15,7 @@ from tollgate.broker.core.limits import DUE_MAX, batch_records_max
 from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import Instant
-from tollgate.broker.figures import ServerFigures
+from tollgate.broker.figures import NOTED_MANY, ServerFigures
 from tollgate.broker.journal import Journal, parse_fsync
 from tollgate.broker.memory import limited_memory
 from tollgate.broker.settings import Settings
@@ -160,7 +160,7 @@ class Server:
     def _serve_until_told(self) -> None:
         while True:
             patience_ms = self._patience_ms(self._clock.read())
-            ready = self._poller.wait(patience_ms)
+            ready = dict(self._poller.wait(patience_ms))
             if self._stop_fd in ready and self._is_told_to_stop():
                 break
             now = self._clock.read(patience_ms)
@@ -200,8 +200,10 @@ class Server:
     def _do_housekeeping(self, now_ms: int) -> None:
         self._housekeeping_at_ms = now_ms + HOUSEKEEPING_MS
         self._pipeline.figures.refill()
-        self._figures.fold()
-        self._compactor.step(now_ms)
+        if len(self._figures.noted) >= NOTED_MANY:
+            self._figures.fold()
+        if now_ms >= self._compactor.look_at_ms:
+            self._compactor.step(now_ms)
         for router in self._routers.values():
             router.housekeeping()
         if self._notifier.watchdog_ms is not None and now_ms >= self._alive_at_ms:
@@ -331,7 +333,7 @@ class Server:
         self._poller.unregister(self._stop_fd)
         leave_at_ms = self._clock.machine_ms + self._settings.drain_ms
         while self._left or (left_ms := leave_at_ms - self._clock.machine_ms) > 0:
-            batch = self._left or self._take(self._poller.wait(left_ms))
+            batch = self._left or self._take(dict(self._poller.wait(left_ms)))
             self._serve(batch, self._clock.read(self._settings.drain_ms))
             self._commit.flush()
 

@@ -12,13 +12,18 @@ import msgspec
 
 from tollgate.broker.core.context import Answer, Context, Handlers, RequestContext, one_by_one
 from tollgate.broker.core.deadlines import Deadlines
-from tollgate.broker.core.dispatch import LONG_RUN, Dispatcher, is_slow, runs
 from tollgate.broker.core.event_commands import EVENT_COMMANDS
 from tollgate.broker.core.events import SessionEvicted, SessionOpened
 from tollgate.broker.core.explain_commands import EXPLAIN_COMMANDS
 from tollgate.broker.core.job_commands import JOB_COMMANDS
 from tollgate.broker.core.lease_commands import LEASE_COMMANDS
-from tollgate.broker.core.limits import GRANTS_MAX, Limits
+from tollgate.broker.core.limits import (
+    GRANTS_MAX,
+    Limits,
+    check_texts,
+    result_bytes_max,
+    text_checks,
+)
 from tollgate.broker.core.list_commands import LIST_COMMANDS
 from tollgate.broker.core.records import (
     AnyOutcome,
@@ -30,11 +35,29 @@ from tollgate.broker.core.records import (
     result_again,
     without_texts,
 )
-from tollgate.broker.core.roles import Principal, Role
+from tollgate.broker.core.roles import Principal, Role, roles_for
+from tollgate.broker.core.runs import LONG_RUN, check_room, is_slow, runs
 from tollgate.broker.core.state import State
 from tollgate.broker.core.stats_commands import STATS_COMMANDS
-from tollgate.domain.commands import Claim, Command, Hello, StopWaiting
+from tollgate.domain.commands import (
+    Annotate,
+    Cancel,
+    Claim,
+    Command,
+    Get,
+    Hello,
+    Hold,
+    ProvideInput,
+    Release,
+    RequestStop,
+    Resume,
+    Settle,
+    StopWaiting,
+    Touch,
+    Transition,
+)
 from tollgate.domain.exceptions import (
+    InternalError,
     NotAuthorizedError,
     OverloadedError,
     Refusal,
@@ -67,6 +90,11 @@ READ_BYTES: Final = 64 * 1_024
 BYTES_A_RUN: Final = 1_536
 """To read so many bytes more may take as long as to decide a run: then the first batch of a message
 decides fewer."""
+CHARGED: Final = frozenset[type[Command]](
+    {Get, Transition, ProvideInput, Cancel, Hold, Resume, RequestStop, Annotate, Settle, Touch,
+     Release}
+)  # fmt: skip
+"""The kinds that take long if a job has a long history or many rounds of input."""
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim without a grant has changed nothing: a repeat of it is decided like any claim."""
 
@@ -107,12 +135,38 @@ class Engine:
         self._server = server
         self.boot_id = boot_id
         self.context.server, self.context.boot_id = server, boot_id
-        handlers: Handlers = {
+        self._decided = self.context.figures.decided
+        self._text_bytes = limits.text_bytes
+        self._checks = text_checks(limits)
+        self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
+        """The checks that a request needs if the whole request is no longer than `text_bytes`."""
+        self._result_bytes_max = result_bytes_max(limits)
+        self._handlers: Handlers = {
             **JOB_COMMANDS, **LIST_COMMANDS, **LEASE_COMMANDS, **EVENT_COMMANDS, **STATS_COMMANDS,
             **EXPLAIN_COMMANDS,
             Hello: one_by_one(self._hello),
         }  # fmt: skip
-        self._dispatcher = Dispatcher(limits, handlers, self.context.figures.decided)
+
+    def execute_one(self, request: Request, request_context: RequestContext) -> Execution:
+        """Decide the only command of a new request."""
+        context, command = self.context, request.commands[0]
+        events, outcomes = context.events, list[int | AnyOutcome]()
+        place = len(events)
+        request_context.room_bytes -= REPLY_BYTES_MAX
+        results = self.decide(request.commands, request_context)
+        result = results[0]
+        kind = type(result)
+        if command.changes and request.session > 0 and request_context.writable:
+            outcomes += outcomes_of(results, events, place, {kind})
+        if context.state.jobs.texts.are_long:
+            context.charge_texts(results)
+        return Execution(
+            encode_reply(request.seq, results),
+            outcomes,
+            is_kept=not events and any(map(_must_be_told, outcomes)),
+            refused=[(type(command), result.code)] if kind is ErrorResult else (),
+            grants=grants_of(result) if kind is LeasesResult else (),
+        )
 
     def execute(
         self, request: Request, request_context: RequestContext
@@ -122,7 +176,7 @@ class Engine:
         Yields None where the next batch is to go on, and in the end what the request came to.
         """
         commands, context = request.commands, self.context
-        events, decide = context.events, self._dispatcher.decide
+        events = context.events
         is_remembered = request.session > 0 and request_context.writable
         parts: list[bytes] = []
         outcomes: list[int | AnyOutcome] = []
@@ -137,7 +191,7 @@ class Engine:
                 yield None
                 runs_left = RUNS_MAX
             runs_left -= len(run) if len(run) >= LONG_RUN and is_slow(context, run) else 1
-            results = decide(context, run, request_context)
+            results = self.decide(run, request_context)
             left -= len(run)
             if len(run) == len(commands):  # the common case: the whole reply in one call
                 parts.append(encode_reply(request.seq, results))
@@ -204,9 +258,42 @@ class Engine:
             request_context.room_bytes -= len(part)
         return Execution(b"".join(parts))
 
+    def decide(self, run: Sequence[Any], request: RequestContext) -> list[Any]:
+        """Return the Result of each command of a run, or None for one that was parked.
+
+        A refusal changes nothing. Any other error is a fault of the broker: the result is
+        InternalError if nothing of the run has happened; otherwise the error is raised, and the
+        process must stop.
+        """
+        context, kind = self.context, type(run[0])
+        before = len(context.events)
+        self._decided[kind] += len(run)
+        try:
+            if kind not in request.ticket.principal.rights.commands:
+                return [error_of(_not_authorized(kind, request))] * len(run)
+            is_short = request.frame_bytes <= self._text_bytes
+            checks = (self._checks_of_short if is_short else self._checks).get(kind)
+            if checks is not None:
+                check_texts(run, checks)
+            if context.scans_left <= 0 and kind in CHARGED:
+                context.check_scans()
+            if not request.writable and kind.changes:
+                return [error_of(_storage_full())] * len(run)
+            if request.room_bytes < self._result_bytes_max and len(run) == 1:
+                check_room(context, run[0], request)
+            return self._handlers[kind](context, run, request)
+        except Exception as fault:
+            is_over = isinstance(fault, MemoryError)  # the next allocation may abort the process
+            if is_over or context.is_torn or len(context.events) != before:
+                raise
+            if len(run) == 1:
+                return [error_of(_refusal_of(fault))]
+        self._decided[kind] -= len(run)  # each is decided again
+        return [self.decide([command], request)[0] for command in run]
+
     def decide_one(self, command: Command, request: RequestContext) -> Any:  # noqa: ANN401 - as a run
         """Decide a single command: see `decide`."""
-        return self._dispatcher.decide(self.context, [command], request)[0]
+        return self.decide([command], request)[0]
 
     def decide_again(self, command: Command, outcome: AnyOutcome, request: RequestContext) -> Any:  # noqa: ANN401 - as a run
         """Build the result of a remembered command again, if its sender still has the role."""
@@ -320,6 +407,26 @@ def execution_of(answer: Answer, *, happened: bool) -> Execution:
     refused = [(answer.kind, result.code)] if type(result) is ErrorResult else ()
     grants = grants_of(result) if type(result) is LeasesResult else ()
     return Execution(frame, outcomes, refused=refused, grants=grants)
+
+
+def _storage_full() -> StorageFullError:
+    return StorageFullError(
+        "nothing can change now: the disk is full, a file of the journal is missing, or the"
+        " broker's memory limit is reached"
+    )
+
+
+def _not_authorized(kind: type[Command], request: RequestContext) -> NotAuthorizedError:
+    return NotAuthorizedError(
+        f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
+        f" this peer has {request.ticket.principal.roles_text}"
+    )
+
+
+def _refusal_of(fault: Exception) -> Refusal:
+    if isinstance(fault, Refusal):
+        return fault
+    return InternalError(f"{type(fault).__name__}: {fault!s:.200}")
 
 
 def _encode_within(room_bytes: int, results: Sequence[Any]) -> list[bytes]:

@@ -234,7 +234,11 @@ class Pipeline:
             return False
         if parks:
             return self._decide_parking(arrival, commands[0], request_context, output)
-        steps = engine.execute(request, request_context)
+        steps: Steps
+        if len(commands) == 1:  # the common case, in one step
+            steps = iter([engine.execute_one(request, request_context)])
+        else:
+            steps = engine.execute(request, request_context)
         return self._go_on(steps, request, request_context, output)
 
     def _go_on(

@@ -137,7 +137,9 @@ class RequestLog:
         number, seq, acked, outcomes = record.session, record.seq, record.acked, record.outcomes
         if not number:
             return
-        session = self._find(number)
+        session = self._sessions.get(number)
+        if session is None:
+            raise _unknown(number)
         kept, recent = session.outcomes, self._recent
         if outcomes and seq in kept:
             raise RequestConflictError(f"request {seq} of session {number} was executed before")

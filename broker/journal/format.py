@@ -47,6 +47,7 @@ even after one bit has flipped. The module `segment` explains how that is used.
 import re
 import struct
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -168,6 +169,7 @@ def stored_form(payload: bytes) -> bytes:
     return payload.replace(_RUN, _BROKEN_RUN)
 
 
+@cache
 def worst_stored_bytes(payload_bytes: int, records: int) -> int:
     """Return the most bytes on disk for `records` records with `payload_bytes` bytes in total."""
     return payload_bytes + payload_bytes // len(_RUN) + records * FRAME_BYTES

@@ -47,7 +47,8 @@ class ConnectionMonitor:
         self._pause_s = pause_s
         self._resume_at_s = 0.0
         self._lock = Lock()
-        self._failures: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        """What went wrong with connections, by cause, until `take_failures` takes it."""
         self._socket = socket
         address = f"inproc://connections-{id(self)}"
         events = zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | zmq.Event.MONITOR_STOPPED
@@ -63,7 +64,7 @@ class ConnectionMonitor:
     def take_failures(self) -> Counter[str]:
         """Return what went wrong with connections since the last call, by cause."""
         with self._lock:
-            failures, self._failures = self._failures, Counter()
+            failures, self.failures = self.failures, Counter()
         return failures
 
     def close(self) -> None:
@@ -116,4 +117,4 @@ class ConnectionMonitor:
 
     def _count(self, cause: str) -> None:
         with self._lock:
-            self._failures[cause] += 1
+            self.failures[cause] += 1

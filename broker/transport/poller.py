@@ -2,12 +2,16 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import zmq
 
 INPUT: Final = int(zmq.POLLIN)
+
+Found = list[tuple[Any, int]]
+"""Sources that can be read, each with `INPUT`."""
 
 
 class Poller:
@@ -22,26 +26,27 @@ class Poller:
         self._items = [(each, INPUT) for each in sources]
         self._spin_s = spin_us / 1_000_000
         self._is_busy = False
+        self.wait: Callable[[int], Found] = (
+            self._spin_and_sleep if spin_us else partial(zmq.zmq_poll, self._items)
+        )
+        """Takes a timeout in milliseconds; returns what can be read, nothing after the timeout."""
 
     def unregister(self, source: Any) -> None:  # noqa: ANN401 - a socket or a descriptor
         """Stop polling a source."""
-        self._items = [item for item in self._items if item[0] != source]
+        self._items.remove((source, INPUT))
 
-    def wait(self, timeout_ms: int) -> list[Any]:
-        """Return the sources that can be read; an empty list after the timeout."""
-        left_ms, found = timeout_ms, list[tuple[Any, int]]()
+    def _spin_and_sleep(self, timeout_ms: int) -> Found:
+        left_ms, found = timeout_ms, Found()
         if self._is_busy:
             found = self._spin(timeout_ms)
             left_ms = max(0, timeout_ms - int(self._spin_s * 1_000))
         if not found:
             found = zmq.zmq_poll(self._items, left_ms)
-        if self._spin_s and timeout_ms:
+        if timeout_ms:
             self._is_busy = bool(found)
-        if len(found) == 1:  # a comprehension is a call, and the loop waits here for each message
-            return [found[0][0]]
-        return [each for each, _ in found]
+        return found
 
-    def _spin(self, timeout_ms: int) -> list[tuple[Any, int]]:
+    def _spin(self, timeout_ms: int) -> Found:
         """Poll all sources for a moment, so that none is passed over.
 
         Other threads that can run go first: one of them may bring the next message.

@@ -109,7 +109,8 @@ class Router:
 
     def housekeeping(self) -> None:
         """Count and log what the connection monitor has seen and done."""
-        self._counters.update(self._monitor.take_failures())
+        if self._monitor.failures:
+            self._counters.update(self._monitor.take_failures())
         if self._monitor.is_paused is not self._was_paused:
             self._was_paused = self._monitor.is_paused
             event = (
@@ -158,7 +159,7 @@ class Router:
             principal, frames = self._identify(frame), [frame.bytes]
             if frame.more:
                 frames += self._rest()
-            if self._budget.is_full(peer):
+            if peer in self._budget.refused and self._budget.is_full(peer):
                 self._counters["request_of_mute"] += 1  # the reply would have to be dropped
             else:
                 batch.append(Arrival(self.mark + peer, frames, principal))

@@ -63,6 +63,8 @@ class SendBudget:
         self._queued_bytes = 0
         """What is queued for all peers."""
         self._peers: dict[bytes, Queued] = {}
+        self.refused: set[bytes] = set()
+        """The peers that a reply was refused for; no other is full."""
         self._sweep_at_peers = PEERS_MAX
         self._sweep_at_s = 0.0
         self._space_marks()
@@ -78,6 +80,7 @@ class SendBudget:
             queued.bytes + size > self._peer_bytes or self._queued_bytes + size > self._shared_bytes
         ) and self._is_too_much(peer, queued, size):
             queued.refused_bytes = size
+            self.refused.add(peer)
             return False
         unmarked_bytes = queued.unmarked_bytes + size
         self._send(peer, NO_WAIT_MORE)
@@ -104,17 +107,16 @@ class SendBudget:
     def is_full(self, peer: bytes) -> bool:
         """Return whether a reply to a peer was refused, and it has not read half since."""
         queued = self._peers.get(peer)
-        if queued is None:
-            return False
-        if queued.mute_until_s and time.monotonic() < queued.mute_until_s:
-            return True
-        if not queued.refused_bytes:
-            return False
-        self._settle(queued)
-        allowed = self._allowed(self._queued_bytes + queued.refused_bytes)
-        if queued.marks and queued.bytes > allowed // 2:
-            return True
-        queued.refused_bytes = 0
+        if queued is not None:
+            if queued.mute_until_s and time.monotonic() < queued.mute_until_s:
+                return True
+            if queued.refused_bytes:
+                self._settle(queued)
+                allowed = self._allowed(self._queued_bytes + queued.refused_bytes)
+                if queued.marks and queued.bytes > allowed // 2:
+                    return True
+                queued.refused_bytes = 0
+        self.refused.discard(peer)
         return False
 
     def mute(self, peer: bytes) -> None:
@@ -122,9 +124,11 @@ class SendBudget:
         queued = self._peers.get(peer)
         if queued is not None:
             queued.mute_until_s = time.monotonic() + MUTE_S
+            self.refused.add(peer)
 
     def forget(self, peer: bytes) -> None:
         """Note that a peer is gone."""
+        self.refused.discard(peer)
         queued = self._peers.pop(peer, None)
         if queued is not None:
             self._queued_bytes -= queued.bytes

@@ -277,7 +277,7 @@ def test_a_compaction_that_hangs_is_killed(tmp_path: Path) -> None:
     assert child.wait(10) == -signal.SIGKILL
     compactor.step(now_ms + LOOK_MS)
     assert compactor._child is None
-    assert compactor._look_at_ms == now_ms + LOOK_MS + RETRY_MS
+    assert compactor.look_at_ms == now_ms + LOOK_MS + RETRY_MS
     compactor.close()
     journal.close()
 
@@ -292,6 +292,6 @@ def test_a_compaction_that_cannot_start_is_retried_later(tmp_path: Path) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tollgate.broker.compaction.sys.executable", str(tmp_path / "nothing"))
         compactor.step(LOOK_MS)
-    assert compactor._look_at_ms == LOOK_MS + RETRY_MS
+    assert compactor.look_at_ms == LOOK_MS + RETRY_MS
     compactor.close()
     journal.close()

@@ -31,7 +31,7 @@ from tollgate.domain.exceptions import JobConflictError, Refusal
 
 
 def break_handler(driver: Driver, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
-    handlers: dict[Any, Any] = driver.engine._dispatcher._handlers
+    handlers: dict[Any, Any] = driver.engine._handlers
     monkeypatch.setitem(handlers, Count, fault)
 
 
@@ -52,7 +52,7 @@ def test_a_fault_before_any_event_is_an_internal_error(
 
 def test_a_fault_after_an_event_stops_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
-    real = driver.engine._dispatcher._handlers[Create]
+    real = driver.engine._handlers[Create]
 
     def fault(context: Any, _: Any, request: Any) -> None:
         real(context, [create()], request)

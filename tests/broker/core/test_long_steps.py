@@ -20,7 +20,7 @@ from tests.core import (
     wait,
 )
 from tests.core import job_id as numbered
-from tollgate.broker.core import context, dispatch, engine, pipeline
+from tollgate.broker.core import context, engine, pipeline, runs
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.events import SessionEvicted
 from tollgate.broker.core.lease_commands import LEASE_COST
@@ -239,7 +239,7 @@ def test_a_message_changes_only_so_many_long_histories(monkeypatch: pytest.Monke
 
 
 def test_a_message_moves_only_so_many_jobs_with_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LONG_RUN", 4)
+    monkeypatch.setattr(runs, "LONG_RUN", 4)
     driver = Driver()
     ids = [driver.job(create()).job_id for _ in range(40)]
     driver.ask(*[move(job_id, RUNNING) for job_id in ids])
@@ -414,20 +414,20 @@ def test_stopped_commands_are_answered_before_the_stop(monkeypatch: pytest.Monke
 def runs_of(monkeypatch: pytest.MonkeyPatch, driver: Driver, *commands: AnyCommand) -> list[int]:
     """Return how many commands each run had that a message was cut into."""
     sizes: list[int] = []
-    decide = driver.engine._dispatcher.decide
+    decide = driver.engine.decide
 
-    def counted(at: Any, run: Any, request: Any) -> list[Any]:
+    def counted(run: Any, request: Any) -> list[Any]:
         sizes.append(len(run))
-        return decide(at, run, request)
+        return decide(run, request)
 
     with monkeypatch.context() as patched:
-        patched.setattr(driver.engine._dispatcher, "decide", counted)
+        patched.setattr(driver.engine, "decide", counted)
         driver.ask(*commands)
     return sizes
 
 
 def test_slow_runs_are_cut_and_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "SLOW_RUN", 4)
+    monkeypatch.setattr(runs, "SLOW_RUN", 4)
     monkeypatch.setattr(engine, "LONG_RUN", 3)
     monkeypatch.setattr(engine, "RUNS_MAX", 8)
     driver = Driver()
@@ -442,8 +442,8 @@ def test_slow_runs_are_cut_and_share_batches(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_slow_creations_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "SLOW_RUN", 4)
-    monkeypatch.setattr(dispatch, "FEW_QUEUES", 2)
+    monkeypatch.setattr(runs, "SLOW_RUN", 4)
+    monkeypatch.setattr(runs, "FEW_QUEUES", 2)
     driver = Driver()
     assert runs_of(monkeypatch, driver, *[create(settle=True)] * 6) == [4, 2]
     two, three = ([create(queue=f"{n % many}") for n in range(8)] for many in (2, 3))
@@ -452,7 +452,7 @@ def test_slow_creations_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_touches_share_batches_like_single_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "SLOW_RUN", 4)
+    monkeypatch.setattr(runs, "SLOW_RUN", 4)
     driver = Driver()
     ids = [driver.job(create()).job_id for _ in range(10)]
     touches = [Touch(job_id=job_id, lease=1, lease_ms=1_000) for job_id in ids]

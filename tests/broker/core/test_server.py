@@ -1,9 +1,10 @@
 """The loop around the core: a full disk, roles taken away, undelivered grants, a stop."""
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tollgate.broker.core.pipeline import Pipeline
 from tollgate.broker.core.records import Record
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.core.timers import Instant
+from tollgate.broker.figures import NOTED_MANY
 from tollgate.broker.journal import NoJournal
 from tollgate.broker.server import FEW, IDLE_MS, KEYS_MS, REST_MS, Server
 from tollgate.broker.settings import load
@@ -85,8 +87,7 @@ class Nothing:
     """A compactor and a notifier that have nothing to do."""
 
     watchdog_ms = None
-
-    def step(self, now_ms: int) -> None: ...
+    look_at_ms = inf
 
     def stopping(self) -> None: ...
 
@@ -120,6 +121,17 @@ def test_changed_keys_are_noticed_within_a_second() -> None:
     server = server_of(make_pipeline(), Tight(99), Ring(WORKER))
     assert server._idle_ms + KEYS_MS <= 1_000  # a broker that has nothing to do sleeps so long
     assert server_of(make_pipeline(), Tight(99))._idle_ms == IDLE_MS
+
+
+def test_times_of_syncs_are_added_up_in_time() -> None:
+    server = server_of(make_pipeline(), Tight(99))
+    noted = server._figures.noted = deque([0.001] * (NOTED_MANY - 1))
+    server._do_housekeeping(0)
+    assert len(noted) == NOTED_MANY - 1
+    noted.append(0.001)
+    server._do_housekeeping(1)
+    assert not noted
+    assert server._figures()["loop"].sync_s.count == NOTED_MANY
 
 
 def test_the_clock_goes_on_once_all_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +306,7 @@ def test_a_stop_answers_messages_that_were_taken() -> None:
         frame = encode_request(Request(1, 0, seq, 0, [claim]))
         server._serve([Arrival(PEER, [frame], admin)], Instant(EPOCH, 0))
     server._left = [Arrival(PEER, [encode_request(Request(1, 0, 4, 0, [Count()]))], admin)]
-    server._poller.wait = lambda timeout_ms: []  # type: ignore[method-assign]
+    server._poller.wait = lambda timeout_ms: []
     server._leave()
     assert sent == [1, 2, 3, 4]
 
@@ -341,12 +353,12 @@ def test_the_feed_is_packed_after_a_rest(has_room: bool) -> None:
         server._undelivered = [(job_id(1), 1)]  # this waits for room, too
     waits: list[int] = []
 
-    def wait(timeout_ms: int) -> list[int]:
+    def wait(timeout_ms: int) -> list[tuple[int, int]]:
         waits.append(timeout_ms)
         assert len(waits) < 9, "it never sleeps longer"
-        return [server._stop_fd] if timeout_ms > REST_MS else []
+        return [(server._stop_fd, zmq.POLLIN)] if timeout_ms > REST_MS else []
 
-    server._poller.wait = wait  # type: ignore[method-assign]
+    server._poller.wait = wait
     server._serve_until_told()
     assert pipeline.feed.loose == 0
     assert waits[:-1] == [REST_MS] * 3

@@ -100,6 +100,7 @@ def test_a_peer_that_has_read_is_sent_to_again(house: House) -> None:
     while house.budget.is_full(house.peer) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not house.budget.is_full(house.peer)
+    assert not house.budget.refused
     assert house.budget.send(house.peer, FRAME)
     assert len(house.dealer.recv()) == len(FRAME)
 

@@ -1,32 +1,24 @@
-"""Where a command goes: messages are cut into runs, and each run is checked before its handler.
+"""Cuts the commands of a message into runs, which are decided together.
 
 A run has commands of one kind that do not depend on each other and are sure to fit in the reply.
 What has to be known of the request, the kind and the state is looked up once for a run. A single
 command is a run of one.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from tollgate.broker.core.context import Context, Handlers, RequestContext
+from tollgate.broker.core.context import Context, RequestContext
 from tollgate.broker.core.explain_commands import explained_bytes_max
 from tollgate.broker.core.limits import (
     RESULT_BYTES,
-    Limits,
-    check_texts,
     command_text_bytes,
-    result_bytes_max,
     result_bytes_with,
-    text_checks,
     whole_job_bytes_max,
 )
-from tollgate.broker.core.roles import roles_for
 from tollgate.broker.core.stats_commands import STATS_BYTES
 from tollgate.domain.commands import (
-    Annotate,
-    Cancel,
     Claim,
     Command,
     Create,
@@ -34,25 +26,16 @@ from tollgate.domain.commands import (
     Explain,
     Get,
     History,
-    Hold,
     List,
-    ProvideInput,
     Release,
-    RequestStop,
-    Resume,
-    Settle,
     Stats,
     Touch,
     Transition,
 )
 from tollgate.domain.exceptions import (
-    InternalError,
-    NotAuthorizedError,
-    Refusal,
     ReplyFullError,
-    StorageFullError,
 )
-from tollgate.domain.results import DEFAULT_QUEUE, error_of
+from tollgate.domain.results import DEFAULT_QUEUE
 from tollgate.domain.status import AWAITING_INPUT
 
 IN_RUNS: Final = frozenset[type[Command]]({Create, Get, Transition, Touch, Release})
@@ -69,25 +52,14 @@ SLOW_RUN: Final = 128
 """The most commands of a run that is slow; see `is_slow`."""
 FEW_QUEUES: Final = 16
 """A run that creates jobs in more queues than this is slow."""
-CHARGED: Final = frozenset[type[Command]](
-    {Get, Transition, ProvideInput, Cancel, Hold, Resume, RequestStop, Annotate, Settle, Touch,
-     Release}
-)  # fmt: skip
-"""The kinds that take long if a job has a long history or many rounds of input."""
 FIT_TO_ROOM: Final = frozenset[type[Command]]({Claim, Events, List})
 """The kinds that show as many jobs or events as the reply has room for."""
 
 
 def runs(
     context: Context, commands: Sequence[Command], request: RequestContext
-) -> Iterable[Sequence[Any]]:
-    """Return the commands in order, as runs. Take each run once the one before is decided."""
-    return [commands] if len(commands) == 1 else _cut(context, commands, request)
-
-
-def _cut(
-    context: Context, commands: Sequence[Command], request: RequestContext
 ) -> Iterator[Sequence[Any]]:
+    """Yield the commands in order, as runs. Take each run once the one before is decided."""
     for kind, group in groupby(commands, type):
         for run in _independent(kind, [*group]):
             if len(run) > LONG_RUN and context.state.jobs.texts.are_long:
@@ -186,67 +158,7 @@ def _has_queues(context: Context, run: Sequence[Create]) -> bool:
     return context.has_room_for({command.queue or DEFAULT_QUEUE for command in run})
 
 
-class Dispatcher:
-    """Checks each run of commands, and has its handler decide it."""
-
-    def __init__(self, limits: Limits, handlers: Handlers, decided: Counter[type[Command]]) -> None:
-        """Count in `decided` the commands of each kind."""
-        self._handlers = handlers
-        self._decided = decided
-        self._text_bytes = limits.text_bytes
-        self._checks = text_checks(limits)
-        self._checks_of_short = text_checks(limits, below_bytes=limits.text_bytes)
-        """The checks that a request needs if the whole request is no longer than `text_bytes`."""
-        self._result_bytes_max = result_bytes_max(limits)
-
-    def decide(self, context: Context, run: Sequence[Any], request: RequestContext) -> list[Any]:
-        """Return the Result of each command of a run, or None for one that was parked.
-
-        A refusal changes nothing. Any other error is a fault of the broker: the result is
-        InternalError if nothing of the run has happened; otherwise the error is raised, and the
-        process must stop.
-        """
-        kind, before = type(run[0]), len(context.events)
-        self._decided[kind] += len(run)
-        try:
-            if kind not in request.ticket.principal.rights.commands:
-                return [error_of(_not_authorized(kind, request))] * len(run)
-            is_short = request.frame_bytes <= self._text_bytes
-            checks = (self._checks_of_short if is_short else self._checks).get(kind)
-            if checks is not None:
-                check_texts(run, checks)
-            if context.scans_left <= 0 and kind in CHARGED:
-                context.check_scans()
-            if not request.writable and kind.changes:
-                return [error_of(_storage_full())] * len(run)
-            if request.room_bytes < self._result_bytes_max and len(run) == 1:
-                _check_room(context, run[0], request)
-            return self._handlers[kind](context, run, request)
-        except Exception as fault:
-            is_over = isinstance(fault, MemoryError)  # the next allocation may abort the process
-            if is_over or context.is_torn or len(context.events) != before:
-                raise
-            if len(run) == 1:
-                return [error_of(_refusal_of(fault))]
-        self._decided[kind] -= len(run)  # each is decided again
-        return [self.decide(context, [command], request)[0] for command in run]
-
-
-def _storage_full() -> StorageFullError:
-    return StorageFullError(
-        "nothing can change now: the disk is full, a file of the journal is missing, or the"
-        " broker's memory limit is reached"
-    )
-
-
-def _not_authorized(kind: type[Command], request: RequestContext) -> NotAuthorizedError:
-    return NotAuthorizedError(
-        f"{kind.__struct_config__.tag} takes the role {' or '.join(roles_for(kind))};"
-        f" this peer has {request.ticket.principal.roles_text}"
-    )
-
-
-def _check_room(context: Context, command: Any, request: RequestContext) -> None:  # noqa: ANN401 - of any kind
+def check_room(context: Context, command: Any, request: RequestContext) -> None:  # noqa: ANN401 - of any kind
     """Raise ReplyFullError if the command's result might not fit in the reply."""
     bytes_max = RESULT_BYTES
     kind = type(command)
@@ -266,9 +178,3 @@ def _check_room(context: Context, command: Any, request: RequestContext) -> None
             bytes_max = whole_job_bytes_max(slot) + command_text_bytes(command)
     if bytes_max > request.room_bytes:
         raise ReplyFullError("the result would not fit in this reply")
-
-
-def _refusal_of(fault: Exception) -> Refusal:
-    if isinstance(fault, Refusal):
-        return fault
-    return InternalError(f"{type(fault).__name__}: {fault!s:.200}")

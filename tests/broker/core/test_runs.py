@@ -23,7 +23,7 @@ from tests.core import (
     job_of,
 )
 from tests.sizes import sample
-from tollgate.broker.core import dispatch
+from tollgate.broker.core import runs
 from tollgate.broker.core.batch import Arrival
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.domain.commands import (
@@ -107,7 +107,7 @@ def test_runs_give_the_same_bytes_as_single_commands(
 ) -> None:
     together = bytes_of(lot, bounds, writable=writable)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "IN_RUNS", frozenset())
+        patch.setattr(runs, "IN_RUNS", frozenset())
         alone = bytes_of(lot, bounds, writable=writable)
     assert together == alone
 
@@ -202,7 +202,7 @@ def spy_on_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def _spy(sizes: list[int]) -> Any:
-    real = dispatch.runs
+    real = runs.runs
 
     def spied(*arguments: Any) -> Any:
         for run in real(*arguments):
