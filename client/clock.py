@@ -1,7 +1,7 @@
 """How far the broker's clock is ahead of this machine's; holds no clock itself."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 DIFFERENCE_S: Final = 5.0
@@ -10,23 +10,9 @@ UNTOLD_S: Final = 100 * 366 * 86_400.0
 """How far ahead the clock is taken to be of a broker that refuses requests before their deadline
 as expired, and does not tell its time: as far as needed."""
 
-_FIRST: Final = datetime.min.replace(tzinfo=UTC)
-_LAST: Final = datetime.max.replace(tzinfo=UTC)
-
 shared_clocks: Final[dict[str, "BrokerClock"]] = {}
 """Clocks of brokers in this process, which need not be measured, by endpoint: see
 `tollgate.testing`."""
-
-
-def date_of(unix_s: float) -> datetime:
-    """Return a Unix time as a date; the first or the last date there is for one beyond all dates.
-
-    A broker's clock may show any time, and a deadline is counted from it.
-    """
-    try:
-        return datetime.fromtimestamp(unix_s, UTC)
-    except (ValueError, OverflowError, OSError):
-        return _FIRST if unix_s < 0 else _LAST
 
 
 def clock_of(broker: str, warn: Callable[[str], None]) -> "BrokerClock":

@@ -1,4 +1,4 @@
-"""Holds one client's DEALER socket, opened at first use. Only `listen` blocks.
+"""Holds one client's DEALER socket, opened at first use. Only `exchange` and `listen` block.
 
 All clients of a process share one ZeroMQ context. Each of its own would need two threads and six
 file descriptors, and libzmq ends the process if there are too few descriptors for a context.
@@ -15,7 +15,6 @@ from typing import Final, cast
 
 import zmq
 
-from tollgate.client.clock import date_of
 from tollgate.client.errors import (
     BrokerUnreachableError,
     ClientClosedError,
@@ -25,6 +24,7 @@ from tollgate.client.errors import (
 )
 from tollgate.client.inflight import Call
 from tollgate.client.session import Session
+from tollgate.domain.commands import date_of
 from tollgate.domain.endpoint import check_endpoint, default_endpoint
 from tollgate.domain.exceptions import ArgumentError
 from tollgate.threads import check_threads
@@ -130,7 +130,7 @@ def _drain(socket: "zmq.Socket[bytes]", session: Session) -> None:
 def _flush(socket: "zmq.Socket[bytes]", session: Session) -> bool | None:
     """Return whether the socket could not take all of it; None if there was nothing to send."""
     blocked = None
-    while not session.idle:
+    while True:
         now = monotonic()
         frame = session.next_frame(now, time())
         if frame is None:
@@ -368,30 +368,43 @@ class Connection:
         """Return the broker's time, as far as the session knows it, in so many milliseconds."""
         return date_of(session.broker_time(time()) + delay_ms / 1_000)
 
+    def exchange(self, session: Session, call: Call) -> None:
+        """Flush and listen; for a caller with nothing to do in between."""
+        socket = self.socket
+        blocked = _flush(socket, session) is True
+        self._listen(socket, session, call, blocked=blocked)
+
     def listen(self, session: Session, call: Call, *, blocked: bool) -> None:
         """Sleep until a frame arrives, a `blocked` one can be sent, or the session is due.
 
         Then pass frames to the session until `call` has no request in flight, or none is left.
         """
-        socket, requests = self.socket, call.requests
-        if requests:
-            self._sleep(socket, session.next_wakeup(), _POLLINOUT if blocked else _POLLIN)
+        self._listen(self.socket, session, call, blocked=blocked)
+
+    def _listen(
+        self, socket: "zmq.Socket[bytes]", session: Session, call: Call, *, blocked: bool
+    ) -> None:
+        requests, wanted = call.requests, _POLLINOUT if blocked else _POLLIN
+        if requests and not (self._spin_s and self._spin(socket, wanted)):
+            wakeup = session.next_wakeup()
+            left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
+            # Rounded up: waking a millisecond early would be in vain.
+            timeout_ms = max(0, int(left_s * 1_000) + 1)
+            zmq.zmq_poll([(socket, wanted), (self._event, _POLLIN)], timeout_ms)
         try:
             while requests:
                 session.receive(socket.recv(_DONTWAIT), monotonic())
         except zmq.Again:
             return
 
-    def _sleep(self, socket: "zmq.Socket[bytes]", wakeup: float | None, wanted: int) -> None:
-        if self._spin_s:
-            until = monotonic() + self._spin_s
-            while monotonic() < until:
-                if _events(socket) & wanted:
-                    return
-                os.sched_yield()  # the thread that brings the answer may be waiting for this core
-        left_s = WAIT_S_MAX if wakeup is None else min(wakeup - monotonic(), WAIT_S_MAX)
-        # Rounded up: waking a millisecond early would be in vain.
-        zmq.zmq_poll([(socket, wanted), (self._event, _POLLIN)], max(0, int(left_s * 1_000) + 1))
+    def _spin(self, socket: "zmq.Socket[bytes]", wanted: int) -> bool:
+        """Look for `wanted` without sleeping, for `spin_us`; return whether it has come."""
+        until = monotonic() + self._spin_s
+        while monotonic() < until:
+            if _events(socket) & wanted:
+                return True
+            os.sched_yield()  # the thread that brings the answer may be waiting for this core
+        return False
 
     def turn(self, session: Session) -> None:
         """Drain and flush until there is nothing to do before the file descriptor is readable.

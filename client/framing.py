@@ -81,7 +81,7 @@ class Payload(msgspec.Struct, eq=False):
     @property
     def repeatable(self) -> bool:
         """Whether all of its commands may be sent twice without being done twice."""
-        return not self.changes or all(map(is_repeatable, self.commands))
+        return _CHANGING.isdisjoint(self.kinds) or all(map(is_repeatable, self.commands))
 
     @property
     def only_leases(self) -> bool:

@@ -9,10 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
-from tollgate.client.clock import date_of
 from tollgate.client.errors import NOT_SENT, BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.framing import PENDING, Framer, Payload
-from tollgate.domain.commands import Claim, Events, Hello, Release, StopWaiting, Wait
+from tollgate.domain.commands import Claim, Events, Hello, Release, StopWaiting, Wait, date_of
 from tollgate.domain.exceptions import Refusal, SessionEvictedError, TollgateError
 from tollgate.domain.messages import WINDOW, Refused, Reply, encode_command, encode_frame
 from tollgate.domain.results import LeasesResult
@@ -114,11 +113,6 @@ class PendingRequest(msgspec.Struct, eq=False):
     def first_slot(self) -> int:
         """The index in the call of its first command."""
         return self.payload.slots[0]
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether it may be sent again: the broker remembers it, or it does no harm twice."""
-        return self.session_number > 0 or self.payload.repeatable
 
     @property
     def uncertain(self) -> bool:
@@ -232,32 +226,31 @@ class Timers:
             return
         heapq.heappush(self._heap, (at, request.seq))
         if len(self._heap) > 2 * len(self._requests) + TIMERS_SLACK:
-            self._heap = [entry for entry in self._heap if self._current(entry) is not None]
+            pending = self._requests.values()
+            self._heap = [(each.wake_at, each.seq) for each in pending if each.wake_at is not None]
             heapq.heapify(self._heap)
 
     def next(self) -> float | None:
         """Return the earliest time, or None."""
         heap = self._heap
         while heap:
-            if self._current(heap[0]) is not None:
-                return heap[0][0]
-            heapq.heappop(heap)
+            at, seq = heap[0]
+            request = self._requests.get(seq)
+            if request is not None and request.wake_at == at:
+                return at
+            heapq.heappop(heap)  # it is outdated
         return None
 
     def pop_due(self, now: float) -> PendingRequest | None:
         """Remove and return a request whose time has come; None if there is none."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            request = self._current(heapq.heappop(heap))
-            if request is not None:
+            at, seq = heapq.heappop(heap)
+            request = self._requests.get(seq)
+            if request is not None and request.wake_at == at:
                 request.wake_at = None
                 return request
         return None
-
-    def _current(self, entry: tuple[float, int]) -> PendingRequest | None:
-        """Return the request of an entry, or None if the entry is outdated."""
-        request = self._requests.get(entry[1])
-        return request if request is not None and request.wake_at == entry[0] else None
 
 
 class SessionState(Enum):

@@ -1,7 +1,9 @@
 """Turns results into what the caller gets: a job, a page, leases, or an exception as a value."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +18,7 @@ from tollgate.domain.results import (
     HistoryEntry,
     JobResult,
     LeaseInfo,
+    PlainFields,
     refusal_of,
 )
 
@@ -75,15 +78,35 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 @cache
-def _job_class() -> "type[Job]":
-    """Return `Job`; this loads pydantic, so it is called when a job is first needed."""
-    from tollgate.domain.models import Job  # noqa: PLC0415 - a ping does without
+def _job_parts() -> "tuple[type[Job], Callable[[Job, PlainFields], None]]":
+    """Return `Job`, and what gives a new one its fields.
 
-    return Job
+    This loads pydantic, so it is called when a job is first needed.
+    """
+    from tollgate.domain.lazy import set_struct  # noqa: PLC0415 - a ping does without
+    from tollgate.domain.models import Job  # noqa: PLC0415
+
+    return Job, set_struct
+
+
+def jobs_from(fields: Sequence[PlainFields]) -> "list[Job]":
+    """Make jobs of structs that a decoder has checked; many without Python code for each."""
+    job_class, set_struct = _job_parts()
+    if len(fields) == 1:
+        job = object.__new__(job_class)
+        set_struct(job, fields[0])
+        return [job]
+    jobs = [*map(object.__new__, repeat(job_class, len(fields)))]
+    _exhaust(map(set_struct, jobs, fields))
+    return jobs
+
+
+def _job_from(fields: PlainFields) -> "Job":
+    return jobs_from([fields])[0]
 
 
 def _page(_: AnyCommand, result: results.JobsResult) -> Page:
-    return Page(_job_class().all_from_checked(result.jobs), result.next, result.as_of)
+    return Page(jobs_from(result.jobs), result.next, result.as_of)
 
 
 def _history(_: AnyCommand, result: results.HistoryResult) -> History:
@@ -91,11 +114,11 @@ def _history(_: AnyCommand, result: results.HistoryResult) -> History:
 
 
 def _explanation(_: AnyCommand, result: results.ExplainedResult) -> Explanation:
-    return Explanation(_job_class().from_checked(result.job), result)
+    return Explanation(_job_from(result.job), result)
 
 
 def _leases(command: commands.Claim, result: results.LeasesResult) -> list[Lease]:
-    jobs = _job_class().all_from_checked([grant.job for grant in result.leases])
+    jobs = jobs_from([grant.job for grant in result.leases])
     return [
         Lease(job, grant.lease, command.lease_ms)
         for job, grant in zip(jobs, result.leases, strict=True)
@@ -103,7 +126,7 @@ def _leases(command: commands.Claim, result: results.LeasesResult) -> list[Lease
 
 
 _Answer = tuple[type[AnyResult], Callable[[Any, Any], Any]]
-_JOB: Final[_Answer] = (JobResult, lambda _, result: _job_class().from_checked(result.job))
+_JOB: Final[_Answer] = (JobResult, lambda _, result: _job_from(result.job))
 _OK: Final[_Answer] = (results.OkResult, lambda *_: None)
 _ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
     commands.Hello: (results.HelloResult, lambda _, result: result),
@@ -134,6 +157,8 @@ _ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
 """For each command, the result that answers it and what the caller gets of that."""
 _GIVES_JOB: Final = frozenset(kind for kind, answer in _ANSWERS.items() if answer is _JOB)
 _job_in = attrgetter("job")
+_exhaust = deque[None](maxlen=0).extend
+"""Consumes an iterator in C and keeps nothing of it."""
 
 
 def jobs_of(kinds: set[type], answered: list[AnyResult]) -> "list[Job] | None":
@@ -144,7 +169,7 @@ def jobs_of(kinds: set[type], answered: list[AnyResult]) -> "list[Job] | None":
     if not _GIVES_JOB.issuperset(kinds):
         return None
     try:
-        return _job_class().all_from_checked([*map(_job_in, answered)])
+        return jobs_from([*map(_job_in, answered)])
     except AttributeError:  # no other result has a `job`
         return None
 

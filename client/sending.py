@@ -162,7 +162,8 @@ class Sender:
         request.queued = False
         request.sends += 1
         request.attempts += 1
-        if request.repeatable:
+        # The broker remembers it, or it does no harm twice.
+        if request.session_number or request.payload.repeatable:
             self._timers.set(request, now + request.backoff_s(self._jitter()))
         elif request.wake_at is None:
             self._timers.set(request, request.deadline)
@@ -185,7 +186,7 @@ class Sender:
             session = self._claims if payload.parks else self._changes
             if session.state is SessionState.NEVER:
                 session = None
-        seq = self._take_seq(session)
+        seq = next(self._seqs) if session is None else session.take_seq()
         request = PendingRequest(seq, call, payload, session, call.deadline)
         self._requests[seq] = request
         call.requests.add(request)
@@ -194,9 +195,6 @@ class Sender:
         self._queue_or_hold(request)
         if not request.queued or self._send_queue[0] is not request:
             self._timers.set(request, request.deadline)
-
-    def _take_seq(self, session: RequestSession | None) -> int:
-        return next(self._seqs) if session is None else session.take_seq()
 
     def _queue_or_hold(self, request: PendingRequest) -> None:
         session = request.session
@@ -282,7 +280,7 @@ class Sender:
         request.refusal = refusal
         del self._requests[request.seq]
         old_seq, session = request.seq, request.session
-        request.renumber(self._take_seq(session))
+        request.renumber(next(self._seqs) if session is None else session.take_seq())
         self._requests[request.seq] = request
         if session is not None:
             session.finish(old_seq)

@@ -259,8 +259,7 @@ class Client(Calls):
         call = session.submit_one(command, deadline=deadline)
         try:
             while call.requests:
-                blocked = connection.flush(session)
-                connection.listen(session, call, blocked=blocked)
+                connection.exchange(session, call)
         except BaseException as fault:
             if not self._ended_by_close(call, fault):
                 raise

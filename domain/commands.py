@@ -56,6 +56,8 @@ DelayMs = Annotated[int, Meta(ge=0, le=31_536_000_000)]
 Seqs = Annotated[list[Uint], Meta(min_length=1, max_length=1_000)]
 
 
+_FIRST_DATE: Final = datetime.min.replace(tzinfo=UTC)
+_LAST_DATE: Final = datetime.max.replace(tzinfo=UTC)
 _OF_NAMES: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 _AS_ZERO: Final = bytes.maketrans(b"123456789abcdef", b"0" * 15)
 _HASH_FORM: Final = b"0" * 64
@@ -82,6 +84,17 @@ def in_utc(time: datetime) -> datetime:
         raise ValueError(f"a time must be a datetime, not a {type(time).__name__}") from None
     except OverflowError:
         raise ValueError("a time must lie in the years 1 to 9999 of UTC") from None
+
+
+def date_of(unix_s: float) -> datetime:
+    """Return a Unix time as a date; the first or the last date there is for one beyond all dates.
+
+    A broker's clock may show any time, and a deadline is counted from it.
+    """
+    try:
+        return datetime.fromtimestamp(unix_s, UTC)
+    except (ValueError, OverflowError, OSError):
+        return _FIRST_DATE if unix_s < 0 else _LAST_DATE
 
 
 class Command(

@@ -1,7 +1,5 @@
 """A pydantic model over a struct; pydantic's parts of it are made when they are first needed."""
 
-from collections import deque
-from itertools import repeat
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -46,18 +44,9 @@ class LazyModel(BaseModel):
         Nothing is validated, and the struct must not change afterwards: use it for values that a
         strict decoder or the repository has checked.
         """
-        model = _new(cls)
-        _set_struct(model, fields)
+        model = object.__new__(cls)
+        set_struct(model, fields)
         return model
-
-    @classmethod
-    def all_from_checked(cls, fields: list[Any]) -> list[Self]:
-        """Make many models as `from_checked` makes one, without Python code for each."""
-        if len(fields) == 1:
-            return [cls.from_checked(fields[0])]
-        models = [*map(_new, repeat(cls, len(fields)))]
-        _exhaust(map(_set_struct, models, fields))
-        return models
 
     def _filled(self) -> dict[str, Any]:
         """Return the `__dict__`, filled."""
@@ -109,20 +98,18 @@ def _fill(model: LazyModel) -> dict[str, Any]:
         _set_fields_set(model, type(model)._fields_set)  # noqa: SLF001 - ours
         _set_extra(model, None)
         _set_private(model, None)
-        _set_struct(model, None)
+        set_struct(model, None)
     own: dict[str, Any] = _get_dict(model)  # read it again: another thread may have filled it
     return own
 
 
 _REQUIRED: Any = object()
 """Stands for the default of a field that has none."""
-_exhaust = deque[None](maxlen=0).extend
-"""Consumes an iterator in C and keeps nothing of it."""
-_new = object.__new__
 # The slots, set past the frozen model: half the time of `object.__setattr__`.
 _SLOTS = BaseModel.__slots__[1:]
 _get_dict = BaseModel.__dict__["__dict__"].__get__
 _set_dict = BaseModel.__dict__["__dict__"].__set__
 _set_fields_set, _set_extra, _set_private = (BaseModel.__dict__[slot].__set__ for slot in _SLOTS)
 _get_struct = LazyModel.__dict__["_struct"].__get__
-_set_struct = LazyModel.__dict__["_struct"].__set__
+set_struct = LazyModel.__dict__["_struct"].__set__
+"""Gives its struct to a model that `object.__new__` made. `from_checked` does both."""

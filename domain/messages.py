@@ -92,9 +92,8 @@ def encode_request(request: Request) -> bytes:
     return _encoder.encode(request)
 
 
-def encode_command(command: AnyCommand) -> bytes:
-    """Return the bytes of a command as they stand in a request's frame."""
-    return _encoder.encode(command)
+encode_command: Final[Callable[[AnyCommand], bytes]] = _encoder.encode
+"""Return the bytes of a command as they stand in a request's frame."""
 
 
 def encode_commands(commands: list[AnyCommand]) -> memoryview:

@@ -47,7 +47,7 @@ def test_a_broker_says_when_it_is_ready_alive_and_leaving(short_dir: Path, abstr
 
 
 STRACE = shutil.which("strace")
-SLOW = ("-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=4000000")
+SLOW = ("-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=2000000")
 
 
 def test_a_broker_is_alive_while_its_disk_stalls(short_dir: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_broker_is_alive_while_its_disk_stalls(short_dir: Path) -> None:
         tracer = subprocess.Popen(
             [STRACE, "-f", *SLOW, sys.executable, "-m", "tollgate.broker", *options],
             cwd=ROOT, stderr=subprocess.DEVNULL,
-            env={**os.environ, "NOTIFY_SOCKET": f"{short_dir}/notify", "WATCHDOG_USEC": "1000000"},
+            env={**os.environ, "NOTIFY_SOCKET": f"{short_dir}/notify", "WATCHDOG_USEC": "500000"},
         )  # fmt: skip
         try:
             while b"READY=1" not in manager.recv(4_096):

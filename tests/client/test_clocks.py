@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tollgate.client import connection
-from tollgate.client.clock import UNTOLD_S, date_of
+from tollgate.client.clock import UNTOLD_S
 from tollgate.client.errors import OutcomeUnknown
-from tollgate.domain.commands import AnyCommand, Count, Create, Hello, Release
+from tollgate.domain.commands import AnyCommand, Count, Create, Hello, Release, date_of
 from tollgate.domain.exceptions import ArgumentError, ExpiredError
 from tollgate.domain.messages import Request
 from tollgate.domain.results import AnyResult, HelloResult, OkResult

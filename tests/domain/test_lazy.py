@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr, TypeAdapter, ValidationError
 
+from tollgate.client.results import jobs_from
 from tollgate.domain.messages import decode_answer, decode_plain, encode_reply
 from tollgate.domain.models import Job, JobStatus
 from tollgate.domain.results import JobFields, JobResult, OkResult, PlainJob
@@ -29,9 +30,13 @@ def fresh(**changes: Any) -> Job:
     return Job.from_checked(JobFields(**fields(**changes)))
 
 
+def one_alone(**changes: Any) -> Job:
+    return jobs_from([JobFields(**fields(**changes))])[0]
+
+
 def one_of_many(**changes: Any) -> Job:
     some = [fields(), fields(**changes), fields()]
-    return Job.all_from_checked([JobFields(**each) for each in some])[1]
+    return jobs_from([JobFields(**each) for each in some])[1]
 
 
 class Holder(BaseModel):
@@ -151,7 +156,7 @@ OPERATIONS: dict[str, Callable[[Job], Any]] = {
 }
 
 
-@pytest.mark.parametrize("make", [fresh, one_of_many])
+@pytest.mark.parametrize("make", [fresh, one_alone, one_of_many])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_on_a_fresh_job(name: str, make: Callable[[], Job]) -> None:
     operation, validated, job = OPERATIONS[name], Job(**fields()), make()

@@ -1,5 +1,7 @@
 """What callers are told while the broker is away, and after that."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tests.brokers import running_broker
@@ -16,12 +18,16 @@ def test_broker_away_is_503_and_nothing_is_lost(tmp_path: Path) -> None:
     ):
         job_id = gateway.post("/start_job", HIRE).json()["id"]
         broker.kill()
-        for answer in (
-            gateway.get("/availability"),
-            gateway.get("/status", job_id=job_id),
-            gateway.post("/start_job", HIRE),
-            gateway.post("/provide_input", {"job_id": job_id, "status_id": "x", "input_data": {}}),
-        ):
+        given = {"job_id": job_id, "status_id": "x", "input_data": {}}
+        asked = (
+            partial(gateway.get, "/availability"),
+            partial(gateway.get, "/status", job_id=job_id),
+            partial(gateway.post, "/start_job", HIRE),
+            partial(gateway.post, "/provide_input", given),
+        )
+        with ThreadPoolExecutor(len(asked)) as pool:  # each waits for the broker as long as it may
+            answers = [*pool.map(lambda ask: ask(), asked)]
+        for answer in answers:
             assert (answer.status_code, answer.json()["error"]) == (503, "broker_away")
             assert int(answer.headers["retry-after"]) > 0
         assert gateway.get("/input_schema").status_code == 200

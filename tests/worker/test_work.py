@@ -254,6 +254,7 @@ async def test_another_job_is_not_taken_for_a_lost_one(
     await until(lambda: worker.runner.finished == 1)
     assert [each.text for each in link.script.all("transition")] == ["done 2"]
     assert len(worker.stage.stuck) == 1
+    go_on.set()  # a stop waits for the handler
     await worker.stopped()
 
 
