@@ -109,6 +109,8 @@ def _grant(
     taken = jobs.queues.take(state, names_of(command), command.limit, context.origin.at)
     if jobs.queues.looked > FEW_LINES:
         context.scans_left -= int(jobs.queues.looked)
+    if not taken:
+        return LeasesResult([])
     fitting = _fitting(context, taken, room_bytes)
     if len(fitting) < len(taken):
         jobs.queues.put_back(state, taken[len(fitting) :])

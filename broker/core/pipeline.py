@@ -293,17 +293,18 @@ class Pipeline:
         Parked claims are granted leases from `lease_at` on; None grants no lease.
         """
         context, queues = self._context, self._context.state.jobs.queues
+        claims = context.waiters.claims
         if context.events:
             origin = context.origin
             record = Record(context.take_events(), by=origin.by, at=origin.at, client=origin.client)
             context.state.feed.fresh.append(record)
             output.records.append(record)
-        if not context.waiters.claims:
+        if not claims:
             queues.changed.clear()
-        while context.answers or (lease_at and queues.changed):
+        while context.answers or (claims and lease_at and queues.changed):
             answer = None if _is_full(output) else self._next_answer(lease_at)
             if answer is None:
-                context.are_owed = lease_at is not None and bool(queues.changed)
+                context.are_owed = lease_at is not None and bool(claims and queues.changed)
                 break
             self._answer(answer, output)
         return output
