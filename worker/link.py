@@ -70,7 +70,10 @@ class Link(AsyncClient):
         return await self._ask(command, None)
 
     def withdraw(self, call: Call) -> None:
-        """Give up a request: its callback is not called, and leases that it gets are released."""
+        """Give up a request: its callback is not called, and leases that it gets are released.
+
+        If its answer has come already, the callback gets it all the same.
+        """
         call.notify = None
         self._session.abandon(call)
         self._turn_soon()

@@ -130,6 +130,7 @@ async def test_a_withdrawn_claim_gives_back_what_it_gets(
     link: Link, client: Client, running: Any, claim: Any
 ) -> None:
     answers: list[Any] = []
+    await posted(link, claim(wait_ms=1))  # opens the session: the next one is sent by `push`
     call = link.post([claim(wait_ms=60_000)], answers.append, 62.0)
     link.push()
     job = running()
@@ -144,9 +145,9 @@ async def test_a_withdrawn_claim_is_parked_no_longer(
     link: Link, client: Client, running: Any, claim: Any
 ) -> None:
     """Nothing else makes the link send: it tells the broker at once."""
+    await posted(link, claim(wait_ms=1))
     call = link.post([claim(wait_ms=60_000)], lambda _: None, 62.0)
     link.push()
-    await asyncio.sleep(0.05)  # it is parked, most likely
     link.withdraw(call)
     await asyncio.wait_for(link.until_quiet(3_600), PATIENCE_S)
     job = running()
@@ -157,10 +158,10 @@ async def test_a_withdrawn_claim_is_parked_no_longer(
 async def test_a_link_is_quiet_when_it_has_released_all(
     link: Link, client: Client, running: Any, claim: Any
 ) -> None:
+    await posted(link, claim())
     job = running()
     call = link.post([claim()], lambda _: None, PATIENCE_S)
-    link.push()
-    client.ping()  # behind the claim: by now it has got the job
+    link._connection.flush(link._session)  # `push` may also receive the answer
     link.withdraw(call)
     await asyncio.wait_for(link.until_quiet(3_600), PATIENCE_S)
     (lease,) = client.claim(RUNNING, job_ids=[job.job_id], wait_ms=0)
