@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.payment_service.faults import Fault
 from tests.payment_service.payment import V1, V2, Payment
 from tests.payment_service.server import Server
 from tests.payment_service.service import PaymentService as StandIn
@@ -19,7 +20,10 @@ from tollgate.testing import Broker
 PURCHASER = "aabbccddeeff0011"
 INPUT_HASH = "59e08c108addc5e1667e34f85c90bb4ff98c410701bfb6088a4deb86b3273ca9"
 POLL_S = 1.0
-CALL_S = 0.5
+CALL_S = 10.0
+"""How long a watcher waits for an answer: also on a busy machine longer than one takes."""
+SLOW_CALL_S, SLOW_S = 0.5, 2.0
+"""The same where an answer is to come too late, and how late it comes."""
 
 
 class Town:
@@ -30,6 +34,7 @@ class Town:
         self.server = server
         self.client = client
         self.ahead_s = 0.0
+        self.call_s = CALL_S
         self._services: list[PaymentService] = []
         self.watcher = self.new_watcher()
 
@@ -44,15 +49,21 @@ class Town:
 
     def new_watcher(self, client: AsyncClient | None = None, **settings: Any) -> Watcher:
         """Return another watcher, as after a restart."""
-        given = WatcherSettings(**{"poll_s": POLL_S, "call_s": CALL_S} | settings)
+        given = WatcherSettings(**{"poll_s": POLL_S, "call_s": self.call_s} | settings)
         return Watcher(client or self.client, self.new_service(), given)
 
     def new_service(self, **settings: Any) -> PaymentService:
         service = PaymentService(
-            self.server.url, self.server.token, "Preprod", timeout_s=CALL_S, **settings
+            self.server.url, self.server.token, "Preprod", timeout_s=self.call_s, **settings
         )
         self._services.append(service)
         return service
+
+    def expect(self, fault: Fault) -> None:
+        """Let a slow answer come too late: begin with another watcher, which waits less long."""
+        if fault is Fault.SLOW:
+            self.service.faults.slow_s, self.call_s = SLOW_S, SLOW_CALL_S
+            self.watcher = self.new_watcher()
 
     async def hire(self, source_type: str = V1, **fields: Any) -> Job:
         """Create a payment, and then its job."""

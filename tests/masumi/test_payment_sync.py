@@ -134,12 +134,12 @@ async def test_a_job_that_another_program_decides_is_tried_again(town: Town) -> 
 @pytest.mark.parametrize("fault", [each for each in Fault if each is not Fault.CONFLICT])
 @pytest.mark.parametrize("call", ["diff", "resolve"])
 async def test_no_change_is_missed_by_a_failed_call(town: Town, call: str, fault: Fault) -> None:
+    town.expect(fault)
     payment = town.service.create(inputHash=INPUT_HASH, identifierFromPurchaser=PURCHASER)
     identifier = payment["blockchainIdentifier"]
     town.service.lock_funds(identifier)
     await town.watcher.open_gates()
     job = await town.client.create(INPUT_HASH, blockchain_identifier=identifier)
-    town.service.faults.slow_s = 2.0
     town.service.faults.plan(call, fault)
     with pytest.raises(ServiceFailedError):
         await town.watcher.open_gates()

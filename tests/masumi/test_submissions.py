@@ -40,8 +40,8 @@ async def test_the_raw_form_is_a_setting(town: Town) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("call", ["submit-result", "resolve"])
 async def test_a_fault_of_the_service_changes_nothing(town: Town, call: str, fault: Fault) -> None:
+    town.expect(fault)
     job = await town.completed()
-    town.service.faults.slow_s = 2.0
     town.service.faults.plan(call, fault, fault)
     assert await town.settled(job) == "confirmed"
     assert town.service.accepted == [(job.blockchain_identifier, hash_of(job))]
