@@ -68,7 +68,7 @@ def house(shared_house: House) -> Iterator[House]:
 def test_a_handler_that_blocks_the_loop_runs_once(house: House, client: Client) -> None:
     """A synchronous library in an async handler: the lease is kept, and the log says who blocks."""
     job = paid(client, "x")
-    workers = [house.worker("--lease-ms", "500", handler="cases:blocks") for _ in range(2)]
+    workers = [house.worker("--lease-ms", "1000", handler="cases:blocks") for _ in range(2)]
     job = ended(client, job)
     assert (job.result, job.attempts) == ("done", 0)
     assert house.told("calls").count(job.job_id) == 1
