@@ -26,7 +26,7 @@ from tollgate.worker.handlers import (
 )
 from tollgate.worker.lease import answer_s
 from tollgate.worker.leaving import end_by, exit_now, say
-from tollgate.worker.link import Link
+from tollgate.worker.link import LeaseClient, Link
 from tollgate.worker.payments import PaymentStage, RealPaymentError, simulator_of
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.questions import Questions
@@ -115,6 +115,7 @@ class Service:
                 key=settings.key,
                 timeout_s=answer_s(settings.lease_ms),
                 name=settings.name,
+                lease_ms=settings.lease_ms,
             ) as link:
                 await self._executor.open()
                 return await self._run(link)
@@ -168,7 +169,10 @@ class Service:
 
     def _make_client(self, timeout_s: float) -> Client:
         settings = self._settings
-        return Client(settings.endpoint, key=settings.key, timeout_s=timeout_s, name=settings.name)
+        return LeaseClient(
+            settings.endpoint, key=settings.key, timeout_s=timeout_s, name=settings.name,
+            lease_ms=settings.lease_ms,
+        )  # fmt: skip
 
     async def _reach(self, link: Link) -> HelloResult | None:
         """Return the broker's first answer, or None if there is none in time, or at a stop."""
