@@ -92,9 +92,12 @@ class Settler:
         return len(self._unsettled) - len(self._alone)
 
     def put(self, held: HeldJob, outcome: Outcome) -> None:
-        """Send an outcome with the next message."""
+        """Send an outcome with the next message, or alone if its lease is lost: see `keeps`."""
         self._unsettled[held] = outcome
-        self._ready.append((held, outcome))
+        if held.is_lost:
+            self._settle_alone(held, outcome)
+        else:
+            self._ready.append((held, outcome))
 
     def take(self) -> tuple[list[AnyCommand], Callable[[list[Any]], None]] | None:
         """Return the commands of the next message, and what to call with its answers."""
@@ -113,7 +116,7 @@ class Settler:
                 if held not in self._unsettled:
                     continue  # given up
                 if isinstance(answer, Exception):
-                    self._settle_alone(held, outcome, answer, asked_at)
+                    self._settle_alone(held, outcome, (answer, asked_at))
                 else:
                     self._end(held, outcome)
 
@@ -141,12 +144,12 @@ class Settler:
         return left
 
     def _settle_alone(
-        self, held: HeldJob, outcome: Outcome, answer: Exception, asked_at: float
+        self, held: HeldJob, outcome: Outcome, failed: tuple[Exception, float] | None = None
     ) -> None:
         async def settle() -> None:
             took: Outcome | None = None
             try:
-                _, took = await self.deliver(held, outcome, (answer, asked_at))
+                _, took = await self.deliver(held, outcome, failed)
             except Exception:
                 # The lease is not released: the job would come back at once. It lapses instead.
                 log.exception(
