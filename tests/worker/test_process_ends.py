@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -301,6 +302,21 @@ async def test_an_idle_process_that_ends_is_replaced(
     what = "the handler's process exited with code 9 between two jobs"
     await until(lambda: what in caplog.text)
     assert (await ran(executor, make_call("calls"))).value == "1"
+
+
+async def test_a_call_that_has_just_returned_is_not_cancelled(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    """Its result must not be thrown away: the loop was busy, and has not heard of it."""
+    executor = await opened()
+    call = make_call("calls")
+    executor.start(call)
+    process = executor._members[0].process
+    assert select.select([process._socket], [], [], PATIENCE_S)[0]
+    assert not call.is_done
+    assert executor.cancel(call, "its lease is lost")
+    assert (call.ends, (await call.end()).value) == (1, "1")
+    assert (await ran(executor, make_call("calls"))).value == "2"  # in the same process
 
 
 @pytest.mark.usefixtures("with_and_without_pidfd")

@@ -117,8 +117,9 @@ class ProcessExecutor:
         if call in self._waiting:
             self._waiting.remove(call)
             return True
-        member = self._member_of(call)
-        if member is not None:
+        if (member := self._member_of(call)) is not None:
+            member.process.listen()  # a call that has returned is no longer the member's
+        if (member := self._member_of(call)) is not None:
             job = call.job
             log.info("job %s: its process is killed: %s", job.job_id, reason, extra=log_fields(job))
             self._part_with(member).kill()
