@@ -261,11 +261,11 @@ class Service:
         held = None if runner is None else runner.keeper.holder(job_id)
         if runner is not None and held is None:
             held = min(runner.keeper.limits(), key=lambda each: each[1], default=(None, 0.0))[0]
-        if held is not None:
-            blocks = "job %s: the loop is blocked beyond the time limit of its handler"
-            say(logging.ERROR, blocks, held.job_id)
         if runner is not None and held is not None:
-            late = self._policy.outcome(overrun(self._settings.timeout_s), held.attempt)
+            result = overrun(self._settings.timeout_s)
+            blocks = "job %s: the loop is blocked beyond the time limit of its handler (%s)"
+            say(logging.ERROR, blocks, held.job_id, result.error)
+            late = self._policy.outcome(result, held.attempt)
             runner.keeper.release_all({**runner.settler.outcomes, held: late})
         exit_now(STUCK)
 
