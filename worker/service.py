@@ -30,6 +30,7 @@ from tollgate.worker.link import LeaseClient, Link
 from tollgate.worker.payments import PaymentStage, RealPaymentError, simulator_of
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.questions import Questions
+from tollgate.worker.roles import roles_of
 from tollgate.worker.runner import Runner
 from tollgate.worker.settings import SILENCE_S_MAX, WorkerSettings
 from tollgate.worker.signals import StopSignals
@@ -152,10 +153,10 @@ class Service:
         policy.text_bytes = link.limit("text_bytes", policy.text_bytes)
         policy.reason_bytes = link.limit("reason_bytes", policy.reason_bytes)
         self._runner = runner = Runner(link, self._broker, settings, policy, self._make_client)
+        roles = runner.roles.begin(hello)
         if settings.simulate_payments and settings.only != "work":
             log.warning("payments are simulated: jobs run without a real payment")
             runner.add(PaymentStage(simulator_of(settings), settings.payments_max, runner))
-            roles = set(hello.roles or [hello.role])  # an older broker tells its one role
             if settings.only is None and "worker" in roles and not roles & {"payments", "admin"}:
                 log.warning("the role worker does not decide payments: this worker does work only")
                 runner.leave_out(AWAITING_PAYMENT)
@@ -192,7 +193,7 @@ class Service:
         finally:
             pinging.cancel()
             stopping.cancel()
-        if "admin" in (hello.roles or [hello.role]) and link.endpoint.startswith("ipc:"):
+        if "admin" in roles_of(hello) and link.endpoint.startswith("ipc:"):
             log.info("this worker runs as the broker's user: its role is admin, it may do all")
         return hello
 

@@ -27,6 +27,7 @@ from tollgate.worker.link import Link
 from tollgate.worker.outcome import GiveBack, Move, Outcome, cut, shortened
 from tollgate.worker.own_tasks import own_task
 from tollgate.worker.policy import RetryPolicy
+from tollgate.worker.roles import Roles
 
 log = logging.getLogger("tollgate.worker")
 
@@ -48,19 +49,21 @@ with None if the job is no longer this worker's."""
 class Settler:
     """Settles jobs together. One that its message did not settle is settled alone."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - its parts
         self,
         link: Link,
         broker: BrokerStatus,
         policy: RetryPolicy,
         lease_ms: int,
         on_settled: OnSettled,
+        roles: Roles,
     ) -> None:
         self._link = link
         self._broker = broker
         self._policy = policy
         self._lease_ms = lease_ms
         self._on_settled = on_settled
+        self._roles = roles
         self._ready: list[tuple[HeldJob, Outcome]] = []
         self._unsettled: dict[HeldJob, Outcome] = {}
         self._messages = 0
@@ -215,6 +218,8 @@ class Settler:
             delivery.has_to_wait = False
         elif isinstance(fault, LeaseLostError | VersionConflictError):
             return await self._regain(fault, held, delivery)
+        elif await self._roles.may_come_back(fault):
+            pass  # sent again after the pause
         elif not may_pass(fault) and not isinstance(fault, InternalError):
             return _dropped(held, delivery.outcome, refusal_line(fault))
         else:
