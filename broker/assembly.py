@@ -73,7 +73,6 @@ def assemble(  # noqa: PLR0913 - what differs between a process and a test
     starts = starts_of(number for number, _ in state.requests.sessions())
     unused = min(time.time_ns() // 1_000_000 * SESSIONS_PER_MS, FIRST_SESSION_MAX)
     state.requests.last_session = max(state.requests.last_session, unused)
-    state.leases.restart(clock.read().mono_ms)
     engine = Engine(
         settings.limits(),
         new_id=lambda: str(uuid4()),
@@ -88,6 +87,7 @@ def assemble(  # noqa: PLR0913 - what differs between a process and a test
     context = zmq.Context()
     stack.callback(context.destroy, linger=settings.linger_ms)
     routers = binding.open_routers(context, counters)
+    state.leases.restart(clock.read().mono_ms)  # from when workers can connect
     pipeline = Pipeline(engine, counters, BATCH_REPLY_BYTES)
     server = Server(
         pipeline, journal, compactor, routers, settings, stop_fd(),

@@ -39,6 +39,8 @@ CONTEXT_THREADS: Final = 2
 """How many threads a context has."""
 CLOSE_LINGER_MS: Final = 100
 """How long closing may take to send the last frames, if the broker is slow to take them."""
+RECONNECT_MS_MIN, RECONNECT_MS_MAX = 50, 1_000
+"""The pauses between attempts to connect: each is longer than the one before."""
 _KEY_FIELDS: Final = ("public_key", "secret_key", "broker_public_key")
 
 # Plain numbers: arithmetic on the members of the enum takes longer than the calls they are for.
@@ -51,8 +53,6 @@ _OPTIONS: Final[dict[int, int | bytes]] = {
     zmq.LINGER: 0,  # close drops what was not sent: no caller waits for its answer
     zmq.SNDHWM: 64,  # a frame that does not fit stays with the session, which then knows it
     zmq.RCVHWM: 0,  # everything that comes was asked for
-    zmq.RECONNECT_IVL: 50,
-    zmq.RECONNECT_IVL_MAX: 1_000,
 }
 _TCP_OPTIONS: Final[dict[int, int | bytes]] = {
     zmq.HEARTBEAT_IVL: 10_000,  # a tcp peer can vanish without a sign; then libzmq reconnects
@@ -274,6 +274,8 @@ class Connection:
         if type(spin_us) not in {int, float} or not 0 <= spin_us < SPIN_US_LIMIT:
             raise ArgumentError(f"spin_us must be a number of microseconds, not {spin_us!r:.60}")
         self._spin_s = spin_us / 1_000_000
+        self.reconnect_ms_max = RECONNECT_MS_MAX
+        """The longest pause between attempts to connect. Set it before the first use."""
         self._socket: zmq.Socket[bytes] | None = None
         self._pid = 0
         self._event = -1
@@ -429,7 +431,7 @@ class Connection:
             check_endpoint(self.endpoint)
         except ValueError as fault:
             raise InvalidEndpointError(str(fault)) from None
-        options = _OPTIONS | self._tcp_options()
+        options = _OPTIONS | self._reconnect_options() | self._tcp_options()
         try:
             opened = _Opened()
         except (OSError, zmq.ZMQError) as fault:
@@ -462,6 +464,13 @@ class Connection:
         if self._is_closed:
             self._socket = None
             raise ClientClosedError(f"the client of {self.endpoint} was closed")
+
+    def _reconnect_options(self) -> dict[int, int]:
+        longest = self.reconnect_ms_max
+        return {
+            zmq.RECONNECT_IVL: min(RECONNECT_MS_MIN, longest),
+            zmq.RECONNECT_IVL_MAX: longest,
+        }
 
     def _tcp_options(self) -> dict[int, int | bytes]:
         if not self.endpoint.startswith("tcp:"):

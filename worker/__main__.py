@@ -44,8 +44,9 @@ Example:
 \b
 Exit codes:
   0 done                   3 broker not reached in time
-  1 refused by the broker  4 no slot is left, because handlers hang: start it again
-  2 wrong usage            130 ended by a second signal
+  1 refused by the broker, or its processes were killed while they loaded the handler
+  2 wrong usage            4 no slot is left, because handlers hang: start it again
+                           130 ended by a second signal
 """
 
 
@@ -104,6 +105,7 @@ def start(settings: WorkerSettings) -> int:
     from tollgate.domain.exceptions import ArgumentError  # noqa: PLC0415
     from tollgate.worker.handlers import HandlerNotFoundError  # noqa: PLC0415
     from tollgate.worker.leaving import leave_in_time  # noqa: PLC0415
+    from tollgate.worker.service import REFUSED  # noqa: PLC0415
     from tollgate.worker.worker import Worker  # noqa: PLC0415
 
     try:
@@ -122,6 +124,9 @@ def start(settings: WorkerSettings) -> int:
         raise click.UsageError(str(fault)) from None
     except HandlerNotFoundError as fault:
         log.debug("the handler", exc_info=fault)
+        if fault.may_pass:
+            log.error("the worker ends: %s", fault)  # noqa: TRY400 - one line
+            return REFUSED
         raise click.BadParameter(str(fault), param_hint="--handler") from None
     leave_in_time(code)
     return code

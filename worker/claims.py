@@ -28,7 +28,7 @@ class ClaimOwner(Protocol):
         ...
 
     def claim_refused(self, refusal: TollgateError) -> None:
-        """The broker refuses the claims of this worker for a reason that does not pass."""
+        """The broker is there, and refuses a claim; another claim comes after a pause."""
         ...
 
     def check_again(self) -> None:
@@ -96,10 +96,10 @@ class Claims:
         self.is_under_way = False
         self._parked = None
         if isinstance(answer, TollgateError):
-            if not (may_pass(answer) or isinstance(answer, InternalError)):
+            if may_pass(answer) or isinstance(answer, InternalError):
+                self._broker.lost(answer, asked_at)
+            else:
                 self._owner.claim_refused(answer)
-                return
-            self._broker.lost(answer, asked_at)
             loop = asyncio.get_running_loop()
             self._pause = loop.call_later(self._backoff.next_s(), self._go_on)
             return

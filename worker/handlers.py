@@ -27,6 +27,11 @@ Handler = Callable[..., object]
 class HandlerNotFoundError(TollgateError):
     """The handler cannot be loaded; the message is one line that says why."""
 
+    def __init__(self, why: str, *, may_pass: bool = False) -> None:
+        super().__init__(why)
+        self.may_pass = may_pass
+        """Whether a later attempt may load it: its process was killed, or could not be started."""
+
 
 def load_handler(path: str) -> Handler:
     """Return the function that `path`, as `module:function`, names.

@@ -76,6 +76,8 @@ class LeaseKeeper:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._client: Client | None = None
+        self._told: type[TollgateError] | None = None
+        """Why touches fail, if the last one has."""
 
     def start(self) -> None:
         """Start the thread. It is a daemon: it never keeps a process from its end."""
@@ -195,13 +197,18 @@ class LeaseKeeper:
             if held.token == token and not held.is_over:
                 self._claim_again(client, held, token, answer)
         elif isinstance(answer, TollgateError):
-            level = logging.DEBUG if may_pass(answer) else logging.WARNING
+            # A worker whose key has lost its role would fill the log with this.
+            is_told = may_pass(answer) or type(answer) is self._told
+            self._told = type(answer)
+            level = logging.DEBUG if is_told else logging.WARNING
             log.log(
                 level, "job %s: touch failed (%s)", held.job_id, one_line(answer),
                 extra=log_fields(held.job),
             )  # fmt: skip
-        elif isinstance(answer, Touched) and answer.stop_requested and not held.stop_requested:
-            self._listener.stop_was_requested(held)
+        elif isinstance(answer, Touched):
+            self._told = None
+            if answer.stop_requested and not held.stop_requested:
+                self._listener.stop_was_requested(held)
 
     def _claim_again(
         self, client: Client, held: HeldJob, token: int, reason: TollgateError

@@ -5,12 +5,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from tollgate.client.aio import AsyncClient
+from tollgate.client.connection import RECONNECT_MS_MAX, Connection
 from tollgate.client.inflight import Call
+from tollgate.client.sync import Client
 from tollgate.domain.commands import AnyCommand
 
+ATTEMPTS: Final = 3
+"""Attempts to connect per lease time, at least."""
 OnAnswer = Callable[[list[Any]], None]
 """Gets the value of each command in order; errors are values, too."""
 
@@ -22,9 +26,10 @@ class Link(AsyncClient):
     message. A task, a future and their turns of the loop would take longer than a short handler.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as `AsyncClient` has them
-        """Make a client with the arguments of `AsyncClient`."""
+    def __init__(self, *args: Any, lease_ms: int | None = None, **options: Any) -> None:  # noqa: ANN401 - as `AsyncClient` has them
+        """Make a client with the arguments of `AsyncClient`; `lease_ms`: see `LeaseClient`."""
         super().__init__(*args, **options)
+        _be_back_in_time(self._connection, lease_ms)
         self._answered: deque[tuple[Call, OnAnswer]] = deque()
         self._turned = asyncio.Event()
         self._has_posted = False
@@ -99,3 +104,22 @@ class Link(AsyncClient):
         while answered:
             call, on_answer = answered.popleft()
             on_answer(call.values)
+
+
+class LeaseClient(Client):
+    """A `Client` that connects again in time to touch leases of `lease_ms`."""
+
+    def __init__(self, *args: Any, lease_ms: int | None = None, **options: Any) -> None:  # noqa: ANN401 - as `Client` has them
+        """Make a client with the arguments of `Client`."""
+        super().__init__(*args, **options)
+        _be_back_in_time(self._connection, lease_ms)
+
+
+def _be_back_in_time(connection: Connection, lease_ms: int | None) -> None:
+    """Let no pause between attempts to connect be longer than a third of a lease.
+
+    A broker that starts again gives each lease its full time. No other worker must get the job
+    before its worker has found the broker.
+    """
+    if lease_ms is not None:
+        connection.reconnect_ms_max = min(RECONNECT_MS_MAX, lease_ms // ATTEMPTS)

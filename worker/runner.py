@@ -11,7 +11,7 @@ kept beside it, in a thread (`lease`), and another thread watches the loop (`wat
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -31,6 +31,7 @@ from tollgate.worker.link import Link
 from tollgate.worker.outcome import Move, Outcome
 from tollgate.worker.own_tasks import own_task
 from tollgate.worker.policy import RetryPolicy
+from tollgate.worker.roles import Roles
 from tollgate.worker.settings import CLAIM_WAIT_MS, WorkerSettings
 from tollgate.worker.settle import Settler
 from tollgate.worker.stage import Stage
@@ -58,7 +59,8 @@ class Runner:
         self._answer_s = answer_s(settings.lease_ms)
         self._loop = asyncio.get_running_loop()
         self.keeper = LeaseKeeper(make_client, settings.lease_ms, self)
-        self.settler = Settler(link, broker, policy, settings.lease_ms, self._settled)
+        self.roles = Roles(link)
+        self.settler = Settler(link, broker, policy, settings.lease_ms, self._settled, self.roles)
         self._unpaid = UnpaidLeases(settings.unpaid_max)
         self._claims: list[Claims] = []
         self._stopping = asyncio.Event()
@@ -68,6 +70,8 @@ class Runner:
         self._touching = 0
         """Messages under way that touch leases before their jobs are begun."""
         self._refusal: TollgateError | None = None
+        self._judging: asyncio.Task[None] | None = None
+        """Asks which roles the key has."""
         self.is_stuck = False
         """Whether it stopped because no slot is left."""
         self.finished = 0
@@ -203,6 +207,8 @@ class Runner:
 
     def take_leases(self, stage: Stage, leases: list[Lease], asked_at: float) -> None:
         """See `claims.ClaimOwner`."""
+        if self.roles.are_missing:
+            self._judge(self.roles.look_again())
         if leases and monotonic() - asked_at > self._settings.lease_ms / 1_000:
             self._touch_first(stage, leases)
         else:
@@ -288,7 +294,19 @@ class Runner:
 
     def claim_refused(self, refusal: TollgateError) -> None:
         """See `claims.ClaimOwner`."""
-        self.give_up(refusal)
+
+        async def judge() -> None:
+            if not await self.roles.may_come_back(refusal):
+                self.give_up(refusal)
+
+        self._judge(judge())
+
+    def _judge(self, asking: Coroutine[Any, Any, None]) -> None:
+        """Ask for the roles, unless that is under way."""
+        if self._judging is None or self._judging.done():
+            self._judging = own_task(asking)
+        else:
+            asking.close()
 
     # --- called by the stages ---------------------------------------------------------------------
 

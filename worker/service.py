@@ -26,10 +26,11 @@ from tollgate.worker.handlers import (
 )
 from tollgate.worker.lease import answer_s
 from tollgate.worker.leaving import end_by, exit_now, say
-from tollgate.worker.link import Link
+from tollgate.worker.link import LeaseClient, Link
 from tollgate.worker.payments import PaymentStage, RealPaymentError, simulator_of
 from tollgate.worker.policy import RetryPolicy
 from tollgate.worker.questions import Questions
+from tollgate.worker.roles import roles_of
 from tollgate.worker.runner import Runner
 from tollgate.worker.settings import SILENCE_S_MAX, WorkerSettings
 from tollgate.worker.signals import StopSignals
@@ -115,6 +116,7 @@ class Service:
                 key=settings.key,
                 timeout_s=answer_s(settings.lease_ms),
                 name=settings.name,
+                lease_ms=settings.lease_ms,
             ) as link:
                 await self._executor.open()
                 return await self._run(link)
@@ -151,10 +153,10 @@ class Service:
         policy.text_bytes = link.limit("text_bytes", policy.text_bytes)
         policy.reason_bytes = link.limit("reason_bytes", policy.reason_bytes)
         self._runner = runner = Runner(link, self._broker, settings, policy, self._make_client)
+        roles = runner.roles.begin(hello)
         if settings.simulate_payments and settings.only != "work":
             log.warning("payments are simulated: jobs run without a real payment")
             runner.add(PaymentStage(simulator_of(settings), settings.payments_max, runner))
-            roles = set(hello.roles or [hello.role])  # an older broker tells its one role
             if settings.only is None and "worker" in roles and not roles & {"payments", "admin"}:
                 log.warning("the role worker does not decide payments: this worker does work only")
                 runner.leave_out(AWAITING_PAYMENT)
@@ -168,7 +170,10 @@ class Service:
 
     def _make_client(self, timeout_s: float) -> Client:
         settings = self._settings
-        return Client(settings.endpoint, key=settings.key, timeout_s=timeout_s, name=settings.name)
+        return LeaseClient(
+            settings.endpoint, key=settings.key, timeout_s=timeout_s, name=settings.name,
+            lease_ms=settings.lease_ms,
+        )  # fmt: skip
 
     async def _reach(self, link: Link) -> HelloResult | None:
         """Return the broker's first answer, or None if there is none in time, or at a stop."""
@@ -188,7 +193,7 @@ class Service:
         finally:
             pinging.cancel()
             stopping.cancel()
-        if "admin" in (hello.roles or [hello.role]) and link.endpoint.startswith("ipc:"):
+        if "admin" in roles_of(hello) and link.endpoint.startswith("ipc:"):
             log.info("this worker runs as the broker's user: its role is admin, it may do all")
         return hello
 
@@ -257,11 +262,11 @@ class Service:
         held = None if runner is None else runner.keeper.holder(job_id)
         if runner is not None and held is None:
             held = min(runner.keeper.limits(), key=lambda each: each[1], default=(None, 0.0))[0]
-        if held is not None:
-            blocks = "job %s: the loop is blocked beyond the time limit of its handler"
-            say(logging.ERROR, blocks, held.job_id)
         if runner is not None and held is not None:
-            late = self._policy.outcome(overrun(self._settings.timeout_s), held.attempt)
+            result = overrun(self._settings.timeout_s)
+            blocks = "job %s: the loop is blocked beyond the time limit of its handler (%s)"
+            say(logging.ERROR, blocks, held.job_id, result.error)
+            late = self._policy.outcome(result, held.attempt)
             runner.keeper.release_all({**runner.settler.outcomes, held: late})
         exit_now(STUCK)
 

@@ -27,6 +27,7 @@ from tollgate.worker.link import Link
 from tollgate.worker.outcome import GiveBack, Move, Outcome, cut, shortened
 from tollgate.worker.own_tasks import own_task
 from tollgate.worker.policy import RetryPolicy
+from tollgate.worker.roles import Roles
 
 log = logging.getLogger("tollgate.worker")
 
@@ -48,19 +49,21 @@ with None if the job is no longer this worker's."""
 class Settler:
     """Settles jobs together. One that its message did not settle is settled alone."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - its parts
         self,
         link: Link,
         broker: BrokerStatus,
         policy: RetryPolicy,
         lease_ms: int,
         on_settled: OnSettled,
+        roles: Roles,
     ) -> None:
         self._link = link
         self._broker = broker
         self._policy = policy
         self._lease_ms = lease_ms
         self._on_settled = on_settled
+        self._roles = roles
         self._ready: list[tuple[HeldJob, Outcome]] = []
         self._unsettled: dict[HeldJob, Outcome] = {}
         self._messages = 0
@@ -92,9 +95,12 @@ class Settler:
         return len(self._unsettled) - len(self._alone)
 
     def put(self, held: HeldJob, outcome: Outcome) -> None:
-        """Send an outcome with the next message."""
+        """Send an outcome with the next message, or alone if its lease is lost: see `keeps`."""
         self._unsettled[held] = outcome
-        self._ready.append((held, outcome))
+        if held.is_lost:
+            self._settle_alone(held, outcome)
+        else:
+            self._ready.append((held, outcome))
 
     def take(self) -> tuple[list[AnyCommand], Callable[[list[Any]], None]] | None:
         """Return the commands of the next message, and what to call with its answers."""
@@ -113,7 +119,7 @@ class Settler:
                 if held not in self._unsettled:
                     continue  # given up
                 if isinstance(answer, Exception):
-                    self._settle_alone(held, outcome, answer, asked_at)
+                    self._settle_alone(held, outcome, (answer, asked_at))
                 else:
                     self._end(held, outcome)
 
@@ -141,12 +147,12 @@ class Settler:
         return left
 
     def _settle_alone(
-        self, held: HeldJob, outcome: Outcome, answer: Exception, asked_at: float
+        self, held: HeldJob, outcome: Outcome, failed: tuple[Exception, float] | None = None
     ) -> None:
         async def settle() -> None:
             took: Outcome | None = None
             try:
-                _, took = await self.deliver(held, outcome, (answer, asked_at))
+                _, took = await self.deliver(held, outcome, failed)
             except Exception:
                 # The lease is not released: the job would come back at once. It lapses instead.
                 log.exception(
@@ -212,6 +218,8 @@ class Settler:
             delivery.has_to_wait = False
         elif isinstance(fault, LeaseLostError | VersionConflictError):
             return await self._regain(fault, held, delivery)
+        elif await self._roles.may_come_back(fault):
+            pass  # sent again after the pause
         elif not may_pass(fault) and not isinstance(fault, InternalError):
             return _dropped(held, delivery.outcome, refusal_line(fault))
         else:

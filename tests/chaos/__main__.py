@@ -61,6 +61,7 @@ def summary(run: Run, audit: Audit) -> list[tuple[str, int | float]]:
         *sorted(run.figures.acts.items()),
         *sorted(audit.seen.items()),
         *sorted(audit.wrong.items()),
+        ("standstills of the machine", len(run.figures.standstills)),
         ("wrong in all", audit.wrong.total()),
         ("seconds", round(run.figures.seconds, 1)),
     ]

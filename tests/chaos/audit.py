@@ -24,6 +24,10 @@ SLACK_S: Final = 0.001
 broker, and both with the time of this machine."""
 DELIVERY_S: Final = 5.0
 """How long a result may be under way while broker and worker live, on a busy machine."""
+TOUCHED: Final = 2 / 3
+"""In such a part of a lease a worker finds a broker that is back, and touches the lease."""
+SLEEP_S: Final = 0.1
+"""How late a busy machine may wake a process, and how exact our times of a freeze are."""
 STOP_S: Final = 0.3
 """How much earlier than its release a result may be ready and yet come too late."""
 LEAVE_S: Final = GRACE_S + 12.0
@@ -55,7 +59,8 @@ class Audit:
         self._workers = workers
         self._figures = figures
         self._logs: dict[str, str] = {}
-        self.limit_s = LEASES_A_CALL * workers.lease_ms / 1_000
+        self.lease_s = workers.lease_ms / 1_000
+        self.limit_s = LEASES_A_CALL * self.lease_s
         """How long a call may take."""
         self.lives: dict[str, Life] = {}
         """All workers, by name."""
@@ -114,12 +119,15 @@ class Audit:
     def is_child_killed(self, pid: int) -> bool:
         return pid in self._figures.children_killed
 
-    def was_reachable_s(self, life: Life, since: float, until: float) -> float:
-        """Return how long worker and broker could have talked in a span of time."""
-        away = [*self._figures.broker_away, *life.stopped]
-        return (until - since) - sum(
-            max(0.0, min(end, until) - max(begin, since)) for begin, end in away
-        )
+    def talks(self, life: Life, since: float, until: float) -> list[float]:
+        """Return how long worker and broker could talk in a span of time, for each stretch."""
+        away = [*self._figures.broker_away, *self._figures.standstills, *life.stopped]
+        stretches, at = [], since
+        for begin, end in sorted(away):
+            if end > at and begin < until:
+                stretches.append(max(0.0, begin - at))
+                at = end
+        return [*stretches, max(0.0, until - at)]
 
 
 class Case:
@@ -218,17 +226,51 @@ class Case:
             at = entry.at.timestamp()
             if at < begun_at:
                 continue
-            if entry.what == "lapsed" and note.worker in (entry.reason or "") and life.stopped:
-                return "because the worker was frozen longer than its lease"
+            if _holder(entry) == note.worker and self._is_moved_by_another(note.worker, at):
+                return "" if self._lived(entry, life) else "to another worker, after a lapse"
             is_ours = entry.what == "released" and entry.client == note.worker
             if is_ours and at < note.at + STOP_S:
                 return "because the job was given up before"
         if self._audit.is_child_killed(note.pid):
             return "with a child that was killed"
         ended_at = life.killed_at or life.ended_at
-        if ended_at and self._audit.was_reachable_s(life, note.at, ended_at) < DELIVERY_S:
+        if ended_at and sum(self._audit.talks(life, note.at, ended_at)) < DELIVERY_S:
             return "with a worker that was killed" if life.killed_at else "at a stop"
         return ""
+
+    def _is_moved_by_another(self, worker: str, since: float) -> bool:
+        """Return whether somebody else has moved the job, so that it takes no earlier result."""
+        return self._job.on_hold or any(
+            entry.what == "moved" and entry.client != worker and entry.at.timestamp() > since
+            for entry in self._entries
+        )
+
+    def _lived(self, lapse: HistoryEntry, life: Life) -> bool:
+        """Return whether a lease lapsed though its worker worked on the job and could touch it."""
+        at = lapse.at.timestamp()
+        begun = self._at_work(life.name, at)
+        ends = [life.killed_at, life.told_at and life.told_at + GRACE_S, life.ended_at]
+        if not begun or any(end and end < at for end in ends):
+            return False
+        since = max(at - self._audit.lease_s, *begun)
+        return max(self._audit.talks(life, since, at)) > TOUCHED * self._audit.lease_s + SLEEP_S
+
+    def _at_work(self, worker: str, until: float) -> list[float]:
+        """Return when the calls began that a worker made under a lease, which ended at `until`.
+
+        A worker whose loop is blocked has not heard of its lease yet: then there is none.
+        """
+        claims = [
+            entry.at.timestamp() for entry in self._entries
+            if entry.what == "claimed" and entry.client == worker
+        ]  # fmt: skip
+        since = max((at for at in claims if at < until), default=0.0) - SLACK_S
+        last = {note.run: note for note in self._notes}
+        return [
+            call.at for run, call in self._calls.items()
+            if call.worker == worker and call.at < until
+            and (last[run].what == BEGUN or last[run].at > since)
+        ]  # fmt: skip
 
     # --- calls and tries --------------------------------------------------------------------------
 
@@ -309,18 +351,16 @@ class Case:
         """
         numbers = {entry.attempt or 0}
         for each in reversed(self._entries):
-            is_lapse = each.what == "lapsed" and entry.client in (each.reason or "").split()
-            if is_lapse and (each.attempt or 0) + 1 in numbers:
+            if _holder(each) == entry.client and (each.attempt or 0) + 1 in numbers:
                 numbers.add(each.attempt or 0)
         return numbers
 
     def _check_lapse(self, entry: HistoryEntry) -> None:
-        for life in self._audit.lives.values():
-            if entry.reason and re.search(rf"{re.escape(life.name)}\b", entry.reason):
-                if life.ended_at is None and not life.stopped:
-                    self._audit.seen["leases that lapsed though their worker lived"] += 1
-                return
-        self._wrong("a lease of nobody lapsed", entry)
+        life = self._audit.lives.get(_holder(entry))
+        if life is None:
+            self._wrong("a lease of nobody lapsed", entry)
+        elif self._lived(entry, life):
+            self._wrong("a lease lapsed though its worker lived", entry)
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -342,6 +382,11 @@ class Case:
 
 def _frozen_s(life: Life) -> float:
     return sum(end - begin for begin, end in life.stopped)
+
+
+def _holder(entry: HistoryEntry) -> str:
+    """Return the worker whose lease has lapsed, or nothing if the entry is of another kind."""
+    return (entry.reason or "") if entry.what == "lapsed" else ""
 
 
 def _told(entry: HistoryEntry) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,10 @@ SHORT, LONG = (0.2, 0.7), (1.3, 2.0)
 """How long something is frozen, in lease times."""
 
 
+STEP_S, LATE_S = 0.02, 0.15
+"""How often to look whether this machine runs, and a gap between two looks that is noted."""
+
+
 @dataclass
 class Scenario:
     """The settings of a run."""
@@ -52,7 +57,32 @@ class Figures:
     seconds: float = 0
     broker_away: list[tuple[float, float]] = field(default_factory=list)
     """From when to when no broker answered, as Unix times."""
+    standstills: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when nothing of this process ran: the machine stood still, or was too busy."""
     children_killed: dict[int, float] = field(default_factory=dict)
+
+
+class Standstills:
+    """A thread that sleeps for a moment, again and again, and notes when it woke up late."""
+
+    def __init__(self, noted: list[tuple[float, float]]) -> None:
+        self._noted = noted
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        woke_at = time.time()
+        while not self._leaving.wait(STEP_S):
+            before, woke_at = woke_at, time.time()
+            if woke_at - before > LATE_S:
+                self._noted.append((before, woke_at))
 
 
 Progress = Callable[[int, int], None]
@@ -83,6 +113,16 @@ class Run:
         begun = time.monotonic()
         audit = Audit(self.workers, self.figures)
         try:
+            self._play(audit, begun)
+        finally:
+            self._producer.leave()
+            self.workers.kill()
+            self._broker.kill()
+        self.figures.seconds = time.monotonic() - begun
+        return audit
+
+    def _play(self, audit: Audit, begun: float) -> None:
+        with Standstills(self.figures.standstills):
             self.workers.start()
             self._producer.start()
             for number in range(self._scenario.kills):
@@ -96,13 +136,7 @@ class Run:
                 self._look_for(0.1)
                 if time.monotonic() > begun + self._scenario.seconds:
                     break
-            self._finish(audit)
-        finally:
-            self._producer.leave()
-            self.workers.kill()
-            self._broker.kill()
-        self.figures.seconds = time.monotonic() - begun
-        return audit
+        self._finish(audit)
 
     def _start_broker(self) -> Broker:
         self._brokers += 1

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.audit import Audit, Case
 from tests.chaos.harness import Figures
-from tests.chaos.notes import BEGUN, FAULT, FINISHED, Note
+from tests.chaos.notes import BEGUN, FAULT, FINISHED, LEFT, Note
 from tests.chaos.scripts import End, Fault, Script
 from tests.chaos.workers import PLACES, Life, Workers
 from tollgate import Job, JobStatus
@@ -25,8 +25,10 @@ def entry(at: float, what: str, **fields: Any) -> HistoryEntry:
     return HistoryEntry(START + timedelta(seconds=at), what, **fields)
 
 
-def note(at: float, what: str, run: str, attempt: int, detail: str = "") -> Note:
-    return Note(START.timestamp() + at, what, "id", run, "w", 5, attempt, detail)
+def note(
+    at: float, what: str, run: str, attempt: int, detail: str = "", *, worker: str = "w"
+) -> Note:
+    return Note(START.timestamp() + at, what, "id", run, worker, 5, attempt, detail)
 
 
 class Told:
@@ -48,16 +50,41 @@ class Told:
         ]
         self.job: dict[str, Any] = {"attempts": 1, "result": "job 7: : bb"}
         self.log = f"job id: try 1 of 10: {REASON}"
+        self.stopped: list[tuple[float, float]] = []
+        """When the first worker was frozen."""
+        self.standstills: list[tuple[float, float]] = []
+        self.broker_away: list[tuple[float, float]] = []
+
+    def lapses(self, *, is_moved: bool = True) -> "Told":
+        """Let the lease of the last call lapse after its result; another worker has the job."""
+        self.entries[-1] = entry(5, "lapsed", reason="w", attempt=2)
+        self.entries.append(entry(5.1, "claimed", client="other", attempt=3))
+        self.notes.append(note(5.2, BEGUN, "cc", 3, worker="other"))
+        if is_moved:
+            self.notes.append(note(6, FINISHED, "cc", 3, worker="other"))
+            self.entries.append(entry(6, "moved", to="completed", client="other"))
+        else:
+            self.entries.append(entry(6, "moved", to="completed", client="w"))
+        self.job |= {
+            "attempts": 2,
+            "result": "job 7: : cc",
+            "updated_at": START + timedelta(seconds=6),
+        }
+        return self
 
 
 @pytest.fixture
 def audited(tmp_path: Path) -> Callable[[Told], dict[str, int]]:
     def check(told: Told) -> dict[str, int]:
-        audit = Audit(Workers(tmp_path, "ipc:///nowhere", 1_000, 1), Figures())
+        figures = Figures(broker_away=told.broker_away, standstills=told.standstills)
+        audit = Audit(Workers(tmp_path, "ipc:///nowhere", 1_000, 1), figures)
         log = tmp_path / "w.log"
         log.write_text(told.log)
         nobody: Any = None
-        audit.lives = {"w": Life("w", PLACES[0], nobody, log)}
+        audit.lives = {
+            "w": Life("w", PLACES[0], nobody, log, told.stopped),
+            "other": Life("other", PLACES[0], nobody, log),
+        }
         audit._logs = {"w": told.log}
         fields: dict[str, Any] = {
             "job_id": "id", "status": JobStatus.COMPLETED, "input_hash": "0" * 64, "version": 3,
@@ -136,3 +163,38 @@ def test_a_planted_fault_is_found(
     told = Told()
     plant(told)
     assert kind in audited(told)
+
+
+@pytest.mark.parametrize("what", ["stopped", "standstills", "broker_away"])
+def test_a_lapse_excuses_a_result_if_no_touch_was_possible(
+    audited: Callable[[Told], dict[str, int]], what: str
+) -> None:
+    told = Told().lapses()
+    getattr(told, what).append((START.timestamp() + 3.5, START.timestamp() + 4.7))
+    assert audited(told) == {}
+
+
+def test_a_lapse_is_a_fault_if_touches_were_possible(
+    audited: Callable[[Told], dict[str, int]],
+) -> None:
+    told = Told().lapses()
+    told.broker_away.append((START.timestamp() + 3.5, START.timestamp() + 4.2))
+    assert audited(told) == {"a lease lapsed though its worker lived": 1, "result lost": 1}
+
+
+def test_a_lapse_is_no_excuse_if_nobody_else_moved_the_job(
+    audited: Callable[[Told], dict[str, int]],
+) -> None:
+    told = Told().lapses(is_moved=False)
+    told.stopped.append((START.timestamp() + 3.5, START.timestamp() + 4.9))
+    assert "result lost" in audited(told)
+
+
+def test_a_lapse_is_no_fault_of_a_worker_that_had_not_heard_of_the_claim(
+    audited: Callable[[Told], dict[str, int]],
+) -> None:
+    """Another handler blocks the loop: nothing of this job has begun there."""
+    told = Told().lapses()
+    told.notes = [each for each in told.notes if each.run != "bb"]
+    told.notes.insert(2, note(1.3, LEFT, "aa", 1))
+    assert audited(told) == {}

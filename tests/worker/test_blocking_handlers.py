@@ -93,7 +93,7 @@ def test_a_handler_that_blocks_beyond_its_limit_ends_the_worker(house: House, ha
         job = paid(client, "x")
         exit_code, log = left(worker)
         assert exit_code == 4, log
-        assert "blocked beyond the time limit" in log
+        assert "blocked beyond the time limit of its handler (TimeoutError: the handler took" in log
         ended_job = client.get(job.job_id)
     assert ended_job.error == "TimeoutError: the handler took longer than 0.3 s"
 

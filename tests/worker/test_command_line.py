@@ -69,3 +69,15 @@ def test_wrong_usage(
     result = CliRunner().invoke(main, options)
     assert result.exit_code == 2
     assert complaint in result.output.splitlines()[-1]
+
+
+def test_kills_while_it_loads_are_no_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor starts it again, which it does not after exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tollgate.worker.isolation.executor.PAUSE_S_MIN", 0.01)
+    (tmp_path / "killed.py").write_text("import os; os.kill(os.getpid(), 9)")
+    options = ["--handler", "killed:answer", "--isolation", "process"]
+    result = CliRunner().invoke(main, [*options, "--endpoint", f"ipc://{tmp_path}/b"])
+    assert result.exit_code == 1

@@ -8,7 +8,7 @@ import pytest
 
 from tests.broker.access.key_commands import new_key, rotate
 from tests.brokers import BrokerProcess, running_broker
-from tests.worker.house import House, Program, ended, left, paid
+from tests.worker.house import House, Program, ended, left, paid, until_logged
 from tollgate.client.sync import Client
 from tollgate.domain.models import Job
 from tollgate.domain.status import RUNNING
@@ -67,3 +67,46 @@ def test_a_key_is_rotated_at_work(house: House, served: tuple[Path, BrokerProces
         assert house.told(first.job_id) == "x"
     new.terminate()
     assert left(new)[0] == 0
+
+
+def test_a_role_is_taken_at_work_and_given_back(
+    house: House, served: tuple[Path, BrokerProcess]
+) -> None:
+    """A result that is finished meanwhile is kept, though its lease lapses, and no job is begun."""
+    directory, broker = served
+    house.has("waiting", HANDLERS)
+    house.endpoint = broker.tcp
+    key = new_key(directory, "shop", "worker")
+    worker = house.worker("--key", str(key), "--lease-ms", "300", handler="waiting:waits")
+    with Client(broker.endpoint) as local:
+        first = paid(local, "x")
+        house.until_begun(first)
+        give(directory, "shop", "worker", "observer")
+        until_logged(worker, "this worker has lost the role worker (")
+        (house.folder / f"{first.job_id} may end").touch()
+        second = paid(local, "x")
+        (house.folder / f"{second.job_id} may end").touch()
+        house.until(lambda: lapses(local, first))
+        assert local.get(first.job_id).status is RUNNING
+        give(directory, "shop", "observer", "worker")
+        until_logged(worker, "this worker has the roles again that it had lost")
+        assert ended(local, first).result == ended(local, second).result == "done"
+        assert (house.told(first.job_id), house.told(second.job_id)) == ("x", "x")
+    worker.terminate()
+    exit_code, log = left(worker)
+    assert exit_code == 0
+    assert log.count("has lost the role") == 1
+    assert log.count("touch failed (touch takes the role worker") == 1  # of dozens
+
+
+def give(directory: Path, name: str, before: str, after: str) -> None:
+    """Change the role of a key, as an operator does with an editor."""
+    file = directory / "keys" / f"{name}.toml"
+    other = file.with_suffix(".new")
+    other.touch(0o600)
+    other.write_text(file.read_text().replace(before, after))
+    other.replace(file)
+
+
+def lapses(client: Client, job: Job) -> int:
+    return sum(entry.what == "lapsed" for entry in client.history(job.job_id).entries)

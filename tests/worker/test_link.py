@@ -6,9 +6,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import zmq
 
 from tests.brokers import BrokerProcess
 from tests.worker.script import PATIENCE_S, turns, until
+from tollgate import Worker
+from tollgate.client.connection import Connection
 from tollgate.client.errors import ClientClosedError
 from tollgate.client.sync import Client
 from tollgate.domain.commands import Claim, Get, Release, Transition
@@ -202,3 +205,35 @@ async def test_the_broker_tells_its_limits(link: Link, shared_broker: BrokerProc
     assert link.limit("text_bytes", 5) == 65_536
     assert link.limit("nothing of the kind", 5) == 5
     assert Link(shared_broker.endpoint).limit("text_bytes", 5) == 5  # it has not answered yet
+
+
+@pytest.mark.parametrize(("lease_ms", "pause_ms"), [(900, 300), (100, 33), (3_600, 1_000)])
+async def test_a_worker_connects_again_within_its_lease(  # noqa: PLR0917 - fixtures
+    shared_broker: BrokerProcess,
+    running: Callable[[], Job],
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    lease_ms: int,
+    pause_ms: int,
+) -> None:
+    """Else the lease lapses after a restart of the broker, and another worker has the job."""
+    pauses: list[tuple[object, object]] = []
+    open_socket = Connection._open
+
+    def note(connection: Connection) -> "zmq.Socket[bytes]":
+        socket = open_socket(connection)
+        options = (zmq.RECONNECT_IVL, zmq.RECONNECT_IVL_MAX)
+        pauses.append((socket.getsockopt(options[0]), socket.getsockopt(options[1])))
+        return socket
+
+    async def until_touched(_: Job) -> str:
+        await until(lambda: len(pauses) == 2)  # the loop's connection, and the lease thread's
+        return "done"
+
+    running()
+    monkeypatch.setattr(Connection, "_open", note)
+    worker = Worker(
+        until_touched, shared_broker.endpoint, queues=[queue], lease_ms=lease_ms, jobs=1
+    )
+    assert await worker.serve() == 0
+    assert pauses == [(min(50, pause_ms), pause_ms)] * 2

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from tests.worker.isolation import (
     write,
 )
 from tollgate.worker.call import CallResult
+from tollgate.worker.handlers import HandlerNotFoundError
 from tollgate.worker.isolation import child_process
 from tollgate.worker.isolation import executor as processes
 from tollgate.worker.isolation.executor import ProcessExecutor
@@ -302,6 +304,21 @@ async def test_an_idle_process_that_ends_is_replaced(
     assert (await ran(executor, make_call("calls"))).value == "1"
 
 
+async def test_a_call_that_has_just_returned_is_not_cancelled(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    """Its result must not be thrown away: the loop was busy, and has not heard of it."""
+    executor = await opened()
+    call = make_call("calls")
+    executor.start(call)
+    process = executor._members[0].process
+    assert select.select([process._socket], [], [], PATIENCE_S)[0]
+    assert not call.is_done
+    assert executor.cancel(call, "its lease is lost")
+    assert (call.ends, (await call.end()).value) == (1, "1")
+    assert (await ran(executor, make_call("calls"))).value == "2"  # in the same process
+
+
 @pytest.mark.usefixtures("with_and_without_pidfd")
 async def test_no_call_goes_to_a_process_that_has_just_ended(
     opened: Opened, make_call: MakeCall
@@ -393,6 +410,87 @@ async def test_a_process_that_the_system_refuses_is_tried_again(
     await ran(executor, make_call("kill 9"))
     assert (await ran(executor, make_call("calls"))).value == "1"
     assert caplog.text.count("the handler's process cannot be started: no processes left") == 2
+
+
+LOADS = """
+import os, pathlib, signal
+loads = pathlib.Path("loads")
+with loads.open("a") as file:
+    file.write("x")
+if loads.stat().st_size <= int(pathlib.Path("kills").read_text()):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A handler whose process is killed while it is loaded, as for its memory, some times."""
+
+
+async def test_a_process_that_is_killed_while_it_loads_is_replaced(
+    opened: Opened,
+    make_call: MakeCall,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "PAUSE_S_MIN", 0.01)
+    monkeypatch.setattr(processes, "LOADS_MAX", 3)
+    write("handlers.py", LOADS + read("handlers.py"))
+    write("kills", "2")
+    executor = await opened()
+    assert (await ran(executor, make_call("calls"))).value == "1"
+    killed = [each for each in caplog.messages if "SIGKILL" in each]
+    assert len(killed) == 2
+    assert "while it loaded the handler; the next process starts in 0.0 s" in killed[0]
+    # Once one has loaded it, no number of kills ends the worker.
+    write("kills", "6")
+    assert "SIGKILL" in ((await ran(executor, make_call("kill 9"))).error or "")
+    assert (await ran(executor, make_call("calls"))).value == "1"
+
+
+async def test_a_process_that_is_killed_at_each_load_is_given_up(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PAUSE_S_MIN", 0.01)
+    write("handlers.py", LOADS)
+    write("kills", "1000")
+    with pytest.raises(
+        HandlerNotFoundError, match=r"SIGKILL .* for the 5th time in a row"
+    ) as given_up:
+        await opened()
+    assert given_up.value.may_pass
+    assert read("loads") == "x" * processes.LOADS_MAX
+
+
+async def test_a_first_process_that_the_system_refuses_is_tried_again(
+    opened: Opened, make_call: MakeCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PAUSE_S_MIN", 0.01)
+    start = child_process._start
+    refusals = [OSError("no memory")] * 2
+
+    def sometimes(connection: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return start(connection)
+
+    monkeypatch.setattr(child_process, "_start", sometimes)
+    assert (await ran(await opened(), make_call("calls"))).value == "1"
+    refusals += [OSError("no memory")] * 1_000
+    with pytest.raises(HandlerNotFoundError, match="no memory, for the 5th time") as given_up:
+        await opened()
+    assert given_up.value.may_pass
+
+
+async def test_a_stop_comes_before_another_try_to_load(
+    opened: Opened, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PAUSE_S_MIN", 3_600)
+    monkeypatch.setattr(processes, "PAUSE_S_MAX", 3_600)
+    write("handlers.py", LOADS)
+    write("kills", "1000")
+    executor = ProcessExecutor("handlers:answer", 1)
+    opening = asyncio.create_task(executor.open())
+    await until(lambda: "the next process starts" in caplog.text)
+    executor.close()
+    await opening
+    assert not executor._processes
 
 
 # --- the end of the worker ------------------------------------------------------------------------

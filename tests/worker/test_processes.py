@@ -33,6 +33,7 @@ from tollgate.domain.exceptions import ArgumentError
 from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult
 from tollgate.worker.handlers import HandlerNotFoundError
+from tollgate.worker.isolation import executor as processes
 from tollgate.worker.isolation.executor import ProcessExecutor, name_of
 
 
@@ -424,10 +425,12 @@ async def test_a_handler_that_cannot_be_loaded_fails_open(
         "from tollgate.worker.isolation.executor import ProcessExecutor\n"
         "ProcessExecutor('again:answer', 1)"
     )
+    monkeypatch.setattr(processes, "PAUSE_S_MIN", 0.01)
     executor = ProcessExecutor(name, 2)
     with pytest.raises(HandlerNotFoundError) as caught:
         await asyncio.wait_for(executor.open(), PATIENCE_S)
     assert complaint in str(caught.value)
+    assert caught.value.may_pass == ("SIGSEGV" in complaint)
     assert not executor._processes
 
 

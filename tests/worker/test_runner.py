@@ -588,6 +588,40 @@ async def test_a_result_that_waits_for_its_lease_is_not_made_again(
     await worker.stopped()
 
 
+async def test_a_result_that_is_under_way_is_not_made_again(
+    link: ScriptedLink, start: Start
+) -> None:
+    """A claim brings the job back while the result is sent under the lease that was lost."""
+    calls: list[str] = []
+    gate = asyncio.Event()
+
+    async def lost() -> LeaseLostError:
+        await gate.wait()
+        return LOST
+
+    async def handler(job: Job) -> str:
+        calls.append(job.job_id)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600)
+        return "after all"
+
+    worker = start(handler)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage._working)
+    (held,) = worker.stage._working
+    link.script.answers["transition"] = [lost]
+    link.script.answers["get"] = [make_job()] * 1_000
+    worker.runner.lease_lost(held, held.token, LOST)
+    await link.script.until_said("transition")
+    link.grant(make_lease(1, token=7))
+    await until(lambda: held.token == 7 or len(calls) > 1)
+    gate.set()
+    await until(lambda: worker.runner.finished)
+    assert link.script.all("transition")[-1].token == 7
+    assert len(calls) == 1
+    await worker.stopped()
+
+
 async def test_a_lease_that_lapsed_is_had_back_in_time(link: ScriptedLink, start: Start) -> None:
     """The machine stood still; the lease thread claims the job by its id."""
     go_on = asyncio.Event()

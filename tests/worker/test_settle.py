@@ -30,6 +30,7 @@ from tollgate.worker.broker_status import BrokerStatus
 from tollgate.worker.held import HeldJob
 from tollgate.worker.outcome import GiveBack, Move, Outcome
 from tollgate.worker.policy import RetryPolicy
+from tollgate.worker.roles import Roles
 from tollgate.worker.settle import MESSAGES_MAX, Settler
 
 DONE = Move.completed("42")
@@ -45,7 +46,10 @@ class Desk:
         self.link = link
         self.script = link.script
         policy = RetryPolicy(3, 2.0, on_exhausted)
-        self.settler = Settler(link, BrokerStatus("ipc:///somewhere"), policy, 30_000, self._ended)
+        self.roles = Roles(link)
+        self.settler = Settler(
+            link, BrokerStatus("ipc:///somewhere"), policy, 30_000, self._ended, self.roles
+        )
         self.ends: dict[int, Outcome | None] = {}
 
     def put(self, *numbers: int, outcome: Outcome = DONE) -> list[HeldJob]:

@@ -141,6 +141,11 @@ class ChildProcess:
         code = self._process.returncode
         return -code if code is not None and code < 0 else None
 
+    def listen(self) -> None:
+        """Take what the process has said so far, before the loop comes to it."""
+        if self.is_alive:
+            self._read()
+
     def _read(self) -> None:
         try:
             data = self._socket.recv(_READ_BYTES)

@@ -43,6 +43,8 @@ log = logging.getLogger("tollgate.worker")
 PAUSE_S_MIN: Final = 0.2
 PAUSE_S_MAX: Final = 30.0
 """Pauses between attempts to start a process, after one that did nothing and ended."""
+LOADS_MAX: Final = 5
+"""How often in a row a process may be killed while it loads the handler, until a first one has."""
 CLOSE_S: Final = 1.0
 """How long idle processes may take to leave at the end of the worker."""
 STOP_S: Final = 0.3
@@ -92,7 +94,8 @@ class ProcessExecutor:
     async def open(self) -> None:
         """Start a process, and wait until it has loaded the handler, or until `close`.
 
-        See `Executor`.
+        See `Executor`. A process that was killed meanwhile is no proof against the handler: another
+        one loads it, up to LOADS_MAX in all.
         """
         if self._is_closed:
             return
@@ -114,8 +117,9 @@ class ProcessExecutor:
         if call in self._waiting:
             self._waiting.remove(call)
             return True
-        member = self._member_of(call)
-        if member is not None:
+        if (member := self._member_of(call)) is not None:
+            member.process.listen()  # a call that has returned is no longer the member's
+        if (member := self._member_of(call)) is not None:
             job = call.job
             log.info("job %s: its process is killed: %s", job.job_id, reason, extra=log_fields(job))
             self._part_with(member).kill()
@@ -200,13 +204,18 @@ class ProcessExecutor:
         member.forget()
         return member.process
 
-    def _cannot_start(self, why: str) -> None:
+    def _cannot_start(self, why: str, *, may_pass: bool = True) -> None:
         """Wait before the next attempt, longer each time, so that the machine is not kept busy."""
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_exception(HandlerNotFoundError(why))
-            return
         if self._pause is not None:
             return
+        if self._opened is not None and not self._opened.done():
+            if not may_pass:
+                self._opened.set_exception(HandlerNotFoundError(why))
+                return
+            if self._failures + 1 >= LOADS_MAX:
+                why = f"{why}, for the {LOADS_MAX}th time in a row"
+                self._opened.set_exception(HandlerNotFoundError(why, may_pass=True))
+                return
         pause_s = min(PAUSE_S_MIN * 2.0**self._failures, PAUSE_S_MAX)
         self._failures += 1
         log.error("%s; the next process starts in %.1f s", why, pause_s)
@@ -230,7 +239,9 @@ class ProcessExecutor:
             self._crashed(call, member.process)
         elif not member.has_served:
             what = "before its first job" if member.is_ready else "while it loaded the handler"
-            self._cannot_start(f"the handler's process {member.process.cause()} {what}")
+            was_killed = member.process.ended_by is not None
+            why = f"the handler's process {member.process.cause()} {what}"
+            self._cannot_start(why, may_pass=was_killed)
         else:
             log.warning("the handler's process %s between two jobs", member.process.cause())
         self._balance()
@@ -263,7 +274,7 @@ class ProcessExecutor:
                 self._balance()
             case Broken():
                 self._part_with(member).leave()
-                self._cannot_start(message.reason)
+                self._cannot_start(message.reason, may_pass=False)
             case Ended():
                 self._returned(member, message)
             case Reported():
