@@ -28,8 +28,9 @@ from tollgate.signals import LOGGED
 
 log = get_logger("tollgate.broker")
 
-IDLE_MS: Final = 1_000
-"""The longest sleep: after it the loop sees a wall clock that was set, and a full segment."""
+IDLE_MS: Final = 250
+"""The longest sleep: after it the loop sees a wall clock that was set, and a full segment. A pause
+of the process in a sleep is noticed if it is longer than this and PAUSE_MS together."""
 RETRY_MS: Final = 1_000
 """How long to wait for room on the disk before trying again."""
 HOUSEKEEPING_MS: Final = 20
