@@ -107,6 +107,18 @@ def answer(job, ctx):
             odd = {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
             return f"{sorted(odd)} {signal.getsignal(signal.SIGINT).__name__} " \
                 f"{signal.pthread_sigmask(signal.SIG_BLOCK, ())}"
+        case "sigwait":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return signal.sigwait([signal.SIGUSR1]).name
+        case "unread":
+            reader, writer = os.pipe()
+            os.close(reader)
+            for stream in (1, 2):
+                os.dup2(writer, stream)
+            print("on stdout", flush=True)
+            print("on stderr", file=sys.stderr, flush=True)
+            return "printed"
         case "group": return f"{os.getpgrp() == os.getpid()} {os.getsid(0) == os.getpid()}"
         case "thread": return threading.current_thread().name
         case "progress": ctx.progress(rest, 0.5); return "done"

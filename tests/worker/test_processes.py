@@ -313,6 +313,19 @@ async def test_a_process_has_default_signals(
     assert (await ran(executor, make_call("group"))).value == "True True"
 
 
+async def test_signals_come_to_the_thread_of_the_handler(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    """Another thread that took the signal would end the process: the handler has blocked it."""
+    assert (await ran(await opened(), make_call("sigwait"))).value == "SIGUSR1"
+
+
+async def test_a_reader_of_its_output_that_is_gone_fails_no_call(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    assert (await ran(await opened(), make_call("unread"))).value == "printed"
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 async def test_children_of_a_handler_can_be_ended(
     method: str, opened: Opened, make_call: MakeCall

@@ -138,7 +138,6 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._lock = threading.RLock()
 
 
 class RunningCall:
