@@ -111,6 +111,11 @@ def answer(job, ctx):
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
             os.kill(os.getpid(), signal.SIGUSR1)
             return signal.sigwait([signal.SIGUSR1]).name
+        case "worker":
+            from tollgate.worker.isolation.executor import ProcessExecutor
+            return type(ProcessExecutor("handlers:answer", 1)).__name__
+        case "own-stdout": sys.stdout = open("printed", "w"); print(rest); return "printed"
+        case "no-stdout": sys.stdout = None; return "closed"
         case "unread":
             reader, writer = os.pipe()
             os.close(reader)

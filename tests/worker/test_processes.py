@@ -25,6 +25,7 @@ from tests.worker.isolation import (
     exists,
     raising,
     ran,
+    read,
     until,
     write,
 )
@@ -320,6 +321,20 @@ async def test_signals_come_to_the_thread_of_the_handler(
     assert (await ran(await opened(), make_call("sigwait"))).value == "SIGUSR1"
 
 
+async def test_a_handler_may_replace_standard_output(opened: Opened, make_call: MakeCall) -> None:
+    """What it has printed is there before its result, even if its process crashes next."""
+    executor = await opened()
+    assert (await ran(executor, make_call("own-stdout some words"))).value == "printed"
+    assert read("printed") == "some words\n"
+    assert (await ran(executor, make_call("no-stdout"))).value == "closed"
+
+
+async def test_a_handler_may_start_a_worker_once_it_is_loaded(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    assert (await ran(await opened(), make_call("worker"))).value == "ProcessExecutor"
+
+
 async def test_a_reader_of_its_output_that_is_gone_fails_no_call(
     opened: Opened, make_call: MakeCall
 ) -> None:
@@ -418,6 +433,7 @@ def test_a_traceback_from_a_process_is_in_the_log() -> None:
         ("handlers:missing", "module handlers has no missing"),
         ("nowhere:answer", "there is no module nowhere"),
         ("leaves:answer", "SystemExit: 5"),
+        ("/leaves.py:answer", "SystemExit: 5"),
         (
             "crashes:answer",
             "process was ended by SIGSEGV while it loaded the handler",
@@ -439,7 +455,7 @@ async def test_a_handler_that_cannot_be_loaded_fails_open(
         "ProcessExecutor('again:answer', 1)"
     )
     monkeypatch.setattr(processes, "PAUSE_S_MIN", 0.01)
-    executor = ProcessExecutor(name, 2)
+    executor = ProcessExecutor(f"{tmp_path}{name}" if name.startswith("/") else name, 2)
     with pytest.raises(HandlerNotFoundError) as caught:
         await asyncio.wait_for(executor.open(), PATIENCE_S)
     assert complaint in str(caught.value)
