@@ -6,6 +6,7 @@ import random
 from time import monotonic
 from typing import Final
 
+from tollgate.client.errors import OutcomeUnknown
 from tollgate.domain.exceptions import NotAuthorizedError, TollgateError
 
 log = logging.getLogger("tollgate.worker")
@@ -49,7 +50,9 @@ class BrokerStatus:
         """
         now = monotonic()
         if self._is_lost:
-            if type(fault) in self._told or now < self._lost_at + AGAIN_S:
+            # A request that was sent and not answered may have met the broker as it came back.
+            is_told = type(fault) in self._told or isinstance(fault, OutcomeUnknown)
+            if is_told or now < self._lost_at + AGAIN_S:
                 return
         elif asked_at < self._back_at:
             return

@@ -5,7 +5,7 @@ from time import monotonic
 
 import pytest
 
-from tollgate.client.errors import BrokerUnreachableError, may_pass
+from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown, may_pass
 from tollgate.domain.exceptions import DrainingError, ExpiredError, Refusal, SessionEvictedError
 from tollgate.worker import broker_status
 from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
@@ -34,7 +34,7 @@ def test_another_reason_of_a_long_outage_is_said(
     for fault in (draining, unknown):
         broker.lost(fault, monotonic())
     monkeypatch.setattr(broker_status, "AGAIN_S", 0.0)
-    for fault in (draining, unknown, draining, unknown):
+    for fault in (draining, OutcomeUnknown("no answer"), unknown, draining, unknown):
         broker.lost(fault, monotonic())
     broker.back()
     broker.lost(draining, monotonic())
