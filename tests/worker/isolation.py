@@ -131,6 +131,15 @@ def answer(job, ctx):
         case "ask": return "got " + ctx.ask({"q": [1, 2.5, None, "é"]}, key=rest or None)
         case "ask-text": return "got " + ctx.ask('{"a":  1}')
         case "ask-set": return wrong(lambda: ctx.ask({"a": {1}}))
+        case "ask-ring":
+            ring = {}
+            ring["ring"] = ring
+            return wrong(lambda: ctx.ask(ring))
+        case "ask-deep":
+            deep = []
+            for _ in range(100_000):
+                deep = [deep]
+            return wrong(lambda: ctx.ask(deep))
         case "ask-in-vain":
             try:
                 return ctx.ask({})
@@ -153,6 +162,15 @@ def answer(job, ctx):
             warnings.warn("old")
             print("on stderr", file=sys.stderr)
             print("on stdout")
+            return "logged"
+        case "odd-log":
+            try:
+                raise ValueError("trace \ud800")
+            except ValueError:
+                fields = {"exc_info": sys.exc_info(), "stack_info": "stack \ud800"}
+            names = {"name": "handlers", "levelno": 30, "pathname": "/\udcff.py"}
+            log.handle(logging.makeLogRecord({**names, **fields, "msg": "text \ud800"}))
+            log.warning(Broken())
             return "logged"
         case "nested-log":
             old = signal.signal(signal.SIGALRM, lambda *_: log.info("x" * 50_000))

@@ -207,6 +207,17 @@ async def test_a_schema_that_is_no_json_is_refused(opened: Opened, make_call: Ma
     assert not call.asked
 
 
+@pytest.mark.parametrize(
+    ("question", "complaint"), [("ask-ring", "Circular reference"), ("ask-deep", "recursion")]
+)
+async def test_a_schema_without_an_end_is_refused(
+    question: str, complaint: str, opened: Opened, make_call: MakeCall
+) -> None:
+    value = str((await ran(await opened(), make_call(question))).value)
+    assert value.startswith("ArgumentError: ask: schema is no JSON: ")
+    assert complaint in value
+
+
 async def test_an_exception_of_ask_is_raised_in_the_handler(
     opened: Opened, make_call: MakeCall
 ) -> None:
@@ -378,6 +389,19 @@ async def test_log_lines_come_out_in_the_log_of_the_worker(
     out, err = capfd.readouterr()
     assert "on stdout" in out
     assert "on stderr" in err
+
+
+async def test_a_line_that_is_no_text_comes_out_readable(
+    opened: Opened, make_call: MakeCall, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
+    """Names of files and what they hold are not always UTF-8. Nothing of it fails the call."""
+    executor = await opened()
+    assert (await ran(executor, make_call("odd-log"))).value == "logged"
+    (line,) = [record for record in caplog.records if record.name == "handlers"]
+    assert (line.getMessage(), line.pathname) == ("text \\ud800", "/\\udcff.py")
+    assert "ValueError: trace \\ud800" in (line.exc_text or "")
+    assert line.stack_info == "stack \\ud800"
+    assert "--- Logging error ---" in capfd.readouterr().err  # of the one whose str raises
 
 
 async def test_a_logger_of_the_worker_keeps_its_level(
