@@ -6,7 +6,13 @@ from time import monotonic
 import pytest
 
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown, may_pass
-from tollgate.domain.exceptions import DrainingError, ExpiredError, Refusal, SessionEvictedError
+from tollgate.domain.exceptions import (
+    DrainingError,
+    ExpiredError,
+    Refusal,
+    SessionEvictedError,
+    TollgateError,
+)
 from tollgate.worker import broker_status
 from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
 
@@ -31,10 +37,11 @@ def test_another_reason_of_a_long_outage_is_said(
     """A broker that left in order is back, and does not know the key of this worker."""
     broker = BrokerStatus("tcp://somewhere")
     draining, unknown = DrainingError("about to leave"), BrokerUnreachableError("no such key")
-    for fault in (draining, unknown):
+    faults: list[TollgateError] = [draining, unknown]
+    for fault in faults:
         broker.lost(fault, monotonic())
     monkeypatch.setattr(broker_status, "AGAIN_S", 0.0)
-    for fault in (draining, OutcomeUnknown("no answer"), unknown, draining, unknown):
+    for fault in [draining, OutcomeUnknown("no answer"), unknown, draining, unknown]:
         broker.lost(fault, monotonic())
     broker.back()
     broker.lost(draining, monotonic())
