@@ -55,9 +55,7 @@ def test_a_lower_text_limit_fails_only_larger_results(house: House) -> None:
     assert fits.error is not None
 
 
-def test_results_of_many_jobs_outlast_an_outage_longer_than_a_lease(
-    house: House, short_dir: Path
-) -> None:
+def test_many_results_outlast_an_outage_longer_than_a_lease(house: House, short_dir: Path) -> None:
     """All are delivered when the broker is back: no lease lapses, and nothing is called again."""
     data = ("--data-dir", str(short_dir / "data"))
     broker = house.broker(*data)
