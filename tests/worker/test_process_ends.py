@@ -129,6 +129,21 @@ async def test_a_handler_that_closes_all_files_is_ended(
     assert (await ran(executor, make_call("calls"))).value == "1"
 
 
+async def test_a_process_that_has_hung_up_is_told_nothing(
+    opened: Opened, make_call: MakeCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket is closed already, and it goes on for a moment: the worker stops then."""
+    monkeypatch.setattr(child_process, "EXIT_S", 3_600)
+    executor = await opened()
+    call = make_call("shutdown")
+    executor.start(call)
+    (member,) = executor._members
+    await until(lambda: not member.process.is_alive)
+    call.is_stopping = True
+    executor.notify(call)
+    assert executor.cancel(call, "the worker stops")
+
+
 async def test_what_cannot_be_read_ends_the_process(opened: Opened, make_call: MakeCall) -> None:
     executor = await opened()
     call = make_call("sleep")
