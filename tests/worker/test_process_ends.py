@@ -294,6 +294,18 @@ async def test_a_process_is_replaced_for_its_memory(
     assert (await ran(executor, make_call("pid"))).value != first
 
 
+async def test_tasks_of_a_recycled_process_are_cancelled(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    executor = await opened("serves", recycle_jobs=1)
+    (process,) = executor._processes
+    assert (await ran(executor, make_call("leave-task"))).value == "left"
+    await until(lambda: process not in executor._processes)
+    assert exists("tidied")
+    assert process._timer is not None
+    assert process._timer.cancelled()  # it would kill whoever has its number next
+
+
 @pytest.mark.parametrize("text", ["linger", "linger-gil"])
 async def test_a_recycled_process_that_does_not_leave_is_killed(
     text: str, opened: Opened, make_call: MakeCall, monkeypatch: pytest.MonkeyPatch
@@ -530,6 +542,18 @@ async def test_close_leaves_nothing(opened: Opened, make_call: MakeCall) -> None
     assert exists("left")  # the idle one has left by itself
     assert descriptors() == before
     assert not any(call.is_done for call in calls)
+
+
+@pytest.mark.parametrize("what", ["linger", "linger-gil"])
+@pytest.mark.usefixtures("with_and_without_pidfd")
+async def test_close_kills_a_process_that_does_not_leave(
+    opened: Opened, make_call: MakeCall, what: str
+) -> None:
+    executor = await opened()
+    assert (await ran(executor, make_call(what))).value == "lingers"
+    (process,) = executor._processes
+    executor.close()
+    assert process.ended_by == signal.SIGKILL
 
 
 async def test_what_a_process_says_as_it_leaves_is_heard(

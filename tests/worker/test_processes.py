@@ -608,3 +608,20 @@ def test_a_function_of_a_script_is_found(name: str, as_module: bool, tmp_path: P
     )
     seen = "script" if as_module else "__mp_main__"
     assert done.stdout == f"[Point(x=2)] {seen} hi\n", done.stderr
+
+
+def test_a_program_may_have_closed_its_standard_streams(tmp_path: Path) -> None:
+    """Their numbers go to other files: the socket of a process must not be one of its streams."""
+    script = SCRIPT.format(root=str(Path(__file__).parents[2]))
+    for old, new in (
+        ("    executor =", "    os.closerange(0, 3)\n    executor ="),
+        ("print(result.value or result)", "Path('result').write_text(str(result))"),
+        ("return f", "print('words'); print('words', file=sys.stderr)\n    return f"),
+        ("{__name__}", "{sys.flags.optimize}"),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-O", "script.py", make_job(input="hi").model_dump_json()]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=PATIENCE_S)
+    assert "[Point(x=2)] 1 hi" in (tmp_path / "result").read_text()

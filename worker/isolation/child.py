@@ -230,7 +230,6 @@ class Child:
             self._serve_async()
         else:
             self._serve()
-        self._is_idle = True
         self._runner.close()
 
     def awaits_answers(self) -> bool:
