@@ -35,7 +35,9 @@ from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult
 from tollgate.worker.handlers import HandlerNotFoundError
 from tollgate.worker.isolation import executor as processes
+from tollgate.worker.isolation import messages
 from tollgate.worker.isolation.executor import ProcessExecutor, name_of
+from tollgate.worker.isolation.messages import Ended
 
 
 async def test_a_process_is_used_again(opened: Opened, make_call: MakeCall) -> None:
@@ -121,6 +123,17 @@ async def test_a_value_that_is_no_text_is_known_by_type(
     assert type(result.value).__name__ == "dict"
     assert not isinstance(result.value, str)
     assert result.error is None
+
+
+def test_a_result_that_is_too_large_for_its_process_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker would take the frame for one that cannot be read."""
+    monkeypatch.setattr(messages, "MESSAGE_BYTES_MAX", 16)
+    assert Ended.of(CallResult("12345678"), is_last=False).result() == CallResult("12345678")
+    ended = Ended.of(CallResult("123456789"), is_last=True)
+    error = "the handler's result has 9 bytes, too many to leave its process"
+    assert (ended.result(), ended.is_last) == (CallResult(error=error), True)
 
 
 @pytest.mark.parametrize(
