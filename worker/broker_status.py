@@ -6,12 +6,15 @@ import random
 from time import monotonic
 from typing import Final
 
+from tollgate.client.errors import OutcomeUnknown
 from tollgate.domain.exceptions import NotAuthorizedError, TollgateError
 
 log = logging.getLogger("tollgate.worker")
 
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 2.0
+AGAIN_S: Final = 10.0
+"""How long into an outage another reason for it is worth another line."""
 
 
 def one_line(text: object) -> str:
@@ -34,21 +37,34 @@ class BrokerStatus:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._is_lost = False
-        self._back_at = 0.0
+        self._lost_at = self._back_at = 0.0
+        self._told = set[type[TollgateError]]()
+        """The reasons that the log has for this outage."""
 
     def lost(self, fault: TollgateError, asked_at: float) -> None:
         """Note that the request sent at `asked_at` (monotonic, in s) failed and may be retried.
 
         A request sent before the broker came back says nothing about the broker of now. Its
-        failure is not logged as another outage.
+        failure is not logged as another outage. A long one is logged again if its reason changes: a
+        broker that left in order may be back, and not know the key.
         """
-        if not self._is_lost and asked_at >= self._back_at:
-            self._is_lost = True
-            log.warning(
-                "the broker at %s takes no requests (%s): waiting for it",
-                self._endpoint,
-                one_line(fault),
-            )
+        now = monotonic()
+        if self._is_lost:
+            # A request that was sent and not answered may have met the broker as it came back.
+            is_told = type(fault) in self._told or isinstance(fault, OutcomeUnknown)
+            if is_told or now < self._lost_at + AGAIN_S:
+                return
+        elif asked_at < self._back_at:
+            return
+        else:
+            self._is_lost, self._lost_at = True, now
+            self._told.clear()
+        self._told.add(type(fault))
+        log.warning(
+            "the broker at %s takes no requests (%s): waiting for it",
+            self._endpoint,
+            one_line(fault),
+        )
 
     def back(self) -> None:
         """Note that the broker answered."""

@@ -2,6 +2,8 @@
 
 import logging
 from contextlib import suppress
+from math import inf
+from time import monotonic
 from typing import Final, Protocol
 
 from tollgate.client.errors import may_pass
@@ -13,6 +15,8 @@ log = logging.getLogger("tollgate.worker")
 
 PING_S: Final = 5.0
 """How long the broker may take to tell the roles."""
+OLD_S: Final = 5.0
+"""How long after a role is back a refusal may be heard that is older than that."""
 
 
 class Asked(Protocol):
@@ -35,6 +39,7 @@ class Roles:
         self._at_start: set[str] = set()
         self.are_missing = False
         """Whether a role was taken away, as far as is known."""
+        self._back_at = -inf
 
     def begin(self, hello: HelloResult) -> set[str]:
         """Note which roles the key has at the start, and return them."""
@@ -50,23 +55,26 @@ class Roles:
         except TollgateError as fault:
             return may_pass(fault)  # else the key has ended: it may not even ask
         if missing and not self.are_missing:
+            self.are_missing = True
             log.error(
                 "this worker has lost the role %s (%s): until its key has it again, it takes no"
                 " jobs, and keeps the results that it has",
                 ", ".join(sorted(missing)), one_line(refusal),
             )  # fmt: skip
-        self.are_missing = bool(missing)
-        return self.are_missing
+        return bool(missing) or monotonic() < self._back_at + OLD_S
 
     async def look_again(self) -> None:
-        """Log it if the key has all its roles again: the broker takes claims."""
+        """Note whether the key has all its roles again: the broker takes claims."""
         with suppress(TollgateError):
-            if self.are_missing and not await self._missing():
-                self.are_missing = False
-                log.info("this worker has the roles again that it had lost")
+            await self._missing()
 
     async def _missing(self) -> set[str]:
-        return self._at_start - roles_of(await self._link.ping(PING_S))
+        missing = self._at_start - roles_of(await self._link.ping(PING_S))
+        if self.are_missing and not missing:
+            self.are_missing = False
+            self._back_at = monotonic()
+            log.info("this worker has the roles again that it had lost")
+        return missing
 
 
 def roles_of(hello: HelloResult) -> set[str]:

@@ -190,7 +190,7 @@ def test_a_lapse_is_no_excuse_if_nobody_else_moved_the_job(
     assert "result lost" in audited(told)
 
 
-def test_a_lapse_is_no_fault_of_a_worker_that_had_not_heard_of_the_claim(
+def test_a_lapse_of_a_lease_that_was_not_heard_of_is_no_fault(
     audited: Callable[[Told], dict[str, int]],
 ) -> None:
     """Another handler blocks the loop: nothing of this job has begun there."""

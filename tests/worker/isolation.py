@@ -107,6 +107,23 @@ def answer(job, ctx):
             odd = {n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN}
             return f"{sorted(odd)} {signal.getsignal(signal.SIGINT).__name__} " \
                 f"{signal.pthread_sigmask(signal.SIG_BLOCK, ())}"
+        case "sigwait":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return signal.sigwait([signal.SIGUSR1]).name
+        case "worker":
+            from tollgate.worker.isolation.executor import ProcessExecutor
+            return type(ProcessExecutor("handlers:answer", 1)).__name__
+        case "own-stdout": sys.stdout = open("printed", "w"); print(rest); return "printed"
+        case "no-stdout": sys.stdout = None; return "closed"
+        case "unread":
+            reader, writer = os.pipe()
+            os.close(reader)
+            for stream in (1, 2):
+                os.dup2(writer, stream)
+            print("on stdout", flush=True)
+            print("on stderr", file=sys.stderr, flush=True)
+            return "printed"
         case "group": return f"{os.getpgrp() == os.getpid()} {os.getsid(0) == os.getpid()}"
         case "thread": return threading.current_thread().name
         case "progress": ctx.progress(rest, 0.5); return "done"
@@ -114,6 +131,15 @@ def answer(job, ctx):
         case "ask": return "got " + ctx.ask({"q": [1, 2.5, None, "é"]}, key=rest or None)
         case "ask-text": return "got " + ctx.ask('{"a":  1}')
         case "ask-set": return wrong(lambda: ctx.ask({"a": {1}}))
+        case "ask-ring":
+            ring = {}
+            ring["ring"] = ring
+            return wrong(lambda: ctx.ask(ring))
+        case "ask-deep":
+            deep = []
+            for _ in range(100_000):
+                deep = [deep]
+            return wrong(lambda: ctx.ask(deep))
         case "ask-in-vain":
             try:
                 return ctx.ask({})
@@ -136,6 +162,15 @@ def answer(job, ctx):
             warnings.warn("old")
             print("on stderr", file=sys.stderr)
             print("on stdout")
+            return "logged"
+        case "odd-log":
+            try:
+                raise ValueError("trace \ud800")
+            except ValueError:
+                fields = {"exc_info": sys.exc_info(), "stack_info": "stack \ud800"}
+            names = {"name": "handlers", "levelno": 30, "pathname": "/\udcff.py"}
+            log.handle(logging.makeLogRecord({**names, **fields, "msg": "text \ud800"}))
+            log.warning(Broken())
             return "logged"
         case "nested-log":
             old = signal.signal(signal.SIGALRM, lambda *_: log.info("x" * 50_000))
@@ -223,6 +258,18 @@ async def serves(job, ctx):
         case "cancel": raise asyncio.CancelledError
         case "progress": ctx.progress(rest); return "done"
         case "block": begun(job); time.sleep(60)
+        case "leave-task":
+            tasks.append(asyncio.create_task(tidies()))
+            await asyncio.sleep(0)
+            return "left"
+
+tasks = []
+
+async def tidies():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        pathlib.Path("tidied").touch()
 
 async def leaves():
     raise SystemExit(4)

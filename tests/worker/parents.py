@@ -238,6 +238,21 @@ def leaves_a_child(job: Job) -> str:
     return "left"
 
 
+def _is_deaf(told: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    told.set()
+    _sleep()
+
+
+def leaves_a_deaf_child(job: Job) -> str:
+    context = multiprocessing.get_context("fork")
+    told = context.Event()
+    child = context.Process(target=_is_deaf, args=(told,), daemon=True)
+    child.start()
+    _KEPT.append(child)
+    return f"left {told.wait(10)}"
+
+
 def leaves_a_pool(job: Job) -> str:
     pool = multiprocessing.get_context("fork").Pool(2)
     _KEPT.append(pool)

@@ -5,8 +5,14 @@ from time import monotonic
 
 import pytest
 
-from tollgate.client.errors import BrokerUnreachableError, may_pass
-from tollgate.domain.exceptions import ExpiredError, Refusal, SessionEvictedError
+from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown, may_pass
+from tollgate.domain.exceptions import (
+    DrainingError,
+    ExpiredError,
+    Refusal,
+    SessionEvictedError,
+    TollgateError,
+)
 from tollgate.worker import broker_status
 from tollgate.worker.broker_status import Backoff, BrokerStatus, one_line
 
@@ -22,6 +28,26 @@ def test_losing_the_broker_is_said_once(caplog: pytest.LogCaptureFixture) -> Non
     assert [record.getMessage() for record in caplog.records] == [
         "the broker at ipc:///somewhere takes no requests (nobody there): waiting for it",
         "the broker at ipc:///somewhere is back",
+    ]
+
+
+def test_another_reason_of_a_long_outage_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that left in order is back, and does not know the key of this worker."""
+    broker = BrokerStatus("tcp://somewhere")
+    draining, unknown = DrainingError("about to leave"), BrokerUnreachableError("no such key")
+    faults: list[TollgateError] = [draining, unknown]
+    for fault in faults:
+        broker.lost(fault, monotonic())
+    monkeypatch.setattr(broker_status, "AGAIN_S", 0.0)
+    for fault in [draining, OutcomeUnknown("no answer"), unknown, draining, unknown]:
+        broker.lost(fault, monotonic())
+    broker.back()
+    broker.lost(draining, monotonic())
+    told = [record.getMessage().split("(")[1] for record in caplog.records]
+    assert told == [
+        f"{why}): waiting for it" for why in ("about to leave", "no such key", "about to leave")
     ]
 
 

@@ -43,6 +43,7 @@ def test_children_are_as_after_a_plain_fork(house: House, client: Client, handle
     assert "stopping" not in worker.log
     for number in range(50):
         assert worker.log.count(f"line {number} of a child") == 3
+    assert worker.log.count("ZeroDivisionError: integer division") == 1
     worker.terminate()
     exit_code, log = left(worker)
     assert exit_code == 0
@@ -63,8 +64,8 @@ def test_a_fork_has_no_use_of_a_context(
 @pytest.mark.parametrize(
     "handler",
     [
-        "leaves_a_child", "leaves_a_pool", "leaves_a_spawned_pool", "leaves_an_executor",
-        "leaves_a_busy_executor",
+        "leaves_a_child", "leaves_a_deaf_child", "leaves_a_pool", "leaves_a_spawned_pool",
+        "leaves_an_executor", "leaves_a_busy_executor",
     ],
 )  # fmt: skip
 def test_children_left_behind_end_with_the_worker(

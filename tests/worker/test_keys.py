@@ -1,12 +1,15 @@
 """Keys that are rotated while workers work: no paid job is lost, and the log says what to do."""
 
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.broker.access.key_commands import new_key, rotate
+from tests.broker.access.key_commands import keys, new_key, rotate
 from tests.brokers import BrokerProcess, running_broker
 from tests.worker.house import House, Program, ended, left, paid, until_logged
 from tollgate.client.sync import Client
@@ -97,6 +100,54 @@ def test_a_role_is_taken_at_work_and_given_back(
     assert exit_code == 0
     assert log.count("has lost the role") == 1
     assert log.count("touch failed (touch takes the role worker") == 1  # of dozens
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes all of 127.0.0.0/8")
+def test_the_key_of_the_broker_is_rotated_at_work(house: House, short_dir: Path) -> None:
+    """As docs/deployment.md says. The job of a worker that is forgotten goes to another one."""
+    pid = os.getpid()  # an address of this process alone: the ports stay the same over restarts
+    address = f"127.{129 + (pid >> 16)}.{(pid >> 8) & 255}.{pid & 255}"
+    url, next_url = f"tcp://{address}:5555", f"tcp://{address}:5556"
+    directory, old_key = short_dir / "keys", new_key(short_dir, "shop", "worker")
+    house.has("waiting", HANDLERS)
+    options: dict[str, Any] = {"data_dir": short_dir / "data", "keys": directory, "bind": url}
+
+    def worker(key: Path, endpoint: str) -> Program:
+        house.endpoint = endpoint
+        options = ("--lease-ms", "1500", "--stop-grace-s", "0.1")
+        return house.worker("--key", str(key), *options, handler="waiting:waits")
+
+    def may_end(job: Job) -> None:
+        (house.folder / f"{job.job_id} may end").touch()
+
+    with running_broker(short_dir, **options) as broker, Client(broker.endpoint) as local:
+        old = worker(old_key, url)
+        first, second = (paid(local, "x") for _ in range(2))
+        for job in (first, second):
+            house.until_begun(job)
+        assert keys("rotate-broker", "--keys", directory).exit_code == 0
+        restart(broker, bind_next=next_url)
+        may_end(first)
+        assert (ended(local, first).result, ended(local, first).attempts) == ("done", 0)
+        assert house.told(second.job_id) == "x"
+        new = worker(rotate(short_dir, "shop", "1h"), next_url)
+        third = paid(local, "x")
+        may_end(third)
+        assert ended(local, third).result == "done"
+        assert keys("rotate-broker", "--finish", "--keys", directory).exit_code == 0
+        restart(broker)
+        house.until(lambda: house.told(second.job_id) == "xx")  # the new worker has it
+        may_end(second)
+        assert ended(local, second).result == "done"
+        for each in (old, new):
+            each.terminate()
+            assert left(each)[0] == 0
+
+
+def restart(broker: BrokerProcess, **settings: Any) -> None:
+    broker.process.terminate()
+    broker._settings |= settings
+    broker.restart()
 
 
 def give(directory: Path, name: str, before: str, after: str) -> None:

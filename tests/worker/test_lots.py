@@ -4,10 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from tests.worker.house import ONE_TRY, PATIENCE_S, House, all_paid, ended, left, pay
+from tests.worker.house import ONE_TRY, PATIENCE_S, House, all_paid, ended, left, pay, until_logged
 from tollgate.client.sync import Client
 from tollgate.domain.models import Job
 from tollgate.domain.status import JobStatus
@@ -52,6 +53,30 @@ def test_a_lower_text_limit_fails_only_larger_results(house: House) -> None:
     )
     assert short.result == "shortshort"
     assert fits.error is not None
+
+
+def test_many_results_outlast_an_outage_longer_than_a_lease(house: House, short_dir: Path) -> None:
+    """All are delivered when the broker is back: no lease lapses, and nothing is called again."""
+    data = ("--data-dir", str(short_dir / "data"))
+    broker = house.broker(*data)
+    options = ("--concurrency", "1000", "--lease-ms", "3000")
+    worker = house.worker(*options, handler="until_told")
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        jobs = all_paid(client, ["x"] * 300)
+        for job in jobs:
+            house.until_begun(job)
+    broker.kill()
+    broker.wait()
+    (house.folder / "go on").touch()
+    until_logged(worker, "takes no requests")  # a claim has waited for more than a lease
+    house.broker(*data)
+    with Client(house.endpoint, timeout_s=PATIENCE_S) as client:
+        for job in all_ended(client, jobs):
+            assert (job.result, job.attempts) == ("told", 0)
+            happened = [entry.what for entry in client.history(job.job_id).entries]
+            assert happened == ["created", "moved", "claimed", "moved"]
+    worker.terminate()
+    assert left(worker)[0] == 0
 
 
 def test_a_lease_lost_before_settlement_loses_one_job(house: House, client: Client) -> None:

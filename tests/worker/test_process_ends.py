@@ -129,6 +129,21 @@ async def test_a_handler_that_closes_all_files_is_ended(
     assert (await ran(executor, make_call("calls"))).value == "1"
 
 
+async def test_a_process_that_has_hung_up_is_told_nothing(
+    opened: Opened, make_call: MakeCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket is closed already, and it goes on for a moment: the worker stops then."""
+    monkeypatch.setattr(child_process, "EXIT_S", 3_600)
+    executor = await opened()
+    call = make_call("shutdown")
+    executor.start(call)
+    (member,) = executor._members
+    await until(lambda: not member.process.is_alive)
+    call.is_stopping = True
+    executor.notify(call)
+    assert executor.cancel(call, "the worker stops")
+
+
 async def test_what_cannot_be_read_ends_the_process(opened: Opened, make_call: MakeCall) -> None:
     executor = await opened()
     call = make_call("sleep")
@@ -277,6 +292,18 @@ async def test_a_process_is_replaced_for_its_memory(
     assert (await ran(executor, make_call("hoard 20"))).value == first
     assert (await ran(executor, make_call(f"hoard {limit_mb}"))).value == first
     assert (await ran(executor, make_call("pid"))).value != first
+
+
+async def test_tasks_of_a_recycled_process_are_cancelled(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    executor = await opened("serves", recycle_jobs=1)
+    (process,) = executor._processes
+    assert (await ran(executor, make_call("leave-task"))).value == "left"
+    await until(lambda: process not in executor._processes)
+    assert exists("tidied")
+    assert process._timer is not None
+    assert process._timer.cancelled()  # it would kill whoever has its number next
 
 
 @pytest.mark.parametrize("text", ["linger", "linger-gil"])
@@ -515,6 +542,18 @@ async def test_close_leaves_nothing(opened: Opened, make_call: MakeCall) -> None
     assert exists("left")  # the idle one has left by itself
     assert descriptors() == before
     assert not any(call.is_done for call in calls)
+
+
+@pytest.mark.parametrize("what", ["linger", "linger-gil"])
+@pytest.mark.usefixtures("with_and_without_pidfd")
+async def test_close_kills_a_process_that_does_not_leave(
+    opened: Opened, make_call: MakeCall, what: str
+) -> None:
+    executor = await opened()
+    assert (await ran(executor, make_call(what))).value == "lingers"
+    (process,) = executor._processes
+    executor.close()
+    assert process.ended_by == signal.SIGKILL
 
 
 async def test_what_a_process_says_as_it_leaves_is_heard(

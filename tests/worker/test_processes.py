@@ -25,6 +25,7 @@ from tests.worker.isolation import (
     exists,
     raising,
     ran,
+    read,
     until,
     write,
 )
@@ -34,7 +35,9 @@ from tollgate.domain.models import Job
 from tollgate.worker.call import CallResult
 from tollgate.worker.handlers import HandlerNotFoundError
 from tollgate.worker.isolation import executor as processes
+from tollgate.worker.isolation import messages
 from tollgate.worker.isolation.executor import ProcessExecutor, name_of
+from tollgate.worker.isolation.messages import Ended
 
 
 async def test_a_process_is_used_again(opened: Opened, make_call: MakeCall) -> None:
@@ -122,6 +125,17 @@ async def test_a_value_that_is_no_text_is_known_by_type(
     assert result.error is None
 
 
+def test_a_result_that_is_too_large_for_its_process_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker would take the frame for one that cannot be read."""
+    monkeypatch.setattr(messages, "MESSAGE_BYTES_MAX", 16)
+    assert Ended.of(CallResult("12345678"), is_last=False).result() == CallResult("12345678")
+    ended = Ended.of(CallResult("123456789"), is_last=True)
+    error = "the handler's result has 9 bytes, too many to leave its process"
+    assert (ended.result(), ended.is_last) == (CallResult(error=error), True)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("plain", "plain x"), ("hands_over", "async x"), ("later", "async x")]
 )
@@ -204,6 +218,17 @@ async def test_a_schema_that_is_no_json_is_refused(opened: Opened, make_call: Ma
         == "ArgumentError: ask: schema is no JSON: Object of type set is not JSON serializable"
     )
     assert not call.asked
+
+
+@pytest.mark.parametrize(
+    ("question", "complaint"), [("ask-ring", "Circular reference"), ("ask-deep", "recursion")]
+)
+async def test_a_schema_without_an_end_is_refused(
+    question: str, complaint: str, opened: Opened, make_call: MakeCall
+) -> None:
+    value = str((await ran(await opened(), make_call(question))).value)
+    assert value.startswith("ArgumentError: ask: schema is no JSON: ")
+    assert complaint in value
 
 
 async def test_an_exception_of_ask_is_raised_in_the_handler(
@@ -313,6 +338,33 @@ async def test_a_process_has_default_signals(
     assert (await ran(executor, make_call("group"))).value == "True True"
 
 
+async def test_signals_come_to_the_thread_of_the_handler(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    """Another thread that took the signal would end the process: the handler has blocked it."""
+    assert (await ran(await opened(), make_call("sigwait"))).value == "SIGUSR1"
+
+
+async def test_a_handler_may_replace_standard_output(opened: Opened, make_call: MakeCall) -> None:
+    """What it has printed is there before its result, even if its process crashes next."""
+    executor = await opened()
+    assert (await ran(executor, make_call("own-stdout some words"))).value == "printed"
+    assert read("printed") == "some words\n"
+    assert (await ran(executor, make_call("no-stdout"))).value == "closed"
+
+
+async def test_a_handler_may_start_a_worker_once_it_is_loaded(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    assert (await ran(await opened(), make_call("worker"))).value == "ProcessExecutor"
+
+
+async def test_a_reader_of_its_output_that_is_gone_fails_no_call(
+    opened: Opened, make_call: MakeCall
+) -> None:
+    assert (await ran(await opened(), make_call("unread"))).value == "printed"
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 async def test_children_of_a_handler_can_be_ended(
     method: str, opened: Opened, make_call: MakeCall
@@ -350,6 +402,19 @@ async def test_log_lines_come_out_in_the_log_of_the_worker(
     out, err = capfd.readouterr()
     assert "on stdout" in out
     assert "on stderr" in err
+
+
+async def test_a_line_that_is_no_text_comes_out_readable(
+    opened: Opened, make_call: MakeCall, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
+    """Names of files and what they hold are not always UTF-8. Nothing of it fails the call."""
+    executor = await opened()
+    assert (await ran(executor, make_call("odd-log"))).value == "logged"
+    (line,) = [record for record in caplog.records if record.name == "handlers"]
+    assert (line.getMessage(), line.pathname) == ("text \\ud800", "/\\udcff.py")
+    assert "ValueError: trace \\ud800" in (line.exc_text or "")
+    assert line.stack_info == "stack \\ud800"
+    assert "--- Logging error ---" in capfd.readouterr().err  # of the one whose str raises
 
 
 async def test_a_logger_of_the_worker_keeps_its_level(
@@ -405,6 +470,7 @@ def test_a_traceback_from_a_process_is_in_the_log() -> None:
         ("handlers:missing", "module handlers has no missing"),
         ("nowhere:answer", "there is no module nowhere"),
         ("leaves:answer", "SystemExit: 5"),
+        ("/leaves.py:answer", "SystemExit: 5"),
         (
             "crashes:answer",
             "process was ended by SIGSEGV while it loaded the handler",
@@ -426,7 +492,7 @@ async def test_a_handler_that_cannot_be_loaded_fails_open(
         "ProcessExecutor('again:answer', 1)"
     )
     monkeypatch.setattr(processes, "PAUSE_S_MIN", 0.01)
-    executor = ProcessExecutor(name, 2)
+    executor = ProcessExecutor(f"{tmp_path}{name}" if name.startswith("/") else name, 2)
     with pytest.raises(HandlerNotFoundError) as caught:
         await asyncio.wait_for(executor.open(), PATIENCE_S)
     assert complaint in str(caught.value)
@@ -555,3 +621,20 @@ def test_a_function_of_a_script_is_found(name: str, as_module: bool, tmp_path: P
     )
     seen = "script" if as_module else "__mp_main__"
     assert done.stdout == f"[Point(x=2)] {seen} hi\n", done.stderr
+
+
+def test_a_program_may_have_closed_its_standard_streams(tmp_path: Path) -> None:
+    """Their numbers go to other files: the socket of a process must not be one of its streams."""
+    script = SCRIPT.format(root=str(Path(__file__).parents[2]))
+    for old, new in (
+        ("    executor =", "    os.closerange(0, 3)\n    executor ="),
+        ("print(result.value or result)", "Path('result').write_text(str(result))"),
+        ("return f", "print('words'); print('words', file=sys.stderr)\n    return f"),
+        ("{__name__}", "{sys.flags.optimize}"),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-O", "script.py", make_job(input="hi").model_dump_json()]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=PATIENCE_S)
+    assert "[Point(x=2)] 1 hi" in (tmp_path / "result").read_text()

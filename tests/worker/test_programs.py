@@ -1,12 +1,14 @@
 """Workers in programs of the user's: run, served, stopped, several, again, and in threads."""
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.worker.house import House, ended, left, paid, until_logged
 from tollgate.client.sync import Client
+from tollgate.worker.leaving import THREADS_S
 
 HEAD = """
 import asyncio, atexit, logging, os, signal, sys, threading, time
@@ -66,6 +68,31 @@ sys.exit(7)
     (lease,) = client.claim("running")
     assert (lease.job.job_id, lease.job.attempts) == (job.job_id, 0)
     client.transition(job.job_id, "failed", error="cleared away", lease=lease.token)
+
+
+def test_threads_of_the_program_itself_may_go_on(house: House, client: Client) -> None:
+    """Only those that handlers have left are ended, a second after the worker."""
+    program = house.script(
+        HEAD
+        + """
+def go_on():
+    while not os.path.exists("go on"):
+        time.sleep(0.01)
+    say("the program's own thread is done")
+
+threading.Thread(target=go_on).start()
+worker = Worker(answer)
+say(f"code {worker.run()}")
+"""
+    )
+    assert ended(client, paid(client, "x")).result == "X"
+    program.terminate()
+    house.until(lambda: house.told("said") == "code 0\n")
+    time.sleep(THREADS_S + 1)
+    (house.folder / "go on").touch()
+    exit_code, log = left(program)
+    assert exit_code == 0, log
+    assert house.told("said").splitlines()[1] == "the program's own thread is done"
 
 
 def test_a_worker_is_served_in_a_running_loop(house: House, client: Client) -> None:

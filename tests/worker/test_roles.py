@@ -4,13 +4,20 @@ import asyncio
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.broker.access.key_commands import new_key
 from tests.brokers import PATIENCE_S, BrokerProcess, running_broker
 from tollgate import Worker, connect
+from tollgate.client.errors import BrokerUnreachableError
+from tollgate.domain.exceptions import LeaseLostError, NotAuthorizedError, TollgateError
 from tollgate.domain.status import AWAITING_PAYMENT, COMPLETED, RUNNING, JobStatus
+from tollgate.worker.roles import Roles
+
+REFUSED = NotAuthorizedError("claim takes the role worker")
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +81,54 @@ async def test_a_worker_does_what_its_roles_let_it(  # noqa: PLR0917 - a table
     ]  # fmt: skip
     assert len(warnings) == bool(told), warnings
     assert told is None or told in warnings[0]
+
+
+class Pinged:
+    """A link that answers each ping with the next of these: roles, or an error."""
+
+    def __init__(self, *answers: list[str] | TollgateError) -> None:
+        self._answers = [*answers]
+
+    async def ping(self, timeout_s: float) -> Any:
+        answer = self._answers.pop(0)
+        if isinstance(answer, TollgateError):
+            raise answer
+        return SimpleNamespace(roles=answer, role=answer[0])
+
+
+@pytest.mark.parametrize(
+    ("at_start", "now", "waits"),
+    [
+        (["worker"], ["observer"], True),
+        (["worker", "payments"], ["worker"], True),
+        (["worker"], BrokerUnreachableError("away"), True),
+        (["worker"], ["worker"], False),  # it never had the role for this
+        (["worker"], ["worker", "admin"], False),
+        (["worker"], REFUSED, False),  # the key has ended
+    ],
+)
+async def test_a_role_may_come_back_if_the_key_had_it(
+    at_start: list[str], now: list[str] | TollgateError, *, waits: bool
+) -> None:
+    link = Pinged(at_start, now)
+    roles = Roles(link)
+    roles.begin(await link.ping(1.0))
+    assert await roles.may_come_back(REFUSED) == waits
+
+
+async def test_a_refusal_from_before_a_role_was_back_is_no_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    link = Pinged(["worker"], ["observer"], ["worker"], ["worker"])
+    roles = Roles(link)
+    roles.begin(await link.ping(1.0))
+    assert [await roles.may_come_back(REFUSED) for _ in range(3)] == [True] * 3
+    assert not roles.are_missing
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+async def test_other_refusals_have_nothing_to_do_with_roles() -> None:
+    roles = Roles(Pinged())
+    assert not await roles.may_come_back(REFUSED)  # nothing is known of the start
+    assert not await roles.may_come_back(LeaseLostError("over"))

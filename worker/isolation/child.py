@@ -138,7 +138,6 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._lock = threading.RLock()
 
 
 class RunningCall:
@@ -231,7 +230,6 @@ class Child:
             self._serve_async()
         else:
             self._serve()
-        self._is_idle = True
         self._runner.close()
 
     def awaits_answers(self) -> bool:

@@ -85,8 +85,8 @@ class ChildProcess:
             return True
 
     def send(self, message: ToChild) -> None:
-        """Send a message, or nothing if the process has ended."""
-        if not self._is_open:
+        """Send a message, or nothing if the process has ended or hung up."""
+        if not self.is_alive:
             return
         is_waiting = bool(self._unsent)
         self._unsent += frame(message)

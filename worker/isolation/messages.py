@@ -129,7 +129,7 @@ class Ended(_Message, frozen=True):
         if isinstance(value, str):
             text = str.encode(value, errors="surrogatepass")
         elif result.error is None:
-            type_name = printable(type(value).__name__)
+            type_name = type(value).__name__
         if text is not None and len(text) > MESSAGE_BYTES_MAX // 2:
             error = f"the handler's result has {len(text)} bytes, too many to leave its process"
             return cls.of(CallResult(error=error), is_last=is_last)
