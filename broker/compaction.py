@@ -47,25 +47,32 @@ log = get_logger("tollgate.broker")
 class Compactor:
     """Starts the process for closed segments, and deletes the files that its snapshot replaces.
 
-    Without a journal on disk it does nothing.
+    To delete a file of a gigabyte takes the kernel 50 ms and more: a thread does it, beside the
+    loop. Without a journal on disk it does nothing.
     """
 
     def __init__(self, journal: FileJournal | None, directory: Path) -> None:
         self._journal = journal
         self._directory = directory
         self._child: subprocess.Popen[bytes] | None = None
+        self._deletion: _Deletion | None = None
         self.look_at_ms = 0.0 if journal is not None else inf
         """When `step` has something to do, at the earliest."""
         self._kill_at_ms = 0
 
     def step(self, now_ms: int) -> None:
-        """Start the process, or collect its result, without waiting for it."""
+        """Start the process, or collect its result, without waiting for it.
+
+        Raises JournalError if a file that is left cannot be read.
+        """
         if self._journal is None or now_ms < self.look_at_ms:
             return
         self.look_at_ms = now_ms + LOOK_MS
         try:
             if self._child is not None:
                 self._collect(self._child, now_ms)
+            elif self._deletion is not None:
+                self._end_deletion(self._deletion)
             elif self._journal.closed_segments():
                 self._child = subprocess.Popen(  # noqa: S603 - our own module, our own directory
                     [sys.executable, "-P", "-m", "tollgate.broker.compaction", self._directory],
@@ -79,11 +86,16 @@ class Compactor:
             log.error("compaction failed", reason=str(fault))  # noqa: TRY400 - the reason is all
 
     def close(self) -> None:
-        """Kill the process, if it runs; a snapshot that it has not finished does not count."""
+        """Kill the process, if it runs; a snapshot that it has not finished does not count.
+
+        Files that are being deleted are waited for: the lock on the directory is still held.
+        """
         if self._child is not None:
             self._child.kill()
             self._child.communicate()
             self._child = None
+        if self._deletion is not None and self._deletion.thread.is_alive():
+            self._deletion.thread.join()
 
     def _collect(self, child: subprocess.Popen[bytes], now_ms: int) -> None:
         if child.poll() is None:
@@ -100,8 +112,37 @@ class Compactor:
             log.error("compaction failed", exit_code=child.returncode, reason=reason)
             return
         names = msgspec.json.decode(output, type=list[str])
-        delete(self._directory, names)
-        log.info("compacted", deleted=names)
+        self._deletion = _Deletion(self._directory, names)
+
+    def _end_deletion(self, deletion: "_Deletion") -> None:
+        """Note that the files are deleted, if they are; raise what has prevented it."""
+        if deletion.thread.is_alive():
+            return
+        self._deletion = None
+        if deletion.fault is not None:
+            raise deletion.fault
+        log.info("compacted", deleted=deletion.names)
+
+
+class _Deletion:
+    """Deletes files in a thread; `fault` is what has prevented it, once the thread has ended."""
+
+    def __init__(self, directory: Path, names: list[str]) -> None:
+        """Begin. Without a thread to spare, delete them before this returns."""
+        self.names = names
+        self.fault: Exception | None = None
+        self._directory = directory
+        self.thread = threading.Thread(target=self._delete, name="delete", daemon=True)
+        try:
+            self.thread.start()
+        except RuntimeError:
+            self._delete()
+
+    def _delete(self) -> None:
+        try:
+            delete(self._directory, self.names)
+        except Exception as fault:  # noqa: BLE001 - `step` raises it in the loop
+            self.fault = fault
 
 
 def compact_directory(directory: Path) -> list[str]:

@@ -212,9 +212,9 @@ class Server:
             self._notifier.alive()
         if now_ms >= self._keys_at_ms and self._keys is not None:
             self._keys_at_ms = now_ms + KEYS_MS
-            for principal in self._keys.refresh():
-                self._left = [_without_roles(arrival, principal) for arrival in self._left]
-                self._commit.put(self._pipeline.expel(principal), more=self._has_more)
+            if changed := frozenset(self._keys.refresh()):
+                self._left = [_without_roles(arrival, changed) for arrival in self._left]
+                self._commit.put(self._pipeline.expel(*changed), more=self._has_more)
         if now_ms >= self._files_at_ms:
             self._files_at_ms = now_ms + FILES_MS
             self._look_at_files()
@@ -339,8 +339,9 @@ class Server:
             self._commit.flush()
 
 
-def _without_roles(arrival: Arrival, principal: Principal) -> Arrival:
-    """Return a message; if this principal sent it, by this key, without its roles."""
-    if arrival.principal != principal:
+def _without_roles(arrival: Arrival, principals: frozenset[Principal]) -> Arrival:
+    """Return a message; if one of these principals sent it, by this key, without its roles."""
+    sender = arrival.principal
+    if sender not in principals:
         return arrival
-    return msgspec.structs.replace(arrival, principal=Principal(principal.name, key=principal.key))
+    return msgspec.structs.replace(arrival, principal=Principal(sender.name, key=sender.key))

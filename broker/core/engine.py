@@ -83,6 +83,10 @@ REVISION: Final = 3
 EVICTED_MAX: Final = 1_000
 """How many sessions one message evicts in a batch; fewer if many principals have sessions."""
 EVICTED_MIN: Final = 16
+FORGOTTEN_MAX: Final = 32_000
+"""After so many outcomes a message evicts no other session in the same batch."""
+FORGOTTEN_A_SCAN: Final = 8
+"""To forget so many outcomes takes as long as to look at a job."""
 RUNS_MAX: Final = 256
 """How many runs of a message one batch decides: alone, a command takes some 10 us."""
 READ_BYTES: Final = 64 * 1_024
@@ -95,6 +99,8 @@ CHARGED: Final = frozenset[type[Command]](
      Release}
 )  # fmt: skip
 """The kinds that take long if a job has a long history or many rounds of input."""
+LEASES_A_RUN: Final = 4
+"""To grant so many leases takes as long as to decide a run."""
 NOTHING_GRANTED: Final = LeasesOutcome([])
 """A claim without a grant has changed nothing: a repeat of it is decided like any claim."""
 
@@ -206,7 +212,8 @@ class Engine:
             if context.state.jobs.texts.are_long:
                 context.charge_texts(results)
             if LeasesResult in kinds:
-                grants += _granted(results)
+                grants += (granted := _granted(results))
+                runs_left -= len(granted) // LEASES_A_RUN
             if ErrorResult not in kinds:
                 continue
             refused += _refused(type(run[0]), results)
@@ -337,9 +344,12 @@ class Engine:
         if requests.outcomes + needed * (1 + GRANTS_MAX) <= limit:
             return True  # even if all of them are claims
         needed += sum(each.limit for each in commands if isinstance(each, Claim))
+        least = requests.outcomes - FORGOTTEN_MAX
         for _ in range(self._evicted_max()):
             if requests.outcomes + needed <= limit:
                 return True
+            if requests.outcomes <= least:
+                return False
             oldest = requests.most_outcomes(but=request.session)
             if oldest is None:
                 return True  # all other outcomes are its own
@@ -350,8 +360,8 @@ class Engine:
         """Return how many sessions one message may evict in a batch."""
         return max(EVICTED_MIN, EVICTED_MAX // (1 + self.context.state.requests.owners // 16))
 
-    def answer_parked(self, refusal: Refusal, of: Principal | None = None) -> None:
-        """Answer the parked commands with a refusal: all, or those of one principal and key."""
+    def answer_parked(self, refusal: Refusal, of: frozenset[Principal] | None = None) -> None:
+        """Answer the parked commands with a refusal: all, or those of some principals and keys."""
         context = self.context
         context.answers.append(context.waiters.end_all(error_of(refusal), of))
 
@@ -382,7 +392,11 @@ class Engine:
             oldest = requests.most_sessions(but=own)
             if len(requests) < self.limits.sessions or oldest is None:
                 break
+            if context.scans_left <= 0:
+                raise context.put_off()
+            before = requests.outcomes
             context.record_one(SessionEvicted(oldest), request.now_ms)
+            context.scans_left -= (before - requests.outcomes) // FORGOTTEN_A_SCAN
         number = requests.last_session + 1
         opened = SessionOpened(number, request.ticket.principal.name, client)
         context.record_one(opened, request.now_ms)

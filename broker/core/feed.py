@@ -30,6 +30,8 @@ CHUNK_BYTES: Final = 128 * 1_024
 """So much is fresh at most; a chunk is about as large, or has so many events."""
 RECORD_BYTES: Final = 128
 """What a record counts for that came with no request of its own."""
+PACKED_MAX: Final = 4 * CHUNK_EVENTS
+"""A chunk of more events, most of them of one record, is never put into columns."""
 
 Place = tuple[int, int]
 """The number of a record, and how many of its events come before."""
@@ -80,7 +82,7 @@ class Feed:
         self._bytes_max = bytes_max
         self._chunks: list[_Chunk] = []
         self._kept = self._kept_bytes = 0  # in all chunks
-        self._in_columns = 0  # so many of the oldest chunks
+        self._in_columns = 0  # so many of the oldest chunks, or they are to stay as they are
         self._last_read: tuple[EventColumns, Rows] | None = None
         self.loose = 0
         """How many chunks are full, and not in columns yet: see `pack`."""
@@ -148,7 +150,8 @@ class Feed:
     def pack(self) -> None:
         """Put the oldest of the chunks that are `loose` into columns: takes about a millisecond."""
         chunk = self._chunks[self._in_columns]
-        chunk.columns, chunk.rows = EventColumns(chunk.rows), Rows([], [], [])
+        if chunk.count <= PACKED_MAX:
+            chunk.columns, chunk.rows = EventColumns(chunk.rows), Rows([], [], [])
         self._in_columns += 1
         self.loose -= 1
 

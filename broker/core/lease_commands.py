@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final, cast
+from typing import Final
 
 from tollgate.broker.core.context import (
     Answer,
@@ -66,6 +66,12 @@ COMPARED_MAX: Final = 16
 been parked longest of all."""
 LEASE_COST: Final = 8
 """Cost of a lease that a parked claim gets, see `SERVED_MAX`."""
+FEW_LEASES: Final = 8
+"""A claim of more jobs takes for each of them"""
+LEASE_SCANS: Final = 2
+"""as much of the scan budget as this, so that a batch has few such claims,"""
+LEASE_BYTES: Final = 64
+"""and as much of the room of fresh events: a short message may ask for a thousand jobs."""
 FEW_LINES: Final = 16
 """A claim that looks at up to this number of lines costs little more than one that looks at one."""
 
@@ -88,8 +94,9 @@ def claim(context: Context, command: Claim, request: RequestContext) -> LeasesRe
     if not granted.leases and not context.state.jobs.queues.drops_left:
         raise context.put_off()
     if granted.leases or not command.wait_ms:
-        waiters, key = context.waiters, request.ticket.key
-        if key in waiters.parked:  # this repeats a parked claim: answer it once
+        waiters = context.waiters
+        if waiters.parked and (key := request.ticket.key) in waiters.parked:
+            # This repeats a parked claim: answer it once.
             waiters.remove(waiters.parked[key])
         return granted
     context.waiters.park(request.ticket, command, request.now_ms + command.wait_ms)
@@ -111,8 +118,11 @@ def _grant(
         context.scans_left -= int(jobs.queues.looked)
     if not taken:
         return LeasesResult([])
+    if command.limit > FEW_LEASES:
+        context.scans_left -= LEASE_SCANS * len(taken)
+        context.state.feed.room -= LEASE_BYTES * len(taken)
     fitting = _fitting(context, taken, room_bytes)
-    if len(fitting) < len(taken):
+    if fitting is not taken:
         jobs.queues.put_back(state, taken[len(fitting) :])
         if not fitting:
             raise ReplyFullError("the next job would not fit in this reply")
@@ -287,7 +297,7 @@ def serve_claim(context: Context, now_ms: int, room_bytes: int) -> Answer | None
         waiters.remove(parked)
         return Answer(parked.ticket, ending.result, Claim)
     context.act_for(parked.ticket)
-    command = cast("Claim", parked.command)
+    command: Claim = parked.command  # type: ignore[assignment]  # it was found among the claims
     try:
         result = _grant(context, command, state_of(command), now_ms, room_bytes)
     except ReplyFullError as refusal:  # stored before the limits were lowered

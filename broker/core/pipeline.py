@@ -96,15 +96,17 @@ class Pipeline:
         `undelivered` are grants of earlier replies that could not be sent. Without `writable` the
         journal has no room: nothing changes, and commands that change something are refused; but
         with `active`, what is due happens, since it is only memory that has no room. No
-        message is decided while a deadline that has passed is not: then `taken` is 0. It is 0 also
-        if the first message is so long that the next batch goes on with it; see `is_deciding`.
+        message is decided while a deadline that has passed is not: then `taken` is 0. A message
+        that takes so long that the next batch goes on with it is not taken; see `is_deciding`.
         """
         output = Output([], [], room_bytes=self._batch_reply_bytes)
         context, deadlines = self._context, self.deadlines
         active = writable if active is None else active
         with context.state.jobs:  # one acquisition of its lock for all looks and changes
             has_room = True
-            if self._unfinished is None:
+            if self._unfinished is not None:
+                batch = batch[:1]  # the disk may have no room reserved for more than that
+            else:
                 context.begin_batch(now)
                 left_over = undelivered or self._was_full or context.answers
                 if left_over or deadlines.is_due(now, writable=active):
@@ -154,10 +156,10 @@ class Pipeline:
             context.record_one(LogBegan(self._engine.boot_id.replace("-", "")), now.mono_ms)
         return self._settle(None, output)
 
-    def expel(self, principal: Principal) -> Output:
-        """Refuse the parked commands of a principal whose key or roles were taken away."""
+    def expel(self, *principals: Principal) -> Output:
+        """Refuse the parked commands of principals whose key or roles were taken away."""
         refusal = NotAuthorizedError("the role that this was asked with was taken away")
-        self._engine.answer_parked(refusal, principal)
+        self._engine.answer_parked(refusal, frozenset(principals))
         return self._settle_apart()
 
     def drain(self) -> Output:

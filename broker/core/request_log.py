@@ -172,10 +172,10 @@ class RequestLog:
 
     def evict(self, number: int) -> None:
         """Forget a session. Raises SessionEvictedError if it is not open."""
-        session = self._find(number)
-        for seq in session.outcomes:
-            self._write_out(number, seq)
-        size = session.size
+        session, size = self._find(number), 0
+        for seq, (_, outcomes) in session.outcomes.items():
+            recent = self._recent.pop((number, seq), None)  # its outcomes are never written out
+            size += weight(outcomes) if recent is None else recent[1]
         self.outcomes -= size
         del self._sessions[number]
         holding = self._holdings[session.owner]

@@ -95,8 +95,8 @@ class Ending:
     """Parked commands that end together, with the same result; they are answered one by one.
 
     These are all in `groups`, which nothing else knows any more; or else all parked ones up to the
-    number `last`, or those of one principal and key, `of`. Each is let go as soon as it is looked
-    at: to free all of them in the end would take long.
+    number `last`, or those of some principals and keys, `of`. Each is let go as soon as it is
+    looked at: to free all of them in the end would take long.
     """
 
     __slots__ = ("groups", "is_over", "last", "members", "of", "result")
@@ -107,7 +107,7 @@ class Ending:
         result: Result,
         groups: Sequence[Group] = (),
         last: int = 0,
-        of: Principal | None = None,
+        of: frozenset[Principal] | None = None,
     ) -> None:
         self.members = deque(members)
         """Those that were not looked at yet; some were answered otherwise, or are not meant."""
@@ -123,7 +123,7 @@ class Ending:
         if self.groups:
             return any(parked.number in group for group in self.groups)
         return parked.number <= self.last and (
-            self.of is None or self.of == parked.ticket.principal
+            self.of is None or parked.ticket.principal in self.of
         )
 
 
@@ -260,8 +260,8 @@ class Waiters:
         self.endings.append(ending := Ending(members, result, groups))
         return ending
 
-    def end_all(self, result: Result, of: Principal | None = None) -> Ending:
-        """Let all commands end that are parked now, or those of one principal and key."""
+    def end_all(self, result: Result, of: frozenset[Principal] | None = None) -> Ending:
+        """Let all commands end that are parked now, or those of some principals and keys."""
         ending = Ending(self.parked.values(), result, last=self._last_number, of=of)
         self.endings.append(ending)
         return ending

@@ -23,7 +23,7 @@ Claimed = JobStatus | SettlementState
 SLACK: Final = 16_384
 """How many stale entries there may be beyond as many as there are true ones, over all queues."""
 TIDY_MIN: Final = 2_048
-"""A line with fewer entries may have all of them dropped in one look."""
+"""A line of a few queues with fewer entries may have all of them dropped in one look."""
 CHECKS: Final = 2
 """How many entries are checked for each job that comes or goes, while too many are stale."""
 

@@ -6,7 +6,7 @@ where few jobs are in the wanted status, only those are looked at: all of them c
 
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -19,8 +19,9 @@ from tollgate.domain.status import JobStatus
 
 SCAN_JOBS_MAX: Final = 10_000
 """How many jobs one page of a list looks at. A page may be short; a call may not be long."""
-GATHER_COST: Final = 4
-"""Looking at this number of entries of a status takes as long as looking at one job by creation."""
+GATHER_COST: Final = 1
+"""Looking at this number of entries of a status takes as long as looking at one job by creation.
+Entries may lie in any order in memory: with more of them a page would take too long."""
 FEW_QUEUES: Final = 16
 """A page of up to this number of queues costs little more than a page of one."""
 MERGE_COST: Final = 3
@@ -75,20 +76,21 @@ def _gathered(
     queues: Iterable[JobQueue], state: Claimed, wanted: Wanted, after: int | None, limit: int
 ) -> Page:
     """Look at all jobs that have entered the status, and at no other."""
-    found: dict[int, Slot] = {}
-    scanned = 0
-    for queue in queues:
-        for entry in queue.entered(state):
-            scanned += 1
-            slot: Slot = entry[1] if type(entry) is tuple else entry
-            if is_in(slot, state):
-                found[slot.index] = slot
-    places = sorted(found, reverse=wanted.newest)
+    entries = [*chain.from_iterable(queue.entered(state) for queue in queues)]
+    slots: list[Slot] = [entry[1] if type(entry) is tuple else entry for entry in entries]
     if after is not None:
-        places = [place for place in places if (place < after if wanted.newest else place > after)]
-    slots = [found[place] for place in places[:limit]]
-    more = slots[-1].index if len(places) > limit else None
-    return Page(slots, more, scanned // GATHER_COST)
+        newest = wanted.newest
+        slots = [s for s in slots if (s.index < after if newest else s.index > after)]
+    slots = [slot for slot in slots if is_in(slot, state)]
+    slots.sort(key=_index_of, reverse=wanted.newest)
+    shown: list[Slot] = []
+    for slot in slots:
+        if shown and slot is shown[-1]:  # it has entered the status more than once
+            continue
+        if len(shown) == limit:
+            return Page(shown, shown[-1].index, len(entries) // GATHER_COST)
+        shown.append(slot)
+    return Page(shown, None, len(entries) // GATHER_COST)
 
 
 def _scanned(

@@ -6,7 +6,7 @@ there is a line of the jobs that may be claimed: see `lines`.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +34,8 @@ QUEUE_LOOK: Final = 0.25
 """Looking at a queue takes this part of the time of looking at a line."""
 DROPS_MAX: Final = 4_096
 """How many stale entries at the heads of lines one step drops: a step must be short."""
+WAKES_MAX: Final = 1_024
+"""How many lines with delayed jobs that are due one step looks at."""
 DATED: Final = frozenset(
     {SettlementState.WANTED, SettlementState.SUBMITTED, SettlementState.MANUAL}
 )
@@ -173,6 +175,8 @@ class Queues:
         self.held: dict[int, Slot] = {}
         """The jobs that were put on hold and not resumed, by their place; ended ones too."""
         self._check_every = CHECK_EVERY
+        self._tidy_min = TIDY_MIN
+        """A line with fewer entries may have all of them dropped in one look."""
         self.are_many = False
         """Whether there has ever been more than one level."""
         self.are_barred = False
@@ -332,9 +336,13 @@ class Queues:
         self._drop_if_empty(queue)
 
     def _share_checks(self) -> None:
-        """Set after how many changes a queue is checked: many queues share the work of a few."""
-        shared = FEW_QUEUES * CHECK_EVERY // max(1, len(self.by_name))
-        self._check_every = min(CHECK_EVERY, max(CHECK_EVERY_MIN, shared))
+        """Set after how many changes a queue is checked: many queues share the work of a few.
+
+        In the same way they share the entries that need not be counted when they are dropped.
+        """
+        queues = max(FEW_QUEUES, len(self.by_name))
+        self._check_every = max(CHECK_EVERY_MIN, FEW_QUEUES * CHECK_EVERY // queues)
+        self._tidy_min = FEW_QUEUES * TIDY_MIN // queues
 
     def _check(self, queue: JobQueue) -> None:
         """Check some entries of each line of a queue, as many as it has had changes."""
@@ -392,7 +400,7 @@ class Queues:
 
         All lines together drop `drops_left` entries: then nothing is tidy in this step.
         """
-        if self.drops_left and len(line) + line.delayed() > TIDY_MIN:
+        if self.drops_left and len(line) + line.delayed() > self._tidy_min:
             self.drops_left = line.tidy(self.drops_left)
         return self.drops_left > 0
 
@@ -437,8 +445,8 @@ class Queues:
                 order.serve(queue)
 
     def wake(self, at: datetime) -> None:
-        """Add to `changed` the queues in which delayed jobs are due."""
-        for wake in self._wakes.due(at):
+        """Add to `changed` the queues in which delayed jobs are due: some of them in each step."""
+        for wake in islice(self._wakes.due(at), WAKES_MAX):
             wake.line.wake_at = None
             self.changed[wake.state, wake.queue] = None
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 import sys
+import threading
+import time
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tollgate.broker.compaction import compact, delete, plan, replaced
+from tollgate.broker import compaction
+from tollgate.broker.compaction import (
+    LOOK_MS,
+    Compactor,
+    compact,
+    compact_directory,
+    delete,
+    plan,
+    replaced,
+)
 from tollgate.broker.journal import (
     RECORD,
     SNAPSHOT_CHUNK,
@@ -25,7 +38,7 @@ from .helpers import numbered, opened, restarted, segments, stored, written
 from .power_loss import unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from tollgate.broker.journal import Entry
@@ -354,3 +367,71 @@ def test_covered_segments_back_after_a_power_loss_are_harmless(
     assert restarted(tmp_path) == RECORDS
     written(tmp_path, [[b"after"]])
     assert restarted(tmp_path) == [*RECORDS, b"after"]
+
+
+# --- deleting beside the loop ---------------------------------------------------------------------
+
+
+def stepped(compactor: Compactor, until: Callable[[], bool]) -> None:
+    """Let a compactor look again and again, as the loop does, until something is so."""
+    give_up_s = time.monotonic() + 60
+    for turn in count():
+        compactor.step(turn * LOOK_MS)
+        if until():
+            return
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
+
+
+def test_the_loop_does_not_wait_for_a_deletion(
+    journal: FileJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To delete a file of a gigabyte takes longer than a step may."""
+    go_on, replaced_names = threading.Event(), [path.name for path in segments(tmp_path)[:-1]]
+
+    def delete_late(directory: Path, names: Iterable[str]) -> None:
+        assert go_on.wait(60)
+        delete(directory, names)
+
+    monkeypatch.setattr(compaction, "delete", delete_late)
+    monkeypatch.setattr(compaction, "state_chunks", unchanged)
+    compactor = Compactor(journal, tmp_path)
+    monkeypatch.setattr(compactor, "_child", ended(compact_directory(tmp_path)))
+    stepped(compactor, lambda: compactor._deletion is not None)
+    compactor.step(10**9)
+    assert compactor._deletion is not None, "it goes on, and nothing else begins"
+    assert {path.name for path in segments(tmp_path)} >= {*replaced_names}
+    go_on.set()
+    compactor.close()
+    assert not {path.name for path in segments(tmp_path)} & {*replaced_names}
+
+
+@pytest.mark.parametrize("has_thread", [True, False])
+def test_a_deletion_that_fails_is_told(
+    journal: FileJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_thread: bool
+) -> None:
+    def fail(directory: Path, names: Iterable[str]) -> None:
+        raise JournalError(f"{directory.name}: {names}")
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(compaction, "delete", fail)
+    if not has_thread:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+    compactor = Compactor(journal, tmp_path)
+    monkeypatch.setattr(compactor, "_child", ended(["snapshot"]))
+    with pytest.raises(JournalError):
+        stepped(compactor, lambda: False)
+    assert compactor._deletion is None
+    compactor.close()
+
+
+def ended(names: list[str]) -> subprocess.Popen[bytes]:
+    """Return a process that tells these names, as that of a compaction does."""
+    code = f"print({json.dumps(names)!r})"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    child.wait(30)
+    return child
