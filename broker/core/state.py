@@ -233,7 +233,7 @@ class State:
 
     def _put_on_hold(self, slot: Slot, reason: str | None, origin: Origin) -> None:
         slot.extend().on_hold = True
-        self.jobs.queues.held[slot.index] = slot
+        self.jobs.queues.held[slot.job.job_id] = slot
         self.jobs.bar(slot)
         self.jobs.note(slot, HELD, origin, reason=reason)
 
@@ -242,7 +242,7 @@ class State:
         if not slot.job.on_hold:
             raise JobConflictError(f"job {event.job_id} is not on hold", job_id=event.job_id)
         slot.extend().on_hold = False
-        self.jobs.queues.held.pop(slot.index, None)
+        del self.jobs.queues.held[slot.job.job_id]
         self.jobs.note(slot, RESUMED, origin)
         if slot.lease is None:
             self.jobs.free(slot, origin.at)

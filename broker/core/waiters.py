@@ -12,6 +12,7 @@ from tollgate.broker.core.feed import Place
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
 from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.table import ShardedTable
 from tollgate.domain.commands import ALL_QUEUES, Claim, Events, Wait
 from tollgate.domain.exceptions import OverloadedError
 from tollgate.domain.results import DEFAULT_QUEUE, Result
@@ -158,7 +159,7 @@ class Waiters:
         """How many jobs all waits together name."""
         self.parked: dict[Key, Parked] = {}
         """By key."""
-        self._waits: dict[str, dict[frozenset[JobStatus], Group]] = {}
+        self._waits: ShardedTable[dict[frozenset[JobStatus], Group]] = ShardedTable()
         """By job, and by the statuses that are awaited: the waits that end together."""
         self.endings: deque[Ending] = deque()
         """Those of which not all are answered yet; each of them is among the answers, too."""
@@ -237,7 +238,7 @@ class Waiters:
 
     def awaiting(self, job_id: str, status: JobStatus) -> list[Parked]:
         """Return the waits that end when the job enters `status`."""
-        groups = self._waits.get(job_id, {})
+        groups = self._waits.get(job_id) or {}
         ended = [group for awaited, group in groups.items() if status in awaited]
         return [*chain.from_iterable(map(dict.values, ended))]
 

@@ -15,6 +15,7 @@ from tollgate.broker.core.timers import NEVER, Timeline, Timers
 from tollgate.broker.repository.indexes import CreationIndex
 from tollgate.broker.repository.job import Slot, StoredJob
 from tollgate.broker.repository.lines import READY, TIDY_MIN, Claimed, ReadyLine, StaleLine
+from tollgate.broker.repository.table import ShardedTable
 from tollgate.domain.commands import ALL_QUEUES
 from tollgate.domain.exceptions import JobConflictError
 from tollgate.domain.results import DEFAULT_QUEUE
@@ -172,8 +173,8 @@ class Queues:
         """How many jobs of all queues are in each status."""
         self.changed: dict[tuple[Claimed, str], None] = {}
         """Where jobs may have become ready since parked claims were looked at last."""
-        self.held: dict[int, Slot] = {}
-        """The jobs that were put on hold and not resumed, by their place; ended ones too."""
+        self.held: ShardedTable[Slot] = ShardedTable()
+        """The jobs that were put on hold and not resumed, by id; ended ones too."""
         self._check_every = CHECK_EVERY
         self._tidy_min = TIDY_MIN
         """A line with fewer entries may have all of them dropped in one look."""
@@ -328,8 +329,8 @@ class Queues:
         if job.settlement is not None:
             queue.settled[job.settlement.state] -= 1
         queue.created.remove(slot)
-        if self.held:
-            self.held.pop(slot.index, None)
+        if job.job_id in self.held:
+            del self.held[job.job_id]
         queue.changes += 1
         if queue.changes >= self._check_every:
             self._check(queue)
@@ -486,7 +487,7 @@ class Queues:
             queue.settled[job.settlement.state] += 1
         queue.created.add([slot])
         if job.on_hold:
-            self.held[slot.index] = slot
+            self.held[job.job_id] = slot
 
     def restore_delayed(self, slot: Slot, at: datetime) -> None:
         """Add a job that is in no line to the delayed ones, if it is delayed."""
