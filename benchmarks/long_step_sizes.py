@@ -345,21 +345,7 @@ def readers_behind(bench: Bench) -> Acts:
         yield
 
 
-# --- texts and files ------------------------------------------------------------------------------
-
-
-@case("4,000 jobs with texts of 60,000 bytes are removed")
-def large_texts(bench: Bench) -> Acts:
-    jobs, text = 4_000, "x" * 60_000
-    yield from new(bench, jobs, size=3, input=text)
-    yield from move(bench, jobs)
-    yield from bench.ask_all(
-        [Transition(job_id=an_id(number), target=COMPLETED, result=text) for number in range(jobs)],
-        3,
-    )
-    bench.measure()
-    bench.pass_ms(7 * DAY + 10_000)
-    yield from bench.until(lambda: not bench.core.state.jobs.stored)
+# --- files ------------------------------------------------------------------------------
 
 
 @case("compaction deletes 1,000 MB of segments, and such a snapshot")
