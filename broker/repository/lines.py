@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from heapq import heappop, heappush
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, Final, Generic, TypeVar
 
 from tollgate.broker.repository.job import Slot
@@ -51,11 +51,18 @@ than a line can have entries: with many true ones, as many may be stale, all of 
 class StaleLine(Generic[Entry]):
     """A line of entries; `is_true` tells whether one still is. It is dropped if not."""
 
-    __slots__ = ("_checked", "_unchecked", "is_true")
+    __slots__ = ("_checked", "_gone", "_unchecked", "is_true")
 
-    def __init__(self, is_true: Callable[[Entry], bool]) -> None:
+    def __init__(
+        self, is_true: Callable[[Entry], bool], gone: frozenset[JobStatus] = frozenset()
+    ) -> None:
+        """Start empty. A slot whose job is in one of the statuses `gone` is stale.
+
+        `is_true` must say the same of it. To ask that takes longer, and most entries go stale so.
+        """
         self.is_true = is_true
         """Tells whether an entry is true; an entry that is not must be dropped then."""
+        self._gone = gone
         self._checked: deque[Entry] | None = None
         """The front of the line: all that was checked since the last round."""
         self._unchecked: deque[Entry] = deque()
@@ -96,11 +103,7 @@ class StaleLine(Generic[Entry]):
 
         If it returns 0, there may be more: then do not ask for the first entry yet.
         """
-        is_true = self.is_true
-        while left and (front := self._checked or self._unchecked) and not is_true(front[0]):
-            front.popleft()
-            left -= 1
-        return left
+        return self._drop_stale(left)
 
     def check(self, changes: int, true_max: int, shares: int = 1) -> None:
         """Drop stale entries at the head; check others if more are stale than `true_max` are true.
@@ -111,10 +114,7 @@ class StaleLine(Generic[Entry]):
         slack = SLACK // shares
         if len(self._unchecked) + len(self._checked or ()) <= true_max + slack // 2:
             return
-        is_true, left = self.is_true, CHECKS * changes + CHECKS
-        while left and (front := self._checked or self._unchecked) and not is_true(front[0]):
-            front.popleft()
-            left -= 1
+        is_true, left = self.is_true, self._drop_stale(CHECKS * changes + CHECKS)
         excess = len(self._unchecked) + len(self._checked or ()) - 2 * true_max - slack
         if excess <= 0:
             return
@@ -132,6 +132,25 @@ class StaleLine(Generic[Entry]):
                 excess -= 1
                 if not excess:
                     return
+
+    def _drop_stale(self, left: int) -> int:
+        """Drop stale entries at the head, `left` at most; return how many more it could drop."""
+        gone = self._gone
+        while left and (front := self._checked or self._unchecked):
+            count = 0
+            entry: Any
+            for entry in islice(front, left):
+                if type(entry) is not Slot or entry.job.status not in gone:
+                    break
+                count += 1
+            if not count:
+                if self.is_true(front[0]):
+                    break
+                count = 1
+            for _ in repeat(None, count):
+                front.popleft()
+            left -= count
+        return left
 
     def _keep(self, checked: deque[Entry], entry: Entry) -> None:
         checked.append(entry)
@@ -241,7 +260,7 @@ class ReadyLine(StaleLine[Any]):
 
     def __init__(self, state: Claimed, count: Callable[[], int]) -> None:
         """Start empty. `count` tells how many jobs there can be at most."""
-        super().__init__(self._is_ready)
+        super().__init__(self._is_ready, _gone_from(state))
         self.state = state
         self.count = count
         self._is_of_jobs = isinstance(state, JobStatus)
@@ -460,3 +479,10 @@ class ReadyLine(StaleLine[Any]):
             checked[-1] = entry  # two times in a row: the later one stands for both
         else:
             checked.append(entry)
+
+
+def _gone_from(state: Claimed) -> frozenset[JobStatus]:
+    """Return the statuses of jobs that never come back to the ready line of a status or state."""
+    if state is AWAITING_PAYMENT:
+        return frozenset(JobStatus) - {AWAITING_PAYMENT}
+    return TERMINAL if isinstance(state, JobStatus) else frozenset()

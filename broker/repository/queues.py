@@ -99,8 +99,11 @@ class JobQueue:
         """
         line = self._entered.get(state)
         if line is None:
-            is_true = _is_in_status(state) if isinstance(state, JobStatus) else _is_in_state(state)
-            self._entered[state] = line = StaleLine(is_true)
+            if isinstance(state, JobStatus):
+                line = StaleLine(_is_in_status(state), frozenset(JobStatus) - {state})
+            else:
+                line = StaleLine(_is_in_state(state))
+            self._entered[state] = line
         return line
 
     def entered_if_any(self, state: Claimed) -> StaleLine[Any] | None:

@@ -418,3 +418,19 @@ def test_the_order_of_service_can_be_set_again() -> None:
         copy.queues.restore_order(state, never, served)
     assert copy.queues.orders() == stored.queues.orders()
     assert copy.ready("*") == [4, 5, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("state", CLAIMED)
+def test_entries_that_are_gone_are_stale_by_any_check(state: Claimed) -> None:
+    stored = Stored()
+    stored.add()
+    (slot,) = stored.slots
+    level = stored.queues.level_of(slot.job)
+    queue = level.queue
+    for line in (level.line(state), queue.entered(state)):
+        for status in line._gone:
+            for version in range(4):  # 0: the job was removed
+                slot.job.status, slot.job.version = status, version
+                before = slot.entries
+                assert not line.is_true(slot), status
+                assert slot.entries == before, "its entries are counted"
