@@ -44,7 +44,7 @@ from tollgate.domain.commands import (
     Wait,
 )
 from tollgate.domain.messages import WINDOW
-from tollgate.domain.status import AWAITING_INPUT, COMPLETED
+from tollgate.domain.status import AWAITING_INPUT, COMPLETED, RUNNING
 
 DAY: Final = 24 * HOUR
 A_MESSAGE: Final = 1_000
@@ -345,7 +345,21 @@ def readers_behind(bench: Bench) -> Acts:
         yield
 
 
-# --- files ------------------------------------------------------------------------------
+# --- texts and files ------------------------------------------------------------------------------
+
+
+@case("4,000 jobs with texts of 60,000 bytes are removed")
+def large_texts(bench: Bench) -> Acts:
+    jobs, text = 4_000, "x" * 60_000
+    yield from new(bench, jobs, size=3, input=text)
+    for moved in (
+        [Transition(job_id=an_id(n), target=RUNNING) for n in range(jobs)],
+        [Transition(job_id=an_id(n), target=COMPLETED, result=text) for n in range(jobs)],
+    ):
+        yield from bench.ask_all(moved, 3)  # a reply has room for a few such jobs
+    bench.measure()
+    bench.pass_ms(7 * DAY + 10_000)
+    yield from bench.until(lambda: not bench.core.state.jobs.stored)
 
 
 @case("compaction deletes 1,000 MB of segments, and such a snapshot")
