@@ -1,11 +1,11 @@
 """`tollgate gateway` as a program: its check, its exits, and how it stops."""
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -83,19 +83,27 @@ def test_signal_ends_it_with_zero(tmp_path: Path, sign: signal.Signals) -> None:
 
 def test_open_request_is_answered_at_stop(tmp_path: Path) -> None:
     """While the broker is away a request waits; the stop lets it end."""
-    codes = []
     with running_gateway(tmp_path, FREE, f"ipc://{tmp_path}/b.sock") as gateway:
-
-        def ask() -> None:
-            codes.append(gateway.get("/availability").status_code)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        time.sleep(0.3)
+        url = httpx.URL(gateway.url)
+        connection = http.client.HTTPConnection(url.host, url.port or 0, timeout=PATIENCE_S)
+        connection.request("GET", "/availability")
+        deadline = time.monotonic() + PATIENCE_S
+        port = connection.sock.getsockname()[1]
+        while not has_read_all(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         gateway.process.send_signal(signal.SIGTERM)
-        asking.join(PATIENCE_S)
+        assert connection.getresponse().status == 503
         assert gateway.stop() == 0
-    assert codes == [503]
+
+
+def has_read_all(port: int) -> bool:
+    """Return whether the server of a client at this port has accepted it, and read all it sent."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, client, _, queues, *_, inode = line.split()[:10]
+        if client.endswith(f":{port:04X}"):
+            return inode != "0" and queues.endswith(":00000000")
+    return False
 
 
 def test_port_in_use(tmp_path: Path) -> None:
