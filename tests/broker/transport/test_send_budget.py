@@ -107,7 +107,8 @@ def test_a_peer_that_has_read_is_sent_to_again(house: House) -> None:
 
 def test_a_peer_that_reads_is_never_refused(house: House) -> None:
     for _ in range(3 * LIMIT_BYTES // len(FRAME)):
-        wait_until(lambda: not house.budget.is_full(house.peer))  # an I/O thread tells what is read
+        # A thread tells what is read; on a busy machine it takes a while.
+        wait_until(lambda: house.budget.queued_bytes + len(FRAME) <= LIMIT_BYTES)
         assert house.budget.send(house.peer, FRAME)
         assert len(house.dealer.recv()) == len(FRAME)
 
