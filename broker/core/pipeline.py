@@ -306,7 +306,7 @@ class Pipeline:
         while context.answers or (claims and lease_at and queues.changed):
             answer = None if _is_full(output) else self._next_answer(lease_at)
             if answer is None:
-                context.are_owed = lease_at is not None and bool(claims and queues.changed)
+                context.are_owed = lease_at is not None and bool(queues.changed)
                 break
             self._answer(answer, output)
         return output

@@ -3,14 +3,22 @@
 import os
 import signal
 import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.brokers import running_broker
+from tollgate.broker.assembly import assemble
 from tollgate.broker.clock import PAUSE_MS
 from tollgate.broker.server import IDLE_MS
+from tollgate.broker.settings import load_options
+from tollgate.broker.telemetry import Counters, Notifier
+from tollgate.broker.transport.binding import Binding
 from tollgate.client.sync import Client
+from tollgate.testing.clock import SteppedClock, SteppedTime
 
 LEASE_MS = 1_000
 
@@ -35,3 +43,34 @@ def test_a_lease_lapses_while_the_broker_runs(short_dir: Path) -> None:
         client.claim("running", lease_ms=100)
         (again,) = client.claim("running", lease_ms=100, wait_ms=20_000)
         assert again.job.status == "running"
+
+
+def test_leases_last_from_when_workers_can_connect(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = short_dir / "data"
+    with (
+        running_broker(short_dir, data_dir=data) as broker,
+        Client(broker.endpoint, timeout_s=30) as client,
+    ):
+        client.transition(client.create("0" * 64).job_id, "running")
+        client.claim("running", lease_ms=LEASE_MS)
+    stepped = SteppedTime(datetime.now(UTC))
+    clock = SteppedClock(stepped)
+    open_routers = Binding.open_routers
+
+    def opened_late(binding: Binding, *arguments: Any) -> Any:
+        stepped.advance(10)
+        return open_routers(binding, *arguments)
+
+    monkeypatch.setattr(Binding, "open_routers", opened_late)
+    settings = load_options({"bind": [f"ipc://{short_dir}/next.sock"], "data_dir": data})
+    stop_fd, other_end = os.pipe()
+    with ExitStack() as stack:
+        state = assemble(
+            settings, 9, stack, stop_fd=lambda: stop_fd, counters=Counters(),
+            notifier=Notifier({}), new_clock=lambda _: clock,
+        ).state  # fmt: skip
+        assert state.leases.timers.first_due() == clock.read().mono_ms + LEASE_MS
+    os.close(stop_fd)
+    os.close(other_end)

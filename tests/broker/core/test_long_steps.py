@@ -39,7 +39,7 @@ from tollgate.domain.commands import (
     StopWaiting,
     Touch,
 )
-from tollgate.domain.messages import Reply, decode_answer, encode_request
+from tollgate.domain.messages import REPLY_BYTES_MAX, Reply, decode_answer, encode_request
 from tollgate.domain.results import AnyResult, CountResult, ErrorResult, HelloResult, LeasesResult
 from tollgate.domain.status import AWAITING_INPUT, COMPLETED, FAILED, RUNNING
 
@@ -236,6 +236,39 @@ def test_a_message_changes_only_so_many_long_histories(monkeypatch: pytest.Monke
     done = sent_until_done(driver, lambda job_id: Annotate(job_id=job_id, meta="m"), ids)
     assert done == [10] * 4
     assert {driver.job(Get(job_id=job_id)).meta for job_id in ids} == {"m"}
+
+
+def test_single_commands_on_long_texts_share_a_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver()
+    job = driver.job(create())
+    while not driver.engine.context.state.jobs.texts.are_long:
+        driver.ask(Hold(job_id=job.job_id, reason="r" * 200))
+        driver.ask(Resume(job_id=job.job_id))
+    monkeypatch.setattr(context, "SCAN_JOBS_MAX", 10 * indexes.LONG_COST)
+    frames = [
+        encode_request(driver.request(Annotate(job_id=job.job_id, meta=f"{number}")))
+        for number in range(15)
+    ]
+    batch = [Arrival(PEER, [frame], ADMIN) for frame in frames]
+    assert driver.pipeline.run(batch, driver.now).taken == 10
+
+
+def test_a_single_command_leaves_room_for_its_envelope(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver()
+    rooms: list[int] = []
+    decide = driver.engine.decide
+
+    def noted(run: Any, request: Any) -> list[Any]:
+        rooms.append(request.room_bytes)
+        return decide(run, request)
+
+    monkeypatch.setattr(driver.engine, "decide", noted)
+    driver.ask(Count())
+    assert rooms == [driver.engine.limits.reply_bytes - REPLY_BYTES_MAX]
 
 
 def test_a_message_moves_only_so_many_jobs_with_questions(monkeypatch: pytest.MonkeyPatch) -> None:
