@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import repeat
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -156,7 +155,6 @@ _ANSWERS: Final[dict[type[AnyCommand], _Answer]] = {
 }
 """For each command, the result that answers it and what the caller gets of that."""
 _GIVES_JOB: Final = frozenset(kind for kind, answer in _ANSWERS.items() if answer is _JOB)
-_job_in = attrgetter("job")
 _exhaust = deque[None](maxlen=0).extend
 """Consumes an iterator in C and keeps nothing of it."""
 
@@ -169,7 +167,7 @@ def jobs_of(kinds: set[type], answered: list[AnyResult]) -> "list[Job] | None":
     if not _GIVES_JOB.issuperset(kinds):
         return None
     try:
-        return jobs_from([*map(_job_in, answered)])
+        return jobs_from([result.job for result in answered])  # type: ignore[union-attr] # see below
     except AttributeError:  # no other result has a `job`
         return None
 

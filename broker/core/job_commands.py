@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import count
-from operator import attrgetter
 from typing import Any, Final
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext, about, one_by_one
@@ -64,15 +63,12 @@ from tollgate.domain.status import (
 
 NOT_COMPARED: Final = frozenset({"not_before", "traceparent"})
 """What may differ when a creation is sent again: a retry has other ones."""
-_id_in: Final = attrgetter("job_id")
-_asks_for_lease: Final = attrgetter("lease")
-_job_in: Final = attrgetter("job")
 
 
 def create(context: Context, commands: Sequence[Create], request: RequestContext) -> list[Any]:
     """Store jobs. A job that is stored already with the same fields is shown as it is now."""
     now, pay_by, lead = request.now, context.pay_by(), context.lead
-    found = context.state.jobs.get_all(map(_id_in, commands))
+    found = context.state.jobs.get_all([command.job_id for command in commands])
     events = [
         JobCreated(
             command.job_id or context.new_id(), now, command.input_hash, command.input,
@@ -157,7 +153,7 @@ def _results_of(
     if not changes.refused and not refused:
         if whole:
             return [job_result(slot.whole()) for slot in changes.slots]
-        return [*map(job_result, map(_job_in, changes.slots))]
+        return [job_result(slot.job) for slot in changes.slots]
     slots, places = iter(changes.slots), count()
     results: list[Any] = []
     for place, slot in enumerate(found):
@@ -174,10 +170,10 @@ def _results_of(
 def get(context: Context, commands: Sequence[Get], request: RequestContext) -> list[Any]:
     """Show jobs, with the texts of all rounds of input."""
     jobs = context.state.jobs
-    found = jobs.get_all(map(_id_in, commands))
-    is_plain = None not in found and not jobs.texts.longest_rounds
-    if is_plain and not any(map(_asks_for_lease, commands)):  # the common case, at the speed of C
-        return [*map(job_result, map(_job_in, found))]
+    found: list[Any] = jobs.get_all([command.job_id for command in commands])
+    is_plain = not jobs.texts.longest_rounds and None not in found
+    if is_plain and True not in [command.lease for command in commands]:  # the common case
+        return [job_result(slot.job) for slot in found]
     results: list[Any] = []
     for command, slot in zip(commands, found, strict=True):
         if slot is None:
@@ -208,7 +204,7 @@ def transition(
     leases, now = context.state.leases, request.now
     rights = request.ticket.principal.rights
     moves = None if rights.force else rights.moves  # a role that may force may make all moves
-    found = context.state.jobs.get_all(map(_id_in, commands))
+    found = context.state.jobs.get_all([command.job_id for command in commands])
     events: list[JobTransitioned] = []
     refused: dict[int, Refusal] = {}
     for command, slot in zip(commands, found, strict=True):

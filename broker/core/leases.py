@@ -55,7 +55,7 @@ class Leases:
         self._jobs.lease(slots, leases, origin)
         if leases:
             self.last_token = leases[-1].token
-            self.timers.add_all(leases)
+            self.timers.add_all(leases, [lease.ends_ms for lease in leases])
 
     def touch(self, slot: Slot, token: int, lease_ms: int, now_ms: int) -> None:
         """Let a lease end `lease_ms` from now instead. Raises LeaseLostError."""

@@ -1,7 +1,6 @@
 """The limits of a broker, and the sizes that follow from them: of texts, results and batches."""
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -132,8 +131,22 @@ _TEXTS: Final[dict[type[Command], tuple[tuple[str, str], ...]]] = {
 """The texts of each kind of command: the field, and the limit on it."""
 _UTF8_BYTES_MAX: Final = 4
 
-Check = tuple[Callable[[Any], str | None], str, int]
-"""A function that reads a text off a command, the text's name, and its limit in bytes."""
+_READERS: Final[dict[str, Callable[[Sequence[Any]], list[str | None]]]] = {
+    "input": lambda run: [each.input for each in run],
+    "identifier_from_purchaser": lambda run: [each.identifier_from_purchaser for each in run],
+    "blockchain_identifier": lambda run: [each.blockchain_identifier for each in run],
+    "meta": lambda run: [each.meta for each in run],
+    "result": lambda run: [each.result for each in run],
+    "error": lambda run: [each.error for each in run],
+    "input_schema": lambda run: [each.input_schema for each in run],
+    "reason": lambda run: [each.reason for each in run],
+    "on_chain_state": lambda run: [each.on_chain_state for each in run],
+    "progress": lambda run: [each.progress.text if each.progress else None for each in run],
+}
+"""What reads a text off each command of a run. An `attrgetter` takes twice as long."""
+
+Check = tuple[Callable[[Sequence[Any]], list[str | None]], str, int]
+"""A function that reads a text off each command, the text's name, and its limit in bytes."""
 Checks = dict[type[Command], list[Check]]
 
 
@@ -144,19 +157,14 @@ def text_checks(limits: Limits, below_bytes: int | None = None) -> Checks:
         for field, name in texts:
             limit = getattr(limits, name)
             if below_bytes is None or limit < below_bytes:
-                read = _progress_text if field == "progress" else attrgetter(field)
-                checks.setdefault(kind, []).append((read, field, limit))
+                checks.setdefault(kind, []).append((_READERS[field], field, limit))
     return checks
-
-
-def _progress_text(command: Touch) -> str | None:
-    return None if command.progress is None else command.progress.text
 
 
 def check_texts(commands: Sequence[Command], checks: list[Check]) -> None:
     """Raise TooLargeError if a text of a command is over its limit."""
-    for text_of, field, limit in checks:
-        for text in filter(None, map(text_of, commands)):
+    for texts_of, field, limit in checks:
+        for text in filter(None, texts_of(commands)):
             if len(text) * _UTF8_BYTES_MAX > limit and text_bytes(text) > limit:
                 raise TooLargeError(f"{field} holds more than {limit} bytes", limit=limit)
 

@@ -6,7 +6,6 @@ is read from the job itself.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +15,6 @@ from tollgate.broker.repository.job import PlainStoredJob, Slot, StoredJob, gran
 from tollgate.domain.exceptions import REFUSALS, JobNotFoundError, Refusal
 from tollgate.domain.results import (
     ErrorResult,
-    Grant,
     InputRound,
     JobResult,
     LeasesResult,
@@ -109,7 +107,6 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _MOVES: Final = frozenset({JobCreated, JobTransitioned})
-_grant_of: Final[Callable[[Grant], tuple[str, int]]] = attrgetter("job.job_id", "lease")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Record)
 
@@ -176,7 +173,7 @@ def outcomes_of(
 
 def grants_of(result: LeasesResult) -> list[tuple[str, int]]:
     """Return job and token of each lease granted."""
-    return [*map(_grant_of, result.leases)]
+    return [(grant.job.job_id, grant.lease) for grant in result.leases]
 
 
 def result_again(outcome: AnyOutcome, find: Callable[[str], Slot | None]) -> Result:

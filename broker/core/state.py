@@ -184,7 +184,8 @@ class State:
         changes = self.jobs.create_all(events)
         self.known += changes.slots
         if changes.slots:
-            self.unpaid.add_all(changes.slots)
+            pay_by_times = [slot.job.pay_by_time for slot in changes.slots]
+            self.unpaid.add_all(changes.slots, pay_by_times)
         return changes
 
     def _transition(

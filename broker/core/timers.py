@@ -113,9 +113,11 @@ class Timers(Generic[When, Item]):
         for _, _, item in self._checked_heap:
             yield item
 
-    def add_all(self, items: Sequence[Item]) -> None:
-        """Add items; those without a time never come up."""
-        whens = [*map(self._when, items)]
+    def add_all(self, items: Sequence[Item], whens: Sequence[When | None]) -> None:
+        """Add items with their times, which the caller reads faster than `when` does.
+
+        Those without a time never come up.
+        """
         first = whens[0] if whens else None
         if first is None or not self._is_newest(first) or whens.count(first) < len(whens):
             for item in items:

@@ -275,6 +275,7 @@ class InMemoryJobRepository:
         changes = Changes()
         slots = changes.slots
         before = after = None  # the last legal move; its slots begin at `begin`
+        alike = None  # a job that moves from here to `after` moves together with the last one
         begin, queue, priority = 0, DEFAULT_QUEUE, 0
         at: datetime | None = None
         is_newest = False  # whether no job was changed after `at`: then no times are compared
@@ -292,20 +293,21 @@ class InMemoryJobRepository:
                     changes.refuse(_version_conflict(job, move.version))
                     continue
                 if (
-                    target is not after
-                    or current is not before
+                    current is not alike
+                    or target is not after
                     or (are_many and (job.queue is not queue or job.priority != priority))
-                    or current is AWAITING_INPUT  # with input, or without
                 ):
                     if len(slots) > begin:
                         self._moved(slots[begin:], before, after, origin)
                     begin, before, after = len(slots), current, target
+                    # Of those that wait for input some move with it, and some without.
+                    alike = current if current is not AWAITING_INPUT else None
                     queue, priority = job.queue, job.priority
                     try:
                         validate_transition(current, target)
                     except InvalidStateTransitionError as refusal:
                         changes.refuse(refusal)
-                        before = after = None
+                        before = after = alike = None
                         continue
                 if move.result is not job.result or move.error is not job.error:
                     texts.set_outcome(job, move)

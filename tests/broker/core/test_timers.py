@@ -88,7 +88,7 @@ def test_no_add_checks_all_settled_items(monkeypatch: pytest.MonkeyPatch) -> Non
 
     count = [10**9]
     timers = timers_of(is_live, lambda: count[0])
-    timers.add_all([(number, "") for number in range(50 * SLACK)])
+    timers.add_all([(number, "") for number in range(50 * SLACK)], range(50 * SLACK))
     assert looked == [0]
     count[0] = 0  # all of them are settled now
     most = 0
@@ -103,7 +103,7 @@ def test_the_head_skips_settled_items() -> None:
     live = {(5, "a")}
     timeline = Timeline(NEVER_MS)
     timers: Timers[int, Item] = Timers(timeline, itemgetter(0), live.__contains__, live.__len__)
-    timers.add_all([(1, "x"), (2, "y")])
+    timers.add_all([(1, "x"), (2, "y")], [1, 2])
     timers.add((5, "a"))
     assert timeline.next_at == 1
     timeline.refresh()
@@ -129,8 +129,8 @@ def test_items_added_together_come_up_each_at_its_time(whens: list[int | None]) 
     timers: Timers[int, int | None] = Timers(
         Timeline(NEVER_MS), lambda when: when, lambda _: True, lambda: 99
     )
-    timers.add_all(whens)
-    timers.add_all(whens)
+    timers.add_all(whens, whens)
+    timers.add_all(whens, whens)
     due = sorted([when for when in whens if when is not None] * 2)
     assert [*timers.due(2)] == [when for when in due if when <= 2]
     assert [*timers.due(9)] == [when for when in due if when > 2]
@@ -138,7 +138,8 @@ def test_items_added_together_come_up_each_at_its_time(whens: list[int | None]) 
 
 def test_one_call_drops_few_settled_items() -> None:
     timers = timers_of(lambda item: item == (5, "live"), lambda: 10**9)
-    timers.add_all([(5, "settled")] * (3 * SETTLED_MAX) + [(5, "live")])
+    items = [(5, "settled")] * (3 * SETTLED_MAX) + [(5, "live")]
+    timers.add_all(items, [5] * len(items))
     calls = 0
     found: list[Item] = []
     while timers.is_due(5):

@@ -25,7 +25,7 @@ from tollgate.broker.repository.history import (
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
 from tollgate.domain.results import HistoryEntry
 from tollgate.domain.settlement import SettlementState
-from tollgate.domain.status import AWAITING_PAYMENT, RUNNING, JobStatus
+from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, RUNNING, JobStatus
 
 ALICE = Origin(EPOCH, "key:alice", "shop@host:1")
 MOST = FIRST_MAX + LAST_MAX
@@ -128,6 +128,21 @@ def test_jobs_that_move_together_share_the_bytes_of_their_entry() -> None:
     first, *others = [slot.history for slot in jobs.slots()]
     assert first is not None
     assert all(other is first for other in others)
+
+
+@pytest.mark.parametrize("answers", [("yes", None), (None, "yes")], ids=str)
+def test_an_answer_is_told_from_a_move_without_one(answers: tuple[str | None, ...]) -> None:
+    jobs = InMemoryJobRepository()
+    ids = [jobs.create(HASH, at=EPOCH).job_id for _ in answers]
+    jobs.update_all([JobTransitioned(each, 1, RUNNING, EPOCH) for each in ids], ALICE)
+    jobs.update_all([JobTransitioned(each, 2, AWAITING_INPUT, EPOCH) for each in ids], ALICE)
+    moves = [
+        JobTransitioned(each, 3, RUNNING, EPOCH, provided_input=answer)
+        for each, answer in zip(ids, answers, strict=True)
+    ]
+    assert not jobs.update_all(moves, ALICE).refused
+    last = [jobs.origins.read(EPOCH, slot.history)[0][-1].what for slot in jobs.slots()]
+    assert last == ["input_provided" if answer else "moved" for answer in answers]
 
 
 def test_origins_are_numbered_once() -> None:
