@@ -24,6 +24,7 @@ from benchmarks.long_step_cases import (
     with_settings,
 )
 from benchmarks.long_steps import START, Acts, Bench, case
+from tollgate.broker.core.request_log import FREED_MAX
 from tollgate.broker.core.roles import Principal, Role
 from tollgate.broker.repository.listing import GATHER_COST, SCAN_JOBS_MAX
 from tollgate.domain.commands import (
@@ -89,6 +90,8 @@ def acknowledged_grants(bench: Bench) -> Acts:
         yield from bench.ask(*map(claim, sizes), session=number, seq=seq)
     bench.measure()
     yield from bench.ask(Cancel(job_id=an_id(0)), session=number, seq=WINDOW + 1, acked=WINDOW)
+    for _ in range(jobs // FREED_MAX + 1):
+        yield from bench.ask(Count())
 
 
 @case("15 sessions of 64,000 outcomes each are evicted")
@@ -157,6 +160,16 @@ def held(bench: Bench) -> Acts:
     bench.measure()
     yield from bench.ask_all([Hold(job_id=an_id(n)) for n in range(bench.jobs)])
     yield from bench.ask_all([Resume(job_id=an_id(n)) for n in range(bench.jobs)])
+
+
+@case("all jobs are leased, and all leases lapse")
+def lapsed(bench: Bench) -> Acts:
+    yield from new(bench, bench.jobs)
+    yield from move(bench, bench.jobs)
+    yield from grants(bench, bench.jobs, lease_ms=HOUR)
+    bench.measure()
+    bench.pass_ms(HOUR)
+    yield from bench.until(lambda: len(bench.core.state.leases.lapses) == bench.jobs)
 
 
 @case("1,000 jobs a wait, until all jobs are waited for")

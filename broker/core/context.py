@@ -134,6 +134,8 @@ class Context:
         state = self.state
         self.scans_left, self.ends_left, self.serves_left = SCAN_JOBS_MAX, ENDS_MAX, SERVED_MAX
         state.jobs.queues.drops_left = DROPS_MAX
+        if state.requests.forgotten:
+            state.requests.free_some()
         self.lacks_budget = self.are_owed = False
         self.wall = now.wall
         if now.wall >= state.at:

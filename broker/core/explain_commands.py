@@ -83,7 +83,7 @@ def explain(context: Context, command: Explain, request: RequestContext) -> Expl
         ),
         claimants=claimants,
         claimants_left_out=more,
-        lapses=context.state.leases.lapses.get(job.job_id, 0),
+        lapses=context.state.leases.lapses.get(job.job_id) or 0,
         lapses_max=context.limits.lapses,
         lease_ms=None if lease is None else lease.lease_ms,
         coming=_coming(context, slot, request),
@@ -175,7 +175,7 @@ def _coming(context: Context, slot: Slot, request: RequestContext) -> list[Comin
     job, limits, lease, coming = slot.job, context.limits, slot.lease, list[Coming]()
     now = context.wall
     if lease is not None:
-        lapses = context.state.leases.lapses.get(job.job_id, 0) + 1
+        lapses = (context.state.leases.lapses.get(job.job_id) or 0) + 1
         then = "unless it is touched, the lease lapses and the job can be claimed again"
         if job.status is RUNNING and lapses >= limits.lapses:
             then = f"unless it is touched, the lease lapses for the {lapses}th time: the job fails"

@@ -9,6 +9,7 @@ from tollgate.broker.core.events import Origin
 from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
 from tollgate.broker.repository.job import Slot, StandingLease
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
+from tollgate.broker.repository.table import ShardedTable
 from tollgate.domain.exceptions import LeaseHeldError, LeaseLostError
 from tollgate.domain.results import LeaseInfo
 
@@ -23,7 +24,7 @@ class Leases:
     def __init__(self, jobs: InMemoryJobRepository, timeline: Timeline[int] | None = None) -> None:
         """Start without leases. The ends are added to `timeline`, of the monotonic clock."""
         self._jobs = jobs
-        self.lapses: dict[str, int] = {}
+        self.lapses: ShardedTable[int] = ShardedTable()
         """How many leases of a job have lapsed since it entered its status; most have no entry."""
         self.last_token = 0
         """The newest token of all."""
@@ -66,7 +67,7 @@ class Leases:
     def lapse(self, slot: Slot) -> None:
         """Count a lease whose time is over."""
         job_id = slot.job.job_id
-        self.lapses[job_id] = self.lapses.get(job_id, 0) + 1
+        self.lapses[job_id] = (self.lapses.get(job_id) or 0) + 1
 
     def lapsed(self, now_ms: int) -> Iterator[StandingLease]:
         """Yield each lease whose time is over, earliest first, once."""
@@ -81,7 +82,8 @@ class Leases:
 
     def restore(self, lapses: Iterable[tuple[str, int]]) -> None:
         """Add the lapses of a snapshot."""
-        self.lapses.update(lapses)
+        for job_id, count in lapses:
+            self.lapses[job_id] = count
 
     def _start(self, lease: StandingLease) -> None:
         lease.slot.lease = lease

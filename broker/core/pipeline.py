@@ -367,7 +367,8 @@ class Pipeline:
             )  # fmt: skip
             context.state.requests.remember(record)
             feed = context.state.feed
-            feed.room -= frame_bytes
+            events_bytes = RECORD_BYTES * len(events)  # a short claim may get many leases
+            feed.room -= max(frame_bytes, events_bytes)
             feed.fresh.append(record)
             output.records.append(record)
         for kind, code in execution.refused:

@@ -38,6 +38,7 @@ def replay(entries: Iterable[Entry], state: State) -> int:
             state.apply(record, 0, len(entry.payload))
             record.check()
             state.requests.remember(record)
+            state.requests.forgotten.clear()  # a replay has no steps that could be long
             records += 1
         if not records:
             restorer.finish()

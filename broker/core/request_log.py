@@ -1,6 +1,6 @@
 """The request log: what each session was answered, so that a repeated request happens once."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
@@ -19,6 +19,10 @@ from tollgate.domain.messages import WINDOW
 
 RECENT_MAX: Final = 64
 """How many requests are kept as records: texts of their events may be stored nowhere else."""
+HEAVY: Final = 64
+"""Outcomes that weigh more are not freed at once when they are forgotten: see `free_some`."""
+FREED_MAX: Final = 16_384
+"""The weight that one call of `free_some` frees, and one request more: a millisecond."""
 
 
 class SessionLog(msgspec.Struct):
@@ -62,6 +66,8 @@ class RequestLog:
         self._recent: OrderedDict[tuple[int, int], tuple[Record, int]] = OrderedDict()
         """The records of the latest requests, with the weight of each. Most are acknowledged before
         anything needs their outcomes written out."""
+        self.forgotten: deque[tuple[object, int]] = deque()
+        """What is forgotten and not freed yet, with its weight."""
 
     def __len__(self) -> int:
         """Return how many sessions there are."""
@@ -140,7 +146,7 @@ class RequestLog:
         session = self._sessions.get(number)
         if session is None:
             raise _unknown(number)
-        kept, recent = session.outcomes, self._recent
+        kept = session.outcomes
         if outcomes and seq in kept:
             raise RequestConflictError(f"request {seq} of session {number} was executed before")
         self._sessions.move_to_end(number)
@@ -150,12 +156,10 @@ class RequestLog:
         if acked > session.acked:
             session.acked = acked
             for old in [old for old in kept if old <= acked]:
-                _, forgotten = kept.pop(old)
-                known = recent.pop((number, old), None)
-                added -= weight(forgotten) if known is None else known[1]
+                added -= self._forget(number, old, kept.pop(old)[1])
         if outcomes and seq > session.acked:
             size = weight(outcomes)
-            kept[seq] = (record.digest, [])
+            kept[seq], recent = (record.digest, []), self._recent
             recent[number, seq] = record, size
             added += size
             if len(recent) > RECENT_MAX:
@@ -174,8 +178,7 @@ class RequestLog:
         """Forget a session. Raises SessionEvictedError if it is not open."""
         session, size = self._find(number), 0
         for seq, (_, outcomes) in session.outcomes.items():
-            recent = self._recent.pop((number, seq), None)  # its outcomes are never written out
-            size += weight(outcomes) if recent is None else recent[1]
+            size += self._forget(number, seq, outcomes)
         self.outcomes -= size
         del self._sessions[number]
         holding = self._holdings[session.owner]
@@ -183,6 +186,19 @@ class RequestLog:
         del holding.sessions[number]
         if not holding.sessions:
             del self._holdings[session.owner]
+
+    def _forget(self, number: int, seq: int, outcomes: list[AnyOutcome]) -> int:
+        """Let the outcomes of a request go, written out or not; return their weight."""
+        recent = self._recent.pop((number, seq), None)
+        size = weight(outcomes) if recent is None else recent[1]
+        if size > HEAVY:
+            self.forgotten.append((recent or outcomes, size))
+        return size
+
+    def free_some(self, most: int = FREED_MAX) -> None:
+        """Free some of what is forgotten: all the grants of a session take longer than one step."""
+        while self.forgotten and most > 0:
+            most -= self.forgotten.popleft()[1]
 
     def most_sessions(self, but: int = 0) -> int | None:
         """Return the session to evict when there are too many sessions; never the session `but`."""

@@ -197,7 +197,7 @@ class State:
             self.leases.timers.settled(leased - self.jobs.leased)
         if self.leases.lapses:
             for slot in changes.slots:
-                self.leases.lapses.pop(slot.job.job_id, None)
+                self.leases.lapses.discard(slot.job.job_id)
         if self.jobs.have_parts:  # they may change later, and what they are now is in no event
             self.known += [_moved(slot) for slot in changes.slots]
         else:
@@ -224,7 +224,7 @@ class State:
                 changes.refused[place] = refusal.with_traceback(None)
                 continue
             self.known.append(known)
-            self.leases.lapses.pop(event.job_id, None)
+            self.leases.lapses.discard(event.job_id)
         return changes
 
     def _hold(self, event: JobHeld, origin: Origin, _: int) -> Slot:
@@ -279,7 +279,7 @@ class State:
             if (value := getattr(event, name)) is not None
         }
         if event.to is not None:
-            self.leases.lapses.pop(event.job_id, None)
+            self.leases.lapses.discard(event.job_id)
             told |= {"state": event.to, "updated_at": origin.at}
             told.setdefault("not_before", None)
         after = msgspec.structs.replace(before, **told)

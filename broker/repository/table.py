@@ -50,6 +50,10 @@ class ShardedTable(Generic[Value]):
         else:
             del self._shard(key)[key]
 
+    def __bool__(self) -> bool:
+        """Return whether there are any values."""
+        return bool(self.first) or any(self.shards)
+
     def get(self, key: str) -> Value | None:
         """Return the value of a key, or None."""
         value = self.first.get(key)
@@ -87,9 +91,18 @@ class ShardedTable(Generic[Value]):
         shard = self._shard(key)
         return first if len(first) < FIRST_MAX and key not in shard else shard
 
+    def discard(self, key: str) -> None:
+        """Remove a key, if it has a value."""
+        if self.first.pop(key, None) is None and self.shards:
+            self._shard(key).pop(key, None)
+
     def values(self) -> Iterator[Value]:
         """Yield all values."""
         return chain(self.first.values(), *[shard.values() for shard in self.shards])
+
+    def items(self) -> Iterator[tuple[str, Value]]:
+        """Yield all keys with their values."""
+        return chain(self.first.items(), *[shard.items() for shard in self.shards])
 
     def _shard(self, key: str) -> dict[str, Value]:
         return self.shards[hash(key) & MASK]

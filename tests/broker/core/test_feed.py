@@ -20,6 +20,7 @@ from tests.core import (
     claim,
     create,
     error_of_result,
+    job_of,
     leases_of,
     move,
     running,
@@ -414,6 +415,18 @@ def test_the_feed_keeps_so_many_events() -> None:
     gone(look(driver, Events(after=start)))
     oldest = driver.engine.context.position(feed.oldest)
     assert len(read_all(driver, oldest)[0]) == held(feed) >= 3_000
+
+
+def test_the_feed_keeps_so_many_grants_of_short_claims() -> None:
+    driver = Driver()
+    feed = with_feed(driver, events_max=2_000)
+    for _ in range(8):
+        for result in driver.ask(*[create() for _ in range(1_000)]):
+            driver.ask(move(job_of(result), RUNNING))
+    for _ in range(16):
+        assert len(driver.grants_of(claim(limit=500, lease_ms=60_000))) == 500
+        assert held(feed) <= 2_000 + feed_module.CHUNK_EVENTS
+    assert held(feed) >= 1_000
 
 
 def test_the_feed_keeps_so_many_bytes() -> None:

@@ -155,7 +155,7 @@ def test_a_lease_lapses_once_at_its_time() -> None:
         lapsed.append((lease.slot, lease.token))
     assert lapsed == [(held.b, 2), (held.a, 1)]
     assert list(held.leases.lapsed(10**9)) == []
-    assert held.leases.lapses == {held.a.job.job_id: 1, held.b.job.job_id: 1}
+    assert dict(held.leases.lapses.items()) == {held.a.job.job_id: 1, held.b.job.job_id: 1}
     assert (held.a.job.attempts, held.b.job.attempts) == (1, 1)
 
 

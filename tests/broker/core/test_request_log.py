@@ -4,8 +4,8 @@ import pytest
 
 from tests.core import ADMIN, EPOCH, HASH, job_id
 from tollgate.broker.core.events import JobCreated
-from tollgate.broker.core.records import JobOutcome, Record
-from tollgate.broker.core.request_log import RECENT_MAX, RequestLog
+from tollgate.broker.core.records import JobOutcome, Record, RefusedOutcome
+from tollgate.broker.core.request_log import FREED_MAX, HEAVY, RECENT_MAX, RequestLog
 from tollgate.domain.exceptions import (
     OverloadedError,
     RequestConflictError,
@@ -52,6 +52,38 @@ def test_an_acknowledged_request_is_stale() -> None:
     with pytest.raises(StaleRequestError):
         log.recall(SESSION, 3, 3, DIGEST, ADMIN)  # acknowledges itself
     assert log.recall(SESSION, 3, 0, DIGEST, ADMIN) is not None
+
+
+def refused(seq: int, outcomes: int, *, acked: int = 0) -> Record:
+    """Return the record of a request whose commands were all refused."""
+    return Record([], SESSION, seq, acked, DIGEST, [RefusedOutcome("job_not_found")] * outcomes)
+
+
+@pytest.mark.parametrize("are_recent", [True, False])
+def test_many_outcomes_are_freed_in_pieces(are_recent: bool) -> None:
+    log = opened()
+    heavy = FREED_MAX // 4 + 1
+    for seq in range(1, WINDOW):
+        log.remember(refused(seq, heavy))
+        assert are_recent or log.recall(SESSION, seq, 0, DIGEST, ADMIN)  # writes them out
+    log.remember(refused(WINDOW, 1, acked=WINDOW - 1))
+    assert log.outcomes == 1
+    left = WINDOW - 1
+    while left:
+        assert len(log.forgotten) == left
+        log.free_some()
+        left = max(0, left - 4)
+    assert not log.forgotten
+
+
+def test_the_outcomes_of_an_evicted_session_are_freed_in_pieces() -> None:
+    log = opened()
+    log.remember(refused(1, FREED_MAX))
+    log.remember(refused(2, HEAVY))
+    log.remember(refused(3, FREED_MAX))
+    log.evict(SESSION)
+    assert log.outcomes == 0
+    assert [size for _, size in log.forgotten] == [FREED_MAX, FREED_MAX]
 
 
 def test_a_request_beyond_the_window_is_refused() -> None:

@@ -19,10 +19,14 @@ from tests.core import (
 from tollgate.broker.core import context, engine, feed, lease_commands
 from tollgate.broker.core.batch import Arrival, Output
 from tollgate.broker.core.events import SessionEvicted
+from tollgate.broker.core.records import encode_records
+from tollgate.broker.core.replay import replay
 from tollgate.broker.core.roles import Principal, Role
+from tollgate.broker.core.state import State
+from tollgate.broker.journal import RECORD, Entry
 from tollgate.broker.repository import queues
 from tollgate.domain.commands import AnyCommand, Cancel, Claim, Count, Events, Hello
-from tollgate.domain.messages import Reply, decode_answer, encode_request
+from tollgate.domain.messages import Reply, Request, decode_answer, encode_request
 from tollgate.domain.results import AnyResult, EventsResult, HelloResult
 from tollgate.domain.status import COMPLETED, RUNNING
 
@@ -266,3 +270,22 @@ def test_many_queues_share_what_is_dropped_at_once(monkeypatch: pytest.MonkeyPat
     outputs = outputs_of(driver, message(driver, claim_of_any()))
     assert len(outputs) > many * stale // drops // 2
     assert leases_of(results_of(outputs[-1])[0]) == []
+
+
+def test_acknowledged_outcomes_are_freed_by_later_batches() -> None:
+    driver = Driver()
+    (hello,) = driver.ask(Hello(open_session=True))
+    assert isinstance(hello, HelloResult)
+    session, seqs = hello.session or 0, range(1, 7)
+    refusals: list[AnyCommand] = [Cancel(job_id=job_id(99))] * 1_000
+    for seq in seqs:
+        driver.run(Arrival(PEER, [encode_request(Request(1, session, seq, 0, refusals))], ADMIN))
+    last = Request(1, session, len(seqs) + 1, len(seqs), refusals[:1])
+    driver.run(Arrival(PEER, [encode_request(last)], ADMIN))
+    requests = driver.engine.context.state.requests
+    assert (requests.outcomes, len(requests.forgotten)) == (1, len(seqs))
+    driver.ask(Count())
+    assert not requests.forgotten
+    replayed, payloads = State(), encode_records(driver.records)
+    replay([Entry(each + 1, RECORD, payload) for each, payload in enumerate(payloads)], replayed)
+    assert (replayed.requests.outcomes, len(replayed.requests.forgotten)) == (1, 0)

@@ -16,7 +16,7 @@ def test_a_table_is_a_dict_to_its_users(first_max: int, monkeypatch: pytest.Monk
     random = Random(1)
     for number in range(1, 5_000):
         key = f"key {random.randrange(600)}"
-        match random.randrange(5):
+        match random.randrange(6):
             case 0:
                 table[key] = model[key] = number
             case 1:
@@ -25,13 +25,18 @@ def test_a_table_is_a_dict_to_its_users(first_max: int, monkeypatch: pytest.Monk
                 del table[key], model[key]
             case 3:
                 table.home(key)[key] = model[key] = number
+            case 4:
+                table.discard(key)
+                model.pop(key, None)
             case _:
                 assert table.get(key) == model.get(key)
         assert len(table) == len(model)
+        assert bool(table) is bool(model)
         assert len(table.first) <= first_max
         assert (key in table) == (key in model)
         assert table.is_large(1) == (bool(table.shards) or len(model) >= first_max)
     assert sorted(table.values()) == sorted(model.values())
+    assert sorted(table.items()) == sorted(model.items())
     assert all(table[key] == value for key, value in model.items())
     keys: list[str | None] = [f"key {number}" for number in range(700)]
     assert table.get_all([*keys, None]) == [*[model.get(key or "") for key in keys], None]
@@ -47,6 +52,7 @@ def test_a_missing_key_is_an_error(first_max: int, monkeypatch: pytest.MonkeyPat
         with pytest.raises(KeyError):
             del table["nothing"]
         assert table.get("nothing") is None
+        table.discard("nothing")
         table["one"] = 1
     assert [*table.values()] == [1]
 
