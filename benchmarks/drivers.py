@@ -138,27 +138,27 @@ class Tollgate8(Tollgate):
 
 
 class TollgateTogether(Tollgate):
-    """Sends what belongs together in one message: a job is created and moved by one batch."""
+    """Sends what belongs together in one batch: a job is created, moved and waited for."""
 
     def single(self) -> None:
         batch = self._client.batch()
         job_id = str(uuid4())
         batch.create(INPUT_HASH, job_id=job_id)
         batch.transition(job_id, self._running)
+        batch.wait(job_id, timeout_s=WAIT_S_MAX)
         batch.send()
-        self._client.wait(job_id, timeout_s=WAIT_S_MAX)
 
 
 class TollgateTogether1(TollgateTogether):
     name = "tollgate, concurrency 1, one message"
     concurrency = 1
-    settings = "worker --concurrency 1; a single job by a batch of create and transition, and wait"
+    settings = "worker --concurrency 1; a single job by a batch of create, transition and wait"
 
 
 class TollgateTogether8(TollgateTogether):
     name = "tollgate, concurrency 8, one message"
     concurrency = 8
-    settings = "worker --concurrency 8; a single job by a batch of create and transition, and wait"
+    settings = "worker --concurrency 8; a single job by a batch of create, transition and wait"
 
 
 class Celery(Driver):

@@ -159,6 +159,7 @@ class AsyncClient(AsyncCalls):
         return AsyncBatch(
             lambda commands: self._run(commands, timeout_s, None, message_commands),
             self._known_time_in,
+            self.wait,
         )
 
     # --- the driver -------------------------------------------------------------------------------

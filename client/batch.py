@@ -2,14 +2,66 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
 
 from tollgate.client import commands as build
+from tollgate.client.arguments import seconds
 from tollgate.client.commands import AnySettlement, AnyStatus, Delay, JobId, Time
 from tollgate.client.errors import NOT_SENT, BrokerUnreachableError
 from tollgate.client.rows import postponed
+from tollgate.client.waits import SlicedWait
 from tollgate.domain.commands import AnyCommand, Create
-from tollgate.domain.exceptions import TollgateError
+from tollgate.domain.exceptions import (
+    ArgumentError,
+    JobNotFoundError,
+    TollgateError,
+    WaitTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from tollgate.domain.models import Job
+
+JobIds = JobId | Sequence[JobId]
+Statuses = AnyStatus | Sequence[AnyStatus] | None
+
+
+class FinalWait:
+    """The wait that ends a batch. Its first part is sent right behind the other commands."""
+
+    def __init__(self, job_ids: JobIds, statuses: Statuses, timeout_s: float | None) -> None:
+        """Raises ArgumentError."""
+        self.job_ids = job_ids
+        self.statuses = statuses
+        self._timeout_s = None if timeout_s is None else seconds(timeout_s)
+        self._until: float | None = None
+        self.command = SlicedWait(job_ids, statuses, None, 0.0).slice(0.0)[0]
+
+    def begin(self) -> AnyCommand:
+        """Let the time run; return the first part."""
+        now = monotonic()
+        if self._timeout_s is not None:
+            self._until = now + self._timeout_s
+        return SlicedWait(self.job_ids, self.statuses, self._until, 0.0).slice(now)[0]
+
+    def left_s(self) -> float | None:
+        """Return how much of the time is left; None for all time."""
+        return None if self._until is None else max(0.0, self._until - monotonic())
+
+    def goes_on(self, value: Any) -> bool:  # noqa: ANN401 - a job, or an error
+        """Return whether the wait is not over, now that its first part had this value."""
+        if isinstance(value, WaitTimeoutError):
+            return self.left_s() != 0.0
+        # The broker may have put off the commands before it, and with them the job.
+        return isinstance(value, JobNotFoundError)
+
+
+class _Ended(list[AnyCommand]):
+    """The commands of a batch that a wait has ended."""
+
+    def append(self, _: AnyCommand) -> None:
+        """Raises ArgumentError."""
+        raise ArgumentError("a wait ends a batch: nothing can be appended after it")
 
 
 class CommandList:
@@ -25,6 +77,7 @@ class CommandList:
         self._delays_ms: dict[int, int] = {}
         self._time_in = time_in
         self._sent = False
+        self._wait: FinalWait | None = None
         self._new_id = build.new_job_ids().__next__
 
     def __len__(self) -> int:
@@ -306,6 +359,21 @@ class CommandList:
         command = build.release(job_id, lease, delay_s=delay_s, reason=reason, hold=hold)
         return self._append(command)
 
+    def wait(
+        self, job_ids: JobIds, *, statuses: Statuses = None, timeout_s: float | None = None
+    ) -> int:
+        """Append a `wait`, which ends the batch; its value is the job that came to such a status.
+
+        It is sent along with the other commands, and begins behind them: so one call creates a job,
+        lets it run, and returns it when it has ended. `send` returns when the wait is over. Raises
+        ArgumentError also for every command that is appended after it.
+        """
+        final = FinalWait(job_ids, statuses, timeout_s)
+        position = self._append(final.command)
+        self._wait = final
+        self._commands = _Ended(self._commands)
+        return position
+
     def _append(self, command: AnyCommand) -> int:
         self._commands.append(command)
         return len(self._commands) - 1
@@ -314,6 +382,8 @@ class CommandList:
         if self._sent:
             raise RuntimeError("a batch is sent once; make another one")
         self._sent = True
+        if self._wait is not None:
+            self._commands[-1] = self._wait.begin()
         return self._postponed() if self._delays_ms else self._commands
 
     def _postponed(self) -> Iterator[AnyCommand | TollgateError]:
@@ -338,10 +408,12 @@ class Batch(CommandList):
         self,
         run: Callable[[Iterable[AnyCommand | TollgateError]], list[Any]],
         time_in: Callable[[int], datetime],
+        wait: Callable[..., "Job"],
     ) -> None:
-        """Take the function that sends them; `Client.batch` calls this."""
+        """Take the functions that send them, and that go on waiting; `Client.batch` calls this."""
         super().__init__(time_in)
         self._run = run
+        self._go_on = wait
 
     def send(self) -> list[Any]:
         """Send the commands, and return the value of each, in order.
@@ -356,7 +428,16 @@ class Batch(CommandList):
             RuntimeError: it was sent before.
 
         """
-        return self._complete(self._run(self._take()))
+        values = self._complete(self._run(self._take()))
+        wait = self._wait
+        if wait is not None and wait.goes_on(values[-1]):
+            try:
+                values[-1] = self._go_on(
+                    wait.job_ids, statuses=wait.statuses, timeout_s=wait.left_s()
+                )
+            except TollgateError as error:
+                values[-1] = error
+        return values
 
 
 class AsyncBatch(CommandList):
@@ -366,10 +447,12 @@ class AsyncBatch(CommandList):
         self,
         run: Callable[[Iterable[AnyCommand | TollgateError]], Awaitable[list[Any]]],
         time_in: Callable[[int], datetime],
+        wait: Callable[..., Awaitable["Job"]],
     ) -> None:
-        """Take the function that sends them; `AsyncClient.batch` calls this."""
+        """Take the functions that send them, and that go on waiting; `AsyncClient.batch` does."""
         super().__init__(time_in)
         self._run = run
+        self._go_on = wait
 
     async def send(self) -> list[Any]:
         """Send the commands, and return the value of each, in order.
@@ -384,4 +467,13 @@ class AsyncBatch(CommandList):
             RuntimeError: it was sent before.
 
         """
-        return self._complete(await self._run(self._take()))
+        values = self._complete(await self._run(self._take()))
+        wait = self._wait
+        if wait is not None and wait.goes_on(values[-1]):
+            try:
+                values[-1] = await self._go_on(
+                    wait.job_ids, statuses=wait.statuses, timeout_s=wait.left_s()
+                )
+            except TollgateError as error:
+                values[-1] = error
+        return values

@@ -93,6 +93,15 @@ class Payload(msgspec.Struct, eq=False):
         """Whether the broker may hold the request and answer later."""
         return len(self.commands) == 1 and self.commands[0].parks
 
+    @property
+    def waits_s(self) -> float:
+        """How long the broker may hold the request, before it answers."""
+        if not self.parks:
+            return 0.0
+        command: Any = self.commands[0]
+        waits_ms: int = command.timeout_ms if isinstance(command, Wait) else command.wait_ms
+        return waits_ms / 1_000
+
 
 class Framer:
     """Takes commands from an iterator and makes payloads as large as the limits allow.

@@ -251,7 +251,7 @@ class Sender:
     def _stamp(self, now: float) -> None:
         """Set the deadlines of requests made since the last turn whose call has `each_s`."""
         for request in self._unstamped:
-            request.deadline = now + (request.call.each_s or 0.0)
+            request.deadline = now + (request.call.each_s or 0.0) + request.payload.waits_s
             if request.wake_at is not None:  # else it is the next to be sent, or was removed
                 self._timers.set(request, request.deadline)
         self._unstamped.clear()

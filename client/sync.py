@@ -198,6 +198,7 @@ class Client(Calls):
         return Batch(
             lambda commands: self._run(commands, timeout_s, None, message_commands),
             self._known_time_in,
+            self.wait,
         )
 
     # --- the driver -------------------------------------------------------------------------------
