@@ -126,10 +126,6 @@ class Context:
         """Set the budgets of a batch; let the next events happen by themselves, now.
 
         They do not happen before the last record.
-
-        While the wall clock is behind the last record, because it was set back, the time of records
-        goes on by the monotonic clock: delays end, and finished jobs grow old. It goes a tenth
-        slower, so that the wall clock reaches it.
         """
         state = self.state
         self.scans_left, self.ends_left, self.serves_left = SCAN_JOBS_MAX, ENDS_MAX, SERVED_MAX
@@ -138,13 +134,22 @@ class Context:
             state.requests.free_some()
         self.lacks_budget = self.are_owed = False
         self.wall = now.wall
-        if now.wall >= state.at:
-            state.at = now.wall
-        elif self._at_ms is not None:
-            went_ms = max(0, now.mono_ms - self._at_ms)
-            state.at = later(state.at, timedelta(microseconds=went_ms * BEHIND_US_A_MS))
+        state.at = now.wall if now.wall >= state.at else self.time_at(now)
         self._at_ms = now.mono_ms
         self.origin = Origin(state.at)
+
+    def time_at(self, now: Instant) -> datetime:
+        """Return the time of records at `now`: that of the wall clock, unless it was set back.
+
+        While the wall clock is behind the last record, the time of records goes on by the monotonic
+        clock: delays end, and finished jobs grow old. It goes a tenth slower, so that the wall
+        clock reaches it.
+        """
+        at = self.state.at
+        if now.wall >= at or self._at_ms is None:
+            return max(now.wall, at)
+        went_ms = max(0, now.mono_ms - self._at_ms)
+        return later(at, timedelta(microseconds=went_ms * BEHIND_US_A_MS))
 
     @property
     def lead(self) -> timedelta:

@@ -1,11 +1,11 @@
 """What happens by itself in time: leases lapse, deadlines pass, waits end, finished jobs go.
 
-Leases and waits run by the monotonic clock, which nobody sets; deadlines and retention by the wall
-clock. Each clock has a timeline with the earliest time at which something may be due, so that a
-turn of the broker's loop makes one comparison a clock.
+Leases and waits run by the monotonic clock, which nobody sets; deadlines by the wall clock. Delays
+and retention run by the time of records, `State.at`. It is the wall clock's, unless that was set
+back: then it is later, and goes on by the monotonic clock.
 
-Delays and retention run by the time of records, `State.at`. It is the wall clock's, unless that was
-set back: then it is later, and goes on by the monotonic clock.
+Each of the three has a timeline with the earliest time at which something may be due, so that a
+turn of the broker's loop makes one comparison for each.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
 
-from tollgate.broker.core.context import Context
+from tollgate.broker.core.context import BEHIND_US_A_MS, Context
 from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed, LeaseReleased
 from tollgate.broker.core.lease_commands import end_wait
 from tollgate.broker.core.limits import DUE_MAX, Limits
@@ -28,7 +28,7 @@ MILLISECOND: Final = timedelta(milliseconds=1)
 FAR_MS: Final = 86_400_000
 """The longest time that `due_in_ms` returns."""
 LOOK_MS: Final = 1_000
-"""How often to look for what is due by the time of records while the wall clock is behind it."""
+"""How often to compare the clocks while the wall clock is behind the time of records."""
 REMOVED_MAX: Final = 200
 """How many finished jobs one batch removes."""
 SET_SHARE: Final = 10
@@ -55,7 +55,7 @@ class Deadlines:
         self._remove_at_ms: int | None = None
         """The same on the monotonic clock, while there are too many."""
         state.unpaid.delay = timedelta(milliseconds=limits.payment_grace_ms)
-        state.wall.add_source(lambda: self._remove_at)
+        state.ages.add_source(lambda: self._remove_at)
         state.mono.add_source(lambda: self._remove_at_ms)
 
     def start(self, now: Instant, *, clocks_agree: bool = True) -> None:
@@ -69,6 +69,7 @@ class Deadlines:
         with self._state.jobs:
             self._schedule_removal(now)
             self._state.wall.refresh()
+            self._state.ages.refresh()
             self._state.mono.refresh()
 
     def is_due(self, now: Instant, *, writable: bool = True) -> bool:
@@ -79,18 +80,24 @@ class Deadlines:
         state = self._state
         if now.mono_ms >= state.mono.next_at or now.wall >= state.wall.next_at:
             return True
-        return now.wall < state.at and now.mono_ms >= self._look_at_ms
+        if now.wall >= state.at:
+            return now.wall >= state.ages.next_at
+        return now.mono_ms >= self._look_at_ms or self._context.time_at(now) >= state.ages.next_at
 
     def due_in_ms(self, now: Instant, *, writable: bool = True) -> int:
         """Return how long nothing will be due, at most FAR_MS; 0 if something may be."""
         if not writable:
             ends_ms = self._context.waiters.next_due_ms()
             return FAR_MS if ends_ms is None else max(0, min(FAR_MS, ends_ms - now.mono_ms))
-        span_ms = min(FAR_MS, self._state.mono.next_at - now.mono_ms)
-        if now.wall < self._state.at:
-            span_ms = min(span_ms, self._look_at_ms - now.mono_ms)
+        state = self._state
+        ages_at = state.ages.next_at
+        span_ms = min(FAR_MS, state.mono.next_at - now.mono_ms)
         # Rounded up, so that a sleep does not end too early.
-        wall_ms = -((now.wall - self._state.wall.next_at) // MILLISECOND)
+        wall_ms = -((now.wall - min(state.wall.next_at, ages_at)) // MILLISECOND)
+        if now.wall < state.at:  # the time of records goes on slowly; the wall clock may pass it
+            slow = timedelta(microseconds=BEHIND_US_A_MS)
+            span_ms = min(span_ms, -((self._context.time_at(now) - ages_at) // slow))
+            span_ms = min(span_ms, self._look_at_ms - now.mono_ms)
         return max(0, min(span_ms, wall_ms))
 
     def decide_due(
@@ -118,6 +125,7 @@ class Deadlines:
             more |= state.unpaid.is_due(now.wall) or state.unfinished.is_due(now.wall)
             self._remove_finished(now)
             state.wall.refresh()
+            state.ages.refresh()
         state.mono.refresh()
         return more
 
@@ -142,7 +150,7 @@ class Deadlines:
         is_scheduled = self._remove_at is not None or self._remove_at_ms is not None
         if finished > self._keep_max or not is_scheduled:
             self._schedule_removal(now)
-            self._state.wall.refresh()
+            self._state.ages.refresh()
             self._state.mono.refresh()
 
     def _release(self, event: LeaseReleased, now: Instant) -> None:

@@ -73,10 +73,12 @@ class State:
 
     def __init__(self) -> None:
         self.wall = Timeline(NEVER)
-        """When something is due by the wall clock: deadlines, and finished jobs to remove."""
+        """When something is due by the wall clock: deadlines."""
+        self.ages = Timeline(NEVER)
+        """When something is due by the time of records: delays end, finished jobs are removed."""
         self.mono = Timeline(NEVER_MS)
         """When something is due by the monotonic clock: leases and parked commands."""
-        self.jobs = InMemoryJobRepository(timeline=self.wall)
+        self.jobs = InMemoryJobRepository(timeline=self.ages)
         self.leases = Leases(self.jobs, self.mono)
         self.requests = RequestLog()
         self.at = datetime.min.replace(tzinfo=UTC)

@@ -14,6 +14,7 @@ EVENTS = sample(15_000, 200_000)
 KILLS = sample(2, 10)
 
 
+@pytest.mark.timeout(sample(60, 900))  # more than the run takes at most
 def test_replicas_are_what_the_broker_lists() -> None:
     """Under load, over kills, and although some readers list anew and others never read."""
     with tempfile.TemporaryDirectory(prefix="tg") as scratch:
