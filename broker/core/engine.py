@@ -281,7 +281,7 @@ class Engine:
             is_short = request.frame_bytes <= self._text_bytes
             checks = (self._checks_of_short if is_short else self._checks).get(kind)
             if checks is not None:
-                check_texts(run, checks)
+                check_texts(run, checks, request.frame_bytes)
             if context.scans_left <= 0 and kind in CHARGED:
                 context.check_scans()
             if not request.writable and kind.changes:
