@@ -107,22 +107,28 @@ class Watchdog:
         self._deadline = (deadline, act)
 
     def _run(self) -> None:
-        watched: list[StopSignals | int] = [self._wake]
+        poller = select.poll()  # not `select`: the process may have more than 1,024 open files
+        poller.register(self._wake, select.POLLIN)
+        signals_fd = -1
         if self._signals is not None:
-            watched.append(self._signals)
+            with suppress(OSError, ValueError):  # they are closed
+                signals_fd = self._signals.fileno()
+                poller.register(signals_fd, select.POLLIN)
         looked_at, worked = monotonic(), process_time()
         self._put_off_end(looked_at)
         while not self._is_closed:
-            ready: list[object] = []
+            ready: dict[int, int] = {}
             with suppress(OSError, ValueError):
-                ready = list(select.select(watched, [], [], self._pause_s())[0])
+                ready = dict(poller.poll(self._pause_s() * 1_000))
+            if ready.get(signals_fd, 0) & select.POLLNVAL:
+                poller.unregister(signals_fd)  # closed: it would be ready for ever
             now = monotonic()
             if now - looked_at > LOOK_S + STANDSTILL_S:
                 self._beat_at = now  # stopped by SIGSTOP, or with the whole machine
                 self._tell_standstill(now - looked_at, process_time() - worked)
             looked_at, worked = now, process_time()
             self._put_off_end(now)
-            if self._signals in ready and self._signals is not None:
+            if self._signals is not None and signals_fd in ready:
                 count = self._signals.count()
                 if count > self._signals_seen:
                     self._signals_seen = count

@@ -63,7 +63,9 @@ class Committer:
         self.commit.put(Output(written, [ReplyFrame(b"p", name)]), more=lambda: more)
 
     def has_ended(self, timeout_s: float = PATIENCE_S) -> bool:
-        return bool(select.select([self.commit.fd], [], [], timeout_s)[0])
+        poller = select.poll()  # a run of all tests may have many files open
+        poller.register(self.commit.fd, select.POLLIN)
+        return bool(poller.poll(timeout_s * 1_000))
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The watchdog says who blocks the loop, sees signals meanwhile, and ends what does not end."""
 
 import asyncio
+import os
+import resource
 import select
 import signal
 import threading
@@ -147,6 +149,41 @@ async def test_other_signals_of_handlers_are_no_stop(signals: StopSignals) -> No
     assert [count for count, _ in watched.signals] == [1]
 
 
+@pytest.fixture
+def many_open_files() -> Iterator[None]:
+    """Open more files than `select` can watch."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4_096:
+        pytest.skip("this machine allows few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4_096, hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    yield
+    for each in opened:
+        os.close(each)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def far_signals(many_open_files: None) -> Iterator[StopSignals]:
+    signals = StopSignals()
+    signals.install()
+    yield signals
+    signals.restore()
+
+
+async def test_signals_are_seen_with_many_open_files(far_signals: StopSignals) -> None:
+    assert far_signals.fileno() >= 1_024
+    watched = Watched(far_signals)
+    worked = time.process_time()
+    try:
+        block(0.5)
+        signal.raise_signal(signal.SIGTERM)
+        until_true(lambda: watched.signals)
+    finally:
+        watched.watchdog.close()
+    assert time.process_time() - worked < 0.4, "it looked without a pause"
+
+
 async def test_it_goes_on_when_the_signals_are_closed() -> None:
     signals = StopSignals()
     watched, acted = Watched(signals), threading.Event()
@@ -230,14 +267,18 @@ def run_by(times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     )
     clock = iter(times)
 
-    def select(*_: object) -> tuple[list[int], list[int], list[int]]:
-        watchdog._is_closed = len(looks) == len(times) - 2
-        looks.append(1)
-        return [], [], []
+    class Poller:
+        def register(self, *_: object) -> None:
+            pass
+
+        def poll(self, _: float) -> list[tuple[int, int]]:
+            watchdog._is_closed = len(looks) == len(times) - 2
+            looks.append(1)
+            return []
 
     looks: list[int] = []
     monkeypatch.setattr(watchdog_module, "monotonic", lambda: next(clock))
-    monkeypatch.setattr("select.select", select)
+    monkeypatch.setattr("select.poll", Poller)
     monkeypatch.setattr("asyncio.current_task", nothing)
     watchdog._run()
 
