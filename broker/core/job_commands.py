@@ -153,6 +153,8 @@ def _results_of(
     if not changes.refused and not refused:
         if whole:
             return [job_result(slot.whole()) for slot in changes.slots]
+        if len(changes.slots) == 1:  # without the call that a comprehension is
+            return [job_result(changes.slots[0].job)]
         return [job_result(slot.job) for slot in changes.slots]
     slots, places = iter(changes.slots), count()
     results: list[Any] = []

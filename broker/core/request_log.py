@@ -156,7 +156,12 @@ class RequestLog:
         if acked > session.acked:
             session.acked = acked
             for old in [old for old in kept if old <= acked]:
-                added -= self._forget(number, old, kept.pop(old)[1])
+                known = self._recent.pop((number, old), None)
+                gone = kept.pop(old)[1]
+                size = weight(gone) if known is None else known[1]
+                if size > HEAVY:
+                    self.forgotten.append((known or gone, size))
+                added -= size
         if outcomes and seq > session.acked:
             size = weight(outcomes)
             kept[seq], recent = (record.digest, []), self._recent
@@ -178,7 +183,11 @@ class RequestLog:
         """Forget a session. Raises SessionEvictedError if it is not open."""
         session, size = self._find(number), 0
         for seq, (_, outcomes) in session.outcomes.items():
-            size += self._forget(number, seq, outcomes)
+            recent = self._recent.pop((number, seq), None)  # its outcomes are never written out
+            weighs = weight(outcomes) if recent is None else recent[1]
+            if weighs > HEAVY:
+                self.forgotten.append((recent or outcomes, weighs))
+            size += weighs
         self.outcomes -= size
         del self._sessions[number]
         holding = self._holdings[session.owner]
@@ -186,14 +195,6 @@ class RequestLog:
         del holding.sessions[number]
         if not holding.sessions:
             del self._holdings[session.owner]
-
-    def _forget(self, number: int, seq: int, outcomes: list[AnyOutcome]) -> int:
-        """Let the outcomes of a request go, written out or not; return their weight."""
-        recent = self._recent.pop((number, seq), None)
-        size = weight(outcomes) if recent is None else recent[1]
-        if size > HEAVY:
-            self.forgotten.append((recent or outcomes, size))
-        return size
 
     def free_some(self, most: int = FREED_MAX) -> None:
         """Free some of what is forgotten: all the grants of a session take longer than one step."""
