@@ -55,7 +55,7 @@ class Deadlines:
         self._remove_at_ms: int | None = None
         """The same on the monotonic clock, while there are too many."""
         state.unpaid.delay = timedelta(milliseconds=limits.payment_grace_ms)
-        state.ages.add_source(lambda: self._remove_at)
+        state.record_time.add_source(lambda: self._remove_at)
         state.mono.add_source(lambda: self._remove_at_ms)
 
     def start(self, now: Instant, *, clocks_agree: bool = True) -> None:
@@ -69,7 +69,7 @@ class Deadlines:
         with self._state.jobs:
             self._schedule_removal(now)
             self._state.wall.refresh()
-            self._state.ages.refresh()
+            self._state.record_time.refresh()
             self._state.mono.refresh()
 
     def is_due(self, now: Instant, *, writable: bool = True) -> bool:
@@ -81,8 +81,9 @@ class Deadlines:
         if now.mono_ms >= state.mono.next_at or now.wall >= state.wall.next_at:
             return True
         if now.wall >= state.at:
-            return now.wall >= state.ages.next_at
-        return now.mono_ms >= self._look_at_ms or self._context.time_at(now) >= state.ages.next_at
+            return now.wall >= state.record_time.next_at
+        at = self._context.time_at(now)
+        return at >= state.record_time.next_at or now.mono_ms >= self._look_at_ms
 
     def due_in_ms(self, now: Instant, *, writable: bool = True) -> int:
         """Return how long nothing will be due, at most FAR_MS; 0 if something may be."""
@@ -90,13 +91,13 @@ class Deadlines:
             ends_ms = self._context.waiters.next_due_ms()
             return FAR_MS if ends_ms is None else max(0, min(FAR_MS, ends_ms - now.mono_ms))
         state = self._state
-        ages_at = state.ages.next_at
+        records_next_at = state.record_time.next_at
         span_ms = min(FAR_MS, state.mono.next_at - now.mono_ms)
         # Rounded up, so that a sleep does not end too early.
-        wall_ms = -((now.wall - min(state.wall.next_at, ages_at)) // MILLISECOND)
+        wall_ms = -((now.wall - min(state.wall.next_at, records_next_at)) // MILLISECOND)
         if now.wall < state.at:  # the time of records goes on slowly; the wall clock may pass it
             slow = timedelta(microseconds=BEHIND_US_A_MS)
-            span_ms = min(span_ms, -((self._context.time_at(now) - ages_at) // slow))
+            span_ms = min(span_ms, -((self._context.time_at(now) - records_next_at) // slow))
             span_ms = min(span_ms, self._look_at_ms - now.mono_ms)
         return max(0, min(span_ms, wall_ms))
 
@@ -125,7 +126,7 @@ class Deadlines:
             more |= state.unpaid.is_due(now.wall) or state.unfinished.is_due(now.wall)
             self._remove_finished(now)
             state.wall.refresh()
-            state.ages.refresh()
+            state.record_time.refresh()
         state.mono.refresh()
         return more
 
@@ -150,7 +151,7 @@ class Deadlines:
         is_scheduled = self._remove_at is not None or self._remove_at_ms is not None
         if finished > self._keep_max or not is_scheduled:
             self._schedule_removal(now)
-            self._state.ages.refresh()
+            self._state.record_time.refresh()
             self._state.mono.refresh()
 
     def _release(self, event: LeaseReleased, now: Instant) -> None:

@@ -25,6 +25,10 @@ FREED_MAX: Final = 16_384
 """The weight that one call of `free_some` frees, and one request more: a millisecond."""
 
 
+Kept = dict[int, tuple[bytes, list[AnyOutcome]]]
+"""Digest and outcomes of requests, by `seq`."""
+
+
 class SessionLog(msgspec.Struct):
     """What is remembered of a session: `acked`, and each request since then by its `seq`.
 
@@ -33,7 +37,7 @@ class SessionLog(msgspec.Struct):
     """
 
     acked: int = 0
-    outcomes: dict[int, tuple[bytes, list[AnyOutcome]]] = msgspec.field(default_factory=dict)
+    outcomes: Kept = msgspec.field(default_factory=dict)
     owner: str = ""
     client: str = ""
 
@@ -155,13 +159,7 @@ class RequestLog:
         added = 0
         if acked > session.acked:
             session.acked = acked
-            for old in [old for old in kept if old <= acked]:
-                known = self._recent.pop((number, old), None)
-                gone = kept.pop(old)[1]
-                size = weight(gone) if known is None else known[1]
-                if size > HEAVY:
-                    self.forgotten.append((known or gone, size))
-                added -= size
+            added -= self._forget(number, kept, acked)
         if outcomes and seq > session.acked:
             size = weight(outcomes)
             kept[seq], recent = (record.digest, []), self._recent
@@ -181,13 +179,8 @@ class RequestLog:
 
     def evict(self, number: int) -> None:
         """Forget a session. Raises SessionEvictedError if it is not open."""
-        session, size = self._find(number), 0
-        for seq, (_, outcomes) in session.outcomes.items():
-            recent = self._recent.pop((number, seq), None)  # its outcomes are never written out
-            weighs = weight(outcomes) if recent is None else recent[1]
-            if weighs > HEAVY:
-                self.forgotten.append((recent or outcomes, weighs))
-            size += weighs
+        session = self._find(number)
+        size = self._forget(number, session.outcomes, max(session.outcomes, default=0))
         self.outcomes -= size
         del self._sessions[number]
         holding = self._holdings[session.owner]
@@ -195,6 +188,20 @@ class RequestLog:
         del holding.sessions[number]
         if not holding.sessions:
             del self._holdings[session.owner]
+
+    def _forget(self, number: int, kept: Kept, acked: int) -> int:
+        """Let the outcomes of a session's requests up to `acked` go; return their weight."""
+        weighed = 0
+        for seq in [*kept]:
+            if seq > acked:
+                continue
+            _, outcomes = kept.pop(seq)
+            recent = self._recent.pop((number, seq), None)  # those are never written out
+            size = weight(outcomes) if recent is None else recent[1]
+            if size > HEAVY:
+                self.forgotten.append((recent or outcomes, size))
+            weighed += size
+        return weighed
 
     def free_some(self, most: int = FREED_MAX) -> None:
         """Free some of what is forgotten: all the grants of a session take longer than one step."""

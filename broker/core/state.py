@@ -74,11 +74,11 @@ class State:
     def __init__(self) -> None:
         self.wall = Timeline(NEVER)
         """When something is due by the wall clock: deadlines."""
-        self.ages = Timeline(NEVER)
+        self.record_time = Timeline(NEVER)
         """When something is due by the time of records: delays end, finished jobs are removed."""
         self.mono = Timeline(NEVER_MS)
         """When something is due by the monotonic clock: leases and parked commands."""
-        self.jobs = InMemoryJobRepository(timeline=self.ages)
+        self.jobs = InMemoryJobRepository(timeline=self.record_time)
         self.leases = Leases(self.jobs, self.mono)
         self.requests = RequestLog()
         self.at = datetime.min.replace(tzinfo=UTC)

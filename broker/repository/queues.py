@@ -170,7 +170,7 @@ class Queues:
     """All queues that have jobs or are paused."""
 
     def __init__(self, timeline: Timeline[datetime] | None = None) -> None:
-        """Start without queues. `timeline`, of records, learns when jobs become ready."""
+        """Start without queues. `timeline`, by the time of records, learns when jobs are ready."""
         self.by_name: dict[str, JobQueue] = {}
         self.counts: dict[JobStatus, int] = dict.fromkeys(JobStatus, 0)
         """How many jobs of all queues are in each status."""

@@ -190,6 +190,20 @@ async def test_it_goes_on_when_the_signals_are_closed() -> None:
     try:
         for each in (signals._reader, signals._writer):
             each.close()
+        worked = time.process_time()
+        watched.watchdog.end_by(time.monotonic() + 0.5, acted.set)
+        assert acted.wait(PATIENCE_S)
+        assert time.process_time() - worked < 0.4, "it looked without a pause"
+    finally:
+        watched.watchdog.close()
+
+
+async def test_it_runs_without_signals_that_are_closed_already() -> None:
+    signals = StopSignals()
+    for each in (signals._reader, signals._writer):
+        each.close()
+    watched, acted = Watched(signals), threading.Event()
+    try:
         watched.watchdog.end_by(time.monotonic() + 0.05, acted.set)
         assert acted.wait(PATIENCE_S)
     finally:

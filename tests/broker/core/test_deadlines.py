@@ -29,7 +29,7 @@ from tests.core import (
     wait,
 )
 from tollgate.broker.core.batch import Arrival
-from tollgate.broker.core.deadlines import FAR_MS, REMOVED_MAX
+from tollgate.broker.core.deadlines import FAR_MS, LOOK_MS, REMOVED_MAX
 from tollgate.broker.core.events import JobTransitioned
 from tollgate.broker.core.limits import DUE_MAX
 from tollgate.broker.core.state import State
@@ -370,6 +370,7 @@ def test_time_goes_on_while_the_clock_is_behind() -> None:
     assert delay.at - EPOCH == pytest.approx(timedelta(seconds=60 / 0.9), abs=timedelta(seconds=1))
     for _ in range(66):
         driver.pass_ms(1_000)
+        assert driver.pipeline.deadlines.due_in_ms(driver.now) <= LOOK_MS
     assert driver.result_of(seq) is None
     due_in_ms = driver.pipeline.deadlines.due_in_ms(driver.now)
     assert 600 < due_in_ms <= 667
