@@ -56,7 +56,7 @@ test: setup ## run all tests; of the long suites, a sample
 	$(BIN)/pytest $(PYTEST_PARALLEL)
 
 test-full: setup ## run all tests, and the long suites completely
-	$(BIN)/pytest $(PYTEST_PARALLEL) --full
+	$(BIN)/pytest $(PYTEST_PARALLEL) --full --timeout 300
 
 static: setup ## check style, types, import rules, spelling, dependencies and configuration files
 	$(BIN)/ruff check .

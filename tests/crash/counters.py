@@ -7,6 +7,8 @@ from typing import Final
 
 _NUMBER = struct.Struct("<Q")
 _SLOTS: Final = 4
+_LEFT: Final = 3
+"""Which slot of a producer tells the broker that it has not seen yet."""
 
 
 class Counters:
@@ -38,6 +40,15 @@ class Counters:
     def report(self, producer: int, commands: int, repeats: int, answers: int) -> None:
         for slot, value in enumerate((commands, repeats, answers)):
             self._set(2 + _SLOTS * producer + slot, value)
+
+    def leave(self, producer: int, life: int) -> None:
+        """Tell that a producer has read all that the broker before this one has sent it."""
+        self._set(2 + _SLOTS * producer + _LEFT, life)
+
+    def have_all_left(self) -> bool:
+        """Return whether no producer has a connection to the broker before this one."""
+        left = (self._get(2 + _SLOTS * each + _LEFT) for each in range(self._producers))
+        return all(life == self.life for life in left)
 
     def commands(self) -> int:
         """Return how many commands were sent, each counted once."""

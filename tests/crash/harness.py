@@ -69,6 +69,7 @@ class Run:
         self._probed_since = 0
         self._claimed_since = datetime.min.replace(tzinfo=UTC)
         self.archive = Archive(self._data, scenario.home / "archive")
+        self.counters.life = 1
         self._broker = self._begin()
 
     def run(self) -> Audit:
@@ -87,7 +88,6 @@ class Run:
         return self._audited(archive.directory)
 
     def _begin(self) -> Broker:
-        self.counters.life += 1
         return Broker(self._scenario.home, f"broker-{self.counters.life}", self._options)
 
     def _producers(self) -> list[subprocess.Popen[bytes]]:
@@ -174,13 +174,26 @@ class Run:
 
     def _end(self) -> None:
         self.ends += 1
+        self._end_broker()
+        if self._scenario.term:
+            self._wait_until_left()
+            self.last_of_life.append(self._last_sequence())
+        self._broker = self._begin()
+
+    def _end_broker(self) -> None:
         if self._scenario.term:
             self.exit_codes.append(self._broker.terminate())
-            time.sleep(0.3)  # time for the producers to read the last replies
-            self.last_of_life.append(self._last_sequence())
         else:
             self._broker.kill()
-        self._broker = self._begin()
+        self.counters.life += 1
+
+    def _wait_until_left(self) -> None:
+        """Let the producers read the last replies of a broker before the next one begins."""
+        patient_until = time.monotonic() + STUCK_S
+        while not self.counters.have_all_left():
+            if time.monotonic() > patient_until:
+                raise AssertionError("a producer does not notice that its broker has ended")
+            time.sleep(0.005)
 
     def _last_sequence(self) -> int:
         return max((entry.sequence for entry in dump(self._data)), default=0)
@@ -195,10 +208,7 @@ class Run:
 
     def _probe(self) -> None:
         """Start a broker of its own, and look at what it knows."""
-        if self._scenario.term:
-            self.exit_codes.append(self._broker.terminate())
-        else:
-            self._broker.kill()
+        self._end_broker()
         self._probed_since = self._last_sequence()
         self._broker = self._begin()
         self._broker.wait_until_ready()

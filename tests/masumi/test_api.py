@@ -21,7 +21,7 @@ EPOCH = "1970-01-01T00:00:00.000Z"
 
 @pytest.fixture
 async def service(server: Server) -> AsyncIterator[PaymentService]:
-    async with PaymentService(server.url, server.token, "Preprod", timeout_s=0.5) as service:
+    async with PaymentService(server.url, server.token, "Preprod") as service:
         yield service
 
 
@@ -131,7 +131,7 @@ async def test_the_time_is_the_services(ahead_s: int) -> None:
 
 
 @asynccontextmanager
-async def answering(*parts: bytes) -> AsyncIterator[PaymentService]:
+async def answering(*parts: bytes, timeout_s: float = 30.0) -> AsyncIterator[PaymentService]:
     """Yield the client of a server that answers with these parts, a tenth of a second apart."""
 
     writers: list[asyncio.StreamWriter] = []
@@ -148,7 +148,8 @@ async def answering(*parts: bytes) -> AsyncIterator[PaymentService]:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with PaymentService(f"http://127.0.0.1:{port}", "t", "Preprod", timeout_s=0.5) as service:
+    url = f"http://127.0.0.1:{port}"
+    async with PaymentService(url, "t", "Preprod", timeout_s=timeout_s) as service:
         yield service
     server.close()
     for writer in writers:
@@ -160,7 +161,7 @@ async def answering(*parts: bytes) -> AsyncIterator[PaymentService]:
 
 async def test_an_answer_that_drips_has_a_time_limit() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
-    async with answering(head, *[b"x"] * 100) as service:
+    async with answering(head, *[b"x"] * 100, timeout_s=0.5) as service:
         with pytest.raises(ServiceFailedError, match="no answer within"):
             await service.resolve("nothing")
 

@@ -179,17 +179,20 @@ async def test_a_worker_without_slots_waits_for_no_grace(
 async def test_a_slot_that_comes_back_keeps_the_worker(
     link: ScriptedLink, start: Start, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work_module, "STUCK_S", 0.1)
+    monkeypatch.setattr(work_module, "STUCK_S", 3_600)
 
     def handler(job: Job) -> str:
         go_on.wait(PATIENCE_S)
         return "done"
 
-    worker = start(handler, concurrency=1, timeout_s=0.02)
+    link.script.answers["touch"] = [LOST]
+    worker = start(handler, concurrency=1, lease_ms=900)
     link.grant(make_lease(1))
     await until(lambda: worker.stage._leave)
     go_on.set()
-    await until(lambda: worker.stage._leave is None)
+    await until(lambda: worker.stage.room() == 1)
+    worker.stage._leave_if_stuck()  # as STUCK_S later
+    assert worker.stage._leave is None
     assert not worker.runner.is_stopping
     link.grant(make_lease(2))
     assert ("transition", 2, COMPLETED) in await worker.until_outcomes(2)
