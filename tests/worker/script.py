@@ -6,6 +6,7 @@
 
 import asyncio
 import inspect
+import select
 import threading
 import time
 from collections import defaultdict
@@ -392,6 +393,13 @@ def until_true(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def is_readable(file: Any, within_s: float = 0) -> bool:
+    """Return whether there is something to read, of any descriptor: `select` ends at 1,023."""
+    poller = select.poll()
+    poller.register(file, select.POLLIN)
+    return bool(poller.poll(within_s * 1_000))
 
 
 async def turns(number: int = 20) -> None:

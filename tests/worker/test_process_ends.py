@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import resource
-import select
 import signal
 import socket
 import subprocess
@@ -28,6 +27,7 @@ from tests.worker.isolation import (
     until,
     write,
 )
+from tests.worker.script import is_readable
 from tollgate.worker.call import CallResult
 from tollgate.worker.handlers import HandlerNotFoundError
 from tollgate.worker.isolation import child_process
@@ -339,7 +339,7 @@ async def test_a_call_that_has_just_returned_is_not_cancelled(
     call = make_call("calls")
     executor.start(call)
     process = executor._members[0].process
-    assert select.select([process._socket], [], [], PATIENCE_S)[0]
+    assert is_readable(process._socket, PATIENCE_S)
     assert not call.is_done
     assert executor.cancel(call, "its lease is lost")
     assert (call.ends, (await call.end()).value) == (1, "1")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.worker.script import is_readable
 from tollgate.worker.signals import STOP_SIGNALS, StopSignals
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +33,6 @@ def signals() -> Iterator[StopSignals]:
     signals.install()
     yield signals
     signals.restore()
-
-
-def is_readable(signals: StopSignals) -> bool:
-    return bool(select.select([signals], [], [], 0)[0])
 
 
 def test_each_signal_counts_once(signals: StopSignals) -> None:

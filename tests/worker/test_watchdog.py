@@ -3,7 +3,6 @@
 import asyncio
 import os
 import resource
-import select
 import signal
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.script import PATIENCE_S, until, until_true
+from tests.worker.script import PATIENCE_S, is_readable, until, until_true
 from tollgate.worker import watchdog as watchdog_module
 from tollgate.worker.signals import StopSignals
 from tollgate.worker.watchdog import Watchdog
@@ -49,12 +48,6 @@ class Watched:
 
 def block(for_s: float) -> None:
     time.sleep(for_s)
-
-
-def is_readable(signals: StopSignals) -> bool:
-    poller = select.poll()
-    poller.register(signals, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 @pytest.fixture
@@ -178,8 +171,8 @@ def far_signals(many_open_files: None) -> Iterator[StopSignals]:
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """When the watchdog looked. It must have paused between its looks."""
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """See that the watchdog pauses between its looks."""
     looks: list[float] = []
     look = Watchdog._look
 
@@ -188,14 +181,13 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         look(watchdog, now)
 
     monkeypatch.setattr(Watchdog, "_look", counted)
-    yield looks
+    yield
     pauses_max = (looks[-1] - looks[0]) / watchdog_module.LOOK_S
     assert len(looks) < pauses_max + 10, "it looked without a pause"
 
 
-async def test_signals_are_seen_with_many_open_files(
-    far_signals: StopSignals, looks: list[float]
-) -> None:
+@pytest.mark.usefixtures("pauses")
+async def test_signals_are_seen_with_many_open_files(far_signals: StopSignals) -> None:
     assert far_signals.fileno() >= 1_024
     watched = Watched(far_signals)
     try:
@@ -206,7 +198,8 @@ async def test_signals_are_seen_with_many_open_files(
         watched.watchdog.close()
 
 
-async def test_it_goes_on_when_the_signals_are_closed(looks: list[float]) -> None:
+@pytest.mark.usefixtures("pauses")
+async def test_it_goes_on_when_the_signals_are_closed() -> None:
     signals = StopSignals()
     watched, acted = Watched(signals), threading.Event()
     try:
