@@ -262,3 +262,5 @@ def test_nothing_is_parked_that_could_be_answered(
             assert replayed_chunks(loop.driver.records) == live_chunks(loop.driver)
         except Exception as fault:
             raise AssertionError(f"seed {seed} after {len(loop.sent)} messages") from fault
+        finally:
+            loop.server._commit.close()
