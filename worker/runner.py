@@ -243,6 +243,7 @@ class Runner:
 
     def _take(self, stage: Stage, leases: list[Lease]) -> None:
         unwanted: list[tuple[str, int]] = []
+        new: list[HeldJob] = []
         for lease in leases:
             known = self.keeper.holder(lease.job.job_id)
             if known is not None and _has_moved(known, lease):
@@ -278,9 +279,21 @@ class Runner:
             else:
                 held = HeldJob(lease, stage)
                 self.keeper.hold(held)
-                stage.take(held)
+                new.append(held)
+        # Now that all are touched: to begin hundreds of handlers may take longer than a lease.
+        unwanted += self._begin(stage, new)
         if unwanted:
             self._release(unwanted)
+
+    def _begin(self, stage: Stage, new: list[HeldJob]) -> list[tuple[str, int]]:
+        """Begin to work on jobs; return job id and token of those that a stop came before."""
+        begun = 0
+        while begun < len(new) and not self._stopping.is_set():
+            stage.take(new[begun])
+            begun += 1
+        for held in new[begun:]:
+            self.keeper.drop(held)
+        return [(held.job_id, held.token) for held in new[begun:]]
 
     def _lose_moved(self, held: HeldJob) -> None:
         """End the work on a job that another worker has moved: it takes no result of this call."""

@@ -18,6 +18,7 @@ from tests.worker.script import (
     number_of,
     turns,
     until,
+    until_true,
 )
 from tollgate.client.errors import BrokerUnreachableError, OutcomeUnknown
 from tollgate.client.results import Touched
@@ -444,6 +445,44 @@ async def test_a_stop_while_the_broker_is_away(link: ScriptedLink, start: Start)
 
 
 # --- leases ---------------------------------------------------------------------------------------
+
+
+async def test_leases_are_kept_before_the_first_handler_begins(
+    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To start hundreds of threads takes longer than a short lease lasts."""
+    worker = start(at_once, lease_ms=30)
+    begin = worker.stage.take
+
+    def take(held: HeldJob) -> None:
+        until_true(lambda: link.script.all("touch"))
+        begin(held)
+
+    monkeypatch.setattr(worker.stage, "take", take)
+    link.grant(make_lease(1), make_lease(2), make_lease(3))
+    assert len(await worker.until_outcomes(3)) == 3
+    first = link.script.all("touch")[:3]
+    assert {each.job for each in first} == {1, 2, 3}
+    await worker.stopped()
+
+
+async def test_a_stop_amid_a_claim_gives_the_rest_back(
+    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start(for_ever, stop_grace_s=3_600)
+    begin = worker.stage.take
+
+    def take(held: HeldJob) -> None:
+        worker.runner.stop()
+        begin(held)
+
+    monkeypatch.setattr(worker.stage, "take", take)
+    link.grant(make_lease(1), make_lease(2), make_lease(3))
+    await link.script.until_said("release", 2)
+    assert link.script.outcomes() == [("release", 2, None), ("release", 3, None)]
+    assert [each.job_id for each in worker.runner.keeper._held.values()] == [
+        make_lease(1).job.job_id
+    ]
 
 
 async def test_a_lost_lease_cancels_an_async_handler(link: ScriptedLink, start: Start) -> None:
