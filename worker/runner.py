@@ -280,7 +280,7 @@ class Runner:
                 held = HeldJob(lease, stage)
                 self.keeper.hold(held)
                 new.append(held)
-        # Now that all are touched: to begin hundreds of handlers may take longer than a lease.
+        # Only now, when all are held: to start hundreds of handlers may take longer than a lease.
         unwanted += self._begin(stage, new)
         if unwanted:
             self._release(unwanted)
@@ -292,6 +292,7 @@ class Runner:
             stage.take(new[begun])
             begun += 1
         for held in new[begun:]:
+            held.is_over = True  # a touch that is under way must not claim it again
             self.keeper.drop(held)
         return [(held.job_id, held.token) for held in new[begun:]]
 

@@ -8,7 +8,7 @@ from typing import Final
 _NUMBER = struct.Struct("<Q")
 _SLOTS: Final = 4
 _LEFT: Final = 3
-"""Which slot of a producer tells the broker that it has not seen yet."""
+"""The slot with the number of the broker to which a producer connects next."""
 
 
 class Counters:

@@ -88,6 +88,7 @@ class Producer:
         self._counters = Counters(Path(plan.counters), plan.producers)
         self._context = zmq.Context()
         self._life = self._counters.life
+        self._counters.leave(plan.number, self._life)  # it may begin after a broker has ended
         self._socket = self._connected()
         self._heard_at = time.monotonic()
         self._session = 0
@@ -123,7 +124,7 @@ class Producer:
         return socket
 
     def _read_the_last_replies(self) -> None:
-        """Read what an ended broker has sent. libzmq tells of a connection's end behind it."""
+        """Read what an ended broker sent: libzmq reports the end of a connection after its data."""
         is_connected = False
         while is_connected or self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)["event"]

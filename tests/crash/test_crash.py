@@ -5,7 +5,9 @@ from typing import get_args
 
 import pytest
 
+from tests.crash.counters import Counters
 from tests.crash.harness import Run, Scenario
+from tests.crash.producers import Plan, Producer
 from tests.sizes import sample
 from tollgate.broker.core.events import AnyEvent, JobPruned, SessionEvicted
 
@@ -34,6 +36,21 @@ def test_sigterm_delivers_every_reply_first(short_dir: Path) -> None:
     assert run.exit_codes == [0] * (ends + 2)  # two more for the look at the end
     assert len(audit.effects) > 300
     assert audit.figures["replies not delivered"] == 0
+
+
+def test_a_producer_that_begins_late_is_not_waited_for(short_dir: Path) -> None:
+    counters = Counters(short_dir / "counters", producers=1)
+    counters.life = 2
+    assert not counters.have_all_left()
+    producer = Producer(
+        Plan(
+            url=f"ipc://{short_dir}/b.sock", counters=str(short_dir / "counters"),
+            log=str(short_dir / "log"), number=0, producers=1, seed=1, commands=1, batch=1,
+            moves=False,
+        )
+    )  # fmt: skip
+    assert counters.have_all_left()
+    producer._finish()
 
 
 def test_kill_9_during_compaction_loses_nothing(short_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from time import monotonic
@@ -447,18 +448,23 @@ async def test_a_stop_while_the_broker_is_away(link: ScriptedLink, start: Start)
 # --- leases ---------------------------------------------------------------------------------------
 
 
+def before_each_job(worker: AtWork, act: Callable[[], None]) -> None:
+    """Have the stage call `act` before it takes a job."""
+    take = worker.stage.take
+
+    def acted(held: HeldJob) -> None:
+        act()
+        take(held)
+
+    worker.stage.take = acted  # type: ignore[method-assign]
+
+
 async def test_leases_are_kept_before_the_first_handler_begins(
-    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch
+    link: ScriptedLink, start: Start
 ) -> None:
     """To start hundreds of threads takes longer than a short lease lasts."""
     worker = start(at_once, lease_ms=30)
-    begin = worker.stage.take
-
-    def take(held: HeldJob) -> None:
-        until_true(lambda: link.script.all("touch"))
-        begin(held)
-
-    monkeypatch.setattr(worker.stage, "take", take)
+    before_each_job(worker, lambda: until_true(lambda: link.script.all("touch")))
     link.grant(make_lease(1), make_lease(2), make_lease(3))
     assert len(await worker.until_outcomes(3)) == 3
     first = link.script.all("touch")[:3]
@@ -466,23 +472,40 @@ async def test_leases_are_kept_before_the_first_handler_begins(
     await worker.stopped()
 
 
-async def test_a_stop_amid_a_claim_gives_the_rest_back(
-    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stop_amid_a_claim_gives_the_rest_back(link: ScriptedLink, start: Start) -> None:
     worker = start(for_ever, stop_grace_s=3_600)
-    begin = worker.stage.take
-
-    def take(held: HeldJob) -> None:
-        worker.runner.stop()
-        begin(held)
-
-    monkeypatch.setattr(worker.stage, "take", take)
+    before_each_job(worker, worker.runner.stop)
     link.grant(make_lease(1), make_lease(2), make_lease(3))
     await link.script.until_said("release", 2)
     assert link.script.outcomes() == [("release", 2, None), ("release", 3, None)]
     assert [each.job_id for each in worker.runner.keeper._held.values()] == [
         make_lease(1).job.job_id
     ]
+
+
+async def test_a_lease_given_back_is_not_claimed_again(link: ScriptedLink, start: Start) -> None:
+    """Its touch was under way, and is answered after the release."""
+    touching, released = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        touching.set()
+        released.wait(PATIENCE_S)
+
+    worker = start(for_ever, lease_ms=30, stop_grace_s=3_600)
+
+    def stop() -> None:
+        touching.wait(PATIENCE_S)
+        worker.runner.stop()
+
+    link.script.answers["touch"] = [LOST] * 3
+    link.script.answers["touches"] = [wait]
+    before_each_job(worker, stop)
+    link.grant(make_lease(1), make_lease(2), make_lease(3))
+    await link.script.until_said("release", 2)
+    released.set()
+    await until(lambda: link.script.all("reclaim"))  # of the job that was begun
+    await worker.stopped()
+    assert {each.job for each in link.script.all("reclaim")} == {1}
 
 
 async def test_a_lost_lease_cancels_an_async_handler(link: ScriptedLink, start: Start) -> None:
