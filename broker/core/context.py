@@ -10,7 +10,7 @@ import msgspec
 
 from tollgate.broker.core.events import AnyEvent, JobTransitioned, LeaseGranted, Origin
 from tollgate.broker.core.feed import Place
-from tollgate.broker.core.figures import Figures
+from tollgate.broker.core.figures import Figures, Who
 from tollgate.broker.core.limits import Limits
 from tollgate.broker.core.state import State
 from tollgate.broker.core.timers import Instant, later
@@ -18,15 +18,28 @@ from tollgate.broker.core.waiters import (
     ENDS_MAX,
     SERVED_MAX,
     Ending,
+    Parked,
     Ticket,
     Waiters,
 )
 from tollgate.broker.repository.job import Changes, Slot, StoredJob, job_result
 from tollgate.broker.repository.listing import SCAN_JOBS_MAX
 from tollgate.broker.repository.queues import DROPS_MAX
-from tollgate.domain.commands import Command, Wait
-from tollgate.domain.exceptions import Refusal, ReplyFullError, WaitTimeoutError
-from tollgate.domain.results import CountResult, JobResult, Result, error_of
+from tollgate.domain.commands import Command, Events, Wait
+from tollgate.domain.exceptions import (
+    Refusal,
+    ReplyFullError,
+    RepositoryFullError,
+    WaitTimeoutError,
+)
+from tollgate.domain.results import (
+    CountResult,
+    EventsResult,
+    JobResult,
+    LeasesResult,
+    Result,
+    error_of,
+)
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import JobStatus
 
@@ -122,6 +135,11 @@ class Context:
         self.origin = origin = Origin(self.origin.at, ticket.principal.name, client)
         return origin
 
+    def sender_of(self, ticket: Ticket) -> Who:
+        """Return who has sent a command: the name of its key, and that of its client."""
+        client_of = self.state.requests.client_of
+        return ticket.principal.name, client_of(ticket.session) if ticket.session else ""
+
     def begin_batch(self, now: Instant) -> None:
         """Set the budgets of a batch; let the next events happen by themselves, now.
 
@@ -203,6 +221,12 @@ class Context:
         new = len(queues - by_name.keys())
         return not new or len(by_name) + new <= self.limits.queues
 
+    def check_queues(self, names: set[str]) -> None:
+        """Raise RepositoryFullError if there would be too many queues with these."""
+        if not self.has_room_for(names):
+            limit = self.limits.queues
+            raise RepositoryFullError(f"there are {limit} queues already", limit=limit)
+
     def record_one(self, event: AnyEvent, now_ms: int) -> Any:  # noqa: ANN401 - as the event has it
         """Apply one event; return the job that it created or moved. Raises its Refusal."""
         changes = self.record([event], now_ms)
@@ -235,11 +259,27 @@ class Context:
         result = job_result(copy(slot.whole()))  # it may move on before the answer is encoded
         if len(groups) == 1 == len(groups[0]) and self.ends_left > 0:
             (parked,) = groups[0].values()  # the common case
-            self.waiters.remove(parked)
-            self.ends_left -= parked.cost
-            self.answers.append(Answer(parked.ticket, result, Wait))
+            self.end_with(parked, result)
         else:
             self.answers.append(self.waiters.end_groups(groups, result))
+
+    def end_wait(self, parked: Parked) -> None:
+        """Answer a parked command whose time is over.
+
+        A claim gets no lease, a reader no events, and a wait an error.
+        """
+        result: Result = LeasesResult([])
+        if isinstance(parked.command, Wait):
+            result = error_of(wait_timed_out())
+        elif isinstance(parked.command, Events):  # nothing, and where to go on
+            result = EventsResult([], self.position(parked.place), self.position())
+        self.end_with(parked, result)
+
+    def end_with(self, parked: Parked, result: Result) -> None:
+        """Answer a parked command with a result."""
+        self.waiters.remove(parked)
+        self.ends_left -= parked.cost
+        self.answers.append(Answer(parked.ticket, result, type(parked.command)))
 
     def next_answer(self) -> Answer | None:
         """Take out the next answer to a parked command; None if this batch may give no other."""

@@ -16,7 +16,6 @@ from typing import Final
 
 from tollgate.broker.core.context import BEHIND_US_A_MS, Context
 from tollgate.broker.core.events import JobPruned, JobTransitioned, LeaseLapsed, LeaseReleased
-from tollgate.broker.core.lease_commands import end_wait
 from tollgate.broker.core.limits import DUE_MAX, Limits
 from tollgate.broker.core.timers import Instant, later
 from tollgate.broker.repository.indexes import ended_at
@@ -138,7 +137,7 @@ class Deadlines:
         context, waiters = self._context, self._context.waiters
         if not waiters.endings:
             for parked in islice(waiters.due(now_ms), DUE_MAX):
-                end_wait(context, parked)
+                context.end_wait(parked)
                 if context.ends_left <= 0:
                     break
         return not waiters.endings and waiters.timers.is_due(now_ms)

@@ -229,11 +229,6 @@ def _key(command: Events, place: Place) -> bytes:
     return _encode_key((bare, place))
 
 
-def end_reading(context: Context, parked: Parked) -> EventsResult:
-    """Return the answer to a reader whose time is over: nothing, and where to go on."""
-    return _result(context, [], parked.place or context.place())
-
-
 _encode_key: Final = msgspec.msgpack.Encoder().encode
 
 EVENT_COMMANDS: Final[Handlers] = {Events: one_by_one(events)}

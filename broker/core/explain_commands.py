@@ -6,21 +6,13 @@ from itertools import islice
 from typing import Final
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
-from tollgate.broker.core.figures import Who
+from tollgate.broker.core.figures import Who, client_figures, tag_of
 from tollgate.broker.core.leases import info
-from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max
+from tollgate.broker.core.limits import CLAIMANTS_SHOWN
 from tollgate.broker.core.roles import RIGHTS, Role
-from tollgate.broker.core.stats_commands import (
-    client_figures,
-    sender_of,
-    standing_leases,
-    tag_of,
-)
 from tollgate.broker.core.waiters import names_of, state_of
 from tollgate.broker.repository.indexes import ended_at
-from tollgate.broker.repository.job import Slot
-from tollgate.broker.repository.job_repo import claimed_for, is_finished
-from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.job import Claimed, Slot, claimed_for, is_finished
 from tollgate.broker.repository.queues import CLAIMED
 from tollgate.domain.commands import (
     ALL_QUEUES,
@@ -51,7 +43,8 @@ EXPLAIN_SCANS: Final = 256
 """Explaining a job takes as long as looking at this number of jobs, beside its line."""
 AHEAD_MAX: Final = 5_000
 """How many entries of lines are looked at to tell how many jobs come before one."""
-CLAIMANTS_SHOWN: Final = 16
+LEASES_LOOKED: Final = 5_000
+"""How many leases are looked at to tell what each claimant holds."""
 MILLISECOND: Final = timedelta(milliseconds=1)
 
 
@@ -89,11 +82,6 @@ def explain(context: Context, command: Explain, request: RequestContext) -> Expl
         coming=_coming(context, slot, request),
         legal=_legal(slot),
     )
-
-
-def explained_bytes_max(slot: Slot | None) -> int:
-    """Return a bound on what an explanation takes, without the history of the job."""
-    return job_bytes_max(slot) + (CLAIMANTS_SHOWN + 8) * RESULT_BYTES
 
 
 def _is_claimable(context: Context, slot: Slot, state: Claimed) -> bool:
@@ -141,8 +129,8 @@ def _claimants(context: Context, slot: Slot, state: Claimed) -> tuple[list[Clien
     parked = Counter[Who]()
     for name in (slot.job.queue, ALL_QUEUES):
         for each in islice(context.waiters.claims.get((state, name), {}).values(), AHEAD_MAX):
-            parked[sender_of(context, each.ticket)] += 1
-    standing = standing_leases(context)
+            parked[context.sender_of(each.ticket)] += 1
+    standing = context.state.leases.standing(LEASES_LOOKED)
     context.scans_left -= len(figures.claims) + min(AHEAD_MAX, sum(parked.values())) + len(standing)
     found = {*parked}
     found.update(
@@ -178,7 +166,8 @@ def _coming(context: Context, slot: Slot, request: RequestContext) -> list[Comin
         lapses = (context.state.leases.lapses.get(job.job_id) or 0) + 1
         then = "unless it is touched, the lease lapses and the job can be claimed again"
         if job.status is RUNNING and lapses >= limits.lapses:
-            then = f"unless it is touched, the lease lapses for the {lapses}th time: the job fails"
+            then = "unless it is touched, the lease lapses and the job fails:"
+            then += f" this is lapse {lapses} of {limits.lapses}"
         coming.append(Coming("lease", now + (lease.ends_ms - request.now_ms) * MILLISECOND, then))
     if job.status is AWAITING_PAYMENT and job.pay_by_time is not None:
         grace = timedelta(milliseconds=limits.payment_grace_ms)

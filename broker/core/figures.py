@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 from tollgate.broker.core.events import JobTransitioned, LeaseGranted, Origin
+from tollgate.broker.core.roles import Role
 from tollgate.broker.core.waiters import Ticket, names_of, state_of
 from tollgate.broker.repository.history import is_claimed_since_moved
-from tollgate.broker.repository.job import Slot
-from tollgate.broker.repository.job_repo import claimed_for
-from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.job import Claimed, Slot, claimed_for
 from tollgate.domain.commands import Claim, Command
-from tollgate.domain.figures import Denied, Histogram, LastClaim
+from tollgate.domain.figures import ClientFigures, Denied, Histogram, LastClaim
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import LEGAL_TRANSITIONS, JobStatus
 
@@ -33,6 +34,8 @@ TIMES_S: Final = (
 )  # fmt: skip
 """The bounds of the histograms of times of jobs, in seconds: from a millisecond to a week."""
 
+CLAIMED_QUEUES_SHOWN: Final = 8
+"""How many queues of a client's last claim are shown."""
 NEVER_SEEN: Final = datetime.min.replace(tzinfo=UTC)
 Who = tuple[str, str]
 """The name of a principal, and that of its program."""
@@ -154,3 +157,26 @@ class Figures:
             return NEVER_SEEN if last is None else last[1].at
 
         return sorted(sorted(some), key=seen_at, reverse=True)
+
+
+def client_figures(
+    who: Who, heard: Heard | None, leases: int = 0, claims: int = 0, waits: int = 0
+) -> ClientFigures:
+    """Return the figures of one client."""
+    if heard is None:  # it holds leases from before the broker's start
+        return ClientFigures(*who, leases=leases, parked_claims=claims, parked_waits=waits)
+    last = heard.claim
+    if last is not None and len(last.queues) > CLAIMED_QUEUES_SHOWN:
+        last = msgspec.structs.replace(last, queues=last.queues[:CLAIMED_QUEUES_SHOWN])
+    return ClientFigures(
+        *who, _roles_of(heard.ticket), heard.at, leases, claims, waits, last,
+    )  # fmt: skip
+
+
+def _roles_of(ticket: Ticket) -> list[str]:
+    return [role.value for role in Role if role in ticket.principal.roles]
+
+
+def tag_of(kind: type[Command]) -> str:
+    """Return how a command is named on the wire."""
+    return str(kind.__struct_config__.tag)

@@ -25,11 +25,12 @@ from tollgate.broker.repository.job import (
     Changes,
     Slot,
     StoredJob,
+    is_finished,
     job_result,
     rounds_bytes,
     text_bytes,
 )
-from tollgate.broker.repository.job_repo import InMemoryJobRepository, is_finished
+from tollgate.broker.repository.job_repo import InMemoryJobRepository
 from tollgate.domain.commands import (
     Annotate,
     Cancel,
@@ -112,14 +113,7 @@ def _check_capacity(context: Context, events: Sequence[JobCreated]) -> None:
         raise RepositoryFullError(message, limit=limits.stored_bytes)
     if len(jobs.queues.by_name) + len(events) > limits.queues:
         names = {(event.rest and event.rest.queue) or DEFAULT_QUEUE for event in events}
-        check_queues(context, names)
-
-
-def check_queues(context: Context, names: set[str]) -> None:
-    """Raise RepositoryFullError if there would be too many queues with these."""
-    if not context.has_room_for(names):
-        limit = context.limits.queues
-        raise RepositoryFullError(f"there are {limit} queues already", limit=limit)
+        context.check_queues(names)
 
 
 def _created_before(command: Create, slot: Slot) -> Result:

@@ -13,7 +13,6 @@ from tollgate.broker.core.context import (
     one_by_one,
     wait_timed_out,
 )
-from tollgate.broker.core.event_commands import end_reading
 from tollgate.broker.core.events import (
     JobProgressed,
     LeaseGranted,
@@ -21,17 +20,13 @@ from tollgate.broker.core.events import (
     QueuePaused,
     QueueResumed,
 )
-from tollgate.broker.core.job_commands import check_queues
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max, result_bytes_with
 from tollgate.broker.core.timers import later
 from tollgate.broker.core.waiters import END_COST, Parked, names_of, state_of
-from tollgate.broker.repository.job import Slot, grant, job_result
-from tollgate.broker.repository.job_repo import claimed_for
-from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.job import Claimed, Slot, claimed_for, grant, job_result
 from tollgate.domain.commands import (
     ALL_QUEUES,
     Claim,
-    Events,
     Hold,
     PauseQueue,
     Release,
@@ -53,7 +48,6 @@ from tollgate.domain.results import (
     LeaseResult,
     LeasesResult,
     OkResult,
-    Result,
     error_of,
 )
 from tollgate.domain.status import RUNNING
@@ -240,35 +234,16 @@ def stop_waiting(context: Context, command: StopWaiting, request: RequestContext
         if context.ends_left <= 0:
             raise context.put_off()  # the next batch stops the others
         if (ending := waiters.ending_of(parked)) is None:
-            end_wait(context, parked)
+            context.end_wait(parked)
         else:
-            _end_with(context, parked, ending.result)
+            context.end_with(parked, ending.result)
     return OkResult()
-
-
-def end_wait(context: Context, parked: Parked) -> None:
-    """Answer a parked command whose time is over.
-
-    A claim gets no lease, a reader no events, and a wait an error.
-    """
-    result: Result = LeasesResult([])
-    if isinstance(parked.command, Wait):
-        result = error_of(wait_timed_out())
-    elif isinstance(parked.command, Events):
-        result = end_reading(context, parked)
-    _end_with(context, parked, result)
-
-
-def _end_with(context: Context, parked: Parked, result: Result) -> None:
-    context.waiters.remove(parked)
-    context.ends_left -= parked.cost
-    context.answers.append(Answer(parked.ticket, result, type(parked.command)))
 
 
 def pause_queue(context: Context, command: PauseQueue, request: RequestContext) -> OkResult:
     """Grant no job of a queue until it is resumed."""
     if not context.state.jobs.queues.is_paused(command.queue):
-        check_queues(context, {command.queue})
+        context.check_queues({command.queue})
         context.record_one(QueuePaused(command.queue), request.now_ms)
     return OkResult()
 

@@ -1,6 +1,7 @@
 """Leases: which job is held under which token, by whom, and until when."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from operator import attrgetter
 
 import msgspec
@@ -72,6 +73,10 @@ class Leases:
     def lapsed(self, now_ms: int) -> Iterator[StandingLease]:
         """Yield each lease whose time is over, earliest first, once."""
         return self.timers.due(now_ms)
+
+    def standing(self, looked_max: int) -> list[StandingLease]:
+        """Return the leases that stand; of more than `looked_max`, those looked at first."""
+        return [each for each in islice(self.timers, looked_max) if stands(each)]
 
     def restart(self, now_ms: int) -> None:
         """Let each standing lease run its time anew from `now_ms` on."""

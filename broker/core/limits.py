@@ -225,6 +225,18 @@ def result_bytes_max(limits: Limits) -> int:
     )
 
 
+CLAIMANTS_SHOWN: Final = 16
+"""How many clients that claim such jobs an explanation shows."""
+
+
+def explained_bytes_max(slot: Slot | None) -> int:
+    """Return a bound on what an explanation takes, without the history of the job."""
+    return job_bytes_max(slot) + (CLAIMANTS_SHOWN + 8) * RESULT_BYTES
+
+
+STATS_BYTES: Final = 32 * RESULT_BYTES
+"""More than the figures take in a reply without queues and clients."""
+
 # --- what a batch writes --------------------------------------------------------------------------
 
 DUE_MAX: Final = 120

@@ -7,7 +7,7 @@ from typing import Any, Final
 from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
 from tollgate.broker.core.leases import info
 from tollgate.broker.core.limits import RESULT_BYTES, job_bytes_max
-from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.job import Claimed
 from tollgate.broker.repository.listing import FEW_QUEUES, Wanted
 from tollgate.broker.repository.queues import JobQueue
 from tollgate.domain.commands import Count, History, List

@@ -10,14 +10,14 @@ from itertools import groupby
 from typing import Any, Final
 
 from tollgate.broker.core.context import Context, RequestContext
-from tollgate.broker.core.explain_commands import explained_bytes_max
 from tollgate.broker.core.limits import (
     RESULT_BYTES,
+    STATS_BYTES,
     command_text_bytes,
+    explained_bytes_max,
     result_bytes_with,
     whole_job_bytes_max,
 )
-from tollgate.broker.core.stats_commands import STATS_BYTES
 from tollgate.domain.commands import (
     Claim,
     Command,

@@ -16,15 +16,16 @@ from tollgate.broker.core.state import State
 from tollgate.broker.repository.history import Origins
 from tollgate.broker.repository.indexes import ended_at
 from tollgate.broker.repository.job import (
+    Claimed,
     ExtendedJob,
     PlainStoredJob,
     Slot,
     StandingLease,
     StoredJob,
+    is_finished,
     mock_identifier,
 )
-from tollgate.broker.repository.job_repo import is_finished
-from tollgate.broker.repository.lines import READY, Claimed
+from tollgate.broker.repository.lines import READY
 from tollgate.broker.repository.queues import DATED, ONLY_ENTRY, JobQueue
 from tollgate.domain.results import DEFAULT_QUEUE, InputRound, Progress, Settlement
 from tollgate.domain.settlement import SettlementState

@@ -45,8 +45,8 @@ from tollgate.broker.repository.history import (
     STOP_REQUESTED,
 )
 from tollgate.broker.repository.indexes import measured
-from tollgate.broker.repository.job import Changes, Slot, StandingLease
-from tollgate.broker.repository.job_repo import InMemoryJobRepository, claimed_for, is_finished
+from tollgate.broker.repository.job import Changes, Slot, StandingLease, claimed_for, is_finished
+from tollgate.broker.repository.job_repo import InMemoryJobRepository
 from tollgate.domain.exceptions import (
     InvalidStateTransitionError,
     JobConflictError,

@@ -8,19 +8,19 @@ from typing import Any, Final
 import msgspec
 
 from tollgate.broker.core.context import Context, Handlers, RequestContext, one_by_one
-from tollgate.broker.core.figures import Heard, Who
-from tollgate.broker.core.leases import stands
-from tollgate.broker.core.limits import RESULT_BYTES
-from tollgate.broker.core.roles import Role
+from tollgate.broker.core.figures import (
+    CLAIMED_QUEUES_SHOWN,
+    Who,
+    client_figures,
+    tag_of,
+)
+from tollgate.broker.core.limits import STATS_BYTES
 from tollgate.broker.core.waiters import Ticket
-from tollgate.broker.repository.job import StandingLease
-from tollgate.broker.repository.job_repo import claimed_for, is_finished
-from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.job import Claimed, StandingLease, claimed_for, is_finished
 from tollgate.broker.repository.queues import CLAIMED, JobQueue
 from tollgate.domain.commands import (
     ALL_QUEUES,
     Claim,
-    Command,
     Stats,
 )
 from tollgate.domain.figures import (
@@ -56,13 +56,10 @@ LOOKED_MAX: Final = 5_000
 """How many leases, and how many jobs on hold or delayed, one `stats` looks at."""
 QUEUES_SHOWN: Final = 200
 CLIENTS_SHOWN: Final = 500
-STATS_BYTES: Final = 32 * RESULT_BYTES
-"""More than the figures take in a reply without queues and clients."""
 QUEUE_BYTES: Final = 1_024
 """More than the figures of a queue take in a reply."""
 CLIENT_BYTES: Final = 512
 """More than those of a client take, without the queues of its last claim."""
-CLAIMED_QUEUES_SHOWN: Final = 8
 
 
 class _Gathering:
@@ -103,7 +100,7 @@ class _Gathering:
 
     def _gather(self, context: Context) -> Iterator[int]:
         """Gather everything; yield after each part what it took, in scans."""
-        self.standing = standing_leases(context)
+        self.standing = context.state.leases.standing(LOOKED_MAX)
         yield len(self.standing)
         yield from self.barred.gather(context, self.standing)
         for queue in [*context.state.jobs.queues.by_name.values()]:
@@ -123,7 +120,7 @@ class _Gathering:
         claims: Counter[Who] = Counter()
         waits: Counter[Who] = Counter()
         for parked in [*islice(context.waiters.parked.values(), LOOKED_MAX)]:
-            who = sender_of(context, parked.ticket)
+            who = context.sender_of(parked.ticket)
             (claims if isinstance(parked.command, Claim) else waits)[who] += 1
             yield 1
         latest = context.state.requests.latest(SESSIONS_LOOKED)
@@ -205,11 +202,6 @@ def stats(context: Context, command: Stats, request: RequestContext) -> StatsRes
         to_claim_s={each.value: times.histogram() for each, times in figures.to_claim.items()},
         **figures.outside(),
     )
-
-
-def tag_of(kind: type[Command]) -> str:
-    """Return how a command is named on the wire."""
-    return str(kind.__struct_config__.tag)
 
 
 def _knows_oldest(context: Context, queue: JobQueue, states: list[Claimed]) -> bool:
@@ -307,35 +299,6 @@ def _queue(context: Context, queue: JobQueue, figures: dict[Claimed, StateFigure
         queue.is_paused,
         sum(len(claims.get((RUNNING, name), ())) for name in names),
     )
-
-
-def standing_leases(context: Context) -> list[StandingLease]:
-    """Return the leases that stand, as far as there are not too many of them."""
-    return [each for each in islice(context.state.leases.timers, LOOKED_MAX) if stands(each)]
-
-
-def sender_of(context: Context, ticket: Ticket) -> Who:
-    """Return who has sent a command: the name of its key, and that of its client."""
-    client_of = context.state.requests.client_of
-    return ticket.principal.name, client_of(ticket.session) if ticket.session else ""
-
-
-def client_figures(
-    who: Who, heard: Heard | None, leases: int = 0, claims: int = 0, waits: int = 0
-) -> ClientFigures:
-    """Return the figures of one client."""
-    if heard is None:  # it holds leases from before the broker's start
-        return ClientFigures(*who, leases=leases, parked_claims=claims, parked_waits=waits)
-    last = heard.claim
-    if last is not None and len(last.queues) > CLAIMED_QUEUES_SHOWN:
-        last = msgspec.structs.replace(last, queues=last.queues[:CLAIMED_QUEUES_SHOWN])
-    return ClientFigures(
-        *who, _roles_of(heard.ticket), heard.at, leases, claims, waits, last,
-    )  # fmt: skip
-
-
-def _roles_of(ticket: Ticket) -> list[str]:
-    return [role.value for role in Role if role in ticket.principal.roles]
 
 
 STATS_COMMANDS: Final[Handlers] = {Stats: one_by_one(stats)}

@@ -11,7 +11,7 @@ import msgspec
 from tollgate.broker.core.feed import Place
 from tollgate.broker.core.roles import Principal
 from tollgate.broker.core.timers import NEVER_MS, Timeline, Timers
-from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.job import Claimed
 from tollgate.broker.repository.table import ShardedTable
 from tollgate.domain.commands import ALL_QUEUES, Claim, Events, Wait
 from tollgate.domain.exceptions import OverloadedError

@@ -23,6 +23,11 @@ from tollgate.domain.results import (
     Progress,
     Settlement,
 )
+from tollgate.domain.settlement import OPEN, SettlementState
+from tollgate.domain.status import TERMINAL, JobStatus
+
+Claimed = JobStatus | SettlementState
+"""What a claim is for: jobs in a status, or settlements in a state."""
 
 TEXT_FIELDS: Final = (
     "input", "result", "error", "input_schema", "provided_input", "meta", "traceparent",
@@ -136,6 +141,20 @@ class Changes(msgspec.Struct):
         if self.refused:
             raise self.refused.pop(0)
         return self.slots[0].whole()
+
+
+def claimed_for(job: StoredJob) -> Claimed:
+    """Return what a job is claimed for: its status, or the state of its settlement at its end."""
+    if job.status in TERMINAL and job.settlement is not None:
+        return job.settlement.state
+    return job.status
+
+
+def is_finished(job: StoredJob) -> bool:
+    """Return whether a job has ended, and its settlement too, if it has one."""
+    if job.status not in TERMINAL:
+        return False
+    return job.settlement is None or job.settlement.state not in OPEN
 
 
 def mock_identifier(job_id: str) -> str:

@@ -29,13 +29,16 @@ from tollgate.broker.repository.history import (
 from tollgate.broker.repository.indexes import FinishedJobs, TextTotals, measured
 from tollgate.broker.repository.job import (
     Changes,
+    Claimed,
     ExtendedJob,
     PlainStoredJob,
     Slot,
     StandingLease,
     StoredJob,
+    claimed_for,
+    is_finished,
 )
-from tollgate.broker.repository.lines import FIRST, READY, Claimed
+from tollgate.broker.repository.lines import FIRST, READY
 from tollgate.broker.repository.listing import Page, Wanted, page
 from tollgate.broker.repository.queues import Level, Queues
 from tollgate.broker.repository.table import ShardedTable
@@ -575,20 +578,6 @@ class InMemoryJobRepository:
                     slot.job.settlement, state=state, updated_at=origin.at
                 )
                 self.set_settlement(slot, settlement, origin.at)
-
-
-def claimed_for(job: StoredJob) -> Claimed:
-    """Return what a job is claimed for: its status, or the state of its settlement at its end."""
-    if job.status in TERMINAL and job.settlement is not None:
-        return job.settlement.state
-    return job.status
-
-
-def is_finished(job: StoredJob) -> bool:
-    """Return whether a job has ended, and its settlement too, if it has one."""
-    if job.status not in TERMINAL:
-        return False
-    return job.settlement is None or job.settlement.state not in OPEN
 
 
 def _paid_for(holder: str) -> JobConflictError:

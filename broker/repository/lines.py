@@ -12,13 +12,11 @@ from heapq import heappop, heappush
 from itertools import chain, islice, repeat
 from typing import Any, Final, Generic, TypeVar
 
-from tollgate.broker.repository.job import Slot
+from tollgate.broker.repository.job import Claimed, Slot
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import AWAITING_INPUT, AWAITING_PAYMENT, RUNNING, TERMINAL, JobStatus
 
 Entry = TypeVar("Entry")
-Claimed = JobStatus | SettlementState
-"""What a claim is for: jobs in a status, or settlements in a state."""
 
 SLACK: Final = 16_384
 """How many stale entries there may be beyond as many as there are true ones, over all queues."""

@@ -12,8 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tollgate.broker.repository.job import Slot
-from tollgate.broker.repository.lines import Claimed
+from tollgate.broker.repository.job import Claimed, Slot
 from tollgate.broker.repository.queues import DATED, JobQueue, Queues
 from tollgate.domain.status import JobStatus
 

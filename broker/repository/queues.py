@@ -13,8 +13,8 @@ import msgspec
 
 from tollgate.broker.core.timers import NEVER, Timeline, Timers
 from tollgate.broker.repository.indexes import CreationIndex
-from tollgate.broker.repository.job import Slot, StoredJob
-from tollgate.broker.repository.lines import READY, TIDY_MIN, Claimed, ReadyLine, StaleLine
+from tollgate.broker.repository.job import Claimed, Slot, StoredJob
+from tollgate.broker.repository.lines import READY, TIDY_MIN, ReadyLine, StaleLine
 from tollgate.broker.repository.table import ShardedTable
 from tollgate.domain.commands import ALL_QUEUES
 from tollgate.domain.exceptions import JobConflictError

@@ -34,8 +34,7 @@ from tollgate.broker.core.event_rows import HIDDEN
 from tollgate.broker.core.feed import Place
 from tollgate.broker.core.waiters import names_of, state_of
 from tollgate.broker.repository import queues
-from tollgate.broker.repository.job import Slot
-from tollgate.broker.repository.job_repo import claimed_for
+from tollgate.broker.repository.job import Slot, claimed_for
 from tollgate.domain.commands import (
     ALL_QUEUES,
     AnyCommand,

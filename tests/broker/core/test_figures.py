@@ -565,6 +565,21 @@ def test_deadlines_say_what_they_do() -> None:
     assert [each.what for each in explain(driver, ended.job_id).coming] == ["keep_finished_ms"]
 
 
+def test_the_last_lapse_says_that_the_job_fails() -> None:
+    driver = Driver(lapses=2)
+    job = running(driver)
+    said = []
+    for _ in range(2):
+        driver.grants_of(claim(RUNNING, lease_ms=60_000))
+        said += [each.then for each in explain(driver, job.job_id).coming]
+        driver.pass_ms(60_001)
+    assert said == [
+        "unless it is touched, the lease lapses and the job can be claimed again",
+        "unless it is touched, the lease lapses and the job fails: this is lapse 2 of 2",
+    ]
+    assert explain(driver, job.job_id).job.status is FAILED
+
+
 def test_a_full_disk_shows() -> None:
     driver = Driver()
     job = running(driver)

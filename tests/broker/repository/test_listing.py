@@ -9,9 +9,8 @@ from tests.broker.repository.slots import places
 from tests.core import EPOCH, HASH
 from tollgate.broker.core.events import JobCreated, JobTransitioned, NewRest, Origin
 from tollgate.broker.repository import listing
-from tollgate.broker.repository.job import Slot
+from tollgate.broker.repository.job import Claimed, Slot
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
-from tollgate.broker.repository.lines import Claimed
 from tollgate.broker.repository.listing import GATHER_COST, Page, Wanted, is_in
 from tollgate.domain.settlement import SettlementState
 from tollgate.domain.status import (

@@ -11,9 +11,8 @@ from tests.core import EPOCH, HASH
 from tollgate.broker.core.events import JobCreated, JobTransitioned, NewRest, Origin
 from tollgate.broker.core.timers import NEVER, SLACK, Timeline
 from tollgate.broker.repository import lines
-from tollgate.broker.repository.job import Slot, StandingLease
+from tollgate.broker.repository.job import Claimed, Slot, StandingLease
 from tollgate.broker.repository.job_repo import InMemoryJobRepository
-from tollgate.broker.repository.lines import Claimed
 from tollgate.broker.repository.queues import CHECK_EVERY, CLAIMED
 from tollgate.domain.exceptions import JobConflictError
 from tollgate.domain.results import DEFAULT_QUEUE, Settlement
