@@ -1,1 +1,1 @@
-"""The processes that advance jobs: clients of the broker that decide payments and do work."""
+"""Workers: clients of the broker that run handlers; they decide payments in simulation only."""

@@ -44,7 +44,8 @@ Example:
 \b
 Exit codes:
   0 done                   3 broker not reached in time
-  1 refused by the broker, or its processes were killed while they loaded the handler
+  1 refused by the broker, or its processes were killed while they loaded the handler,
+    or --simulate-payments met a job with a real payment
   2 wrong usage            4 no slot is left, because handlers hang: start it again
                            130 ended by a second signal
 """

@@ -29,6 +29,10 @@ class HandlerCall(Protocol):
         """See `AsyncContext.ask`. It may raise Suspended: the call must end with that."""
         ...
 
+    def began(self) -> None:
+        """Say, once, that the handler is called now: its time runs from here on."""
+        ...
+
     def done(self, result: CallResult) -> None:
         """Say, once, how the call ended. Later calls of it do nothing."""
         ...
@@ -55,7 +59,10 @@ class Executor(Protocol):
         ...
 
     def start(self, call: HandlerCall) -> None:
-        """Begin a call. It ends with `call.done`, whatever the handler does."""
+        """Begin a call, at once or as soon as there is a place for it: `call.began` tells.
+
+        It ends with `call.done`, whatever the handler does.
+        """
         ...
 
     def cancel(self, call: HandlerCall, reason: str) -> bool:

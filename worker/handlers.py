@@ -4,11 +4,12 @@ import asyncio
 import inspect
 import logging
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, Final
 
 from tollgate import user_code
 from tollgate.domain.exceptions import TollgateError
@@ -20,6 +21,8 @@ from tollgate.worker.leaving import leave_child
 
 log = logging.getLogger("tollgate.worker")
 
+THREAD_AGAIN_S: Final = 1.0
+"""How long calls wait before another thread is tried for, if the system had none left."""
 Handler = Callable[..., object]
 """`f(job)` or `f(job, ctx)`, plain or async, that returns the result as text."""
 
@@ -144,6 +147,7 @@ class LoopExecutor:
     def start(self, call: HandlerCall) -> None:
         """See `Executor`."""
         self._tasks[call] = self._loop.create_task(self._run(call))
+        call.began()
 
     def cancel(self, call: HandlerCall, reason: str) -> bool:  # noqa: ARG002 - as `Executor`
         """See `Executor`: the task is cancelled, and keeps its slot until it has ended."""
@@ -256,8 +260,12 @@ class ThreadExecutor:
     def __init__(self, handler: Handler) -> None:
         self._handler = calling(handler)
         self._calls: SimpleQueue[HandlerCall | None] = SimpleQueue()
+        self._waiting: deque[HandlerCall] = deque()
+        """Calls for which there is no thread."""
         self._free = 0
         self._threads = 0
+        self._again: asyncio.TimerHandle | None = None
+        """When to try again to start threads."""
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -268,23 +276,41 @@ class ThreadExecutor:
 
     def start(self, call: HandlerCall) -> None:
         """See `Executor`: a thread that is free takes the call, or a new one."""
-        if self._free <= 0:  # below 0, calls wait for a thread
-            self._add_thread()
-        self._free -= 1
-        self._calls.put(call)
+        self._waiting.append(call)
+        self._hand_out()
 
-    def _add_thread(self) -> None:
+    def _hand_out(self) -> None:
+        """Give waiting calls to the threads that are free, and to new ones."""
+        while self._waiting and (self._free or self._add_thread()):
+            call = self._waiting.popleft()
+            self._free -= 1
+            call.began()
+            self._calls.put(call)
+
+    def _add_thread(self) -> bool:
+        """Start a thread. If the system has none left, a call waits for one, and we try again."""
         name = f"handler {self._threads + 1}"
         try:
             Thread(target=self._run, name=name, daemon=True).start()
-        except RuntimeError:  # the system has none left: a thread that becomes free takes the call
+        except RuntimeError:
             log.error("no further thread can be started; there are %d", self._threads)  # noqa: TRY400
-        else:
-            self._threads += 1
-            self._free += 1
+            if self._again is None:
+                loop = asyncio.get_running_loop()
+                self._again = loop.call_later(THREAD_AGAIN_S, self._try_again)
+            return False
+        self._threads += 1
+        self._free += 1
+        return True
+
+    def _try_again(self) -> None:
+        self._again = None
+        self._hand_out()
 
     def cancel(self, call: HandlerCall, reason: str) -> bool:  # noqa: ARG002 - as `Executor`
-        """See `Executor`."""
+        """See `Executor`: a call that waits for a thread never begins."""
+        if call in self._waiting:
+            self._waiting.remove(call)
+            return True
         return False
 
     def notify(self, call: HandlerCall) -> None:
@@ -292,6 +318,9 @@ class ThreadExecutor:
 
     def close(self) -> None:
         """See `Executor`: each thread ends as soon as it has no call."""
+        self._waiting.clear()
+        if self._again is not None:
+            self._again.cancel()
         for _ in range(self._threads):
             self._calls.put(None)
 
@@ -322,6 +351,7 @@ class ThreadExecutor:
 
     def _ended(self, call: HandlerCall, result: CallResult) -> None:
         self._free += 1
+        self._hand_out()
         call.done(result)
 
 

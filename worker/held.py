@@ -51,7 +51,7 @@ class HeldJob:
         self.is_over = False
         """The outcome of the job is decided. From now on only the broker's answer counts."""
         self.has_begun = False
-        """The handler was called."""
+        """The executor has the call."""
         self.is_asking = False
         """The handler waits for an answer, and the job is in `awaiting_input`."""
         self.gave_up_question = False
@@ -85,7 +85,7 @@ class HeldJob:
     @property
     def limit_at(self) -> float | None:
         """When the time limit of the call ends (monotonic, in s), if it has one and is at work."""
-        if self.left_s is None or self.is_asking or self.is_over:
+        if self.left_s is None or not self.begun_at or self.is_asking or self.is_over:
             return None
         return self.begun_at + self.left_s
 
@@ -109,6 +109,10 @@ class HeldJob:
     async def ask(self, schema: Schema, key: Key) -> str:
         """See `HandlerCall`."""
         return await self.stage.ask(self, schema, key)
+
+    def began(self) -> None:
+        """See `HandlerCall`."""
+        self.stage.call_began(self)
 
     def done(self, result: CallResult) -> None:
         """See `HandlerCall`."""

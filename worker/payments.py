@@ -205,6 +205,9 @@ class PaymentStage:
         """See `held.Stage`: no handler is called."""
         raise NotImplementedError
 
+    def call_began(self, held: HeldJob) -> None:
+        """See `held.Stage`: no handler is called."""
+
     def progressed(self) -> None:
         """See `held.Stage`: no handler is called."""
 

@@ -38,7 +38,8 @@ class WorkerSettings:
     on_exhausted: Literal["fail", "hold"] = "fail"
     """What becomes of a job whose last try has failed."""
     timeout_s: float | None = None
-    """How long a call of the handler may take, not counting the time that it waits for answers."""
+    """How long a call of the handler may take, not counting the time that it waits for answers, or
+    for a process or a thread to begin in."""
     isolation: Literal["thread", "process"] = "thread"
     """Where plain handlers run. With `process`, async ones have a process of their own as well."""
     recycle_jobs: int | None = None

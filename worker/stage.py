@@ -73,6 +73,10 @@ class Stage(Protocol):
         """Give the leases of everything else back."""
         ...
 
+    def call_began(self, held: HeldJob) -> None:
+        """The handler is called now, for a job that was taken before."""
+        ...
+
     def call_ended(self, held: HeldJob, result: CallResult) -> None:
         """Take the result of a call of the handler."""
         ...

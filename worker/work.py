@@ -184,6 +184,7 @@ class WorkStage:
         held.stop_requested = held.job.stop_requested
         del self._stuck[held]
         self._working.add(held)
+        self._set_timer(held)
 
     def lost(self, held: HeldJob) -> None:
         """End the work on a job that is no longer this worker's, if the handler can be ended.
@@ -287,17 +288,23 @@ class WorkStage:
         held.timer = None
         held.has_begun = True
         held.left_s = self._settings.timeout_s
+        self._executor.start(held)
+
+    def call_began(self, held: HeldJob) -> None:
+        """See `Stage`: while a call waits for a process or a thread, its time does not run."""
         if held.left_s is not None:
             self._limit(held)
-        self._executor.start(held)
 
     # --- time limits ------------------------------------------------------------------------------
 
     def _limit(self, held: HeldJob) -> None:
         held.begun_at = monotonic()
+        self._set_timer(held)
+
+    def _set_timer(self, held: HeldJob) -> None:
         if held.left_s is not None:
-            loop = asyncio.get_running_loop()
-            held.timer = loop.call_later(held.left_s, self._overran, held)
+            left_s = max(0.0, held.begun_at + held.left_s - monotonic())
+            held.timer = asyncio.get_running_loop().call_later(left_s, self._overran, held)
 
     def _pause_limit(self, held: HeldJob) -> None:
         held.stop_timer()

@@ -289,6 +289,7 @@ class FakeCall:
         self.withdrawn = 0
         self.answer: Callable[[Schema, Key], str] | None = None
         """Answers at once; without it `ask` waits."""
+        self.begins = 0
         self.ends = 0
         self._result: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
 
@@ -305,6 +306,9 @@ class FakeCall:
             self.withdrawn += 1
             raise
         return "nobody answered"
+
+    def began(self) -> None:
+        self.begins += 1
 
     def done(self, result: CallResult) -> None:
         self.ends += 1

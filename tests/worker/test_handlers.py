@@ -193,6 +193,7 @@ class Call:
         self.stop_requested = self.is_stopping = False
         self.results: list[CallResult] = []
         self.thread = ""
+        self.begins = 0
         self.asked: list[Any] = []
 
     def set_progress(self, text: str, fraction: float | None) -> None:
@@ -205,12 +206,22 @@ class Call:
         self.asked.append((schema, key, threading.current_thread().name))
         return "Ada"
 
+    def began(self) -> None:
+        self.begins += 1
+
     def done(self, result: CallResult) -> None:
         self.thread = threading.current_thread().name
         self.results.append(result)
 
 
 Run = Callable[..., Any]
+
+
+class NoThread:
+    """A thread on a system that has none left."""
+
+    def __init__(self, **_: Any) -> None:
+        raise RuntimeError("can't start new thread")
 
 
 @pytest.fixture
@@ -536,19 +547,33 @@ async def test_a_system_without_threads_loses_no_call(
     executor, calls = await executors(handler), [Call(number) for number in range(1, 4)]
     executor.start(calls[0])
     with monkeypatch.context() as patch:
-
-        class NoThread:
-            def __init__(self, **_: Any) -> None:
-                raise RuntimeError("can't start new thread")
-
         patch.setattr(handlers_module, "Thread", NoThread)
         executor.start(calls[1])
         executor.start(calls[2])
+    assert [each.begins for each in calls] == [1, 0, 0]
     go_on.set()
     await until(lambda: all(each.results for each in calls))
+    assert [each.begins for each in calls] == [1, 1, 1]
     assert caplog.text.count("no further thread can be started; there are 1") == 2
     executor.start(last := Call(4))
     await until(lambda: last.results)
+
+
+async def test_the_first_calls_get_threads_as_soon_as_there_are_some(
+    executors: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread of ours exists that could become free."""
+    monkeypatch.setattr(handlers_module, "THREAD_AGAIN_S", 0.01)
+    executor, calls = await executors(plain), [Call(number) for number in range(1, 4)]
+    with monkeypatch.context() as patch:
+        patch.setattr(handlers_module, "Thread", NoThread)
+        for each in calls:
+            executor.start(each)
+        assert executor.cancel(calls[0], "its lease is lost")
+        assert not any(each.begins for each in calls)
+    await until(lambda: all(each.results for each in calls[1:]))
+    assert [each.begins for each in calls] == [0, 1, 1]
+    assert not executor.cancel(calls[1], "too late")
 
 
 async def test_a_waiting_thread_keeps_no_job_alive(executors: Run) -> None:

@@ -47,6 +47,19 @@ async def test_a_process_is_used_again(opened: Opened, make_call: MakeCall) -> N
     assert len(executor._members) == 1
 
 
+async def test_a_call_begins_once_its_process_is_ready(opened: Opened, make_call: MakeCall) -> None:
+    """The time that a process takes to load the handler is no time of a call."""
+    executor = await opened(recycle_jobs=1)
+    first, second = make_call("text"), make_call("text", 2)
+    executor.start(first)
+    executor.start(second)
+    assert (first.begins, second.begins) == (1, 0)
+    await first.end()
+    assert (first.begins, second.begins) == (1, 0)  # another process starts
+    await second.end()
+    assert (first.begins, second.begins) == (1, 1)
+
+
 async def test_calls_run_at_once_in_as_many_processes(opened: Opened, make_call: MakeCall) -> None:
     executor = await opened(size=2)
     calls = [make_call("until-stop", number) for number in (1, 2, 3)]

@@ -16,6 +16,7 @@ from tollgate.domain.exceptions import LeaseLostError, UnsupportedVersionError
 from tollgate.domain.models import Job
 from tollgate.domain.results import HistoryEntry
 from tollgate.domain.status import COMPLETED, FAILED
+from tollgate.worker import handlers as handlers_module
 from tollgate.worker import runner as runner_module
 from tollgate.worker import work as work_module
 from tollgate.worker.call import Fail, Retry
@@ -304,6 +305,46 @@ async def test_a_lost_thread_goes_on_with_a_new_lease(
     await until(lambda: worker.runner.finished)
     assert len(calls) == 1
     assert [each.token for each in link.script.all("transition")] == [7]
+    await worker.stopped()
+
+
+async def test_a_thread_that_goes_on_has_its_time_limit(
+    link: ScriptedLink, start: Start, go_on: threading.Event
+) -> None:
+    def handler(job: Job) -> str:
+        go_on.wait(PATIENCE_S)
+        return "done"
+
+    link.script.answers["touch"] = [LOST]
+    worker = start(handler, concurrency=2, lease_ms=300, timeout_s=1)
+    link.grant(make_lease(1))
+    await until(lambda: worker.stage.stuck)
+    link.grant(make_lease(1, token=7))
+    assert await worker.until_outcomes(1) == [
+        ("release", 1, "TimeoutError: the handler took longer than 1 s")
+    ]
+    go_on.set()
+    await worker.stopped()
+
+
+async def test_waiting_for_a_thread_is_no_time_of_a_call(
+    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system has no thread for longer than the time limit: no try is lost."""
+    monkeypatch.setattr(handlers_module, "THREAD_AGAIN_S", 0.06)
+    thread = threading.Thread
+    refused: list[dict[str, Any]] = []
+
+    def third(**given: Any) -> threading.Thread:
+        if len(refused) < 2:
+            refused.append(given)
+            raise RuntimeError("can't start new thread")
+        return thread(**given)
+
+    monkeypatch.setattr(handlers_module, "Thread", third)
+    worker = start(lambda _: "done", timeout_s=0.02)
+    link.grant(make_lease(1))
+    assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
     await worker.stopped()
 
 

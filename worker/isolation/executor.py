@@ -320,6 +320,7 @@ class _Member:
     def begin(self, call: HandlerCall) -> None:
         self.call = call
         self.number += 1
+        call.began()
         self.process.send(
             Begin(
                 self.number,
