@@ -34,7 +34,7 @@ KEY_VARIABLE: Final = "TOLLGATE_KEY"
 WAIT_S_MAX: Final = 3_600.0
 SPIN_US_LIMIT: Final = 1e9
 CONTEXT_FILES: Final = 16
-"""How many file descriptors must be free before a context is made: it takes seven itself."""
+"""How many file descriptors must be free before a context is made: it takes six with a socket."""
 CONTEXT_THREADS: Final = 2
 """How many threads a context has."""
 CLOSE_LINGER_MS: Final = 100

@@ -96,6 +96,8 @@ class PendingRequest(msgspec.Struct, eq=False):
     """Whether it is in the send queue."""
     sends: int = 0
     """How often it was sent under its present `seq`. If at all, it may be executed."""
+    refusals: int = 0
+    """How many of these copies the broker has refused, without executing anything."""
     attempts: int = 0
     """How often it was sent, under any `seq`."""
     refusal: Refusal | None = None
@@ -165,7 +167,7 @@ class PendingRequest(msgspec.Struct, eq=False):
     def renumber(self, seq: int) -> None:
         """Make it a new request: nothing was executed under the old number."""
         self.seq = seq
-        self.session_number = self.sends = 0
+        self.session_number = self.sends = self.refusals = 0
         self.queued = False
         self._frame = None
 

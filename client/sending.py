@@ -275,6 +275,19 @@ class Sender:
             if each.sends and not each.queued and each.first_slot <= request.first_slot:
                 self._queue(each)
 
+    def _retry_refused(self, request: PendingRequest, now: float, refusal: Refusal) -> None:
+        """Send a request later that was refused, under its number while a copy is under way.
+
+        The broker may still execute that copy. Then it answers the next one in the same way.
+        """
+        request.refusals += 1
+        if not request.session_number or request.refusals >= request.sends:
+            self._retry(request, now, refusal)
+            return
+        request.refusal = refusal
+        request.make_anew()
+        self._timers.set(request, now + request.backoff_s(self._jitter()))
+
     def _retry(self, request: PendingRequest, now: float, refusal: Refusal | None = None) -> None:
         """Send a request later under a new number: the broker executed nothing of it."""
         request.refusal = refusal

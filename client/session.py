@@ -210,7 +210,7 @@ class Session(Sender):
         if isinstance(refusal, SessionEvictedError):
             self._handle_eviction(request, refusal, now, executed=request.sends > 1)
         elif refusal.retryable:
-            self._retry(request, now, refusal)
+            self._retry_refused(request, now, refusal)
         elif isinstance(refusal, MalformedError):
             if not self._greet_without_name(request, now):
                 self._finish(request, refusal)

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from tollgate.client.errors import OutcomeUnknown
+from tollgate.client.inflight import Call
 from tollgate.client.sending import CHANGES_FIRST_SEQ, CLAIMS_FIRST_SEQ
 from tollgate.domain.commands import Claim, Get, Hello, Release, Touch, Transition
 from tollgate.domain.exceptions import (
@@ -12,6 +13,7 @@ from tollgate.domain.exceptions import (
     ExpiredError,
     JobNotFoundError,
     OverloadedError,
+    Refusal,
     RequestConflictError,
     SessionEvictedError,
     StorageFullError,
@@ -167,19 +169,6 @@ def test_a_parked_claim_is_sent_again_after_eviction(talk: Talk) -> None:
     assert call.values == [[]]
 
 
-@pytest.mark.parametrize("refusal", [DrainingError("bye"), OverloadedError("full")])
-def test_a_refused_repeat_is_a_new_request(
-    talk: Talk, refusal: DrainingError | OverloadedError
-) -> None:
-    talk.ask(MOVE, timeout_s=60)
-    (first,) = open_session(talk, talk.requests())
-    assert talk.wake() == [first]
-    talk.hear(refused(first.seq, refusal))  # it would have been answered, had it been executed
-    (again,) = talk.wake()
-    assert again.seq == first.seq + 1
-    assert again.acked == first.seq
-
-
 def test_an_expired_repeat_is_unknown(talk: Talk) -> None:
     call = talk.ask(MOVE)
     (first,) = open_session(talk, talk.requests())
@@ -269,3 +258,48 @@ def test_leases_of_a_late_claim_copy_are_released(talk: Talk) -> None:
     talk.hear(reply(claim.seq, LeasesResult([Grant(job_fields(1), 5)])))
     (release,) = open_session(talk, talk.requests())
     assert release.commands == [Release(job_id=job_id(1), lease=5)]
+
+
+# --- refused copies -------------------------------------------------------------------------------
+
+
+def sent_twice(talk: Talk, command: Claim | Transition) -> tuple[Call, Request]:
+    """Return a call whose request was sent twice, and the request."""
+    call = talk.ask(command)
+    (first,) = open_session(talk, talk.requests())
+    (again,) = talk.wake()
+    assert (again.session, again.seq) == (first.session, first.seq)
+    return call, first
+
+
+@pytest.mark.parametrize("refusal", [OverloadedError("full"), DrainingError("bye")])
+def test_a_copy_under_way_keeps_its_number(talk: Talk, refusal: Refusal) -> None:
+    """The broker refused the first copy, and may still execute the second one."""
+    call, first = sent_twice(talk, MOVE)
+    talk.hear(refused(first.seq, refusal))
+    (again,) = talk.wake()
+    assert (again.session, again.seq, again.commands) == (7, first.seq, [MOVE])
+    talk.hear(reply(first.seq, job_result(1)))
+    assert call.done
+    assert not isinstance(call.values[0], TollgateError)
+    assert talk.session.idle
+
+
+def test_leases_of_a_copy_behind_a_refused_one(talk: Talk) -> None:
+    """There was no place for the claim; then a job was ready, and its copy got it."""
+    call, first = sent_twice(talk, CLAIM)
+    talk.hear(refused(first.seq, OverloadedError("1 commands are parked already")))
+    talk.hear(reply(first.seq, LeasesResult([Grant(job_fields(1), 5)])))
+    (leases,) = call.values
+    assert [lease.token for lease in leases] == [5]
+
+
+@pytest.mark.parametrize("refusal", [DrainingError("bye"), OverloadedError("full")])
+def test_a_request_is_new_once_all_copies_are_refused(talk: Talk, refusal: Refusal) -> None:
+    call, first = sent_twice(talk, MOVE)
+    for _ in range(2):
+        talk.hear(refused(first.seq, refusal))
+    (new,) = talk.wake()
+    assert (new.session, new.seq, new.acked) == (7, first.seq + 1, first.seq)
+    talk.hear(reply(new.seq, job_result(1)))
+    assert call.done
