@@ -119,15 +119,19 @@ class Audit:
     def is_child_killed(self, pid: int) -> bool:
         return pid in self._figures.children_killed
 
+    def has_killed_child_of(self, worker: str, since: float, until: float) -> bool:
+        """Return whether a process of a worker was killed in a span of time."""
+        killed = self._figures.children_killed.values()
+        return any(whose == worker and since <= at <= until for whose, at in killed)
+
+    def stood_still_s(self, since: float, until: float) -> float:
+        """Return how long the machine stood still in a span of time."""
+        return (until - since) - sum(_gaps(self._figures.standstills, since, until))
+
     def talks(self, life: Life, since: float, until: float) -> list[float]:
         """Return how long worker and broker could talk in a span of time, for each stretch."""
         away = [*self._figures.broker_away, *self._figures.standstills, *life.stopped]
-        stretches, at = [], since
-        for begin, end in sorted(away):
-            if end > at and begin < until:
-                stretches.append(max(0.0, begin - at))
-                at = end
-        return [*stretches, max(0.0, until - at)]
+        return _gaps(away, since, until)
 
 
 class Case:
@@ -323,8 +327,26 @@ class Case:
             self._wrong("no reason", entry)
             return
         self._check_log(worker, reason)
-        if not any(self._explains(call, entry, reason) for call in self._calls.values()):
+        if not any(
+            self._explains(call, entry, reason) for call in self._calls.values()
+        ) and not self._ended_before_a_note(entry, reason):
             self._wrong("a try failed without a cause", entry)
+
+    def _ended_before_a_note(self, entry: HistoryEntry, reason: str) -> bool:
+        """Return whether a call was ended from outside before its handler could note its begin."""
+        worker, until = entry.client or "", entry.at.timestamp()
+        claims = [
+            each.at.timestamp() for each in self._entries
+            if each.what == "claimed" and each.client == worker and each.at < entry.at
+        ]  # fmt: skip
+        since = max(claims, default=until) - SLACK_S
+        if any(call.worker == worker and since <= call.at for call in self._calls.values()
+               if call.at <= until):  # fmt: skip
+            return False
+        if "took longer" in reason:
+            return self._audit.stood_still_s(since, until) > self._audit.limit_s / 2
+        killed = re.search(CRASHES[Fault.SIGKILL], reason)
+        return bool(killed) and self._audit.has_killed_child_of(worker, since, until)
 
     def _explains(self, call: Note, entry: HistoryEntry, reason: str) -> bool:
         """Return whether a call of this worker failed for that reason."""
@@ -378,6 +400,16 @@ class Case:
                 self._wrong("another answer", (name, each.text))
         if self._job.status is JobStatus.COMPLETED and len(names) != self._script.asked:
             self._wrong("not asked", names)
+
+
+def _gaps(spans: Sequence[tuple[float, float]], since: float, until: float) -> list[float]:
+    """Return how long the stretches of time were that no span covers."""
+    gaps, at = [], since
+    for begin, end in sorted(spans):
+        if end > at and begin < until:
+            gaps.append(max(0.0, begin - at))
+            at = end
+    return [*gaps, max(0.0, until - at)]
 
 
 def _frozen_s(life: Life) -> float:

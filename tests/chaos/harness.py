@@ -30,8 +30,8 @@ SHORT, LONG = (0.2, 0.7), (1.3, 2.0)
 """How long something is frozen, in lease times."""
 
 
-STEP_S, LATE_S = 0.02, 0.15
-"""How often to look whether this machine runs, and a gap between two looks that is noted."""
+STEP_S, SYNC_EVERY_S, LATE_S = 0.02, 0.1, 0.15
+"""How often to look whether this machine runs, and whether its disk does, and what is too late."""
 
 
 @dataclass
@@ -58,31 +58,52 @@ class Figures:
     broker_away: list[tuple[float, float]] = field(default_factory=list)
     """From when to when no broker answered, as Unix times."""
     standstills: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when nothing of this process ran: the machine stood still, or was too busy."""
-    children_killed: dict[int, float] = field(default_factory=dict)
+    """From when to when nothing of this process ran, or the disk did not answer: the machine stood
+    still, or was too busy."""
+    children_killed: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """Whose child it was, and when it was killed, by the number of its process."""
 
 
 class Standstills:
-    """A thread that sleeps for a moment, again and again, and notes when it woke up late."""
+    """Two threads that note when the machine is late.
 
-    def __init__(self, noted: list[tuple[float, float]]) -> None:
+    One sleeps for a moment, again and again: then no process runs in time. The other one syncs a
+    file: then no process gets a page of its program, a broker no sync, and a handler no note.
+    """
+
+    def __init__(self, noted: list[tuple[float, float]], file: Path) -> None:
         self._noted = noted
+        self._file = file
         self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        looks = (self._look_at_processor, self._look_at_disk)
+        self._threads = [threading.Thread(target=look) for look in looks]
 
     def __enter__(self) -> None:
-        self._thread.start()
+        for each in self._threads:
+            each.start()
 
     def __exit__(self, *_: object) -> None:
         self._leaving.set()
-        self._thread.join()
+        for each in self._threads:
+            each.join()
 
-    def _run(self) -> None:
+    def _look_at_processor(self) -> None:
         woke_at = time.time()
         while not self._leaving.wait(STEP_S):
             before, woke_at = woke_at, time.time()
-            if woke_at - before > LATE_S:
-                self._noted.append((before, woke_at))
+            self._note(before, woke_at)
+
+    def _look_at_disk(self) -> None:
+        with self._file.open("wb", buffering=0) as file:
+            while not self._leaving.wait(SYNC_EVERY_S):
+                before = time.time()
+                file.write(b"x")
+                os.fdatasync(file.fileno())
+                self._note(before, time.time())
+
+    def _note(self, since: float, until: float) -> None:
+        if until - since > LATE_S:
+            self._noted.append((since, until))
 
 
 Progress = Callable[[int, int], None]
@@ -122,7 +143,7 @@ class Run:
         return audit
 
     def _play(self, audit: Audit, begun: float) -> None:
-        with Standstills(self.figures.standstills):
+        with Standstills(self.figures.standstills, self._scenario.home / "synced"):
             self.workers.start()
             self._producer.start()
             for number in range(self._scenario.kills):
@@ -219,16 +240,16 @@ class Run:
     def _act_on_child(self, about: str, frozen_s: float) -> bool:
         """Do something to a process that works for a worker. Return whether there is one."""
         children = [
-            child
+            (child, life.name)
             for life in self.workers.now.values()
             if life.place.isolation == "process" and not life.is_over()
             for child in life.children()
         ]
         if not children:
             return False
-        child = self._random.choice(children)
+        child, worker = self._random.choice(children)
         if about == "kill":
-            self.figures.children_killed[child] = time.time()
+            self.figures.children_killed[child] = worker, time.time()
             _signal(child, signal.SIGKILL)
         else:
             self._freeze(child, frozen_s)

@@ -53,7 +53,20 @@ class Told:
         self.stopped: list[tuple[float, float]] = []
         """When the first worker was frozen."""
         self.standstills: list[tuple[float, float]] = []
+        self.children_killed: dict[int, tuple[str, float]] = {}
         self.broker_away: list[tuple[float, float]] = []
+
+    def ends_unnoted(self, reason: str, after_s: float) -> "Told":
+        """Let the first call end before its handler has written anything."""
+        self.entries[2] = entry(1 + after_s, "released", client="w", attempt=1, reason=reason)
+        self.entries[3:] = [
+            entry(8, "claimed", client="w", attempt=2),
+            entry(9, "moved", to="completed", client="w"),
+        ]
+        self.notes = [note(8.1, BEGUN, "bb", 2), note(8.2, FINISHED, "bb", 2)]
+        self.job["updated_at"] = START + timedelta(seconds=9)
+        self.log = f"job id: try 1 of 10: {reason}"
+        return self
 
     def lapses(self, *, is_moved: bool = True) -> "Told":
         """Let the lease of the last call lapse after its result; another worker has the job."""
@@ -76,7 +89,11 @@ class Told:
 @pytest.fixture
 def audited(tmp_path: Path) -> Callable[[Told], dict[str, int]]:
     def check(told: Told) -> dict[str, int]:
-        figures = Figures(broker_away=told.broker_away, standstills=told.standstills)
+        figures = Figures(
+            broker_away=told.broker_away,
+            standstills=told.standstills,
+            children_killed=told.children_killed,
+        )
         audit = Audit(Workers(tmp_path, "ipc:///nowhere", 1_000, 1), figures)
         log = tmp_path / "w.log"
         log.write_text(told.log)
@@ -198,3 +215,26 @@ def test_a_lapse_of_a_lease_that_was_not_heard_of_is_no_fault(
     told.notes = [each for each in told.notes if each.run != "bb"]
     told.notes.insert(2, note(1.3, LEFT, "aa", 1))
     assert audited(told) == {}
+
+
+KILLED, LATE = "the handler's process was ended by SIGKILL", "TimeoutError: it took longer than 5 s"
+
+
+@pytest.mark.parametrize("at", [0.9, 1.2, 1.6])
+@pytest.mark.parametrize("worker", ["w", "other"])
+def test_a_child_that_is_killed_before_a_note_is_a_cause(
+    audited: Callable[[Told], dict[str, int]], at: float, worker: str
+) -> None:
+    told = Told().ends_unnoted(KILLED, 0.5)
+    told.children_killed[6] = worker, START.timestamp() + at
+    is_cause = worker == "w" and at == 1.2
+    assert audited(told) == ({} if is_cause else {"a try failed without a cause": 1})
+
+
+@pytest.mark.parametrize("still_s", [0.0, 1.0, 4.0])
+def test_a_late_call_without_a_note_needs_a_standstill(
+    audited: Callable[[Told], dict[str, int]], still_s: float
+) -> None:
+    told = Told().ends_unnoted(LATE, 5)
+    told.standstills.append((START.timestamp() + 1, START.timestamp() + 1 + still_s))
+    assert audited(told) == ({} if still_s > 2.5 else {"a try failed without a cause": 1})
