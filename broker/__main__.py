@@ -40,11 +40,11 @@ from tollgate.broker.transport.binding import check_libzmq, connections_per_rout
 from tollgate.broker.transport.endpoints import EndpointError
 from tollgate.log import configure as configure_log
 from tollgate.log import get_logger
+from tollgate.signals import STOPS, obeyed_stops
 from tollgate.streams import Writer
 from tollgate.terminal.program import run as run_program
 
 PROGRAM: Final = "tollgate broker"
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SWITCH_S: Final = 0.0005
 """Longest wait of a thread for the interpreter: the connection monitor must not be late."""
 
@@ -88,8 +88,8 @@ def run(settings: Settings, log_writer: Writer) -> None:
     check_libzmq(settings)
     connections = connections_per_router(settings)
     notifier, counters = Notifier(), Counters()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a parent may have blocked them
-    for number in _obeyed():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # a parent may have blocked them
+    for number in obeyed_stops():
         signal.signal(number, _leave_early)
     if settings.in_memory:
         log.warning("jobs are kept in memory only: they end with this process")
@@ -114,12 +114,6 @@ def run(settings: Settings, log_writer: Writer) -> None:
     log.info("left", dropped=dict(counters))
 
 
-def _obeyed() -> list[signal.Signals]:
-    """Return the signals that stop the broker; not SIGHUP if the parent ignores it, as `nohup`."""
-    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_ignored]
-
-
 def _leave_early(number: int, _: object) -> None:
     """Exit at a signal that comes during the start: a replay may be long, and nothing is taken."""
     _hear_no_more()
@@ -136,7 +130,7 @@ def _stop_fd() -> int:
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
     signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-    for number in _obeyed():
+    for number in obeyed_stops():
         signal.signal(number, _note_stop)
     return read_fd
 
@@ -151,7 +145,7 @@ def _hear_no_more() -> None:
 
     By a handler: if one that came together with the first were ignored, Python would complain.
     """
-    for number in _obeyed():
+    for number in obeyed_stops():
         signal.signal(number, lambda *_: None)
 
 

@@ -25,7 +25,8 @@ from _signal import (  # type: ignore[import-not-found]
 
 LOGGED = {SIGUSR1: "SIGUSR1", SIGUSR2: "SIGUSR2"}
 """What log rotation and operators send to other programs: by default they would end this one."""
-
+STOPS = (SIGTERM, SIGINT, SIGHUP)
+"""What stops a program that serves."""
 
 _is_raised = False
 """Whether `raise_from_now` has had anything to do: the process is that of a program of ours."""
@@ -62,8 +63,13 @@ def ignore_stops() -> None:
 
     Python gives signals their default action back before it has ended.
     """
-    for number in (SIGINT, SIGTERM, SIGHUP):
+    for number in STOPS:
         signal(number, SIG_IGN)
+
+
+def obeyed_stops() -> list[int]:
+    """Return the signals to stop by; not SIGHUP if the parent has it ignored, as `nohup` does."""
+    return [number for number in STOPS if number != SIGHUP or getsignal(SIGHUP) != SIG_IGN]
 
 
 def hold() -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from signal import SIG_BLOCK, pthread_sigmask, valid_signals
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 STDOUT: Final = 1
 STDERR: Final = 2
@@ -244,6 +244,20 @@ def finish() -> None:
                 stream.flush()
     for writer in _writers.values():
         writer.finish(until_s)
+
+
+def exit_now(exit_code: int) -> NoReturn:
+    """End the process when its messages are written, without waiting for threads.
+
+    Python, asyncio and libuv wait for threads that resolve names: 30 s and more if no name server
+    answers.
+    """
+    import logging  # noqa: PLC0415 - not needed by most programs
+
+    with suppress(Exception):
+        logging.shutdown()
+    finish()
+    os._exit(exit_code)
 
 
 def _after_fork() -> None:

@@ -1,22 +1,34 @@
 """`tollgate gateway` as a program: its check, its exits, and how it stops."""
 
 import http.client
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.gateway.running import FREE, PAID, GatewayProcess, running_gateway
+from tests.gateway.running import FREE, PAID, PURCHASER, GatewayProcess, running_gateway
 from tests.serving import PATIENCE_S
 from tollgate.testing import Broker
 
 HIRE = {"input_data": {"text": "a"}, "identifier_from_purchaser": "command"}
+NAME_SERVER_IS_DEAD = """
+import sys, time, uvloop
+
+async def hangs(loop, *_, **__):
+    print('{"event":"resolving"}', file=sys.stderr, flush=True)
+    await loop.run_in_executor(None, time.sleep, 3_600)
+
+uvloop.Loop.getaddrinfo = hangs
+"""
 
 
 def run(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -81,6 +93,18 @@ def test_signal_ends_it_with_zero(tmp_path: Path, sign: signal.Signals) -> None:
         assert gateway.log()[-1]["event"] == "left"
 
 
+def test_a_hang_up_is_ignored_under_nohup(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running_gateway(tmp_path, FREE, f"ipc://{tmp_path}/b.sock") as gateway:
+            status = Path(f"/proc/{gateway.process.pid}/status").read_text()
+            (ignored,) = re.findall(r"SigIgn:\s*(\w+)", status)
+            assert int(ignored, 16) >> (signal.SIGHUP - 1) & 1
+            assert gateway.stop() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_open_request_is_answered_at_stop(tmp_path: Path) -> None:
     """While the broker is away a request waits; the stop lets it end."""
     with running_gateway(tmp_path, FREE, f"ipc://{tmp_path}/b.sock") as gateway:
@@ -95,6 +119,28 @@ def test_open_request_is_answered_at_stop(tmp_path: Path) -> None:
         gateway.process.send_signal(signal.SIGTERM)
         assert connection.getresponse().status == 503
         assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_it_stops_while_a_name_is_resolved(
+    tmp_path: Path, signals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NAME_SERVER_IS_DEAD)
+    (tmp_path / "token").write_text("abc-123")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    agent = PAID.format(agent="a" * 60, url="https://payments.example/api/v1")
+    agent = agent.replace("timeout_s = 2", "timeout_s = 0.1")
+    with Broker() as broker, running_gateway(tmp_path, agent, broker.endpoint) as gateway:
+        url = httpx.URL(gateway.url)
+        body = {"input_data": {"topic": "abc"}, "identifier_from_purchaser": PURCHASER}
+        with closing(http.client.HTTPConnection(url.host, url.port)) as connection:
+            connection.request("POST", "/start_job", json.dumps(body))
+            gateway.logged("resolving")
+            for _ in range(signals):
+                gateway.process.terminate()
+                gateway.logged("stopping")
+            assert gateway.process.wait(PATIENCE_S) == 0
+        assert gateway.log()[-1]["event"] == "left"
 
 
 def has_read_all(port: int) -> bool:

@@ -5,16 +5,23 @@ import socket
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import uvicorn
+from starlette.requests import Request
 from uvicorn.server import ServerState
 
 from tests.gateway.conftest import Town
 from tests.gateway.running import FREE, GatewayProcess, running_gateway
+from tests.serving import PATIENCE_S
+from tollgate.gateway import gate
+from tollgate.gateway.agent import HttpSettings
+from tollgate.gateway.gate import Gate
 from tollgate.gateway.http_protocol import HEAD_S, BoundedProtocol
+from tollgate.gateway.limits import Limits
 
 HIRE = {"input_data": {"text": "a"}, "identifier_from_purchaser": "gate"}
 
@@ -60,6 +67,28 @@ def test_sender_of_a_large_body_reads_its_answer(town: Town) -> None:
             connection.sendall(body[begin : begin + 100_000])
             time.sleep(0.005)
         assert connection.recv(1_000).startswith(b"HTTP/1.1 413")
+
+
+async def test_large_body_that_drips_for_ever_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "DRAIN_S", 0.1)
+    settings = HttpSettings(body_bytes=1_000)
+    limits, parts, answer = Limits(settings), iter([b"x" * 1_001]), list[Any]()
+
+    async def app(scope: Any, receive: Any, _: Any) -> None:
+        await Request(scope, receive).body()
+
+    async def drip() -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": next(parts, b"x"), "more_body": True}
+
+    async def send(message: Any) -> None:
+        answer.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/start_job", "headers": []}
+    async with asyncio.timeout(PATIENCE_S):
+        await Gate(app, settings, limits)(scope, drip, send)
+    assert answer[0]["status"] == 413
+    assert limits.open == 0
 
 
 def test_answered_requests_count_no_more(tmp_path: Path, town: Town) -> None:

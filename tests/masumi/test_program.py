@@ -1,10 +1,29 @@
 """The program as it runs, beside a payment that no program should read."""
 
 import asyncio
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+
 from tests.masumi.conftest import Town
+from tests.serving import PATIENCE_S
+from tollgate.testing import Broker
+
+NAME_SERVER_IS_DEAD = """
+import socket, sys, time
+from tollgate.masumi import command
+
+def hangs(*_, **__):
+    print("resolving", file=sys.stderr, flush=True)
+    time.sleep(3_600)
+
+socket.getaddrinfo = hangs
+command.GRACE_S = {grace_s}
+"""
 
 
 async def test_the_program_outlives_an_odd_payment(town: Town, tmp_path: Path) -> None:
@@ -31,3 +50,41 @@ async def test_the_program_outlives_an_odd_payment(town: Town, tmp_path: Path) -
     assert "cannot be read" in text
     assert town.server.url in text
     assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    ("call_s", "grace_s", "signals"),
+    [("0.5", 3_600, 1), ("600", 0.2, 1), ("600", 3_600, 2)],
+    ids=["the call ends", "the grace ends", "second signal"],
+)
+def test_it_stops_while_a_name_is_resolved(
+    tmp_path: Path, call_s: str, grace_s: float, signals: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NAME_SERVER_IS_DEAD.format(grace_s=grace_s))
+    (tmp_path / "token").write_text("abc-123")
+    log = tmp_path / "log"
+    with Broker() as broker, log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-P", "-m", "tollgate.masumi", "--endpoint", broker.endpoint,
+                "--service-url", "https://payments.example/api/v1", "--network", "Preprod",
+                "--service-token-file", str(tmp_path / "token"), "--call-s", call_s,
+            ],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)}, stderr=stderr,
+        )  # fmt: skip
+        try:
+            wait_for(log, "resolving")
+            for _ in range(signals):
+                process.terminate()
+                wait_for(log, "stopping")
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(path: Path, text: str) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while text not in path.read_text():
+        assert time.monotonic() < until, path.read_text()
+        time.sleep(0.01)

@@ -45,6 +45,17 @@ def test_signal_ends_it_with_zero(short_dir: Path, sign: signal.Signals) -> None
         assert exporter.log()[-1]["event"] == "left"
 
 
+def test_a_hang_up_is_ignored_under_nohup(short_dir: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running_metrics(short_dir, f"ipc://{short_dir}/b.sock") as exporter:
+            exporter.process.send_signal(signal.SIGHUP)
+            assert answers(exporter)
+            assert exporter.stop() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_too_many_connections_are_closed(short_dir: Path) -> None:
     with running_metrics(short_dir, f"ipc://{short_dir}/b.sock") as exporter:
         address = ("127.0.0.1", int(exporter.url.rpartition(":")[2]))

@@ -108,4 +108,3 @@ def _start(agent: Agent, options: dict[str, Any]) -> int:
     except OSError as fault:
         log.error("cannot listen on %s port %d: %s", host, port, fault.strerror)  # noqa: TRY400
         return 1
-    return 0

@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -27,6 +28,8 @@ DRAINED: Final = 16
 
 A caller that is still sending when its connection is closed reads no answer.
 """
+DRAIN_S: Final = 2.0
+"""How long that may take in all: the caller counts as an open request until then."""
 PATH_CHARACTERS: Final = 100
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
@@ -120,16 +123,14 @@ class _Passage:
         await response(self._scope, self._receive, self.send)
 
     async def _drain(self) -> None:
-        while not self._is_read and self._read < DRAINED * self._most:
-            try:
-                async with asyncio.timeout(1):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while not self._is_read and self._read < DRAINED * self._most:
                     message = await self._receive()
-            except TimeoutError:
-                return
-            if message["type"] != "http.request":
-                return
-            self._read += len(message.get("body", b""))
-            self._is_read = not message.get("more_body", False)
+                    if message["type"] != "http.request":
+                        return
+                    self._read += len(message.get("body", b""))
+                    self._is_read = not message.get("more_body", False)
 
     def log(self) -> None:
         """Write the line of this request; those that only look and went well are for debugging."""

@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NoReturn
 
 import uvicorn
 
@@ -15,6 +14,8 @@ from tollgate.gateway.agent import Agent
 from tollgate.gateway.app import build
 from tollgate.gateway.http_protocol import BoundedProtocol
 from tollgate.masumi.api import PaymentService
+from tollgate.signals import obeyed_stops
+from tollgate.streams import exit_now
 from tollgate.token_file import read_token
 
 log = logging.getLogger("tollgate.gateway")
@@ -47,8 +48,8 @@ def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
 
 def serve(
     agent: Agent, bound: socket.socket, endpoint: str, *, key: str | None, name: str | None
-) -> None:
-    """Serve an agent on a bound socket until SIGTERM, SIGINT or SIGHUP.
+) -> NoReturn:
+    """Serve an agent on a bound socket until SIGTERM, SIGINT or SIGHUP, and end the process.
 
     Raises:
         TokenError: there is no API key for the payment service.
@@ -82,8 +83,14 @@ def serve(
         "url": f"http://{shown}:{port}", "agent": agent.name, "queue": agent.queue,
         "broker": client.endpoint,
     }  # fmt: skip
-    _Server(config, fields).run([bound])
+    runner = asyncio.Runner(loop_factory=config.get_loop_factory())
+    runner.run(_Server(config, fields).serve([bound]))
+    _leave()  # the runner is not closed: that would wait for threads
+
+
+def _leave() -> NoReturn:
     log.info("left")
+    exit_now(0)
 
 
 class _Server(uvicorn.Server):
@@ -102,13 +109,13 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Take the stop signals. uvicorn would end the process by them once it has stopped."""
         loop = asyncio.get_running_loop()
-        for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for sign in obeyed_stops():
             loop.add_signal_handler(sign, self._stop)
         yield
 
     def _stop(self) -> None:
         if self.should_exit:
-            self.force_exit = True  # the second signal: wait for nothing
+            _leave()  # the second signal: wait for nothing
         else:
             log.info("stopping")
             self.should_exit = True

@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import signal
-import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 import click
@@ -13,11 +11,14 @@ import click
 from tollgate.log import configure, protect_stdout
 from tollgate.masumi.payment import SOURCE_TYPES
 from tollgate.masumi.service_url import check_service_url
+from tollgate.signals import obeyed_stops
+from tollgate.streams import exit_now
 from tollgate.terminal.options import LOG, connection, with_all
 from tollgate.token_file import TokenError, read_token
 
 log = logging.getLogger("tollgate.payments")
 
+STOPPED: Final = 0
 REFUSED: Final = 1
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 GRACE_S: Final = 8.0
@@ -115,7 +116,7 @@ def main(log_format: str | None, log_level: str, **options: Any) -> None:  # noq
     options["webhook"] = _address(options["webhook"])
     configure(log_level, log_format)
     protect_stdout()
-    sys.exit(_start(options))
+    _start(options)
 
 
 def _token(file: str) -> str:
@@ -142,7 +143,7 @@ def _address(text: str | None) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-def _start(options: dict[str, Any]) -> int:
+def _start(options: dict[str, Any]) -> NoReturn:
     # Imported late: --help and wrong options do not need these modules.
     from tollgate.client.connection import check_key  # noqa: PLC0415
     from tollgate.client.errors import KeyFileError  # noqa: PLC0415
@@ -154,7 +155,8 @@ def _start(options: dict[str, Any]) -> int:
     parts = urlsplit(options["service_url"])
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         log.warning("the API key goes over the network in clear text: use https")
-    return asyncio.run(_watch(options))
+    runner = asyncio.Runner()  # never closed: that would wait for threads
+    exit_now(runner.run(_watch(options)))
 
 
 async def _watch(options: dict[str, Any]) -> int:
@@ -178,54 +180,60 @@ async def _watch(options: dict[str, Any]) -> int:
         timeout_s=options["call_s"],
         smart_contract_address=options["smart_contract_address"],
     )
-    parts = urlsplit(options["service_url"])
-    url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without a password
     client = AsyncClient(options["endpoint"], key=options["key"], name=options["name"])
-    async with service, client:
-        watcher = Watcher(client, service, settings)
-        webhook = None
-        if options["webhook"] is not None:
-            host, port = options["webhook"]
-            webhook = Webhook(host, port, watcher.hint)
+    watcher = Watcher(client, service, settings)
+
+    async def run() -> int:
+        async with service, client:
+            webhook = None
+            if options["webhook"] is not None:
+                host, port = options["webhook"]
+                webhook = Webhook(host, port, watcher.hint)
+                try:
+                    log.info("webhooks are taken at %s:%d", host, await webhook.start())
+                except OSError as fault:
+                    log.error("no webhooks at %s:%d: %s", host, port, fault)  # noqa: TRY400
+                    return REFUSED
+            parts = urlsplit(options["service_url"])
+            url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # no password
+            log.info("payments: %s for the broker at %s", url, options["endpoint"])
             try:
-                log.info("webhooks are taken at %s:%d", host, await webhook.start())
-            except OSError as fault:
-                log.error("no webhooks at %s:%d: %s", host, port, fault)  # noqa: TRY400
-                return REFUSED
-        log.info("payments: %s for the broker at %s", url, options["endpoint"])
-        try:
-            await _until_signal(watcher)
-        except* (TollgateError, ServiceRefusedError) as faults:
-            log.error("the watcher ends: %s", faults.exceptions[0])  # noqa: TRY400 - one line
-            return_code = REFUSED
-        else:
-            return_code = 0
-        finally:
-            if webhook is not None:
-                webhook.close()
-    return return_code
+                await watcher.run()
+            except* (TollgateError, ServiceRefusedError) as faults:
+                log.error("the watcher ends: %s", faults.exceptions[0])  # noqa: TRY400 - one line
+                return_code = REFUSED
+            else:
+                return_code = STOPPED
+            finally:
+                if webhook is not None:
+                    webhook.close()
+        return return_code
+
+    return await _until_signal(watcher, asyncio.ensure_future(run()))
 
 
-async def _until_signal(watcher: Any) -> None:  # noqa: ANN401 - imported late
-    """Run a watcher until SIGTERM, SIGINT or SIGHUP; a second one ends it at once."""
+async def _until_signal(watcher: Any, running: "asyncio.Future[int]") -> int:  # noqa: ANN401 - imported late
+    """Return the exit code of a watcher that runs.
+
+    SIGTERM, SIGINT and SIGHUP stop it; a second one ends the process at once.
+    """
     loop = asyncio.get_running_loop()
-    running = asyncio.ensure_future(watcher.run())
     stops = 0
 
     def stop() -> None:
         nonlocal stops
         stops += 1
         if stops > 1:
-            running.cancel()
-            return
+            exit_now(STOPPED)
         log.info("stopping")
         watcher.stop()
         loop.call_later(GRACE_S, running.cancel)
 
-    for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for sign in obeyed_stops():
         loop.add_signal_handler(sign, stop)
     try:
-        await running
+        return await running
     except asyncio.CancelledError:
         if not stops:
             raise
+        return STOPPED

@@ -27,6 +27,7 @@ from tollgate.client.sync import Client
 from tollgate.domain.exceptions import TollgateError
 from tollgate.domain.results import StatsResult
 from tollgate.metrics.families import BrokerCollector
+from tollgate.signals import obeyed_stops
 
 log = logging.getLogger("tollgate.metrics")
 
@@ -221,7 +222,7 @@ def serve(address: tuple[str, int], client: Client, token: bytes | None) -> None
             # In a thread: `shutdown` waits for the loop, which waits for this handler.
             Thread(target=server.shutdown, daemon=True).start()
 
-        for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for sign in obeyed_stops():
             signal.signal(sign, stop)
         log.info("listening", extra={"url": server.url, "broker": client.endpoint})
         server.serve_forever()
