@@ -1,1 +1,1 @@
-"""The command lines that look after keys and journals."""
+"""The command lines that look after keys, journals and settings, and check an installation."""

@@ -1,4 +1,4 @@
-"""The commands about leases and queues, and those that park: claim, touch, release, wait."""
+"""The commands claim, touch, release, wait, stop_waiting, pause_queue and resume_queue."""
 
 from collections.abc import Sequence
 from datetime import timedelta

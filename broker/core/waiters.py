@@ -1,4 +1,4 @@
-"""Parked commands: waits by job, claims by status and queue, each until its time is over."""
+"""Parked commands, until their time is over: waits by job, claims by queue, readers of events."""
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
