@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tollgate.worker")
 
+BEGIN_S: Final = 60.0
+"""How long a call may wait for a process or a thread. Then another worker may have the job, which
+is no try: the handler was not called."""
 STUCK_S: Final = 5.0
 """How long all slots may be taken by handlers that do not end before the worker leaves."""
 
@@ -289,11 +292,25 @@ class WorkStage:
         held.has_begun = True
         held.left_s = self._settings.timeout_s
         self._executor.start(held)
+        if not held.begun_at:
+            loop = asyncio.get_running_loop()
+            held.timer = loop.call_later(BEGIN_S, self._never_began, held)
+
+    def _never_began(self, held: HeldJob) -> None:
+        held.timer = None
+        log.error(
+            "job %s: given back: for %d s no process or thread could begin its call",
+            held.job_id, BEGIN_S, extra=log_fields(held.job),
+        )  # fmt: skip
+        self._cancel(held, "it has not begun")
+        self._fill()
+        self._owner.check_again()
 
     def call_began(self, held: HeldJob) -> None:
         """See `Stage`: while a call waits for a process or a thread, its time does not run."""
-        if held.left_s is not None:
-            self._limit(held)
+        if held.timer is not None:
+            held.stop_timer()
+        self._limit(held)
 
     # --- time limits ------------------------------------------------------------------------------
 

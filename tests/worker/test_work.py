@@ -16,10 +16,9 @@ from tollgate.domain.exceptions import LeaseLostError, UnsupportedVersionError
 from tollgate.domain.models import Job
 from tollgate.domain.results import HistoryEntry
 from tollgate.domain.status import COMPLETED, FAILED
-from tollgate.worker import handlers as handlers_module
 from tollgate.worker import runner as runner_module
 from tollgate.worker import work as work_module
-from tollgate.worker.call import Fail, Retry
+from tollgate.worker.call import CallResult, Fail, Retry
 from tollgate.worker.context import AsyncContext
 
 LOST = LeaseLostError("granted anew")
@@ -327,24 +326,59 @@ async def test_a_thread_that_goes_on_has_its_time_limit(
     await worker.stopped()
 
 
-async def test_waiting_for_a_thread_is_no_time_of_a_call(
-    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch
+class Late:
+    """An executor that begins no call until the test does."""
+
+    asking_max = 1
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    async def open(self) -> None:
+        """Be ready."""
+
+    def start(self, call: Any) -> None:
+        self.calls.append(call)
+
+    def cancel(self, call: Any, reason: str) -> bool:
+        return True
+
+    def notify(self, call: Any) -> None:
+        """Tell nobody."""
+
+    def close(self) -> None:
+        """End nothing."""
+
+
+@pytest.mark.parametrize("timeout_s", [None, 600])
+async def test_a_call_that_waits_for_a_place_has_all_its_time(
+    link: ScriptedLink, start: Start, timeout_s: float | None
 ) -> None:
-    """The system has no thread for longer than the time limit: no try is lost."""
-    monkeypatch.setattr(handlers_module, "THREAD_AGAIN_S", 0.06)
-    thread = threading.Thread
-    refused: list[dict[str, Any]] = []
-
-    def third(**given: Any) -> threading.Thread:
-        if len(refused) < 2:
-            refused.append(given)
-            raise RuntimeError("can't start new thread")
-        return thread(**given)
-
-    monkeypatch.setattr(handlers_module, "Thread", third)
-    worker = start(lambda _: "done", timeout_s=0.02)
+    executor = Late()
+    worker = start(lambda _: "", executor=executor, timeout_s=timeout_s)
     link.grant(make_lease(1))
+    await until(lambda: executor.calls)
+    (call,) = executor.calls
+    limits = [call.limit_at]
+    call.began()
+    limits.append(call.limit_at)
+    assert [each is None for each in limits] == [True, timeout_s is None]
+    assert (call.timer is None) is (timeout_s is None)  # it need not begin any more
+    call.done(CallResult("done"))
     assert await worker.until_outcomes(1) == [("transition", 1, COMPLETED)]
+    await worker.stopped()
+
+
+@pytest.mark.parametrize("timeout_s", [None, 600])
+async def test_a_call_that_never_begins_is_given_back(
+    link: ScriptedLink, start: Start, monkeypatch: pytest.MonkeyPatch, timeout_s: float | None
+) -> None:
+    monkeypatch.setattr(work_module, "BEGIN_S", 0.01)
+    worker = start(lambda _: "", executor=Late(), timeout_s=timeout_s)
+    link.grant(make_lease(1))
+    assert await worker.until_outcomes(1) == [("release", 1, None)]
+    assert releases(worker) == [(None, None)]  # it is no try
+    await until(lambda: worker.stage.room() == 4)
     await worker.stopped()
 
 
