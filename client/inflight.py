@@ -117,6 +117,11 @@ class PendingRequest(msgspec.Struct, eq=False):
         return self.payload.slots[0]
 
     @property
+    def under_way(self) -> int:
+        """How many copies of it the broker may execute, or has executed, under its `seq`."""
+        return self.sends - self.refusals
+
+    @property
     def uncertain(self) -> bool:
         """Whether it may have changed something that its caller would not know of.
 
@@ -199,6 +204,8 @@ class PendingRequest(msgspec.Struct, eq=False):
                 )
             return self.refusal or BrokerUnreachableError(f"no broker at {broker}")
         late = f"the broker at {broker} did not answer in time"
+        if self.refusal is not None:
+            late += f" (it has refused a copy: {self.refusal})"
         if complaint:
             late += f" (what did come was: {complaint})"
         return OutcomeUnknown(late + MAYBE) if self.uncertain else BrokerUnreachableError(late)
@@ -341,12 +348,14 @@ class AbandonedClaims:
     """Claims in flight whose callers have left; what they are granted is given back."""
 
     def __init__(self) -> None:
-        self.seqs: OrderedDict[int, None] = OrderedDict()
+        self.seqs: OrderedDict[int, int] = OrderedDict()
+        """How many copies of each request may still be answered."""
 
-    def add(self, request: PendingRequest) -> None:
-        """Remember an abandoned request if its answer may hold leases."""
-        if request.sends and Claim in request.payload.kinds:
-            self.seqs[request.seq] = None
+    def add(self, request: PendingRequest, answered: int = 0) -> None:
+        """Remember an abandoned request if an answer may hold leases; so many copies had one."""
+        under_way = request.under_way - answered
+        if under_way > 0 and Claim in request.payload.kinds:
+            self.seqs[request.seq] = under_way
             if len(self.seqs) > ABANDONED_MAX:
                 self.seqs.popitem(last=False)
 
@@ -354,7 +363,9 @@ class AbandonedClaims:
         """Return the commands that give back the leases in an answer to an abandoned claim."""
         if answer.seq is None or answer.seq not in self.seqs:
             return []
-        del self.seqs[answer.seq]
+        self.seqs[answer.seq] -= 1
+        if not self.seqs[answer.seq]:
+            del self.seqs[answer.seq]
         return [
             Release(job_id=grant.job.job_id, lease=grant.lease)
             for result in (answer.results if isinstance(answer, Reply) else [])

@@ -280,8 +280,7 @@ class Sender:
 
         The broker may still execute that copy. Then it answers the next one in the same way.
         """
-        request.refusals += 1
-        if not request.session_number or request.refusals >= request.sends:
+        if not request.session_number or not request.under_way:
             self._retry(request, now, refusal)
             return
         request.refusal = refusal

@@ -154,6 +154,7 @@ class Session(Sender):
             return
         self._complaint = ""
         if isinstance(answer, Refused):
+            request.refusals += 1
             self._handle_refusal(request, refusal_of(answer.error), now)
         elif answer.v != PROTOCOL_VERSION:
             self._finish(request, ProtocolError(f"an answer of version {answer.v} came"))
@@ -180,8 +181,8 @@ class Session(Sender):
         if isinstance(values[0], HelloResult):
             self._handle_greeting(request, values[0], now)
         self._remove(request)
-        if request.sends > 1 and [] in values:
-            self._abandoned.add(request)  # a copy that arrives late may still be granted jobs
+        if [] in values:  # a copy that arrives late may still be granted jobs
+            self._abandoned.add(request, answered=1)
         request.call.put(payload, values)
 
     def _handle_partial_results(
@@ -208,7 +209,7 @@ class Session(Sender):
 
     def _handle_refusal(self, request: PendingRequest, refusal: Refusal, now: float) -> None:
         if isinstance(refusal, SessionEvictedError):
-            self._handle_eviction(request, refusal, now, executed=request.sends > 1)
+            self._handle_eviction(request, refusal, now, executed=request.under_way > 0)
         elif refusal.retryable:
             self._retry_refused(request, now, refusal)
         elif isinstance(refusal, MalformedError):
@@ -228,7 +229,7 @@ class Session(Sender):
         if now < request.deadline and request in self._expired:
             return
         if now >= request.deadline or request.retimed or self.greeting is None:
-            is_unknown = request.sends > 1 and request.uncertain  # a copy may have come in time
+            is_unknown = request.under_way > 0 and request.uncertain  # a copy may have come in time
             self._finish(request, OutcomeUnknown(f"{refusal}{MAYBE}") if is_unknown else refusal)
             return
         request.retimed = True

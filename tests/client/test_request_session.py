@@ -303,3 +303,49 @@ def test_a_request_is_new_once_all_copies_are_refused(talk: Talk, refusal: Refus
     assert (new.session, new.seq, new.acked) == (7, first.seq + 1, first.seq)
     talk.hear(reply(new.seq, job_result(1)))
     assert call.done
+
+
+@pytest.mark.parametrize("left_after", ["sent", "refused"])
+def test_leases_of_a_copy_are_released_if_nobody_waits(talk: Talk, left_after: str) -> None:
+    """An answer to one copy says nothing about the other one."""
+    call, first = sent_twice(talk, CLAIM)
+    if left_after == "sent":
+        talk.session.abandon(call)
+    talk.hear(refused(first.seq, OverloadedError("1 commands are parked already")))
+    if left_after == "refused":
+        talk.session.abandon(call)
+    talk.hear(reply(first.seq, LeasesResult([Grant(job_fields(1), 5)])))
+    (release,) = open_session(talk, talk.requests(), number=8)
+    assert release.commands == [Release(job_id=job_id(1), lease=5)]
+
+
+def test_a_third_copy_of_a_claim_may_be_granted(talk: Talk) -> None:
+    call, first = sent_twice(talk, CLAIM)
+    assert [each.seq for each in talk.wake()] == [first.seq]
+    talk.hear(reply(first.seq, LeasesResult([])))
+    assert call.values == [[]]
+    talk.hear(reply(first.seq, LeasesResult([])))
+    assert not talk.session.idle
+    talk.hear(reply(first.seq, LeasesResult([Grant(job_fields(1), 5)])))
+    (release,) = open_session(talk, talk.requests(), number=8)
+    assert release.commands == [Release(job_id=job_id(1), lease=5)]
+
+
+def test_an_eviction_behind_a_refusal_did_nothing(talk: Talk) -> None:
+    call, first = sent_twice(talk, MOVE)
+    talk.hear(refused(first.seq, DrainingError("bye")))
+    talk.hear(refused(first.seq, SessionEvictedError("another broker")))
+    (again,) = open_session(talk, talk.wake(), number=8)
+    assert (again.session, again.commands) == (8, [MOVE])
+    talk.hear(reply(again.seq, job_result(1)))
+    assert not isinstance(call.values[0], TollgateError)
+
+
+def test_a_late_answer_says_what_was_refused(talk: Talk) -> None:
+    call, first = sent_twice(talk, MOVE)
+    talk.hear(refused(first.seq, OverloadedError("full")))
+    while not call.done:
+        talk.wake()
+    (fault,) = call.values
+    assert isinstance(fault, OutcomeUnknown)
+    assert "it has refused a copy: full" in str(fault)
