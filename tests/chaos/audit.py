@@ -59,6 +59,8 @@ class Audit:
         self._workers = workers
         self._figures = figures
         self._logs: dict[str, str] = {}
+        self._taken: set[int] = set()
+        """The killed processes that explain a call without a note."""
         self.lease_s = workers.lease_ms / 1_000
         self.limit_s = LEASES_A_CALL * self.lease_s
         """How long a call may take."""
@@ -119,10 +121,13 @@ class Audit:
     def is_child_killed(self, pid: int) -> bool:
         return pid in self._figures.children_killed
 
-    def has_killed_child_of(self, worker: str, since: float, until: float) -> bool:
-        """Return whether a process of a worker was killed in a span of time."""
-        killed = self._figures.children_killed.values()
-        return any(whose == worker and since <= at <= until for whose, at in killed)
+    def take_killed_child_of(self, worker: str, since: float, until: float) -> bool:
+        """Return whether a process of a worker was killed in a span of time; each ends one call."""
+        for pid, (whose, at) in self._figures.children_killed.items():
+            if whose == worker and since <= at <= until and pid not in self._taken:
+                self._taken.add(pid)
+                return True
+        return False
 
     def stood_still_s(self, since: float, until: float) -> float:
         """Return how long the machine stood still in a span of time."""
@@ -346,7 +351,7 @@ class Case:
         if "took longer" in reason:
             return self._audit.stood_still_s(since, until) > self._audit.limit_s / 2
         killed = re.search(CRASHES[Fault.SIGKILL], reason)
-        return bool(killed) and self._audit.has_killed_child_of(worker, since, until)
+        return bool(killed) and self._audit.take_killed_child_of(worker, since, until)
 
     def _explains(self, call: Note, entry: HistoryEntry, reason: str) -> bool:
         """Return whether a call of this worker failed for that reason."""

@@ -16,6 +16,7 @@ from tests.chaos.producer import Producer, outcomes
 from tests.chaos.scripts import Deck, Script, Scripts
 from tests.chaos.workers import Workers
 from tests.crash.process import Broker
+from tollgate.worker.lease import TOUCHES
 
 BROKER_OPTIONS: Final = ("--payment-grace-ms", "0", "--drain-ms", "0")
 ACTS: Final = {
@@ -31,7 +32,7 @@ SHORT, LONG = (0.2, 0.7), (1.3, 2.0)
 
 
 STEP_S, SYNC_EVERY_S, LATE_S = 0.02, 0.1, 0.15
-"""How often to look whether this machine runs, and whether its disk does, and what is too late."""
+"""How often to look whether the machine runs, how often whether its disk does, and what is late."""
 
 
 @dataclass
@@ -71,9 +72,11 @@ class Standstills:
     file: then no process gets a page of its program, a broker no sync, and a handler no note.
     """
 
-    def __init__(self, noted: list[tuple[float, float]], file: Path) -> None:
+    def __init__(self, noted: list[tuple[float, float]], file: Path, sync_s: float) -> None:
+        """Take a file to sync, and how long that may take."""
         self._noted = noted
         self._file = file
+        self._sync_s = sync_s
         self._leaving = threading.Event()
         looks = (self._look_at_processor, self._look_at_disk)
         self._threads = [threading.Thread(target=look) for look in looks]
@@ -91,7 +94,7 @@ class Standstills:
         woke_at = time.time()
         while not self._leaving.wait(STEP_S):
             before, woke_at = woke_at, time.time()
-            self._note(before, woke_at)
+            self._note(before, woke_at, LATE_S)
 
     def _look_at_disk(self) -> None:
         with self._file.open("wb", buffering=0) as file:
@@ -99,10 +102,10 @@ class Standstills:
                 before = time.time()
                 file.write(b"x")
                 os.fdatasync(file.fileno())
-                self._note(before, time.time())
+                self._note(before, time.time(), self._sync_s)
 
-    def _note(self, since: float, until: float) -> None:
-        if until - since > LATE_S:
+    def _note(self, since: float, until: float, longest_s: float) -> None:
+        if until - since > longest_s:
             self._noted.append((since, until))
 
 
@@ -143,7 +146,8 @@ class Run:
         return audit
 
     def _play(self, audit: Audit, begun: float) -> None:
-        with Standstills(self.figures.standstills, self._scenario.home / "synced"):
+        touch_s = self._scenario.lease_ms / 1_000 / TOUCHES
+        with Standstills(self.figures.standstills, self._scenario.home / "synced", touch_s):
             self.workers.start()
             self._producer.start()
             for number in range(self._scenario.kills):

@@ -238,3 +238,10 @@ def test_a_late_call_without_a_note_needs_a_standstill(
     told = Told().ends_unnoted(LATE, 5)
     told.standstills.append((START.timestamp() + 1, START.timestamp() + 1 + still_s))
     assert audited(told) == ({} if still_s > 2.5 else {"a try failed without a cause": 1})
+
+
+def test_a_killed_child_explains_one_call(tmp_path: Path) -> None:
+    audit = Audit(
+        Workers(tmp_path, "ipc:///nowhere", 1_000, 3), Figures(children_killed={6: ("w", 5.0)})
+    )
+    assert [audit.take_killed_child_of("w", 4, 6) for _ in range(2)] == [True, False]
