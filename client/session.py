@@ -181,7 +181,7 @@ class Session(Sender):
         if isinstance(values[0], HelloResult):
             self._handle_greeting(request, values[0], now)
         self._remove(request)
-        if [] in values:  # a copy that arrives late may still be granted jobs
+        if request.sends > 1 and [] in values:  # a late copy may still be granted jobs
             self._abandoned.add(request, answered=1)
         request.call.put(payload, values)
 
