@@ -278,14 +278,14 @@ class Sender:
     def _retry_refused(self, request: PendingRequest, now: float, refusal: Refusal) -> None:
         """Send a request later that was refused, under its number while a copy is under way.
 
-        The broker may still execute that copy. Then it answers the next one in the same way.
+        The broker may still execute that copy. Then it answers the next one in the same way, which
+        is sent when it would have been sent without the refusal.
         """
         if not request.session_number or not request.under_way:
             self._retry(request, now, refusal)
             return
         request.refusal = refusal
-        request.make_anew()
-        self._timers.set(request, now + request.backoff_s(self._jitter()))
+        request.make_anew()  # it acknowledges what was answered since
 
     def _retry(self, request: PendingRequest, now: float, refusal: Refusal | None = None) -> None:
         """Send a request later under a new number: the broker executed nothing of it."""

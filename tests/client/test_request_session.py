@@ -349,3 +349,21 @@ def test_a_late_answer_says_what_was_refused(talk: Talk) -> None:
     (fault,) = call.values
     assert isinstance(fault, OutcomeUnknown)
     assert "it has refused a copy: full" in str(fault)
+
+
+def test_a_refused_copy_acknowledges_what_was_answered_since(talk: Talk) -> None:
+    """Otherwise a window that was closed for it would stay closed."""
+    answered, waits = (
+        talk.ask(MOVE),
+        talk.ask(Transition(job_id=job_id(2), target=JobStatus.RUNNING)),
+    )
+    first, second = open_session(talk, talk.requests())
+    while talk.session._requests[second.seq].sends < 2:
+        talk.wake()
+    talk.hear(reply(first.seq, job_result(1)))
+    assert answered.done
+    talk.hear(refused(second.seq, OverloadedError("full")))
+    (again,) = talk.wake()
+    assert (again.seq, again.acked) == (second.seq, first.seq)
+    talk.hear(reply(again.seq, job_result(2)))
+    assert waits.done
